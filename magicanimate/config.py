@@ -97,7 +97,9 @@ class AnimationRequest:
 
     def settings(self) -> dict[str, Any]:
         """All fields as JSON-ready values, paths as strings."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return {
+            name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()
+        }
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The networks, built on diffusers' own classes."""

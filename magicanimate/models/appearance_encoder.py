@@ -1,0 +1,94 @@
+"""The appearance encoder: a copy of the UNet that yields the input of every self-attention block.
+
+Letters in shape comments: ``R`` references, ``C H W`` channels, height and width of latents, ``L`` tokens,
+``D`` token width.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import nn
+
+SELF_ATTENTION = ".attn1"
+
+
+class _NormOnly(nn.Module):
+    """What is left of the encoder's last transformer block: ``norm1``, whose output is the last entry."""
+
+    def __init__(self, norm1: nn.LayerNorm):
+        super().__init__()
+        self.norm1 = norm1
+        self.bank: dict[str, torch.Tensor] = {}
+        self.name = ""
+
+    def forward(self, hidden_states: torch.Tensor, **_) -> torch.Tensor:
+        self.bank[self.name] = self.norm1(hidden_states)
+        return hidden_states
+
+
+class _BankWriter(AttnProcessor2_0):
+    """Self-attention as usual that also notes its normalized input, ``y_a`` of the paper."""
+
+    def __init__(self, bank: dict[str, torch.Tensor], name: str):
+        super().__init__()
+        self.bank, self.name = bank, name
+
+    def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        self.bank[self.name] = hidden_states
+        return super().__call__(attn, hidden_states, *args, **kwargs)
+
+
+class AppearanceEncoder(UNet2DConditionModel):
+    """``UNet2DConditionModel`` that returns the reference's attention inputs instead of a sample.
+
+    The released weights end at the last block's ``norm1``: the 24 tensors behind it (the rest of that
+    transformer block, its ``proj_out``, ``conv_norm_out`` and ``conv_out``) do not exist, and neither do
+    they here. Takes the arguments of ``UNet2DConditionModel``; the last up block must have attention.
+
+    Source: MagicAnimate paper, section 3.2 (appearance encoder), and the released checkpoint's keys.
+    """
+
+    @functools.wraps(UNet2DConditionModel.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        last = self.up_blocks[-1].attentions[-1]
+        last.transformer_blocks[0] = _NormOnly(last.transformer_blocks[0].norm1)
+        last.proj_out = nn.Identity()
+        self.conv_norm_out = None
+        self.conv_out = nn.Identity()
+        self._bank: dict[str, torch.Tensor] = {}
+        self._install_writers()
+
+    def _install_writers(self) -> None:
+        writers = {}
+        for key, processor in self.attn_processors.items():
+            name, found, _ = key.partition(f"{SELF_ATTENTION}.processor")
+            writers[key] = _BankWriter(self._bank, name) if found else processor
+        self.set_attn_processor(writers)
+        last = self.up_blocks[-1].attentions[-1].transformer_blocks[0]
+        last.bank = self._bank
+        last.name = f"up_blocks.{len(self.up_blocks) - 1}.attentions.{len(self.up_blocks[-1].attentions) - 1}"
+        last.name += ".transformer_blocks.0"
+
+    def forward(
+        self, sample: torch.Tensor, timestep, encoder_hidden_states: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Encode reference latents.
+
+        Args:
+            sample: noise-free reference latents ``R C H W``.
+            timestep: the current denoising timestep, scalar or ``R`` integers.
+            encoder_hidden_states: text embedding ``R L D``.
+
+        Returns:
+            Path of each transformer block -> normalized input ``R L D`` of its self-attention.
+        """
+        self._bank.clear()
+        super().forward(sample, timestep, encoder_hidden_states, return_dict=False)
+        bank = dict(self._bank)
+        self._bank.clear()  # the encoder keeps no tensors alive between calls
+        return bank

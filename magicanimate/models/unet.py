@@ -1,0 +1,101 @@
+"""The video UNet: diffusers' ``UNetMotionModel`` with the normalization MagicAnimate was trained with.
+
+Letters in shape comments: ``B`` videos in the batch, ``F`` frames, ``C`` channels, ``H W`` height and width
+of the latents, ``L`` tokens, ``D`` token width.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from diffusers import UNetMotionModel
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import nn
+from torch.nn import functional
+
+
+class ClipGroupNorm(nn.GroupNorm):
+    """Group norm of ``(B F) C H W`` whose statistics run over frames, height and width together.
+
+    The published residual blocks normalize the five-dimensional clip; diffusers folds the frames into the
+    batch and so normalizes each frame by itself. Parameters and state-dict keys: those of ``nn.GroupNorm``.
+
+    Attributes:
+        num_frames: ``F`` of the clip that passes through; set by `VideoUNet.forward`.
+    """
+
+    num_frames: int = 1
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.num_frames == 1:
+            return super().forward(hidden_states)
+        clip = hidden_states.unflatten(0, (-1, self.num_frames)).transpose(1, 2)  # (B F) C H W -> B C F H W
+        clip = functional.group_norm(clip, self.num_groups, self.weight, self.bias, self.eps)
+        return clip.transpose(1, 2).flatten(0, 1)  # B C F H W -> (B F) C H W
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """Group norm of ``B C F H W`` with the statistics of each frame by itself.
+
+    The published motion modules normalize frames one by one; diffusers hands its norm the whole clip.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        frames = hidden_states.transpose(1, 2)  # B C F H W -> B F C H W
+        normed = functional.group_norm(
+            frames.flatten(0, 1), self.num_groups, self.weight, self.bias, self.eps
+        )
+        return normed.unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+def _replaced(norm: nn.GroupNorm, cls: type[nn.GroupNorm]) -> nn.GroupNorm:
+    """The same norm, same parameters, as an instance of ``cls``."""
+    new = cls(norm.num_groups, norm.num_channels, eps=norm.eps, affine=norm.affine)
+    new.weight, new.bias = norm.weight, norm.bias
+    return new
+
+
+class VideoUNet(UNetMotionModel):
+    """UNet over clips: ``UNetMotionModel`` with clip-wide residual norms and per-frame motion norms.
+
+    Takes the arguments of ``UNetMotionModel``. MagicAnimate has no motion module in its middle block and
+    positions for 24 frames: ``use_motion_mid_block=False, motion_max_seq_length=24``.
+
+    Source: supplement of the MagicAnimate paper, section 1, and the numbers of the published program.
+    """
+
+    @functools.wraps(UNetMotionModel.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for module in list(self.modules()):
+            if isinstance(module, ResnetBlock2D):
+                module.norm1 = _replaced(module.norm1, ClipGroupNorm)
+                module.norm2 = _replaced(module.norm2, ClipGroupNorm)
+            elif isinstance(module, AnimateDiffTransformer3D):
+                module.norm = _replaced(module.norm, FrameGroupNorm)
+        self.conv_norm_out = _replaced(self.conv_norm_out, ClipGroupNorm)
+
+    def forward(self, sample: torch.Tensor, timestep, encoder_hidden_states: torch.Tensor, **kwargs):
+        """Predict the noise (or velocity) of a clip.
+
+        Args:
+            sample: noisy latents ``B C F H W``.
+            timestep: scalar or ``B`` integers.
+            encoder_hidden_states: text embedding ``B L D``, shared by the frames of a video.
+            **kwargs: as for ``UNetMotionModel.forward``; ControlNet residuals are ``(B F) C H W``.
+
+        Returns:
+            What ``UNetMotionModel.forward`` returns; the sample is ``B C F H W``.
+        """
+        num_frames = sample.shape[2]
+        for module in self.modules():
+            if isinstance(module, ClipGroupNorm):
+                module.num_frames = num_frames
+        text = encoder_hidden_states.repeat_interleave(num_frames, dim=0)  # B L D -> (B F) L D
+        return super().forward(sample, timestep, text, **kwargs)
+
+    def motion_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the temporal layers, by state-dict key: what stage 2 of the paper trains."""
+        return {name: p for name, p in self.named_parameters() if ".motion_modules." in name}
