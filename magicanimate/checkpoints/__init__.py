@@ -1,0 +1,1 @@
+"""Checkpoints: reading published weight files, converting them, fetching them, finding them."""
