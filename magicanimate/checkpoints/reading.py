@@ -1,0 +1,236 @@
+"""Weight files read one tensor at a time: safetensors, pickles (tensors only), shards with an index.
+
+Opening a file costs its header; a tensor's bytes are mapped from disk when it is asked for. What is not a
+sound weight file is answered with an `InputError` that names the file and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from magicanimate.checkpoints.keys import unwrap
+from magicanimate.errors import InputError
+
+SAFETENSORS = (".safetensors",)
+PICKLES = (".bin", ".ckpt", ".pth", ".pt")
+INDEX = ".index.json"
+
+_AGAIN = "download it again"
+_LFS = b"version https://git-lfs.github.com/spec"
+_HEAD_BYTES = 512
+_ZIP_MAGIC = b"PK\x03\x04"  # torch.save since 1.6
+_OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number older ones pickled first
+_WANTED = re.compile(r"GLOBAL ([\w.]+)")  # torch's message on a name it refuses
+
+
+class WeightFile(Mapping[str, torch.Tensor]):
+    """Key -> tensor of one weight file; tensors come from disk when asked for, on the CPU.
+
+    Attributes:
+        path: the file, for messages.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of a tensor without reading it."""
+        return tuple(self[key].shape)
+
+    def nbytes(self, key: str) -> int:
+        """Size of a tensor in bytes, as stored."""
+        return self[key].nbytes
+
+    def file_of(self, key: str) -> Path:
+        """The very file that holds a key; differs from `path` for shards."""
+        return self.path
+
+
+class _Safetensors(WeightFile):
+    def __init__(self, path: Path):
+        super().__init__(path)
+        try:
+            self._file = safe_open(path, framework="pt", device="cpu")
+            self._keys = tuple(self._file.keys())
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(
+                f"{path} is not a complete safetensors file ({_first_line(error)}); {_AGAIN}."
+            ) from error
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        if key not in self._keys:
+            raise KeyError(key)
+        try:
+            return self._file.get_tensor(key)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise InputError(f"{self.path}: cannot read {key} ({_first_line(error)}); {_AGAIN}.") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        if key not in self._keys:
+            raise KeyError(key)
+        return tuple(self._file.get_slice(key).get_shape())
+
+
+class _Pickle(WeightFile):
+    def __init__(self, path: Path, head: bytes):
+        super().__init__(path)
+        state = unwrap(_load_pickle(path, head))
+        self._tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+        if not self._tensors:
+            raise InputError(f"{path} holds no weights; check that it is the right file.")
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._tensors[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class _Sharded(WeightFile):
+    """Several weight files behind one ``*.index.json``, opened when first needed."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self._where = _read_index(path)
+        self._shards: dict[str, WeightFile] = {}
+
+    def _shard(self, key: str) -> WeightFile:
+        name = self._where[key]
+        if name not in self._shards:
+            self._shards[name] = open_weights(self.path.parent / name)
+        if key not in self._shards[name]:
+            raise InputError(
+                f"{self._shards[name].path} lacks {key}, which {self.path.name} promises; {_AGAIN}."
+            )
+        return self._shards[name]
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._shard(key)[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._shard(key).shape(key)
+
+    def file_of(self, key: str) -> Path:
+        return self._shard(key).path
+
+
+def open_weights(path: str | Path) -> WeightFile:
+    """Open a weight file for lazy reading.
+
+    Args:
+        path: ``.safetensors``, ``.bin``, ``.ckpt``, ``.pth``, ``.pt``, or the ``.index.json`` of shards.
+
+    Returns:
+        A mapping from key to tensor. A training checkpoint's ``state_dict`` is unwrapped; entries that
+        are not tensors are left out.
+
+    Raises:
+        InputError: the file is missing, empty, cut off, a placeholder, a web page, a pickle with anything
+            but tensors in it, or of another type.
+    """
+    path = Path(path)
+    head = _read_head(path)
+    _refuse_placeholders(path, head)
+    if path.name.endswith(INDEX):
+        return _Sharded(path)
+    if path.suffix in SAFETENSORS:
+        return _Safetensors(path)
+    if path.suffix in PICKLES:
+        return _Pickle(path, head)
+    allowed = ", ".join(SAFETENSORS + PICKLES + (INDEX,))
+    raise InputError(f"{path} is not a weight file by its name; expected one of {allowed}.")
+
+
+def _read_head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the path.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path} cannot be opened ({reason}); check its path and permissions.") from error
+
+
+def _refuse_placeholders(path: Path, head: bytes) -> None:
+    """Things that often lie where a weight file should be."""
+    if not head:
+        raise InputError(f"{path} is empty; {_AGAIN}.")
+    if head.startswith(_LFS):
+        raise InputError(
+            f"{path} is a git-lfs pointer, not the weights themselves; run `git lfs pull` in its repository"
+            " or download the file from its web page."
+        )
+    if head.lstrip()[:1] == b"<":
+        raise InputError(f"{path} is a web page, not weights; {_AGAIN}, through the page's download link.")
+
+
+def _load_pickle(path: Path, head: bytes) -> Mapping[str, object]:
+    """The pickle's mapping, built from tensors and plain containers only.
+
+    ``weights_only`` refuses every other name a pickle asks for, so nothing in the file can run.
+    """
+    zipped = head.startswith(_ZIP_MAGIC)
+    if not zipped and not head.startswith(_OLD_TORCH_MAGIC):
+        raise InputError(f"{path} is not a PyTorch weight file; {_AGAIN}, or check that it is the right one.")
+    if zipped and not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is cut off; {_AGAIN}.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        culprit = _WANTED.search(str(error))
+        if culprit is None:
+            raise InputError(f"{path} is damaged; {_AGAIN}.") from error
+        raise InputError(
+            f"{path} holds a Python object, {culprit[1]}, that could run code, and was not loaded; get the"
+            " weights from a source you trust, as .safetensors if there is one."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        # What torch raises on a pickle that is cut off or names impossible storages.
+        raise InputError(f"{path} is damaged or cut off; {_AGAIN}.") from error
+    if not isinstance(state, Mapping):
+        kind = type(state).__name__
+        raise InputError(f"{path} holds a {kind} instead of named weights; check that it is the right file.")
+    return state
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        where = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        names = {str(key): str(name) for key, name in where.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not an index of weight shards; {_AGAIN}.") from error
+    for name in set(names.values()):
+        if Path(name).name != name:
+            raise InputError(
+                f"{path} points outside its folder ({name}) and was not followed; get it from a"
+                " source you trust."
+            )
+    return names
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")[:160]
