@@ -1,0 +1,253 @@
+"""Open a motion clip: a video file or a folder of frames, as a sequence of frames at an even rate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from magicanimate.config import MediaLimits
+from magicanimate.errors import InputError
+from magicanimate.media import timing, video_file
+from magicanimate.media.photo import load_photo
+from magicanimate.palette import BACKGROUND
+
+_FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".tga")
+
+_SEEK_FROM = 2.0
+"""Seconds; a stretch that begins later is reached by seeking."""
+
+
+@dataclass(frozen=True)
+class MotionClip:
+    """A sequence of frames that can be read as often as wanted.
+
+    Attributes:
+        path: video file or folder.
+        fps: frames a second of the sequence, after resampling and stride.
+        rate: the same as an exact fraction.
+        width, height: of the frames, upright, in pixels.
+        num_frames_estimate: length of the sequence; damaged frames may make it shorter.
+        has_sound: whether the file has an audio stream.
+        start: where in the file the sequence begins, seconds.
+    """
+
+    path: Path
+    fps: float
+    rate: Fraction
+    width: int
+    height: int
+    num_frames_estimate: int | None
+    has_sound: bool
+    start: float
+    _source: _VideoSource | _FolderSource
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Decode from the beginning: RGB uint8 (height, width, 3). Given up early, it closes the file."""
+        return self._source.frames()
+
+
+def open_motion(
+    path: Path | str,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    stride: int = 1,
+    fps: float | None = None,
+    limits: MediaLimits | None = None,
+) -> MotionClip:
+    """Open a clip and plan which of its frames are used.
+
+    Without ``fps`` a clip of constant rate gives every frame exactly once, and one of variable rate is
+    resampled to its average rate. With ``fps`` every clip is resampled by timestamp, each output frame
+    showing the latest source frame that is not after it; a folder of frames has that rate (25 without).
+    ``stride`` comes last and divides the rate, so that the motion keeps its speed.
+
+    Args:
+        path: mp4, mov, webm, mkv, gif and others, or a folder of pictures in natural order of names.
+        start, end: stretch in seconds since the first frame; ``end=None`` is the clip's end.
+        stride: keep every n-th frame.
+        fps: see above.
+        limits: bounds; the defaults when ``None``.
+
+    Raises:
+        InputError: the file cannot be used, an option makes no sense, or a limit is passed.
+    """
+    path = Path(path)
+    limits = limits or MediaLimits()
+    _check_options(start=start, end=end, stride=stride, fps=fps)
+    if path.is_dir():
+        files = _frame_files(path)
+        nominal = timing.as_rate(fps) if fps else timing.DEFAULT_RATE
+        times, fps = np.arange(len(files)) / float(nominal), None
+        height, width = _load_frame(files[0], limits).shape[:2]
+        has_sound = False
+    else:
+        index = video_file.index_video(path, limits=limits)
+        nominal, times = index.nominal_rate, index.times
+        width, height, has_sound = index.width, index.height, index.has_sound
+        _check_complete(path, index, end)
+    _check_length(path, times, nominal, start=start, end=end, stride=stride, fps=fps, limits=limits)
+    plan = timing.plan(times, nominal, start=start, end=end, stride=stride, fps=fps)
+    source: _VideoSource | _FolderSource
+    if path.is_dir():
+        source = _FolderSource([files[pick] for pick in plan.picks], (width, height), limits)
+    else:
+        source = _VideoSource(path, plan.picks, index.pts, times, limits)
+    return MotionClip(
+        path=path,
+        fps=float(plan.rate),
+        rate=plan.rate,
+        width=width,
+        height=height,
+        num_frames_estimate=len(plan.picks),
+        has_sound=has_sound,
+        start=start,
+        _source=source,
+    )
+
+
+@dataclass(frozen=True)
+class _VideoSource:
+    """The picked frames of a video file."""
+
+    path: Path
+    picks: np.ndarray
+    pts: np.ndarray | None
+    times: np.ndarray
+    limits: MediaLimits
+
+    def frames(self) -> Iterator[np.ndarray]:
+        picks = self.picks.tolist()
+        seek_pts = None
+        if self.pts is not None and self.times[picks[0]] >= _SEEK_FROM:
+            seek_pts = int(self.pts[picks[0]])
+        done = 0
+        latest: np.ndarray | None = None
+        decoding = video_file.decode(self.path, limits=self.limits, seek_pts=seek_pts)
+        with closing(decoding):
+            for count, (pts, frame) in enumerate(decoding):
+                position = count if self.pts is None or pts is None else int(np.searchsorted(self.pts, pts))
+                # A picked frame that could not be decoded is replaced by the one before it, or the next.
+                while done < len(picks) and picks[done] < position and latest is not None:
+                    yield latest
+                    done += 1
+                latest = frame
+                while done < len(picks) and picks[done] <= position:
+                    yield frame
+                    done += 1
+                if done == len(picks):
+                    return
+        if latest is not None:
+            for _ in picks[done:]:
+                yield latest
+
+
+@dataclass(frozen=True)
+class _FolderSource:
+    """The picked pictures of a folder."""
+
+    files: list[Path]
+    size: tuple[int, int]
+    limits: MediaLimits
+
+    def frames(self) -> Iterator[np.ndarray]:
+        for file in self.files:
+            frame = _load_frame(file, self.limits)
+            if frame.shape[1::-1] != self.size:
+                raise InputError(
+                    f"The frame {file} has {frame.shape[1]}x{frame.shape[0]} pixels and the first one "
+                    f"{self.size[0]}x{self.size[1]}; all frames of a folder must have one size."
+                )
+            yield frame
+
+
+def _load_frame(file: Path, limits: MediaLimits) -> np.ndarray:
+    return load_photo(file, limits=limits, what="frame", alpha_over=BACKGROUND)
+
+
+def _frame_files(folder: Path) -> list[Path]:
+    """The pictures of a folder, natural order: 2.png before 10.png."""
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read; check its permissions.") from error
+    files = [
+        entry
+        for entry in entries
+        if entry.suffix.lower() in _FRAME_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    ]
+    if not files:
+        raise InputError(
+            f"The folder {folder} holds no pictures; give a folder of numbered frames such as 0001.png."
+        )
+    return sorted(files, key=_natural)
+
+
+def _natural(file: Path) -> list[tuple[int, int | str]]:
+    """Sort key in which runs of digits count as numbers."""
+    parts = re.split(r"(\d+)", file.name.lower())
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+
+
+def _check_options(*, start: float, end: float | None, stride: int, fps: float | None) -> None:
+    """Refuse values of options that make no sense for any clip."""
+    if not 0 <= start < float("inf"):
+        raise InputError(f"start is {start}; give seconds from 0 on.")
+    if end is not None and not end > start:
+        raise InputError(f"end is {end} and start {start}; the end must come after the start.")
+    if stride < 1:
+        raise InputError(f"stride is {stride}; give 1 for every frame, 2 for every second one.")
+    if fps is not None and not 0.01 <= fps <= 1000:
+        raise InputError(f"fps is {fps}; give frames a second from 0.01 to 1000.")
+
+
+def _check_length(
+    path: Path,
+    times: np.ndarray,
+    nominal: Fraction | None,
+    *,
+    start: float,
+    end: float | None,
+    stride: int,
+    fps: float | None,
+    limits: MediaLimits,
+) -> None:
+    """Refuse a stretch that is empty or passes the limits."""
+    rate = timing.average_rate(times, nominal)
+    duration = len(times) / float(rate)
+    count = timing.count_picks(len(times), rate, start=start, end=end, stride=stride, fps=fps)
+    if count == 0:
+        raise InputError(
+            f"The motion clip {path} is {duration:.2f} seconds long and no frame is left between start "
+            f"{start:g} and end {'of clip' if end is None else f'{end:g}'}; choose an earlier start."
+        )
+    used = min(duration, duration if end is None else end) - start
+    if used > limits.max_seconds:
+        raise InputError(
+            f"The motion clip {path} is used for {used:.0f} seconds and the limit is "
+            f"{limits.max_seconds:g}; choose a stretch with start and end, or raise max_seconds."
+        )
+    if count > limits.max_frames:
+        raise InputError(
+            f"The motion clip {path} gives {count} frames and the limit is {limits.max_frames}; choose a "
+            "stretch with start and end, a lower fps or a larger stride, or raise max_frames."
+        )
+
+
+def _check_complete(path: Path, index: video_file.VideoIndex, end: float | None) -> None:
+    """Refuse a file whose header speaks of clearly more frames than it holds, unless they are not needed."""
+    held = len(index.times)
+    if index.announced - held <= max(2, 0.02 * index.announced):
+        return
+    last = float(index.times[-1])
+    if end is None or end > last:
+        raise InputError(
+            f"The motion clip {path} is cut off ({held} of {index.announced} frames are there); copy or "
+            f"download it again, or choose an end up to {last:.2f} seconds."
+        )
