@@ -4,5 +4,5 @@
 Nothing heavy is imported here.
 """
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Rises whenever the same seed gives different pixels; written into every `dataset.json`."""

@@ -122,7 +122,7 @@ def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identi
     """
     who, where, stills_rng, clip_rng = np.random.default_rng(seed).spawn(4)
     count = 2 if who.random() < _PAIR_CHANCE else 1
-    people = [Dressed(body, random_person(who, body)) for _ in range(count)]
+    people = [Dressed(body, random_person(who, body, in_pair=count > 1)) for _ in range(count)]
     background = random_background(where, spec.size)
     shared = _Set(
         people,

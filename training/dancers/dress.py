@@ -37,11 +37,14 @@ def _long_hair(hair: Hair) -> bool:
 
 
 def _cut_top(body: Body, *, sleeve: float, hem: float, collar: float) -> np.ndarray:
-    """(V,) positive where a shirt of these lengths covers the body."""
+    """(V,) positive where a shirt of these lengths covers the body; a sleeve below 5 cm is none."""
+    x, _, z = body.rest.T
+    armhole = np.where(z > body.neck_height - 0.22, 0.155 - np.abs(x), 1.0) if sleeve < 0.05 else 1.0
     return np.minimum.reduce(
         [
             np.where(body.along_arm > -0.5, sleeve - body.along_arm, 1.0),
-            np.where(body.arm_weight > 0.3, 1.0, body.rest[:, 2] - hem),
+            np.where(body.arm_weight > 0.3, 1.0, z - hem),
+            np.broadcast_to(armhole, z.shape),
             body.from_neck - collar,
             (0.55 - body.head_weight) * 0.2,
             np.where(body.along_leg > 0.30, -1.0, 1.0),
@@ -53,8 +56,6 @@ def _cuts(body: Body, outfit: Outfit) -> dict[str, np.ndarray]:
     """The fields of CUTS but `scalp`, (V,) each."""
     x, _, z = body.rest.T
     top = _cut_top(body, sleeve=outfit.sleeve, hem=outfit.hem, collar=outfit.collar)
-    if outfit.sleeve < 0.05:
-        top = np.minimum(top, np.where(z > body.neck_height - 0.22, 0.155 - np.abs(x), 1))
     if outfit.straps:
         strap = 0.014 - np.abs(np.abs(x) - 0.085)
         top = np.minimum(top, np.maximum(body.neck_height - 0.17 - z, strap))

@@ -37,11 +37,14 @@ def _paint_face(skin: np.ndarray, q: np.ndarray, face: Face, hair: np.ndarray) -
         _blend(skin, hair * 0.8, face.moustache * 0.8 * lip)
     cheek = np.exp(-(((x - 0.042) / 0.018) ** 2) - ((z + 0.035) / 0.02) ** 2) * front
     skin *= 1 - cheek[:, None] * face.blush * np.array([0.0, 0.10, 0.09], np.float32)
-    mouth = ((x / (0.024 * face.mouth_width)) ** 2 + ((z - _MOUTH) / 0.0108) ** 2) - 1
+    curve = face.smile * 0.007 * np.clip(x / 0.024, 0, 1.2) ** 2  # a smile lifts the corners
+    below_line = z - _MOUTH - curve
+    mouth = ((x / (0.024 * face.mouth_width)) ** 2 + (below_line / 0.0108) ** 2) - 1
     _blend(skin, face.lips * (0.45 + 0.55 * skin.mean()), _soft(mouth, 0.35) * front * face.lip_paint)
-    gap = np.abs(z - _MOUTH) - 0.0012 - 0.004 * face.mouth_open * np.clip(1 - (x / 0.02) ** 2, 0, 1)
+    gap = np.abs(below_line) - 0.0012 - 0.004 * face.mouth_open * np.clip(1 - (x / 0.02) ** 2, 0, 1)
     parted = _soft(gap, 0.0018) * _soft(x - 0.021 * face.mouth_width, 0.004) * front
-    _blend(skin, np.array([0.25, 0.08, 0.07], np.float32), 0.8 * parted)
+    inside = np.float32([0.85, 0.82, 0.78] if face.mouth_open and face.smile > 0.5 else [0.25, 0.08, 0.07])
+    _blend(skin, inside, 0.8 * parted)
     nostril = _soft(np.hypot((x - 0.0085) / 1.3, z - _NOSTRILS) - 0.0028, 0.003) * front
     skin *= 1 - 0.5 * nostril[:, None]
     arch = _BROWS - 3 * (x - 0.031) ** 2

@@ -92,7 +92,7 @@ def _light_person(
     normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
     facing = normals @ -view.forward.astype(np.float32)
     normals *= np.where(facing < 0, -1, 1).astype(np.float32)[:, None]
-    facing = np.abs(facing)
+    facing = np.minimum(np.abs(facing), 1)
     key = np.clip(0.22 + 0.78 * (normals @ light.key), 0, 1)
     sky = 0.85 + 0.15 * normals[:, 2]
     lit = light.ambient * sky[:, None] * light.ambient_colour

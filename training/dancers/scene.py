@@ -48,7 +48,7 @@ class Light:
             key.astype(np.float32),
             np.clip(1 + rng.normal(0, spread, 3), 0.5, 1.4).astype(np.float32),
             ambient,
-            np.clip(1 + 0.25 * (tint - 1), 0.75, 1.3).astype(np.float32),
+            np.clip(1 + 0.2 * (tint - 1), 0.86, 1.14).astype(np.float32),
             (rim / np.linalg.norm(rim)).astype(np.float32),
             (rim_strength * np.clip(1 + rng.normal(0, 0.25, 3), 0.2, 1.5)).astype(np.float32),
             rng.uniform(0.1, 0.45) if rng.random() < 0.6 else 0.0,

@@ -45,6 +45,7 @@ class Face:
     frame_colour: np.ndarray
     mouth_width: float
     mouth_open: float
+    smile: float
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,13 @@ def _random_face(rng: np.random.Generator, woman: bool) -> Face:
         glasses=_pick(rng, {"none": 0.82, "round": 0.1, "dark": 0.08}),
         frame_colour=np.array(rng.choice([0.05, 0.12, 0.4]) * np.ones(3), np.float32),
         mouth_width=rng.uniform(0.85, 1.2),
-        mouth_open=rng.uniform(0.4, 1.0) if rng.random() < 0.25 else 0.0,
+        mouth_open=rng.uniform(0.4, 1.0) if rng.random() < 0.35 else 0.0,
+        smile=rng.uniform(-0.2, 1.0),
     )
 
 
-def _random_hair(rng: np.random.Generator, woman: bool) -> Hair:
+def _random_hair(rng: np.random.Generator, woman: bool, tone: float) -> Hair:
+    """tone: of the skin, 0 light to 5 dark; dark skin mostly has dark hair."""
     chances = (
         {"short": 0.1, "medium": 0.22, "long": 0.32, "tail": 0.12, "bun": 0.12, "afro": 0.07, "beanie": 0.05}
         if woman
@@ -139,7 +142,10 @@ def _random_hair(rng: np.random.Generator, woman: bool) -> Hair:
             "beanie": 0.07,
         }
     )
-    colour = _HAIR[rng.choice(len(_HAIR), p=_HAIR_CHANCE)] * rng.uniform(0.8, 1.2)
+    shade = rng.choice(len(_HAIR), p=_HAIR_CHANCE)
+    if tone > 3 and rng.random() < 0.85:
+        shade = rng.integers(3)
+    colour = _HAIR[shade] * rng.uniform(0.8, 1.2)
     if rng.random() < 0.03:
         colour = random_colour(rng)
     kind = _pick(rng, chances)
@@ -187,7 +193,7 @@ def _random_outfit(rng: np.random.Generator, woman: bool, body: Body) -> Outfit:
         skirt_hem=skirt_hem,
         is_dress=kind == "dress",
         jacket=jacket,
-        jacket_sleeve=arm * rng.choice([0.97, 0.97, -0.1]),
+        jacket_sleeve=arm * rng.choice([0.97, 0.97, -0.02 / arm]),
         placket=rng.random() < 0.2,
         belt=random_colour(rng) * 0.5 if rng.random() < 0.25 else None,
         loose_top=rng.uniform(0.002, 0.006) if fitted else rng.uniform(0.006, 0.022),
@@ -198,23 +204,26 @@ def _random_outfit(rng: np.random.Generator, woman: bool, body: Body) -> Outfit:
     )
 
 
-def random_person(rng: np.random.Generator, body: Body) -> Person:
-    """A person in clothes; about half are women."""
+def random_person(rng: np.random.Generator, body: Body, *, in_pair: bool = False) -> Person:
+    """A person in clothes; about half are women. In a pair both are of much the same height."""
     woman = rng.random() < 0.52
     tone = rng.uniform(0, len(_SKIN) - 1)
     skin = np.array([np.interp(tone, range(len(_SKIN)), channel) for channel in _SKIN.T])
+    height = (0.3, 0.75)
+    if in_pair:
+        height = (0.6, 0.8) if woman else (0.25, 0.45)  # the same share of the range is less for a woman
     shape = {
         "gender": rng.uniform(0.85, 1) if woman else rng.uniform(0, 0.15),
         "age": rng.uniform(0.55, 0.9),
         "muscle": rng.uniform(0.3, 0.8),
         "weight": rng.uniform(0.25, 0.8),
-        "height": rng.uniform(0.3, 0.75),
+        "height": rng.uniform(*height),
         "proportions": rng.uniform(0.3, 1),
     }
     return Person(
         shape,
         np.clip(skin * rng.uniform(0.92, 1.06), 0, 1).astype(np.float32),
         _random_face(rng, woman),
-        _random_hair(rng, woman),
+        _random_hair(rng, woman, tone),
         _random_outfit(rng, woman, body),
     )

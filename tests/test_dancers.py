@@ -1,0 +1,163 @@
+"""Synthetic dancers: the same seed gives the same pixels, labels are on the right side, framing varies."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("anny", reason="the dancer generator needs requirements-train.txt")
+pytest.importorskip("numba", reason="the dancer generator needs requirements-train.txt")
+
+from magicanimate.errors import InputError  # noqa: E402
+from magicanimate.palette import PALETTE  # noqa: E402
+from training.dancers.__main__ import main  # noqa: E402
+from training.dancers.body import Body  # noqa: E402
+from training.dancers.clip import Spec, render_identity  # noqa: E402
+from training.dancers.dataset import DancerFolder, DatasetInfo, write_identity, write_info  # noqa: E402
+from training.dancers.motion import Dance, choreograph  # noqa: E402
+from training.dancers.parts import soften, wobble  # noqa: E402
+from training.dancers.raster import Visibility  # noqa: E402
+
+TINY = Spec(size=48, stills=3, frames=3)
+RIGHT_HAND, LEFT_HAND, RIGHT_HEAD, LEFT_HEAD = 3, 4, 23, 24
+
+
+@pytest.fixture(scope="module")
+def body() -> Body:
+    return Body()
+
+
+@pytest.fixture(scope="module")
+def identities(body):
+    return [render_identity(body, (5, i), TINY) for i in range(12)]
+
+
+def test_same_seed_same_pixels_other_seed_others(body, identities):
+    again = render_identity(body, (5, 0), TINY)
+    for name in ("stills_rgb", "stills_parts", "clip_rgb", "clip_parts"):
+        assert np.array_equal(getattr(again, name), getattr(identities[0], name))
+    assert not np.array_equal(identities[0].clip_rgb, identities[1].clip_rgb)
+
+
+def test_shapes_types_and_part_ids(identities):
+    for identity in identities:
+        assert identity.stills_rgb.shape == (3, 48, 48, 3) and identity.clip_rgb.shape == (3, 48, 48, 3)
+        assert identity.stills_parts.shape == identity.clip_parts.shape == (3, 48, 48)
+        for array in (identity.stills_rgb, identity.stills_parts, identity.clip_rgb, identity.clip_parts):
+            assert array.dtype == np.uint8
+        parts = np.concatenate([identity.stills_parts, identity.clip_parts])
+        assert parts.max() < len(PALETTE)
+        assert (parts > 0).any((1, 2)).all(), "somebody is in every picture"
+    assert len(np.unique(np.concatenate([i.stills_parts for i in identities]))) > 20
+
+
+def test_map_lies_on_the_person(identities):
+    """Where the clip's parts move, the picture changes more than where the background stays."""
+    for identity in identities:
+        moved = identity.clip_parts[0] != identity.clip_parts[-1]
+        still = (identity.clip_parts == 0).all(0)
+        if moved.sum() < 20:
+            continue
+        change = np.abs(identity.clip_rgb[0].astype(int) - identity.clip_rgb[-1]).mean(-1)
+        assert change[moved].mean() > change[still].mean()
+
+
+def test_right_parts_are_image_left_of_left_parts_when_facing_the_camera(identities):
+    columns = np.arange(48)[None].repeat(48, 0)
+    for right, left in ((RIGHT_HAND, LEFT_HAND), (RIGHT_HEAD, LEFT_HEAD)):
+        gaps = []
+        for identity in identities:
+            for ids in np.concatenate([identity.stills_parts, identity.clip_parts]):
+                if (ids == right).any() and (ids == left).any() and (ids == 2).sum() > 4 * (ids == 1).sum():
+                    gaps.append(columns[ids == left].mean() - columns[ids == right].mean())
+        assert len(gaps) > 10 and np.mean(gaps) > 2
+
+
+def test_stills_differ_in_framing_and_foreground_share_is_that_of_real_clips(identities):
+    shares = np.array([(i.stills_parts > 0).mean((1, 2)) for i in identities])
+    assert np.median(shares.max(1) / shares.min(1)) > 1.3
+    clip_share = np.median([(i.clip_parts > 0).mean() for i in identities])
+    assert 0.15 < clip_share < 0.35
+
+
+def test_clip_is_smooth(body):
+    """No joint turns more than 60 degrees within one frame, in any style."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        poses = choreograph(body, Dance.random(rng, frontal=0.5), rng, frames=40)[:, :, :3, :3]
+        step = np.einsum("tbij,tbij->tb", poses[1:], poses[:-1])
+        assert np.degrees(np.arccos(np.clip((step - 1) / 2, -1, 1))).max() < 60
+        assert np.allclose(np.linalg.det(poses), 1, atol=1e-4)
+
+
+def test_nearer_triangle_wins_and_cut_opens_a_hole():
+    def square(inverse_depth):
+        return np.float32([[0, 0, inverse_depth], [8, 0, inverse_depth], [8, 8, inverse_depth], [0, 8, inverse_depth]])
+
+    faces = np.int32([[0, 1, 2], [0, 2, 3]])
+    seen = Visibility.empty(8)
+    seen.draw(square(1.0), faces)
+    seen.draw(square(0.5), faces, first_face=2)
+    assert seen.face.max() == 1, "the farther square is hidden"
+    seen.draw(square(2.0), faces, first_face=4, cut=np.float32([-1, 1, 1, -1]))
+    assert (seen.face[:, :3] < 4).all() and (seen.face[:, 5:] >= 4).all()
+
+
+def test_softening_invents_no_part():
+    ids = np.zeros((64, 64), np.uint8)
+    ids[20:50, 10:30], ids[20:50, 30:50] = 2, 15
+    soft = soften(ids, 1.0, wobble(np.random.default_rng(0), 64, 0.3))
+    assert set(np.unique(soft)) == {0, 2, 15}
+    assert (soft == ids).mean() > 0.95
+
+
+def test_folder_round_trip(tmp_path, identities):
+    write_info(tmp_path, DatasetInfo.of(TINY, seed=5, count=4))
+    for index in (0, 2):
+        write_identity(tmp_path, index, identities[index])
+    folder = DancerFolder(tmp_path)
+    assert len(folder) == 2 and folder.indices == [0, 2]
+    rgb, parts = folder[1]
+    assert rgb.shape == (6, 48, 48, 3) and rgb.dtype == parts.dtype == np.uint8
+    assert np.array_equal(parts, np.concatenate([identities[2].stills_parts, identities[2].clip_parts]))
+    truth = np.concatenate([identities[2].stills_rgb, identities[2].clip_rgb]).astype(int)
+    assert np.abs(rgb - truth).mean() < 8
+    assert np.abs(rgb[..., ::-1] - truth).mean() > np.abs(rgb - truth).mean(), "channels are RGB"
+
+
+def test_folder_errors_are_sentences(tmp_path, identities):
+    with pytest.raises(InputError, match="dataset.json"):
+        DancerFolder(tmp_path)
+    write_info(tmp_path, DatasetInfo.of(TINY, seed=5, count=1))
+    with pytest.raises(InputError, match="other settings"):
+        write_info(tmp_path, DatasetInfo.of(TINY, seed=6, count=1))
+    write_identity(tmp_path, 0, identities[0])
+    (tmp_path / "000000.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match="damaged"):
+        DancerFolder(tmp_path)[0]
+
+
+def _arguments(out, *, identities, workers=1):
+    counts = ["--identities", str(identities), "--workers", str(workers), "--seed", "5"]
+    return [*counts, "--stills", "1", "--frames", "1", "--size", "32", "--out", str(out)]
+
+
+def test_resume_renders_only_what_is_missing(tmp_path):
+    assert main(_arguments(tmp_path, identities=1)) == 0
+    first = tmp_path / "000000.webp"
+    before, changed = first.read_bytes(), first.stat().st_mtime_ns
+    assert main(_arguments(tmp_path, identities=2)) == 0
+    assert first.stat().st_mtime_ns == changed
+    first.unlink()
+    assert main(_arguments(tmp_path, identities=2)) == 0
+    assert first.read_bytes() == before
+    assert json.loads((tmp_path / "dataset.json").read_text())["count"] == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_renders_the_same(tmp_path):
+    assert main(_arguments(tmp_path / "one", identities=3)) == 0
+    assert main(_arguments(tmp_path / "two", identities=3, workers=2)) == 0
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
