@@ -143,8 +143,11 @@ def nearest_labels(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     unsure = np.flatnonzero(labels == _AMBIGUOUS)
     if unsure.size:
         labels[unsure] = _nearest_exact(flat[unsure].astype(np.float32))
-    difference = flat.astype(np.int32) - PALETTE[labels]
-    distance = np.sqrt((difference * difference).sum(axis=1, dtype=np.int32).astype(np.float32))
+    squares = np.zeros(len(flat), dtype=np.int32)
+    for channel in range(3):
+        difference = flat[:, channel].astype(np.int32) - PALETTE[:, channel].astype(np.int32)[labels]
+        squares += difference * difference
+    distance = np.sqrt(squares.astype(np.float32))
     return labels.reshape(rgb.shape[:-1]), distance.reshape(rgb.shape[:-1])
 
 

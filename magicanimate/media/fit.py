@@ -52,8 +52,8 @@ def fit_photo(photo: np.ndarray, *, width: int, height: int, fit: Fit) -> np.nda
 
     - crop: the largest window of the aspect, in the middle sideways and nearer to the top than to the
       bottom, so that heads stay.
-    - pad: the whole photo, over a blurred copy of itself that fills the rest; unlike repeated edge pixels
-      this gives no streaks that the network would take for texture.
+    - pad: the whole photo; the rest continues its edges, blurred. A plain background goes on without a seam
+      (a blurred copy of the photo behind it shows one), and there are no streaks to be taken for texture.
     - stretch: the whole photo, whatever becomes of its aspect (as published).
 
     Args:
@@ -68,16 +68,26 @@ def fit_photo(photo: np.ndarray, *, width: int, height: int, fit: Fit) -> np.nda
     image = Image.fromarray(photo)
     if fit == "stretch":
         return np.array(_scaled(image, width, height))
+    if fit == "pad":
+        return _padded(image, width, height)
     window = largest_window(image.size, width=width, height=height)
     x0 = (image.width - window[0]) // 2
-    y0 = round((image.height - window[1]) * (_PHOTO_TOP_SHARE if fit == "crop" else 0.5))
-    cropped = _scaled(image.crop((x0, y0, x0 + window[0], y0 + window[1])), width, height)
-    if fit == "crop" or window == image.size:
-        return np.array(cropped)
-    behind = cropped.filter(ImageFilter.GaussianBlur(max(width, height) / 24))
+    y0 = round((image.height - window[1]) * _PHOTO_TOP_SHARE)
+    return np.array(_scaled(image.crop((x0, y0, x0 + window[0], y0 + window[1])), width, height))
+
+
+def _padded(image: Image.Image, width: int, height: int) -> np.ndarray:
+    """The whole picture, its edges continued outwards and blurred there."""
     inside = _largest_inside(image.size, width=width, height=height)
-    behind.paste(_scaled(image, *inside), ((width - inside[0]) // 2, (height - inside[1]) // 2))
-    return np.array(behind)
+    sharp = _scaled(image, *inside)
+    if inside == (width, height):
+        return np.array(sharp)
+    left, top = (width - inside[0]) // 2, (height - inside[1]) // 2
+    around = ((top, height - inside[1] - top), (left, width - inside[0] - left), (0, 0))
+    canvas = Image.fromarray(np.pad(np.array(sharp), around, mode="edge"))
+    canvas = canvas.filter(ImageFilter.GaussianBlur(max(width, height) / 32))
+    canvas.paste(sharp, (left, top))
+    return np.array(canvas)
 
 
 def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
