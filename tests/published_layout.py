@@ -7,15 +7,19 @@ key names too.
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel
+from safetensors.torch import save_file
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from magicanimate.checkpoints.keys import is_positional, published_key
 from magicanimate.models.appearance_encoder import AppearanceEncoder
@@ -62,7 +66,25 @@ TINY_VAE: dict[str, Any] = {
     "sample_size": 64,
     "act_fn": "silu",
 }
+TINY_TEXT: dict[str, Any] = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "vocab_size": 8,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "bos_token_id": 6,
+    "eos_token_id": 7,
+    "pad_token_id": 7,
+}
+TINY_VOCABULARY = ["a", "b", "c", "a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
 MOTION_LENGTH = 24
+
+WeightFormat = Literal["safetensors", "bin", "old_bin"]
+MotionFormat = Literal["plain", "wrapped", "prefixed"]
 
 
 def fill_tensor(component: str, key: str, shape: Sequence[int]) -> torch.Tensor:
@@ -130,3 +152,99 @@ def tiny_vae() -> AutoencoderKL:
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def write_published_layout(
+    folder: Path, *, weights: WeightFormat = "safetensors", motion: MotionFormat = "wrapped"
+) -> Path:
+    """Write the whole published layout at tiny size, weights by the rule.
+
+    Args:
+        folder: where; made if absent.
+        weights: of everything but the temporal layers; "old_bin" is torch's format from before 1.6.
+        motion: ``temporal_attention.ckpt`` as bare keys, inside ``state_dict``, or that with ``module.``
+            before every key.
+
+    Returns:
+        ``folder``.
+    """
+    unet = published_shapes("unet", tiny_unet())
+    spatial = {key: shape for key, shape in unet.items() if ".motion_modules." not in key}
+    stable_diffusion, magicanimate = folder / "stable-diffusion-v1-5", folder / "MagicAnimate"
+    parts = {
+        stable_diffusion / "unet": (fill_state("unet", spatial), TINY_UNET),
+        folder / "sd-vae-ft-mse": (_old_vae_names(_filled("vae", tiny_vae())), TINY_VAE),
+        magicanimate / "appearance_encoder": (
+            _filled("appearance_encoder", tiny_appearance_encoder()),
+            TINY_UNET,
+        ),
+        magicanimate / "densepose_controlnet": (_filled("controlnet", tiny_controlnet()), TINY_CONTROLNET),
+    }
+    for part, (state, config) in parts.items():
+        _write_part(part, state, config, stem="diffusion_pytorch_model", weights=weights)
+    stem = "model" if weights == "safetensors" else "pytorch_model"
+    _write_part(stable_diffusion / "text_encoder", tiny_text_state(), TINY_TEXT, stem=stem, weights=weights)
+    _write_tokenizer(stable_diffusion / "tokenizer")
+    write_motion(magicanimate / "temporal_attention" / "temporal_attention.ckpt", motion=motion)
+    return folder
+
+
+def write_motion(path: Path, *, motion: MotionFormat = "wrapped") -> Path:
+    """Write the temporal layers' checkpoint, position tables and all; returns its path."""
+    module = tiny_unet()
+    shapes = published_shapes("unet", module)
+    state = fill_state("unet", {key: shape for key, shape in shapes.items() if ".motion_modules." in key})
+    for key, table in module.state_dict().items():
+        if is_positional(key):
+            first = published_key("unet", key)
+            state |= {first: table, first.replace("attention_blocks.0", "attention_blocks.1"): table}
+    if motion == "prefixed":
+        state = {f"module.{key}": value for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state if motion == "plain" else {"epoch": 3, "global_step": 7, "state_dict": state}, path)
+    return path
+
+
+def tiny_text_state() -> dict[str, torch.Tensor]:
+    """A text encoder's weights under the names that Stable Diffusion's files use."""
+    shapes = {
+        f"text_model.{key}": tuple(value.shape)
+        for key, value in CLIPTextModel(CLIPTextConfig(**TINY_TEXT)).state_dict().items()
+    }
+    state = fill_state("text_encoder", shapes)
+    return state | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+
+
+def _filled(component: str, module: nn.Module) -> dict[str, torch.Tensor]:
+    return fill_state(component, published_shapes(component, module))
+
+
+def _old_vae_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names in sd-vae-ft-mse, which was saved by an early diffusers."""
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    renamed = {}
+    for key, value in state.items():
+        for new, old in names.items():
+            key = key.replace(new, old)
+        renamed[key] = value
+    return renamed
+
+
+def _write_part(
+    folder: Path, state: dict[str, torch.Tensor], config: dict[str, Any], *, stem: str, weights: WeightFormat
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if weights == "safetensors":
+        save_file(state, folder / f"{stem}.safetensors")
+    else:
+        torch.save(state, folder / f"{stem}.bin", _use_new_zipfile_serialization=weights == "bin")
+
+
+def _write_tokenizer(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {token: number for number, token in enumerate(TINY_VOCABULARY)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,11 +29,28 @@ _LFS = b"version https://git-lfs.github.com/spec"
 _HEAD_BYTES = 512
 _ZIP_MAGIC = b"PK\x03\x04"  # torch.save since 1.6
 _OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number older ones pickled first
+# What torch raises on a pickle that is cut off or names impossible storages, found by cutting and flipping.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+)
 _WANTED = re.compile(r"GLOBAL ([\w.]+)")  # torch's message on a name it refuses
 
 
 class WeightFile(Mapping[str, torch.Tensor]):
-    """Key -> tensor of one weight file; tensors come from disk when asked for, on the CPU.
+    """Key -> tensor of one weight file, on the CPU.
+
+    A tensor is a view of the mapped file: its bytes are read when they are used. (Pickles from before
+    torch 1.6 cannot be mapped and are read as a whole.)
 
     Attributes:
         path: the file, for messages.
@@ -40,14 +58,6 @@ class WeightFile(Mapping[str, torch.Tensor]):
 
     def __init__(self, path: Path):
         self.path = path
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of a tensor without reading it."""
-        return tuple(self[key].shape)
-
-    def nbytes(self, key: str) -> int:
-        """Size of a tensor in bytes, as stored."""
-        return self[key].nbytes
 
     def file_of(self, key: str) -> Path:
         """The very file that holds a key; differs from `path` for shards."""
@@ -78,11 +88,6 @@ class _Safetensors(WeightFile):
 
     def __len__(self) -> int:
         return len(self._keys)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        if key not in self._keys:
-            raise KeyError(key)
-        return tuple(self._file.get_slice(key).get_shape())
 
 
 class _Pickle(WeightFile):
@@ -129,9 +134,6 @@ class _Sharded(WeightFile):
 
     def __len__(self) -> int:
         return len(self._where)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return self._shard(key).shape(key)
 
     def file_of(self, key: str) -> Path:
         return self._shard(key).path
@@ -208,8 +210,7 @@ def _load_pickle(path: Path, head: bytes) -> Mapping[str, object]:
             f"{path} holds a Python object, {culprit[1]}, that could run code, and was not loaded; get the"
             " weights from a source you trust, as .safetensors if there is one."
         ) from error
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        # What torch raises on a pickle that is cut off or names impossible storages.
+    except _DAMAGED as error:
         raise InputError(f"{path} is damaged or cut off; {_AGAIN}.") from error
     if not isinstance(state, Mapping):
         kind = type(state).__name__

@@ -1,0 +1,264 @@
+"""From the published files to one diffusers pipeline folder, the format of every checkpoint here."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+
+from magicanimate.checkpoints.architectures import (
+    MOTION_LENGTH,
+    NETWORKS,
+    SCHEDULER,
+    empty_network,
+    read_config,
+    video_unet_config,
+)
+from magicanimate.checkpoints.disk import (
+    MODEL_INDEX,
+    PIPELINE_CLASS,
+    check_replaceable,
+    free_bytes,
+    require_free,
+    staged_folder,
+)
+from magicanimate.checkpoints.keys import is_motion_key
+from magicanimate.checkpoints.layout import PublishedParts, find_parts
+from magicanimate.checkpoints.reading import WeightFile, open_weights
+from magicanimate.checkpoints.text import (
+    check_tokenizer,
+    copy_tokenizer,
+    empty_prompt,
+    text_sources,
+    write_text_config,
+)
+from magicanimate.checkpoints.writing import (
+    DTYPES,
+    Source,
+    match_network,
+    position_tables,
+    stored_bytes,
+    write_weights,
+)
+from magicanimate.config import OnProgress, Progress, ShouldStop
+from magicanimate.errors import Cancelled, InputError
+
+# The published demo's settings.
+STEPS = 25
+GUIDANCE_SCALE = 7.5
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything known about a conversion before its first byte is written."""
+
+    parts: PublishedParts
+    networks: dict[str, nn.Module]
+    sources: dict[str, dict[str, Source]]
+    text_config: dict[str, Any]
+    text: dict[str, Source]
+    dtype: torch.dtype | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(stored_bytes(sources, self.dtype) for sources in (*self.sources.values(), self.text))
+
+
+def convert_checkpoint(
+    source: str | Path,
+    dest: str | Path,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Path:
+    """Convert the published files to a pipeline folder.
+
+    Args:
+        source: folder with ``MagicAnimate``, ``stable-diffusion-v1-5`` and ``sd-vae-ft-mse``; see
+            `magicanimate.checkpoints.layout.find_parts`.
+        dest: folder to make; it appears when all of it is written.
+        dtype: "float32", "float16" or "bfloat16"; ``None`` stores every weight as it is.
+        overwrite: replace an earlier pipeline at ``dest``.
+        on_progress: told the stage "convert" in bytes.
+        should_stop: asked after every tensor.
+
+    Returns:
+        ``dest``.
+
+    Raises:
+        InputError: a file is missing, broken or of another model, the disk is too full, or ``dest`` is
+            taken; nothing is left behind.
+        Cancelled: ``should_stop()`` said so; nothing is left behind.
+    """
+    return convert_parts(
+        lambda: find_parts(source),
+        dest,
+        dtype=dtype,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def convert_parts(
+    find: Callable[[], PublishedParts],
+    dest: str | Path,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+    free: Callable[[Path], int] = free_bytes,
+) -> Path:
+    """As `convert_checkpoint`, from wherever ``find`` says the parts are."""
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"{dtype!r} is not a weight format; choose one of {', '.join(DTYPES)}.")
+    dest = Path(dest)
+    check_replaceable(dest, overwrite=overwrite)
+    plan = _plan(find(), DTYPES[dtype] if dtype else None)
+    require_free(
+        dest, plan.nbytes, what="the converted checkpoint", fix="free some or choose another disk", free=free
+    )
+    tick = _ticker(plan.nbytes, on_progress, should_stop)
+    with staged_folder(dest) as folder:
+        _write(plan, folder, tick)
+    return dest
+
+
+def _plan(parts: PublishedParts, dtype: torch.dtype | None) -> _Plan:
+    """Open and check every file."""
+    motion = open_weights(parts.motion.weights)
+    networks = {}
+    for name in NETWORKS:
+        part = getattr(parts, name)
+        config = read_config(name, part.config)
+        if name == "unet":
+            config = video_unet_config(config, motion_length=_motion_length(motion), origin=part.config)
+        networks[name] = empty_network(name, config, origin=part.config)
+    _check_fit(networks, parts)
+    sources = {}
+    for name, network in networks.items():
+        file = open_weights(getattr(parts, name).weights)
+        if name == "unet":
+            files = [(file, lambda key: not is_motion_key(key)), (motion, is_motion_key)]
+        else:
+            files = [(file, lambda key: True)]
+        sources[name] = match_network(name, network, files)
+    text_config = read_config("text_encoder", parts.text_encoder.config)
+    check_tokenizer(parts.tokenizer)
+    return _Plan(parts, networks, sources, text_config, text_sources(parts.text_encoder), dtype)
+
+
+def _motion_length(motion: WeightFile) -> int:
+    """Frames that the temporal layers have positions for, from their tables if the file has any."""
+    lengths = {tensor.shape[1] for key in motion if key.endswith(".pe") and (tensor := motion[key]).ndim == 3}
+    if len(lengths) > 1:
+        raise InputError(
+            f"{motion.path} has position tables of several lengths {sorted(lengths)}; use the file as"
+            " released."
+        )
+    return lengths.pop() if lengths else MOTION_LENGTH
+
+
+def _check_fit(networks: dict[str, nn.Module], parts: PublishedParts) -> None:
+    """The networks pass tensors to each other: their widths must be the UNet's."""
+    unet = networks["unet"].config
+    for name in ("appearance_encoder", "controlnet"):
+        other = networks[name].config
+        for field in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
+            if _comparable(other[field]) != _comparable(unet[field]):
+                raise InputError(
+                    f"{getattr(parts, name).config or name} sets {field} to {other[field]} but the UNet has"
+                    f" {unet[field]}; use parts of one model."
+                )
+    latent = networks["vae"].config["latent_channels"]
+    if latent != unet["in_channels"]:
+        raise InputError(
+            f"{parts.vae.config or 'the VAE'} has {latent} latent channels but the UNet takes"
+            f" {unet['in_channels']}; use parts of one model."
+        )
+
+
+def _comparable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _ticker(
+    total: int, on_progress: OnProgress | None, should_stop: ShouldStop | None
+) -> Callable[[int], None]:
+    done = 0
+    start = time.monotonic()
+
+    def tick(count: int) -> None:
+        nonlocal done
+        if should_stop is not None and should_stop():
+            raise Cancelled
+        done += count
+        if on_progress is not None:
+            left = (time.monotonic() - start) / done * (total - done) if done else None
+            on_progress(Progress("convert", done, total, left))
+
+    return tick
+
+
+def _write(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
+    _write_text(plan, folder, tick)  # first: what can still be wrong with it shows before gigabytes
+    for name, network in plan.networks.items():
+        part = folder / name
+        part.mkdir()
+        network.save_config(part)
+        write_weights(part, plan.sources[name], dtype=plan.dtype, tables=position_tables(network), tick=tick)
+    DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+    (folder / MODEL_INDEX).write_text(json.dumps(_index(plan), indent=2) + "\n", encoding="utf-8")
+
+
+def _write_text(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
+    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
+    encoder.mkdir()
+    tokenizer.mkdir()
+    write_text_config(encoder, plan.text_config)
+    write_weights(encoder, plan.text, stem="model", dtype=plan.dtype, tick=tick)
+    copy_tokenizer(plan.parts.tokenizer, tokenizer)
+    prompt = empty_prompt(encoder, tokenizer, part=plan.parts.text_encoder, dtype=plan.dtype)
+    width = plan.networks["unet"].config["cross_attention_dim"]
+    if prompt.config["width"] != width:
+        weights, made = plan.parts.text_encoder.weights, prompt.config["width"]
+        raise InputError(
+            f"{weights} makes tokens of width {made}, the UNet takes {width}; use parts of one model."
+        )
+    prompt.save_pretrained(folder / "empty_prompt")
+    gc.collect()  # closes the mapped files, without which Windows would not rename the folder
+
+
+def _index(plan: _Plan) -> dict[str, Any]:
+    """The pipeline's ``model_index.json``: component -> library and class, and the pipeline's settings."""
+    vae, unet = plan.networks["vae"].config, plan.networks["unet"].config
+    pixels = (unet["sample_size"] or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
+    return {
+        "_class_name": PIPELINE_CLASS,
+        "_diffusers_version": diffusers.__version__,
+        "appearance_encoder": ["magicanimate.models.appearance_encoder", "AppearanceEncoder"],
+        "controlnet": ["diffusers", "ControlNetModel"],
+        "empty_prompt": ["magicanimate.models.prompt", "EmptyPrompt"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["magicanimate.models.unet", "VideoUNet"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "kind": "full",
+        "default_width": pixels,
+        "default_height": pixels,
+        "default_steps": STEPS,
+        "default_guidance_scale": GUIDANCE_SCALE,
+    }

@@ -1,0 +1,254 @@
+"""The published layout becomes a pipeline folder: the same weights from every format."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler
+from published_layout import (
+    TINY_TEXT,
+    TINY_VOCABULARY,
+    fill_module,
+    tiny_appearance_encoder,
+    tiny_controlnet,
+    tiny_text_state,
+    tiny_unet,
+    tiny_vae,
+    write_motion,
+    write_published_layout,
+)
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from magicanimate.checkpoints import writing
+from magicanimate.checkpoints.architectures import SCHEDULER, empty_network, sd15_config, video_unet_config
+from magicanimate.checkpoints.convert import convert_checkpoint
+from magicanimate.checkpoints.keys import is_motion_key
+from magicanimate.checkpoints.layout import choose_weights, find_parts
+from magicanimate.checkpoints.reading import open_weights
+from magicanimate.config import Progress
+from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.prompt import EmptyPrompt
+from magicanimate.models.unet import VideoUNet
+
+CLASSES = {
+    "unet": (VideoUNet, tiny_unet),
+    "appearance_encoder": (AppearanceEncoder, tiny_appearance_encoder),
+    "controlnet": (ControlNetModel, tiny_controlnet),
+    "vae": (AutoencoderKL, tiny_vae),
+}
+ENCODER = "MagicAnimate/appearance_encoder/diffusion_pytorch_model.safetensors"
+CONTROLNET = "MagicAnimate/densepose_controlnet/diffusion_pytorch_model.safetensors"
+MOTION = "MagicAnimate/temporal_attention/temporal_attention.ckpt"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    return write_published_layout(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="module")
+def converted(published, tmp_path_factory) -> Path:
+    return convert_checkpoint(published, tmp_path_factory.mktemp("converted") / "full")
+
+
+@pytest.fixture
+def layout(published, tmp_path) -> Path:
+    """A copy of the published layout to break; files are links until they are replaced."""
+    return shutil.copytree(published, tmp_path / "published", copy_function=os.link)
+
+
+def _listed(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("component", CLASSES)
+def test_every_weight_arrives_under_its_name(converted, component):
+    cls, tiny = CLASSES[component]
+    loaded, info = cls.from_pretrained(converted / component, output_loading_info=True)
+    assert not any(info.values())
+    expected = fill_module(component, tiny()).state_dict()
+    state = loaded.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+    arguments = {key: value for key, value in tiny().config.items() if key[0] != "_"}
+    assert {key: _listed(loaded.config[key]) for key in arguments} == {
+        key: _listed(value) for key, value in arguments.items()
+    }
+
+
+def test_the_folder_says_what_it_is(converted):
+    index = json.loads((converted / "model_index.json").read_text(encoding="utf-8"))
+    assert index["_class_name"] == "MagicAnimatePipeline"
+    assert (index["kind"], index["default_steps"], index["default_guidance_scale"]) == ("full", 25, 7.5)
+    assert (index["default_width"], index["default_height"]) == (512, 512)
+    parts = {name for name, value in index.items() if isinstance(value, list)}
+    assert parts == {path.name for path in converted.iterdir() if path.is_dir()}
+    scheduler = DDIMScheduler.from_pretrained(converted / "scheduler")
+    assert {key: scheduler.config[key] for key in SCHEDULER} == SCHEDULER
+    scheduler.set_timesteps(25)
+    assert scheduler.timesteps.tolist() == [*range(961, 0, -40)]
+
+
+def test_empty_prompt_is_what_the_text_encoder_makes_of_it(converted):
+    encoder = CLIPTextModel(CLIPTextConfig(**TINY_TEXT)).eval()
+    encoder.load_state_dict(
+        {
+            key.removeprefix("text_model."): value
+            for key, value in tiny_text_state().items()
+            if not key.endswith("position_ids")
+        }
+    )
+    start, end = TINY_VOCABULARY.index("<|startoftext|>"), TINY_VOCABULARY.index("<|endoftext|>")
+    with torch.inference_mode():
+        expected = encoder(torch.tensor([[start] + [end] * 76])).last_hidden_state
+    prompt = EmptyPrompt.from_pretrained(converted / "empty_prompt")
+    torch.testing.assert_close(prompt.embedding, expected)
+    assert (prompt.config.num_tokens, prompt.config.width) == (77, 32)
+
+
+def test_text_encoder_and_tokenizer_come_along(converted):
+    tokenizer = CLIPTokenizer.from_pretrained(converted / "tokenizer")
+    assert tokenizer("a b").input_ids == [
+        TINY_VOCABULARY.index(t) for t in ("<|startoftext|>", "a</w>", "b</w>", "<|endoftext|>")
+    ]
+    _, info = CLIPTextModel.from_pretrained(converted / "text_encoder", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+@pytest.mark.parametrize(("weights", "motion"), [("bin", "plain"), ("old_bin", "prefixed")])
+def test_other_formats_convert_to_the_same_bytes(converted, tmp_path, weights, motion):
+    source = write_published_layout(tmp_path / "published", weights=weights, motion=motion)
+    other = convert_checkpoint(source, tmp_path / "full")
+    files = sorted(path.relative_to(converted) for path in converted.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
+    assert all((converted / file).read_bytes() == (other / file).read_bytes() for file in files)
+
+
+def test_half_precision(published, tmp_path, converted):
+    half = convert_checkpoint(published, tmp_path / "half", dtype="float16")
+    for file in half.rglob("*.safetensors"):
+        whole = load_file(converted / file.relative_to(half))
+        for key, value in load_file(file).items():
+            assert value.dtype == torch.float16
+            if "empty_prompt" not in file.parts:  # that one is computed from the halved text encoder
+                assert torch.equal(value, whole[key].half())
+    unet = VideoUNet.from_pretrained(half / "unet", torch_dtype=torch.float16)
+    assert unet.dtype == torch.float16
+
+
+def test_pipeline_loads(converted):
+    if importlib.util.find_spec("magicanimate.pipeline") is None:
+        pytest.skip("magicanimate.pipeline is not there yet")
+    from magicanimate.pipeline import MagicAnimatePipeline
+
+    pipeline = MagicAnimatePipeline.from_pretrained(converted)
+    assert isinstance(pipeline.unet, VideoUNet)
+    assert isinstance(pipeline.appearance_encoder, AppearanceEncoder)
+    assert pipeline.empty_prompt.embedding.shape == (1, 77, 32)
+    assert pipeline.config.kind == "full"
+    without = MagicAnimatePipeline.from_pretrained(converted, text_encoder=None, tokenizer=None)
+    assert without.text_encoder is None
+
+
+def test_progress_counts_every_byte(published, tmp_path):
+    seen: list[Progress] = []
+    dest = convert_checkpoint(published, tmp_path / "full", on_progress=seen.append)
+    steps = [moment.step for moment in seen]
+    assert steps == sorted(steps)
+    assert {moment.stage for moment in seen} == {"convert"}
+    assert seen[-1].step == seen[-1].total == {moment.total for moment in seen}.pop()
+    written = sum(path.stat().st_size for path in dest.rglob("*.safetensors"))
+    assert seen[-1].total == pytest.approx(written, rel=0.02)  # headers and position tables apart
+
+
+def test_files_can_be_read_by_others(converted, tmp_path):
+    (tmp_path / "usual").touch()
+    usual = (tmp_path / "usual").stat().st_mode
+    assert {path.stat().st_mode for path in converted.rglob("*") if path.is_file()} == {usual}
+
+
+@pytest.mark.parametrize("nested", ["pretrained_models", None])
+def test_nesting_variants(published, tmp_path, nested):
+    source = tmp_path / "source"
+    if nested:
+        shutil.copytree(published, source / nested, copy_function=os.link)
+    else:  # MagicAnimate's parts unpacked beside Stable Diffusion
+        shutil.copytree(published, source, copy_function=os.link)
+        for part in list((source / "MagicAnimate").iterdir()):
+            part.rename(source / part.name)
+    assert find_parts(source).motion.weights.name == "temporal_attention.ckpt"
+
+
+def test_choice_of_weights():
+    both = {"diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "config.json"}
+    assert choose_weights(both) == "diffusion_pytorch_model.bin"
+    assert choose_weights(both | {"diffusion_pytorch_model.safetensors"}).endswith("model.safetensors")
+    assert choose_weights({"my_own.ckpt", "config.json"}) == "my_own.ckpt"
+    assert choose_weights({"one.ckpt", "two.ckpt"}) is None
+    sharded = {"m.txt", "diffusion_pytorch_model.safetensors.index.json"}
+    assert choose_weights(sharded) == "diffusion_pytorch_model.safetensors.index.json"
+
+
+def test_length_of_position_tables_is_taken_from_the_file(layout, tmp_path):
+    state = torch.load(layout / MOTION, weights_only=True)["state_dict"]
+    (layout / MOTION).unlink()
+    longer = {
+        key: torch.zeros(1, 32, value.shape[-1]) if key.endswith(".pe") else value
+        for key, value in state.items()
+    }
+    torch.save(longer, layout / MOTION)
+    dest = convert_checkpoint(layout, tmp_path / "full")
+    unet = VideoUNet.from_pretrained(dest / "unet")
+    assert unet.config.motion_max_seq_length == 32
+    tables = [value for key, value in unet.state_dict().items() if key.endswith("pos_embed.pe")]
+    assert all(table.shape[1] == 32 and table.abs().sum() > 0 for table in tables)
+
+
+def test_shards_hold_what_one_file_holds(published, converted, tmp_path):
+    parts = find_parts(published)
+    network = empty_network("unet", video_unet_config(json.loads(parts.unet.config.read_text("utf-8"))))
+    sources = writing.match_network(
+        "unet",
+        network,
+        [
+            (open_weights(parts.unet.weights), lambda key: not is_motion_key(key)),
+            (open_weights(parts.motion.weights), is_motion_key),
+        ],
+    )
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    network.save_config(folder)
+    tables = writing.position_tables(network)
+    writing.write_weights(folder, sources, tables=tables, shard_bytes=6_000_000)
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    assert len(sizes) > 8
+    assert max(sizes) < 6_300_000
+    loaded = VideoUNet.from_pretrained(folder).state_dict()
+    whole = load_file(converted / "unet" / "diffusion_pytorch_model.safetensors")
+    assert loaded.keys() == whole.keys()
+    assert all(torch.equal(loaded[key], whole[key]) for key in whole)
+
+
+def test_configurations_of_stable_diffusion_have_the_published_size():
+    counts = {"unet": 1_276_658_564, "appearance_encoder": 857_066_560, "controlnet": 361_279_120}
+    for component, count in counts.items():
+        config = sd15_config(component)
+        config = video_unet_config(config) if component == "unet" else config
+        network = empty_network(component, config)
+        assert sum(p.numel() for p in network.parameters()) == count
+    vae = empty_network("vae", sd15_config("vae"))
+    assert sum(p.numel() for p in vae.parameters()) == 83_653_863
+
+
+def test_motion_alone_is_written_as_asked(tmp_path):
+    plain = open_weights(write_motion(tmp_path / "a.ckpt", motion="plain"))
+    prefixed = open_weights(write_motion(tmp_path / "b.ckpt", motion="prefixed"))
+    assert {f"module.{key}" for key in plain} == set(prefixed)
+    assert len(plain) == 560
