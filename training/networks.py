@@ -1,0 +1,109 @@
+"""Builds the networks of a `NetworkConfig` with random weights, on diffusers' classes."""
+
+from __future__ import annotations
+
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+
+from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.unet import VideoUNet
+from training.config import NetworkConfig
+
+
+def build_vae(config: NetworkConfig) -> AutoencoderKL:
+    """Image autoencoder, 8 times down in each direction.
+
+    It has no attention in its middle, so it is trained on crops and used at any size.
+    """
+    levels = len(config.vae_channels)
+    return AutoencoderKL(
+        block_out_channels=config.vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=config.latent_channels,
+        layers_per_block=1,
+        norm_num_groups=config.norm_groups // 2,
+        sample_size=config.size,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def _unet_arguments(config: NetworkConfig) -> dict:
+    return {
+        "sample_size": config.size // 8,
+        "in_channels": config.latent_channels,
+        "block_out_channels": config.unet_channels,
+        "layers_per_block": 1,
+        "cross_attention_dim": config.text_width,
+        "norm_num_groups": config.norm_groups,
+    }
+
+
+def _block_types(config: NetworkConfig, suffix: str) -> dict[str, tuple[str, ...]]:
+    """Attention on all levels but the deepest, as in Stable Diffusion."""
+    with_attention = len(config.unet_channels) - 1
+    return {
+        "down_block_types": (f"CrossAttnDownBlock{suffix}",) * with_attention + (f"DownBlock{suffix}",),
+        "up_block_types": (f"UpBlock{suffix}",) + (f"CrossAttnUpBlock{suffix}",) * with_attention,
+    }
+
+
+def build_image_unet(config: NetworkConfig) -> UNet2DConditionModel:
+    """The UNet without temporal layers, as the first stages train it."""
+    return UNet2DConditionModel(
+        **_unet_arguments(config),
+        **_block_types(config, "2D"),
+        out_channels=config.latent_channels,
+        attention_head_dim=config.heads,  # diffusers reads this as the number of heads
+    )
+
+
+def build_appearance_encoder(config: NetworkConfig) -> AppearanceEncoder:
+    """The appearance encoder of the same shape as the UNet."""
+    return AppearanceEncoder(
+        **_unet_arguments(config),
+        **_block_types(config, "2D"),
+        out_channels=config.latent_channels,
+        attention_head_dim=config.heads,
+    )
+
+
+def build_controlnet(config: NetworkConfig) -> ControlNetModel:
+    """The pose ControlNet."""
+    arguments = _unet_arguments(config)
+    del arguments["sample_size"]
+    return ControlNetModel(
+        **arguments,
+        down_block_types=_block_types(config, "2D")["down_block_types"],
+        attention_head_dim=config.heads,
+        conditioning_embedding_out_channels=config.control_channels,
+    )
+
+
+def build_video_unet(config: NetworkConfig) -> VideoUNet:
+    """The UNet with temporal layers."""
+    return VideoUNet(
+        **_unet_arguments(config),
+        **_block_types(config, "Motion"),
+        out_channels=config.latent_channels,
+        num_attention_heads=config.heads,
+        motion_num_attention_heads=config.motion_heads,
+        motion_max_seq_length=24,
+        use_motion_mid_block=False,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Noise schedule of the mini: Stable Diffusion's linear betas with zero terminal SNR, v-prediction.
+
+    Source: "Common Diffusion Noise Schedules and Sample Steps are Flawed" (zero SNR, trailing spacing).
+    """
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )

@@ -1,0 +1,77 @@
+"""Puts a stage together from its settings, its data and the runs before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from training.config import NetworkConfig, StageConfig, preset
+from training.data import DancerData
+from training.loop import Stage, Trainer, load_averages, newest_checkpoint
+from training.networks import build_vae
+from training.stages.base import BaseStage
+from training.stages.stage2 import Stage2
+from training.stages.vae import VaeStage, latent_statistics, normalize_latents
+
+LATENT_STATISTICS = "latent_statistics.pt"
+
+
+def train(
+    stage: str,
+    *,
+    data: Path,
+    runs: Path,
+    preset_name: str,
+    steps: int | None = None,
+    decay_steps: int | None = None,
+    stop_after: int | None = None,
+    threads: int | None = None,
+) -> None:
+    """Train one stage in ``runs/<stage>``, resuming if that run was begun.
+
+    Raises:
+        FileNotFoundError: an earlier stage has not been trained.
+        InputError: the data cannot be used.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    config, network = preset(preset_name, stage)
+    if decay_steps is not None:
+        config = replace(config, optimizer=replace(config.optimizer, decay_steps=decay_steps))
+    config = replace(config, steps=steps or config.steps)
+    dancers = DancerData(data, holdout=config.holdout)
+    Trainer(_build(config, network, dancers, runs), config, runs / stage).run(stop_after=stop_after)
+
+
+def _build(config: StageConfig, network: NetworkConfig, data: DancerData, runs: Path) -> Stage:
+    if config.stage == "vae":
+        return VaeStage(config, network, data)
+    vae = trained_vae(network, runs, data)
+    base = BaseStage(config, network, data, vae, runs / "latents.npy")
+    if config.stage == "base":
+        return base
+    load_averages(base.networks, runs / "base")
+    return Stage2(config, network, data, base)
+
+
+def trained_vae(network: NetworkConfig, runs: Path, data: DancerData | None = None):
+    """The autoencoder of ``runs/vae`` with normalized latents, in evaluation mode.
+
+    The statistics are measured once, with ``data``, and kept in the run folder.
+    """
+    vae = build_vae(network)
+    load_averages({"vae": vae}, runs / "vae")
+    vae.requires_grad_(False).eval()
+    file = runs / "vae" / LATENT_STATISTICS
+    newest = newest_checkpoint(runs / "vae")
+    if not file.exists() or torch.load(file, weights_only=True)["checkpoint"] != newest.name:
+        if data is None:
+            raise FileNotFoundError(f"{file} is missing or old: train a later stage first")
+        mean, std = latent_statistics(vae, data)
+        torch.save({"mean": mean, "std": std, "checkpoint": newest.name}, file)
+        (runs / "latents.npy").unlink(missing_ok=True)  # of another autoencoder
+    statistics = torch.load(file, weights_only=True)
+    normalize_latents(vae, statistics["mean"], statistics["std"])
+    return vae

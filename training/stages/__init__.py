@@ -1,0 +1,1 @@
+"""The stages: each builds its networks and computes its loss; `training.loop` does the rest."""
