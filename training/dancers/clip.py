@@ -118,7 +118,8 @@ def _dance(
 def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identity:
     """Render one identity; the same seed and spec give the same pixels.
 
-    Each still is another dance, turn and framing of the same person; the clip is consecutive frames of one dance.
+    Each still is another dance, turn and framing of the same person; the clip is consecutive frames of one
+    dance.
     """
     who, where, stills_rng, clip_rng = np.random.default_rng(seed).spawn(4)
     count = 2 if who.random() < _PAIR_CHANCE else 1

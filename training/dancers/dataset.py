@@ -1,7 +1,7 @@
 """The data set on disk: one WebP strip of pictures and one PNG strip of part ids per identity.
 
-`NNNNNN.webp` (RGB, lossy) and `NNNNNN.png` (part ids 0..24, lossless) hold the stills, then the clip's frames, one
-under the other. `dataset.json` says how many of each. Letters: S stills, T frames, H W pixels.
+`NNNNNN.webp` (RGB, lossy) and `NNNNNN.png` (part ids 0..24, lossless) hold the stills, then the clip's
+frames, one under the other. `dataset.json` says how many of each. Letters: S stills, T frames, H W pixels.
 """
 
 import json
@@ -54,7 +54,9 @@ def _encoded(extension: str, strip: np.ndarray, options: list[int]) -> bytes:
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
-    """Write `dataset.json`; a folder that holds another data set is refused (InputError), more identities are fine."""
+    """Write `dataset.json`; a folder that holds another data set is refused (InputError), more identities
+    are fine.
+    """
     path = folder / _INFO
     if path.exists():
         there = read_info(folder)

@@ -1,4 +1,4 @@
-"""Clothes and hair as layers over the body: each a copy of part of the mesh, pushed out and cut off where it ends.
+"""Clothes and hair as layers over the body: copies of parts of the mesh, pushed out and cut off at the hem.
 
 Letters: V body vertices, L layer vertices, F triangles, T frames.
 """
@@ -27,7 +27,9 @@ class Layer(IntEnum):
 
 
 CUTS = ("top", "bottom", "jacket", "shoe", "scalp")
-"""Scalar fields that are positive where the garment (or hair) covers the body; columns 3.. of `Dressed.surface`."""
+"""Scalar fields that are positive where the garment (or hair) covers the body; columns 3.. of
+`Dressed.surface`.
+"""
 
 _SWING = {Layer.SKIRT: 0.8, Layer.LOOSE_HAIR: 0.5}
 
@@ -59,9 +61,12 @@ def _cuts(body: Body, outfit: Outfit) -> dict[str, np.ndarray]:
     if outfit.straps:
         strap = 0.014 - np.abs(np.abs(x) - 0.085)
         top = np.minimum(top, np.maximum(body.neck_height - 0.17 - z, strap))
+    leg_end = outfit.leg - body.along_leg
+    if outfit.skirt_hem is not None:
+        leg_end = z - outfit.skirt_hem - 0.03  # legs that push through the skirt then look like the skirt
     bottom = np.minimum.reduce(
         [
-            np.where(body.along_leg > -0.5, outfit.leg - body.along_leg, 1.0),
+            np.where(body.along_leg > -0.5, leg_end, 1.0),
             outfit.waist - z,
             (0.4 - body.arm_weight) * 0.2,
         ]
@@ -102,8 +107,8 @@ def _hair_thickness(body: Body, hair: Hair) -> np.ndarray:
 class Dressed:
     """One person's layered mesh: which body vertex each layer vertex follows, and where its cloth ends.
 
-    faces: (F, 3) int32; layer: (F,) int8 of `Layer`; cut: (L,) float32; surface: (L, 3 + len(CUTS)) float32, rest
-    position and cut fields.
+    faces: (F, 3) int32; layer: (F,) int8 of `Layer`; cut: (L,) float32; surface: (L, 3 + len(CUTS)) float32,
+    rest position and cut fields.
     """
 
     def __init__(self, body: Body, person: Person) -> None:
@@ -160,14 +165,15 @@ class Dressed:
         return layers
 
     def _swing(self, kind: Layer, used: np.ndarray) -> np.ndarray:
-        """How strongly each vertex of a layer lags behind the body: nothing at its top, most at its lower end."""
+        """How strongly each vertex of a layer lags behind the body: not at its top, most at its lower end."""
         if kind not in _SWING:
             return np.zeros(len(used))
         z = self.body.rest[used, 2]
         return _SWING[kind] * np.clip((z.max() - 0.15 - z) / 0.6, 0, 1)
 
     def place(self, vertices: np.ndarray, lagged: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Layer positions (L, 3), layer normals (L, 3) and body normals (V, 3) of one posed body (V, 3) float32.
+        """Layer positions (L, 3), layer normals (L, 3) and body normals (V, 3) of one posed body (V, 3)
+        float32.
 
         lagged: (V, 3) where the body was a moment ago, which loose hair and skirts follow.
         """

@@ -11,17 +11,17 @@ import numpy as np
 # Everyday clothing colours, sRGB 0..255.
 _DENIM = [(44, 62, 94), (70, 96, 134), (103, 131, 166), (150, 171, 194), (32, 38, 54)]
 _NEUTRAL = [
-    (22, 22, 24), (34, 35, 38), (58, 60, 64), (95, 97, 100), (140, 142, 145), (190, 191, 192), (235, 235, 233),
-    (245, 244, 240), (222, 212, 192), (196, 178, 148),
+    (22, 22, 24), (34, 35, 38), (58, 60, 64), (95, 97, 100), (140, 142, 145), (190, 191, 192),
+    (235, 235, 233), (245, 244, 240), (222, 212, 192), (196, 178, 148),
 ]  # fmt: skip
 _MUTED = [
     (120, 108, 80), (92, 96, 62), (98, 66, 46), (142, 100, 66), (112, 32, 42), (160, 52, 48), (196, 138, 140),
-    (204, 156, 54), (44, 82, 62), (44, 104, 110), (124, 166, 200), (34, 48, 92), (98, 76, 120), (188, 170, 204),
-    (212, 110, 66), (226, 178, 160), (160, 180, 150), (214, 188, 162), (166, 128, 100),
+    (204, 156, 54), (44, 82, 62), (44, 104, 110), (124, 166, 200), (34, 48, 92), (98, 76, 120),
+    (188, 170, 204), (212, 110, 66), (226, 178, 160), (160, 180, 150), (214, 188, 162), (166, 128, 100),
 ]  # fmt: skip
 _PATTERNS = {
-    "plain": 0.46, "stripes": 0.05, "hoops": 0.10, "dots": 0.05, "check": 0.06, "plaid": 0.05, "gradient": 0.04,
-    "floral": 0.08, "blotches": 0.05, "blocks": 0.06,
+    "plain": 0.46, "stripes": 0.05, "hoops": 0.10, "dots": 0.05, "check": 0.06, "plaid": 0.05,
+    "gradient": 0.04, "floral": 0.08, "blotches": 0.05, "blocks": 0.06,
 }  # fmt: skip
 _LOGOS = {"none": 0.62, "disc": 0.1, "box": 0.08, "lines": 0.12, "band": 0.08}
 _CHEST = 0.33  # height of the middle of the chest in the rest pose, metres
@@ -63,7 +63,9 @@ def random_colour(rng: np.random.Generator, *, denim: float = 0.0) -> np.ndarray
 
 @dataclass(frozen=True)
 class Cloth:
-    """One cloth. colours: (3, 3) base, second, third; pitch: repeats a metre; folds, grain: strength of the shading."""
+    """One cloth. colours: (3, 3) base, second, third; pitch: repeats a metre; folds, grain: strength of the
+    shading.
+    """
 
     colours: np.ndarray
     pattern: str

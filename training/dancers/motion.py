@@ -1,7 +1,7 @@
 """Dances: random but smooth poses for the body's skeleton.
 
-A pose is one 4x4 matrix per bone in rest-aligned world axes. +X bends the spine forward and swings the leg back (so
-hip flexion is -X, knee flexion +X). Letters: T frames, B bones.
+A pose is one 4x4 matrix per bone in rest-aligned world axes. +X bends the spine forward and swings the leg
+back (so hip flexion is -X, knee flexion +X). Letters: T frames, B bones.
 """
 
 from dataclasses import dataclass
@@ -63,8 +63,9 @@ def _unit(v: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Dance:
-    """The character of one dance. beat: per second; energy: about 0.3 (lazy) to 1; yaw: degrees, 0 faces the camera;
-    turn: degrees turned during the clip."""
+    """The character of one dance. beat: per second; energy: about 0.3 (lazy) to 1; yaw: degrees, 0 faces the
+    camera; turn: degrees turned during the clip.
+    """
 
     style: str
     beat: float

@@ -25,7 +25,9 @@ def _blend(colours: np.ndarray, towards: np.ndarray, amount: np.ndarray) -> None
 
 
 def _paint_face(skin: np.ndarray, q: np.ndarray, face: Face, hair: np.ndarray) -> None:
-    """Lips, brows, lids, nostrils, blush, beard and glasses on skin (N, 3), at q (N, 3) from between the eyes."""
+    """Lips, brows, lids, nostrils, blush, beard and glasses on skin (N, 3), at q (N, 3) from between the
+    eyes.
+    """
     x, z, front = np.abs(q[:, 0]), q[:, 2], q[:, 1] < 0.03
     side_x = x - _EYE_APART
     jaw = _soft(np.abs(z + 0.085) - 0.022, 0.02) * (q[:, 1] < 0.06)
@@ -83,7 +85,9 @@ def _eye_colours(q: np.ndarray, face: Face) -> np.ndarray:
 
 
 class Materials:
-    """The painted surface: colours (N, 3) and, per pixel, folds (N,) to add to the light, skin and hair (N,) bool."""
+    """The painted surface: colours (N, 3) and, per pixel, folds (N,) to add to the light, skin and hair (N,)
+    bool.
+    """
 
     def __init__(self, body: Body, person: Person, layer: np.ndarray, surface: np.ndarray) -> None:
         """layer: (N,) int8 of `Layer`; surface: (N, 8)."""

@@ -1,7 +1,8 @@
 """The 24 DensePose parts on the body mesh: which vertex belongs to which, and the look of a network's output.
 
-A part is a region (below) split in two: front and back, or left and right half for the head. Regions come from the
-skinning weights, the split from smoothed rest normals. Ids and names: the DensePose chart numbering (0 is background).
+A part is a region (below) split in two: front and back, or left and right half for the head. Regions come
+from the skinning weights, the split from smoothed rest normals. Ids and names: the DensePose chart numbering
+(0 is background).
 """
 
 import cv2
@@ -40,7 +41,8 @@ _BONE_PREFIXES = {
     "finger": "hand",
     "metacarpal": "hand",
 }
-# How far the arm's front/inner half is turned from "towards the body" (0) to "forward" (1); measured on real clips.
+# How far the arm's front/inner half is turned from "towards the body" (0) to "forward" (1); measured on real
+# clips.
 _ARM_FORWARD = {"upper_arm": 0.5, "lower_arm": 0.12}
 
 
@@ -64,7 +66,7 @@ def smooth(values: np.ndarray, faces: np.ndarray, iterations: int) -> np.ndarray
 
 
 def region_sides(rest: np.ndarray, normals: np.ndarray, joints: dict[str, np.ndarray]) -> np.ndarray:
-    """Signed side test (V, 14) float32 of every region at rest vertices (V, 3) with smoothed normals (V, 3)."""
+    """Signed side test (V, 14) float32 of each region; rest vertices and smoothed normals are (V, 3)."""
     sides = np.repeat(-normals[:, 1:2], len(REGIONS), 1)
     sides[:, REGIONS.index("head")] = -rest[:, 0]
     for s in SIDES:

@@ -1,7 +1,8 @@
 """Software rasteriser: a visibility buffer with perspective-correct weights, compiled by numba, one thread.
 
 Shape letters: V vertices, F triangles, N covered pixels, C channels, R regions, H W pixels.
-Projected vertices are `(V, 3)` float32: x and y in pixels (centre of pixel 0 at 0.5), and 1/depth (larger is nearer).
+Projected vertices are `(V, 3)` float32: x and y in pixels (centre of pixel 0 at 0.5), and 1/depth (larger is
+nearer).
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ _jit = numba.njit(cache=True, fastmath=True, nogil=True)
 class Visibility:
     """What is nearest in each pixel.
 
-    face: (H, W) int32, -1 where nothing is; weights: (H, W, 2) float32, of corners 0 and 1; inverse_depth: (H, W)
-    float32, 0 where nothing is.
+    face: (H, W) int32, -1 where nothing is; weights: (H, W, 2) float32, of corners 0 and 1; inverse_depth:
+    (H, W) float32, 0 where nothing is.
     """
 
     face: np.ndarray
@@ -38,8 +39,9 @@ class Visibility:
     ) -> None:
         """Draw triangles into the buffer.
 
-        points: (V, 3) projected; faces: (F, 3) int32; first_face is added to the stored face numbers, so that several
-        meshes share one buffer; cut: (V,) float32, a fragment whose interpolated value is negative is left out.
+        points: (V, 3) projected; faces: (F, 3) int32; first_face is added to the stored face numbers, so
+        that several meshes share one buffer; cut: (V,) float32, a fragment whose interpolated value is
+        negative is left out.
         """
         used = cut if cut is not None else np.zeros(1, np.float32)
         _draw(points, faces, used, cut is not None, first_face, self.face, self.weights, self.inverse_depth)

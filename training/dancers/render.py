@@ -20,7 +20,9 @@ _SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Posed:
-    """A dressed person in one pose: layer points and normals (L, 3), body points and normals (V, 3), float32."""
+    """A dressed person in one pose: layer points and normals (L, 3), body points and normals (V, 3),
+    float32.
+    """
 
     dressed: Dressed
     points: np.ndarray
@@ -107,7 +109,7 @@ def _light_person(
 
 
 def _occlusion(inverse_depth: np.ndarray) -> np.ndarray:
-    """Brightness (H, W) in [0.6, 1]: darker where something near stands in front, as an arm before the chest."""
+    """Brightness (H, W) in [0.6, 1]: darker where something stands just in front, as an arm does."""
     covered = (inverse_depth > 0).astype(np.float32)
     sigma = 0.022 * len(inverse_depth)
     around = cv2.GaussianBlur(inverse_depth, (0, 0), sigma) / np.maximum(

@@ -22,7 +22,7 @@ PAIR_SHOTS = {"full": 0.2, "knee": 0.45, "thigh": 0.35}
 
 @dataclass(frozen=True)
 class Light:
-    """Key light, coloured rim light and ambient. Directions point to the light; colours are factors around 1."""
+    """Key, coloured rim and ambient light. Directions point to the light; colours are factors around 1."""
 
     key: np.ndarray
     key_colour: np.ndarray
@@ -58,7 +58,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Camera:
-    """Field of view (degrees, vertical) and downward pitch (radians): the same for all pictures of an identity."""
+    """Vertical field of view (degrees) and downward pitch (radians), the same for all of an identity."""
 
     field_of_view: float
     pitch: float
@@ -68,7 +68,9 @@ class Camera:
         return cls(rng.uniform(20, 45), rng.uniform(-0.06, 0.16))
 
     def look(self, centre: np.ndarray, span: float) -> "View":
-        """The view whose middle is the point `centre` (3,) and which sees `span` metres from top to bottom there."""
+        """The view whose middle is the point `centre` (3,) and which sees `span` metres from top to bottom
+        there.
+        """
         focal = 1 / np.tan(np.deg2rad(self.field_of_view) / 2)
         forward = np.array([0, np.cos(self.pitch), -np.sin(self.pitch)])
         up = np.array([0, np.sin(self.pitch), np.cos(self.pitch)])
@@ -95,8 +97,10 @@ class View:
 
 @dataclass(frozen=True)
 class Framing:
-    """How a person sits in the picture. cut: lower edge as a share of body height; headroom: share of the picture
-    above the head (negative crops the head); shift: of the person from the middle, share of the picture."""
+    """How a person sits in the picture. cut: lower edge as a share of body height; headroom: share of the
+    picture above the head (negative crops the head); shift: of the person from the middle, share of the
+    picture.
+    """
 
     cut: float
     headroom: float
@@ -111,10 +115,12 @@ class Framing:
         headroom = rng.uniform(-0.05, 0.03) if rng.random() < 0.15 else rng.uniform(0.03, 0.20)
         if shot == "full":
             headroom = rng.uniform(0.02, 0.15)
+        elif shot == "waist" and rng.random() < 0.35:  # a small half figure at the lower edge
+            headroom = rng.uniform(0.18, 0.35)
         return cls(rng.uniform(low, high), headroom, rng.normal(0, 0.02 if pair else 0.07))
 
     def view(self, camera: Camera, *, top: float, floor: float, middle: np.ndarray, width: float) -> View:
-        """Frame a body that reaches from `floor` to `top` (heights), stands at `middle` (x, y) and needs `width`."""
+        """Frame a body from height `floor` to `top`, standing at `middle` (x, y), `width` metres wide."""
         bottom = floor + self.cut * (top - floor)
         span = max((top - bottom) / (1 - self.headroom), width)
         height = top - span * (0.5 - self.headroom)

@@ -10,18 +10,16 @@ import numpy as np
 from training.dancers.body import Body
 from training.dancers.fabric import Cloth, random_colour
 
-_SKIN = (
-    np.array([[255, 226, 204], [240, 196, 166], [222, 172, 132], [194, 136, 94], [142, 90, 60], [88, 56, 40]])
-    / 255
+# sRGB 0..1; skin from light to dark.
+_SKIN = np.divide(
+    [[246, 214, 192], [236, 192, 162], [222, 172, 132], [194, 136, 94], [142, 90, 60], [88, 56, 40]], 255
 )
-_HAIR = (
-    np.array(
-        [
-            [18, 15, 14], [30, 22, 18], [46, 30, 22], [74, 48, 30], [112, 76, 46], [172, 134, 84], [214, 184, 132],
-            [128, 58, 34], [150, 148, 146], [212, 210, 206],
-        ]
-    )
-    / 255
+_HAIR = np.divide(
+    [
+        [18, 15, 14], [30, 22, 18], [46, 30, 22], [74, 48, 30], [112, 76, 46], [172, 134, 84],
+        [214, 184, 132], [128, 58, 34], [150, 148, 146], [212, 210, 206],
+    ],
+    255,
 )  # fmt: skip
 _HAIR_CHANCE = (0.24, 0.17, 0.15, 0.13, 0.09, 0.07, 0.04, 0.05, 0.04, 0.02)
 _EYES = np.array([[58, 36, 22], [84, 56, 34], [70, 92, 70], [76, 106, 136], [40, 30, 26]]) / 255
@@ -50,7 +48,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Hair:
-    """kind: bald, buzz, short, medium, long, tail, bun, afro, beanie; length below the crown for the long ones."""
+    """kind: bald, buzz, short, medium, long, tail, bun, afro or beanie; length: from the crown."""
 
     kind: str
     colour: np.ndarray
@@ -61,9 +59,9 @@ class Hair:
 
 @dataclass(frozen=True)
 class Outfit:
-    """Garments. sleeve, leg: length along the limb; hem, waist, skirt_hem: height; collar: distance from the neck.
+    """Garments. sleeve, leg: length along the limb; hem, waist, skirt_hem: height; collar: width.
 
-    jacket is the open width in front, or None without one; skirt_hem is None without a skirt; loose_*: how far cloth
+    jacket: how wide it stands open, None without one; skirt_hem: None without a skirt; loose_*: how far cloth
     stands off the body.
     """
 
