@@ -12,8 +12,8 @@ from magicanimate.errors import InputError  # noqa: E402
 from magicanimate.palette import PALETTE  # noqa: E402
 from training.dancers.__main__ import main  # noqa: E402
 from training.dancers.body import Body  # noqa: E402
-from training.dancers.clip import Spec, render_identity  # noqa: E402
-from training.dancers.dataset import DancerFolder, DatasetInfo, write_identity, write_info  # noqa: E402
+from training.dancers.clip import render_identity  # noqa: E402
+from training.dancers.dataset import DancerFolder, DatasetInfo, Spec, write_identity, write_info  # noqa: E402
 from training.dancers.motion import Dance, choreograph  # noqa: E402
 from training.dancers.parts import soften, wobble  # noqa: E402
 from training.dancers.raster import Visibility  # noqa: E402
@@ -153,6 +153,14 @@ def test_resume_renders_only_what_is_missing(tmp_path):
     assert first.read_bytes() == before
     assert json.loads((tmp_path / "dataset.json").read_text())["count"] == 2
     assert not list(tmp_path.glob(".*"))
+
+
+def test_command_line_refuses_in_one_sentence(tmp_path, capsys):
+    write_info(tmp_path, DatasetInfo.of(TINY, seed=1, count=1))
+    assert main(_arguments(tmp_path, identities=1)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(_arguments(tmp_path, identities=0))
 
 
 @pytest.mark.slow

@@ -8,17 +8,29 @@ from pathlib import Path
 _SHEET_STILLS, _SHEET_FRAMES, _SHEET_ROWS = 4, 3, 16
 
 
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.dancers", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
     parser.add_argument(
-        "--identities", type=int, default=2000, help="how many people to render (%(default)s)"
+        "--identities", type=_positive, default=2000, help="how many people to render (%(default)s)"
     )
-    parser.add_argument("--stills", type=int, default=8, help="single pictures of each (%(default)s)")
-    parser.add_argument("--frames", type=int, default=16, help="frames of the clip of each (%(default)s)")
-    parser.add_argument("--size", type=int, default=128, help="width and height in pixels (%(default)s)")
+    parser.add_argument("--stills", type=_positive, default=8, help="single pictures of each (%(default)s)")
+    parser.add_argument(
+        "--frames", type=_positive, default=16, help="frames of the clip of each (%(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=_positive, default=128, help="width and height in pixels (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each (%(default)s)")
+    parser.add_argument(
+        "--workers", type=_positive, default=1, help="processes, of one thread each (%(default)s)"
+    )
     parser.add_argument("--sheet", type=Path, help="also write an overview PNG of the first identities")
     return parser
 
@@ -43,36 +55,45 @@ def write_sheet(folder: Path, path: Path) -> None:
     path.write_bytes(png.tobytes())
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    options = _parser().parse_args(argv)
-    from magicanimate.errors import InputError
-    from training.dancers.clip import Spec
-    from training.dancers.dataset import DatasetInfo, is_written, write_info
+def _render(options: argparse.Namespace) -> None:
+    """Render what is missing in the folder; prints progress."""
+    from training.dancers.dataset import DatasetInfo, Spec, is_written, write_info
+
+    spec = Spec(options.size, options.stills, options.frames)
+    info = DatasetInfo.of(spec, seed=options.seed, count=options.identities)
+    write_info(options.out, info)
+    todo = [i for i in range(options.identities) if not is_written(options.out, i)]
+    if not todo:
+        return
     from training.dancers.workers import render_all
 
-    info = DatasetInfo.of(
-        Spec(options.size, options.stills, options.frames), seed=options.seed, count=options.identities
-    )
+    start = time.monotonic()
+    for done, _ in enumerate(render_all(options.out, info, todo, options.workers), 1):
+        rate = done / (time.monotonic() - start)
+        minutes = (len(todo) - done) / rate / 60
+        line = f"{done}/{len(todo)} identities, {rate:.2f} a second, {minutes:.1f} min left"
+        print(f"\r{line} ", end="", flush=True)
+    print()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 with one sentence about what is wrong."""
+    options = _parser().parse_args(argv)
+    from magicanimate.errors import InputError
+
     try:
-        write_info(options.out, info)
+        _render(options)
+        if options.sheet:
+            write_sheet(options.out, options.sheet)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    todo = [i for i in range(options.identities) if not is_written(options.out, i)]
-    start = time.monotonic()
-    if todo:
-        for done, _ in enumerate(render_all(options.out, info, todo, options.workers), 1):
-            rate = done / (time.monotonic() - start)
-            left = (len(todo) - done) / rate
-            print(
-                f"\r{done}/{len(todo)} identities, {rate:.2f} a second, {left / 60:.1f} min left ",
-                end="",
-                flush=True,
-            )
-        print()
-    if options.sheet:
-        write_sheet(options.out, options.sheet)
+    except ModuleNotFoundError as error:
+        print(
+            f"error: {error.name} is not installed; run `pip install -r requirements-train.txt`.",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

@@ -102,6 +102,15 @@ class Body:
         self.region_sides = parts.region_sides(self.rest, normals, self.joints)
         self.frontness = -normals[:, 1]
 
+    def _along_limb(self, *bones: str) -> tuple[np.ndarray, float]:
+        """Distance (V,) along the limb of these bones, left and right half alike, and the limb's length."""
+        out, length = np.zeros(len(self.rest)), 0.0
+        for s, half in (("L", self.rest[:, 0] >= 0), ("R", self.rest[:, 0] < 0)):
+            chain = [self.joints[f"{bone}.{s}"] for bone in bones]
+            out[half] = _arc_length(self.rest[half], chain)
+            length = sum(np.linalg.norm(b - a) for a, b in zip(chain[:-1], chain[1:], strict=True))
+        return out, length
+
     def _measure(self) -> None:
         """Scalar fields on the rest mesh from which garments, shoes and hair are cut, mostly in metres."""
         p, joints = self.rest, self.joints
@@ -114,17 +123,11 @@ class Body:
         self.leg_weight = weight("upper_leg", "lower_leg", "foot")
         self.foot_weight = weight("foot")
         self.head_weight = self.region_scores[:, parts.REGIONS.index("head")]
-        along_arm, along_leg = np.zeros(len(p)), np.zeros(len(p))
-        for s, half in (("L", p[:, 0] >= 0), ("R", p[:, 0] < 0)):
-            arm = [joints[f"{name}.{s}"] for name in ("upperarm01", "lowerarm01", "wrist")]
-            leg = [joints[f"{name}.{s}"] for name in ("upperleg01", "lowerleg01", "foot")]
-            along_arm[half], along_leg[half] = _arc_length(p[half], arm), _arc_length(p[half], leg)
-        self.arm_length = sum(np.linalg.norm(b - a) for a, b in zip(arm[:-1], arm[1:], strict=True))
-        self.leg_length = sum(np.linalg.norm(b - a) for a, b in zip(leg[:-1], leg[1:], strict=True))
-        self.along_arm = np.where(
-            self.arm_weight > 0.02, along_arm, -1.0
-        )  # from the shoulder; -1 is elsewhere
-        self.along_leg = np.where(self.leg_weight > 0.02, along_leg, -1.0)  # from the hip; -1 is elsewhere
+        # Distance from the shoulder and from the hip along the limb; -1 elsewhere.
+        along_arm, self.arm_length = self._along_limb("upperarm01", "lowerarm01", "wrist")
+        along_leg, self.leg_length = self._along_limb("upperleg01", "lowerleg01", "foot")
+        self.along_arm = np.where(self.arm_weight > 0.02, along_arm, -1.0)
+        self.along_leg = np.where(self.leg_weight > 0.02, along_leg, -1.0)
         self.crotch = joints["upperleg01.L"][2] - 0.09
         self.neck_height = joints["neck01"][2]
         base = p - (joints["neck01"] + np.array([0, -0.015, 0.005]))

@@ -11,6 +11,7 @@ import numpy as np
 
 from training.dancers.background import random_background
 from training.dancers.body import BODY_VERTICES, Body
+from training.dancers.dataset import Identity, Spec
 from training.dancers.dress import Dressed, lag
 from training.dancers.motion import Dance, choreograph
 from training.dancers.render import Film, Posed, detector_like, render_parts, render_picture
@@ -19,26 +20,6 @@ from training.dancers.wardrobe import random_person
 
 _PAIR_CHANCE = 0.12
 _PAIR_WIDTH = 1.2  # metres two people need beside each other
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What to render of each identity: square pictures of `size` pixels."""
-
-    size: int = 128
-    stills: int = 8
-    frames: int = 16
-    fps: float = 25.0
-
-
-@dataclass(frozen=True)
-class Identity:
-    """RGB (S|T, H, W, 3) uint8 and part ids 0..24 (S|T, H, W) uint8."""
-
-    stills_rgb: np.ndarray
-    stills_parts: np.ndarray
-    clip_rgb: np.ndarray
-    clip_parts: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,29 @@ import numpy as np
 
 from magicanimate.errors import InputError
 from training.dancers import GENERATOR_VERSION
-from training.dancers.clip import Identity, Spec
 
 _INFO = "dataset.json"
 _WEBP_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to render of each identity: square pictures of `size` pixels."""
+
+    size: int = 128
+    stills: int = 8
+    frames: int = 16
+    fps: float = 25.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """RGB (S|T, H, W, 3) uint8 and part ids 0..24 (S|T, H, W) uint8."""
+
+    stills_rgb: np.ndarray
+    stills_parts: np.ndarray
+    clip_rgb: np.ndarray
+    clip_parts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -34,10 +53,12 @@ class DatasetInfo:
 
     @classmethod
     def of(cls, spec: Spec, *, seed: int, count: int) -> "DatasetInfo":
+        """The description of `count` identities rendered to `spec`."""
         return cls(spec.size, spec.stills, spec.frames, spec.fps, seed, count)
 
     @property
     def spec(self) -> Spec:
+        """What is rendered of each identity."""
         return Spec(self.size, self.stills, self.frames, self.fps)
 
 

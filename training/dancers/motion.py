@@ -119,6 +119,7 @@ class _Choreography:
         self.poses[:, self.body.bones[bone], :3, :3] = product
 
     def trunk(self) -> None:
+        """Turn of the body, bends of the spine, head, and the drift over the floor."""
         yaw = np.linspace(0, self.dance.turn, len(self.time)) + self.dance.yaw + self.wave(10)
         running = self.dance.style == "run"
         lean = (self.rng.uniform(4, 14) if running else 3) * _DEGREE + np.abs(self.angle(4))
@@ -140,6 +141,7 @@ class _Choreography:
         self.poses[:, 0, 1, 3] = self.wave(0.05)
 
     def legs(self) -> None:
+        """Squats that keep the feet under the hips, lifted knees, or running steps."""
         rng, energy = self.rng, self.dance.energy
         bounce = 1 + np.sin(2 * np.pi * (self.dance.beat * self.time + rng.uniform()))
         depth = rng.uniform(30, 55) if rng.random() < 0.08 else rng.uniform(3, 14)
@@ -190,6 +192,7 @@ class _Choreography:
         return np.stack(columns, 1)
 
     def arms(self) -> None:
+        """Key poses for both arms, sometimes mirrored."""
         if self.dance.style == "run":
             keys = {s: self.run_keys(s) for s in SIDES}
         else:
@@ -199,6 +202,7 @@ class _Choreography:
             self.arm(s, keys[s])
 
     def arm(self, s: str, key: np.ndarray) -> None:
+        """Shoulder, elbow, wrist and fingers of side `s` from key poses (T, 5)."""
         rng, joints, sign = self.rng, self.body.joints, 1 if s == "L" else -1
         upper = _unit(joints[f"lowerarm01.{s}"] - joints[f"upperarm01.{s}"])
         fore = _unit(joints[f"wrist.{s}"] - joints[f"lowerarm01.{s}"])

@@ -41,6 +41,7 @@ class Film:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Film":
+        """Faults in small doses; many films have none."""
         return cls(
             rng.uniform(0.3, 2.5) if rng.random() < 0.5 else 0.0,
             rng.uniform(0.3, 0.6) if rng.random() < 0.25 else 0.0,

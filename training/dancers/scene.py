@@ -65,6 +65,7 @@ class Camera:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Camera":
+        """From a long lens to a wide one, held at chest height or a little above."""
         return cls(rng.uniform(20, 45), rng.uniform(-0.06, 0.16))
 
     def look(self, centre: np.ndarray, span: float) -> "View":

@@ -76,7 +76,6 @@ class Outfit:
     leg: float
     waist: float
     skirt_hem: float | None
-    is_dress: bool
     jacket: float | None
     jacket_sleeve: float
     placket: bool
@@ -189,7 +188,6 @@ def _random_outfit(rng: np.random.Generator, woman: bool, body: Body) -> Outfit:
         leg=leg_length,
         waist=crotch + rng.uniform(0.13, 0.21),
         skirt_hem=skirt_hem,
-        is_dress=kind == "dress",
         jacket=jacket,
         jacket_sleeve=arm * rng.choice([0.97, 0.97, -0.02 / arm]),
         placket=rng.random() < 0.2,
