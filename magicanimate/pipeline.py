@@ -1,0 +1,330 @@
+"""The pipeline: check, encode, prepare, denoise, decode.
+
+Letters in shape comments: ``B`` guidance branches (1 or 2), ``F`` frames of the clip, ``K`` frames of a
+window, ``C h w`` latent channels, height and width, ``L D`` text tokens and width, ``H W`` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline
+from diffusers.utils import BaseOutput
+
+from magicanimate.config import FUSIONS, Fusion
+from magicanimate.denoising import Conditions, WindowDenoiser
+from magicanimate.errors import Cancelled
+from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.prompt import EmptyPrompt
+from magicanimate.models.reference import install_hybrid_attention
+from magicanimate.models.unet import VideoUNet
+from magicanimate.windows import WindowPlan
+
+NOISE_PERIOD = 16  # the published program repeats the noise of 16 frames along the clip
+DECODED_AT_ONCE = 4
+
+
+@dataclass
+class MagicAnimateOutput(BaseOutput):
+    """What the pipeline returns.
+
+    Attributes:
+        frames: uint8 ``F H W 3`` ("np"), an iterator of uint8 ``H W 3`` ("stream") or ``None`` ("latent").
+        latents: final latents, float32 ``1 C F h w``.
+    """
+
+    frames: Any
+    latents: torch.Tensor
+
+
+OnWindow = Callable[[int, int], None]
+OnStep = Callable[[int, torch.Tensor], None]
+
+
+class MagicAnimatePipeline(DiffusionPipeline):
+    """Animates a reference image with a DensePose clip.
+
+    Components:
+        vae: image autoencoder; unet: video UNet; appearance_encoder; controlnet: pose ControlNet;
+        scheduler: any diffusers scheduler; empty_prompt: the stored embedding of ""; text_encoder and
+        tokenizer: CLIP's, only needed for a prompt.
+
+    Args:
+        kind: "full" or "mini".
+        default_width, default_height: pixels the checkpoint was trained at.
+        default_steps, default_guidance_scale: what suits the checkpoint.
+    """
+
+    model_cpu_offload_seq = "text_encoder->appearance_encoder->controlnet->unet->vae"
+    _optional_components = ["text_encoder", "tokenizer"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unet: VideoUNet,
+        appearance_encoder: AppearanceEncoder,
+        controlnet: ControlNetModel,
+        scheduler,
+        empty_prompt: EmptyPrompt,
+        text_encoder=None,
+        tokenizer=None,
+        kind: str = "full",
+        default_width: int = 512,
+        default_height: int = 512,
+        default_steps: int = 25,
+        default_guidance_scale: float = 7.5,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            unet=unet,
+            appearance_encoder=appearance_encoder,
+            controlnet=controlnet,
+            scheduler=scheduler,
+            empty_prompt=empty_prompt,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        self.register_to_config(
+            kind=kind,
+            default_width=default_width,
+            default_height=default_height,
+            default_steps=default_steps,
+            default_guidance_scale=default_guidance_scale,
+        )
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: np.ndarray,
+        control: Sequence[np.ndarray] | np.ndarray,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_actual_steps: int | None = None,
+        seed: int = 1,
+        latents: torch.Tensor | None = None,
+        prompt: str = "",
+        negative_prompt: str = "",
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        fusion: Fusion = "midup",
+        windows: WindowPlan | None = None,
+        controlnet_conditioning_scale: float = 1.0,
+        bank_dtype: torch.dtype | None = None,
+        output_type: str = "np",
+        on_window: OnWindow | None = None,
+        on_step: OnStep | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> MagicAnimateOutput:
+        """Animate ``image`` with the poses of ``control``.
+
+        Args:
+            image: reference, uint8 ``H W 3``.
+            control: DensePose frames of the same size, uint8 ``H W 3`` each; anything with a length that
+                takes a list of indices and returns ``K H W 3``, so it need not be in memory.
+            num_inference_steps, guidance_scale: the checkpoint's defaults when ``None``; guidance of 1 or
+                less runs the conditional branch only.
+            num_actual_steps: run only the last so many of the steps.
+            seed: of the initial noise, drawn on the CPU: the same on every device.
+            latents: initial latents ``1 C F h w`` instead of noise from ``seed``.
+            prompt, negative_prompt: text; the empty prompt needs no text encoder.
+            prompt_embeds, negative_prompt_embeds: embeddings ``1 L D`` instead of texts.
+            fusion: "midup" or "full".
+            windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
+            controlnet_conditioning_scale: weight of the pose residuals.
+            bank_dtype: round the reference bank to this type (the published program: float16).
+            output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
+            on_window: called after each window with windows done and windows in all.
+            on_step: called after each step with its index and the predicted clean latents' stand-in, the
+                current latents ``1 C F h w``.
+            should_stop: asked before each window and each decoded chunk.
+
+        Raises:
+            ValueError: an argument that does not fit the others.
+            Cancelled: ``should_stop()`` was true.
+        """
+        steps = num_inference_steps or self.config.default_steps
+        guidance = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
+        plan = windows or WindowPlan()
+        self.check_inputs(image, control, steps=steps, fusion=fusion, output_type=output_type)
+
+        text = self.encode_text(
+            prompt if prompt_embeds is None else prompt_embeds,
+            negative_prompt if negative_prompt_embeds is None else negative_prompt_embeds,
+            guided=guidance > 1,
+        )
+        conditions = Conditions(
+            reference=self.encode_image(image),
+            control=control,
+            text=text,
+            guidance_scale=guidance,
+            control_scale=controlnet_conditioning_scale,
+            bank_dtype=bank_dtype,
+        )
+        timesteps = self.prepare_timesteps(steps, num_actual_steps)
+        latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
+        latents = self.denoise(
+            latents,
+            conditions,
+            timesteps,
+            plan=plan,
+            fusion=fusion,
+            on_window=on_window,
+            on_step=on_step,
+            should_stop=should_stop,
+        )
+        frames = None
+        if output_type != "latent":
+            frames = self.decode(latents, should_stop=should_stop)
+            if output_type == "np":
+                frames = np.stack(list(frames))
+        return MagicAnimateOutput(frames=frames, latents=latents)
+
+    def check_inputs(self, image, control, *, steps: int, fusion: str, output_type: str) -> None:
+        """Refuse what cannot be animated.
+
+        Raises:
+            ValueError: the message names the argument, its value and what is allowed.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"image must be uint8 (H, W, 3), not {image.dtype} {tuple(image.shape)}")
+        if len(control) == 0:
+            raise ValueError("control has no frames")
+        if tuple(control[0].shape) != tuple(image.shape):
+            raise ValueError(
+                f"image {tuple(image.shape)} and control frames {tuple(control[0].shape)} differ in size"
+            )
+        if any(side % self.vae_scale_factor for side in image.shape[:2]):
+            raise ValueError(
+                f"width and height must be multiples of {self.vae_scale_factor}, not "
+                f"{image.shape[1]} x {image.shape[0]}"
+            )
+        if not 1 <= steps <= self.scheduler.config.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps is {steps}; choose 1 to {self.scheduler.config.num_train_timesteps}"
+            )
+        if fusion not in FUSIONS:
+            raise ValueError(f"unknown fusion {fusion!r}; choose from {FUSIONS}")
+        if output_type not in ("np", "stream", "latent"):
+            raise ValueError(f"unknown output_type {output_type!r}; choose from 'np', 'stream', 'latent'")
+
+    def encode_text(
+        self, prompt: str | torch.Tensor, negative_prompt: str | torch.Tensor, *, guided: bool
+    ) -> torch.Tensor:
+        """Text embeddings ``B L D``: [negative, prompt] with guidance, else the prompt alone."""
+        embeds = [self._embed(text) for text in ([negative_prompt, prompt] if guided else [prompt])]
+        return torch.cat(embeds).to(self._execution_device, self.unet.dtype)
+
+    def _embed(self, text: str | torch.Tensor) -> torch.Tensor:
+        if isinstance(text, torch.Tensor):
+            return text
+        if not text:
+            return self.empty_prompt.embedding
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError(
+                f"this checkpoint ({self.config.kind}) has no text encoder: leave prompt and negative "
+                "prompt empty"
+            )
+        tokens = self.tokenizer(
+            text,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
+
+    def encode_image(self, image: np.ndarray) -> torch.Tensor:
+        """uint8 ``H W 3`` -> scaled posterior mean ``1 C h w``; the reference carries no noise."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._execution_device)
+        pixels = pixels.movedim(-1, 0)[None].to(torch.float32) / 127.5 - 1
+        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+        return (posterior.mean * self.vae.config.scaling_factor).to(self.unet.dtype)
+
+    def prepare_timesteps(self, steps: int, num_actual_steps: int | None) -> torch.Tensor:
+        """Timesteps from noise to image; only the last ``num_actual_steps`` of them, if given."""
+        self.scheduler.set_timesteps(steps, device=self._execution_device)
+        timesteps = self.scheduler.timesteps
+        if num_actual_steps is None:
+            return timesteps
+        if not 1 <= num_actual_steps <= steps:
+            raise ValueError(f"num_actual_steps is {num_actual_steps}; choose 1 to {steps}")
+        begin = len(timesteps) - num_actual_steps
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(begin)
+        return timesteps[begin:]
+
+    def prepare_latents(
+        self, num_frames: int, size: tuple[int, int], *, seed: int, latents: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Initial latents ``1 C F h w``, float32, in the scheduler's scale.
+
+        The noise of 16 frames is repeated along the clip, as published: it steadies the background.
+        """
+        height, width = (side // self.vae_scale_factor for side in size)
+        channels = self.unet.config.in_channels
+        if latents is None:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            shape = (1, channels, NOISE_PERIOD, height, width)
+            noise = torch.randn(shape, generator=generator)
+            repeats = -(-num_frames // NOISE_PERIOD)
+            latents = noise.repeat(1, 1, repeats, 1, 1)[:, :, :num_frames]
+            latents = latents * float(self.scheduler.init_noise_sigma)
+        expected = (1, channels, num_frames, height, width)
+        if tuple(latents.shape) != expected:
+            raise ValueError(f"latents are {tuple(latents.shape)} but {expected} is needed")
+        return latents.to(self._execution_device, torch.float32)
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        conditions: Conditions,
+        timesteps: torch.Tensor,
+        *,
+        plan: WindowPlan,
+        fusion: Fusion,
+        on_window: OnWindow | None = None,
+        on_step: OnStep | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> torch.Tensor:
+        """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``."""
+        readers = install_hybrid_attention(self.unet, fusion=fusion)
+        denoiser = WindowDenoiser(self.unet, self.appearance_encoder, self.controlnet, readers, conditions)
+        schedule = [plan.windows(latents.shape[2], step=i) for i in range(len(timesteps))]
+        total, done = sum(map(len, schedule)), 0
+        generator = torch.Generator("cpu").manual_seed(0)  # for schedulers that add noise of their own
+        takes_generator = "generator" in self.scheduler.step.__code__.co_varnames
+        extra = {"generator": generator} if takes_generator else {}
+        for i, (timestep, step_windows) in enumerate(zip(timesteps, schedule, strict=True)):
+            scaled = self.scheduler.scale_model_input(latents, timestep)
+            denoiser.start_step(timestep)
+            for window in step_windows:
+                if should_stop is not None and should_stop():
+                    raise Cancelled("stopped while denoising")
+                denoiser.add_window(scaled, window, plan.weights(window))
+                done += 1
+                if on_window is not None:
+                    on_window(done, total)
+            latents = self.scheduler.step(denoiser.prediction(), timestep, latents, **extra).prev_sample
+            if on_step is not None:
+                on_step(i, latents)
+        return latents
+
+    def decode(
+        self, latents: torch.Tensor, *, should_stop: Callable[[], bool] | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow."""
+        with torch.no_grad():
+            for first in range(0, latents.shape[2], DECODED_AT_ONCE):
+                if should_stop is not None and should_stop():
+                    raise Cancelled("stopped while decoding")
+                chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
+                chunk = (chunk / self.vae.config.scaling_factor).to(self.vae.dtype)
+                pixels = (self.vae.decode(chunk).sample.float() / 2 + 0.5).clamp(0, 1)
+                yield from (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()

@@ -1,0 +1,80 @@
+"""Temporal windows: which frames the UNet sees together, and how their predictions are blended.
+
+Source: MagicAnimate paper, section 3.4 (video fusion): windows of K frames that overlap, whose noise
+predictions are averaged where they do. "ring" reproduces the published schedule; "open" is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from magicanimate.config import WINDOW_MODES, WindowMode
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Settings of the windows.
+
+    Attributes:
+        mode: "open" (the last window slides back) or "ring" (the end is joined to the start).
+        size: frames of a window.
+        overlap: frames that neighbouring windows share, less than ``size``.
+        stride: largest frame step of the additional, wider windows of the "ring" mode is 2^(stride-1).
+        offset: shift the windows from step to step, so that their seams do not always fall together.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    mode: WindowMode = "open"
+    size: int = 16
+    overlap: int = 4
+    stride: int = 1
+    offset: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in WINDOW_MODES:
+            raise ValueError(f"unknown window mode {self.mode!r}; choose from {WINDOW_MODES}")
+        if self.size < 1 or not 0 <= self.overlap < self.size or self.stride < 1:
+            raise ValueError(
+                f"windows of {self.size} frames with overlap {self.overlap} and stride {self.stride} are not "
+                "possible: size and stride are at least 1, the overlap is at least 0 and less than the size"
+            )
+
+    def windows(self, num_frames: int, *, step: int = 0) -> list[list[int]]:
+        """Frame indices of each window of a denoising step; together they cover every frame.
+
+        Without ``offset`` the windows are the same at each step, as in the published program.
+        """
+        if num_frames <= self.size:
+            return [list(range(num_frames))]
+        fraction = bit_reversed_fraction(step) if self.offset else 0.0
+        return self._ring(num_frames, fraction) if self.mode == "ring" else self._open(num_frames, fraction)
+
+    def weights(self, window: list[int]) -> list[float]:
+        """Blending weight of each frame of a window: equal ("ring") or falling to the ends ("open")."""
+        if self.mode == "ring":
+            return [1.0] * len(window)
+        return [float(min(i + 1, len(window) - i)) for i in range(len(window))]
+
+    def _open(self, num_frames: int, fraction: float) -> list[list[int]]:
+        last, hop = num_frames - self.size, self.size - self.overlap
+        shift = int(fraction * hop)
+        starts = sorted({0, last, *range(shift, last, hop)})
+        return [list(range(start, start + self.size)) for start in starts]
+
+    def _ring(self, num_frames: int, fraction: float) -> list[list[int]]:
+        shift = round(num_frames * fraction)
+        levels = min(self.stride, math.ceil(math.log2(num_frames / self.size)) + 1)
+        found = []
+        for spacing in (2**level for level in range(levels)):
+            first = int(fraction * spacing) + shift
+            for start in range(first, num_frames + shift, self.size * spacing - self.overlap):
+                found.append([(start + i * spacing) % num_frames for i in range(self.size)])
+        return found
+
+
+def bit_reversed_fraction(step: int) -> float:
+    """The step's binary digits mirrored behind the point: 0, 1/2, 1/4, 3/4, 1/8, ... (van der Corput)."""
+    return sum(2.0 ** -(i + 1) for i, digit in enumerate(reversed(f"{step:b}")) if digit == "1")
