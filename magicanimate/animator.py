@@ -1,0 +1,343 @@
+"""The core that app and command line share: loads a checkpoint once and runs requests.
+
+It knows nothing of widgets or terminals. Heavy libraries are imported when the checkpoint is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicanimate import __version__
+from magicanimate.config import (
+    FITS,
+    FUSIONS,
+    WINDOW_MODES,
+    AnimationRequest,
+    AnimationResult,
+    OnProgress,
+    ShouldStop,
+)
+from magicanimate.device import Device, pick_device
+from magicanimate.errors import InputError
+from magicanimate.progress import ProgressMeter
+
+if TYPE_CHECKING:
+    from magicanimate.media.prepare import PreparedMedia
+    from magicanimate.pipeline import MagicAnimatePipeline
+    from magicanimate.preview import LatentPreview
+
+log = logging.getLogger(__name__)
+SIDE_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a checkpoint's ``model_index.json`` says of itself."""
+
+    kind: str
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+
+
+class Animator:
+    """Animates photos with one checkpoint.
+
+    Args:
+        model: "mini", "full" or a pipeline folder.
+        device, dtype: see `magicanimate.device.pick_device`.
+        offline: never ask the network; "full" must have been fetched before.
+        on_progress: told of downloads while loading.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "mini",
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        offline: bool = False,
+        on_progress: OnProgress | None = None,
+    ):
+        self.model, self.offline = model, offline
+        self._wish = (device, dtype)
+        self._on_load = on_progress
+        self._folder: Path | None = None
+        self._pipe: MagicAnimatePipeline | None = None
+        self._preview: LatentPreview | None = None
+        self._decode_pace: float | None = None
+        self._lock = threading.Lock()  # the networks hold state of the clip they run
+        self.device: Device | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The pipeline folder; fetches and converts the full checkpoint if that is what is asked for."""
+        if self._folder is None:
+            from magicanimate.checkpoints.locate import resolve_model
+
+            self._folder = resolve_model(self.model, offline=self.offline, on_progress=self._on_load)
+        return self._folder
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """The checkpoint's own size, steps and guidance, without loading it."""
+        index = json.loads((self.folder / "model_index.json").read_text())
+        return ModelDefaults(
+            kind=index["kind"],
+            width=index["default_width"],
+            height=index["default_height"],
+            num_inference_steps=index["default_steps"],
+            guidance_scale=index["default_guidance_scale"],
+        )
+
+    def load(self) -> None:
+        """Load the networks, if they are not loaded yet.
+
+        Raises:
+            InputError: the checkpoint or the device cannot be used.
+        """
+        if self._pipe is not None:
+            return
+        folder = self.folder
+        self.device = pick_device(*self._wish)
+        import torch
+
+        from magicanimate.pipeline import MagicAnimatePipeline
+
+        try:
+            pipe = MagicAnimatePipeline.from_pretrained(folder, torch_dtype=getattr(torch, self.device.dtype))
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise InputError(
+                f"The checkpoint {folder} cannot be loaded ({_first_line(error)}); convert or fetch it again."
+            ) from error
+        self._pipe = pipe.to(self.device.name)
+        log.info("loaded %s (%s)", folder, pipe.config.kind)
+
+    def animate(
+        self,
+        request: AnimationRequest,
+        on_progress: OnProgress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> AnimationResult:
+        """Animate one photo with one clip and write the result; one animation runs at a time.
+
+        Raises:
+            InputError: an input, a setting or the output cannot be used.
+            Cancelled: ``should_stop()`` was true, asked at least once per window; nothing is left behind.
+        """
+        with self._lock:
+            meter = ProgressMeter(on_progress, seconds_per_decoded_frame=self._decode_pace)
+            check_request(request)
+            meter.begin("load", 1)
+            self.load()
+            request = self._completed(request)
+            meter.begin("read", 1)
+            from magicanimate.media.prepare import prepare_media
+
+            with prepare_media(
+                request,
+                width=request.width,
+                height=request.height,
+                on_progress=meter.update,
+                should_stop=should_stop,
+            ) as media:
+                return self._run(request, media, meter, should_stop)
+
+    def _completed(self, request: AnimationRequest) -> AnimationRequest:
+        """``request`` with the checkpoint's values where it has none."""
+        own = self.defaults
+        if (request.prompt or request.negative_prompt) and self._pipe.text_encoder is None:
+            raise InputError(
+                f"The checkpoint {own.kind!r} understands no text; leave prompt and negative prompt empty."
+            )
+        return replace(
+            request,
+            width=request.width or own.width,
+            height=request.height or own.height,
+            num_inference_steps=request.num_inference_steps or own.num_inference_steps,
+            guidance_scale=own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+        )
+
+    def _run(
+        self,
+        request: AnimationRequest,
+        media: PreparedMedia,
+        meter: ProgressMeter,
+        should_stop: ShouldStop | None,
+    ) -> AnimationResult:
+        import torch
+
+        from magicanimate.windows import WindowPlan
+
+        pipe = self._pipe
+        windows = WindowPlan(
+            mode=request.windows,
+            size=request.window_size,
+            overlap=request.window_overlap,
+            stride=request.window_stride,
+            offset=request.window_offset,
+        )
+        preview: list[Any] = [None]
+
+        def on_window(done: int, total: int) -> None:
+            meter.update(done, total, preview=preview[0])
+            preview[0] = None
+
+        def on_step(step: int, latents: torch.Tensor) -> None:
+            if request.preview_every and (step + 1) % request.preview_every == 0:
+                preview[0] = self._previewed(latents)
+
+        own_scheduler = pipe.scheduler
+        pipe.scheduler = self._scheduler(request.scheduler)
+        meter.begin("denoise", 1, frames_to_decode=media.num_frames)
+        try:
+            output = pipe(
+                media.photo,
+                media.control,
+                num_inference_steps=request.num_inference_steps,
+                guidance_scale=request.guidance_scale,
+                seed=request.seed,
+                prompt=request.prompt,
+                negative_prompt=request.negative_prompt,
+                fusion=request.fusion,
+                windows=windows,
+                controlnet_conditioning_scale=request.controlnet_conditioning_scale,
+                output_type="latent",
+                on_window=on_window,
+                on_step=on_step,
+                should_stop=should_stop,
+            )
+            return self._write(request, media, pipe.decode(output.latents, should_stop=should_stop), meter)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"The memory of {self.device.name} does not hold {request.width}x{request.height} pixels "
+                f"with windows of {request.window_size} frames; choose a smaller size."
+            ) from error
+        finally:
+            pipe.scheduler = own_scheduler
+
+    def _write(self, request: AnimationRequest, media: PreparedMedia, frames, meter: ProgressMeter):
+        """Decode frame by frame into the output and, if asked for, the side-by-side strip."""
+        from magicanimate.media.settings_file import write_settings
+        from magicanimate.media.side_by_side import side_by_side
+        from magicanimate.media.writer import VideoWriter
+
+        settings = self._settings(request, media)
+        sound = {"sound_from": request.motion, "sound_start": media.sound_start} if request.sound else {}
+        strip_path = side_by_side_path(request.output) if request.side_by_side else None
+        meter.begin("decode", media.num_frames)
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(
+                    VideoWriter(
+                        path, width=width, height=request.height, fps=media.rate, metadata=settings, **sound
+                    )
+                )
+                for path, width in self._outputs(request, media, strip_path)
+            ]
+            for i, frame in enumerate(frames):
+                writers[0].write(frame)
+                if strip_path is not None:
+                    writers[1].write(side_by_side(media.photo, media.control[i], frame))
+                meter.update(i + 1, media.num_frames)
+        meter.finish()
+        self._decode_pace = meter.seconds["decode"] / media.num_frames
+        settings["seconds"] = dict(meter.seconds)
+        return AnimationResult(
+            output=Path(request.output),
+            settings_file=write_settings(request.output, settings),
+            side_by_side=strip_path,
+            num_frames=media.num_frames,
+            fps=media.fps,
+            width=request.width,
+            height=request.height,
+            seconds=dict(meter.seconds),
+            settings=settings,
+        )
+
+    @staticmethod
+    def _outputs(
+        request: AnimationRequest, media: PreparedMedia, strip: Path | None
+    ) -> list[tuple[Path, int]]:
+        """Path and width of each video to write."""
+        from magicanimate.media.side_by_side import side_by_side
+
+        outputs = [(Path(request.output), request.width)]
+        if strip is not None:
+            outputs.append((strip, side_by_side(media.photo, media.control[0], media.photo).shape[1]))
+        return outputs
+
+    def _settings(self, request: AnimationRequest, media: PreparedMedia) -> dict[str, Any]:
+        return {
+            "program": f"MagicAnimate {__version__}",
+            "ai_generated": True,
+            "model": self.defaults.kind,
+            "device": self.device.name,
+            "dtype": self.device.dtype,
+            "num_frames": media.num_frames,
+            "output_fps": media.fps,
+            **request.settings(),
+        }
+
+    def _scheduler(self, name: str | None):
+        """The checkpoint's scheduler, or the diffusers scheduler of that name with its settings."""
+        if name is None:
+            return self._pipe.scheduler
+        import diffusers
+
+        cls = getattr(diffusers, name, None)
+        if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+            raise InputError(
+                f"There is no scheduler {name!r} in diffusers; try DDIMScheduler, UniPCMultistepScheduler, "
+                "DPMSolverMultistepScheduler or EulerDiscreteScheduler."
+            )
+        return cls.from_config(self._pipe.scheduler.config)
+
+    def _previewed(self, latents):
+        if self._preview is None:
+            from magicanimate.preview import LatentPreview
+
+            self._preview = LatentPreview(self._pipe.vae)
+        return self._preview(latents)
+
+
+def side_by_side_path(output: Path) -> Path:
+    """Where the strip of an output goes: ``dance.mp4`` has ``dance_side_by_side.mp4``."""
+    output = Path(output)
+    return output.with_name(f"{output.stem}_side_by_side{output.suffix}")
+
+
+def check_request(request: AnimationRequest) -> None:
+    """Refuse settings that cannot work before anything is loaded.
+
+    Raises:
+        InputError: one sentence with the setting, its value and what is allowed.
+    """
+    for name in ("width", "height"):
+        side = getattr(request, name)
+        if side is not None and (side < SIDE_MULTIPLE or side % SIDE_MULTIPLE):
+            raise InputError(f"The {name} {side} is not a positive multiple of {SIDE_MULTIPLE}; change it.")
+    for name, choices in (("fit", FITS), ("fusion", FUSIONS), ("windows", WINDOW_MODES)):
+        if getattr(request, name) not in choices:
+            raise InputError(f"{name} is {getattr(request, name)!r}; choose one of: {', '.join(choices)}.")
+    steps = request.num_inference_steps
+    if steps is not None and not 1 <= steps <= 1000:
+        raise InputError(f"The number of steps is {steps}; choose 1 to 1000.")
+    if request.window_size < 1 or not 0 <= request.window_overlap < request.window_size:
+        raise InputError(
+            f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
+            "the overlap is at least 0 and less than the window."
+        )
+    if request.window_stride < 1 or request.stride < 1:
+        raise InputError("Strides are 1 or more; change the stride.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,71 @@
+"""Where and in which number format the networks run: decided once, with the reason logged."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from magicanimate.errors import InputError
+
+log = logging.getLogger(__name__)
+
+DEVICES = ("cuda", "mps", "cpu")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, a number format, and why.
+
+    Attributes:
+        name: "cuda", "cuda:1", "mps" or "cpu".
+        dtype: "float32", "float16" or "bfloat16".
+        reason: one sentence for the log.
+    """
+
+    name: str
+    dtype: str
+    reason: str
+
+
+def pick_device(device: str | None = None, dtype: str | None = None) -> Device:
+    """Choose the device and number format, or check what the user asks for.
+
+    Without a wish: CUDA with float16, else Apple's MPS with float16, else the CPU with float32.
+
+    Raises:
+        InputError: unknown or absent device, unknown number format.
+    """
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device is None:
+        name = next(candidate for candidate in DEVICES if present[candidate])
+        reason = "the fastest device found" if name != "cpu" else "no GPU that torch can use was found"
+    else:
+        name, reason = device, "as asked for"
+        kind = name.partition(":")[0]
+        if not present.get(kind, False):
+            found = ", ".join(candidate for candidate in DEVICES if present[candidate])
+            raise InputError(f"The device {device!r} is not available here; choose one of: {found}.")
+    if dtype is None:
+        dtype = "float32" if name == "cpu" else "float16"
+    elif dtype not in DTYPES:
+        raise InputError(f"The number format {dtype!r} is unknown; choose one of: {', '.join(DTYPES)}.")
+    picked = Device(name, dtype, reason)
+    log.info("running on %s in %s: %s", picked.name, picked.dtype, picked.reason)
+    return picked
+
+
+def describe_devices() -> list[str]:
+    """A line about each usable device and its memory, for ``info``."""
+    import torch
+
+    lines = []
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(i)
+        lines.append(f"cuda:{i}  {properties.name}, {properties.total_memory / 1024**3:.1f} GB")
+    if torch.backends.mps.is_available():
+        lines.append("mps  Apple GPU")
+    lines.append(f"cpu  {torch.get_num_threads()} threads")
+    return lines
