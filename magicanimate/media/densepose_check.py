@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,14 +22,19 @@ _EVERY = 5
 _PIXELS = 200
 """Frames are thinned to about this many rows and columns."""
 
-_BACKGROUND_DISTANCE = 40
+_BACKGROUND_DISTANCE = 12
 _PART_DISTANCE = 32
-"""RGB distances within which a pixel counts as background, or as some part."""
+"""RGB distances within which a pixel counts as background, or as some part. The back of a torso lies 21 from
+the background, in compressed maps 14."""
 
-_MIN_PALETTE_SHARE = 0.6
+_MIN_PALETTE_SHARE = 0.7
+_MIN_BACKGROUND_SHARE = 0.02
 _JUMP = 3
 _MIN_JUMP_SHARE = 0.1
 """What sets part maps apart; ``check_densepose`` has the measurements."""
+
+_SHIFTED_DISTANCE = 40
+"""Up to here another background is the right one, badly converted."""
 
 _EMPTY_SHARE = 0.0005
 """Of the pixels of a frame; below it there is nothing but specks."""
@@ -41,7 +47,7 @@ class MotionReport:
     Attributes:
         is_densepose: whether it can drive an animation as it is.
         palette_share: of the pixels that are not background, those within 32 of a part's colour, 0..1.
-        background_share: pixels within 40 of the background colour, 0..1.
+        background_share: pixels within 12 of the background colour, 0..1.
         person_share: pixels that show a part, 0..1.
         reason: what was found, as a clause without a full stop.
     """
@@ -70,7 +76,7 @@ class _Counts:
         foreground = frame.shape[0] * frame.shape[1] - int(background.sum())
         self.pixels += background.size
         self.background += int(background.sum())
-        self.parts += int((~background & (distance < _PART_DISTANCE)).sum())
+        self.parts += int((~background & (labels > 0) & (distance < _PART_DISTANCE)).sum())
         for axis in (0, 1):
             step = np.abs(np.diff(labels.astype(np.int8), axis=axis))
             self.edges += int((step > 0).sum())
@@ -86,16 +92,21 @@ class _Counts:
         return self.parts > _EMPTY_SHARE * self.pixels and self.palette_share >= _MIN_PALETTE_SHARE
 
     @property
+    def has_background(self) -> bool:
+        return self.background >= _MIN_BACKGROUND_SHARE * self.pixels
+
+    @property
     def is_map(self) -> bool:
-        return self.colours_fit and self.background > 0 and self.jumps >= _MIN_JUMP_SHARE * self.edges
+        return self.colours_fit and self.has_background and self.jumps >= _MIN_JUMP_SHARE * self.edges
 
 
 def check_densepose(frames: Iterable[np.ndarray]) -> MotionReport:
     """Judge frames by their colours: every fifth one, until twelve with something on them were seen.
 
-    Measured on real maps (also shrunk, enlarged, and saved as JPEG of quality 30): 84 to 93 % of what is not
+    Measured on real maps (also shrunk, enlarged, and saved as JPEG of quality 30): 86 to 94 % of what is not
     background lies within 32 of a part's colour, and 24 to 42 % of neighbouring unlike labels are three or
-    more apart. Photographs and drawings reach 15 % of the first, smooth viridis heat maps 2 % of the second.
+    more apart. Photographs and drawings reach 20 % of the first, smooth colour maps and purple walls 2 % of
+    the second.
 
     Args:
         frames: uint8 (h, w, 3); not all of them are read.
@@ -129,9 +140,14 @@ def require_densepose(clip: MotionClip) -> MotionReport:
     frames = clip.frames()
     with closing(frames):
         report = check_densepose(frames)
-    if not report.is_densepose:
-        raise InputError(f"The motion clip {clip.path} {report.reason}.")
+    refuse_other_motion(clip.path, report)
     return report
+
+
+def refuse_other_motion(path: Path, report: MotionReport) -> None:
+    """Turn a report on anything but a part map into an ``InputError`` that names the file."""
+    if not report.is_densepose:
+        raise InputError(f"The motion clip {path} {report.reason}.")
 
 
 def _reason(counts: _Counts, kept: list[np.ndarray]) -> str:
@@ -142,7 +158,7 @@ def _reason(counts: _Counts, kept: list[np.ndarray]) -> str:
         return "shows nobody, only the background colour; choose a stretch in which a person is seen"
     if counts.is_map:
         return f"is a DensePose part map ({counts.palette_share:.0%} of the figure in its colours)"
-    if counts.colours_fit and counts.background > 0:
+    if counts.colours_fit and counts.has_background:
         return (
             "has the viridis colours but they run smoothly into each other as in a heat map; give a map of "
             "DensePose body parts, one flat colour each"
@@ -156,6 +172,11 @@ def _reason(counts: _Counts, kept: list[np.ndarray]) -> str:
         return "is a DensePose map with red and blue swapped; write it as RGB instead of BGR"
     colour = _border_colour(kept)
     if _counted(_repainted(frame, colour) for frame in kept).is_map:
+        if _distance(colour, BACKGROUND) < _SHIFTED_DISTANCE:
+            return (
+                f"is a DensePose map with shifted colours (background RGB {colour} instead of {BACKGROUND}), "
+                "as when full and limited video range are mixed up; export it again, or as png frames"
+            )
         name = "black" if max(colour) < 32 else f"RGB {colour}"
         return f"is a DensePose map over {name}; draw it over RGB {BACKGROUND} instead"
     return (
@@ -174,7 +195,11 @@ def _counted(frames: Iterable[np.ndarray]) -> _Counts:
 def _near(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Which pixels are within the background distance of a colour, bool (h, w)."""
     difference = frame.astype(np.int32) - np.array(colour, dtype=np.int32)
-    return (difference * difference).sum(axis=-1) < _BACKGROUND_DISTANCE**2
+    return (difference * difference).sum(axis=-1) <= _BACKGROUND_DISTANCE**2
+
+
+def _distance(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
+    return float(np.linalg.norm(np.subtract(first, second)))
 
 
 def _all_grey(frames: list[np.ndarray]) -> bool:

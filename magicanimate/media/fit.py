@@ -22,8 +22,11 @@ _PHOTO_TOP_SHARE = 0.25
 _HEADROOM = 0.05
 """Space above a person who does not fit, as a share of the window."""
 
-_BACKGROUND_DISTANCE = 40.0
-"""RGB distance up to which a pixel counts as background; compression moves it by less than 10."""
+_BACKGROUND_DISTANCE = 12.0
+"""RGB distance up to which a pixel counts as background.
+
+In compressed real maps the background lies 4 to 6 away, and the back of a torso, the nearest part, 14 to 21.
+"""
 
 _SPECKS = 0.004
 """A row or column belongs to the person if at least this share of it (and two pixels) does."""

@@ -84,21 +84,21 @@ def open_motion(
     if path.is_dir():
         files = _frame_files(path)
         nominal = timing.as_rate(fps) if fps else timing.DEFAULT_RATE
-        times, fps = np.arange(len(files)) / float(nominal), None
+        timed, fps = timing.source_timing(np.arange(len(files)) / float(nominal), nominal), None
         height, width = _load_frame(files[0], limits).shape[:2]
         has_sound = False
     else:
         index = video_file.index_video(path, limits=limits)
-        nominal, times = index.nominal_rate, index.times
+        timed = timing.source_timing(index.times, index.nominal_rate, last=index.last)
         width, height, has_sound = index.width, index.height, index.has_sound
         _check_complete(path, index, end)
-    _check_length(path, times, nominal, start=start, end=end, stride=stride, fps=fps, limits=limits)
-    plan = timing.plan(times, nominal, start=start, end=end, stride=stride, fps=fps)
+    _check_length(path, timed, start=start, end=end, stride=stride, fps=fps, limits=limits)
+    plan = timing.plan(timed, start=start, end=end, stride=stride, fps=fps)
     source: _VideoSource | _FolderSource
     if path.is_dir():
         source = _FolderSource([files[pick] for pick in plan.picks], (width, height), limits)
     else:
-        source = _VideoSource(path, plan.picks, index.pts, times, limits)
+        source = _VideoSource(path, plan.picks, index.pts, timed.times, limits)
     return MotionClip(
         path=path,
         fps=float(plan.rate),
@@ -209,8 +209,7 @@ def _check_options(*, start: float, end: float | None, stride: int, fps: float |
 
 def _check_length(
     path: Path,
-    times: np.ndarray,
-    nominal: Fraction | None,
+    timed: timing.SourceTiming,
     *,
     start: float,
     end: float | None,
@@ -219,9 +218,8 @@ def _check_length(
     limits: MediaLimits,
 ) -> None:
     """Refuse a stretch that is empty or passes the limits."""
-    rate = timing.average_rate(times, nominal)
-    duration = len(times) / float(rate)
-    count = timing.count_picks(len(times), rate, start=start, end=end, stride=stride, fps=fps)
+    duration = timed.duration
+    count = timing.count_picks(timed, start=start, end=end, stride=stride, fps=fps)
     if count == 0:
         raise InputError(
             f"The motion clip {path} is {duration:.2f} seconds long and no frame is left between start "

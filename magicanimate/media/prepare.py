@@ -13,7 +13,7 @@ import numpy as np
 
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.media.densepose_check import check_densepose, require_densepose
+from magicanimate.media.densepose_check import check_densepose, refuse_other_motion
 from magicanimate.media.fit import (
     MotionFit,
     fit_photo,
@@ -98,17 +98,21 @@ def prepare_media(
     )
     total = clip.num_frames_estimate or 0
     _check_room(total * width * height * 3)
-    is_map = _is_part_map(clip, required=request.check_motion)
     size = (clip.width, clip.height)
     two_passes = request.fit == "crop" and largest_window(size, width=width, height=height) != size
     reader = _Reader(clip, total * (2 if two_passes else 1), on_progress, should_stop)
+    report = check_densepose(reader.frames(counted=False))
+    if request.check_motion:
+        refuse_other_motion(clip.path, report)
     box = None
     if two_passes:
         for frame in reader.frames():
             found = frame_box(frame)
             if found is not None:
                 box = found if box is None else merge_boxes(box, found)
-    fit = plan_motion_fit(size, box, width=width, height=height, fit=request.fit, keep_labels=is_map)
+    fit = plan_motion_fit(
+        size, box, width=width, height=height, fit=request.fit, keep_labels=report.is_densepose
+    )
     control = _store(reader, fit)
     if len(control) == 0:
         control.close()
@@ -134,13 +138,15 @@ class _Reader:
     should_stop: Callable[[], bool] | None
     done: int = 0
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, *, counted: bool = True) -> Iterator[np.ndarray]:
         frames = self.clip.frames()
         with closing(frames):
             for frame in frames:
                 if self.should_stop is not None and self.should_stop():
                     raise Cancelled("stopped while reading the motion clip")
                 yield frame
+                if not counted:
+                    continue
                 self.done += 1
                 if self.on_progress is not None:
                     self.on_progress(self.done, max(self.total, self.done))
@@ -163,15 +169,6 @@ def _store(reader: _Reader, fit: MotionFit) -> FrameStore:
         if not complete:
             control.close()
     return control
-
-
-def _is_part_map(clip: MotionClip, *, required: bool) -> bool:
-    """Whether the clip is a DensePose map; if one is required, an ``InputError`` says why it is none."""
-    if required:
-        return require_densepose(clip).is_densepose
-    frames = clip.frames()
-    with closing(frames):
-        return check_densepose(frames).is_densepose
 
 
 def _check_room(needed: int) -> None:

@@ -23,6 +23,23 @@ _TIMESTAMP_SLACK = 1e-3
 
 
 @dataclass(frozen=True)
+class SourceTiming:
+    """When a source shows its frames.
+
+    Attributes:
+        times: seconds since the first frame, ascending, float64 (N,).
+        rate: frames a second, on average.
+        regular: whether the frames come evenly.
+        duration: seconds until the last frame is over.
+    """
+
+    times: np.ndarray
+    rate: Fraction
+    regular: bool
+    duration: float
+
+
+@dataclass(frozen=True)
 class Timing:
     """The output sequence.
 
@@ -54,28 +71,51 @@ def average_rate(times: Sequence[float], nominal: Fraction | None) -> Fraction:
 
 
 def is_regular(times: Sequence[float], rate: Fraction) -> bool:
-    """Whether every frame is within half a frame of its place on an even grid of that rate."""
+    """Whether every frame is within a quarter of a frame of its place on an even grid of that rate."""
     grid = np.arange(len(times)) / float(rate)
     deviation = np.asarray(times) - times[0] - grid if len(times) else grid
     # An even grid may sit anywhere; what counts is how far the frames scatter around it.
-    return bool(np.ptp(deviation) < 0.999 / float(rate)) if len(times) else True
+    return bool(np.ptp(deviation) < 0.5 / float(rate)) if len(times) else True
+
+
+def source_timing(
+    times: Sequence[float] | np.ndarray, nominal: Fraction | None, *, last: float | None = None
+) -> SourceTiming:
+    """Describe a source.
+
+    Args:
+        times: seconds since the first frame, ascending, at least one.
+        nominal: the container's own frame rate, if it gives one.
+        last: seconds for which the last frame is shown, if known; a usual frame's time otherwise.
+    """
+    times = np.asarray(times, dtype=np.float64)
+    rate = average_rate(times, nominal)
+    if is_regular(times, rate):
+        return SourceTiming(times, rate, True, len(times) / float(rate))
+    return SourceTiming(times, rate, False, float(times[-1]) + (last or 1 / float(rate)))
 
 
 def count_picks(
-    num_frames: int, rate: Fraction, *, start: float, end: float | None, stride: int, fps: float | None
+    source: SourceTiming,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    stride: int = 1,
+    fps: float | None = None,
 ) -> int:
-    """How many output frames there will be, without making the list; 0 if the stretch is empty."""
-    duration = num_frames / float(rate)
-    end = duration if end is None else min(end, duration)
-    target = float(rate) if fps is None else fps
-    first = math.ceil(start * target - _SLACK) if fps is None else 0
-    last = math.ceil((end if fps is None else end - start) * target - _SLACK)
-    return max(0, math.ceil((last - first) / stride))
+    """How many frames ``plan`` will choose, without choosing them; 0 if the stretch is empty."""
+    end = source.duration if end is None else min(end, source.duration)
+    if _keeps_all(source, fps):
+        rate = float(source.rate)
+        count = math.ceil(end * rate - _SLACK) - math.ceil(start * rate - _SLACK)
+    else:
+        target = float(source.rate if fps is None else as_rate(fps))
+        count = math.ceil((end - start) * target - _SLACK)
+    return max(0, math.ceil(count / stride))
 
 
 def plan(
-    times: Sequence[float],
-    nominal: Fraction | None,
+    source: SourceTiming,
     *,
     start: float = 0.0,
     end: float | None = None,
@@ -84,27 +124,29 @@ def plan(
 ) -> Timing:
     """Choose the frames shown.
 
-    A source with even timestamps and no ``fps`` gives every frame of the stretch exactly once. Otherwise the
-    sequence is sampled on an even grid that begins at ``start``, and each point shows the latest frame that
-    is not after it: at ``fps``, or at the source's average rate.
+    An even source without ``fps`` gives every frame of the stretch exactly once. Otherwise the sequence is
+    sampled on an even grid that begins at ``start``, and each point shows the latest frame that is not after
+    it: at ``fps``, or at the source's average rate.
 
     Args:
-        times: seconds since the first frame, ascending, one for each source frame.
-        nominal: the container's own frame rate, if it gives one.
+        source: from ``source_timing``.
         start, end: stretch in seconds; ``end=None`` is the end.
         stride: every n-th frame of the result is kept, and the output rate falls with it.
         fps: resample to this rate before the stride.
     """
-    rate = average_rate(times, nominal)
-    regular = is_regular(times, rate)
-    count = count_picks(len(times), rate, start=start, end=end, stride=stride, fps=fps)
-    if regular and (fps is None or as_rate(fps) == rate):
-        first = math.ceil(start * float(rate) - _SLACK)
-        return Timing(rate / stride, first + stride * np.arange(count), resampled=False)
-    target = rate if fps is None else as_rate(fps)
+    count = count_picks(source, start=start, end=end, stride=stride, fps=fps)
+    if _keeps_all(source, fps):
+        first = math.ceil(start * float(source.rate) - _SLACK)
+        return Timing(source.rate / stride, first + stride * np.arange(count), resampled=False)
+    target = source.rate if fps is None else as_rate(fps)
     points = start + stride * np.arange(count) / float(target)
-    if regular:
-        picks = np.floor(points * float(rate) + _SLACK).astype(np.int64)
+    if source.regular:
+        picks = np.floor(points * float(source.rate) + _SLACK).astype(np.int64)
     else:
-        picks = np.searchsorted(np.asarray(times), points + _TIMESTAMP_SLACK, side="right") - 1
-    return Timing(target / stride, np.clip(picks, 0, len(times) - 1), resampled=True)
+        picks = np.searchsorted(source.times, points + _TIMESTAMP_SLACK, side="right") - 1
+    return Timing(target / stride, np.clip(picks, 0, len(source.times) - 1), resampled=True)
+
+
+def _keeps_all(source: SourceTiming, fps: float | None) -> bool:
+    """Whether nothing needs to be resampled."""
+    return source.regular and (fps is None or as_rate(fps) == source.rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,6 +39,7 @@ class VideoIndex:
         pts: timestamp of every frame in the order shown, in units of the stream's time base; ``None`` if the
             file has none that can be trusted.
         times: seconds since the first frame, ascending.
+        last: seconds for which the last frame is shown, if the file says so.
         nominal_rate: frames a second as the container says.
         width, height: upright, in pixels.
         has_sound: whether there is an audio stream.
@@ -46,6 +48,7 @@ class VideoIndex:
 
     pts: np.ndarray | None
     times: np.ndarray
+    last: float | None
     nominal_rate: Fraction | None
     width: int
     height: int
@@ -82,7 +85,7 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
             check_pixels(
                 path, stream.codec_context.width, stream.codec_context.height, what=what, limits=limits
             )
-            pts, count = _timestamps(container, stream)
+            pts, count, last = _timestamps(container, stream)
             time_base, nominal = stream.time_base, stream.average_rate or stream.guessed_rate
             has_sound, announced = bool(container.streams.audio), stream.frames
         first = next(decode(path, limits=limits), None)
@@ -98,7 +101,9 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
         times = np.arange(count) / rate
     else:
         times = (pts - pts[0]) * float(time_base)
-    return VideoIndex(pts, times, nominal, width, height, has_sound, announced)
+    return VideoIndex(
+        pts, times, float(last * time_base) or None, nominal, width, height, has_sound, announced
+    )
 
 
 def picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -111,10 +116,11 @@ def picture_stream(container: av.container.InputContainer) -> av.VideoStream | N
 
 def _timestamps(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[np.ndarray | None, int]:
-    """Sorted timestamps of the frames that will be shown, and their number, from the packets alone."""
+) -> tuple[np.ndarray | None, int, int]:
+    """Sorted timestamps of the frames shown, their number, and the last one's duration, undecoded."""
     found: list[int] = []
     count, complete = 0, True
+    newest, last = -math.inf, 0
     try:
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_discard:
@@ -124,12 +130,14 @@ def _timestamps(
                 complete = False
             else:
                 found.append(packet.pts)
+                if packet.pts >= newest:
+                    newest, last = packet.pts, packet.duration or 0
     except (av.FFmpegError, OSError) as error:
         logger.warning("%s: reading stops after %d frames (%s)", container.name, count, error)
     pts = np.unique(np.array(found, dtype=np.int64))
     if not complete or len(pts) == 0:
-        return None, count
-    return pts, len(pts)
+        return None, count, last
+    return pts, len(pts), last
 
 
 def decode(

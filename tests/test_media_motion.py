@@ -1,0 +1,330 @@
+"""Video files and folders of frames as sequences."""
+
+from __future__ import annotations
+
+import gc
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media_files import number_of, numbered, part_maps, write_clip, write_sound
+from PIL import Image
+
+from magicanimate.config import MediaLimits
+from magicanimate.errors import InputError
+from magicanimate.media.motion import open_motion
+from magicanimate.palette import BACKGROUND
+
+
+def numbers(path, **options) -> list[int]:
+    """The numbers of the frames that a clip of ``numbered`` frames gives."""
+    clip = open_motion(path, **options)
+    found = [number_of(frame) for frame in clip.frames()]
+    assert len(found) == clip.num_frames_estimate
+    return found
+
+
+def refused(path, **options) -> str:
+    """The sentence with which a clip is refused."""
+    with pytest.raises(InputError) as caught:
+        open_motion(path, **options)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and "\n" not in sentence
+    return sentence
+
+
+def open_files() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+KINDS = [
+    ("clip.mp4", "libx264", "yuv420p"),
+    ("clip.mov", "libx264", "yuv420p"),
+    ("clip.mkv", "libx264", "yuv444p"),
+    ("clip.webm", "libvpx-vp9", "yuv420p"),
+    ("clip.avi", "mpeg4", "yuv420p"),
+    ("clip.gif", "gif", "rgb8"),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "pix_fmt"), KINDS)
+def test_every_kind_gives_every_frame_once(tmp_path, name, codec, pix_fmt):
+    options = {"crf": "4"} if codec.startswith("lib") else {"qscale": "2"}
+    path = write_clip(tmp_path / name, numbered(12), rate=20, codec=codec, pix_fmt=pix_fmt, options=options)
+    clip = open_motion(path)
+    assert (clip.width, clip.height, clip.fps, clip.has_sound) == (64, 48, 20.0, False)
+    tolerance = 20 if name.endswith("gif") else 3
+    for number, frame in enumerate(clip.frames()):
+        assert frame.shape == (48, 64, 3) and frame.dtype == np.uint8
+        assert abs(float(frame.mean()) - (8 * number + 8)) <= tolerance
+    assert number == 11 and clip.num_frames_estimate == 12
+
+
+def test_frames_can_be_read_again_and_given_up(tmp_path):
+    clip = open_motion(write_clip(tmp_path / "clip.mp4", numbered(10)))
+    assert [number_of(f) for f in clip.frames()] == list(range(10))
+    assert [number_of(f) for f in clip.frames()] == list(range(10))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files through /proc")
+def test_given_up_early_the_file_is_closed(tmp_path):
+    clip = open_motion(write_clip(tmp_path / "clip.mp4", numbered(10)))
+    before = open_files()
+    frames = clip.frames()
+    next(frames)
+    assert open_files() > before
+    frames.close()
+    assert open_files() == before
+    for _ in clip.frames():
+        break
+    assert open_files() == before
+
+
+def test_stretch_stride_and_rate(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", numbered(20), rate=10)
+    assert numbers(path, start=0.5, end=0.9) == [5, 6, 7, 8]
+    assert numbers(path, stride=6) == [0, 6, 12, 18]
+    assert open_motion(path, stride=6).rate == Fraction(10, 6)
+    assert numbers(path, fps=5.0, end=1.0) == [0, 2, 4, 6, 8]
+    assert numbers(path, fps=20.0, start=1.8) == [18, 18, 19, 19]
+    assert open_motion(path, fps=20.0).fps == 20.0
+
+
+def test_late_stretch_is_the_same_as_without_seeking(tmp_path):
+    frames = [numbered(30)[i % 30] for i in range(120)]
+    path = write_clip(tmp_path / "long.mp4", frames, rate=20, options={"crf": "4", "g": "25", "bf": "3"})
+    assert numbers(path, start=3.3, end=3.6) == [6, 7, 8, 9, 10, 11]
+    webm = write_clip(
+        tmp_path / "long.webm", frames, rate=20, codec="libvpx-vp9", options={"crf": "4", "g": "25"}
+    )
+    assert numbers(webm, start=5.5, stride=3) == [20, 23, 26, 29]
+
+
+def test_odd_rates_are_exact(tmp_path):
+    for name, codec in (("a.mp4", "libx264"), ("a.webm", "libvpx-vp9")):
+        path = write_clip(tmp_path / name, numbered(20), rate=Fraction(30000, 1001), codec=codec)
+        clip = open_motion(path)
+        assert clip.rate == Fraction(30000, 1001)
+        assert [number_of(f) for f in clip.frames()] == list(range(20))
+
+
+def test_variable_frame_rate(tmp_path):
+    times = [0.0, 0.1, 0.2, 0.3, 0.4, 1.0, 1.1, 1.2, 2.0]
+    for name in ("vfr.mp4", "vfr.mkv"):
+        path = write_clip(tmp_path / name, numbered(9), times=times)
+        assert numbers(path, fps=10.0, end=1.15) == [0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 5, 6]
+        average = open_motion(path)
+        assert average.fps == pytest.approx(4.0, rel=0.01)
+        assert numbers(path)[:6] == [0, 2, 4, 4, 5, 7]
+
+
+def test_variable_rate_gif(tmp_path):
+    first, *rest = (Image.fromarray(frame) for frame in numbered(4))
+    first.save(tmp_path / "vfr.gif", save_all=True, append_images=rest, duration=[100, 400, 100, 100])
+    assert numbers(tmp_path / "vfr.gif", fps=10.0) == [0, 1, 1, 1, 1, 2, 3]
+
+
+def test_gif_frames_that_change_a_part_only_are_put_together(tmp_path):
+    maps = part_maps(5)
+    first, *rest = (Image.fromarray(frame).quantize(256, dither=0) for frame in maps)
+    first.save(tmp_path / "map.gif", save_all=True, append_images=rest, duration=40, loop=0)
+    for frame, expected in zip(open_motion(tmp_path / "map.gif").frames(), maps, strict=True):
+        assert np.abs(frame.astype(int) - expected).max() <= 4
+
+
+def test_transparent_gif_shows_the_background_of_part_maps(tmp_path):
+    picture = np.zeros((8, 8, 4), dtype=np.uint8)
+    picture[2:4, 2:4] = (200, 10, 20, 255)
+    Image.fromarray(picture).save(tmp_path / "clear.gif")
+    frame = next(open_motion(tmp_path / "clear.gif").frames())
+    assert tuple(frame[0, 0]) == BACKGROUND and tuple(frame[2, 2]) == (200, 10, 20)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+@pytest.mark.parametrize("name", ["turned.mp4", "turned.mov"])
+def test_rotation_metadata_is_honoured(tmp_path, rotation, name):
+    upright = np.zeros((32, 64, 3), dtype=np.uint8)
+    upright[:16, :32] = (250, 20, 20)
+    upright[16:, 32:] = (20, 20, 250)
+    # The display matrix says by how much a player turns the picture counter-clockwise.
+    stored = np.rot90(upright, -rotation // 90)
+    path = write_clip(tmp_path / name, [stored] * 3, rotation=rotation)
+    clip = open_motion(path)
+    assert (clip.width, clip.height) == (64, 32)
+    frame = next(clip.frames())
+    assert frame.flags.c_contiguous
+    assert np.abs(frame[4:12, 4:28].astype(int) - (250, 20, 20)).max() < 12
+    assert np.abs(frame[20:28, 36:60].astype(int) - (20, 20, 250)).max() < 12
+
+
+def test_odd_sizes(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (2, 2, 3)).astype(np.uint8)
+    frame = np.array(Image.fromarray(frame).resize((61, 47), Image.Resampling.NEAREST))
+    path = write_clip(tmp_path / "odd.mkv", [frame] * 2, pix_fmt="yuv444p")
+    clip = open_motion(path)
+    assert (clip.width, clip.height) == (61, 47)
+    assert np.abs(next(clip.frames()).astype(int) - frame)[10:-10, 10:20].max() < 8
+    webm = write_clip(tmp_path / "odd.webm", [frame] * 2, codec="libvpx-vp9")
+    assert next(open_motion(webm).frames()).shape == (47, 61, 3)
+
+
+@pytest.mark.parametrize("matrix", [None, 1, 5, 9])
+@pytest.mark.parametrize("full_range", [False, True])
+def test_colours_follow_the_tagged_matrix(tmp_path, matrix, full_range):
+    colour = np.array((40, 180, 90))
+    frame = np.tile(colour.astype(np.uint8), (48, 64, 1))
+    path = write_clip(tmp_path / "tagged.mp4", [frame] * 2, matrix=matrix, full_range=full_range)
+    assert np.abs(next(open_motion(path).frames())[24, 32].astype(int) - colour).max() <= 3
+
+
+def test_sound_is_noticed(tmp_path):
+    assert open_motion(write_clip(tmp_path / "clip.mp4", numbered(5), sound=0.5)).has_sound
+
+
+def test_real_maps_decode_to_the_known_background(shared):
+    counts = {"demo4": 107, "dancing2": 100, "running": 42, "running2": 125, "multi_dancing": 85}
+    for name, count in counts.items():
+        clip = open_motion(shared / f"samples/{name}.mp4")
+        assert (clip.width, clip.height, clip.fps, clip.num_frames_estimate) == (512, 512, 25.0, count)
+        frame = next(clip.frames())
+        assert np.abs(frame[2:6, 2:6].astype(int) - (65, 0, 81)).max() <= 2
+
+
+# Folders
+
+
+def write_folder(folder: Path, names: list[str]) -> Path:
+    folder.mkdir()
+    for name, frame in zip(names, numbered(len(names)), strict=True):
+        Image.fromarray(frame).save(folder / name)
+    return folder
+
+
+def test_folder_in_natural_order(tmp_path):
+    folder = write_folder(tmp_path / "frames", ["f1.png", "f2.png", "f10.png", "F11.PNG", "f100.jpg"])
+    (folder / "settings.json").write_text("{}")
+    (folder / ".hidden.png").write_bytes(b"")
+    assert numbers(folder) == [0, 1, 2, 3, 4]
+    assert open_motion(folder).fps == 25.0
+    assert open_motion(folder, fps=10).fps == 10.0
+    assert numbers(folder, fps=10, start=0.1, stride=2) == [1, 3]
+
+
+def test_transparent_frames_show_the_background_of_part_maps(tmp_path):
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(np.zeros((8, 8, 4), dtype=np.uint8)).save(tmp_path / "frames/0.png")
+    assert tuple(next(open_motion(tmp_path / "frames").frames())[0, 0]) == BACKGROUND
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/readme.txt").write_text("nothing here")
+    assert "holds no pictures" in refused(tmp_path / "empty")
+    folder = write_folder(tmp_path / "frames", ["0.png", "1.png"])
+    Image.new("RGB", (10, 10)).save(folder / "2.png")
+    with pytest.raises(InputError, match="2.png has 10x10"):
+        list(open_motion(folder).frames())
+    (folder / "2.png").write_bytes(b"")
+    with pytest.raises(InputError, match="2.png is empty"):
+        list(open_motion(folder).frames())
+
+
+# Files that cannot be used
+
+
+def test_missing_empty_and_foreign_files(tmp_path):
+    assert "does not exist" in refused(tmp_path / "none.mp4")
+    (tmp_path / "empty.mp4").touch()
+    assert "is empty" in refused(tmp_path / "empty.mp4")
+    (tmp_path / "page.mp4").write_text("<!doctype html><html><body>Not found</body></html>")
+    assert "holds text" in refused(tmp_path / "page.mp4")
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    assert "not a video" in refused(tmp_path / "noise.mp4")
+    Image.new("RGB", (8, 8)).save(tmp_path / "still.png")
+    assert "still picture" in refused(tmp_path / "still.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "still.jpg")
+    assert "still picture" in refused(tmp_path / "still.jpg")
+
+
+def test_sound_only(tmp_path):
+    assert "only sound" in refused(write_sound(tmp_path / "sound.mp4", 0.3))
+
+
+def test_playlists_open_no_other_files(tmp_path):
+    inner = write_clip(tmp_path / "inner.ts", numbered(3))
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{inner}\n#EXT-X-ENDLIST\n", encoding="utf-8"
+    )
+    assert "holds text" in refused(playlist)
+    concat = tmp_path / "concat.mp4"
+    concat.write_text(f"ffconcat version 1.0\nfile '{inner}'\n", encoding="utf-8")
+    assert "holds text" in refused(concat)
+
+
+def test_no_frames(tmp_path):
+    """Headers of a clip without its pictures: the streams are there, nothing can be decoded."""
+    path = write_clip(
+        tmp_path / "clip.mp4", numbered(5), container_options={"movflags": "frag_keyframe+empty_moov"}
+    )
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moof") - 4])
+    assert "no frame" in refused(path)
+
+
+def test_cut_off_files(tmp_path):
+    frames = list(np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3)).astype(np.uint8))
+    plain = write_clip(tmp_path / "plain.mp4", frames)
+    plain.write_bytes(plain.read_bytes()[: plain.stat().st_size // 2])
+    assert "plain.mp4" in refused(plain)
+    fast = write_clip(tmp_path / "fast.mp4", frames, container_options={"movflags": "+faststart"})
+    fast.write_bytes(fast.read_bytes()[: fast.stat().st_size // 2])
+    sentence = refused(fast)
+    assert "cut off" in sentence and "of 20 frames" in sentence
+    clip = open_motion(fast, end=0.2)
+    assert len(list(clip.frames())) == 5
+
+
+def test_damaged_packets_leave_the_length(tmp_path):
+    frames = list(np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3)).astype(np.uint8))
+    path = write_clip(tmp_path / "hurt.mkv", frames, options={"crf": "20", "g": "5"})
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(data)
+    clip = open_motion(path)
+    found = list(clip.frames())
+    assert 0 < len(found) <= 20 and len(found) == clip.num_frames_estimate
+
+
+def test_limits(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", numbered(20), rate=10)
+    assert "64x48 pixels" in refused(path, limits=MediaLimits(max_pixels=64 * 47))
+    assert "2 seconds" in refused(path, limits=MediaLimits(max_seconds=1.5))
+    assert "20 frames" in refused(path, limits=MediaLimits(max_frames=19))
+    assert "max_file_bytes" in refused(path, limits=MediaLimits(max_file_bytes=100))
+    assert len(numbers(path, end=1.5, limits=MediaLimits(max_seconds=1.5, max_frames=15))) == 15
+    assert "2000 frames" in refused(path, fps=1000, limits=MediaLimits(max_frames=1000))
+    folder = write_folder(tmp_path / "frames", ["0.png", "1.png"])
+    assert "64x48 pixels" in refused(folder, limits=MediaLimits(max_pixels=100))
+    assert "2 frames" in refused(folder, limits=MediaLimits(max_frames=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"start": -1.0}, "start is -1"),
+        ({"start": float("nan")}, "start is nan"),
+        ({"start": 1.0, "end": 1.0}, "end is 1"),
+        ({"stride": 0}, "stride is 0"),
+        ({"fps": 0.0}, "fps is 0"),
+        ({"fps": float("inf")}, "fps is inf"),
+        ({"start": 5.0}, "choose an earlier start"),
+    ],
+)
+def test_options_without_sense(tmp_path, options, words):
+    path = write_clip(tmp_path / "clip.mp4", numbered(5))
+    assert words in refused(path, **options)

@@ -1,0 +1,187 @@
+"""From a request to the photo and the control frames."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media_files import numbered, part_labels, part_maps, write_clip
+from PIL import Image
+
+from magicanimate.config import AnimationRequest, MediaLimits
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.media.prepare import prepare_media
+from magicanimate.palette import BACKGROUND, colourise, nearest_labels
+
+PUBLISHED_PAIRS = [
+    ("monalisa.png", "running.mp4", 42),
+    ("demo4.png", "demo4.mp4", 107),
+    ("dalle2.jpeg", "running2.mp4", 125),
+    ("dalle8.jpeg", "dancing2.mp4", 100),
+    ("multi1_source.png", "multi_dancing.mp4", 85),
+]
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> tuple[Path, Path]:
+    """A photo and a clip of ten part maps at 12.5 frames a second, with sound."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)).save(
+        tmp_path / "photo.png"
+    )
+    clip = write_clip(tmp_path / "map.mp4", part_maps(10, width=192, height=96), rate=10, sound=1.0)
+    return tmp_path / "photo.png", clip
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of our own, to see that nothing is left there."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def request(inputs: tuple[Path, Path], **options) -> AnimationRequest:
+    return AnimationRequest(photo=inputs[0], motion=inputs[1], output=Path("out.mp4"), **options)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_everything_has_the_size_of_the_result(inputs, fit):
+    with prepare_media(request(inputs, fit=fit), width=64, height=48) as media:
+        assert media.photo.shape == (48, 64, 3) and media.photo.dtype == np.uint8
+        assert media.control.shape == (10, 48, 64, 3)
+        assert (media.num_frames, media.fps, media.has_sound, media.sound_start) == (10, 10.0, True, 0.0)
+        assert nearest_labels(media.control[:])[0].max() == 24
+
+
+def test_stretch_of_time(inputs):
+    options = {"start": 0.2, "end": 0.8, "stride": 2}
+    with prepare_media(request(inputs, **options), width=64, height=64) as media:
+        assert (media.num_frames, media.fps, media.sound_start) == (3, 5.0, 0.2)
+
+
+def test_crop_follows_the_person_over_the_whole_clip(tmp_path, inputs):
+    frames = []
+    for shift in (0, 20, 40):
+        frame = np.full((96, 288, 3), BACKGROUND, dtype=np.uint8)
+        frame[:, 170 + shift : 230 + shift] = colourise(part_labels())[:, 18:78]
+        frames.append(frame)
+    clip = write_clip(tmp_path / "right.mp4", frames)
+    with prepare_media(request((inputs[0], clip)), width=96, height=96) as media:
+        labels, _ = nearest_labels(media.control[:])
+        columns = np.flatnonzero((labels == 2).any(axis=(0, 1)))
+        assert columns[0] > 5 and columns[-1] < 90
+        assert abs((columns[0] + columns[-1]) / 2 - 48) < 8
+        moved = [np.flatnonzero((frame == 2).any(axis=0))[0] for frame in labels]
+        assert moved[1] - moved[0] == pytest.approx(20, abs=2)
+
+
+def test_enlarged_and_reduced_maps_have_no_colours_between_parts(inputs):
+    for size in (48, 256):
+        with prepare_media(request(inputs), width=size, height=size) as media:
+            assert nearest_labels(media.control[:])[1].max() == 0
+
+
+def test_progress_counts_every_frame_read(inputs):
+    steps: list[tuple[int, int]] = []
+
+    def on_progress(done: int, total: int) -> None:
+        steps.append((done, total))
+
+    for fit, total in (("crop", 20), ("pad", 10)):
+        steps.clear()
+        prepare_media(request(inputs, fit=fit), width=64, height=64, on_progress=on_progress).close()
+        assert steps == [(done, total) for done in range(1, total + 1)]
+
+
+@pytest.mark.parametrize("after", [0, 3, 14])
+def test_stop_is_honoured_and_leaves_nothing(inputs, temporary, after):
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > after
+
+    with pytest.raises(Cancelled):
+        prepare_media(request(inputs), width=64, height=64, should_stop=should_stop)
+    assert asked == after + 1
+    assert os.listdir(temporary) == []
+
+
+def test_stop_is_honoured_while_looking_for_a_person(tmp_path, inputs):
+    empty = [np.full((64, 64, 3), BACKGROUND, dtype=np.uint8)] * 20
+    clip = write_clip(tmp_path / "empty_stage.mp4", empty)
+    with pytest.raises(Cancelled):
+        prepare_media(request((inputs[0], clip)), width=32, height=32, should_stop=lambda: True)
+
+
+def test_closing_leaves_nothing(inputs, temporary):
+    with prepare_media(request(inputs), width=64, height=64):
+        pass
+    assert os.listdir(temporary) == []
+
+
+def test_ordinary_video_is_refused_unless_told_otherwise(tmp_path, inputs):
+    clip = write_clip(tmp_path / "party.mp4", numbered(5))
+    with pytest.raises(InputError, match="party.mp4"):
+        prepare_media(request((inputs[0], clip)), width=32, height=32)
+    unchecked = request((inputs[0], clip), check_motion=False)
+    with prepare_media(unchecked, width=32, height=32) as media:
+        # Not a part map, so its colours are not forced onto the palette.
+        assert np.abs(media.control[3].astype(int) - 32).max() <= 3
+
+
+def test_nobody_in_the_clip(tmp_path, inputs):
+    empty = [np.full((64, 64, 3), BACKGROUND, dtype=np.uint8)] * 4
+    clip = write_clip(tmp_path / "empty_stage.mp4", empty)
+    with pytest.raises(InputError, match=r"empty_stage.mp4 shows nobody"):
+        prepare_media(request((inputs[0], clip)), width=32, height=32)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_bad_files_are_named(tmp_path, inputs, which):
+    names = ["bad.png", "bad.mp4"]
+    (tmp_path / names[which]).write_bytes(b"")
+    pair = list(inputs)
+    pair[which] = tmp_path / names[which]
+    with pytest.raises(InputError, match=f"{names[which]} is empty"):
+        prepare_media(request(tuple(pair)), width=32, height=32)
+
+
+def test_limits_are_those_of_the_request(inputs):
+    with pytest.raises(InputError, match="max_pixels"):
+        prepare_media(request(inputs, limits=MediaLimits(max_pixels=10)), width=32, height=32)
+    with pytest.raises(InputError, match="max_frames"):
+        prepare_media(request(inputs, limits=MediaLimits(max_frames=5)), width=32, height=32)
+
+
+def test_too_little_room_is_noticed_before_decoding(inputs, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 1000, 1000))
+    with pytest.raises(InputError, match="TMPDIR"):
+        prepare_media(request(inputs), width=64, height=64)
+
+
+def test_folder_of_frames(tmp_path, inputs):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, frame in enumerate(part_maps(4)):
+        Image.fromarray(frame).save(folder / f"{number}.png")
+    with prepare_media(request((inputs[0], folder), fps=8.0), width=96, height=96) as media:
+        np.testing.assert_array_equal(media.control[:], np.stack(part_maps(4)))
+        assert media.fps == 8.0 and not media.has_sound
+
+
+@pytest.mark.parametrize(("photo", "motion", "count"), PUBLISHED_PAIRS)
+def test_published_pairs(shared, photo, motion, count):
+    pair = (shared / "samples" / photo, shared / "samples" / motion)
+    with prepare_media(request(pair), width=128, height=128) as media:
+        assert media.control.shape == (count, 128, 128, 3) and media.photo.shape == (128, 128, 3)
+        assert media.fps == 25.0
+        share = float((nearest_labels(media.control[::8])[0] > 0).mean())
+        assert 0.15 < share < 0.55
