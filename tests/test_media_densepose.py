@@ -6,13 +6,13 @@ import io
 
 import numpy as np
 import pytest
-from media_files import part_labels, part_maps, write_clip
 from PIL import Image
 
 from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import check_densepose, require_densepose
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, PALETTE, colourise
+from tests.media_files import part_labels, part_maps, write_clip
 
 REAL = ("demo4", "dancing2", "running", "running2", "multi_dancing")
 SIZE = 200

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from media_files import part_labels, part_maps
 from PIL import Image
 
 from magicanimate.errors import InputError
@@ -12,6 +11,7 @@ from magicanimate.media.fit import fit_photo, largest_window, person_box, plan_m
 from magicanimate.media.map_resize import resize_map
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, PALETTE, colourise, nearest_labels
+from tests.media_files import part_labels, part_maps
 
 
 def ramp(width: int, height: int) -> np.ndarray:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_files import number_of, numbered, part_maps, write_clip, write_sound
 from PIL import Image
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND
+from tests.media_files import number_of, numbered, part_maps, write_clip, write_sound
 
 
 def numbers(path, **options) -> list[int]:

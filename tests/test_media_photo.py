@@ -8,12 +8,12 @@ import zlib
 
 import numpy as np
 import pytest
-from media_files import numbered, write_clip, write_sound
 from PIL import Image, ImageCms
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.media.photo import load_photo
+from tests.media_files import numbered, write_clip, write_sound
 
 
 def quarters(width: int = 16, height: int = 8) -> np.ndarray:

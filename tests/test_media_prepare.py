@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_files import numbered, part_labels, part_maps, write_clip
 from PIL import Image
 
 from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.prepare import prepare_media
 from magicanimate.palette import BACKGROUND, colourise, nearest_labels
+from tests.media_files import numbered, part_labels, part_maps, write_clip
 
 PUBLISHED_PAIRS = [
     ("monalisa.png", "running.mp4", 42),

@@ -10,7 +10,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_files import loudness, number_of, numbered, part_maps, write_clip
 from PIL import Image
 
 from magicanimate.errors import InputError
@@ -18,6 +17,7 @@ from magicanimate.media.motion import open_motion
 from magicanimate.media.settings_file import write_settings
 from magicanimate.media.side_by_side import side_by_side
 from magicanimate.media.writer import VideoWriter, check_output, read_metadata
+from tests.media_files import loudness, number_of, numbered, part_maps, write_clip
 
 KINDS = ["out.mp4", "out.webm", "out.gif", "out"]
 SETTINGS = {
