@@ -11,18 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler
-from published_layout import (
-    TINY_TEXT,
-    TINY_VOCABULARY,
-    fill_module,
-    tiny_appearance_encoder,
-    tiny_controlnet,
-    tiny_text_state,
-    tiny_unet,
-    tiny_vae,
-    write_motion,
-    write_published_layout,
-)
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -36,6 +24,18 @@ from magicanimate.config import Progress
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
+from tests.published_layout import (
+    TINY_TEXT,
+    TINY_VOCABULARY,
+    fill_module,
+    tiny_appearance_encoder,
+    tiny_controlnet,
+    tiny_text_state,
+    tiny_unet,
+    tiny_vae,
+    write_motion,
+    write_published_layout,
+)
 
 CLASSES = {
     "unet": (VideoUNet, tiny_unet),

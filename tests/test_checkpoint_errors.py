@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_layout import (
-    write_published_layout,
-)
 from safetensors.torch import load_file, save_file
 
 from magicanimate.checkpoints.convert import convert_checkpoint, convert_parts
 from magicanimate.checkpoints.layout import find_parts
 from magicanimate.errors import Cancelled, InputError
+from tests.published_layout import (
+    write_published_layout,
+)
 
 ENCODER = "MagicAnimate/appearance_encoder/diffusion_pytorch_model.safetensors"
 CONTROLNET = "MagicAnimate/densepose_controlnet/diffusion_pytorch_model.safetensors"

@@ -7,7 +7,11 @@ import json
 import pytest
 import torch
 from diffusers import ControlNetModel
-from published_layout import (
+
+from magicanimate.checkpoints import keys
+from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.unet import VideoUNet
+from tests.published_layout import (
     fill_module,
     fill_state,
     fill_tensor,
@@ -15,10 +19,6 @@ from published_layout import (
     published_shapes,
     tiny_unet,
 )
-
-from magicanimate.checkpoints import keys
-from magicanimate.models.appearance_encoder import AppearanceEncoder
-from magicanimate.models.unet import VideoUNet
 
 ATTENTION = "down_blocks.1.motion_modules.0.temporal_transformer.transformer_blocks.0"
 
