@@ -1,0 +1,76 @@
+# make app    starts the program on http://127.0.0.1:7860
+# make test   runs the quick tests
+PYTHON ?= python3
+VENV ?= .venv
+APP_ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_TRAIN := $(VENV)/.installed-train
+
+.PHONY: app test test-slow lint format mini mini-data mini-vae mini-base mini-stage2 mini-export
+
+app: $(INSTALLED)
+	$(BIN)/python app.py $(APP_ARGS)
+
+test: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED_DEV)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+format: $(INSTALLED_DEV)
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.10 to 3.13 is needed; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make a second start install nothing.
+$(INSTALLED): requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install -r requirements.txt
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@
+
+$(INSTALLED_TRAIN): requirements-train.txt $(INSTALLED)
+	$(BIN)/python -m pip install -r requirements-train.txt
+	@touch $@
+
+# The recipe of the mini checkpoint: hours on a CPU; the same command again goes on where it was
+# interrupted.
+DATA ?= data/dancers
+RUNS ?= runs/mini
+MINI ?= assets/mini
+IDENTITIES ?= 1200
+WORKERS ?= 2
+THREADS ?= 2
+VAE_ARGS ?=
+BASE_ARGS ?=
+STAGE2_ARGS ?=
+
+mini: mini-export
+
+mini-data: $(INSTALLED_TRAIN)
+	$(BIN)/python -m training.dancers --out $(DATA) --identities $(IDENTITIES) --workers $(WORKERS)
+
+mini-vae: mini-data
+	$(BIN)/python -m training vae --data $(DATA) --runs $(RUNS) --threads $(THREADS) $(VAE_ARGS)
+
+mini-base: mini-vae
+	$(BIN)/python -m training base --data $(DATA) --runs $(RUNS) --threads $(THREADS) $(BASE_ARGS)
+
+mini-stage2: mini-base
+	$(BIN)/python -m training stage2 --data $(DATA) --runs $(RUNS) --threads $(THREADS) $(STAGE2_ARGS)
+
+mini-export: mini-stage2
+	$(BIN)/python -m training export --runs $(RUNS) --out $(MINI)

@@ -1,0 +1,1 @@
+"""The command line: turns words into requests, shows progress and errors; computes nothing itself."""

@@ -1,0 +1,115 @@
+"""``animate``: one photo with one clip, or the jobs of a YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from magicanimate.cli.batch import load_batch
+from magicanimate.cli.progress import ProgressBar, stop_on_interrupt
+from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
+from magicanimate.errors import InputError
+
+
+def run(args: argparse.Namespace) -> None:
+    """Animate and print the path of each result on standard output.
+
+    Raises:
+        InputError: an input, a setting or the output cannot be used; a batch goes on to its end first.
+        Cancelled: Ctrl-C; finished jobs of a batch stay, nothing half-written does.
+    """
+    requests = requests_of(args)
+    from magicanimate.animator import Animator, check_request
+
+    for request in requests:
+        check_request(request)
+    failed = []
+    with ProgressBar(quiet=args.quiet) as bar:
+        animator = Animator(
+            args.model, device=args.device, dtype=args.dtype, offline=args.offline, on_progress=bar
+        )
+        animator.load()  # outside `stop_on_interrupt`: here Ctrl-C may end it at once
+        with stop_on_interrupt() as should_stop:
+            for request in requests:
+                try:
+                    result = animator.animate(request, on_progress=bar, should_stop=should_stop)
+                except InputError as error:
+                    if len(requests) == 1:
+                        raise
+                    failed.append(request)
+                    bar.close()
+                    print(f"error: {error}", file=sys.stderr)
+                    continue
+                bar.close()
+                _report(result, quiet=args.quiet)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(requests)} animations failed; see the messages above.")
+
+
+def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
+    """The requests that the parsed command line means, with a warning line about keys of no meaning.
+
+    Raises:
+        InputError: photo, motion or output is missing, or the YAML file cannot be used.
+    """
+    given = _given(args)
+    config = getattr(args, "config", None)
+    if config is None:
+        missing = [name for name in ("photo", "motion", "output") if name not in given]
+        if missing:
+            raise InputError(
+                f"{' and '.join(missing)} missing; write `animate PHOTO MOTION -o OUT` or use --config."
+            )
+        return [AnimationRequest(**given)]
+    output = given.pop("output", None)
+    batch = load_batch(config, given)
+    if batch.ignored:
+        print(f"warning: {config} sets what has no meaning here: {', '.join(batch.ignored)}", file=sys.stderr)
+    jobs = list(batch.jobs)
+    if len(jobs) == 1 and (output is None or output.suffix) and (output or jobs[0].get("output")):
+        return [AnimationRequest(**{**jobs[0], "output": output or jobs[0]["output"]})]
+    if output is not None and output.suffix:
+        raise InputError(f"{config} holds {len(jobs)} animations, so -o must be a folder, not {output}.")
+    folder = output or Path("outputs") / (batch.name or f"{config.stem}_{datetime.now():%Y%m%d-%H%M%S}")
+    return [
+        AnimationRequest(**{**job, "output": path})
+        for job, path in zip(jobs, _names(jobs, folder), strict=True)
+    ]
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """What was written on the command line, by the names of `AnimationRequest`."""
+    given = {name: value for name, value in vars(args).items() if name in AnimationRequest.names()}
+    if hasattr(args, "size"):
+        given["width"], given["height"] = args.size
+    if hasattr(args, "limit"):
+        given["limits"] = replace(MediaLimits(), **dict(args.limit))
+    return given
+
+
+def _names(jobs: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """A file for each job, named by photo and clip, and numbered where that is not enough."""
+    names: dict[str, None] = {}
+    for job in jobs:
+        base = name = f"{Path(job['photo']).stem}_{Path(job['motion']).stem}"
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{base}_{number}"
+        names[name] = None
+    return [folder / f"{name}.mp4" for name in names]
+
+
+def _report(result: AnimationResult, *, quiet: bool) -> None:
+    print(result.output)
+    if not quiet:
+        seconds = sum(result.seconds.values())
+        print(
+            f"{result.num_frames} frames of {result.width}x{result.height} at {result.fps:g} fps"
+            f" in {seconds:.1f} s; settings in {result.settings_file}",
+            file=sys.stderr,
+        )

@@ -1,0 +1,193 @@
+"""Jobs from a YAML file: our own setting names, or the keys of the published program's files."""
+
+from __future__ import annotations
+
+import random
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from magicanimate.config import AnimationRequest, MediaLimits
+from magicanimate.errors import InputError
+
+# Published key -> our setting.
+ALIASES = {
+    "source_image": "photo",
+    "video_path": "motion",
+    "steps": "num_inference_steps",
+    "fusion_blocks": "fusion",
+}
+# Published keys that change nothing at these values; with others they are reported as ignored.
+_NO_EFFECT: dict[str, Any] = {
+    "L": 16,
+    "S": 1,
+    "I": 0,
+    "clip": 0,
+    "offset": 0,
+    "max_length": None,
+    "video_type": "condition",
+    "invert_video": False,
+    "save_individual_videos": False,
+}
+_PER_JOB = ("photo", "motion", "seed")
+_RANDOM_SEED = -1  # as the published files write it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a YAML file asks for.
+
+    Attributes:
+        jobs: for each animation the given settings, by the names of `AnimationRequest`.
+        ignored: keys that mean nothing here.
+        name: of the folder of results, if the file gives one.
+    """
+
+    jobs: tuple[dict[str, Any], ...]
+    ignored: tuple[str, ...]
+    name: str | None
+
+
+def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
+    """Read the jobs of a YAML file.
+
+    Photos, clips and seeds may be single values or lists; single ones serve every job. Relative paths are
+    looked for from the working folder, then from the file's own.
+
+    Args:
+        path: the file.
+        overrides: settings that win over the file's.
+
+    Raises:
+        InputError: it cannot be read, or a value does not suit its key.
+    """
+    raw = _read(path)
+    settings: dict[str, Any] = {}
+    ignored: list[str] = []
+    steps = raw.get("steps", raw.get("num_inference_steps"))
+    for key, value in raw.items():
+        name = ALIASES.get(key, key)
+        if key == "size":
+            settings["width"], settings["height"] = _size(path, value)
+        elif key == "limits":
+            settings["limits"] = _limits(path, value)
+        elif name in AnimationRequest.names():
+            settings[name] = _convert(path, key, name, value)
+        elif key != "savename" and not _changes_nothing(key, value, steps):
+            ignored.append(key)
+    settings |= overrides or {}
+    name = raw.get("savename")
+    return Batch(tuple(_jobs(path, settings)), tuple(ignored), str(name) if name else None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise InputError(f"The settings file {path} cannot be read ({reason}); check the path.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise InputError(f"The settings file {path} is not valid YAML{where}; mend it.") from error
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise InputError(f"The settings file {path} has no `key: value` lines; write for example `seed: 1`.")
+    return raw
+
+
+def _changes_nothing(key: str, value: Any, steps: Any) -> bool:
+    if key == "num_actual_inference_steps":
+        return value in (None, steps)
+    return key in _NO_EFFECT and value == _NO_EFFECT[key]
+
+
+def _size(path: Path, value: Any) -> tuple[int, int]:
+    """``512``, ``[384, 512]`` or ``384x512`` -> (width, height)."""
+    if isinstance(value, str):
+        value = value.lower().split("x")
+    values = value if isinstance(value, list) else [value]
+    if len(values) in (1, 2):
+        width, height = values[0], values[-1]
+        return _one(path, "size", width, int), _one(path, "size", height, int)
+    raise InputError(f"size in {path} is {value!r}; write 512 or 384x512.")
+
+
+def _limits(path: Path, value: Any) -> MediaLimits:
+    hints = get_type_hints(MediaLimits)
+    if not isinstance(value, dict) or not set(value) <= set(hints):
+        raise InputError(f"limits in {path} must be `name: number` lines with {', '.join(hints)}.")
+    return MediaLimits(
+        **{name: _one(path, f"limits.{name}", each, hints[name]) for name, each in value.items()}
+    )
+
+
+def _convert(path: Path, key: str, name: str, value: Any) -> Any:
+    hint = get_type_hints(AnimationRequest)[name]
+    if name in _PER_JOB and isinstance(value, list):
+        return [_one(path, key, each, hint) for each in value]
+    return _one(path, key, value, hint)
+
+
+def _one(path: Path, key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type of ``hint``; an ``InputError`` where it is of another kind."""
+    kinds = list(get_args(hint)) if get_origin(hint) in (types.UnionType, Union) else [hint]
+    if value is None and type(None) in kinds:
+        return None
+    kind = kinds[0]
+    if get_args(kind):  # a Literal
+        if value in get_args(kind):
+            return value
+        raise InputError(f"{key} in {path} is {value!r}; choose one of: {', '.join(get_args(kind))}.")
+    if kind is bool or isinstance(value, bool):
+        fits = isinstance(value, bool) and kind is bool
+    elif kind is float:
+        fits = isinstance(value, (int, float)) or _is_number(value)
+    elif kind is int:
+        fits = isinstance(value, (int, str)) and _is_number(value, int)
+    else:
+        fits = isinstance(value, str) or (kind is Path and isinstance(value, int))
+    if not fits:
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
+        raise InputError(f"{key} in {path} is {value!r}, but {wanted} is needed.")
+    return _found(path, Path(str(value))) if kind is Path else kind(value)
+
+
+def _is_number(value: Any, kind: type = float) -> bool:
+    try:
+        kind(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _found(path: Path, named: Path) -> Path:
+    named = named.expanduser()
+    beside = path.parent / named
+    return beside if not named.exists() and beside.exists() else named
+
+
+def _jobs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """One dictionary for each animation, lists taken in step."""
+    for name, key in (("photo", "source_image"), ("motion", "video_path")):
+        if settings.get(name) in (None, []):
+            raise InputError(f"{path} names no {name}; add `{name}: FILE` (or `{key}`).")
+    columns = {name: settings[name] for name in _PER_JOB if isinstance(settings.get(name), list)}
+    lengths = {name: len(values) for name, values in columns.items() if len(values) != 1}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+        raise InputError(
+            f"The lists in {path} do not match ({counts}); give as many of each, or one for all."
+        )
+    jobs = []
+    for i in range(max(lengths.values(), default=1)):
+        job = dict(settings)
+        for name, values in columns.items():
+            job[name] = values[i if len(values) > 1 else 0]
+        if job.get("seed") == _RANDOM_SEED:
+            job["seed"] = random.randrange(2**31)
+        jobs.append(job)
+    return jobs

@@ -1,0 +1,85 @@
+"""``info``: what this machine has and which checkpoints are here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from magicanimate import __version__
+
+PACKAGES = ("torch", "diffusers", "transformers", "huggingface_hub", "gradio", "av", "numpy", "pillow")
+
+
+def gather(device: str | None = None) -> dict[str, Any]:
+    """Everything `run` prints, as JSON-ready values; sizes in bytes.
+
+    Raises:
+        InputError: ``device`` is not available.
+    """
+    import psutil
+
+    from magicanimate.checkpoints.disk import free_bytes
+    from magicanimate.checkpoints.hub import home
+    from magicanimate.checkpoints.locate import describe_models
+    from magicanimate.device import describe_devices, pick_device
+
+    picked = pick_device(device)
+    memory = psutil.virtual_memory()
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": {"name": picked.name, "dtype": picked.dtype, "reason": picked.reason},
+        "devices": describe_devices(),
+        "memory": {"total": memory.total, "available": memory.available},
+        "free_disk": {str(folder): free_bytes(folder) for folder in (Path.cwd(), home())},
+        "checkpoints": [
+            {
+                "name": model.name,
+                "kind": model.kind,
+                "available": model.available,
+                "path": str(model.path) if model.path else None,
+                "bytes": model.bytes,
+            }
+            for model in describe_models()
+        ],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _lines(info: dict[str, Any]) -> list[str]:
+    from magicanimate.checkpoints.disk import human_bytes
+
+    device, memory = info["device"], info["memory"]
+    lines = [
+        f"MagicAnimate {info['version']}, Python {info['python']}, {info['system']}",
+        "packages     " + ", ".join(f"{name} {version}" for name, version in info["packages"].items()),
+        f"device       {device['name']} in {device['dtype']}: {device['reason']}",
+        *(f"             {line}" for line in info["devices"]),
+        f"memory       {human_bytes(memory['available'])} of {human_bytes(memory['total'])} available",
+    ]
+    for folder, free in info["free_disk"].items():
+        lines.append(f"free disk    {human_bytes(free)} at {folder}")
+    for model in info["checkpoints"]:
+        where = f"{human_bytes(model['bytes'])} in {model['path']}" if model["available"] else "not here"
+        if not model["available"] and model["name"] == "full":
+            where += "; the first run with --model full fetches it"
+        lines.append(f"checkpoint   {model['name']}: {where}")
+    return lines
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what `gather` finds, for people or as JSON."""
+    info = gather(args.device)
+    print(json.dumps(info, indent=2) if args.json else "\n".join(_lines(info)))

@@ -1,0 +1,187 @@
+"""The words of the command line; imports nothing heavy, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from magicanimate import __version__
+from magicanimate.config import FITS, FUSIONS, WINDOW_MODES, MediaLimits
+from magicanimate.device import DEVICES, DTYPES
+
+_ANIMATE_EXAMPLES = """\
+examples:
+  python -m magicanimate animate me.jpg dance.mp4 -o out/me.mp4
+  python -m magicanimate animate me.jpg dance.mp4 -o out/me.mp4 --model full --steps 20 --side-by-side
+  python -m magicanimate animate --config batch.yaml -o out
+
+A YAML file may hold any of these settings by their long names (photo, motion, seed, num_inference_steps,
+...) or those of the published program (source_image, video_path, seed, steps, guidance_scale, size, ...).
+Photos, clips and seeds may be lists. What is written on the command line wins over the file.
+"""
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``512`` -> (512, 512); ``384x512`` -> (384, 512).
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 512 or 384x512") from error
+
+
+def parse_limit(text: str) -> tuple[str, float]:
+    """``max_frames=500`` -> ("max_frames", 500).
+
+    Raises:
+        argparse.ArgumentTypeError: unknown name or not a number.
+    """
+    kinds = {limit.name: type(limit.default) for limit in fields(MediaLimits)}
+    name, _, value = text.partition("=")
+    try:
+        return name, kinds[name](value)
+    except (KeyError, ValueError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a limit; write NAME=NUMBER with one of: {', '.join(kinds)}"
+        ) from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line. Settings that were not given are absent from the parsed result."""
+    parser = argparse.ArgumentParser(
+        prog="python -m magicanimate",
+        description="Animate a photo with a motion clip. The app with a page in the browser: python app.py",
+    )
+    parser.add_argument("--version", action="version", version=f"MagicAnimate {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_animate(commands)
+    _add_convert(commands)
+    _add_info(commands)
+    return parser
+
+
+def _add_animate(commands) -> None:
+    command = commands.add_parser(
+        "animate",
+        help="make a video from a photo and a DensePose clip",
+        epilog=_ANIMATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    command.add_argument("photo", nargs="?", type=Path, help="image of the person")
+    command.add_argument("motion", nargs="?", type=Path, help="DensePose clip, or a folder of its frames")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="file to write (.mp4, .webm, .gif) or, without a suffix, a folder of png frames; "
+        "with --config the folder of all results",
+    )
+    command.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings, or a batch of jobs")
+    _add_model(command)
+    _add_sampling(command)
+    _add_media(command)
+    command.add_argument(
+        "-q", "--quiet", action="store_true", default=False, help="no progress, only errors and the result"
+    )
+
+
+def _add_model(command) -> None:
+    group = command.add_argument_group("model")
+    group.add_argument(
+        "--model", default="mini", metavar="mini|full|FOLDER", help="checkpoint (default: %(default)s)"
+    )
+    group.add_argument("--device", default=None, help=f"{', '.join(DEVICES)} (default: the fastest found)")
+    group.add_argument(
+        "--dtype", default=None, choices=DTYPES, help="number format (default: what suits the device)"
+    )
+    group.add_argument("--offline", action="store_true", default=False, help="never ask the network")
+
+
+def _add_sampling(command) -> None:
+    group = command.add_argument_group("sampling")
+    add = group.add_argument
+    add("--seed", type=int, help="of the noise (default: 1)")
+    add("--steps", type=int, dest="num_inference_steps", help="denoising steps (default: the checkpoint's)")
+    add(
+        "--guidance",
+        type=float,
+        dest="guidance_scale",
+        help="strength of the photo, 1 for none (default: the checkpoint's)",
+    )
+    add("--scheduler", help="a diffusers scheduler, e.g. UniPCMultistepScheduler")
+    add("--prompt", help="text; needs a checkpoint with a text encoder")
+    add("--negative-prompt", help="text to stay away from")
+    add("--fusion", choices=FUSIONS, help="blocks that look at the photo (default: midup)")
+    add(
+        "--control-scale",
+        type=float,
+        dest="controlnet_conditioning_scale",
+        help="strength of the motion (default: 1)",
+    )
+    add(
+        "--windows",
+        choices=WINDOW_MODES,
+        help="how a long clip is cut: open, or ring as published (default: open)",
+    )
+    add("--window-size", type=int, help="frames of a window (default: 16)")
+    add("--overlap", type=int, dest="window_overlap", help="frames two windows share (default: 4)")
+    add("--window-stride", type=int, help="frames between neighbours in a window (default: 1)")
+    add("--window-offset", action="store_true", help="move the windows from step to step")
+
+
+def _add_media(command) -> None:
+    group = command.add_argument_group("photo, clip and result")
+    add = group.add_argument
+    add("--size", type=parse_size, metavar="WxH|N", help="of the result, multiples of 8")
+    add(
+        "--fit",
+        choices=FITS,
+        help="crop keeps proportions, pad shows all, stretch as published (default: crop)",
+    )
+    add("--start", type=float, metavar="SECONDS", help="where in the clip to begin")
+    add("--end", type=float, metavar="SECONDS", help="where in the clip to end")
+    add("--stride", type=int, help="use every n-th frame")
+    add("--fps", type=float, help="frame rate to bring the clip to")
+    add("--sound", action="store_true", help="keep the clip's sound")
+    add("--side-by-side", action="store_true", help="also write photo, motion and result in one video")
+    add(
+        "--no-check",
+        dest="check_motion",
+        action="store_false",
+        help="take a clip that does not look like a DensePose map",
+    )
+    add(
+        "--limit",
+        type=parse_limit,
+        action="append",
+        metavar="NAME=NUMBER",
+        help=f"change a bound on the inputs: {', '.join(limit.name for limit in fields(MediaLimits))}",
+    )
+
+
+def _add_convert(commands) -> None:
+    command = commands.add_parser(
+        "convert",
+        help="turn the published weights into a checkpoint of this program",
+        description="SOURCE is a folder with MagicAnimate, stable-diffusion-v1-5 and sd-vae-ft-mse.",
+    )
+    command.add_argument("source", type=Path, help="folder of the published files")
+    command.add_argument("dest", type=Path, help="folder to make")
+    command.add_argument(
+        "--dtype", choices=DTYPES, help="number format to store (default: as each file has it)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier checkpoint at DEST")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _add_info(commands) -> None:
+    command = commands.add_parser("info", help="device, memory, disk, checkpoints and versions")
+    command.add_argument("--device", help="instead of the one that would be chosen")
+    command.add_argument("--json", action="store_true", help="for programs")
