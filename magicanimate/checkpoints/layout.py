@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from magicanimate.checkpoints.reading import INDEX, PICKLES, SAFETENSORS
 from magicanimate.errors import InputError
 
+SAFETENSORS = (".safetensors",)
+PICKLES = (".bin", ".ckpt", ".pth", ".pt")
+INDEX = ".index.json"
 CONFIG = "config.json"
 TOKENIZER_FILES = (
     "vocab.json",

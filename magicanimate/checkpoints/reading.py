@@ -18,11 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from magicanimate.checkpoints.keys import unwrap
+from magicanimate.checkpoints.layout import INDEX, PICKLES, SAFETENSORS
 from magicanimate.errors import InputError
-
-SAFETENSORS = (".safetensors",)
-PICKLES = (".bin", ".ckpt", ".pth", ".pt")
-INDEX = ".index.json"
 
 _AGAIN = "download it again"
 _LFS = b"version https://git-lfs.github.com/spec"

@@ -47,10 +47,9 @@ def check_tokenizer(files: tuple[Path, ...]) -> None:
             raise InputError(f"{file} is not a tokenizer's file; download stable-diffusion-v1-5 again.")
     if {"vocab.json", "merges.txt"} <= texts.keys():
         vocabulary = json.loads(texts["vocab.json"])
-        merges = [
-            line for line in texts["merges.txt"].splitlines() if line and not line.startswith("#version")
-        ]
-        for merge in merges:
+        for merge in texts["merges.txt"].rstrip().split("\n"):
+            if merge.startswith("#version"):
+                continue
             if not {*merge.split(" "), merge.replace(" ", "")} <= vocabulary.keys() or merge.count(" ") != 1:
                 raise InputError(
                     f"merges.txt in {files[0].parent} does not fit vocab.json at {merge!r}; download"

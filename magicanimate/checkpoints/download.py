@@ -1,0 +1,227 @@
+"""One large file over a connection that may break: resumed where it stopped, checked when it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from magicanimate.checkpoints.disk import human_bytes
+from magicanimate.config import ShouldStop
+from magicanimate.errors import Cancelled, InputError
+
+log = logging.getLogger(__name__)
+
+RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts that bring nothing
+PART = ".part"
+
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
+_HASH_BYTES = 1 << 22
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a Hub repository at a certain commit.
+
+    Attributes:
+        repo: "owner/name".
+        name: path in the repository.
+        revision: commit, so that all requests speak of the same bytes.
+        nbytes: its size.
+        blob: what identifies its content: SHA-256 of large files, git's blob id of small ones.
+    """
+
+    repo: str
+    name: str
+    revision: str
+    nbytes: int
+    blob: str
+
+
+def partial_bytes(target: Path) -> int:
+    """Bytes of an unfinished download of ``target``."""
+    part = target.with_name(target.name + PART)
+    return part.stat().st_size if part.exists() else 0
+
+
+def download(
+    file: RemoteFile,
+    target: Path,
+    *,
+    on_bytes: Callable[[int], None],
+    should_stop: ShouldStop,
+    retry_delays: Sequence[float] = RETRY_DELAYS,
+) -> Path:
+    """Fetch a file of the Hub, or the rest of it.
+
+    Args:
+        file: what.
+        target: where to; beside it lies ``.part`` until the file is whole.
+        on_bytes: told how many bytes of the file are here.
+        should_stop: asked with every piece.
+        retry_delays: seconds to wait after each attempt in a row that brought no byte.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        InputError: the Hub refuses, cannot be reached for long, or sends something else. What has come
+            so far stays, and the next call goes on from there, except when its checksum is wrong.
+        Cancelled: ``should_stop()`` said so; what has come so far stays.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + PART)
+    if partial_bytes(target) > file.nbytes:
+        part.unlink()
+    part.touch()
+
+    def rest() -> None:
+        while part.stat().st_size < file.nbytes:
+            _append(file, part, on_bytes, should_stop)
+
+    persist(
+        rest,
+        what=f"{file.repo}/{file.name}",
+        progress=lambda: part.stat().st_size,
+        should_stop=should_stop,
+        retry_delays=retry_delays,
+    )
+    _check(file, part)
+    return part.replace(target)
+
+
+def persist(
+    attempt: Callable[[], _T],
+    *,
+    what: str,
+    should_stop: ShouldStop,
+    retry_delays: Sequence[float],
+    progress: Callable[[], int] = lambda: 0,
+) -> _T:
+    """Run ``attempt`` until the connection holds, waiting longer each time it brings nothing new.
+
+    Raises:
+        InputError: the Hub refuses, or the last attempt failed too.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    failures, before = 0, progress()
+    while True:
+        try:
+            return attempt()
+        except OfflineModeIsEnabled as error:
+            raise InputError(f"{what} is not here and HF_HUB_OFFLINE forbids fetching; unset it.") from error
+        except HfHubHTTPError as error:
+            if error.response.status_code not in _TRANSIENT:
+                raise InputError(refusal(error, what)) from error
+            reason, cause = f"the Hub answered {error.response.status_code}", error
+        except connection_errors() as error:
+            reason, cause = str(error).strip().rstrip(".") or type(error).__name__, error
+        failures, before = (0 if progress() > before else failures), progress()
+        if failures == len(retry_delays):
+            raise InputError(
+                f"{what} cannot be fetched ({reason}) after {failures + 1} attempts; check the connection and"
+                " run the same again, it goes on where it stopped."
+            ) from cause
+        log.warning("%s: %s; trying again in %g s", what, reason, retry_delays[failures])
+        _wait(retry_delays[failures], should_stop)
+        failures += 1
+
+
+def connection_errors() -> tuple[type[Exception], ...]:
+    """What the Hub library's HTTP client raises when a connection fails or breaks."""
+    from huggingface_hub import get_session
+
+    client = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+    return (client.RequestError,)
+
+
+def refusal(error: Exception, what: str) -> str:
+    """One sentence on an HTTP error that will not go away by itself."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{what} is open only to those who accepted its terms: accept them on its page on the Hub and run"
+            " `hf auth login`."
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"{what} does not exist on the Hub or is private; check HF_ENDPOINT, or run `hf auth login` if"
+            " you have access."
+        )
+    if isinstance(error, (errors.EntryNotFoundError, errors.RevisionNotFoundError)):
+        return f"{what} is no longer on the Hub; download the files by hand and use `convert`."
+    return (
+        f"the Hub refuses {what} with HTTP status {error.response.status_code}; check HF_ENDPOINT, your proxy"
+        " and `hf auth whoami`."
+    )
+
+
+def _append(file: RemoteFile, part: Path, on_bytes: Callable[[int], None], should_stop: ShouldStop) -> None:
+    """One request for what is missing, each piece written as it comes."""
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    url = hf_hub_url(file.repo, file.name, revision=file.revision)
+    have = part.stat().st_size
+    # Compressed answers would have other sizes and ranges.
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    request = get_session().stream(
+        "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, follow_redirects=True
+    )
+    with request as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:
+            have = 0  # the server does not do ranges and begins anew
+        with part.open("ab") as out:
+            out.truncate(have)
+            for piece in response.iter_raw():
+                if should_stop():
+                    raise Cancelled
+                out.write(piece)
+                have += len(piece)
+                on_bytes(min(have, file.nbytes))
+                if have > file.nbytes:
+                    return
+
+
+def _check(file: RemoteFile, part: Path) -> None:
+    """Compare size and content with what the Hub states."""
+    actual = part.stat().st_size
+    reason = ""
+    if actual != file.nbytes:
+        reason = f"is of another size than announced ({human_bytes(actual)}, not {human_bytes(file.nbytes)})"
+    elif _blob(part, like=file.blob) != file.blob:
+        reason = "does not have the checksum that the Hub states"
+    if reason:
+        part.unlink()
+        raise InputError(f"{file.repo}/{file.name} {reason} and was deleted; run the same again.")
+
+
+def _blob(path: Path, *, like: str) -> str:
+    """SHA-256 of a file or, when ``like`` is as short as one, the id that git gives to its content."""
+    digest = hashlib.sha256() if len(like) == 64 else hashlib.sha1(usedforsecurity=False)
+    if len(like) != 64:
+        digest.update(f"blob {path.stat().st_size}\0".encode())
+    with path.open("rb") as stream:
+        while block := stream.read(_HASH_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _wait(seconds: float, should_stop: ShouldStop) -> None:
+    """Sleep, but wake when asked to stop."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if should_stop():
+            raise Cancelled
+        time.sleep(min(left, 0.1))
