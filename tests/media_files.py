@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -86,22 +87,15 @@ def write_clip(
             stream.codec_context.colorspace = matrix
         if full_range:
             stream.codec_context.color_range = 2
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
         audio = container.add_stream("aac", rate=48_000) if sound else None
         moments = [round(time * 1000) for time in times] if times is not None else range(len(frames))
         for frame, moment in zip(frames, moments, strict=True):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            if pix_fmt.startswith("yuv"):
-                colours = {1: "ITU709", 5: "ITU601", 9: "BT2020"}
-                picture = picture.reformat(
-                    format=pix_fmt,
-                    dst_colorspace=colours.get(matrix or 5, "ITU601"),
-                    dst_color_range="JPEG" if full_range else "MPEG",
-                )
-                if matrix is None:
-                    picture.colorspace = 2
+            if matrix is not None:
+                planes = as_yuv420(frame, matrix, full_range=full_range)
+                picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+                picture.colorspace, picture.color_range = matrix, 2 if full_range else 1
             else:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
                 picture = picture.reformat(format=pix_fmt)
             picture.pts, picture.time_base = moment, base
             container.mux(stream.encode(picture))
@@ -110,7 +104,33 @@ def write_clip(
             for piece in tone(sound):
                 container.mux(audio.encode(piece))
             container.mux(audio.encode(None))
+    if rotation is not None:
+        turn(path, rotation)
     return path
+
+
+def as_yuv420(frame: np.ndarray, matrix: int, *, full_range: bool) -> np.ndarray:
+    """RGB uint8 (h, w, 3), even sizes, by the formulas of ITU-T H.273: the three planes below one another."""
+    red, blue = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}[matrix]
+    r, g, b = np.moveaxis(frame.astype(np.float64), -1, 0)
+    luma = red * r + (1 - red - blue) * g + blue * b
+    chroma = [(b - luma) / (2 * (1 - blue)), (r - luma) / (2 * (1 - red))]
+    scale, base = ((1, 1), 0) if full_range else ((219 / 255, 224 / 255), 16)
+    planes = [base + scale[0] * luma, *(128 + scale[1] * plane[::2, ::2] for plane in chroma)]
+    width = luma.shape[1]
+    rows = np.concatenate([plane.reshape(-1, width) for plane in planes])
+    return np.clip(np.round(rows), 0, 255).astype(np.uint8)
+
+
+def turn(path: Path, degrees: int) -> None:
+    """Write a display matrix into an mp4 or mov file: a counter-clockwise turn, as phones do."""
+    data = bytearray(path.read_bytes())
+    cosine, sine = {90: (0, -1), 180: (-1, 0), -90: (0, 1)}[degrees]
+    matrix = [cosine, sine, 0, -sine, cosine, 0, 0, 0]
+    # ISO 14496-12, 8.3.2: a version-0 track header has its matrix 40 bytes behind version and flags.
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">8iI", *(value << 16 for value in matrix), 1 << 30)
+    path.write_bytes(data)
 
 
 def tone(seconds: float, *, rate: int = 48_000) -> Iterable[av.AudioFrame]:

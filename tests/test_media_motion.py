@@ -171,8 +171,10 @@ def test_odd_sizes(tmp_path):
     assert next(open_motion(webm).frames()).shape == (47, 61, 3)
 
 
-@pytest.mark.parametrize("matrix", [None, 1, 5, 9])
-@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize(
+    ("matrix", "full_range"),
+    [(None, False), (1, False), (1, True), (5, False), (5, True), (9, False), (9, True)],
+)
 def test_colours_follow_the_tagged_matrix(tmp_path, matrix, full_range):
     colour = np.array((40, 180, 90))
     frame = np.tile(colour.astype(np.uint8), (48, 64, 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -283,13 +285,39 @@ def test_outputs_that_cannot_be(tmp_path):
     assert check_output(tmp_path / "new/folder/OUT.MP4").parent.is_dir()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
+def test_a_failing_disk_is_told_in_a_sentence(tmp_path):
     writer = VideoWriter(tmp_path / "out", width=96, height=64, fps=25)
-    os.symlink("/dev/full", writer._partial / "000000.png")
-    with pytest.raises(InputError, match="No space left") as caught:
+    (writer._partial / "000000.png").mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
         writer.write(photo_like(1)[0])
-    assert "out" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.gif"])
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, name):
+    """In a process of its own that may not write files of more than 20 kB."""
+    pytest.importorskip("resource")
+    script = (
+        "import resource, signal, sys, numpy as np\n"
+        "from magicanimate.errors import InputError\n"
+        "from magicanimate.media.writer import VideoWriter\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "noise = np.random.default_rng(0).integers(0, 256, (30, 64, 96, 3)).astype(np.uint8)\n"
+        "try:\n"
+        "    with VideoWriter(sys.argv[1], width=96, height=64, fps=25) as writer:\n"
+        "        for frame in noise: writer.write(frame)\n"
+        "except InputError as error:\n"
+        "    print(error)\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert "cannot be written (File too large)" in done.stdout, done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
@@ -26,9 +26,10 @@ _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,avi,mpeg,mpegts,flv,ogg,a
 
 _STILL_PICTURES = ("image2", "_pipe")
 
-_MATRIX = {1: Colorspace.ITU709, 4: Colorspace.FCC, 7: Colorspace.SMPTE240M, 9: Colorspace.BT2020}
-_MATRIX[10] = Colorspace.BT2020
-"""YCbCr matrix by the stream's tag (ITU-T H.273, table 4); anything else is BT.601, swscale's default."""
+_BT601 = 5
+_MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}
+"""swscale's number of a YCbCr matrix by the stream's tag (ITU-T H.273, table 4): BT.709, FCC, SMPTE 240M,
+BT.2020. Anything else is BT.601, swscale's default."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
         width=width,
         height=height,
         format="rgba" if has_alpha else "rgb24",
-        src_colorspace=_MATRIX.get(frame.colorspace, Colorspace.DEFAULT),
-        dst_colorspace=Colorspace.DEFAULT,
+        src_colorspace=_MATRIX.get(int(frame.colorspace), _BT601),
+        dst_colorspace=_BT601,
         src_color_range=ColorRange(frame.color_range),
         dst_color_range=ColorRange.JPEG,
     )
