@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from magicanimate.animator import Animator, check_request
 from magicanimate.cli.batch import load_batch
 from magicanimate.cli.progress import ProgressBar, stop_on_interrupt
 from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.wording import timestamp
 
 
 def run(args: argparse.Namespace) -> None:
@@ -23,8 +24,6 @@ def run(args: argparse.Namespace) -> None:
         Cancelled: Ctrl-C; finished jobs of a batch stay, nothing half-written does.
     """
     requests = requests_of(args)
-    from magicanimate.animator import Animator, check_request
-
     for request in requests:
         check_request(request)
     failed = []
@@ -74,7 +73,7 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
         return [AnimationRequest(**{**jobs[0], "output": output or jobs[0]["output"]})]
     if output is not None and output.suffix:
         raise InputError(f"{config} holds {len(jobs)} animations, so -o must be a folder, not {output}.")
-    folder = output or Path("outputs") / (batch.name or f"{config.stem}_{datetime.now():%Y%m%d-%H%M%S}")
+    folder = output or Path("outputs") / (batch.name or f"{config.stem}_{timestamp()}")
     return [
         AnimationRequest(**{**job, "output": path})
         for job, path in zip(jobs, _names(jobs, folder), strict=True)

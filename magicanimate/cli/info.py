@@ -23,7 +23,7 @@ def gather(device: str | None = None) -> dict[str, Any]:
     import psutil
 
     from magicanimate.checkpoints.disk import free_bytes
-    from magicanimate.checkpoints.hub import home
+    from magicanimate.checkpoints.home import home
     from magicanimate.checkpoints.locate import describe_models
     from magicanimate.device import describe_devices, pick_device
 

@@ -8,28 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from magicanimate.config import Progress, ShouldStop
-
-STAGES = {
-    "load": "loading the checkpoint",
-    "download": "downloading",
-    "convert": "converting",
-    "read": "reading photo and clip",
-    "encode": "encoding",
-    "denoise": "denoising",
-    "decode": "writing frames",
-    "write": "writing",
-}
-_IN_BYTES = ("download", "convert")
-
-
-def time_left(seconds: float | None) -> str:
-    """``75.2`` -> "1:15 left"; empty while unknown."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-    return f"{clock} left"
+from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
 
 
 class ProgressBar:
@@ -52,7 +31,7 @@ class ProgressBar:
         self._bar.update(progress.step - self._bar.n)
 
     def _open(self, progress: Progress):
-        in_bytes = progress.stage in _IN_BYTES
+        in_bytes = progress.stage in STAGES_IN_BYTES
         return self._tqdm(
             total=progress.total,
             desc=STAGES.get(progress.stage, progress.stage),

@@ -1,0 +1,118 @@
+"""The page in the browser: ``python app.py``, then open the address it prints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from magicanimate import __version__
+from magicanimate.errors import InputError
+
+EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
+_PORTS_TO_TRY = 100
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the program."""
+    parser = argparse.ArgumentParser(prog="app.py", description="MagicAnimate in the browser.")
+    parser.add_argument(
+        "--model", default="mini", metavar="mini|full|FOLDER", help="checkpoint (default: %(default)s)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="the next free one if taken (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs"), help="folder of the results (default: ./%(default)s)"
+    )
+    parser.add_argument(
+        "--queue", type=int, default=8, help="animations that may wait (default: %(default)s)"
+    )
+    parser.add_argument("--offline", action="store_true", help="never ask the network for a checkpoint")
+    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
+    parser.add_argument("--version", action="version", version=f"MagicAnimate {__version__}")
+    return parser
+
+
+def free_port(host: str, first: int) -> int:
+    """The first port from ``first`` on that nobody listens on.
+
+    Raises:
+        InputError: none of a hundred is free, or the address is not this machine's.
+    """
+    for port in range(first, min(first + _PORTS_TO_TRY, 65536)):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            if os.name != "nt":  # there it would let two programs share a port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise InputError(f"No port of {host} from {first} on is free; choose another with --port.")
+
+
+def serve(args: argparse.Namespace, scratch: Path) -> None:
+    """Show the page until interrupted; ``scratch`` holds uploads.
+
+    Raises:
+        InputError: the checkpoint, the folder or the address cannot be used.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these two are read when gradio is imported
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch)
+    port = free_port(args.host, args.port)
+    output = args.output.expanduser().resolve()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
+    from magicanimate.ui import theme, views
+    from magicanimate.ui.page import Page, find_examples
+    from magicanimate.ui.studio import Studio
+
+    studio = Studio(args.model, output, offline=args.offline)
+    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue)
+    try:
+        page.blocks.launch(
+            server_name=args.host,
+            server_port=port,
+            share=args.share,
+            theme=theme.make(),
+            css_paths=views.STYLE,
+            allowed_paths=[str(output), str(EXAMPLES)],
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+        print(f"MagicAnimate runs on {page.blocks.local_url}  (Ctrl-C ends it)", flush=True)
+        if page.blocks.share_url:
+            print(f"Public link: {page.blocks.share_url}", flush=True)
+        studio.start_loading()
+        page.blocks.block_thread()
+    finally:
+        studio.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("magicanimate").setLevel(logging.INFO)
+    try:
+        with tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True) as scratch:
+            serve(args, Path(scratch))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

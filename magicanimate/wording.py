@@ -1,0 +1,43 @@
+"""Words that the command line and the app share: stages, time left, names of results."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+STAGES = {
+    "load": "loading the checkpoint",
+    "download": "downloading the checkpoint",
+    "convert": "converting the checkpoint",
+    "read": "reading photo and clip",
+    "encode": "encoding the photo",
+    "denoise": "denoising",
+    "decode": "writing frames",
+    "write": "writing frames",
+}
+STAGES_IN_BYTES = ("download", "convert")
+
+
+def time_left(seconds: float | None) -> str:
+    """``75.2`` -> "1:15 left"; empty while unknown."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{clock} left"
+
+
+def timestamp() -> str:
+    """Now, as it stands in names of results: "20260131-174500"."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4") -> Path:
+    """A name in ``folder`` made of date, photo and clip that nothing has yet."""
+    base = f"{timestamp()}_{photo.stem[:40]}_{motion.stem[:40]}"
+    path, number = folder / f"{base}{suffix}", 1
+    while path.exists() or path.with_suffix(".json").exists():
+        number += 1
+        path = folder / f"{base}_{number}{suffix}"
+    return path
