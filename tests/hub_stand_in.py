@@ -47,6 +47,7 @@ class Faults:
         status: repository -> HTTP status, ``X-Error-Code`` for everything asked of it.
         busy: name -> how many of its next requests are answered 503.
         ignore_ranges: answer range requests with the whole file.
+        short: name -> bytes that each of its next downloads has, as if they were all.
         portal: answer everything with a web page, as the sign-in of a hotel's network does.
         tampered: names whose bytes are not those that were announced.
     """
@@ -55,6 +56,7 @@ class Faults:
     always_break_after: dict[str, int] = field(default_factory=dict)
     status: dict[str, tuple[int, str]] = field(default_factory=dict)
     busy: dict[str, int] = field(default_factory=dict)
+    short: dict[str, list[int]] = field(default_factory=dict)
     ignore_ranges: bool = False
     portal: bool = False
     tampered: set[str] = field(default_factory=set)
@@ -216,6 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
+        if self.command == "GET" and self.hub.faults.short.get(name):
+            content = content[: start + self.hub.faults.short[name].pop(0)]
         self.send_header("Content-Length", str(len(content) - start))
         self.send_header("ETag", f'"{etag}"')
         self.send_header("X-Repo-Commit", COMMIT)

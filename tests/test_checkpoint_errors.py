@@ -74,6 +74,12 @@ def test_existing_folders_are_safe(published, converted, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "photos"]
 
 
+def test_destination_that_cannot_be_made(published, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file cannot be written .*choose another folder"):
+        convert_checkpoint(published, tmp_path / "file" / "full")
+
+
 def test_full_disk_is_noticed_before_writing(published, tmp_path):
     with pytest.raises(InputError, match=r"needs 10\d MB of free disk and .*full has 5 MB"):
         convert_parts(lambda: find_parts(published), tmp_path / "full", free=lambda path: 5_000_000)

@@ -183,6 +183,21 @@ def test_server_without_ranges_starts_the_file_anew(hub_server):
     assert len(hub_server.downloads(MOTION)) == 2
 
 
+def test_answer_that_ends_early_is_resumed(hub_server):
+    source = hub_server.files(MAGICANIMATE)[MOTION]
+    hub_server.faults.short[MOTION] = [5000, 0, 700]
+    assert fetch_one(MOTION).read_bytes() == source.read_bytes()
+    assert [request.sent for request in hub_server.downloads(MOTION)] == [
+        5000,
+        0,
+        700,
+        source.stat().st_size - 5700,
+    ]
+    hub_server.faults.short[UNET] = [0] * 9
+    with pytest.raises(InputError, match="the answer ended early.* after 3 attempts"):
+        fetch_one(UNET)
+
+
 def test_busy_server_is_asked_again(hub_server):
     hub_server.faults.busy[UNET] = 2
     assert fetch_one(UNET).stat().st_size == hub_server.files(STABLE_DIFFUSION)[UNET].stat().st_size
@@ -288,6 +303,13 @@ def test_offline_after_a_conversion_that_was_stopped(hub_server, converted, tmp_
     assert same_files(fetch(offline=True), converted)
     assert hub_server.requests == []
     assert not killed.exists()
+
+
+def test_home_that_cannot_be_written(hub_server, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="file cannot be written; set MAGICANIMATE_HOME"):
+        fetch()
 
 
 def test_only_one_program_fetches(hub_server, tmp_path):

@@ -81,12 +81,19 @@ def staged_folder(dest: Path) -> Iterator[Path]:
     """A new folder beside ``dest`` that takes its place, and name, only if the block ends well.
 
     Whatever happens inside, nothing half-written stays behind; an older ``dest`` lives until then.
+
+    Raises:
+        InputError: nothing can be written there.
     """
     dest = dest.absolute()
-    dest.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]
     staging, old = dest.with_name(f".{dest.name}.{mark}.partial"), dest.with_name(f".{dest.name}.{mark}.old")
-    staging.mkdir()
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"{dest.parent} cannot be written ({error.strerror}); choose another folder."
+        ) from error
     try:
         yield staging
         _share(staging)

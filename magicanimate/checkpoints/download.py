@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import ShouldStop
@@ -82,8 +82,10 @@ def download(
     part.touch()
 
     def rest() -> None:
-        while part.stat().st_size < file.nbytes:
+        if part.stat().st_size < file.nbytes:
             _append(file, part, on_bytes, should_stop)
+        if part.stat().st_size < file.nbytes:
+            raise ConnectionError("the answer ended early")
 
     persist(
         rest,
@@ -121,7 +123,7 @@ def persist(
             if error.response.status_code not in _TRANSIENT:
                 raise InputError(refusal(error, what)) from error
             reason, cause = f"the Hub answered {error.response.status_code}", error
-        except connection_errors() as error:
+        except (ConnectionError, *connection_errors()) as error:
             reason, cause = str(error).strip().rstrip(".") or type(error).__name__, error
         failures, before = (0 if progress() > before else failures), progress()
         if failures == len(retry_delays):
@@ -187,11 +189,20 @@ def _append(file: RemoteFile, part: Path, on_bytes: Callable[[int], None], shoul
             for piece in response.iter_raw():
                 if should_stop():
                     raise Cancelled
-                out.write(piece)
+                _write(out, piece, part)
                 have += len(piece)
                 on_bytes(min(have, file.nbytes))
                 if have > file.nbytes:
                     return
+
+
+def _write(out: BinaryIO, piece: bytes, part: Path) -> None:
+    try:
+        out.write(piece)
+    except OSError as error:
+        raise InputError(
+            f"{part} cannot be written ({error.strerror}); free some disk and run the same again."
+        ) from error
 
 
 def _check(file: RemoteFile, part: Path) -> None:

@@ -58,8 +58,8 @@ def fetch_full(
     if model_index(dest) is not None:
         return dest
     stop = should_stop or (lambda: False)
-    home().mkdir(parents=True, exist_ok=True)
     try:
+        home().mkdir(parents=True, exist_ok=True)
         with FileLock(home() / "full.lock", timeout=0):
             plan = offline_plan(cache_dir) if _is_offline(offline) else None
             plan = plan or plan_download(cache_dir=cache_dir, should_stop=stop, retry_delays=retry_delays)
@@ -70,6 +70,10 @@ def fetch_full(
     except Timeout as error:
         raise InputError(
             f"another program is fetching the full model into {home()}; wait until it is done."
+        ) from error
+    except (PermissionError, FileExistsError) as error:
+        raise InputError(
+            f"{error.filename or home()} cannot be written; set {HOME_VARIABLE} to a folder that can."
         ) from error
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.checkpoints.download import RETRY_DELAYS, RemoteFile, partial_bytes, persist
@@ -22,6 +24,9 @@ from magicanimate.checkpoints.layout import (
 from magicanimate.config import ShouldStop
 from magicanimate.errors import InputError
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
 MAGICANIMATE = "zcxu-eric/MagicAnimate"
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 VAE = "stabilityai/sd-vae-ft-mse"
@@ -37,6 +42,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "vae": (VAE, ""),
 }
 _MEMORY = "plan.json"
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -117,16 +123,18 @@ def _listing(repo: str) -> dict[str, RemoteFile]:
         info = api.model_info(
             repo, revision="main", files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
-        return {
-            entry.rfilename: RemoteFile(
-                repo, entry.rfilename, info.sha, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id
-            )
-            for entry in info.siblings
-        }
+        return {entry.rfilename: _remote(repo, info.sha, entry) for entry in info.siblings}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{constants.ENDPOINT} does not answer like a Hub about {repo}; check HF_ENDPOINT and your proxy."
         ) from error
+
+
+def _remote(repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
+    blob = entry.lfs.sha256 if entry.lfs else entry.blob_id
+    if not _BLOB.fullmatch(blob):  # it becomes part of a path
+        raise ValueError(f"{blob!r} is not the hash of a file")
+    return RemoteFile(repo, entry.rfilename, commit, int(entry.size), blob)
 
 
 def _needed(part: str, folder: str, repo: str, listing: dict[str, RemoteFile]) -> list[RemoteFile]:
