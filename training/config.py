@@ -111,8 +111,8 @@ def tiny_network() -> NetworkConfig:
 
 def _mini(stage: str) -> StageConfig:
     if stage == "vae":
-        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=3000)
-        return StageConfig("vae", steps=8000, crop=64, sample_every=1000, optimizer=optimizer)
+        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=2000)
+        return StageConfig("vae", steps=4500, crop=64, sample_every=1000, optimizer=optimizer)
     if stage == "base":
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1500)
         return StageConfig("base", steps=4000, optimizer=optimizer)

@@ -64,7 +64,7 @@ class DancerData:
 
         pack(folder)
         self.folder = folder
-        self.stills = DancerFolder(folder).stills
+        self.stills = DancerFolder(folder).info.stills
         self.rgb = np.load(folder / PACKED_RGB, mmap_mode="r")
         self.parts = np.load(folder / PACKED_PARTS, mmap_mode="r")
         if len(self.rgb) <= holdout:

@@ -179,8 +179,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load_averages(networks: Mapping[str, nn.Module], folder: Path) -> int:
+def load_averages(networks: Mapping[str, nn.Module], folder: Path, *, partly: bool = False) -> int:
     """Put a run's averaged weights into ``networks`` (names as in its stage); returns the run's step.
+
+    Args:
+        networks: what to fill.
+        folder: of the run.
+        partly: the run trained only some of the parameters; the others keep their values.
 
     Raises:
         FileNotFoundError: the run has no checkpoint yet.
@@ -193,5 +198,6 @@ def load_averages(networks: Mapping[str, nn.Module], folder: Path) -> int:
     with torch.no_grad():
         for name, network in networks.items():
             for key, p in network.named_parameters():
-                p.copy_(state["averages"][f"{name}.{key}"])
+                if not partly or f"{name}.{key}" in state["averages"]:
+                    p.copy_(state["averages"][f"{name}.{key}"])
     return state["step"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,22 @@ import torch
 from training.config import NetworkConfig, StageConfig, preset
 from training.data import DancerData
 from training.loop import Stage, Trainer, load_averages, newest_checkpoint
-from training.networks import build_vae
+from training.networks import (
+    build_appearance_encoder,
+    build_controlnet,
+    build_image_unet,
+    build_scheduler,
+    build_vae,
+    build_video_unet,
+)
 from training.stages.base import BaseStage
-from training.stages.stage2 import Stage2
+from training.stages.stage2 import Stage2, load_image_weights
 from training.stages.vae import VaeStage, latent_statistics, normalize_latents
 
 LATENT_STATISTICS = "latent_statistics.pt"
+KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an export
+DEFAULT_STEPS = 10
+DEFAULT_GUIDANCE = 1.0
 
 
 def train(
@@ -75,3 +86,55 @@ def trained_vae(network: NetworkConfig, runs: Path, data: DancerData | None = No
     statistics = torch.load(file, weights_only=True)
     normalize_latents(vae, statistics["mean"], statistics["std"])
     return vae
+
+
+def export(runs: Path, out: Path, *, preset_name: str) -> Path:
+    """Write the trained networks as a pipeline folder (safetensors, float16) that the program loads.
+
+    Args:
+        runs: folder of the runs; "vae", "base" and "stage2" must have checkpoints.
+        out: folder to write; replaced if it exists.
+        preset_name: of the network sizes.
+
+    Returns:
+        ``out``.
+    """
+    from magicanimate.models.prompt import EmptyPrompt
+    from magicanimate.pipeline import MagicAnimatePipeline
+
+    _, network = preset(preset_name, "stage2")
+    unet = build_video_unet(network)
+    image_networks = {
+        "unet": build_image_unet(network),
+        "appearance_encoder": build_appearance_encoder(network),
+        "controlnet": build_controlnet(network),
+    }
+    load_averages(image_networks, runs / "base")
+    load_image_weights(unet, image_networks["unet"])
+    load_averages({"unet": unet}, runs / "stage2", partly=True)
+    pipe = MagicAnimatePipeline(
+        vae=trained_vae(network, runs),
+        unet=unet,
+        appearance_encoder=image_networks["appearance_encoder"],
+        controlnet=image_networks["controlnet"],
+        scheduler=build_scheduler(),
+        empty_prompt=EmptyPrompt(num_tokens=network.text_tokens, width=network.text_width),
+        kind="mini",
+        default_width=network.size,
+        default_height=network.size,
+        default_steps=DEFAULT_STEPS,
+        default_guidance_scale=DEFAULT_GUIDANCE,
+    )
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    pipe.to(torch.float16).save_pretrained(staging)
+    for file in staging.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
+    for kept in KEPT_FILES:
+        if (out / kept).exists():
+            shutil.copy2(out / kept, staging / kept)
+    if out.exists():
+        shutil.rmtree(out)
+    staging.rename(out)
+    return out

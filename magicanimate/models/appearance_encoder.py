@@ -9,7 +9,10 @@ from __future__ import annotations
 import functools
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import (
+    ModelMixin,  # noqa: F401  (loading a pipeline looks for it in this module)
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 

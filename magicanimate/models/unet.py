@@ -9,7 +9,10 @@ from __future__ import annotations
 import functools
 
 import torch
-from diffusers import UNetMotionModel
+from diffusers import (
+    ModelMixin,  # noqa: F401  (loading a pipeline looks for it in this module)
+    UNetMotionModel,
+)
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import nn
