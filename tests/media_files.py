@@ -9,7 +9,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
+from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import colourise
 
 TONE = 440.0
@@ -131,6 +133,24 @@ def turn(path: Path, degrees: int) -> None:
     at = data.index(b"tkhd") + 4 + 40
     data[at : at + 36] = struct.pack(">8iI", *(value << 16 for value in matrix), 1 << 30)
     path.write_bytes(data)
+
+
+def write_folder(folder: Path, names: list[str]) -> Path:
+    """A folder of ``numbered`` frames under these names."""
+    folder.mkdir()
+    for name, frame in zip(names, numbered(len(names)), strict=True):
+        Image.fromarray(frame).save(folder / name)
+    return folder
+
+
+def write_output(path: Path, frames: Sequence[np.ndarray], fps: float | Fraction = 25, **options) -> Path:
+    """Frames through ``VideoWriter``."""
+    height, width = frames[0].shape[:2]
+    with VideoWriter(path, width=width, height=height, fps=fps, **options) as writer:
+        for frame in frames:
+            writer.write(frame)
+    assert writer.num_frames == len(frames)
+    return path
 
 
 def tone(seconds: float, *, rate: int = 48_000) -> Iterable[av.AudioFrame]:

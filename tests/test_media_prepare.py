@@ -18,11 +18,11 @@ from magicanimate.palette import BACKGROUND, colourise, nearest_labels
 from tests.media_files import numbered, part_labels, part_maps, write_clip
 
 PUBLISHED_PAIRS = [
-    ("monalisa.png", "running.mp4", 42),
-    ("demo4.png", "demo4.mp4", 107),
-    ("dalle2.jpeg", "running2.mp4", 125),
-    ("dalle8.jpeg", "dancing2.mp4", 100),
-    ("multi1_source.png", "multi_dancing.mp4", 85),
+    ("monalisa.png", "running.mp4"),
+    ("demo4.png", "demo4.mp4"),
+    ("dalle2.jpeg", "running2.mp4"),
+    ("dalle8.jpeg", "dancing2.mp4"),
+    ("multi1_source.png", "multi_dancing.mp4"),
 ]
 
 
@@ -177,11 +177,11 @@ def test_folder_of_frames(tmp_path, inputs):
         assert media.fps == 8.0 and not media.has_sound
 
 
-@pytest.mark.parametrize(("photo", "motion", "count"), PUBLISHED_PAIRS)
-def test_published_pairs(shared, photo, motion, count):
+@pytest.mark.parametrize(("photo", "motion"), PUBLISHED_PAIRS)
+def test_published_pairs(shared, photo, motion):
     pair = (shared / "samples" / photo, shared / "samples" / motion)
-    with prepare_media(request(pair), width=128, height=128) as media:
-        assert media.control.shape == (count, 128, 128, 3) and media.photo.shape == (128, 128, 3)
-        assert media.fps == 25.0
-        share = float((nearest_labels(media.control[::8])[0] > 0).mean())
-        assert 0.15 < share < 0.55
+    with prepare_media(request(pair, stride=5, end=1.6), width=96, height=128) as media:
+        assert media.control.shape == (8, 128, 96, 3) and media.photo.shape == (128, 96, 3)
+        assert media.fps == 5.0
+        share = float((nearest_labels(media.control[:])[0] > 0).mean())
+        assert 0.2 < share < 0.7

@@ -19,7 +19,7 @@ from magicanimate.media.motion import open_motion
 from magicanimate.media.settings_file import write_settings
 from magicanimate.media.side_by_side import side_by_side
 from magicanimate.media.writer import VideoWriter, check_output, read_metadata
-from tests.media_files import loudness, number_of, numbered, part_maps, write_clip
+from tests.media_files import number_of, numbered, part_maps, write_output
 
 KINDS = ["out.mp4", "out.webm", "out.gif", "out"]
 SETTINGS = {
@@ -29,15 +29,6 @@ SETTINGS = {
     "nested": {"quote": '"\\;=#\n'},
     "long": "x" * 3000,
 }
-
-
-def write(path: Path, frames, fps=25, **options) -> Path:
-    height, width = frames[0].shape[:2]
-    with VideoWriter(path, width=width, height=height, fps=fps, **options) as writer:
-        for frame in frames:
-            writer.write(frame)
-    assert writer.num_frames == len(frames)
-    return path
 
 
 def photo_like(count: int, *, width: int = 96, height: int = 64) -> list[np.ndarray]:
@@ -56,7 +47,7 @@ def photo_like(count: int, *, width: int = 96, height: int = 64) -> list[np.ndar
 )
 def test_frames_come_back(tmp_path, name, least):
     frames = photo_like(12)
-    clip = open_motion(write(tmp_path / name, frames))
+    clip = open_motion(write_output(tmp_path / name, frames))
     assert (clip.width, clip.height, clip.rate) == (96, 64, 25)
     for frame, expected in zip(clip.frames(), frames, strict=True):
         error = np.mean((frame.astype(float) - expected) ** 2)
@@ -66,7 +57,7 @@ def test_frames_come_back(tmp_path, name, least):
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm"])
 def test_colours_are_tagged_as_they_were_converted(tmp_path, name):
     colour = (30, 170, 90)
-    path = write(tmp_path / name, [np.tile(np.array(colour, np.uint8), (64, 64, 1))] * 3)
+    path = write_output(tmp_path / name, [np.tile(np.array(colour, np.uint8), (64, 64, 1))] * 3)
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         assert frame.format.name == "yuv420p"
@@ -80,14 +71,16 @@ def test_colours_are_tagged_as_they_were_converted(tmp_path, name):
 def test_part_maps_survive_being_written(tmp_path):
     maps = part_maps(5, width=192, height=192)
     for name in ("map.mp4", "map.webm"):
-        for frame, expected in zip(open_motion(write(tmp_path / name, maps)).frames(), maps, strict=True):
+        for frame, expected in zip(
+            open_motion(write_output(tmp_path / name, maps)).frames(), maps, strict=True
+        ):
             assert np.mean(np.abs(frame.astype(int) - expected).max(-1) < 16) > 0.93
 
 
 @pytest.mark.parametrize("fps", [25, 30000 / 1001, Fraction(24000, 1001), 12.5, 60, 7.3])
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm"])
 def test_rates_are_exact(tmp_path, name, fps):
-    path = write(tmp_path / name, numbered(20), fps=fps)
+    path = write_output(tmp_path / name, numbered(20), fps=fps)
     clip = open_motion(path)
     assert clip.rate == Fraction(fps).limit_denominator(1001)
     assert [number_of(frame) for frame in clip.frames()] == list(range(20))
@@ -95,40 +88,40 @@ def test_rates_are_exact(tmp_path, name, fps):
 
 def test_one_frame_is_enough(tmp_path):
     for name in KINDS:
-        assert len(list(open_motion(write(tmp_path / name, numbered(1))).frames())) == 1
+        assert len(list(open_motion(write_output(tmp_path / name, numbered(1))).frames())) == 1
 
 
 def test_odd_sizes_grow_by_one_repeated_pixel(tmp_path):
     frames = photo_like(3, width=61, height=47)
     for name in ("out.mp4", "out.webm"):
-        frame = next(open_motion(write(tmp_path / name, frames)).frames())
+        frame = next(open_motion(write_output(tmp_path / name, frames)).frames())
         assert frame.shape == (48, 62, 3)
         assert np.abs(frame[:, 61].astype(int) - frame[:, 60]).mean() < 6
     for name in ("out.gif", "out"):
-        assert next(open_motion(write(tmp_path / name, frames)).frames()).shape == (47, 61, 3)
+        assert next(open_motion(write_output(tmp_path / name, frames)).frames()).shape == (47, 61, 3)
 
 
 def test_mp4_starts_with_its_index(tmp_path):
-    data = write(tmp_path / "out.mp4", photo_like(5)).read_bytes()
+    data = write_output(tmp_path / "out.mp4", photo_like(5)).read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
 
 
 def test_gif_loops_and_keeps_its_speed(tmp_path):
-    with Image.open(write(tmp_path / "out.gif", photo_like(30), fps=30)) as gif:
+    with Image.open(write_output(tmp_path / "out.gif", photo_like(30), fps=30)) as gif:
         assert gif.info["loop"] == 0 and gif.n_frames == 30
         total = 0
         for index in range(gif.n_frames):
             gif.seek(index)
             total += gif.info["duration"]
     assert total == pytest.approx(1000, abs=40)
-    fast = open_motion(write(tmp_path / "fast.gif", photo_like(60), fps=120))
+    fast = open_motion(write_output(tmp_path / "fast.gif", photo_like(60), fps=120))
     assert fast.num_frames_estimate <= 27
     assert fast.num_frames_estimate / fast.fps == pytest.approx(0.5, abs=0.05)
 
 
 def test_folder_holds_exact_numbered_frames(tmp_path):
     frames = photo_like(3)
-    folder = write(tmp_path / "frames", frames, metadata=SETTINGS)
+    folder = write_output(tmp_path / "frames", frames, metadata=SETTINGS)
     assert sorted(p.name for p in folder.iterdir()) == ["000000.png", "000001.png", "000002.png"]
     for number, frame in enumerate(frames):
         np.testing.assert_array_equal(np.array(Image.open(folder / f"{number:06d}.png")), frame)
@@ -140,14 +133,14 @@ def test_folder_holds_exact_numbered_frames(tmp_path):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_settings_travel_inside_the_file(tmp_path, name):
-    path = write(tmp_path / name, photo_like(3), metadata=SETTINGS)
+    path = write_output(tmp_path / name, photo_like(3), metadata=SETTINGS)
     assert read_metadata(path) == SETTINGS
     assert len(list(open_motion(path).frames())) == 3
 
 
 def test_files_without_settings(tmp_path):
     for name in KINDS:
-        assert read_metadata(write(tmp_path / name, photo_like(2))) is None
+        assert read_metadata(write_output(tmp_path / name, photo_like(2))) is None
     assert read_metadata(tmp_path / "missing.mp4") is None
     (tmp_path / "text.mp4").write_text("no video")
     assert read_metadata(tmp_path / "text.mp4") is None
@@ -167,51 +160,6 @@ def test_settings_file_lies_beside(tmp_path):
         write_settings(tmp_path / "no/such/folder.mp4", {})
 
 
-# Sound
-
-
-@pytest.mark.parametrize("name", ["out.mp4", "out.webm"])
-def test_sound_is_cut_to_the_stretch(tmp_path, name):
-    # A tone in seconds 0, 2, 4, ...
-    source = write_clip(tmp_path / "source.mp4", numbered(30) * 3, rate=10, sound=9.0)
-    path = write(tmp_path / name, numbered(25), fps=10, sound_from=source, sound_start=1.5)
-    heard = loudness(path) > 0.1
-    assert len(heard) * 0.05 == pytest.approx(2.5, abs=0.1)
-    # Second 1.5 to 4.0: silence, a tone for a second from 0.5 on, silence.
-    assert not heard[:8].any() and heard[12:28].all() and not heard[32:48].any()
-    clip = open_motion(path)
-    assert clip.has_sound and [number_of(frame) for frame in clip.frames()] == list(range(25))
-
-
-def test_late_sound_is_reached_by_seeking(tmp_path):
-    source = write_clip(tmp_path / "source.mp4", numbered(30) * 3, rate=10, sound=9.0)
-    path = write(tmp_path / "out.mp4", numbered(20), fps=10, sound_from=source, sound_start=6.5)
-    heard = loudness(path) > 0.1
-    assert heard[:8].all() and not heard[12:28].any() and heard[32:].all()
-
-
-def test_sound_shorter_than_the_pictures(tmp_path):
-    source = write_clip(tmp_path / "source.mp4", numbered(30), rate=10, sound=0.8)
-    path = write(tmp_path / "out.mp4", numbered(30), fps=10, sound_from=source)
-    assert len(list(open_motion(path).frames())) == 30
-    assert len(loudness(path)) * 0.05 == pytest.approx(0.8, abs=0.1)
-
-
-def test_sound_that_is_not_there(tmp_path):
-    silent = write_clip(tmp_path / "silent.mp4", numbered(5))
-    sounding = write_clip(tmp_path / "sounding.mp4", numbered(5), sound=1.0)
-    assert not open_motion(write(tmp_path / "a.mp4", numbered(5), sound_from=silent)).has_sound
-    assert not open_motion(write(tmp_path / "b.mp4", numbered(5), sound_from=tmp_path)).has_sound
-    assert not open_motion(write(tmp_path / "c.gif", numbered(5), sound_from=sounding)).has_sound
-    assert not open_motion(write(tmp_path / "d", numbered(5), sound_from=sounding)).has_sound
-
-
-def test_sound_after_the_end_of_the_source(tmp_path):
-    source = write_clip(tmp_path / "source.mp4", numbered(10), rate=10, sound=1.0)
-    path = write(tmp_path / "out.mp4", numbered(10), fps=10, sound_from=source, sound_start=30.0)
-    assert len(list(open_motion(path).frames())) == 10
-
-
 # Whole or not at all
 
 
@@ -225,13 +173,13 @@ def test_an_exception_leaves_nothing(tmp_path, name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_an_exception_keeps_the_older_output(tmp_path, name):
-    path = write(tmp_path / name, photo_like(2), metadata={"seed": 1})
+    path = write_output(tmp_path / name, photo_like(2), metadata={"seed": 1})
     with pytest.raises(RuntimeError), VideoWriter(path, width=96, height=64, fps=25) as writer:
         writer.write(photo_like(1)[0])
         raise RuntimeError("stop")
     assert read_metadata(path) == {"seed": 1}
     assert [p.name for p in tmp_path.iterdir()] == [name]
-    write(path, photo_like(3), metadata={"seed": 2})
+    write_output(path, photo_like(3), metadata={"seed": 2})
     assert read_metadata(path) == {"seed": 2} and len(list(open_motion(path).frames())) == 3
     assert [p.name for p in tmp_path.iterdir()] == [name]
 

@@ -16,7 +16,7 @@ from magicanimate.palette import BACKGROUND
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 are outside."""
 
-_PHOTO_TOP_SHARE = 0.25
+_PHOTO_TOP_SHARE = 0.15
 """Of what a crop takes from a photo's height, this share is taken above: heads are in the upper part."""
 
 _HEADROOM = 0.05

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from magicanimate.media.video_file import open_container, picture_stream
+from magicanimate.media.video_file import open_container, picture_stream, sound_stream
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def has_sound(path: Path) -> bool:
         return False
     try:
         with open_container(path) as container:
-            return bool(container.streams.audio)
+            return sound_stream(container) is not None
     except (av.FFmpegError, OSError, ValueError) as error:
         logger.warning("%s: no sound can be read (%s)", path, error)
         return False
@@ -92,7 +92,9 @@ def _samples(source: Path, start: float) -> Iterator[np.ndarray]:
     """Blocks of float32 (2, samples) at 48 kHz from ``start`` on; silence where sound begins later."""
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_RATE)
     with open_container(source) as container:
-        stream = container.streams.audio[0]
+        stream = sound_stream(container)
+        if stream is None:
+            return
         pictures = picture_stream(container)
         origin = 0.0
         if pictures is not None and pictures.start_time is not None:
@@ -114,9 +116,7 @@ def _samples(source: Path, start: float) -> Iterator[np.ndarray]:
                     yield samples[:, skip:]
 
 
-def _frames(
-    container: av.container.InputContainer, stream: av.audio.stream.AudioStream
-) -> Iterator[av.AudioFrame]:
+def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
     """Decoded audio; damaged packets are left out, and a damaged file ends where it cannot go on."""
     packets = container.demux(stream)
     while True:
@@ -129,7 +129,7 @@ def _frames(
             return
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:
+        except av.FFmpegError:
             logger.debug("%s: damaged sound left out", container.name)
             continue
         yield from frames

@@ -82,13 +82,13 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
         with open_container(path) as container:
             stream = picture_stream(container)
             if stream is None:
-                raise InputError(_no_picture(path, what, bool(container.streams.audio)))
+                raise InputError(_no_picture(path, what, container))
             check_pixels(
                 path, stream.codec_context.width, stream.codec_context.height, what=what, limits=limits
             )
             pts, count, last = _timestamps(container, stream)
             time_base, nominal = stream.time_base, stream.average_rate or stream.guessed_rate
-            has_sound, announced = bool(container.streams.audio), stream.frames
+            has_sound, announced = sound_stream(container) is not None, stream.frames
         first = next(decode(path, limits=limits), None)
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, InputError):
@@ -108,11 +108,16 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
 
 
 def picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The first moving-picture stream; the cover of a music file is none."""
+    """The first moving-picture stream that can be decoded; the cover of a music file is none."""
     for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
+        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
             return stream
     return None
+
+
+def sound_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The first audio stream that can be decoded."""
+    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
 def _timestamps(
@@ -183,7 +188,7 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
             break
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:
+        except av.FFmpegError:
             damaged += 1
             continue
         yield from frames
@@ -223,8 +228,10 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(array, turns))
 
 
-def _no_picture(path: Path, what: str, sound: bool) -> str:
-    if sound:
+def _no_picture(path: Path, what: str, container: av.container.InputContainer) -> str:
+    if any(stream.codec_context is None for stream in container.streams.video):
+        return f"The {what} {path} is coded in a way that cannot be decoded here; export it as mp4 (H.264)."
+    if container.streams.audio:
         return f"The {what} {path} has only sound, no picture; give a video."
     return f"The {what} {path} has no video stream; give a video."
 
