@@ -16,3 +16,33 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("needs ../shared (reference numbers and real samples), which is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder of the mini's kind with every part, random weights and 32 x 32 pixels."""
+    import torch
+
+    from magicanimate.models.prompt import EmptyPrompt
+    from magicanimate.pipeline import MagicAnimatePipeline
+    from training import networks
+    from training.config import tiny_network
+
+    config = tiny_network()
+    torch.manual_seed(0)
+    pipe = MagicAnimatePipeline(
+        vae=networks.build_vae(config),
+        unet=networks.build_video_unet(config),
+        appearance_encoder=networks.build_appearance_encoder(config),
+        controlnet=networks.build_controlnet(config),
+        scheduler=networks.build_scheduler(),
+        empty_prompt=EmptyPrompt(num_tokens=config.text_tokens, width=config.text_width),
+        kind="mini",
+        default_width=config.size,
+        default_height=config.size,
+        default_steps=2,
+        default_guidance_scale=2.0,
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    pipe.save_pretrained(folder)
+    return folder

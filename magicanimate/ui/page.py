@@ -44,7 +44,7 @@ class Page:
         with gr.Blocks(
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:
-            gr.HTML(views.TITLE)
+            gr.HTML(views.TITLE, padding=False)
             with gr.Row():
                 with gr.Column(scale=6, min_width=320):
                     self._inputs()
@@ -56,8 +56,15 @@ class Page:
     def _inputs(self) -> None:
         photo, motion = self.examples[0] if self.examples else (None, None)
         self.controls = form.inputs(photo=photo, motion=motion)
-        if self.examples:
-            gr.Examples(self.examples, [self.controls["photo"], self.controls["motion"]], label="Examples")
+        self.gallery = gr.Dataset(
+            components=[gr.Image(visible=False)],
+            samples=[[photo] for photo, _ in self.examples],
+            layout="gallery",
+            type="index",
+            label="Examples",
+            samples_per_page=12,
+            visible=bool(self.examples),
+        )
         settings, self.dice = form.main_settings(self.defaults)
         self.controls |= settings
         with gr.Row():
@@ -67,8 +74,8 @@ class Page:
             self.controls |= form.more_settings(self.defaults)
 
     def _results(self) -> None:
-        self.status = gr.HTML(views.message("The video will appear here."), elem_id="status")
-        self.preview = gr.HTML("", visible=False, elem_id="preview")
+        self.status = gr.HTML(views.message("The video will appear here."), elem_id="status", padding=False)
+        self.preview = gr.HTML("", visible=False, elem_id="preview", padding=False)
         self.video = gr.Video(
             label="Result",
             interactive=False,
@@ -79,7 +86,7 @@ class Page:
             buttons=["download"],
         )
         self.strip = gr.Video(
-            label="Photo, motion and result side by side",
+            label="Side by side",
             interactive=False,
             autoplay=True,
             loop=True,
@@ -91,7 +98,7 @@ class Page:
         with gr.Accordion("Settings of this result", open=False, visible=False) as self.settings_box:
             self.settings = gr.JSON(show_label=False)
             self.settings_file = gr.DownloadButton("Download the settings", size="sm")
-        gr.HTML(views.checkpoint_note(self.defaults))
+        gr.HTML(views.checkpoint_note(self.defaults), padding=False)
 
     def _connect(self) -> None:
         widgets = [self.status, self.preview, self.video, self.strip, self.download]
@@ -99,6 +106,12 @@ class Page:
         buttons = [self.start, self.cancel]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **private)
+        self.gallery.click(
+            lambda index: tuple(self.examples[index]),
+            self.gallery,
+            [self.controls["photo"], self.controls["motion"]],
+            **private,
+        )
         admitted = self.start.click(
             self._admit, None, [self.status, self.preview, *buttons], queue=False, **private
         )
@@ -146,19 +159,21 @@ class Page:
         updates = {self.status: views.progress_bar(progress)}
         if progress.preview is not None:
             updates[self.preview] = gr.update(value=views.preview(progress.preview), visible=True)
+            updates[self.video] = gr.update(visible=False)  # the preview takes its place
         return updates
 
     def _ended(self, text: str, *, kind: str = "info") -> dict:
         return {
             self.status: views.message(text, kind=kind),
             self.preview: gr.update(value="", visible=False),
+            self.video: gr.update(visible=True),
         }
 
     def _finished(self, result: AnimationResult) -> dict:
         return {
             self.status: views.finished(result),
             self.preview: gr.update(value="", visible=False),
-            self.video: str(result.output),
+            self.video: gr.update(value=str(result.output), visible=True),
             self.strip: gr.update(
                 value=str(result.side_by_side) if result.side_by_side else None,
                 visible=result.side_by_side is not None,

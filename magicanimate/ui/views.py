@@ -68,7 +68,7 @@ def finished(result: AnimationResult) -> str:
     )
 
 
-def preview(frames: Any, *, fps: float = 8.0, side: int = 256) -> str:
+def preview(frames: Any, *, fps: float = 8.0, side: int = 384) -> str:
     """Half-finished frames, uint8 ``F h w 3``, as a moving picture."""
     from PIL import Image
 
