@@ -230,6 +230,10 @@ def test_outputs_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match="holds other files"):
         VideoWriter(tmp_path / "holiday", width=8, height=8, fps=25)
     assert (tmp_path / "holiday/diary.txt").read_text() == "mine"
+    (tmp_path / "maps").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "maps/000000.png")
+    with pytest.raises(InputError, match="holds other files"):
+        check_output(tmp_path / "maps")
     assert check_output(tmp_path / "new/folder/OUT.MP4").parent.is_dir()
 
 

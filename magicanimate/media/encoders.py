@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image, PngImagePlugin
 
-from magicanimate.media.file_metadata import PNG_KEY, insert_gif_comment
+from magicanimate.media.file_metadata import PNG_KEY, PNG_SOFTWARE, insert_gif_comment
 from magicanimate.media.sound import SoundTrack
 
 _BT709 = 1
@@ -212,6 +212,7 @@ class FolderEncoder:
         self._folder = folder
         self._count = 0
         self._info = PngImagePlugin.PngInfo()
+        self._info.add_text("Software", PNG_SOFTWARE)
         if comment:
             self._info.add_itxt(PNG_KEY, comment)
         folder.mkdir()

@@ -14,6 +14,10 @@ PNG_KEY = "magicanimate"
 """Keyword of the text chunk in png frames; other files have the JSON as their comment."""
 
 
+PNG_SOFTWARE = "MagicAnimate"
+"""Software text of every png frame written here; a folder is replaced only if its frames have it."""
+
+
 def encode_settings(settings: Mapping[str, Any]) -> str:
     """Settings as one line of ASCII JSON, which every container keeps unchanged."""
     return json.dumps(dict(settings), default=str)
@@ -36,6 +40,15 @@ def read_metadata(path: Path | str) -> dict[str, Any] | None:
     except (av.FFmpegError, OSError, ValueError, SyntaxError):
         return None
     return settings if isinstance(settings, dict) else None
+
+
+def is_our_frame(path: Path) -> bool:
+    """Whether a png file was written by this program."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == PNG_SOFTWARE
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _text(path: Path) -> str | None:

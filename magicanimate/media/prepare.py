@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
@@ -85,6 +86,7 @@ def prepare_media(
         InputError: one of the inputs cannot be used.
         Cancelled: ``should_stop()`` was true; nothing is left on disk.
     """
+    _check_apart(request)
     photo = fit_photo(
         load_photo(request.photo, limits=request.limits), width=width, height=height, fit=request.fit
     )
@@ -126,6 +128,14 @@ def prepare_media(
         has_sound=clip.has_sound,
         sound_start=clip.start,
     )
+
+
+def _check_apart(request: AnimationRequest) -> None:
+    """Refuse an output that would replace one of the inputs."""
+    output = Path(request.output).resolve()
+    for given in (Path(request.photo), Path(request.motion)):
+        if output == given.resolve():
+            raise InputError(f"The output {request.output} is also an input; choose another name for it.")
 
 
 @dataclass

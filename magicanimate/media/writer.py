@@ -17,7 +17,7 @@ import numpy as np
 
 from magicanimate.errors import InputError
 from magicanimate.media.encoders import ContainerEncoder, Encoder, FolderEncoder, GifEncoder
-from magicanimate.media.file_metadata import encode_settings, read_metadata
+from magicanimate.media.file_metadata import encode_settings, is_our_frame, read_metadata
 from magicanimate.media.sound import has_sound
 from magicanimate.media.timing import as_rate
 
@@ -34,8 +34,8 @@ _OUR_FRAME = re.compile(r"\d{6}\.png")
 def check_output(path: Path | str) -> Path:
     """Refuse a place that nothing can be written to, before any work is done. Makes missing folders.
 
-    An existing file of the same kind is fine, and so is a folder that holds nothing but numbered png frames:
-    they are replaced when the new output is complete.
+    An existing file of the same kind is fine, and so is a folder with nothing but frames written by this
+    program: they are replaced when the new output is complete.
 
     Raises:
         InputError: unknown suffix, a folder where a file should go or the reverse, foreign files, no rights.
@@ -51,7 +51,8 @@ def check_output(path: Path | str) -> Path:
     if not path.suffix and path.exists():
         if not path.is_dir():
             raise InputError(f"The output {path} is a file; choose another name for the folder of frames.")
-        if not all(_OUR_FRAME.fullmatch(entry.name) for entry in path.iterdir()):
+        entries = sorted(path.iterdir())
+        if not all(_OUR_FRAME.fullmatch(entry.name) and is_our_frame(entry) for entry in entries):
             raise InputError(f"The output {path} is a folder that holds other files; choose a new folder.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
