@@ -82,7 +82,11 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """What was written on the command line, by the names of `AnimationRequest`."""
-    given = {name: value for name, value in vars(args).items() if name in AnimationRequest.names()}
+    given = {
+        name: value
+        for name, value in vars(args).items()
+        if name in AnimationRequest.names() and value is not None
+    }
     if hasattr(args, "size"):
         given["width"], given["height"] = args.size
     if hasattr(args, "limit"):

@@ -31,6 +31,8 @@ _NO_EFFECT: dict[str, Any] = {
     "invert_video": False,
     "save_individual_videos": False,
 }
+# What our own settings files record about a run; such a file repeats it.
+_RECORDED = ("program", "ai_generated", "model", "device", "dtype", "num_frames", "output_fps", "seconds")
 _PER_JOB = ("photo", "motion", "seed")
 _RANDOM_SEED = -1  # as the published files write it
 
@@ -75,7 +77,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
             settings["limits"] = _limits(path, value)
         elif name in AnimationRequest.names():
             settings[name] = _convert(path, key, name, value)
-        elif key != "savename" and not _changes_nothing(key, value, steps):
+        elif key not in ("savename", *_RECORDED) and not _changes_nothing(key, value, steps):
             ignored.append(key)
     settings |= overrides or {}
     name = raw.get("savename")

@@ -73,8 +73,10 @@ def _add_animate(commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    command.add_argument("photo", nargs="?", type=Path, help="image of the person")
-    command.add_argument("motion", nargs="?", type=Path, help="DensePose clip, or a folder of its frames")
+    command.add_argument("photo", nargs="?", default=None, type=Path, help="image of the person")
+    command.add_argument(
+        "motion", nargs="?", default=None, type=Path, help="DensePose clip, or a folder of its frames"
+    )
     command.add_argument(
         "-o",
         "--output",

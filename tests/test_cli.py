@@ -1,0 +1,295 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+import yaml
+
+from magicanimate import __version__
+from magicanimate.cli.animate import requests_of
+from magicanimate.cli.batch import load_batch
+from magicanimate.cli.main import main
+from magicanimate.cli.parser import build_parser
+from magicanimate.errors import InputError
+from magicanimate.wording import time_left
+from tests.conftest import ROOT
+from tests.inputs import write_motion, write_photo
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Path:
+    return write_photo(tmp_path_factory.mktemp("photo") / "me.png")
+
+
+@pytest.fixture(scope="module")
+def motion(tmp_path_factory) -> Path:
+    return write_motion(tmp_path_factory.mktemp("motion") / "dance.mp4", 5)
+
+
+def requests(*words: object):
+    return requests_of(build_parser().parse_args(["animate", *map(str, words)]))
+
+
+def write_yaml(path: Path, **settings) -> Path:
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def video(path: Path) -> tuple[int, int, int, float]:
+    """Frames, width, height and rate of a video file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = sum(1 for _ in container.decode(stream))
+        return frames, stream.width, stream.height, float(stream.average_rate)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, magicanimate.cli.parser as p; p.build_parser().format_help(); "
+        "print({'torch', 'numpy', 'diffusers', 'gradio', 'av', 'yaml'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+def test_help_and_version_within_a_second():
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "magicanimate", "animate", "--help"]
+        out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        best = min(best, time.perf_counter() - start)
+    assert "--guidance" in out.stdout
+    assert best < 1
+    out = subprocess.run(
+        [sys.executable, "-m", "magicanimate", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert __version__ in out.stdout
+
+
+def test_options_become_the_request(photo, motion):
+    words = (
+        "--seed 7 --steps 3 --guidance 1.5 --size 384x512 --fit pad --start 1 --end 2.5 --stride 2 --fps 12"
+    )
+    words += (
+        " --fusion full --windows ring --window-size 8 --overlap 2 --window-offset --scheduler DDIMScheduler"
+    )
+    words += " --sound --side-by-side --no-check --control-scale 0.5 --limit max_frames=9 --prompt hi"
+    (request,) = requests(photo, motion, "-o", "out/x.mp4", *words.split())
+    assert (request.photo, request.motion, request.output) == (photo, motion, Path("out/x.mp4"))
+    assert (request.seed, request.num_inference_steps, request.guidance_scale) == (7, 3, 1.5)
+    assert (request.width, request.height, request.fit) == (384, 512, "pad")
+    assert (request.start, request.end, request.stride, request.fps) == (1, 2.5, 2, 12)
+    assert (request.fusion, request.windows, request.window_size, request.window_overlap) == (
+        "full",
+        "ring",
+        8,
+        2,
+    )
+    assert request.window_offset and request.sound and request.side_by_side and not request.check_motion
+    assert (request.scheduler, request.controlnet_conditioning_scale, request.prompt) == (
+        "DDIMScheduler",
+        0.5,
+        "hi",
+    )
+    assert request.limits.max_frames == 9 and request.limits.max_seconds == 1200
+
+
+def test_what_is_not_given_keeps_its_default(photo, motion):
+    (request,) = requests(photo, motion, "-o", "x.mp4")
+    assert request.num_inference_steps is None and request.width is None
+    assert request.check_motion and request.windows == "open"
+
+
+@pytest.mark.parametrize("size", ["", "x", "12y", "3x4x5"])
+def test_bad_sizes_are_usage_errors(size, capsys):
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args(["animate", "a", "b", "-o", "c.mp4", "--size", size])
+    assert stop.value.code == 2
+    assert "write 512 or 384x512" in capsys.readouterr().err
+
+
+def test_animate_writes_video_strip_and_settings(tiny_model, photo, motion, tmp_path, capsys):
+    out = tmp_path / "new" / "me.mp4"
+    words = ["animate", photo, motion, "-o", out, "--model", tiny_model, "--seed", 3, "--side-by-side"]
+    assert main([str(word) for word in words]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert video(out) == (5, 32, 32, 25.0)
+    assert video(tmp_path / "new" / "me_side_by_side.mp4")[0] == 5
+    settings = json.loads((tmp_path / "new" / "me.json").read_text())
+    assert settings["seed"] == 3 and settings["ai_generated"] is True
+
+    again = tmp_path / "again.mp4"
+    words = ["animate", "--config", tmp_path / "new" / "me.json", "-o", again, "--model", tiny_model]
+    assert main([str(word) for word in words]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert [frame(out, i) for i in range(5)] == [frame(again, i) for i in range(5)]
+
+
+def frame(path: Path, index: int) -> bytes:
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))[index].to_ndarray(format="rgb24").tobytes()
+
+
+def test_errors_are_one_sentence(tiny_model, photo, motion, tmp_path, capsys):
+    text = tmp_path / "note.png"
+    text.write_text("not a picture")
+    cases = [
+        (["animate", text, motion, "-o", tmp_path / "x.mp4", "--model", tiny_model], "note.png"),
+        (
+            ["animate", photo, tmp_path / "gone.mp4", "-o", tmp_path / "x.mp4", "--model", tiny_model],
+            "gone.mp4",
+        ),
+        (["animate", photo, motion, "-o", tmp_path / "x.mp4", "--size", 33, "--model", tiny_model], "33"),
+        (["animate", photo, motion, "-o", tmp_path / "x.mp4", "--model", tmp_path / "nowhere"], "nowhere"),
+        (["animate", photo, "-o", tmp_path / "x.mp4"], "motion"),
+        (["convert", tmp_path / "gone", tmp_path / "dest"], "gone"),
+    ]
+    for words, named in cases:
+        assert main([str(word) for word in words]) == 2, words
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and named in lines[0] and "Traceback" not in lines[0]
+    assert not (tmp_path / "x.mp4").exists() and not (tmp_path / "dest").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
+def test_interrupt_leaves_nothing(tiny_model, photo, tmp_path):
+    clip = write_motion(tmp_path / "long.mp4", 60)
+    folder = tmp_path / "out"
+    words = ["animate", photo, clip, "-o", folder / "x.mp4", "--model", tiny_model, "--steps", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "magicanimate", *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if line.startswith("loaded"):
+            break
+    time.sleep(1.5)  # now it reads or denoises; either ends the same way
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "cancelled" in err and "Traceback" not in err
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_published_yaml(photo, motion, tmp_path, capsys):
+    config = write_yaml(
+        tmp_path / "animation.yaml",
+        pretrained_model_path="pretrained_models/stable-diffusion-v1-5",
+        motion_module="temporal_attention.ckpt",
+        savename=None,
+        fusion_blocks="midup",
+        seed=[1],
+        steps=25,
+        guidance_scale=7.5,
+        source_image=[str(photo), str(photo)],
+        video_path=[str(motion), str(motion)],
+        size=512,
+        L=16,
+        S=1,
+        max_length=None,
+        num_actual_inference_steps=25,
+    )
+    first, second = requests("--config", config, "-o", tmp_path / "out", "--steps", "3")
+    assert (first.photo, first.motion, first.seed) == (photo, motion, 1)
+    assert (first.num_inference_steps, first.guidance_scale, first.width, first.height) == (3, 7.5, 512, 512)
+    assert first.fusion == "midup"
+    assert first.output == tmp_path / "out" / "me_dance.mp4" and second.output.name == "me_dance_2.mp4"
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.endswith("pretrained_model_path, motion_module") or warning.endswith(
+        "motion_module, pretrained_model_path"
+    )
+
+
+def test_published_keys_with_an_effect_we_lack_are_named(photo, motion, tmp_path):
+    config = write_yaml(
+        tmp_path / "a.yaml", source_image=str(photo), video_path=str(motion), steps=25, max_length=80, L=24,
+        num_actual_inference_steps=10,
+    )  # fmt: skip
+    assert set(load_batch(config).ignored) == {"max_length", "L", "num_actual_inference_steps"}
+
+
+def test_yaml_lists_and_paths(photo, motion, tmp_path):
+    write_photo(tmp_path / "beside.png")
+    config = write_yaml(
+        tmp_path / "b.yaml", photo="beside.png", motion=str(motion), seed=[1, 2, -1], size="384x512",
+        limits={"max_frames": 7}, sound=True, end=3,
+    )  # fmt: skip
+    jobs = load_batch(config).jobs
+    assert [job["seed"] for job in jobs[:2]] == [1, 2] and jobs[2]["seed"] >= 0
+    assert jobs[0]["photo"] == tmp_path / "beside.png"
+    assert (jobs[0]["width"], jobs[0]["height"], jobs[0]["end"]) == (384, 512, 3.0)
+    assert jobs[0]["limits"].max_frames == 7 and jobs[0]["sound"] is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"seed": "three"}, "seed"),
+        ({"steps": 2.5}, "steps"),
+        ({"sound": "yes please"}, "sound"),
+        ({"fit": "squeeze"}, "crop, pad, stretch"),
+        ({"size": [1, 2, 3]}, "size"),
+        ({"limits": {"most": 3}}, "max_frames"),
+        ({"seed": [1, 2], "photo": ["a", "b", "c"]}, "do not match"),
+        ({"motion": None}, "motion"),
+        ({"guidance_scale": [1]}, "guidance_scale"),
+    ],
+)
+def test_yaml_errors_name_the_key(settings, named, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", **{"photo": "a.png", "motion": "b.mp4", **settings})
+    with pytest.raises(InputError, match=named):
+        load_batch(config)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "just words", "- 1\n- 2", "1: 2", "\x00"])
+def test_what_is_no_settings_file(text, tmp_path):
+    config = tmp_path / "d.yaml"
+    config.write_text(text)
+    with pytest.raises(InputError, match="d.yaml"):
+        load_batch(config)
+
+
+def test_a_batch_goes_on_after_an_error(tiny_model, photo, motion, tmp_path, capsys):
+    config = write_yaml(
+        tmp_path / "e.yaml", photo=["gone.png", str(photo)], motion=str(motion), num_inference_steps=1
+    )
+    words = ["animate", "--config", config, "-o", tmp_path / "out", "--model", tiny_model, "--quiet"]
+    assert main([str(word) for word in words]) == 2
+    captured = capsys.readouterr()
+    assert "gone.png" in captured.err and "1 of 2" in captured.err
+    assert video(tmp_path / "out" / "me_dance.mp4")[0] == 5
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["me_dance.json", "me_dance.mp4"]
+
+
+def test_info(capsys):
+    assert main(["info", "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["version"] == __version__ and info["device"]["reason"]
+    assert info["memory"]["total"] > info["memory"]["available"] > 0
+    assert all(free > 0 for free in info["free_disk"].values())
+    assert {model["name"] for model in info["checkpoints"]} == {"mini", "full"}
+    assert main(["info"]) == 0
+    assert "checkpoint" in capsys.readouterr().out
+    assert main(["info", "--device", "abacus"]) == 2
+    assert "abacus" in capsys.readouterr().err
+
+
+def test_time_left():
+    assert [time_left(seconds) for seconds in (None, 4.4, 75.2, 3725)] == [
+        "",
+        "0:04 left",
+        "1:15 left",
+        "1:02:05 left",
+    ]

@@ -1,0 +1,98 @@
+"""Who may import whom: app and command line -> animator -> pipeline -> models; training -> magicanimate."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import ROOT
+
+TOP = ("app", "magicanimate.__main__", "magicanimate.cli", "magicanimate.ui")
+PIPELINE = ("magicanimate.pipeline", "magicanimate.denoising", "magicanimate.windows", "magicanimate.preview")
+MODELS = ("magicanimate.models",)
+ANIMATOR = ("magicanimate.animator",)
+
+# Package -> what neither it nor anything in it may import.
+FORBIDDEN = {
+    "magicanimate": ("training", "tests", "app"),
+    "training": ("tests", "app", *TOP, *ANIMATOR),
+    "magicanimate.animator": TOP,
+    "magicanimate.pipeline": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.checkpoints"),
+    "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),
+    "magicanimate.models": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
+    "magicanimate.media": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.checkpoints", "torch"),
+    "magicanimate.checkpoints": (*TOP, *ANIMATOR, "magicanimate.media"),
+    "magicanimate.cli": ("app", "magicanimate.ui", "gradio", *PIPELINE, *MODELS, "magicanimate.media"),
+    "magicanimate.ui": ("app", "magicanimate.cli", "torch", *PIPELINE, *MODELS, "magicanimate.media"),
+    "app": ("magicanimate.cli", "torch", *PIPELINE, *MODELS, "magicanimate.media"),
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the project by its dotted name."""
+    files = [ROOT / "app.py"]
+    for package in ("magicanimate", "training"):
+        files += sorted((ROOT / package).rglob("*.py"))
+    found = {}
+    for file in files:
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(file.read_text(encoding="utf-8"))
+    return found
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Names that a module imports anywhere in it; for ``from a import b`` both ``a`` and ``a.b``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+MODULES = modules()
+
+
+def test_every_layer_is_there():
+    for package in FORBIDDEN:
+        assert any(within(name, package) for name in MODULES), package
+    assert len(MODULES) > 30
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_arrows_point_down(package):
+    wrong = [
+        f"{name} imports {imported}"
+        for name, tree in MODULES.items()
+        if within(name, package)
+        for imported in imports(tree)
+        if any(within(imported, forbidden) for forbidden in FORBIDDEN[package])
+    ]
+    assert not wrong
+
+
+def test_no_cycles():
+    graph = {
+        name: {target for target in imports(tree) if target in MODULES and target != name}
+        for name, tree in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+    assert len(done) == len(MODULES)
