@@ -80,7 +80,8 @@ class Studio:
             yield job.result()
         finally:
             stop.set()
-            self._stops.pop(visitor, None)
+            if self._stops.get(visitor) is stop:
+                del self._stops[visitor]
 
     def close(self) -> None:
         """Stop everything and let the thread end."""

@@ -1,0 +1,194 @@
+"""What stands behind the page: options, request, the studio that runs one animation at a time."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import app
+from magicanimate.animator import ModelDefaults
+from magicanimate.config import AnimationResult, Progress
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.ui import views
+from magicanimate.ui.form import OWN_SCHEDULER, request_of
+from magicanimate.ui.page import Page, find_examples
+from magicanimate.ui.studio import FULL_DEFAULTS, Studio
+from magicanimate.wording import new_output
+from tests.inputs import write_motion, write_photo
+
+
+@pytest.fixture
+def studio(tiny_model, tmp_path):
+    studio = Studio(tiny_model, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    yield studio
+    studio.close()
+
+
+@pytest.fixture
+def values(tmp_path) -> dict:
+    """What the widgets of the page hold after uploading both files."""
+    photo = write_photo(tmp_path / "me.png")
+    motion = write_motion(tmp_path / "dance.mp4", 5)
+    return {
+        "photo": str(photo),
+        "motion": str(motion),
+        "seed": 4,
+        "random_seed": False,
+        "num_inference_steps": 2,
+        "guidance_scale": 2.0,
+        "end": 0,
+        "fps": 0,
+        "scheduler": OWN_SCHEDULER,
+        "side_by_side": True,
+    }
+
+
+def test_the_next_free_port_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert port < app.free_port("127.0.0.1", port) <= port + 100
+
+
+def test_an_address_of_another_machine_is_refused():
+    with pytest.raises(InputError, match="192.0.2.1"):
+        app.free_port("192.0.2.1", 7860)
+
+
+def test_no_checkpoint_is_one_sentence(tmp_path, capsys):
+    words = ["--model", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
+    assert app.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and str(tmp_path / "none") in line
+
+
+def test_names_of_results_are_never_taken_twice(tmp_path):
+    paths = []
+    for _ in range(3):
+        paths.append(new_output(tmp_path, Path("a/me.png"), Path("b/dance.mp4")))
+        paths[-1].touch()
+    assert len(set(paths)) == 3
+    assert all("_me_dance" in path.name and path.suffix == ".mp4" for path in paths)
+
+
+def test_examples_are_pairs(tmp_path):
+    for name in (
+        "b_photo.jpg",
+        "b_motion.mp4",
+        "a_photo.png",
+        "a_motion.mp4",
+        "lonely_motion.mp4",
+        "x_photo.png",
+    ):
+        (tmp_path / name).touch()
+    pairs = [[Path(path).name for path in pair] for pair in find_examples(tmp_path)]
+    assert pairs == [["a_photo.png", "a_motion.mp4"], ["b_photo.jpg", "b_motion.mp4"]]
+    assert find_examples(tmp_path / "none") == []
+
+
+def test_widgets_become_the_request(values):
+    request = request_of(values, Path("x.mp4"))
+    assert (request.seed, request.num_inference_steps, request.guidance_scale) == (4, 2, 2.0)
+    assert request.end is None and request.fps is None and request.scheduler is None
+    assert request.side_by_side and request.preview_every == 1
+    request = request_of({**values, "end": 2.5, "fps": 12, "scheduler": "DDIMScheduler"}, Path("x.mp4"))
+    assert (request.end, request.fps, request.scheduler) == (2.5, 12, "DDIMScheduler")
+    for name in ("photo", "motion"):
+        with pytest.raises(InputError, match=name):
+            request_of({**values, name: None}, Path("x.mp4"))
+
+
+def test_page_has_a_widget_for_every_setting(studio):
+    page = Page(studio, [], queue_size=2)
+    assert page.defaults == ModelDefaults("mini", 32, 32, 2, 2.0)
+    not_there = {
+        "output", "window_stride", "controlnet_conditioning_scale", "preview_every", "limits"
+    }  # fmt: skip
+    from magicanimate.config import AnimationRequest
+
+    assert set(AnimationRequest.names()) - set(page.controls) == not_there
+    assert page.controls["num_inference_steps"].value == 2
+
+
+def test_full_checkpoint_shows_its_page_before_it_is_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path))
+    studio = Studio("full", tmp_path, offline=True)
+    assert studio.defaults() == FULL_DEFAULTS
+    studio.close()
+
+
+def test_studio_reports_and_returns(studio, values, tmp_path):
+    studio.start_loading()
+    reports = list(studio.animate("me", request_of(values, tmp_path / "out" / "x.mp4")))
+    assert isinstance(reports[-1], AnimationResult)
+    assert all(isinstance(report, Progress) for report in reports[:-1])
+    assert reports[-1].num_frames == 5
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["x.json", "x.mp4", "x_side_by_side.mp4"]
+    assert json.loads((tmp_path / "out" / "x.json").read_text())["seed"] == 4
+
+
+def test_cancel_ends_the_running_one_and_nothing_remains(studio, values, tmp_path):
+    long = {**values, "motion": str(write_motion(tmp_path / "long.mp4", 60)), "num_inference_steps": 1000}
+    studio.admit("me")
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        for report in studio.animate("me", request_of(long, tmp_path / "out" / "x.mp4")):
+            if report.stage == "denoise":
+                pressed = time.monotonic()
+                studio.cancel("me")
+    assert time.monotonic() - pressed < 3 and pressed - started < 30
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_cancel_of_a_waiting_one_leaves_the_running_one(studio, values, tmp_path):
+    long = {**values, "motion": str(write_motion(tmp_path / "long.mp4", 60)), "num_inference_steps": 1000}
+    running = studio.animate("a", request_of(long, tmp_path / "out" / "a.mp4"))
+    next(running)
+    studio.admit("b")
+    threading.Timer(0.5, studio.cancel, ["b"]).start()
+    with pytest.raises(Cancelled):
+        list(studio.animate("b", request_of(values, tmp_path / "out" / "b.mp4")))
+    assert isinstance(next(running), Progress)
+    running.close()  # as when the visitor leaves the page
+    assert isinstance(
+        list(studio.animate("c", request_of(values, tmp_path / "out" / "c.mp4")))[-1], AnimationResult
+    )
+    assert not (tmp_path / "out" / "a.mp4").exists()
+
+
+def test_an_error_reaches_the_visitor_and_the_next_one_works(studio, values, tmp_path):
+    note = tmp_path / "note.png"
+    note.write_text("not a picture")
+    with pytest.raises(InputError, match="note.png"):
+        list(studio.animate("me", request_of({**values, "photo": str(note)}, tmp_path / "out" / "x.mp4")))
+    assert isinstance(
+        list(studio.animate("me", request_of(values, tmp_path / "out" / "y.mp4")))[-1], AnimationResult
+    )
+
+
+def test_texts_are_escaped_and_progress_is_readable():
+    assert "<img" not in views.message("<img src=x>", kind="error")
+    html = views.progress_bar(Progress("denoise", 5, 20, 75.0))
+    assert 'aria-valuenow="25"' in html and "5 of 20" in html and "1:15 left" in html
+    assert 'aria-valuenow="0"' in views.progress_bar(Progress("load", 0, 0))
+
+
+def test_preview_is_a_moving_picture():
+    import base64
+    import io
+
+    from PIL import Image
+
+    frames = np.stack([np.full((4, 8, 3), 40 * i, np.uint8) for i in range(5)])
+    data = views.preview(frames).split("base64,")[1].split('"')[0]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.n_frames == 5 and picture.size == (384, 192)

@@ -1,0 +1,201 @@
+"""The page in a headless Chromium, used as a visitor would; the program runs as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import av
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.inputs import write_motion, write_photo
+
+pytestmark = pytest.mark.browser
+FRAMES = 20
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_SECOND = 1000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("needs Chromium (on the PATH, or its path in CHROMIUM)")
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (requirements-dev.txt)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(browser, tiny_model, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """Address of a running program, and its folder of results."""
+    output = tmp_path_factory.mktemp("served") / "results"
+    command = [
+        sys.executable,
+        "app.py",
+        "--model",
+        str(tiny_model),
+        "--port",
+        "7960",
+        "--output",
+        str(output),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+", line)
+    assert found, line
+    yield found[0], output
+    process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
+    process.wait(timeout=20)
+
+
+@pytest.fixture
+def page(browser, served):
+    """The page, freshly opened; what it asks of other machines or complains about fails the test."""
+    address, _ = served
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(30 * _SECOND)
+    trouble = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda entry: trouble.append(entry.text) if entry.type == "error" else None)
+    page.on("request", lambda request: None if _local(request.url) else trouble.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#animate")
+    yield page
+    context.close()
+    assert trouble == []
+
+
+def _local(url: str) -> bool:
+    return urlsplit(url).scheme in ("data", "blob") or urlsplit(url).hostname == "127.0.0.1"
+
+
+def upload(page, photo: Path, motion: Path) -> None:
+    page.set_input_files("#photo input[type=file]", photo)
+    page.set_input_files("#motion input[type=file]", motion)
+    page.wait_for_selector("#photo img")
+    page.wait_for_selector("#motion video")
+
+
+def set_steps(page, steps: int) -> None:
+    page.fill("#steps input[type=number]", str(steps))
+    page.keyboard.press("Tab")
+
+
+def status(page) -> str:
+    return page.inner_text("#status")
+
+
+def wait_for_status(page, text: str) -> None:
+    page.wait_for_function("text => document.querySelector('#status').innerText.includes(text)", arg=text)
+
+
+def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "dance.mp4", FRAMES))
+    set_steps(page, 40)  # long enough for previews to be seen
+    page.click("#animate")
+    page.wait_for_selector("#status [role=progressbar]")
+    page.wait_for_selector("#preview img")
+    wait_for_status(page, f"{FRAMES} frames of 32 x 32 at 25 fps")
+    page.wait_for_selector("#result video")
+    assert page.is_hidden("#preview") and page.is_enabled("#animate") and page.is_disabled("#cancel")
+
+    video = "document.querySelector('#result video')"
+    page.wait_for_function(f"{video}.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
+    seen = page.evaluate(f"[{video}.videoWidth, {video}.videoHeight, {video}.duration, {video}.loop]")
+    assert seen == [32, 32, pytest.approx(FRAMES / 25, abs=0.05), True]
+    assert page.evaluate("document.querySelector('#side-by-side video').videoWidth") > 32
+
+    with page.expect_download() as download:
+        page.click("#download")
+    got = tmp_path / "got.mp4"
+    download.value.save_as(got)
+    with av.open(str(got)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert frames.shape == (FRAMES, 32, 32, 3)
+    assert all(frame.std() > 2 for frame in frames)
+    assert np.abs(frames[0].astype(int) - frames[FRAMES // 2]).mean() > 0.1  # it moves
+    (written,) = served[1].glob("*_me_dance.mp4")
+    assert written.read_bytes() == got.read_bytes()
+
+
+def test_cancel_leaves_nothing(page, served, tmp_path):
+    before = sorted(served[1].iterdir())
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
+    set_steps(page, 100)
+    page.click("#animate")
+    page.wait_for_function("document.querySelector('#status').innerText.startsWith('Denoising')")
+    page.click("#cancel")
+    wait_for_status(page, "Cancelled")
+    page.wait_for_selector("#animate:enabled")
+    assert page.inner_text("#cancel") == "Cancel"
+    assert sorted(served[1].iterdir()) == before
+
+
+def test_mistakes_are_answered_in_a_sentence(page, tmp_path):
+    page.click("#animate")
+    wait_for_status(page, "There is no photo yet")
+    photo = write_photo(tmp_path / "me.png")
+    photo.write_text("this is not a picture")
+    page.set_input_files("#photo input[type=file]", photo)
+    page.set_input_files("#motion input[type=file]", write_motion(tmp_path / "dance.mp4", 5))
+    page.wait_for_selector("#motion video")
+    page.wait_for_selector("#animate:enabled")
+    page.click("#animate")
+    wait_for_status(page, "me.png")
+    assert len(status(page).splitlines()) == 1 and "Traceback" not in page.content()
+    page.wait_for_selector("#animate:enabled")
+
+
+def test_a_second_visitor_waits_and_can_leave(page, served, tmp_path):
+    long = write_motion(tmp_path / "long.mp4", 60)
+    upload(page, write_photo(tmp_path / "me.png"), long)
+    set_steps(page, 100)
+    page.click("#animate")
+    page.wait_for_function("document.querySelector('#status').innerText.startsWith('Denoising')")
+
+    other = page.context.new_page()
+    other.goto(served[0])
+    upload(other, tmp_path / "me.png", long)
+    other.click("#animate")
+    wait_for_status(other, "Waiting")
+    other.close()
+    page.click("#cancel")
+    wait_for_status(page, "Cancelled")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_sticks_out(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.get_by_text("More", exact=True).click()
+    page.wait_for_selector("text=Window size")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_dice_changes_the_seed(page):
+    before = page.input_value("#seed input[type=number]")
+    page.click("#dice")
+    page.wait_for_function(
+        "before => document.querySelector('#seed input[type=number]').value !== before", arg=before
+    )
