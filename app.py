@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -103,6 +104,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns the exit status."""
     args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are removed then, too
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("magicanimate").setLevel(logging.INFO)
     try:

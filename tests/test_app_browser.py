@@ -163,7 +163,7 @@ def test_mistakes_are_answered_in_a_sentence(page, tmp_path):
     page.wait_for_selector("#motion video")
     page.wait_for_selector("#animate:enabled")
     page.click("#animate")
-    wait_for_status(page, "me.png")
+    wait_for_status(page, "The photo me.png")
     assert len(status(page).splitlines()) == 1 and "Traceback" not in page.content()
     page.wait_for_selector("#animate:enabled")
 

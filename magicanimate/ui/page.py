@@ -28,6 +28,13 @@ def find_examples(folder: Path) -> list[list[str]]:
     return pairs
 
 
+def _without_folders(text: str, *files: str | None) -> str:
+    """``text`` with the uploads named as the visitor knows them, not by where the program keeps them."""
+    for file in filter(None, files):
+        text = text.replace(file, Path(file).name)
+    return text
+
+
 class Page:
     """Builds the page of a studio.
 
@@ -150,8 +157,9 @@ class Page:
             for report in job:
                 yield self._finished(report) if isinstance(report, AnimationResult) else self._moved(report)
         except InputError as error:
-            yield self._ended(str(error), kind="error")
-            gr.Warning(str(error), title="That does not work")
+            text = _without_folders(str(error), values["photo"], values["motion"])
+            yield self._ended(text, kind="error")
+            gr.Warning(text)
         except Cancelled:
             yield self._ended("Cancelled; nothing was written.")
 
