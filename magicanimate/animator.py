@@ -135,6 +135,7 @@ class Animator:
         with self._lock:
             meter = ProgressMeter(on_progress, seconds_per_decoded_frame=self._decode_pace)
             check_request(request)
+            self._check_outputs(request)
             meter.begin("load", 1)
             self.load()
             request = self._completed(request)
@@ -149,6 +150,15 @@ class Animator:
                 should_stop=should_stop,
             ) as media:
                 return self._run(request, media, meter, should_stop)
+
+    @staticmethod
+    def _check_outputs(request: AnimationRequest) -> None:
+        """Refuse an unwritable output now rather than after minutes of work."""
+        from magicanimate.media.writer import check_output
+
+        check_output(request.output)
+        if request.side_by_side:
+            check_output(side_by_side_path(request.output))
 
     def _completed(self, request: AnimationRequest) -> AnimationRequest:
         """``request`` with the checkpoint's values where it has none."""

@@ -51,7 +51,8 @@ class AnimationRequest:
         fit: "crop" keeps both aspects, "pad" shows all of both, "stretch" is as published.
         start, end: stretch of the clip in seconds; ``end=None`` is the clip's end.
         stride: use every n-th frame.
-        fps: resample the clip to this rate first; the result plays at it too.
+        fps: resample the clip to this rate before ``stride``; the result plays at ``fps / stride``, so that
+            it keeps the clip's speed. For a folder of frames it is their rate (25 when ``None``).
         prompt, negative_prompt: optional text; needs a checkpoint with a text encoder.
         fusion: UNet blocks that read the reference (paper, supplement section 1).
         windows: "open" slides the last window back, "ring" joins end and start as published.

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline
+from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.utils import BaseOutput
 
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.denoising import Conditions, WindowDenoiser
 from magicanimate.errors import Cancelled
 from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_hybrid_attention
 from magicanimate.models.unet import VideoUNet
@@ -64,7 +65,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Autoencoder,
         unet: VideoUNet,
         appearance_encoder: AppearanceEncoder,
         controlnet: ControlNetModel,
@@ -96,7 +97,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
         )
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.vae_scale_factor = spatial_factor(vae)
 
     @torch.no_grad()
     def __call__(
@@ -241,11 +242,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
 
     def encode_image(self, image: np.ndarray) -> torch.Tensor:
-        """uint8 ``H W 3`` -> scaled posterior mean ``1 C h w``; the reference carries no noise."""
+        """uint8 ``H W 3`` -> scaled latents ``1 C h w``; the reference carries no noise."""
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._execution_device)
         pixels = pixels.movedim(-1, 0)[None].to(torch.float32) / 127.5 - 1
-        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
-        return (posterior.mean * self.vae.config.scaling_factor).to(self.unet.dtype)
+        return encode_scaled(self.vae, pixels).to(self.unet.dtype)
 
     def prepare_timesteps(self, steps: int, num_actual_steps: int | None) -> torch.Tensor:
         """Timesteps from noise to image; only the last ``num_actual_steps`` of them, if given."""
@@ -325,6 +325,5 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 if should_stop is not None and should_stop():
                     raise Cancelled("stopped while decoding")
                 chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
-                chunk = (chunk / self.vae.config.scaling_factor).to(self.vae.dtype)
-                pixels = (self.vae.decode(chunk).sample.float() / 2 + 0.5).clamp(0, 1)
+                pixels = (decode_scaled(self.vae, chunk) / 2 + 0.5).clamp(0, 1)
                 yield from (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()

@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+
+from magicanimate.models.autoencoder import Autoencoder, encode_scaled
 
 MOST_FRAMES = 16
 _SIDE = 32
@@ -18,13 +19,12 @@ class LatentPreview:
     The fit uses flat colour patches that the autoencoder encodes itself, so it suits any checkpoint.
     """
 
-    def __init__(self, vae: AutoencoderKL):
+    def __init__(self, vae: Autoencoder):
         levels = torch.tensor([-0.9, -0.3, 0.3, 0.9])
         colours = torch.tensor(list(itertools.product(levels.tolist(), repeat=3)))  # N 3
         patches = colours[:, :, None, None].expand(-1, -1, _SIDE, _SIDE)
         with torch.no_grad():
-            patches = patches.to(vae.device, vae.dtype)
-            latents = vae.encode(patches).latent_dist.mean * vae.config.scaling_factor
+            latents = encode_scaled(vae, patches.to(vae.device))
         middle = latents.float().cpu()[:, :, 1:-1, 1:-1].mean(dim=(2, 3))  # borders see the padding
         with_one = torch.cat([middle, torch.ones(len(middle), 1)], dim=1)
         # A few latent channels carry colour; the small ridge keeps the others from being amplified.

@@ -42,7 +42,8 @@ class StageConfig:
         num_frames: frames of a clip in stage2.
         image_probability: chance that a stage-2 clip shrinks to one frame (image-video joint training).
         drop_reference: chance that a video of the batch does not see its reference, for guidance.
-        kl_weight: of the autoencoder's KL term.
+        latent_noise: noise on the autoencoder's latents, in their standard deviations, so that its decoder
+            forgives small errors of the denoiser.
         gradient_weight: of the autoencoder's loss on image gradients, which keeps edges sharp.
         holdout: identities at the end of the data set that are never trained on.
         checkpoint_every, sample_every, log_every: steps.
@@ -56,8 +57,8 @@ class StageConfig:
     num_frames: int = 16
     image_probability: float = 0.2
     drop_reference: float = 0.1
-    kl_weight: float = 1e-6
-    gradient_weight: float = 0.5
+    latent_noise: float = 0.02
+    gradient_weight: float = 0.1
     holdout: int = 16
     checkpoint_every: int = 200
     sample_every: int = 500
@@ -76,14 +77,14 @@ class NetworkConfig:
         latent_channels: channels of its latents, which are 8 times smaller than the image.
         unet_channels: widths of the UNet, appearance encoder and ControlNet.
         heads: attention heads at every level.
-        norm_groups: groups of the UNets' group norms; the autoencoder has half as many.
+        norm_groups: groups of the UNets' group norms.
         text_tokens, text_width: shape of the empty prompt's embedding (zeros: there is no text).
         control_channels: widths of the ControlNet's image embedding.
         motion_heads: heads of the temporal attention.
     """
 
     size: int = 128
-    vae_channels: tuple[int, ...] = (16, 32, 64, 96)
+    vae_channels: tuple[int, ...] = (24, 48, 96, 192)
     latent_channels: int = 16
     unet_channels: tuple[int, ...] = (64, 96, 128)
     heads: int = 4
@@ -98,7 +99,7 @@ def tiny_network() -> NetworkConfig:
     """For tests: every part present, a step in a fraction of a second."""
     return NetworkConfig(
         size=32,
-        vae_channels=(8, 8, 16, 16),
+        vae_channels=(8, 16, 32, 64),
         latent_channels=4,
         unet_channels=(16, 16, 32),
         heads=2,
@@ -111,8 +112,8 @@ def tiny_network() -> NetworkConfig:
 
 def _mini(stage: str) -> StageConfig:
     if stage == "vae":
-        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=2000)
-        return StageConfig("vae", steps=4500, crop=64, sample_every=1000, optimizer=optimizer)
+        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1000)
+        return StageConfig("vae", steps=2000, crop=64, sample_every=1000, optimizer=optimizer)
     if stage == "base":
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1500)
         return StageConfig("base", steps=4000, optimizer=optimizer)

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderDC, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 from training.config import NetworkConfig
 
 
-def build_vae(config: NetworkConfig) -> AutoencoderKL:
-    """Image autoencoder, 8 times down in each direction.
+def build_vae(config: NetworkConfig) -> AutoencoderDC:
+    """Image autoencoder, 8 times down in each direction, any size in multiples of 8.
 
-    It has no attention in its middle, so it is trained on crops and used at any size.
+    The shortcuts of the deep-compression autoencoder carry the picture past its nonlinear layers from the
+    first step on, so on a CPU it learns in minutes what Stable Diffusion's takes hours for.
+
+    Source: "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models", section 3.
     """
     levels = len(config.vae_channels)
-    return AutoencoderKL(
-        block_out_channels=config.vae_channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
+    return AutoencoderDC(
         latent_channels=config.latent_channels,
-        layers_per_block=1,
-        norm_num_groups=config.norm_groups // 2,
-        sample_size=config.size,
-        mid_block_add_attention=False,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=config.vae_channels,
+        decoder_block_out_channels=config.vae_channels,
+        encoder_layers_per_block=(1,) * levels,
+        decoder_layers_per_block=(1,) * levels,
+        encoder_qkv_multiscales=((),) * levels,
+        decoder_qkv_multiscales=((),) * levels,
+        downsample_block_type="pixel_unshuffle",
+        upsample_block_type="pixel_shuffle",
+        encoder_out_shortcut=False,  # plain convolutions around the latents can take up their scale
+        decoder_in_shortcut=False,
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
         scaling_factor=1.0,
     )
 

@@ -21,9 +21,9 @@ from training.networks import (
 )
 from training.stages.base import BaseStage
 from training.stages.stage2 import Stage2, load_image_weights
-from training.stages.vae import VaeStage, latent_statistics, normalize_latents
+from training.stages.vae import VaeStage, latent_scale, normalize_latents
 
-LATENT_STATISTICS = "latent_statistics.pt"
+LATENT_SCALE = "latent_scale.pt"
 KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an export
 DEFAULT_STEPS = 10
 DEFAULT_GUIDANCE = 1.0
@@ -70,21 +70,19 @@ def _build(config: StageConfig, network: NetworkConfig, data: DancerData, runs: 
 def trained_vae(network: NetworkConfig, runs: Path, data: DancerData | None = None):
     """The autoencoder of ``runs/vae`` with normalized latents, in evaluation mode.
 
-    The statistics are measured once, with ``data``, and kept in the run folder.
+    The scale is measured once, with ``data``, and kept in the run folder.
     """
     vae = build_vae(network)
     load_averages({"vae": vae}, runs / "vae")
     vae.requires_grad_(False).eval()
-    file = runs / "vae" / LATENT_STATISTICS
+    file = runs / "vae" / LATENT_SCALE
     newest = newest_checkpoint(runs / "vae")
     if not file.exists() or torch.load(file, weights_only=True)["checkpoint"] != newest.name:
         if data is None:
             raise FileNotFoundError(f"{file} is missing or old: train a later stage first")
-        mean, std = latent_statistics(vae, data)
-        torch.save({"mean": mean, "std": std, "checkpoint": newest.name}, file)
+        torch.save({"scale": latent_scale(vae, data), "checkpoint": newest.name}, file)
         (runs / "latents.npy").unlink(missing_ok=True)  # of another autoencoder
-    statistics = torch.load(file, weights_only=True)
-    normalize_latents(vae, statistics["mean"], statistics["std"])
+    normalize_latents(vae, torch.load(file, weights_only=True)["scale"])
     return vae
 
 

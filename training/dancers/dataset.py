@@ -4,13 +4,14 @@
 frames, one under the other. `dataset.json` says how many of each. Letters: S stills, T frames, H W pixels.
 """
 
+import io
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from magicanimate.errors import InputError
 from training.dancers import GENERATOR_VERSION
@@ -69,9 +70,10 @@ def _write_atomically(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _encoded(extension: str, strip: np.ndarray, options: list[int]) -> bytes:
-    _, data = cv2.imencode(extension, strip, options)
-    return data.tobytes()
+def _encoded(kind: str, strip: np.ndarray, **options: int) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(strip).save(data, kind, **options)
+    return data.getvalue()
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
@@ -112,8 +114,8 @@ def write_identity(folder: Path, index: int, identity: Identity) -> None:
     """Write both strips of one identity."""
     rgb = np.concatenate([*identity.stills_rgb, *identity.clip_rgb])
     ids = np.concatenate([*identity.stills_parts, *identity.clip_parts])
-    webp = _encoded(".webp", rgb[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY])
-    png = _encoded(".png", ids, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    webp = _encoded("WEBP", rgb, quality=_WEBP_QUALITY)
+    png = _encoded("PNG", ids, compress_level=9)
     _write_atomically(folder / f"{index:06d}.webp", webp)
     _write_atomically(folder / f"{index:06d}.png", png)
 
@@ -134,13 +136,15 @@ class DancerFolder:
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         name = f"{self.indices[i]:06d}"
-        bgr = self._strip(self.path / f"{name}.webp", cv2.IMREAD_COLOR)
-        ids = self._strip(self.path / f"{name}.png", cv2.IMREAD_GRAYSCALE)
-        return bgr[..., ::-1], ids
+        return self._strip(self.path / f"{name}.webp", "RGB"), self._strip(self.path / f"{name}.png", "L")
 
-    def _strip(self, path: Path, mode: int) -> np.ndarray:
+    def _strip(self, path: Path, mode: str) -> np.ndarray:
         size, count = self.info.size, self.info.stills + self.info.frames
-        strip = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), mode)
-        if strip is None or strip.shape[:2] != (count * size, size):
+        try:
+            with Image.open(path) as image:
+                strip = np.asarray(image.convert(mode))
+        except (UnidentifiedImageError, OSError):
+            strip = np.empty(0)
+        if strip.shape[:2] != (count * size, size):
             raise InputError(f"{path} is damaged or of another size; delete it and run the renderer again.")
         return strip.reshape(count, size, size, *strip.shape[2:])

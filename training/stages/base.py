@@ -38,7 +38,8 @@ class BaseStage:
 
     @torch.no_grad()
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        return self.vae.encode(images).latent_dist.mean
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.vae.encode(images).latent.float()
 
     def loss(self, step: int) -> torch.Tensor:
         rng = step_generator(self.config.seed, step)

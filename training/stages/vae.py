@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC
 from torch.nn import functional
 
 from training.config import NetworkConfig, StageConfig
@@ -16,7 +16,7 @@ from training.pictures import psnr, save_grid
 
 
 class VaeStage:
-    """Reconstruction with a little KL: absolute and squared error, and the same of image gradients."""
+    """Reconstruction: squared and absolute error of the pixels, absolute error of image gradients."""
 
     def __init__(self, config: StageConfig, network: NetworkConfig, data: DancerData):
         self.config, self.data = config, data
@@ -27,14 +27,15 @@ class VaeStage:
     def loss(self, step: int) -> torch.Tensor:
         images = self._batch(step_generator(self.config.seed, step))
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = self.vae.encode(images).latent_dist
-            decoded = self.vae.decode(posterior.sample()).sample
+            latents = self.vae.encode(images).latent
+            spread = latents.detach().float().std(dim=(0, 2, 3), keepdim=True)
+            noise = self.config.latent_noise * spread * torch.randn(latents.shape)
+            decoded = self.vae.decode(latents + noise).sample
         decoded = decoded.float()
         return (
             functional.mse_loss(decoded, images)
             + 0.1 * functional.l1_loss(decoded, images)
             + self.config.gradient_weight * gradient_loss(decoded, images)
-            + self.config.kl_weight * posterior.kl().float().mean()
         )
 
     def _batch(self, rng: np.random.Generator) -> torch.Tensor:
@@ -51,7 +52,7 @@ class VaeStage:
     @torch.no_grad()
     def sample(self, step: int, folder: Path) -> dict[str, float]:
         images = to_images(self.data.rgb[self.data.held_out][:, :2].reshape(-1, *self.data.rgb.shape[2:]))
-        decoded = self.vae.decode(self.vae.encode(images).latent_dist.mean).sample
+        decoded = self.vae.decode(self.vae.encode(images).latent).sample
         save_grid(folder / f"{step:06d}.png", [images[:8], decoded[:8]])
         return {"psnr": psnr(decoded, images)}
 
@@ -64,37 +65,28 @@ def gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def normalize_latents(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Fold ``(z - mean) / std`` per channel into the 1x1 convolutions around the latents.
+def normalize_latents(vae: AutoencoderDC, scale: torch.Tensor) -> None:
+    """Fold the latents' scale per channel into the convolutions around them; decoding stays what it was.
 
-    Decoding stays what it was; the latents come out with zero mean and unit variance, which the noise
-    schedule expects (Stable Diffusion does it with one factor for all channels).
+    The noise schedule expects latents of unit size (Stable Diffusion has one factor for all channels).
 
     Args:
-        vae: autoencoder with ``quant_conv`` and ``post_quant_conv``.
-        mean, std: of the posterior means, per channel.
+        vae: autoencoder without shortcuts around its latents.
+        scale: root mean square of the latents, per channel.
     """
-    channels = len(mean)
-    shift = torch.cat([mean, torch.zeros(channels)])
-    scale = torch.cat([std, torch.ones(channels)])
-    vae.quant_conv.weight.div_(scale.view(-1, 1, 1, 1))
-    vae.quant_conv.bias.sub_(shift).div_(scale)
-    vae.quant_conv.bias[channels:].sub_(2 * std.log())  # log variance of the scaled latents
-    vae.post_quant_conv.bias.add_(vae.post_quant_conv.weight[:, :, 0, 0] @ mean)
-    vae.post_quant_conv.weight.mul_(std.view(1, -1, 1, 1))
+    vae.encoder.conv_out.weight.div_(scale.view(-1, 1, 1, 1))
+    vae.encoder.conv_out.bias.div_(scale)
+    vae.decoder.conv_in.weight.mul_(scale.view(1, -1, 1, 1))
 
 
 @torch.no_grad()
-def latent_statistics(
-    vae: AutoencoderKL, data: DancerData, *, images: int = 512
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the posterior means per channel, over training images."""
+def latent_scale(vae: AutoencoderDC, data: DancerData, *, images: int = 512) -> torch.Tensor:
+    """Root mean square of the latents per channel, over training images."""
     rng = step_generator(0, 0)
-    means = []
+    squares = []
     for _ in range(images // 32):
         rows = rng.choice(data.train, 32)
         columns = rng.integers(data.rgb.shape[1], size=32)
         batch = to_images(np.stack([data.rgb[i, k] for i, k in zip(rows, columns, strict=True)]))
-        means.append(vae.encode(batch).latent_dist.mean)
-    latents = torch.cat(means).transpose(0, 1).flatten(1)
-    return latents.mean(1), latents.std(1)
+        squares.append(vae.encode(batch).latent.square().mean(dim=(0, 2, 3)))
+    return torch.stack(squares).mean(0).sqrt()
