@@ -115,8 +115,8 @@ def _mini(stage: str) -> StageConfig:
         optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1000)
         return StageConfig("vae", steps=2000, crop=64, sample_every=1000, optimizer=optimizer)
     if stage == "base":
-        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1500)
-        return StageConfig("base", steps=4000, optimizer=optimizer)
+        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1200)
+        return StageConfig("base", steps=2800, optimizer=optimizer)
     optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=300)
     return StageConfig(
         "stage2", steps=800, batch_size=2, checkpoint_every=100, sample_every=200, optimizer=optimizer

@@ -82,7 +82,7 @@ def step_generator(seed: int, step: int) -> np.random.Generator:
 
 def to_images(rgb: np.ndarray) -> torch.Tensor:
     """uint8 ``... H W 3`` -> float32 ``... 3 H W`` in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(rgb)).movedim(-1, -3).float() / 127.5 - 1
+    return torch.from_numpy(np.array(rgb)).movedim(-1, -3).float() / 127.5 - 1
 
 
 def to_control(parts: np.ndarray) -> torch.Tensor:

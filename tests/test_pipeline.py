@@ -1,0 +1,213 @@
+"""The pipeline's behaviour, on a tiny checkpoint with random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from magicanimate.errors import Cancelled
+from magicanimate.pipeline import MagicAnimatePipeline
+from magicanimate.windows import WindowPlan
+from tests.dancer_files import control_frames
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model) -> MagicAnimatePipeline:
+    pipe = MagicAnimatePipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def photo(seed: int = 0, height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def latents_of(pipe, frames=3, **settings) -> torch.Tensor:
+    settings = {"num_inference_steps": 2, "output_type": "latent", **settings}
+    return pipe(settings.pop("image", photo()), control_frames(frames, 32), **settings).latents
+
+
+@pytest.mark.parametrize("frames", [1, 2, 16, 17, 21])
+def test_any_number_of_frames(pipe, frames):
+    result = pipe(photo(), control_frames(frames, 32), num_inference_steps=1, guidance_scale=1.0)
+    assert result.frames.shape == (frames, 32, 32, 3)
+    assert result.frames.dtype == np.uint8
+
+
+def test_sides_that_are_odd_multiples_of_eight(pipe):
+    control = np.zeros((2, 40, 24, 3), np.uint8)
+    result = pipe(photo(height=40, width=24), control, num_inference_steps=1)
+    assert result.frames.shape == (2, 40, 24, 3)
+
+
+@pytest.mark.parametrize(("guidance", "branches"), [(0.0, 1), (1.0, 1), (2.0, 2)])
+def test_guidance_of_one_or_less_runs_one_branch(pipe, guidance, branches):
+    seen = []
+    hook = pipe.unet.conv_in.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
+    latents_of(pipe, frames=3, guidance_scale=guidance)
+    hook.remove()
+    assert seen == [3 * branches] * 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDIMScheduler",
+        "UniPCMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "PNDMScheduler",
+    ],
+)
+def test_schedulers(pipe, name):
+    import diffusers
+
+    own = pipe.scheduler
+    config = {**own.config, "rescale_betas_zero_snr": False}  # not every scheduler knows zero SNR
+    pipe.scheduler = getattr(diffusers, name).from_config(config)
+    try:
+        first, second = (latents_of(pipe, num_inference_steps=3) for _ in range(2))
+    finally:
+        pipe.scheduler = own
+    assert torch.isfinite(first).all()
+    assert torch.equal(first, second)
+
+
+def test_seed_decides(pipe):
+    assert torch.equal(latents_of(pipe, seed=3), latents_of(pipe, seed=3))
+    assert not torch.allclose(latents_of(pipe, seed=3), latents_of(pipe, seed=4))
+
+
+def test_noise_repeats_every_sixteen_frames(pipe):
+    noise = pipe.prepare_latents(40, (32, 32), seed=5, latents=None)
+    assert torch.equal(noise[:, :, :16], noise[:, :, 16:32])
+    assert torch.equal(noise[:, :, :8], noise[:, :, 32:])
+    assert not torch.equal(noise[:, :, 0], noise[:, :, 1])
+
+
+def test_reference_steers(pipe):
+    a, b = latents_of(pipe, image=photo(1)), latents_of(pipe, image=photo(2))
+    assert not torch.allclose(a, b, atol=1e-3)
+
+
+def test_unconditional_branch_is_blind_to_the_reference(pipe):
+    """With guidance 0 over two branches the result would be the unconditional prediction alone."""
+    predictions = []
+    for seed in (1, 2):
+        outputs = []
+        hook = pipe.unet.register_forward_hook(lambda _, __, out, seen=outputs: seen.append(out[0]))
+        latents_of(pipe, image=photo(seed), num_inference_steps=1, guidance_scale=2.0)
+        hook.remove()
+        predictions.append(outputs[0])
+    assert torch.equal(predictions[0][0], predictions[1][0])
+    assert not torch.allclose(predictions[0][1], predictions[1][1])
+
+
+def test_fusion_full_reads_more_blocks(pipe):
+    assert not torch.allclose(latents_of(pipe, fusion="midup"), latents_of(pipe, fusion="full"))
+
+
+def test_controlnet_runs_once_per_frame_and_step(pipe):
+    frames = []
+    hook = pipe.controlnet.conv_in.register_forward_pre_hook(lambda _, args: frames.append(args[0].shape[0]))
+    latents_of(pipe, frames=30, num_inference_steps=2, windows=WindowPlan(size=16, overlap=4))
+    hook.remove()
+    assert sum(frames) == 2 * 30
+
+
+def test_frames_are_decoded_as_they_are_taken(pipe):
+    decoded = []
+    hook = pipe.vae.decoder.register_forward_hook(lambda *_: decoded.append(1))
+    result = pipe(photo(), control_frames(12, 32), num_inference_steps=1, output_type="stream")
+    assert decoded == []
+    next(result.frames)
+    assert len(decoded) == 1
+    assert len(list(result.frames)) == 11
+    hook.remove()
+    assert len(decoded) == 3
+
+
+def test_control_frames_are_read_window_by_window(pipe):
+    """Only the frames of a window are asked for at once, so a clip need not be in memory."""
+    frames, asked = control_frames(40, 32), []
+
+    class Lazy:
+        def __len__(self):
+            return len(frames)
+
+        def __getitem__(self, index):
+            asked.append(1 if isinstance(index, int) else len(index))
+            return frames[index]
+
+    pipe(photo(), Lazy(), num_inference_steps=1, output_type="latent")
+    assert max(asked) == 16
+
+
+def test_stop_is_honoured_within_one_window(pipe):
+    windows = []
+    with pytest.raises(Cancelled):
+        latents_of(
+            pipe,
+            frames=40,
+            on_window=lambda done, total: windows.append((done, total)),
+            should_stop=lambda: len(windows) >= 2,
+        )
+    assert windows == [(1, 6), (2, 6)]
+
+
+def test_saved_and_loaded_pipeline_gives_the_same(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "copy")
+    again = MagicAnimatePipeline.from_pretrained(tmp_path / "copy")
+    assert torch.equal(latents_of(pipe), latents_of(again))
+    assert again.config.kind == "mini"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image": photo().astype(np.float32)}, "uint8"),
+        ({"image": photo(height=40)}, "differ in size"),
+        ({"num_inference_steps": 5000}, "num_inference_steps is 5000"),
+        ({"fusion": "up"}, "unknown fusion 'up'"),
+        ({"output_type": "gif"}, "unknown output_type"),
+        ({"prompt": "a dancer"}, "has no text encoder"),
+        ({"latents": torch.zeros(1, 4, 9, 4, 4)}, "is needed"),
+        ({"num_actual_steps": 3}, "num_actual_steps is 3"),
+    ],
+)
+def test_arguments_that_do_not_fit(pipe, change, words):
+    with pytest.raises(ValueError, match=words):
+        latents_of(pipe, **change)
+
+
+def test_last_steps_only(pipe):
+    assert len(pipe.prepare_timesteps(4, 2)) == 2
+    assert torch.equal(pipe.prepare_timesteps(4, 2), pipe.prepare_timesteps(4, None)[2:])
+
+
+class TestWindows:
+    @pytest.mark.parametrize("frames", [1, 15, 16, 17, 24, 40, 125])
+    @pytest.mark.parametrize("step", [0, 1, 5])
+    @pytest.mark.parametrize("offset", [False, True])
+    def test_open_windows_cover_every_frame_without_a_jump(self, frames, step, offset):
+        windows = WindowPlan(offset=offset).windows(frames, step=step)
+        assert sorted({f for w in windows for f in w}) == list(range(frames))
+        assert all(w == list(range(w[0], w[0] + min(16, frames))) for w in windows)
+        overlaps = [a[-1] - b[0] + 1 for a, b in zip(windows, windows[1:], strict=False)]
+        assert all(overlap >= 4 for overlap in overlaps)
+
+    def test_offset_moves_the_seams(self):
+        plan = WindowPlan(offset=True)
+        assert plan.windows(60, step=0) != plan.windows(60, step=1)
+        assert WindowPlan().windows(60, step=0) == WindowPlan().windows(60, step=1)
+
+    def test_open_weights_fall_to_the_ends(self):
+        assert WindowPlan().weights([3, 4, 5, 6, 7]) == [1, 2, 3, 2, 1]
+        assert WindowPlan(mode="ring").weights([3, 4, 5]) == [1, 1, 1]
+
+    @pytest.mark.parametrize("change", [{"overlap": 16}, {"size": 0}, {"stride": 0}, {"mode": "round"}])
+    def test_impossible_plans(self, change):
+        with pytest.raises(ValueError):
+            WindowPlan(**change)
