@@ -57,7 +57,7 @@ def main() -> None:
         pipeline.WindowDenoiser = WindowDenoiser
         print(
             f"{frames} frames: denoise {denoise:.1f} s, decode {decode:.2f} s, "
-            f"{(denoise + decode) / frames:.2f} s a frame; without sharing {alone / denoise:.2f} times as long"
+            f"{(denoise + decode) / frames:.2f} s a frame; without sharing {alone / denoise:.2f} times that"
         )
 
 

@@ -126,10 +126,17 @@ def test_scheduler_by_name_is_for_one_request(animator, request_):
     assert animator._pipe.scheduler is own
 
 
-def test_same_seed_same_file(animator, request_):
-    other = replace(request_, output=request_.output.with_name("again.mp4"))
-    first, second = video(animator.animate(request_).output)[0], video(animator.animate(other).output)[0]
-    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+def test_seed_repeats_a_result(animator, request_):
+    def frames(name: str, seed: int) -> np.ndarray:
+        folder = animator.animate(
+            replace(request_, output=request_.output.with_name(name), seed=seed, guidance_scale=1.0)
+        ).output
+        return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))]).astype(int)
+
+    first, again, other = frames("first", 4), frames("again", 4), frames("other", 5)
+    # Sums in another order may round one step of 255 differently; another seed is another picture.
+    assert np.abs(first - again).max() <= 1
+    assert np.abs(first - other).mean() > 1
 
 
 def test_defaults_need_no_loading(tiny_model):

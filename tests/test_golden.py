@@ -17,7 +17,6 @@ COMPACT = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="module")
 def pipe():
-    torch.set_num_threads(2)
     return tiny_pipeline()
 
 

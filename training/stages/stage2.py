@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from magicanimate.models.reference import install_hybrid_attention, set_reference
@@ -36,8 +37,10 @@ class Stage2:
             base.controlnet.requires_grad_(False),
         )
         self.unet.requires_grad_(False)
-        for p in self.unet.motion_parameters().values():
+        for name, p in self.unet.motion_parameters().items():
             p.requires_grad_(True)
+            if ".proj_out." in name:
+                nn.init.zeros_(p)  # as AnimateDiff does: untrained temporal layers change nothing
         self.networks = {"unet": self.unet}
         self.readers = install_hybrid_attention(self.unet, fusion="midup")
         self.scheduler = build_scheduler()
