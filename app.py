@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 from magicanimate import __version__
+from magicanimate.config import MediaLimits
+from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
 
 EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
@@ -34,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--queue", type=int, default=8, help="animations that may wait (default: %(default)s)"
     )
+    parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: the fastest found)")
+    parser.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
     parser.add_argument("--offline", action="store_true", help="never ask the network for a checkpoint")
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parser.add_argument("--version", action="version", version=f"MagicAnimate {__version__}")
@@ -58,6 +62,13 @@ def free_port(host: str, first: int) -> int:
     raise InputError(f"No port of {host} from {first} on is free; choose another with --port.")
 
 
+def bypass_proxy(host: str) -> None:
+    """Keep a proxy out of the way to our own address, which Gradio calls once when it starts."""
+    for name in ("no_proxy", "NO_PROXY"):
+        own = (os.environ.get(name), "localhost", "127.0.0.1", host)
+        os.environ[name] = ",".join(filter(None, own))
+
+
 def serve(args: argparse.Namespace, scratch: Path) -> None:
     """Show the page until interrupted; ``scratch`` holds uploads.
 
@@ -66,6 +77,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these two are read when gradio is imported
     os.environ["GRADIO_TEMP_DIR"] = str(scratch)
+    bypass_proxy(args.host)
     port = free_port(args.host, args.port)
     output = args.output.expanduser().resolve()
     try:
@@ -76,7 +88,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
     from magicanimate.ui.page import Page, find_examples
     from magicanimate.ui.studio import Studio
 
-    studio = Studio(args.model, output, offline=args.offline)
+    studio = Studio(args.model, output, device=args.device, dtype=args.dtype, offline=args.offline)
     page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue)
     try:
         page.blocks.launch(
@@ -86,6 +98,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
             theme=theme.make(),
             css_paths=views.STYLE,
             allowed_paths=[str(output), str(EXAMPLES)],
+            max_file_size=MediaLimits().max_file_bytes,
             footer_links=[],
             run_history=False,
             ssr_mode=False,

@@ -58,7 +58,9 @@ def served(browser, tiny_model, tmp_path_factory) -> Iterator[tuple[str, Path]]:
         "--output",
         str(output),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    nowhere = "http://127.0.0.1:9"  # a proxy that answers nothing: the program must not need the network
+    env = {**os.environ, "http_proxy": nowhere, "https_proxy": nowhere, "HF_ENDPOINT": nowhere}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
     line = process.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+", line)
     assert found, line

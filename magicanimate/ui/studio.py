@@ -23,13 +23,23 @@ class Studio:
     """Runs requests of many visitors on one `Animator`.
 
     Args:
-        animator: not loaded yet.
+        model, device, dtype, offline: as `Animator` takes them.
         output: folder of the results.
     """
 
-    def __init__(self, model: str | Path, output: Path, *, offline: bool = False):
+    def __init__(
+        self,
+        model: str | Path,
+        output: Path,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        offline: bool = False,
+    ):
         self.output = output
-        self.animator = Animator(model, offline=offline, on_progress=self._while_loading)
+        self.animator = Animator(
+            model, device=device, dtype=dtype, offline=offline, on_progress=self._while_loading
+        )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
         self._stops: dict[str, threading.Event] = {}
         self._loading: Progress | None = None
