@@ -14,18 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
-from magicanimate.config import (
-    FITS,
-    FUSIONS,
-    WINDOW_MODES,
-    AnimationRequest,
-    AnimationResult,
-    OnProgress,
-    ShouldStop,
-)
+from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
 from magicanimate.device import Device, pick_device
 from magicanimate.errors import InputError
 from magicanimate.progress import ProgressMeter
+from magicanimate.request_checks import check_outputs, check_request, side_by_side_path
 
 if TYPE_CHECKING:
     from magicanimate.media.prepare import PreparedMedia
@@ -33,7 +26,6 @@ if TYPE_CHECKING:
     from magicanimate.preview import LatentPreview
 
 log = logging.getLogger(__name__)
-SIDE_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -112,7 +104,9 @@ class Animator:
         from magicanimate.pipeline import MagicAnimatePipeline
 
         try:
-            pipe = MagicAnimatePipeline.from_pretrained(folder, torch_dtype=getattr(torch, self.device.dtype))
+            pipe = MagicAnimatePipeline.from_pretrained(
+                folder, **{_dtype_argument(): getattr(torch, self.device.dtype)}
+            )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise InputError(
                 f"The checkpoint {folder} cannot be loaded ({_first_line(error)}); convert or fetch it again."
@@ -135,7 +129,7 @@ class Animator:
         with self._lock:
             meter = ProgressMeter(on_progress, seconds_per_decoded_frame=self._decode_pace)
             check_request(request)
-            self._check_outputs(request)
+            check_outputs(request)
             meter.begin("load", 1)
             self.load()
             request = self._completed(request)
@@ -150,15 +144,6 @@ class Animator:
                 should_stop=should_stop,
             ) as media:
                 return self._run(request, media, meter, should_stop)
-
-    @staticmethod
-    def _check_outputs(request: AnimationRequest) -> None:
-        """Refuse an unwritable output now rather than after minutes of work."""
-        from magicanimate.media.writer import check_output
-
-        check_output(request.output)
-        if request.side_by_side:
-            check_output(side_by_side_path(request.output))
 
     def _completed(self, request: AnimationRequest) -> AnimationRequest:
         """``request`` with the checkpoint's values where it has none."""
@@ -318,35 +303,12 @@ class Animator:
         return self._preview(latents)
 
 
-def side_by_side_path(output: Path) -> Path:
-    """Where the strip of an output goes: ``dance.mp4`` has ``dance_side_by_side.mp4``."""
-    output = Path(output)
-    return output.with_name(f"{output.stem}_side_by_side{output.suffix}")
+def _dtype_argument() -> str:
+    """What ``from_pretrained`` calls the number format: diffusers 0.42 renamed it."""
+    import diffusers
 
-
-def check_request(request: AnimationRequest) -> None:
-    """Refuse settings that cannot work before anything is loaded.
-
-    Raises:
-        InputError: one sentence with the setting, its value and what is allowed.
-    """
-    for name in ("width", "height"):
-        side = getattr(request, name)
-        if side is not None and (side < SIDE_MULTIPLE or side % SIDE_MULTIPLE):
-            raise InputError(f"The {name} {side} is not a positive multiple of {SIDE_MULTIPLE}; change it.")
-    for name, choices in (("fit", FITS), ("fusion", FUSIONS), ("windows", WINDOW_MODES)):
-        if getattr(request, name) not in choices:
-            raise InputError(f"{name} is {getattr(request, name)!r}; choose one of: {', '.join(choices)}.")
-    steps = request.num_inference_steps
-    if steps is not None and not 1 <= steps <= 1000:
-        raise InputError(f"The number of steps is {steps}; choose 1 to 1000.")
-    if request.window_size < 1 or not 0 <= request.window_overlap < request.window_size:
-        raise InputError(
-            f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
-            "the overlap is at least 0 and less than the window."
-        )
-    if request.window_stride < 1 or request.stride < 1:
-        raise InputError("Strides are 1 or more; change the stride.")
+    major, minor = diffusers.__version__.split(".")[:2]
+    return "dtype" if (int(major), int(minor)) >= (0, 42) else "torch_dtype"
 
 
 def _first_line(error: Exception) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from magicanimate.animator import Animator, side_by_side_path
+from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.writer import VideoWriter, read_metadata
+from magicanimate.request_checks import side_by_side_path
 from tests.dancer_files import control_frames
 
 

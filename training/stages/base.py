@@ -15,6 +15,7 @@ from torch.nn import functional
 from magicanimate.models.reference import install_hybrid_attention, set_reference
 from training.config import NetworkConfig, StageConfig
 from training.data import DancerData, encode_all, step_generator, to_control, to_images
+from training.diffusion import sample_latents, velocity_loss
 from training.networks import build_appearance_encoder, build_controlnet, build_image_unet, build_scheduler
 from training.pictures import psnr, save_grid
 
@@ -49,14 +50,12 @@ class BaseStage:
         reference = self._reference_index(rng, target)
         clean, shown = self._latents(person, target), self._latents(person, reference)
         control = soften_control(to_control(self.data.parts[person, target]), rng)
-        timesteps = torch.from_numpy(rng.integers(self.scheduler.config.num_train_timesteps, size=batch))
         visible = torch.from_numpy(rng.random(batch) >= self.config.drop_reference)
-        noise = torch.randn_like(clean)
-        noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        velocity = self.scheduler.get_velocity(clean, noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = self.predict(noisy, timesteps, shown, control, visible=visible)
-        return functional.mse_loss(predicted.float(), velocity)
+
+        def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            return self.predict(noisy, timesteps, shown, control, visible=visible)
+
+        return velocity_loss(self.scheduler, clean, predict, rng)
 
     def _reference_index(self, rng: np.random.Generator, target: np.ndarray) -> np.ndarray:
         """A still, or for a third any picture; with ``image_probability`` the target itself.
@@ -96,14 +95,9 @@ class BaseStage:
         truth = to_images(self.data.rgb[people, last])
         photo = to_images(self.data.rgb[people, 0])
         shown = torch.from_numpy(self.latents[people, 0]).float()
-        self.scheduler.set_timesteps(10)
-        generator = torch.Generator().manual_seed(1)
-        latents = torch.randn(shown.shape, generator=generator)
-        for t in self.scheduler.timesteps:
-            timesteps = t.expand(len(people))
-            with torch.autocast("cpu", torch.bfloat16):
-                velocity = self.predict(latents, timesteps, shown, control).float()
-            latents = self.scheduler.step(velocity, t, latents).prev_sample
+        latents = sample_latents(
+            self.scheduler, tuple(shown.shape), lambda noisy, t: self.predict(noisy, t, shown, control)
+        )
         result = self.vae.decode(latents).sample
         save_grid(folder / f"{step:06d}.png", [x[:10] for x in (photo, control * 2 - 1, result, truth)])
         return {"psnr": psnr(result, truth), "psnr_copying_photo": psnr(photo, truth)}

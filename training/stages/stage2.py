@@ -15,6 +15,7 @@ from torch.nn import functional
 from magicanimate.models.reference import install_hybrid_attention, set_reference
 from training.config import NetworkConfig, StageConfig
 from training.data import DancerData, step_generator, to_control, to_images
+from training.diffusion import sample_latents, velocity_loss
 from training.networks import build_scheduler, build_video_unet
 from training.pictures import psnr, save_grid
 from training.stages.base import BaseStage, soften_control
@@ -55,14 +56,12 @@ class Stage2:
         clean = torch.from_numpy(self.latents[person][:, frames]).float().transpose(1, 2)  # B C F h w
         shown = torch.from_numpy(self.latents[person, reference]).float()
         control = soften_control(to_control(self.data.parts[person][:, frames]).flatten(0, 1), rng)
-        timesteps = torch.from_numpy(rng.integers(self.scheduler.config.num_train_timesteps, size=batch))
         visible = torch.from_numpy(rng.random(batch) >= self.config.drop_reference)
-        noise = torch.randn_like(clean)
-        noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        velocity = self.scheduler.get_velocity(clean, noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = self.predict(noisy, timesteps, shown, control, visible=visible)
-        return functional.mse_loss(predicted.float(), velocity)
+
+        def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            return self.predict(noisy, timesteps, shown, control, visible=visible)
+
+        return velocity_loss(self.scheduler, clean, predict, rng)
 
     def _frames(self, rng: np.random.Generator) -> np.ndarray:
         """Consecutive frames of the clip; with ``image_probability`` a single one (joint training)."""
@@ -101,12 +100,9 @@ class Stage2:
         shown = torch.from_numpy(self.latents[people, 0]).float()
         control = to_control(self.data.parts[people][:, frames]).flatten(0, 1)
         shape = (len(people), shown.shape[1], len(frames), *shown.shape[2:])
-        latents = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        self.scheduler.set_timesteps(10)
-        for t in self.scheduler.timesteps:
-            with torch.autocast("cpu", torch.bfloat16):
-                velocity = self.predict(latents, t.expand(len(people)), shown, control).float()
-            latents = self.scheduler.step(velocity, t, latents).prev_sample
+        latents = sample_latents(
+            self.scheduler, shape, lambda noisy, t: self.predict(noisy, t, shown, control)
+        )
         result = self.vae.decode(latents.transpose(1, 2).flatten(0, 1)).sample.clamp(-1, 1)
         truth = to_images(self.data.rgb[people][:, frames]).flatten(0, 1)
         rows = [x.unflatten(0, shape[:1] + (len(frames),))[:2, ::3].flatten(0, 1) for x in (result, truth)]

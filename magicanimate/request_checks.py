@@ -1,0 +1,54 @@
+"""What of a request can be refused before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from magicanimate.config import FITS, FUSIONS, WINDOW_MODES, AnimationRequest
+from magicanimate.errors import InputError
+
+SIDE_MULTIPLE = 8
+
+
+def side_by_side_path(output: Path) -> Path:
+    """Where the strip of an output goes: ``dance.mp4`` has ``dance_side_by_side.mp4``."""
+    output = Path(output)
+    return output.with_name(f"{output.stem}_side_by_side{output.suffix}")
+
+
+def check_request(request: AnimationRequest) -> None:
+    """Refuse settings that cannot work before anything is loaded.
+
+    Raises:
+        InputError: one sentence with the setting, its value and what is allowed.
+    """
+    for name in ("width", "height"):
+        side = getattr(request, name)
+        if side is not None and (side < SIDE_MULTIPLE or side % SIDE_MULTIPLE):
+            raise InputError(f"The {name} {side} is not a positive multiple of {SIDE_MULTIPLE}; change it.")
+    for name, choices in (("fit", FITS), ("fusion", FUSIONS), ("windows", WINDOW_MODES)):
+        if getattr(request, name) not in choices:
+            raise InputError(f"{name} is {getattr(request, name)!r}; choose one of: {', '.join(choices)}.")
+    steps = request.num_inference_steps
+    if steps is not None and not 1 <= steps <= 1000:
+        raise InputError(f"The number of steps is {steps}; choose 1 to 1000.")
+    if request.window_size < 1 or not 0 <= request.window_overlap < request.window_size:
+        raise InputError(
+            f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
+            "the overlap is at least 0 and less than the window."
+        )
+    if request.window_stride < 1 or request.stride < 1:
+        raise InputError("Strides are 1 or more; change the stride.")
+
+
+def check_outputs(request: AnimationRequest) -> None:
+    """Refuse an output that cannot be written now rather than after minutes of work.
+
+    Raises:
+        InputError: the suffix is unknown or the place cannot be written to.
+    """
+    from magicanimate.media.writer import check_output
+
+    check_output(request.output)
+    if request.side_by_side:
+        check_output(side_by_side_path(request.output))
