@@ -51,7 +51,7 @@ $(INSTALLED_TRAIN): requirements-train.txt $(INSTALLED)
 DATA ?= data/dancers
 RUNS ?= runs/mini
 MINI ?= assets/mini
-IDENTITIES ?= 1200
+IDENTITIES ?= 1500
 WORKERS ?= 2
 THREADS ?= 2
 VAE_ARGS ?=

@@ -58,6 +58,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         kind: "full" or "mini".
         default_width, default_height: pixels the checkpoint was trained at.
         default_steps, default_guidance_scale: what suits the checkpoint.
+        noise_period: frames after which the initial noise repeats; 1 gives every frame the same noise.
     """
 
     model_cpu_offload_seq = "text_encoder->appearance_encoder->controlnet->unet->vae"
@@ -78,6 +79,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         default_height: int = 512,
         default_steps: int = 25,
         default_guidance_scale: float = 7.5,
+        noise_period: int = NOISE_PERIOD,
     ):
         super().__init__()
         self.register_modules(
@@ -96,6 +98,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             default_height=default_height,
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
+            noise_period=noise_period,
         )
         self.vae_scale_factor = spatial_factor(vae)
 
@@ -265,15 +268,15 @@ class MagicAnimatePipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Initial latents ``1 C F h w``, float32, in the scheduler's scale.
 
-        The noise of 16 frames is repeated along the clip, as published: it steadies the background.
+        The noise of ``noise_period`` frames (published: 16) is repeated along the clip, which steadies it.
         """
         height, width = (side // self.vae_scale_factor for side in size)
         channels = self.unet.config.in_channels
         if latents is None:
             generator = torch.Generator("cpu").manual_seed(seed)
-            shape = (1, channels, NOISE_PERIOD, height, width)
-            noise = torch.randn(shape, generator=generator)
-            repeats = -(-num_frames // NOISE_PERIOD)
+            period = self.config.noise_period
+            noise = torch.randn((1, channels, period, height, width), generator=generator)
+            repeats = -(-num_frames // period)
             latents = noise.repeat(1, 1, repeats, 1, 1)[:, :, :num_frames]
             latents = latents * float(self.scheduler.init_noise_sigma)
         expected = (1, channels, num_frames, height, width)

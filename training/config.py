@@ -41,6 +41,7 @@ class StageConfig:
         crop: side of the random crop the autoencoder is trained on, pixels; 0 for the whole image.
         num_frames: frames of a clip in stage2.
         image_probability: chance that a stage-2 clip shrinks to one frame (image-video joint training).
+        share_noise: chance that all frames of a stage-2 clip get the same noise, as the mini samples.
         drop_reference: chance that a video of the batch does not see its reference, for guidance.
         latent_noise: noise on the autoencoder's latents, in their standard deviations, so that its decoder
             forgives small errors of the denoiser.
@@ -56,6 +57,7 @@ class StageConfig:
     crop: int = 0
     num_frames: int = 16
     image_probability: float = 0.2
+    share_noise: float = 0.7
     drop_reference: float = 0.1
     latent_noise: float = 0.02
     gradient_weight: float = 0.1

@@ -16,7 +16,12 @@ SAMPLING_STEPS = 10
 
 
 def velocity_loss(
-    scheduler: DDIMScheduler, clean: torch.Tensor, predict: Predict, rng: np.random.Generator
+    scheduler: DDIMScheduler,
+    clean: torch.Tensor,
+    predict: Predict,
+    rng: np.random.Generator,
+    *,
+    share_noise: bool = False,
 ) -> torch.Tensor:
     """Mean squared error of the predicted velocity at random timesteps.
 
@@ -25,9 +30,12 @@ def velocity_loss(
         clean: latents ``B ...``; one timestep is drawn for each of the batch.
         predict: the networks.
         rng: of this step; the noise itself comes from torch's generator.
+        share_noise: give all frames of a clip (``B C F h w``) the same noise.
     """
     timesteps = torch.from_numpy(rng.integers(scheduler.config.num_train_timesteps, size=len(clean)))
     noise = torch.randn_like(clean)
+    if share_noise:
+        noise = noise[:, :, :1].expand_as(clean)
     noisy = scheduler.add_noise(clean, noise, timesteps)
     with torch.autocast("cpu", torch.bfloat16):
         predicted = predict(noisy, timesteps)
@@ -36,8 +44,13 @@ def velocity_loss(
 
 @torch.no_grad()
 def sample_latents(scheduler: DDIMScheduler, shape: tuple[int, ...], predict: Predict) -> torch.Tensor:
-    """Denoise the same noise each time it is called, in a few steps; returns latents of ``shape``."""
+    """Denoise the same noise each time it is called, in a few steps; returns latents of ``shape``.
+
+    All frames of a clip (``B C F h w``) begin with the same noise, as the mini is used.
+    """
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    if len(shape) == 5:
+        latents = latents[:, :, :1].expand(shape)
     scheduler.set_timesteps(SAMPLING_STEPS)
     for timestep in scheduler.timesteps:
         with torch.autocast("cpu", torch.bfloat16):

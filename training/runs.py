@@ -122,6 +122,7 @@ def export(runs: Path, out: Path, *, preset_name: str) -> Path:
         default_height=network.size,
         default_steps=DEFAULT_STEPS,
         default_guidance_scale=DEFAULT_GUIDANCE,
+        noise_period=1,
     )
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)

@@ -61,7 +61,8 @@ class Stage2:
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             return self.predict(noisy, timesteps, shown, control, visible=visible)
 
-        return velocity_loss(self.scheduler, clean, predict, rng)
+        share_noise = bool(rng.random() < self.config.share_noise)
+        return velocity_loss(self.scheduler, clean, predict, rng, share_noise=share_noise)
 
     def _frames(self, rng: np.random.Generator) -> np.ndarray:
         """Consecutive frames of the clip; with ``image_probability`` a single one (joint training)."""
