@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -139,13 +138,11 @@ def test_studio_reports_and_returns(studio, values, tmp_path):
 def test_cancel_ends_the_running_one_and_nothing_remains(studio, values, tmp_path):
     long = {**values, "motion": str(write_motion(tmp_path / "long.mp4", 60)), "num_inference_steps": 1000}
     studio.admit("me")
-    started = time.monotonic()
     with pytest.raises(Cancelled):
         for report in studio.animate("me", request_of(long, tmp_path / "out" / "x.mp4")):
             if report.stage == "denoise":
-                pressed = time.monotonic()
                 studio.cancel("me")
-    assert time.monotonic() - pressed < 3 and pressed - started < 30
+    assert report.stage == "denoise" and report.step < report.total / 2
     assert list((tmp_path / "out").iterdir()) == []
 
 

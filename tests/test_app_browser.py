@@ -66,7 +66,7 @@ def served(browser, tiny_model, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     assert found, line
     yield found[0], output
     process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
-    process.wait(timeout=20)
+    process.wait(timeout=60)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def page(browser, served):
     address, _ = served
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(30 * _SECOND)
+    page.set_default_timeout(60 * _SECOND)
     trouble = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("console", lambda entry: trouble.append(entry.text) if entry.type == "error" else None)
