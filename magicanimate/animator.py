@@ -100,9 +100,11 @@ class Animator:
         folder = self.folder
         self.device = pick_device(*self._wish)
         import torch
+        from diffusers.utils import logging as diffusers_logging
 
         from magicanimate.pipeline import MagicAnimatePipeline
 
+        diffusers_logging.disable_progress_bar()  # our own progress tells of the loading
         try:
             pipe = MagicAnimatePipeline.from_pretrained(
                 folder, **{_dtype_argument(): getattr(torch, self.device.dtype)}
