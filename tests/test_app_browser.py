@@ -91,7 +91,18 @@ def _local(url: str) -> bool:
     return urlsplit(url).scheme in ("data", "blob") or urlsplit(url).hostname == "127.0.0.1"
 
 
+def clear(page) -> None:
+    """Take away the example that the page begins with, once it is there."""
+    page.wait_for_selector("#photo img")
+    page.wait_for_selector("#motion video")
+    for button in ("#photo button[aria-label='Remove Image']", "#motion button[aria-label='Clear']"):
+        page.click(button)
+    page.wait_for_selector("#photo input[type=file]", state="attached")
+    page.wait_for_selector("#motion input[type=file]", state="attached")
+
+
 def upload(page, photo: Path, motion: Path) -> None:
+    clear(page)
     page.set_input_files("#photo input[type=file]", photo)
     page.set_input_files("#motion input[type=file]", motion)
     page.wait_for_selector("#photo img")
@@ -155,6 +166,7 @@ def test_cancel_leaves_nothing(page, served, tmp_path):
 
 
 def test_mistakes_are_answered_in_a_sentence(page, tmp_path):
+    clear(page)
     page.click("#animate")
     wait_for_status(page, "There is no photo yet")
     photo = write_photo(tmp_path / "me.png")
@@ -184,6 +196,16 @@ def test_a_second_visitor_waits_and_can_leave(page, served, tmp_path):
     other.close()
     page.click("#cancel")
     wait_for_status(page, "Cancelled")
+
+
+def test_the_first_example_needs_one_click(page, served):
+    """Photo and clip are there from the start, as the README says."""
+    page.wait_for_selector("#photo img")
+    page.wait_for_selector("#motion video")
+    set_steps(page, 1)
+    page.click("#animate")
+    wait_for_status(page, "64 frames of 32 x 32 at 25 fps")
+    assert list(served[1].glob("*_arms_photo_arms_motion.mp4"))
 
 
 @pytest.mark.parametrize("width", [390, 1280])
