@@ -19,6 +19,7 @@ from magicanimate.device import Device, pick_device
 from magicanimate.errors import InputError
 from magicanimate.progress import ProgressMeter
 from magicanimate.request_checks import check_outputs, check_request, side_by_side_path
+from magicanimate.text import add_text_encoder
 
 if TYPE_CHECKING:
     from magicanimate.media.prepare import PreparedMedia
@@ -107,7 +108,10 @@ class Animator:
         diffusers_logging.disable_progress_bar()  # our own progress tells of the loading
         try:
             pipe = MagicAnimatePipeline.from_pretrained(
-                folder, **{_dtype_argument(): getattr(torch, self.device.dtype)}
+                folder,
+                text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others
+                tokenizer=None,
+                **{_dtype_argument(): getattr(torch, self.device.dtype)},
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise InputError(
@@ -150,10 +154,8 @@ class Animator:
     def _completed(self, request: AnimationRequest) -> AnimationRequest:
         """``request`` with the checkpoint's values where it has none."""
         own = self.defaults
-        if (request.prompt or request.negative_prompt) and self._pipe.text_encoder is None:
-            raise InputError(
-                f"The checkpoint {own.kind!r} understands no text; leave prompt and negative prompt empty."
-            )
+        if request.prompt or request.negative_prompt:
+            add_text_encoder(self._pipe, self.folder, device=self.device.name, dtype=self._pipe.unet.dtype)
         return replace(
             request,
             width=request.width or own.width,

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from magicanimate.animator import Animator
 from magicanimate.checkpoints import writing
 from magicanimate.checkpoints.architectures import SCHEDULER, empty_network, sd15_config, video_unet_config
 from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.keys import is_motion_key
 from magicanimate.checkpoints.layout import choose_weights, find_parts
 from magicanimate.checkpoints.reading import open_weights
-from magicanimate.config import Progress
+from magicanimate.config import AnimationRequest, Progress
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
+from magicanimate.pipeline import MagicAnimatePipeline
+from tests import inputs
 from tests.published_layout import (
     TINY_TEXT,
     TINY_VOCABULARY,
@@ -144,10 +149,6 @@ def test_half_precision(published, tmp_path, converted):
 
 
 def test_pipeline_loads(converted):
-    if importlib.util.find_spec("magicanimate.pipeline") is None:
-        pytest.skip("magicanimate.pipeline is not there yet")
-    from magicanimate.pipeline import MagicAnimatePipeline
-
     pipeline = MagicAnimatePipeline.from_pretrained(converted)
     assert isinstance(pipeline.unet, VideoUNet)
     assert isinstance(pipeline.appearance_encoder, AppearanceEncoder)
@@ -155,6 +156,31 @@ def test_pipeline_loads(converted):
     assert pipeline.config.kind == "full"
     without = MagicAnimatePipeline.from_pretrained(converted, text_encoder=None, tokenizer=None)
     assert without.text_encoder is None
+
+
+def test_text_encoder_is_loaded_for_a_prompt_only(converted, tmp_path):
+    request = AnimationRequest(
+        photo=inputs.write_photo(tmp_path / "me.png"),
+        motion=inputs.write_motion(tmp_path / "dance.mp4", 2),
+        output=tmp_path / "plain",
+        width=64,
+        height=64,
+        num_inference_steps=1,
+    )
+    animator = Animator(converted, device="cpu")
+
+    def frame(**change) -> np.ndarray:
+        folder = animator.animate(replace(request, **change)).output
+        return np.asarray(Image.open(folder / "000000.png")).astype(int)
+
+    plain = frame()
+    assert animator._pipe.text_encoder is None
+    prompted = frame(prompt="a b", output=tmp_path / "prompted")
+    negative = frame(negative_prompt="c", output=tmp_path / "negative")
+    assert animator._pipe.text_encoder is not None
+    assert np.abs(prompted - plain).max() > 1
+    assert np.abs(negative - plain).max() > 1
+    assert np.abs(frame(output=tmp_path / "again") - plain).max() <= 1
 
 
 def test_progress_counts_every_byte(published, tmp_path):

@@ -119,9 +119,9 @@ def _mini(stage: str) -> StageConfig:
     if stage == "base":
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1200)
         return StageConfig("base", steps=2800, optimizer=optimizer)
-    optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=150)
+    optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=300)
     return StageConfig(
-        "stage2", steps=300, batch_size=2, checkpoint_every=50, sample_every=100, optimizer=optimizer
+        "stage2", steps=900, batch_size=2, checkpoint_every=50, sample_every=100, optimizer=optimizer
     )
 
 
