@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     pipe.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published layout at tiny size; not to be written to."""
+    from tests.published_layout import write_published_layout
+
+    return write_published_layout(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="session")
+def converted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline folder made of it; not to be written to."""
+    from magicanimate.checkpoints.convert import convert_checkpoint
+
+    return convert_checkpoint(published, tmp_path_factory.mktemp("converted") / "full")
+
+
+@pytest.fixture
+def layout(published: Path, tmp_path: Path) -> Path:
+    """A copy of the published layout to break; files are links until they are replaced."""
+    return shutil.copytree(published, tmp_path / "published", copy_function=os.link)

@@ -83,6 +83,11 @@ TINY_TEXT: dict[str, Any] = {
 TINY_VOCABULARY = ["a", "b", "c", "a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
 MOTION_LENGTH = 24
 
+# Files of the layout, below its folder.
+ENCODER = "MagicAnimate/appearance_encoder/diffusion_pytorch_model.safetensors"
+CONTROLNET = "MagicAnimate/densepose_controlnet/diffusion_pytorch_model.safetensors"
+MOTION = "MagicAnimate/temporal_attention/temporal_attention.ckpt"
+
 WeightFormat = Literal["safetensors", "bin", "old_bin"]
 MotionFormat = Literal["plain", "wrapped", "prefixed"]
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +29,7 @@ from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests import inputs
 from tests.published_layout import (
+    MOTION,
     TINY_TEXT,
     TINY_VOCABULARY,
     fill_module,
@@ -48,25 +48,6 @@ CLASSES = {
     "controlnet": (ControlNetModel, tiny_controlnet),
     "vae": (AutoencoderKL, tiny_vae),
 }
-ENCODER = "MagicAnimate/appearance_encoder/diffusion_pytorch_model.safetensors"
-CONTROLNET = "MagicAnimate/densepose_controlnet/diffusion_pytorch_model.safetensors"
-MOTION = "MagicAnimate/temporal_attention/temporal_attention.ckpt"
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Path:
-    return write_published_layout(tmp_path_factory.mktemp("published"))
-
-
-@pytest.fixture(scope="module")
-def converted(published, tmp_path_factory) -> Path:
-    return convert_checkpoint(published, tmp_path_factory.mktemp("converted") / "full")
-
-
-@pytest.fixture
-def layout(published, tmp_path) -> Path:
-    """A copy of the published layout to break; files are links until they are replaced."""
-    return shutil.copytree(published, tmp_path / "published", copy_function=os.link)
 
 
 def _listed(value):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -15,28 +14,10 @@ from magicanimate.checkpoints.convert import convert_checkpoint, convert_parts
 from magicanimate.checkpoints.layout import find_parts
 from magicanimate.errors import Cancelled, InputError
 from tests.published_layout import (
-    write_published_layout,
+    CONTROLNET,
+    ENCODER,
+    MOTION,
 )
-
-ENCODER = "MagicAnimate/appearance_encoder/diffusion_pytorch_model.safetensors"
-CONTROLNET = "MagicAnimate/densepose_controlnet/diffusion_pytorch_model.safetensors"
-MOTION = "MagicAnimate/temporal_attention/temporal_attention.ckpt"
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Path:
-    return write_published_layout(tmp_path_factory.mktemp("published"))
-
-
-@pytest.fixture(scope="module")
-def converted(published, tmp_path_factory) -> Path:
-    return convert_checkpoint(published, tmp_path_factory.mktemp("converted") / "full")
-
-
-@pytest.fixture
-def layout(published, tmp_path) -> Path:
-    """A copy of the published layout to break; files are links until they are replaced."""
-    return shutil.copytree(published, tmp_path / "published", copy_function=os.link)
 
 
 def _replace(path: Path, change) -> None:
