@@ -4,5 +4,5 @@
 it. Nothing heavy is imported here.
 """
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Rises whenever the same seed gives different pixels; written into every `dataset.json`."""

@@ -27,6 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size", type=_positive, default=128, help="width and height in pixels (%(default)s)"
     )
+    parser.add_argument(
+        "--fps", type=float, default=25.0, help="frames a second of the clip; less shows longer motion"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument(
         "--workers", type=_positive, default=1, help="processes, of one thread each (%(default)s)"
@@ -59,7 +62,7 @@ def _render(options: argparse.Namespace) -> None:
     """Render what is missing in the folder; prints progress."""
     from training.dancers.dataset import DatasetInfo, Spec, is_written, write_info
 
-    spec = Spec(options.size, options.stills, options.frames)
+    spec = Spec(options.size, options.stills, options.frames, options.fps)
     info = DatasetInfo.of(spec, seed=options.seed, count=options.identities)
     write_info(options.out, info)
     todo = [i for i in range(options.identities) if not is_written(options.out, i)]

@@ -65,11 +65,11 @@ def _frame(shared: _Set, bodies: list[np.ndarray], rng: np.random.Generator, sho
 
 
 def _shoot(
-    shared: _Set, bodies: list[np.ndarray], view: View, rng: np.random.Generator
+    shared: _Set, bodies: list[np.ndarray], view: View, rng: np.random.Generator, *, fps: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (T, H, W, 3) and part ids (T, H, W) of bodies (T, V, 3) seen in one view."""
     size = len(shared.background)
-    lagged = [lag(body) for body in bodies]
+    lagged = [lag(body, fps=fps) for body in bodies]
     pictures, maps = [], []
     for t in range(len(bodies[0])):
         posed = []
@@ -118,9 +118,10 @@ def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identi
     stills = []
     for _ in range(spec.stills):
         bodies = _dance(shared, stills_rng, frames=1, fps=spec.fps, frontal=0.8)
-        stills.append(_shoot(shared, bodies, _frame(shared, bodies, stills_rng, STILL_SHOTS), stills_rng))
+        view = _frame(shared, bodies, stills_rng, STILL_SHOTS)
+        stills.append(_shoot(shared, bodies, view, stills_rng, fps=spec.fps))
     bodies = _dance(shared, clip_rng, frames=spec.frames, fps=spec.fps, frontal=0.85)
-    clip = _shoot(shared, bodies, _frame(shared, bodies, clip_rng, CLIP_SHOTS), clip_rng)
+    clip = _shoot(shared, bodies, _frame(shared, bodies, clip_rng, CLIP_SHOTS), clip_rng, fps=spec.fps)
     return Identity(
         np.concatenate([rgb for rgb, _ in stills]),
         np.concatenate([ids for _, ids in stills]),

@@ -184,7 +184,7 @@ class Dressed:
         return points, normals[self._source], normals
 
 
-def lag(vertices: np.ndarray, *, seconds: float = 0.12, fps: float = 25.0) -> np.ndarray:
+def lag(vertices: np.ndarray, *, seconds: float = 0.12, fps: float) -> np.ndarray:
     """Positions (T, V, 3) low-passed in time, so that they trail behind by about `seconds`."""
     keep = np.float32(np.exp(-1 / (seconds * fps)))
     out = vertices.copy()

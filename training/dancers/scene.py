@@ -15,8 +15,8 @@ _SHOTS = {
     "waist": (0.48, 0.58),
     "bust": (0.66, 0.76),
 }
-CLIP_SHOTS = {"full": 0.16, "knee": 0.30, "thigh": 0.32, "waist": 0.20, "bust": 0.02}
-STILL_SHOTS = {"full": 0.26, "knee": 0.24, "thigh": 0.24, "waist": 0.17, "bust": 0.09}
+CLIP_SHOTS = {"full": 0.14, "knee": 0.26, "thigh": 0.30, "waist": 0.21, "bust": 0.09}
+STILL_SHOTS = {"full": 0.22, "knee": 0.22, "thigh": 0.24, "waist": 0.20, "bust": 0.12}
 PAIR_SHOTS = {"full": 0.2, "knee": 0.45, "thigh": 0.35}
 
 
