@@ -40,7 +40,14 @@ class StageConfig:
         batch_size: images (vae, base) or clips (stage2) a step.
         crop: side of the random crop the autoencoder is trained on, pixels; 0 for the whole image.
         num_frames: frames of a clip in stage2.
-        image_probability: chance that a stage-2 clip shrinks to one frame (image-video joint training).
+        targets: pictures the base stage draws of each reference; the encoder reads that reference once for
+            all of them, at one timestep.
+        clip_share: chance that reference and target of the base stage are frames of the same clip, one view
+            of one dance; otherwise the reference is a still of another pose, place and size.
+        image_probability: base: chance that the reference is the target itself (tau_0 of the paper); stage2:
+            chance that a clip shrinks to one frame (image-video joint training).
+        noisy_share, noisy_from: this share of the timesteps is drawn from ``noisy_from`` up only, where the
+            picture must come from reference and map because next to nothing of it is left in the noise.
         share_noise: chance that all frames of a stage-2 clip get the same noise, as the mini samples.
         drop_reference: chance that a video of the batch does not see its reference, for guidance.
         latent_noise: noise on the autoencoder's latents, in their standard deviations, so that its decoder
@@ -56,7 +63,11 @@ class StageConfig:
     batch_size: int = 16
     crop: int = 0
     num_frames: int = 16
+    targets: int = 1
+    clip_share: float = 0.4
     image_probability: float = 0.2
+    noisy_share: float = 0.0
+    noisy_from: int = 600
     share_noise: float = 0.7
     drop_reference: float = 0.1
     latent_noise: float = 0.02
@@ -87,9 +98,9 @@ class NetworkConfig:
 
     size: int = 128
     vae_channels: tuple[int, ...] = (24, 48, 96, 192)
-    latent_channels: int = 16
-    unet_channels: tuple[int, ...] = (64, 96, 128)
-    heads: int = 4
+    latent_channels: int = 20
+    unet_channels: tuple[int, ...] = (96, 128, 160)
+    heads: int = 2
     norm_groups: int = 16
     text_tokens: int = 1
     text_width: int = 32
@@ -114,11 +125,19 @@ def tiny_network() -> NetworkConfig:
 
 def _mini(stage: str) -> StageConfig:
     if stage == "vae":
-        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1000)
-        return StageConfig("vae", steps=2000, crop=64, sample_every=1000, optimizer=optimizer)
+        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1500)
+        return StageConfig("vae", steps=3500, crop=64, sample_every=500, optimizer=optimizer)
     if stage == "base":
-        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1200)
-        return StageConfig("base", steps=2800, optimizer=optimizer)
+        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=2500)
+        return StageConfig(
+            "base",
+            steps=8000,
+            targets=2,
+            image_probability=0.15,
+            noisy_share=0.4,
+            drop_reference=0.05,
+            optimizer=optimizer,
+        )
     optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=300)
     return StageConfig(
         "stage2", steps=900, batch_size=2, checkpoint_every=50, sample_every=100, optimizer=optimizer

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from torch.nn import functional
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Noisy latents ``B ...`` and timesteps ``B`` -> predicted velocity of the latents' shape."""
@@ -22,24 +21,35 @@ def velocity_loss(
     rng: np.random.Generator,
     *,
     share_noise: bool = False,
+    share_timestep: int = 1,
+    noisy_share: float = 0.0,
+    noisy_from: int = 600,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean squared error of the predicted velocity at random timesteps.
 
     Args:
         scheduler: noise schedule.
-        clean: latents ``B ...``; one timestep is drawn for each of the batch.
+        clean: latents ``B ...``; a timestep is drawn for each of the batch.
         predict: the networks.
         rng: of this step; the noise itself comes from torch's generator.
         share_noise: give all frames of a clip (``B C F h w``) the same noise.
+        share_timestep: so many neighbours in the batch get the same timestep, as they share a reference.
+        noisy_share: this share of the timesteps is drawn from ``noisy_from`` up only.
+        noisy_from: timestep.
+        weight: of each latent channel in the mean, broadcast against ``clean``.
     """
-    timesteps = torch.from_numpy(rng.integers(scheduler.config.num_train_timesteps, size=len(clean)))
+    last = scheduler.config.num_train_timesteps
+    lowest = np.where(rng.random(len(clean) // share_timestep) < noisy_share, noisy_from, 0)
+    timesteps = torch.from_numpy(rng.integers(lowest, last)).repeat_interleave(share_timestep)
     noise = torch.randn_like(clean)
     if share_noise:
         noise = noise[:, :, :1].expand_as(clean)
     noisy = scheduler.add_noise(clean, noise, timesteps)
     with torch.autocast("cpu", torch.bfloat16):
         predicted = predict(noisy, timesteps)
-    return functional.mse_loss(predicted.float(), scheduler.get_velocity(clean, noise, timesteps))
+    error = (predicted.float() - scheduler.get_velocity(clean, noise, timesteps)).square()
+    return (error if weight is None else error * weight).mean()
 
 
 @torch.no_grad()

@@ -85,6 +85,7 @@ class Trainer:
         }
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
+            fused=True,
             lr=config.optimizer.learning_rate,
             weight_decay=config.optimizer.weight_decay,
         )

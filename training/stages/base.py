@@ -36,6 +36,7 @@ class BaseStage:
         self.readers = install_hybrid_attention(self.unet, fusion="midup")
         self.scheduler = build_scheduler()
         self.text = torch.zeros(1, network.text_tokens, network.text_width)
+        self.weight = channel_weights(vae, torch.from_numpy(self.latents[:16, 0]).float())
 
     @torch.no_grad()
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -44,38 +45,53 @@ class BaseStage:
 
     def loss(self, step: int) -> torch.Tensor:
         rng = step_generator(self.config.seed, step)
-        batch = self.config.batch_size
+        batch, targets = self.config.batch_size // self.config.targets, self.config.targets
         person = rng.choice(self.data.train, batch)
-        target = rng.integers(self.data.rgb.shape[1], size=batch)
-        reference = self._reference_index(rng, target)
-        clean, shown = self._latents(person, target), self._latents(person, reference)
-        control = soften_control(to_control(self.data.parts[person, target]), rng)
+        reference, target = self._pictures(rng, batch)
+        clean = self._latents(person[:, None], target).flatten(0, 1)
+        shown = self._latents(person, reference)
+        control = soften_control(to_control(self.data.parts[person[:, None], target]).flatten(0, 1), rng)
         visible = torch.from_numpy(rng.random(batch) >= self.config.drop_reference)
 
         def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             return self.predict(noisy, timesteps, shown, control, visible=visible)
 
-        return velocity_loss(self.scheduler, clean, predict, rng)
+        return velocity_loss(
+            self.scheduler,
+            clean,
+            predict,
+            rng,
+            share_timestep=targets,
+            noisy_share=self.config.noisy_share,
+            noisy_from=self.config.noisy_from,
+            weight=self.weight,
+        )
 
-    def _reference_index(self, rng: np.random.Generator, target: np.ndarray) -> np.ndarray:
-        """A still, or for a third any picture; with ``image_probability`` the target itself.
+    def _pictures(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which picture is the reference ``B`` and which are the targets ``B T``.
 
-        A still differs in pose, place and size, as a user's photo differs from the clip. Reference equal to
-        target is the image joint training of the paper (supplement, section 3, tau_0).
+        With ``clip_share`` all are frames of the clip; else the reference is a still, which differs in pose,
+        place and size as a user's photo differs from a clip. With ``image_probability`` the reference is the
+        first target: the image joint training of the paper (supplement, section 3, tau_0).
         """
-        count = len(target)
-        still = rng.integers(self.data.stills, size=count)
-        anything = rng.integers(self.data.rgb.shape[1], size=count)
-        index = np.where(rng.random(count) < 1 / 3, anything, still)
-        return np.where(rng.random(count) < self.config.image_probability, target, index)
+        stills, pictures, shape = self.data.stills, self.data.rgb.shape[1], (batch, self.config.targets)
+        one_clip = rng.random(batch) < self.config.clip_share
+        reference = np.where(
+            one_clip, rng.integers(stills, pictures, batch), rng.integers(stills, size=batch)
+        )
+        target = rng.integers(np.where(one_clip, stills, 0)[:, None], pictures, shape)
+        same = rng.random(batch) < self.config.image_probability
+        return np.where(same, target[:, 0], reference), target
 
     def _latents(self, person: np.ndarray, index: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(self.latents[person, index]).float()
 
     def predict(self, noisy, timesteps, shown, control, *, visible=None) -> torch.Tensor:
-        """Velocity ``B C h w`` for noisy latents, given reference latents and part-map colours."""
-        text = self.text.expand(len(noisy), -1, -1)
-        set_reference(self.readers, self.encoder(shown, timesteps, text), visible=visible)
+        """Velocity ``(B T) C h w`` for noisy latents and part-map colours, given reference latents ``B ...``."""
+        text, targets = self.text.expand(len(noisy), -1, -1), len(noisy) // len(shown)
+        set_reference(
+            self.readers, self.encoder(shown, timesteps[::targets], text[: len(shown)]), visible=visible
+        )
         down, mid = self.controlnet(noisy, timesteps, text, controlnet_cond=control, return_dict=False)
         return self.unet(
             noisy,
@@ -101,6 +117,27 @@ class BaseStage:
         result = self.vae.decode(latents).sample
         save_grid(folder / f"{step:06d}.png", [x[:10] for x in (photo, control * 2 - 1, result, truth)])
         return {"psnr": psnr(result, truth), "psnr_copying_photo": psnr(photo, truth)}
+
+
+@torch.no_grad()
+def channel_weights(vae, latents: torch.Tensor) -> torch.Tensor:
+    """Weight of each latent channel in the loss, ``C 1 1`` with mean 1: how much it shows in the picture.
+
+    The root of the change of the pixels per change of the channel: all channels have unit size, but some
+    carry the picture and others only its grain.
+
+    Args:
+        vae: autoencoder with normalized latents.
+        latents: ``N C h w`` to measure at.
+    """
+    picture, step = vae.decode(latents).sample, 0.1
+    changes = []
+    for channel in range(latents.shape[1]):
+        moved = latents.clone()
+        moved[:, channel] += step
+        changes.append((vae.decode(moved).sample - picture).square().mean().sqrt())
+    weights = torch.stack(changes).sqrt()
+    return (weights / weights.mean()).view(-1, 1, 1)
 
 
 def soften_control(control: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
