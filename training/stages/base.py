@@ -87,7 +87,7 @@ class BaseStage:
         return torch.from_numpy(self.latents[person, index]).float()
 
     def predict(self, noisy, timesteps, shown, control, *, visible=None) -> torch.Tensor:
-        """Velocity ``(B T) C h w`` for noisy latents and part-map colours, given reference latents ``B ...``."""
+        """Velocity ``(B T) C h w`` of noisy latents, given part-map colours and reference latents ``B ...``."""
         text, targets = self.text.expand(len(noisy), -1, -1), len(noisy) // len(shown)
         set_reference(
             self.readers, self.encoder(shown, timesteps[::targets], text[: len(shown)]), visible=visible
@@ -104,19 +104,29 @@ class BaseStage:
 
     @torch.no_grad()
     def sample(self, step: int, folder: Path) -> dict[str, float]:
-        """Pictures of held-out people: photo, part map, result, truth."""
-        people = self.data.held_out
+        """Pictures of held-out people (photo, part map, result, truth) and how near they come to the truth.
+
+        The photo is a still of another pose and place, or the clip's first frame (figures ``clip_...``).
+        """
+        people, first = self.data.held_out, self.data.stills
         last = self.data.rgb.shape[1] - 1
-        control = to_control(self.data.parts[people, last])
-        truth = to_images(self.data.rgb[people, last])
-        photo = to_images(self.data.rgb[people, 0])
-        shown = torch.from_numpy(self.latents[people, 0]).float()
-        latents = sample_latents(
-            self.scheduler, tuple(shown.shape), lambda noisy, t: self.predict(noisy, t, shown, control)
-        )
-        result = self.vae.decode(latents).sample
-        save_grid(folder / f"{step:06d}.png", [x[:10] for x in (photo, control * 2 - 1, result, truth)])
-        return {"psnr": psnr(result, truth), "psnr_copying_photo": psnr(photo, truth)}
+        figures, rows = {}, []
+        for name, reference, target in (("", 0, last), ("clip_", first, (first + last) // 2)):
+            control = to_control(self.data.parts[people, target])
+            truth = to_images(self.data.rgb[people, target])
+            photo = to_images(self.data.rgb[people, reference])
+            shown = self._latents(people, reference)
+            latents = sample_latents(
+                self.scheduler,
+                tuple(shown.shape),
+                lambda noisy, t, shown=shown, control=control: self.predict(noisy, t, shown, control),
+            )
+            result = self.vae.decode(latents).sample
+            rows += [x[:10] for x in (photo, control * 2 - 1, result, truth)]
+            figures[f"{name}psnr"] = psnr(result, truth)
+            figures[f"{name}psnr_copying_photo"] = psnr(photo, truth)
+        save_grid(folder / f"{step:06d}.png", rows)
+        return figures
 
 
 @torch.no_grad()
