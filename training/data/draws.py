@@ -1,8 +1,8 @@
 """Everything that chance decides about a sample, as pure functions of a numpy Generator.
 
 Sample ``k`` of the global batch of step ``s`` takes all its numbers from ``sample_generator(seed, s, k)``,
-and what a whole batch shares from ``step_generator(seed, s)``. So one process and many see the same batches, and
-a resumed run sees those of an uninterrupted one.
+and what a whole batch shares from ``step_generator(seed, s)``. So one process and many see the same batches,
+and a resumed run sees those of an uninterrupted one.
 """
 
 from __future__ import annotations
