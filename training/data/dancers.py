@@ -152,7 +152,9 @@ class DancerVideos:
         return np.stack([draw_keypoints(p, width=self.size, height=self.size) for p in points])
 
     def _keypoints_file(self, video: int) -> Path:
-        path = self.folder / f"{self._identities[video]:06d}.keypoints.npz"
+        from training.dancers.dataset import keypoints_path
+
+        path = keypoints_path(self.folder, self._identities[video])
         if not path.exists():
             raise InputError(
                 f"{path} is missing; write the keypoints with "
