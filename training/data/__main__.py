@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from training.data.sources import SIGNALS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         "--signals",
         nargs="+",
         default=["densepose"],
-        choices=("densepose", "keypoints"),
+        choices=SIGNALS,
         help="driving signals that are wanted (densepose)",
     )
     check.add_argument("--length", type=int, default=16, help="frames of a clip (%(default)s)")

@@ -107,6 +107,11 @@ class DancerVideos:
         self._map_arrays()
         self._identities = dancers.indices[: len(self.rgb)]
         if "keypoints" in self.signals:
+            if len(dancers) != len(self.rgb):
+                raise InputError(
+                    f"{self.folder} has {len(dancers)} rendered people and had {len(self.rgb)} when decoded; "
+                    f"remove {PACKED_RGB} and {PACKED_PARTS} there to have them decoded again."
+                )
             self._keypoints_file(0)
 
     def _map_arrays(self) -> None:
