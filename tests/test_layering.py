@@ -16,8 +16,9 @@ ANIMATOR = ("magicanimate.animator",)
 
 # Package -> what neither it nor anything in it may import.
 FORBIDDEN = {
-    "magicanimate": ("training", "tests", "app"),
+    "magicanimate": ("training", "densepose_tools", "tests", "app"),
     "training": ("tests", "app", *TOP, *ANIMATOR),
+    "densepose_tools": ("training", "tests", "app", *TOP, *ANIMATOR, *PIPELINE, *MODELS),
     "magicanimate.animator": TOP,
     "magicanimate.pipeline": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),
@@ -33,7 +34,7 @@ FORBIDDEN = {
 def modules() -> dict[str, ast.Module]:
     """Every module of the project by its dotted name."""
     files = [ROOT / "app.py"]
-    for package in ("magicanimate", "training"):
+    for package in ("magicanimate", "densepose_tools", "training"):
         files += sorted((ROOT / package).rglob("*.py"))
     found = {}
     for file in files:
