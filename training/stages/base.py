@@ -87,7 +87,7 @@ class BaseStage:
         return torch.from_numpy(self.latents[person, index]).float()
 
     def predict(self, noisy, timesteps, shown, control, *, visible=None) -> torch.Tensor:
-        """Velocity ``(B T) C h w`` of noisy latents, given part-map colours and reference latents ``B ...``."""
+        """Velocity ``(B T) C h w`` of noisy latents, from part-map colours and references ``B ...``."""
         text, targets = self.text.expand(len(noisy), -1, -1), len(noisy) // len(shown)
         set_reference(
             self.readers, self.encoder(shown, timesteps[::targets], text[: len(shown)]), visible=visible
