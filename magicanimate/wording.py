@@ -13,6 +13,7 @@ STAGES = {
     "encode": "encoding the photo",
     "denoise": "denoising",
     "decode": "writing frames",
+    "detect": "finding people",
     "write": "writing frames",
 }
 STAGES_IN_BYTES = ("download", "convert")

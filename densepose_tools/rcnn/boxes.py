@@ -13,7 +13,9 @@ _LARGEST_GROWTH = math.log(1000.0 / 16)
 """Bound on the logarithm by which a side may grow."""
 
 
-def moved(boxes: torch.Tensor, deltas: torch.Tensor, weights: tuple[float, float, float, float]) -> torch.Tensor:
+def moved(
+    boxes: torch.Tensor, deltas: torch.Tensor, weights: tuple[float, float, float, float]
+) -> torch.Tensor:
     """Apply predicted deltas (Girshick et al., "R-CNN", CVPR 2014, appendix C).
 
     Args:
@@ -53,6 +55,6 @@ def clipped(boxes: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, t
 def rescaled(
     boxes: torch.Tensor, size: tuple[int, int], picture: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes (K, 4) of a network that saw ``size`` (h, w), in pixels of the ``picture`` (H, W); see `clipped`."""
+    """Boxes (K, 4) of a network that saw ``size`` (h, w), in pixels of ``picture`` (H, W); see `clipped`."""
     ratio = boxes.new_tensor([picture[1] / size[1], picture[0] / size[0]] * 2)
     return clipped(boxes * ratio, picture)

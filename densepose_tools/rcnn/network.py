@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from densepose_tools.people import Person
 from densepose_tools.rcnn.backbone import Backbone
 from densepose_tools.rcnn.boxes import rescaled
 from densepose_tools.rcnn.charts import as_bytes, box_corner_and_size, chart_result
@@ -61,7 +62,7 @@ class DensePoseRCNN(nn.Module):
     @torch.inference_mode()
     def people(
         self, images: list[np.ndarray], *, min_score: float = MIN_SCORE, max_people: int = MAX_PEOPLE
-    ) -> list[list[tuple[np.ndarray, float, np.ndarray, np.ndarray]]]:
+    ) -> list[list[Person]]:
         """Find people and their parts.
 
         Args:
@@ -70,32 +71,39 @@ class DensePoseRCNN(nn.Module):
             max_people: the surest so many of a picture are kept.
 
         Returns:
-            For each picture its people, surest first: box as float32 x, y, width, height in pixels of the
-            picture, score, labels uint8 (height, width) and coordinates uint8 (2, height, width).
+            The people of each picture, surest first.
         """
         picture = images[0].shape[:2]
         size = network_size(*picture, short=self.short, long=self.long)
         levels = self.backbone(network_input(images, size, self.device))
-        found = [
-            Found(people.boxes[:max_people], people.scores[:max_people])
-            for people in self.detect(levels, size, min_score=min_score)
-        ]
-        result: list[list] = [[] for _ in images]
+        found = self.detect(levels, size, min_score=min_score)
         if not any(len(people.boxes) for people in found):
-            return result
+            return [[] for _ in images]
         decoded = self.roi_heads.decode(levels)
-        for number, people in enumerate(found):
-            boxes, has_area = rescaled(people.boxes, size, picture)
-            for box, score, seen in zip(boxes[has_area], people.scores[has_area], people.boxes[has_area], strict=True):
-                # One at a time: memory does not grow with a crowd.
-                charts = self.roi_heads.charts(decoded[number : number + 1], [seen[None]])
-                _, _, width, height = box_corner_and_size(box)
-                labels, coordinates = chart_result(*(chart[0] for chart in charts), size=(height, width))
-                xywh = torch.cat([box[:2], box[2:] - box[:2]]).cpu().numpy()
-                result[number].append(
-                    (xywh, float(score), labels.cpu().numpy(), as_bytes(coordinates).cpu().numpy())
-                )
-        return result
+        return [
+            self._charted(decoded[number : number + 1], people, size, picture, max_people)
+            for number, people in enumerate(found)
+        ]
+
+    def _charted(
+        self,
+        decoded: torch.Tensor,
+        people: Found,
+        size: tuple[int, int],
+        picture: tuple[int, int],
+        max_people: int,
+    ) -> list[Person]:
+        """People of one picture with their parts; one at a time, so that a crowd takes no more memory."""
+        boxes, has_area = rescaled(people.boxes, size, picture)
+        charted = []
+        for k in torch.nonzero(has_area).flatten().tolist()[:max_people]:
+            charts = self.roi_heads.charts(decoded, [people.boxes[k : k + 1]])
+            _, _, width, height = box_corner_and_size(boxes[k])
+            labels, coordinates = chart_result(*(chart[0] for chart in charts), size=(height, width))
+            box = (*boxes[k, :2].tolist(), *(boxes[k, 2:] - boxes[k, :2]).tolist())
+            coordinates = as_bytes(coordinates).cpu().numpy()
+            charted.append(Person(box, float(people.scores[k]), labels.cpu().numpy(), coordinates))
+        return charted
 
     def detect(
         self, levels: dict[str, torch.Tensor], size: tuple[int, int], *, min_score: float = MIN_SCORE

@@ -18,14 +18,16 @@ _STRIDE = 32
 _MEAN_BGR = (103.53, 116.28, 123.675)
 
 
-def network_size(height: int, width: int, *, short: int = SHORT_SIDE, long: int = LONG_SIDE) -> tuple[int, int]:
+def network_size(
+    height: int, width: int, *, short: int = SHORT_SIDE, long: int = LONG_SIDE
+) -> tuple[int, int]:
     """``(h, w)`` to which a picture of ``height`` x ``width`` is scaled."""
     scale = short / min(height, width)
     scaled = (short, scale * width) if height < width else (scale * height, short)
     if max(scaled) > long:
         shrink = long / max(scaled)
         scaled = (scaled[0] * shrink, scaled[1] * shrink)
-    return int(scaled[0] + 0.5), int(scaled[1] + 0.5)
+    return max(1, int(scaled[0] + 0.5)), max(1, int(scaled[1] + 0.5))
 
 
 def resized_bgr(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

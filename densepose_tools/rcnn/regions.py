@@ -64,7 +64,10 @@ class Decoder(nn.Module):
         for doublings, name in enumerate(LEVELS):
             steps: list[nn.Module] = []
             for _ in range(max(1, doublings)):
-                steps += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU() if not doublings else _ReluDoubled()]
+                steps += [
+                    nn.Conv2d(channels, channels, 3, padding=1),
+                    nn.ReLU() if not doublings else _ReluDoubled(),
+                ]
             self.add_module(name, nn.Sequential(*steps))
         self.predictor = nn.Conv2d(channels, channels, 1)
 
@@ -152,11 +155,14 @@ class RegionHeads(nn.Module):
         """The one level from which parts are read."""
         return self.decoder(levels)
 
+    def pool_parts(self, decoded: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
+        """Features of regions from the decoded level: ``K C 28 28``, picture by picture."""
+        rows = torch.cat([_with_index(box, n) for n, box in enumerate(boxes)])
+        return roi_align(decoded, rows, _PART_PIXELS, 1 / 4, _SAMPLES)
+
     def charts(self, decoded: torch.Tensor, boxes: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Coarse and fine logits, u and v of regions; see ``PartPredictor``."""
-        rows = torch.cat([_with_index(box, n) for n, box in enumerate(boxes)])
-        pooled = roi_align(decoded, rows, _PART_PIXELS, 1 / 4, _SAMPLES)
-        return self.densepose_predictor(self.densepose_head(pooled))
+        return self.densepose_predictor(self.densepose_head(self.pool_parts(decoded, boxes)))
 
 
 def choose_people(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
+from urllib.parse import urlsplit
 
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import ShouldStop
@@ -43,6 +44,67 @@ class RemoteFile:
     nbytes: int
     blob: str
 
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{self.repo}/{self.name}"
+
+    @property
+    def server(self) -> str:
+        """What messages call its server."""
+        return "the Hub"
+
+    def request(self) -> tuple[str, dict[str, str]]:
+        """Address and headers that fetch it."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
+
+        return hf_hub_url(self.repo, self.name, revision=self.revision), build_hf_headers()
+
+    def refusal(self, error: Exception) -> str:
+        """One sentence on an HTTP error that will not go away by itself."""
+        return refusal(error, self.label)
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """A file of an ordinary web server, of known size and content; no token is sent for it.
+
+    Attributes:
+        url: its address.
+        nbytes: its size.
+        blob: its SHA-256.
+    """
+
+    url: str
+    nbytes: int
+    blob: str
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.url
+
+    @property
+    def server(self) -> str:
+        """What messages call its server."""
+        return urlsplit(self.url).hostname or self.url
+
+    def request(self) -> tuple[str, dict[str, str]]:
+        """Address and headers that fetch it."""
+        return self.url, {}
+
+    def refusal(self, error: Exception) -> str:
+        """One sentence on an HTTP error that will not go away by itself."""
+        return (
+            f"{self.server} refuses {self.url} with HTTP status {error.response.status_code}; check your"
+            " proxy, or get the file by other means and give its path."
+        )
+
+
+class Unreachable(InputError):
+    """A file is not here and its server cannot be reached, or must not be."""
+
 
 def partial_bytes(target: Path) -> int:
     """Bytes of an unfinished download of ``target``."""
@@ -51,14 +113,14 @@ def partial_bytes(target: Path) -> int:
 
 
 def download(
-    file: RemoteFile,
+    file: RemoteFile | WebFile,
     target: Path,
     *,
     on_bytes: Callable[[int], None],
     should_stop: ShouldStop,
     retry_delays: Sequence[float] = RETRY_DELAYS,
 ) -> Path:
-    """Fetch a file of the Hub, or the rest of it.
+    """Fetch a file, or the rest of it.
 
     Args:
         file: what.
@@ -71,7 +133,7 @@ def download(
         ``target``.
 
     Raises:
-        InputError: the Hub refuses, cannot be reached for long, or sends something else. What has come
+        InputError: the server refuses, cannot be reached for long, or sends something else. What has come
             so far stays, and the next call goes on from there, except when its checksum is wrong.
         Cancelled: ``should_stop()`` said so; what has come so far stays.
     """
@@ -89,10 +151,12 @@ def download(
 
     persist(
         rest,
-        what=f"{file.repo}/{file.name}",
+        what=file.label,
         progress=lambda: part.stat().st_size,
         should_stop=should_stop,
         retry_delays=retry_delays,
+        server=file.server,
+        explain=file.refusal,
     )
     _check(file, part)
     return part.replace(target)
@@ -105,11 +169,21 @@ def persist(
     should_stop: ShouldStop,
     retry_delays: Sequence[float],
     progress: Callable[[], int] = lambda: 0,
+    server: str = "the Hub",
+    explain: Callable[[Exception], str] | None = None,
 ) -> _T:
     """Run ``attempt`` until the connection holds, waiting longer each time it brings nothing new.
 
+    Args:
+        attempt: asks the server.
+        what, server: words for messages.
+        should_stop, retry_delays: see ``download``.
+        progress: grows when an attempt brings something.
+        explain: a sentence on an HTTP error that stays; ``refusal`` when ``None``.
+
     Raises:
-        InputError: the Hub refuses, or the last attempt failed too.
+        InputError: the server refuses.
+        Unreachable: the last attempt failed too, or fetching is forbidden.
     """
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -118,16 +192,16 @@ def persist(
         try:
             return attempt()
         except OfflineModeIsEnabled as error:
-            raise InputError(f"{what} is not here and HF_HUB_OFFLINE forbids fetching; unset it.") from error
+            raise Unreachable(f"{what} is not here and HF_HUB_OFFLINE forbids fetching; unset it.") from error
         except HfHubHTTPError as error:
             if error.response.status_code not in _TRANSIENT:
-                raise InputError(refusal(error, what)) from error
-            reason, cause = f"the Hub answered {error.response.status_code}", error
+                raise InputError(explain(error) if explain else refusal(error, what)) from error
+            reason, cause = f"{server} answered {error.response.status_code}", error
         except (ConnectionError, *connection_errors()) as error:
             reason, cause = str(error).strip().rstrip(".") or type(error).__name__, error
         failures, before = (0 if progress() > before else failures), progress()
         if failures == len(retry_delays):
-            raise InputError(
+            raise Unreachable(
                 f"{what} cannot be fetched ({reason}) after {failures + 1} attempts; check the connection and"
                 " run the same again, it goes on where it stopped."
             ) from cause
@@ -166,15 +240,16 @@ def refusal(error: Exception, what: str) -> str:
     )
 
 
-def _append(file: RemoteFile, part: Path, on_bytes: Callable[[int], None], should_stop: ShouldStop) -> None:
+def _append(
+    file: RemoteFile | WebFile, part: Path, on_bytes: Callable[[int], None], should_stop: ShouldStop
+) -> None:
     """One request for what is missing, each piece written as it comes."""
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import hf_raise_for_status
 
-    url = hf_hub_url(file.repo, file.name, revision=file.revision)
+    url, headers = file.request()
     have = part.stat().st_size
-    # Compressed answers would have other sizes and ranges.
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    headers["Accept-Encoding"] = "identity"  # compressed answers would have other sizes and ranges
     if have:
         headers["Range"] = f"bytes={have}-"
     request = get_session().stream(
@@ -205,17 +280,17 @@ def _write(out: BinaryIO, piece: bytes, part: Path) -> None:
         ) from error
 
 
-def _check(file: RemoteFile, part: Path) -> None:
-    """Compare size and content with what the Hub states."""
+def _check(file: RemoteFile | WebFile, part: Path) -> None:
+    """Compare size and content with what is known of the file."""
     actual = part.stat().st_size
     reason = ""
     if actual != file.nbytes:
         reason = f"is of another size than announced ({human_bytes(actual)}, not {human_bytes(file.nbytes)})"
     elif _blob(part, like=file.blob) != file.blob:
-        reason = "does not have the checksum that the Hub states"
+        reason = "does not have the checksum that it should have"
     if reason:
         part.unlink()
-        raise InputError(f"{file.repo}/{file.name} {reason} and was deleted; run the same again.")
+        raise InputError(f"{file.label} {reason} and was deleted; run the same again.")
 
 
 def _blob(path: Path, *, like: str) -> str:

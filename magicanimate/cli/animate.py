@@ -10,10 +10,10 @@ from typing import Any
 
 from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
-from magicanimate.cli.progress import ProgressBar, stop_on_interrupt
 from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.request_checks import check_request
+from magicanimate.terminal import ProgressBar, stop_on_interrupt
 from magicanimate.wording import timestamp
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from magicanimate.cli.progress import ProgressBar, stop_on_interrupt
+from magicanimate.terminal import ProgressBar, stop_on_interrupt
 
 
 def run(args: argparse.Namespace) -> None:

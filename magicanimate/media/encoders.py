@@ -17,7 +17,10 @@ from magicanimate.media.sound import SoundTrack
 _BT709 = 1
 """ITU-T H.273: primaries 1, transfer 1 and matrix 1 are those of BT.709."""
 
-_LIMITED_RANGE = 1
+_RGB = 0
+"""H.273, table 4: no matrix."""
+
+_LIMITED_RANGE, _FULL_RANGE = 1, 2
 
 _GIF_TICKS = 100
 """A gif counts time in hundredths of a second."""
@@ -40,9 +43,10 @@ class Encoder(Protocol):
 
 
 class ContainerEncoder:
-    """mp4 (H.264, AAC) or webm (VP9, Opus), yuv420p in BT.709, tagged so.
+    """mp4 (H.264, AAC) or webm (VP9, Opus), yuv420p in BT.709, tagged so; or mp4 that loses nothing.
 
-    4:2:0 needs even sizes: an odd width or height grows by repeating the last column or row.
+    4:2:0 needs even sizes: an odd width or height grows by repeating the last column or row. Lossless files
+    are H.264 in RGB (profile High 4:4:4 Predictive), which browsers and some players do not show.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class ContainerEncoder:
         comment: str | None,
         sound_from: Path | None,
         sound_start: float,
+        lossless: bool,
     ) -> None:
         """Open the file.
 
@@ -68,10 +73,12 @@ class ContainerEncoder:
             quality: constant rate factor, lower is better; 17 (mp4) or 24 (webm) when ``None``.
             comment: text for the container's comment tag.
             sound_from, sound_start: file and second to take sound from.
+            lossless: keep every pixel as it is; mp4 only.
         """
         self._rate = rate
         self._count = 0
-        self._pad = ((0, height % 2), (0, width % 2), (0, 0))
+        self._lossless = lossless
+        self._pad = ((0, 0),) * 3 if lossless else ((0, height % 2), (0, width % 2), (0, 0))
         mp4 = kind == "mp4"
         # "+faststart" puts the index first, so that a browser plays while it loads.
         options = {"movflags": "+faststart"} if mp4 else {}
@@ -79,20 +86,23 @@ class ContainerEncoder:
         if comment:
             self._container.metadata["comment"] = comment
         crf = str(quality if quality is not None else (17 if mp4 else 24))
-        self._stream = self._container.add_stream(
-            "libx264" if mp4 else "libvpx-vp9",
-            rate=rate,
-            options={"crf": crf} if mp4 else {"crf": crf, "deadline": "good", "cpu-used": "3", "row-mt": "1"},
-        )
+        codec, codec_options = "libx264", {"crf": crf}
+        if lossless:
+            codec, codec_options = "libx264rgb", {"qp": "0"}
+        elif not mp4:
+            codec = "libvpx-vp9"
+            codec_options = {"crf": crf, "deadline": "good", "cpu-used": "3", "row-mt": "1"}
+        self._stream = self._container.add_stream(codec, rate=rate, options=codec_options)
         if not mp4:
             self._stream.bit_rate = 0
-        self._stream.width = width + width % 2
-        self._stream.height = height + height % 2
-        self._stream.pix_fmt = "yuv420p"
+        self._stream.width = width + self._pad[1][1]
+        self._stream.height = height + self._pad[0][1]
+        self._stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         context = self._stream.codec_context
         context.time_base = 1 / rate
-        context.color_primaries = context.color_trc = context.colorspace = _BT709
-        context.color_range = _LIMITED_RANGE
+        context.color_primaries = context.color_trc = _BT709
+        context.colorspace = _RGB if lossless else _BT709
+        context.color_range = _FULL_RANGE if lossless else _LIMITED_RANGE
         self._sound = None
         if sound_from is not None:
             codec = "aac" if mp4 else "libopus"
@@ -102,16 +112,18 @@ class ContainerEncoder:
         """Encode uint8 (height, width, 3), and the sound that goes with it."""
         if self._pad != ((0, 0), (0, 0), (0, 0)):
             frame = np.pad(frame, self._pad, mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
-            format="yuv420p",
-            src_colorspace=Colorspace.DEFAULT,
-            dst_colorspace=Colorspace.ITU709,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=Interpolation.BICUBIC,
-        )
-        picture.color_primaries = picture.color_trc = picture.colorspace = _BT709
-        picture.color_range = _LIMITED_RANGE
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        if not self._lossless:
+            picture = picture.reformat(
+                format="yuv420p",
+                src_colorspace=Colorspace.DEFAULT,
+                dst_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BICUBIC,
+            )
+            picture.color_primaries = picture.color_trc = picture.colorspace = _BT709
+            picture.color_range = _LIMITED_RANGE
         picture.pts = self._count
         picture.time_base = 1 / self._rate
         self._count += 1

@@ -83,6 +83,7 @@ class VideoWriter:
         sound_from: Path | None = None,
         sound_start: float = 0.0,
         quality: int | None = None,
+        lossless: bool = False,
     ) -> None:
         """Open the output; its kind follows the suffix of ``path``.
 
@@ -99,6 +100,7 @@ class VideoWriter:
             sound_from: file whose sound is added; one without sound is no error.
             sound_start: where in it the first frame lies, seconds.
             quality: constant rate factor of mp4 and webm, lower is better.
+            lossless: keep every pixel of an mp4 (frames of a folder always are); sizes do not grow then.
 
         Raises:
             InputError: see ``check_output``; or the file cannot be opened.
@@ -107,6 +109,8 @@ class VideoWriter:
         self.width = width
         self.height = height
         self.rate = as_rate(fps)
+        if lossless and self.path.suffix.lower() not in (".mp4", ""):
+            raise ValueError(f"{self.path.suffix} cannot be written without loss")
         if width < 1 or height < 1 or self.rate <= 0:
             raise ValueError(f"cannot write {width}x{height} pixels at {fps} frames a second")
         self.num_frames = 0
@@ -136,6 +140,7 @@ class VideoWriter:
                     comment=comment,
                     sound_from=sound_from,
                     sound_start=sound_start,
+                    lossless=lossless,
                 )
         except (av.FFmpegError, OSError) as error:
             self._remove_partial()

@@ -1,0 +1,167 @@
+"""The command line: ``python -m densepose_tools CLIP -o OUT``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
+from densepose_tools.extractor import ENGINES, load_extractor
+from magicanimate import __version__
+from magicanimate.errors import Cancelled, InputError
+
+if TYPE_CHECKING:
+    from densepose_tools.extraction import Extraction, Output
+
+OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130
+
+_DESCRIPTION = """\
+Turn an ordinary clip into a DensePose motion clip for MagicAnimate: as many frames, as fast and as large.
+The released DensePose weights (256 MB) are fetched on first use.
+"""
+
+_EXAMPLES = f"""\
+examples:
+  python -m densepose_tools dance.mp4 -o dance_map.mp4
+  python -m densepose_tools dance.mp4 -o dance_map.mp4 --max-people 1 --codec h264
+  python -m densepose_tools dance.mp4 -o dance_map.mp4 --min-score {PUBLISHED_MIN_SCORE}   # as published
+  python -m densepose_tools dance_map.npz -o again.mp4    # draw what was found once more
+
+A run that was stopped goes on where it was when the same is run again.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    selection = Selection()
+    parser = argparse.ArgumentParser(
+        prog="python -m densepose_tools",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--version", action="version", version=f"MagicAnimate {__version__}")
+    add("clip", type=Path, help="video, folder of frames, or .npz archive of an earlier run")
+    add("-o", "--output", type=Path, required=True, help=".mp4, or no suffix for a folder of png frames")
+    add("--engine", choices=ENGINES, default="auto", help="what finds the parts (default: auto)")
+    add("--weights", type=Path, metavar="FILE", help="the released model_final_162be9.pkl, if you have it")
+    add("--device", help="cuda, cuda:1, mps or cpu (default: the best)")
+    add("--offline", action="store_true", help="fetch nothing")
+    add(
+        "--min-score",
+        type=float,
+        default=selection.min_score,
+        metavar="SCORE",
+        help=f"leave out people less sure than this (default: %(default)s; published: {PUBLISHED_MIN_SCORE})",
+    )
+    add(
+        "--max-people",
+        type=int,
+        default=selection.max_people,
+        metavar="N",
+        help="keep the surest N of each frame (default: %(default)s)",
+    )
+    add("--codec", choices=("lossless", "h264"), default="lossless", help="h264 plays everywhere")
+    add("--sound", action="store_true", help="keep the clip's sound")
+    add("--start", type=float, default=0.0, metavar="SECONDS", help="where in the clip to begin")
+    add("--end", type=float, metavar="SECONDS", help="where in the clip to end")
+    add("--fps", type=float, help="frame rate to bring the clip to (default: its own)")
+    add(
+        "--no-archive", action="store_true", help="write the video only, not OUT.npz with labels, u, v, boxes"
+    )
+    add("-q", "--quiet", action="store_true", help="no progress, only the results' names")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0, 2 for an `InputError`, 130 when interrupted."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("magicanimate", "densepose_tools"):
+        logging.getLogger(name).setLevel(logging.WARNING if args.quiet else logging.INFO)
+    try:
+        _run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return INPUT_ERROR
+    except (Cancelled, KeyboardInterrupt):
+        print("cancelled; run the same again to go on", file=sys.stderr)
+        return INTERRUPTED
+    return OK
+
+
+def _run(args: argparse.Namespace) -> None:
+    from densepose_tools.archive import Archive
+    from densepose_tools.extraction import Output, redraw
+    from magicanimate.terminal import ProgressBar, stop_on_interrupt
+
+    again = args.clip.suffix == ".npz"
+    archive = None if again or args.no_archive else args.output.with_suffix(".npz")
+    output = Output(args.output, archive, codec=args.codec, sound=args.sound)
+    output.check()
+    with ProgressBar(quiet=args.quiet) as bar:
+        if again:
+            with Archive(args.clip) as opened, stop_on_interrupt() as should_stop:
+                made = redraw(opened, output, on_progress=bar, should_stop=should_stop)
+        else:
+            made = _extract(args, output, bar)
+    _report(made, quiet=args.quiet)
+
+
+def _extract(args: argparse.Namespace, output: Output, bar: Any) -> Extraction:
+    from densepose_tools.extraction import extract
+    from magicanimate.media.motion import open_motion
+    from magicanimate.terminal import stop_on_interrupt
+
+    clip = open_motion(args.clip, start=args.start, end=args.end, fps=args.fps)
+    selection = Selection(args.min_score, args.max_people)
+    with stop_on_interrupt() as should_stop:
+        extractor = load_extractor(
+            args.engine,
+            weights=args.weights,
+            device=args.device,
+            selection=selection,
+            offline=args.offline,
+            on_progress=bar,
+            should_stop=should_stop,
+        )
+        settings = {
+            "engine": extractor.name,
+            "weights": str(args.weights) if args.weights else None,
+            "min_score": selection.min_score,
+            "max_people": selection.max_people,
+            "start": args.start,
+            "end": args.end,
+            "fps": args.fps,
+            "version": __version__,
+        }
+        return extract(clip, extractor, output, settings=settings, on_progress=bar, should_stop=should_stop)
+
+
+def _report(made: Extraction, *, quiet: bool) -> None:
+    print(made.video)
+    if quiet:
+        return
+    if made.archive is not None:
+        print(f"what was found is in {made.archive}", file=sys.stderr)
+    if made.empty:
+        print(
+            f"{len(made.empty)} of {made.num_frames} frames show nobody: {_ranges(made.empty)}",
+            file=sys.stderr,
+        )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[3, 4, 5, 9] -> "3-5, 9"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

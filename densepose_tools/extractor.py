@@ -1,0 +1,110 @@
+"""One way to DensePose, whichever program does it: ``load_extractor``.
+
+- ``torch``: the released network on torch and torchvision, nothing to compile.
+- ``detectron2``: the same network through detectron2, where that is installed.
+- ``mini``: a small network of this program, for the offline demo; it is not DensePose.
+- ``auto``: detectron2 where it can be imported, else torch; mini, with a warning, if the released weights are
+  neither here nor to be had.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+from densepose_tools.engine import Extractor, Selection
+from magicanimate.config import OnProgress, ShouldStop
+from magicanimate.errors import InputError
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("auto", "detectron2", "torch", "mini")
+
+_RETRIES = (1.0, 2.0)
+"""Seconds between attempts to fetch the weights where the mini can stand in for them."""
+
+
+def load_extractor(
+    engine: str = "auto",
+    *,
+    weights: Path | None = None,
+    device: str | None = None,
+    selection: Selection | None = None,
+    offline: bool = False,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Extractor:
+    """Make an extractor ready.
+
+    Args:
+        engine: one of ``ENGINES``; see the top of this file.
+        weights: the released ``model_final_162be9.pkl`` or its converted copy; fetched when ``None``.
+        device: "cuda", "cuda:1", "mps" or "cpu"; the best when ``None``.
+        selection: whom to report.
+        offline: fetch nothing.
+        on_progress: told of "download" and "convert".
+        should_stop: asked while fetching.
+
+    Raises:
+        InputError: an unknown engine, one that is not installed, weights that cannot be used or had.
+        Cancelled: ``should_stop()`` said so.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"The engine {engine!r} is unknown; choose one of: {', '.join(ENGINES)}.")
+    selection = selection or Selection()
+    if engine == "mini":
+        return _mini(device)
+    if engine == "detectron2" and not has_detectron2():
+        raise InputError(
+            "detectron2 with its DensePose project is not installed; use the engine torch instead."
+        )
+    from densepose_tools.weights import RETRY_DELAYS, Unreachable, ensure_weights
+    from magicanimate.device import pick_device
+
+    may_be_mini = engine == "auto" and weights is None and has_mini()
+    picked = pick_device(device, "float32").name
+    try:
+        path = ensure_weights(
+            weights,
+            offline=offline,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            retry_delays=_RETRIES if may_be_mini else RETRY_DELAYS,
+        )
+    except Unreachable as error:
+        if not may_be_mini:
+            raise
+        log.warning("%s Until then the mini finds the parts; it is a small stand-in, not DensePose.", error)
+        return _mini(device)
+    if engine == "torch" or not has_detectron2():
+        from densepose_tools.torch_engine import TorchExtractor
+
+        return TorchExtractor.load(path, device=picked, selection=selection)
+    from densepose_tools.detectron2_engine import Detectron2Extractor
+
+    return Detectron2Extractor.load(path, device=picked, selection=selection)
+
+
+def has_detectron2() -> bool:
+    """Whether detectron2 and its DensePose project are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("detectron2", "densepose"))
+
+
+def has_mini() -> bool:
+    """Whether the mini's part segmenter lies in this program's assets."""
+    return (_assets() / "config.json").is_file()
+
+
+def _assets() -> Path:
+    return Path(__file__).resolve().parents[1] / "assets" / "segmenter"
+
+
+def _mini(device: str | None) -> Extractor:
+    if not has_mini():
+        raise InputError(
+            f"The mini engine needs the part segmenter, which is not in {_assets()}; use the engine torch."
+        )
+    from densepose_tools.mini_engine import MiniExtractor
+
+    return MiniExtractor.load(_assets(), device=device)
