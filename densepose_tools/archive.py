@@ -88,7 +88,7 @@ def write_archive(path: Path, frames: Iterable[list[Person]], info: ClipInfo) ->
 
 def _add(file: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
     with file.open(f"{name}.npy", "w") as entry:
-        np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def is_archive(path: Path) -> bool:
@@ -116,6 +116,9 @@ class Archive:
         self.path = path
         try:
             self._arrays = np.load(path, allow_pickle=False)
+        except _BROKEN as error:
+            raise self._unusable() from error
+        try:
             width, height = self._arrays["size"].tolist()
             numerator, denominator = self._arrays["rate"].tolist()
             self.info = ClipInfo(
@@ -128,6 +131,7 @@ class Archive:
             self._frame, self._boxes = self._arrays["frame"], self._arrays["boxes"]
             self._scores = self._arrays["scores"]
         except _BROKEN as error:
+            self._arrays.close()
             raise self._unusable() from error
 
     def frames(self) -> Iterator[list[Person]]:

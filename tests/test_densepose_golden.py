@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from densepose_tools import Selection, extractor, load_extractor
 from densepose_tools.people import draw_people
 from densepose_tools.rcnn.network import DensePoseRCNN
 from tests import densepose_golden
@@ -23,6 +25,29 @@ def network() -> DensePoseRCNN:
     network = DensePoseRCNN()
     network.load_state_dict(densepose_golden.filled_state())
     return network.eval()
+
+
+def test_both_engines_find_the_same(tmp_path, monkeypatch):
+    if not extractor.has_detectron2():
+        pytest.skip("needs detectron2 and its DensePose project")
+    monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
+    state = {name: value.numpy() for name, value in densepose_golden.filled_state().items()}
+    weights = tmp_path / "model.pkl"
+    weights.write_bytes(pickle.dumps({"model": state, "__author__": "nobody"}, protocol=4))
+    image = densepose_golden.small_picture()
+    selection = Selection(min_score=0.05, max_people=3)
+    found = [
+        load_extractor(engine, weights=weights, device="cpu", selection=selection).people([image])[0]
+        for engine in ("torch", "detectron2")
+    ]
+    assert len(found[0]) == len(found[1]) > 0
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one.box, other.box, atol=densepose_golden.BOXES)
+        assert one.score == pytest.approx(other.score, abs=densepose_golden.SCORES)
+        assert (one.labels == other.labels).mean() >= densepose_golden.LABELS
+        assert (
+            np.isclose(one.coordinates, other.coordinates, rtol=0, atol=1).mean() >= densepose_golden.LABELS
+        )
 
 
 @pytest.fixture(scope="module")
