@@ -101,7 +101,7 @@ def is_archive(path: Path) -> bool:
 
 
 class Archive:
-    """An archive opened for reading; arrays are read when they are asked for. Use it as a context.
+    """An archive opened for reading: a sequence of frames, read when asked for. Use it as a context.
 
     Attributes:
         info: of the clip.
@@ -128,23 +128,26 @@ class Archive:
                 int(self._arrays["num_frames"]),
                 json.loads(str(self._arrays["settings"])),
             )
-            self._frame, self._boxes = self._arrays["frame"], self._arrays["boxes"]
+            frame_of, self._boxes = self._arrays["frame"], self._arrays["boxes"]
+            self._starts = np.searchsorted(frame_of, np.arange(self.info.num_frames + 1)).tolist()
             self._scores = self._arrays["scores"]
         except _BROKEN as error:
             self._arrays.close()
             raise self._unusable() from error
 
-    def frames(self) -> Iterator[list[Person]]:
-        """People of every frame.
+    def __len__(self) -> int:
+        return self.info.num_frames
+
+    def __getitem__(self, frame: int) -> list[Person]:
+        """People of a frame.
 
         Raises:
             InputError: the file is damaged.
         """
-        ends = np.searchsorted(self._frame, np.arange(self.info.num_frames), side="right").tolist()
-        begin = 0
-        for end in ends:
-            yield [self._person(p) for p in range(begin, end)]
-            begin = end
+        return [self._person(p) for p in range(self._starts[frame], self._starts[frame + 1])]
+
+    def __iter__(self) -> Iterator[list[Person]]:
+        return (self[frame] for frame in range(len(self)))
 
     def _person(self, p: int) -> Person:
         try:

@@ -16,6 +16,9 @@ from magicanimate.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
     from densepose_tools.extraction import Extraction, Output
+    from magicanimate.media.motion import MotionClip
+
+log = logging.getLogger(__name__)
 
 OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130
 
@@ -33,6 +36,20 @@ examples:
 
 A run that was stopped goes on where it was when the same is run again.
 """
+
+
+def parse_people(text: str) -> str | tuple[int, ...]:
+    """``all`` -> "all"; ``1,3`` -> (1, 3).
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    if text in ("largest", "all"):
+        return text
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not largest, all, or numbers such as 1,3") from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,6 +83,21 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="keep the surest N of each frame (default: %(default)s)",
     )
+    add(
+        "--people",
+        type=parse_people,
+        default="largest",
+        metavar="WHO",
+        help="largest, all, or places in the order of size, such as 1 or 1,3 (default: %(default)s)",
+    )
+    add("--fill", type=int, default=12, metavar="N", help="fill gaps of N frames (default: %(default)s)")
+    add("--steady", action="store_true", help="take out parts that change for a moment and change back")
+    add("--flip", action="store_true", help="mirror the picture; left and right parts change places")
+    add(
+        "--recolour",
+        action="store_true",
+        help="CLIP is a part map in other colours: correct them",
+    )
     add("--codec", choices=("lossless", "h264"), default="lossless", help="h264 plays everywhere")
     add("--sound", action="store_true", help="keep the clip's sound")
     add("--start", type=float, default=0.0, metavar="SECONDS", help="where in the clip to begin")
@@ -97,50 +129,57 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     from densepose_tools.archive import Archive
-    from densepose_tools.extraction import Output, redraw
+    from densepose_tools.extraction import Output, recolour, redraw
+    from densepose_tools.treatment import Treatment
+    from magicanimate.media.motion import open_motion
     from magicanimate.terminal import ProgressBar, stop_on_interrupt
 
     again = args.clip.suffix == ".npz"
-    archive = None if again or args.no_archive else args.output.with_suffix(".npz")
+    archive = None if again or args.recolour or args.no_archive else args.output.with_suffix(".npz")
     output = Output(args.output, archive, codec=args.codec, sound=args.sound)
     output.check()
-    with ProgressBar(quiet=args.quiet) as bar:
+    treatment = Treatment(people=args.people, fill=args.fill, steady=args.steady, flip=args.flip)
+    with ProgressBar(quiet=args.quiet) as bar, stop_on_interrupt() as should_stop:
+        common = {"treatment": treatment, "on_progress": bar, "should_stop": should_stop}
         if again:
-            with Archive(args.clip) as opened, stop_on_interrupt() as should_stop:
-                made = redraw(opened, output, on_progress=bar, should_stop=should_stop)
+            with Archive(args.clip) as opened:
+                made = redraw(opened, output, **common)
         else:
-            made = _extract(args, output, bar)
+            clip = open_motion(args.clip, start=args.start, end=args.end, fps=args.fps)
+            if args.recolour:
+                made, colours = recolour(clip, output, **common)
+                log.info("the colours were %s", colours.name)
+            else:
+                made = _extract(args, clip, output, common)
     _report(made, quiet=args.quiet)
 
 
-def _extract(args: argparse.Namespace, output: Output, bar: Any) -> Extraction:
+def _extract(
+    args: argparse.Namespace, clip: MotionClip, output: Output, common: dict[str, Any]
+) -> Extraction:
     from densepose_tools.extraction import extract
-    from magicanimate.media.motion import open_motion
-    from magicanimate.terminal import stop_on_interrupt
 
-    clip = open_motion(args.clip, start=args.start, end=args.end, fps=args.fps)
     selection = Selection(args.min_score, args.max_people)
-    with stop_on_interrupt() as should_stop:
-        extractor = load_extractor(
-            args.engine,
-            weights=args.weights,
-            device=args.device,
-            selection=selection,
-            offline=args.offline,
-            on_progress=bar,
-            should_stop=should_stop,
-        )
-        settings = {
-            "engine": extractor.name,
-            "weights": str(args.weights) if args.weights else None,
-            "min_score": selection.min_score,
-            "max_people": selection.max_people,
-            "start": args.start,
-            "end": args.end,
-            "fps": args.fps,
-            "version": __version__,
-        }
-        return extract(clip, extractor, output, settings=settings, on_progress=bar, should_stop=should_stop)
+    extractor = load_extractor(
+        args.engine,
+        weights=args.weights,
+        device=args.device,
+        selection=selection,
+        offline=args.offline,
+        on_progress=common["on_progress"],
+        should_stop=common["should_stop"],
+    )
+    settings = {
+        "engine": extractor.name,
+        "weights": str(args.weights) if args.weights else None,
+        "min_score": selection.min_score,
+        "max_people": selection.max_people,
+        "start": args.start,
+        "end": args.end,
+        "fps": args.fps,
+        "version": __version__,
+    }
+    return extract(clip, extractor, output, settings=settings, **common)
 
 
 def _report(made: Extraction, *, quiet: bool) -> None:
@@ -149,11 +188,9 @@ def _report(made: Extraction, *, quiet: bool) -> None:
         return
     if made.archive is not None:
         print(f"what was found is in {made.archive}", file=sys.stderr)
-    if made.empty:
-        print(
-            f"{len(made.empty)} of {made.num_frames} frames show nobody: {_ranges(made.empty)}",
-            file=sys.stderr,
-        )
+    for frames, what in ((made.empty, "show nobody"), (made.filled, "show a neighbour's people")):
+        if frames:
+            print(f"{len(frames)} of {made.num_frames} frames {what}: {_ranges(frames)}", file=sys.stderr)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Clip in, motion video out: decode, find people, draw; or draw an archive again.
+"""Clip in, motion video out: decode, find people, draw; or draw an archive again, or recolour a map.
 
 Memory holds a few frames; what was found lies on disk, and a run that was stopped or killed goes on there.
 """
@@ -6,7 +6,7 @@ Memory holds a few frames; what was found lies on disk, and a run that was stopp
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from densepose_tools.archive import Archive, ClipInfo, is_archive, write_archive
+from densepose_tools.doctor import Colours, diagnose, recoloured_labels
 from densepose_tools.engine import Extractor
 from densepose_tools.journal import FrameJournal
-from densepose_tools.people import Person, draw_people
+from densepose_tools.people import Person
+from densepose_tools.treatment import Sequel, Treatment, finished, treat
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.media.densepose_check import check_densepose
 from magicanimate.media.motion import MotionClip
 from magicanimate.media.writer import VideoWriter, check_output
+from magicanimate.palette import colourise
 from magicanimate.progress import ProgressMeter
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Extraction:
         num_frames: of the video.
         resumed: frames that an earlier run had found.
         empty: numbers of the frames that show nobody.
+        filled: numbers of the frames that show a neighbour's people.
         seconds: time spent by stage.
     """
 
@@ -88,6 +91,7 @@ class Extraction:
     num_frames: int
     resumed: int
     empty: list[int]
+    filled: list[int]
     seconds: dict[str, float]
 
 
@@ -97,6 +101,7 @@ def extract(
     output: Output,
     *,
     settings: dict[str, Any],
+    treatment: Treatment | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Extraction:
@@ -108,6 +113,7 @@ def extract(
         output: where to.
         settings: everything that decides what is found, JSON-ready; kept in the results. A run with the
             same clip, output and settings goes on where an earlier one was stopped.
+        treatment: whom to draw and how.
         on_progress: told of "detect" and "write", in frames.
         should_stop: asked with every batch and every frame written.
 
@@ -130,8 +136,7 @@ def extract(
     }
     with FrameJournal(output.video.with_name(f".{output.video.name}.frames"), belongs_to) as journal:
         _find(clip, extractor, journal, meter, stop)
-        empty = [number for number, people in enumerate(journal) if not people]
-        if len(empty) == len(journal):
+        if not any(journal):
             journal.delete()
             raise InputError(
                 f"Nobody is seen in the clip {clip.path}; choose one that shows a person, or lower the score "
@@ -139,18 +144,29 @@ def extract(
             )
         info = ClipInfo(clip.width, clip.height, clip.rate, len(journal), settings)
         sound_from = clip.path if output.sound and clip.has_sound else None
-        _write(journal, info, output, meter, stop, sound_from=sound_from, sound_start=clip.start)
+        sequel = _draw(
+            journal, info, output, treatment, meter, stop, sound_from=sound_from, sound_start=clip.start
+        )
         if output.archive is not None:
             write_archive(output.archive, journal, info)
         journal.delete()
     meter.finish()
-    return Extraction(output.video, output.archive, info.num_frames, journal.resumed, empty, meter.seconds)
+    return Extraction(
+        video=output.video,
+        archive=output.archive,
+        num_frames=info.num_frames,
+        resumed=journal.resumed,
+        empty=sequel.empty,
+        filled=sequel.filled,
+        seconds=meter.seconds,
+    )
 
 
 def redraw(
     archive: Archive,
     output: Output,
     *,
+    treatment: Treatment | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Extraction:
@@ -162,27 +178,71 @@ def redraw(
     """
     output.check()
     meter = ProgressMeter(on_progress)
-    empty: list[int] = []
-
-    def frames() -> Iterator[list[Person]]:
-        for number, people in enumerate(archive.frames()):
-            if not people:
-                empty.append(number)
-            yield people
-
-    _write(frames(), archive.info, output, meter, should_stop or (lambda: False))
+    sequel = _draw(archive, archive.info, output, treatment, meter, should_stop or (lambda: False))
     meter.finish()
-    return Extraction(output.video, None, archive.info.num_frames, 0, empty, meter.seconds)
+    num_frames = archive.info.num_frames
+    return Extraction(output.video, None, num_frames, 0, sequel.empty, sequel.filled, meter.seconds)
+
+
+def recolour(
+    clip: MotionClip,
+    output: Output,
+    *,
+    treatment: Treatment | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> tuple[Extraction, Colours]:
+    """Bring a part map in any colours into those that the ControlNet knows.
+
+    Args:
+        clip: a part map in the colours of some colour map, over any background.
+        output: where to; an archive cannot be made of it.
+        treatment: ``steady`` and ``flip`` are done.
+        on_progress: told of "write", in frames.
+        should_stop: asked with every frame.
+
+    Returns:
+        What was made, and the colours that were found.
+
+    Raises:
+        InputError: the clip is no part map, or the video cannot be written.
+        Cancelled: ``should_stop()`` said so; nothing half-written stays.
+    """
+    output.check()
+    colours = _colours(clip)
+    if colours is None:
+        raise InputError(
+            f"The clip {clip.path} is not a DensePose part map in colours that are known; leave out the "
+            "recolouring to find the people of an ordinary clip."
+        )
+    meter = ProgressMeter(on_progress)
+    frames = clip.frames()
+    with closing(frames):
+        maps = finished((recoloured_labels(frame, colours) for frame in frames), treatment or Treatment())
+        info = ClipInfo(
+            clip.width, clip.height, clip.rate, clip.num_frames_estimate or 0, {"was": colours.name}
+        )
+        sound_from = clip.path if output.sound and clip.has_sound else None
+        stop = should_stop or (lambda: False)
+        count = _write(maps, info, output, meter, stop, sound_from=sound_from, sound_start=clip.start)
+    meter.finish()
+    return Extraction(output.video, None, count, 0, [], [], meter.seconds), colours
+
+
+def _colours(clip: MotionClip) -> Colours | None:
+    frames = clip.frames()
+    with closing(frames):
+        return diagnose(frames)
 
 
 def _refuse_part_maps(clip: MotionClip) -> None:
-    frames = clip.frames()
-    with closing(frames):
-        if check_densepose(frames).is_densepose:
-            raise InputError(
-                f"The clip {clip.path} is a DensePose part map already; animate with it as it is, or give an "
-                "ordinary video."
-            )
+    colours = _colours(clip)
+    if colours is not None:
+        advice = "animate with it as it is" if colours.usual else "recolour it"
+        raise InputError(
+            f"The clip {clip.path} is a DensePose part map already, in {colours.name}; {advice}, or give an "
+            "ordinary video."
+        )
 
 
 def _find(
@@ -210,14 +270,29 @@ def _take(frames: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
     return list(islice(frames, count))
 
 
+def _draw(
+    found: Sequence[list[Person]],
+    info: ClipInfo,
+    output: Output,
+    treatment: Treatment | None,
+    meter: ProgressMeter,
+    stop: ShouldStop,
+    **sound: Any,
+) -> Sequel:
+    sequel = treat(found, treatment or Treatment(), width=info.width, height=info.height)
+    _write(sequel.maps, info, output, meter, stop, **sound)
+    return sequel
+
+
 def _write(
-    frames: Iterable[list[Person]],
+    maps: Iterable[np.ndarray],
     info: ClipInfo,
     output: Output,
     meter: ProgressMeter,
     stop: ShouldStop,
     **sound: Any,
-) -> None:
+) -> int:
+    """Write part maps as a video; returns how many there were."""
     meter.begin("write", info.num_frames)
     writer = VideoWriter(
         output.video,
@@ -229,8 +304,9 @@ def _write(
         **sound,
     )
     with writer:
-        for number, people in enumerate(frames):
+        for labels in maps:
             if stop():
                 raise Cancelled
-            writer.write(draw_people(people, width=info.width, height=info.height))
-            meter.update(number + 1, info.num_frames)
+            writer.write(colourise(labels))
+            meter.update(writer.num_frames, max(info.num_frames, writer.num_frames))
+    return writer.num_frames

@@ -20,7 +20,8 @@ from densepose_tools.archive import Archive
 from densepose_tools.command import main
 from densepose_tools.extraction import Output, redraw
 from densepose_tools.journal import FrameJournal
-from densepose_tools.people import Person, part_map
+from densepose_tools.people import Person, flip_labels, part_map
+from densepose_tools.treatment import Treatment
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
@@ -87,8 +88,9 @@ def test_one_frame_is_enough(tmp_path):
 
 def test_frames_without_anybody_are_background_and_told(tmp_path):
     labels = figures(6, empty=(2, 3))
-    made = run(negative_clip(tmp_path / "clip.mp4", labels), tmp_path / "map.mp4")
-    assert made.empty == [2, 3]
+    clip = negative_clip(tmp_path / "clip.mp4", labels)
+    made = run(clip, tmp_path / "map.mp4", treatment=Treatment(fill=1))
+    assert made.empty == [2, 3] and made.filled == []
     for frame, expected in zip(frames_of(made.video), labels, strict=True):
         np.testing.assert_array_equal(frame, colourise(expected))
 
@@ -109,13 +111,13 @@ def test_archive_holds_what_was_found_and_is_drawn_again(tmp_path):
     with Archive(made.archive) as archive:
         assert (archive.info.width, archive.info.height, archive.info.rate) == (64, 64, 12)
         assert archive.info.settings == SETTINGS
-        people = list(archive.frames())
+        people = list(archive)
         assert [len(frame) for frame in people] == [1, 0, 1, 1, 1]
         for frame, expected in zip(people, labels, strict=True):
             np.testing.assert_array_equal(part_map(frame, width=64, height=64), expected)
         assert people[0][0].score == 0.75
         np.testing.assert_array_equal(people[0][0].coordinates[1], 255 - people[0][0].labels)
-        again = redraw(archive, Output(tmp_path / "again.mp4"))
+        again = redraw(archive, Output(tmp_path / "again.mp4"), treatment=Treatment(fill=0))
     assert again.empty == [1]
     for frame, expected in zip(frames_of(again.video), labels, strict=True):
         np.testing.assert_array_equal(frame, colourise(expected))
@@ -214,8 +216,23 @@ def test_clip_without_anybody_is_refused_and_leaves_nothing(tmp_path):
 
 def test_part_map_is_not_taken_for_a_clip_of_people(tmp_path):
     clip = write_output(tmp_path / "clip.mp4", [colourise(frame) for frame in figures(4)], lossless=True)
-    with pytest.raises(InputError, match="is a DensePose part map already"):
+    with pytest.raises(InputError, match="is a DensePose part map already, in viridis; animate with it"):
         run(clip, tmp_path / "map.mp4")
+
+
+def test_map_in_other_colours_is_told_and_corrected_from_the_command_line(tmp_path, capsys):
+    labels = figures(3, width=96, height=96)
+    bgr_over_black = [np.where(frame[..., None] > 0, colourise(frame)[..., ::-1], 0) for frame in labels]
+    clip = write_output(tmp_path / "clip.mp4", [f.astype(np.uint8) for f in bgr_over_black], lossless=True)
+    with pytest.raises(InputError, match="viridis with red and blue swapped, over black; recolour it"):
+        run(clip, tmp_path / "map.mp4")
+    assert main([str(clip), "-o", str(tmp_path / "map.mp4"), "--recolour"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "map.mp4")
+    for frame, expected in zip(frames_of(tmp_path / "map.mp4"), labels, strict=True):
+        np.testing.assert_array_equal(frame, colourise(expected))
+    people = write_output(tmp_path / "people.mp4", numbered(3), lossless=True)
+    assert main([str(people), "-o", str(tmp_path / "map.mp4"), "--recolour"]) == 2
+    assert "is not a DensePose part map in colours that are known" in capsys.readouterr().err
 
 
 def test_archive_of_something_else_is_not_replaced(tmp_path):
@@ -297,11 +314,19 @@ def test_settings_of_no_use_are_one_sentence(tmp_path, capsys, monkeypatch, argu
 def test_archive_is_drawn_again_from_the_command_line(tmp_path, capsys):
     labels = figures(3, empty=(1,))
     made = run(negative_clip(tmp_path / "clip.mp4", labels), tmp_path / "map.mp4")
-    assert main([str(made.archive), "-o", str(tmp_path / "again.mp4")]) == 0
+    again = str(tmp_path / "again.mp4")
+    assert main([str(made.archive), "-o", again]) == 0
     printed = capsys.readouterr()
-    assert printed.out.strip() == str(tmp_path / "again.mp4")
-    assert "1 of 3 frames show nobody: 1" in printed.err
-    np.testing.assert_array_equal(frames_of(tmp_path / "again.mp4")[2], colourise(labels[2]))
+    assert printed.out.strip() == again
+    assert "1 of 3 frames show a neighbour's people: 1" in printed.err
+    drawn = frames_of(tmp_path / "again.mp4")
+    for frame, expected in zip(drawn, (labels[0], labels[0], labels[2]), strict=True):
+        np.testing.assert_array_equal(frame, colourise(expected))
+    assert main([str(made.archive), "-o", again, "--flip", "--fill", "0"]) == 0
+    assert "1 of 3 frames show nobody: 1" in capsys.readouterr().err
+    np.testing.assert_array_equal(frames_of(tmp_path / "again.mp4")[2], colourise(flip_labels(labels[2])))
+    assert main([str(made.archive), "-o", again, "--people", "2"]) == 2
+    assert "Person 2 is asked for and 1 are seen" in capsys.readouterr().err
 
 
 def test_help_is_instant():
@@ -325,6 +350,6 @@ def test_whole_command_with_the_network(tmp_path, monkeypatch, capsys):
     assert main([str(clip), "-o", str(tmp_path / "map.mp4"), *arguments, *limits]) == 0
     assert str(tmp_path / "map.mp4") in capsys.readouterr().out
     with Archive(tmp_path / "map.npz") as archive:
-        for frame, people in zip(frames_of(tmp_path / "map.mp4"), archive.frames(), strict=True):
+        for frame, people in zip(frames_of(tmp_path / "map.mp4"), archive, strict=True):
             np.testing.assert_array_equal(frame, colourise(part_map(people, width=128, height=96)))
             assert len(people) == 1 and people[0].coordinates is not None

@@ -1,0 +1,113 @@
+"""Who is who from frame to frame, so that a person can be chosen for a whole clip.
+
+Letters in shape comments: ``P`` people of a frame, ``Q`` tracks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from densepose_tools.people import Person
+from magicanimate.errors import InputError
+
+_PATIENCE = 15
+"""Frames for which somebody who is not seen is waited for."""
+
+_MIN_OVERLAP = 0.1
+"""Of a box with where it is expected (intersection over union), to be the same person."""
+
+_NEW_VELOCITY = 0.5
+"""Weight of the last step in the velocity."""
+
+
+@dataclass
+class _Track:
+    """Somebody's last box, its velocity in pixels a frame, and when it was."""
+
+    number: int
+    box: np.ndarray
+    velocity: np.ndarray
+    seen: int
+
+    def expected(self, frame: int) -> np.ndarray:
+        return self.box + self.velocity * (frame - self.seen)
+
+
+def track_people(frames: Iterable[list[Person]]) -> list[list[int]]:
+    """Number the people of a clip: for each frame a number for each person, the same for the same person.
+
+    A box belongs to the track whose expected place, at constant velocity, it covers best; people whose boxes
+    cross keep their numbers as long as they keep walking.
+    """
+    tracks: list[_Track] = []
+    numbers: list[list[int]] = []
+    for frame, people in enumerate(frames):
+        boxes = np.array([person.box for person in people], dtype=np.float64).reshape(-1, 4)
+        alive = [track for track in tracks if frame - track.seen <= _PATIENCE]
+        owner: list[int] = [-1] * len(people)
+        for p, track in _pairs(boxes, alive, frame):
+            step = (boxes[p] - track.box) / (frame - track.seen)
+            track.velocity = _NEW_VELOCITY * step + (1 - _NEW_VELOCITY) * track.velocity
+            track.velocity[2:] = 0  # sizes follow what is seen
+            track.box, track.seen = boxes[p], frame
+            owner[p] = track.number
+        for p, box in enumerate(boxes):
+            if owner[p] < 0:
+                owner[p] = len(tracks)
+                tracks.append(_Track(len(tracks), box, np.zeros(4), frame))
+        numbers.append(owner)
+    return numbers
+
+
+def choose_tracks(
+    frames: Iterable[list[Person]], numbers: list[list[int]], who: str | tuple[int, ...]
+) -> frozenset[int]:
+    """The tracks that are meant.
+
+    Args:
+        frames: people of the clip.
+        numbers: of ``track_people``.
+        who: "all"; "largest", who covers most pixels over the whole clip; or places in that order, from 1.
+
+    Raises:
+        InputError: there are fewer people.
+    """
+    covered: dict[int, int] = defaultdict(int)
+    for people, owners in zip(frames, numbers, strict=True):
+        for person, owner in zip(people, owners, strict=True):
+            covered[owner] += person.area()
+    order = sorted(covered, key=lambda track: -covered[track])
+    if who == "all":
+        return frozenset(order)
+    places = (1,) if who == "largest" else who
+    if max(places) > len(order):
+        raise InputError(
+            f"Person {max(places)} is asked for and {len(order)} are seen; choose a smaller number."
+        )
+    return frozenset(order[place - 1] for place in places)
+
+
+def _pairs(boxes: np.ndarray, tracks: list[_Track], frame: int) -> list[tuple[int, _Track]]:
+    """Boxes and the tracks they belong to, the best overlaps first."""
+    if not len(boxes) or not tracks:
+        return []
+    overlap = _overlaps(boxes, np.array([track.expected(frame) for track in tracks]))
+    pairs = []
+    while overlap.max() > _MIN_OVERLAP:
+        p, q = np.unravel_index(overlap.argmax(), overlap.shape)
+        pairs.append((int(p), tracks[q]))
+        overlap[p, :] = overlap[:, q] = 0
+    return pairs
+
+
+def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes x, y, width, height: (P, 4) and (Q, 4) -> (P, Q)."""
+    start = np.maximum(first[:, None, :2], second[None, :, :2])
+    end = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
+    both = np.clip(end - start, 0, None).prod(axis=2)
+    either = first[:, 2:].prod(axis=1)[:, None] + second[:, 2:].prod(axis=1)[None] - both
+    return both / np.maximum(either, 1e-9)

@@ -1,0 +1,224 @@
+"""Colours recognised, people followed and chosen, gaps filled, flicker taken out."""
+
+from __future__ import annotations
+
+import io
+from itertools import islice
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densepose_tools.doctor import diagnose, recoloured_labels
+from densepose_tools.people import Person, flip_labels, part_map
+from densepose_tools.steady import flicker_score, steadied
+from densepose_tools.tracking import track_people
+from densepose_tools.treatment import Treatment, treat
+from magicanimate.errors import InputError
+from magicanimate.media.motion import open_motion
+from magicanimate.palette import nearest_labels
+from tests.conftest import ROOT
+from tests.media_files import part_labels
+
+EXAMPLES = ROOT / "assets" / "examples"
+
+# OpenCV 5's colours at trunc(i * 255 / 24), of parts 0, 6, 12, 18 and 24.
+JET = ((0, 0, 128), (0, 124, 255), (126, 255, 130), (255, 128, 0), (128, 0, 0))
+PARULA = ((53, 42, 135), (20, 132, 212), (55, 185, 159), (216, 186, 86), (249, 251, 14))
+
+
+@pytest.fixture(scope="module")
+def labels() -> list[np.ndarray]:
+    """Real-looking part maps."""
+    frames = islice(open_motion(EXAMPLES / "sway_motion.mp4").frames(), 0, 24, 8)
+    return [nearest_labels(frame)[0] for frame in frames]
+
+
+def table(name: str) -> np.ndarray:
+    from densepose_tools import doctor
+
+    return dict(doctor._candidates())[name]
+
+
+def as_jpeg(frame: np.ndarray, quality: int = 92) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=quality)
+    return np.array(Image.open(file))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("jet", JET), ("parula", PARULA)])
+def test_colour_maps_are_opencvs(name, expected):
+    np.testing.assert_array_equal(table(name)[::6], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "background", "told"),
+    [
+        ("viridis", None, "viridis"),
+        ("viridis", (0, 0, 0), "viridis, over black"),
+        ("viridis with red and blue swapped", None, "viridis with red and blue swapped"),
+        ("jet", None, "jet"),
+        ("jet with red and blue swapped", (0, 0, 0), "jet with red and blue swapped, over black"),
+        ("parula", (255, 255, 255), "parula, over RGB"),
+    ],
+)
+def test_part_maps_in_other_colours_are_recognised_and_recoloured(labels, name, background, told):
+    colours = table(name).copy()
+    if background is not None:
+        colours[0] = background
+    frames = [as_jpeg(colours[frame]) for frame in labels]
+    found = diagnose(np.repeat(frames, 5, axis=0))
+    assert found is not None and found.name.startswith(told)
+    assert found.usual == (told == "viridis")
+    for frame, expected in zip(frames, labels, strict=True):
+        assert (recoloured_labels(frame, found) == expected).mean() > 0.97
+
+
+def test_photos_and_heat_maps_are_no_part_maps():
+    photos = [np.array(Image.open(path).convert("RGB")) for path in sorted(EXAMPLES.glob("*.jpg"))]
+    assert photos
+    ramp = np.clip(np.hypot(*np.indices((120, 160)) - 60) / 3, 0, 24).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    blank = np.zeros((64, 64, 3), dtype=np.uint8)
+    for picture in (*photos, table("jet")[24 - ramp], table("viridis")[24 - ramp], noise, blank):
+        assert diagnose([picture]) is None
+
+
+def test_real_part_maps_are_in_the_usual_colours(shared):
+    for path in sorted((shared / "samples").glob("*.mp4")):
+        found = diagnose(open_motion(path).frames())
+        assert found is not None and found.usual, path.name
+
+
+def walker(x: float, *, y: float = 10, size: float = 20, label: int = 2) -> Person:
+    return Person((x, y, size, 2 * size), 0.9, np.full((int(2 * size), int(size)), label, dtype=np.uint8))
+
+
+def test_people_keep_their_numbers_when_they_cross_and_when_the_order_changes():
+    frames = []
+    for k in range(30):
+        people = [walker(5 * k, y=10), walker(150 - 5 * k, y=14, size=22)]
+        frames.append(people if k % 3 else people[::-1])
+    numbers = track_people(frames)
+    first = [owners[0 if k % 3 else 1] for k, owners in enumerate(numbers)]
+    assert len(set(first)) == 1 and all(set(owners) == {0, 1} for owners in numbers)
+
+
+def test_somebody_hidden_for_a_while_is_the_same_person():
+    frames = [[] if 5 <= k < 12 else [walker(4 * k)] for k in range(20)]
+    assert track_people(frames) == [[] if 5 <= k < 12 else [0] for k in range(20)]
+    assert track_people([[walker(0)], [walker(500)]]) == [[0], [1]]
+
+
+def drawn(frames, **treatment) -> list[np.ndarray]:
+    return list(treat(frames, Treatment(**treatment), width=100, height=80).maps)
+
+
+def test_largest_person_is_drawn_unless_others_are_wanted():
+    # The smaller one is surer, and alone in most frames.
+    small, large = walker(10, size=10, label=3), walker(60, size=30, label=9)
+    frames = [[small, large] if k < 8 else [small] for k in range(10)]
+    assert {int(frame.max()) for frame in drawn(frames)} == {9}
+    assert set(np.unique(drawn(frames, people="all")[0])) == {0, 3, 9}
+    assert {int(frame.max()) for frame in drawn(frames, people=(2,))} == {3}
+    assert set(np.unique(drawn(frames, people=(1, 2))[0])) == {0, 3, 9}
+    with pytest.raises(InputError, match="Person 3 is asked for and 2 are seen"):
+        drawn(frames, people=(3,))
+
+
+def test_short_gaps_show_the_nearest_frame():
+    frames = [[walker(2 * k)] if k in (2, 6, 7) else [] for k in range(12)]
+    sequel = treat(frames, Treatment(fill=3), width=100, height=80)
+    maps = list(sequel.maps)
+    assert sequel.empty == [8, 9, 10, 11] and sequel.filled == [0, 1, 3, 4, 5]
+    for frame, source in ((0, 2), (3, 2), (4, 2), (5, 6)):
+        np.testing.assert_array_equal(maps[frame], part_map(frames[source], width=100, height=80))
+    assert not maps[9].any()
+
+
+def test_mirrored_map_has_left_and_right_changed():
+    frames = [[walker(10, label=3)]]
+    (plain,), (mirrored,) = drawn(frames), drawn(frames, flip=True)
+    np.testing.assert_array_equal(mirrored, flip_labels(plain))
+    assert mirrored[20, 80] == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [({"people": "nobody"}, "write largest, all"), ({"people": (0,)}, "from 1"), ({"fill": -1}, "0 or more")],
+)
+def test_treatments_of_no_use_are_refused(wrong, reason):
+    with pytest.raises(InputError, match=reason):
+        Treatment(**wrong)
+
+
+def moving_figure(count: int, *, step: int, limb: int = 0) -> np.ndarray:
+    """A figure that walks, and perhaps a forearm that sweeps, uint8 (count, 192, 192)."""
+    figure = np.repeat(np.repeat(part_labels(), 2, axis=0), 2, axis=1)
+    frames = np.stack([np.roll(figure, step * (k - count // 2), axis=1) for k in range(count)])
+    for k, frame in enumerate(frames):
+        if limb:
+            frame[20 + limb * k : 34 + limb * k, 100:150] = 20
+    return frames
+
+
+def with_errors(truth: np.ndarray) -> np.ndarray:
+    """Patches of the body take another label, or none, for one frame each."""
+    rng = np.random.default_rng(0)
+    noisy = truth.copy()
+    for frame in noisy:
+        for _ in range(6):
+            body = np.argwhere(frame > 0)
+            y, x = body[rng.integers(len(body))]
+            height, width = rng.integers(6, 22, 2)
+            patch = frame[y : y + height, x : x + width]
+            patch[patch > 0] = rng.integers(0, 25)
+    return noisy
+
+
+def boundary_iou(maps: np.ndarray, truth: np.ndarray) -> float:
+    """Overlap of the seams between parts, two pixels wide."""
+
+    def seams(frames: np.ndarray) -> np.ndarray:
+        edge = np.zeros(frames.shape, dtype=bool)
+        edge[:, 1:] |= frames[:, 1:] != frames[:, :-1]
+        edge[:, :, 1:] |= frames[:, :, 1:] != frames[:, :, :-1]
+        return edge | np.roll(edge, -1, axis=1) | np.roll(edge, -1, axis=2)
+
+    one, other = seams(maps), seams(truth)
+    return (one & other).sum() / (one | other).sum()
+
+
+@pytest.mark.parametrize(("step", "limb"), [(0, 0), (2, 0), (3, 4)])
+def test_steadying_halves_the_flicker_and_keeps_the_seams(step, limb):
+    truth = moving_figure(8, step=step, limb=limb)
+    noisy = with_errors(truth)
+    steady = np.stack(list(steadied(noisy)))
+    assert flicker_score(truth) == 0
+    assert flicker_score(noisy) > 0.03
+    assert flicker_score(steady) < 0.5 * flicker_score(noisy)
+    assert boundary_iou(steady, truth) > 0.97 * boundary_iou(noisy, truth)
+    assert (steady == truth).mean() > (noisy == truth).mean()
+
+
+def test_steadying_leaves_steady_motion_alone():
+    truth = moving_figure(6, step=3, limb=4)
+    steady = np.stack(list(steadied(truth)))
+    assert (steady == truth).mean() > 0.999
+    assert boundary_iou(steady, truth) > 0.97
+    for count in (0, 1, 2):
+        assert [np.array_equal(*pair) for pair in zip(steadied(truth[:count]), truth, strict=False)] == [
+            True
+        ] * count
+
+
+def test_flicker_counts_what_changes_and_changes_back():
+    maps = np.zeros((5, 4, 5), dtype=np.uint8)
+    maps[:, 1:3, 1:3] = 2
+    assert flicker_score(maps) == 0
+    maps[2, 1, 1] = 3
+    assert flicker_score(maps) == pytest.approx(1 / 12)
+    maps[3, 1, 1] = 3  # two frames are still within three
+    assert flicker_score(maps) == pytest.approx(1 / 12)
+    maps[4:, 1, 1] = 3  # it stays: no flicker
+    assert flicker_score(maps) == 0
