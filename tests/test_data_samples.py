@@ -166,6 +166,7 @@ def test_fixed_samples_are_the_first_clip_and_the_last_frame(videos, dancers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_loader_gives_the_same_batches_with_and_without_workers(videos, workers):
     samples = ClipSamples(videos, length=4, interval=2, batch_size=2, steps=3, seed=5, frame_probability=0.4)
     batches = list(DataLoader(samples, batch_size=2, num_workers=workers))

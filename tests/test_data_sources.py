@@ -197,6 +197,19 @@ def test_dancers_are_videos_of_stills_and_clip(dancers):
     assert half.pixels.shape == half.control["densepose"].shape == (1, 16, 16, 3)
 
 
+def test_keypoints_of_people_rendered_after_decoding_are_not_mixed_up(tmp_path):
+    """Workers finish out of order: the second of three people comes last, and the numbers behind it move."""
+    boxes = write_boxes(tmp_path, identities=3)
+    for i in range(3):
+        write_points(tmp_path, f"{i:06d}", 6, width=32, height=32)
+    (boxes / "000001.png").rename(boxes / "later")
+    assert len(DancerVideos(boxes, signals=("keypoints",))) == 2
+    (boxes / "later").rename(boxes / "000001.png")
+    assert len(DancerVideos(boxes)) == 2, "a run goes on with what it began with"
+    with pytest.raises(InputError, match="rgb.npy"):
+        DancerVideos(boxes, signals=("keypoints",))
+
+
 def test_sets_pickle_without_their_pixels(videos, dancers, pictures):
     for found in (DancerVideos(dancers), VideoFolder(videos, size=32)):
         data = pickle.dumps(found)

@@ -13,8 +13,8 @@ from tests.media_files import part_labels, write_clip
 
 
 def numbered_frame(number: int, *, width: int, height: int) -> np.ndarray:
-    """A grey frame whose brightness tells its number (0..55)."""
-    return np.full((height, width, 3), 20 + 4 * number, dtype=np.uint8)
+    """A grey frame whose brightness tells its number (0..55, then over again)."""
+    return np.full((height, width, 3), 20 + 4 * (number % 56), dtype=np.uint8)
 
 
 def number_in(picture: np.ndarray) -> int:

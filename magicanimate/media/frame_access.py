@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import av
 import numpy as np
 
 from magicanimate.config import MediaLimits
+from magicanimate.errors import InputError
 from magicanimate.media import video_file
 from magicanimate.media.video_file import VideoIndex
 
@@ -30,16 +32,22 @@ def frames_at(
     Yields:
         position and upright RGB, uint8 (H, W, 3), ascending, each position once. Frames that are damaged are
         missing.
+
+    Raises:
+        InputError: the file is gone or can no longer be opened.
     """
     positions = sorted(set(positions))
-    if index.pts is None:  # no timestamps to find frames by: count
-        yield from _counted(path, positions, limits)
-        return
-    # Decoding goes on from one frame to the next unless a key frame lies between the two.
-    group_of = np.searchsorted(index.key_pts, index.pts[positions], side="right")
-    for group in np.unique(group_of):
-        group_positions = [p for p, g in zip(positions, group_of.tolist(), strict=True) if g == group]
-        yield from _one_group(path, index.pts, group_positions, limits)
+    try:
+        if index.pts is None:  # no timestamps to find frames by: count
+            yield from _counted(path, positions, limits)
+            return
+        # Decoding goes on from one frame to the next unless a key frame lies between the two.
+        group_of = np.searchsorted(index.key_pts, index.pts[positions], side="right")
+        for group in np.unique(group_of):
+            group_positions = [p for p, g in zip(positions, group_of.tolist(), strict=True) if g == group]
+            yield from _one_group(path, index.pts, group_positions, limits)
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"The video {path} cannot be read any more ({error.strerror}).") from error
 
 
 def _one_group(

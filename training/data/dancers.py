@@ -107,6 +107,11 @@ class DancerVideos:
         self._map_arrays()
         self._identities = dancers.indices[: len(self.rgb)]
         if "keypoints" in self.signals:
+            if len(dancers) != len(self.rgb):
+                raise InputError(
+                    f"{self.folder} has {len(dancers)} rendered people and had {len(self.rgb)} when decoded; "
+                    f"remove {PACKED_RGB} and {PACKED_PARTS} there to have them decoded again."
+                )
             self._keypoints_file(0)
 
     def _map_arrays(self) -> None:
@@ -152,7 +157,9 @@ class DancerVideos:
         return np.stack([draw_keypoints(p, width=self.size, height=self.size) for p in points])
 
     def _keypoints_file(self, video: int) -> Path:
-        path = self.folder / f"{self._identities[video]:06d}.keypoints.npz"
+        from training.dancers.dataset import keypoints_path
+
+        path = keypoints_path(self.folder, self._identities[video])
         if not path.exists():
             raise InputError(
                 f"{path} is missing; write the keypoints with "

@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
-from training.data.dancers import DancerData
+from training.data.dancers import DancerData, DancerVideos
 from training.data.tensors import to_images
 
 
 def encode_all(
-    data: DancerData, path: Path, encode: Callable[[torch.Tensor], torch.Tensor], *, batch_size: int = 32
+    data: DancerData | DancerVideos,
+    path: Path,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    batch_size: int = 32,
 ) -> np.ndarray:
     """Latents of every image, computed once: float16 ``I K C h w`` at ``path``, memory-mapped.
 

@@ -50,6 +50,10 @@ class VideoFacts:
     person: Shares | None
     problem: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.person is not None:  # JSON knows no tuples
+            object.__setattr__(self, "person", tuple(self.person))
+
 
 class VideoFolder:
     """``NAME.mp4`` with ``NAME.densepose.mp4`` and/or ``NAME.keypoints.mp4``, or a folder for each kind.
@@ -174,9 +178,7 @@ def _facts_of(folder: Path, entries: Iterable[Entry], index_folder: Path | None)
         stamp = _stamp(entry)
         old = kept.get(entry.name)
         if old and old["stamp"] == stamp:
-            found = VideoFacts(
-                **{**old["facts"], "person": old["facts"]["person"] and tuple(old["facts"]["person"])}
-            )
+            found = VideoFacts(**old["facts"])
         else:
             found, fresh = look_at(entry), fresh + 1
             if fresh % 100 == 0:
