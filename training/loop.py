@@ -81,15 +81,16 @@ def make_optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> t
     Raises:
         InputError: the 8-bit one is not installed.
     """
-    cls = torch.optim.AdamW
-    if config.eight_bit:
-        try:
-            from bitsandbytes.optim import AdamW8bit as cls
-        except ImportError as error:
-            raise InputError(
-                "eight_bit needs the package bitsandbytes; install it, or leave the setting off."
-            ) from error
-    return cls(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if not config.eight_bit:
+        return torch.optim.AdamW(parameters, fused=True, **common)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise InputError(
+            "eight_bit needs the package bitsandbytes; install it, or leave the setting off."
+        ) from error
+    return AdamW8bit(parameters, **common)
 
 
 class Trainer:

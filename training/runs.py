@@ -19,7 +19,7 @@ from training.build import (
 )
 from training.config import NetworkConfig, StageConfig, as_json, fixed_settings, flat
 from training.export import export_pipeline
-from training.latents import Latents
+from training.latents import Latents, channel_weights
 from training.loop import Stage, Trainer, make_accelerator
 from training.run_folder import CONFIG, check_settings, write_text
 from training.sets import Data, DataFolders, open_data
@@ -29,6 +29,7 @@ from training.stages.vae import VaeStage
 log = logging.getLogger(__name__)
 
 PIPELINE = "pipeline"
+MEASURED_PICTURES = 16
 
 
 def train(
@@ -109,6 +110,10 @@ def build_stage(
     networks: dict[str, nn.Module] = build_networks(config, network, parts, runs, motion=start.motion)
     vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
     cached, cached_held_out = sets.encoded(Latents(vae).encode, runs / LATENTS)
+    weights = None
+    if config.loss.weigh_channels:
+        pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])
+        weights = channel_weights(Latents(vae), pictures.to(device))
     return Denoiser(
         config,
         networks,
@@ -118,4 +123,5 @@ def build_stage(
         samples=sets.samples,
         held_out=sets.held_out,
         held_out_latents=Latents(vae, cached_held_out),
+        channel_weights=weights,
     )
