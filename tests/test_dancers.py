@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("anny", reason="the dancer generator needs requirements-train.txt")
 pytest.importorskip("numba", reason="the dancer generator needs requirements-train.txt")
 
-from densepose_tools.keypoints import read_keypoints  # noqa: E402
+from densepose_tools.keypoints import draw_keypoints, read_keypoints  # noqa: E402
 from magicanimate.errors import InputError  # noqa: E402
 from magicanimate.palette import PALETTE  # noqa: E402
 from training.dancers.__main__ import main  # noqa: E402
@@ -191,6 +191,21 @@ def test_keypoints_lie_on_the_parts_they_are_named_after(body, identities):
                     hits += bool(np.isin(around, parts).any())
     assert count > 150
     assert hits / count > 0.85, "the rest is hidden by other parts"
+
+
+def test_drawn_keypoints_lie_on_the_people(body, identities):
+    """Of one person and of two; joints lie inside the limbs."""
+    shares, people = [], []
+    for i, identity in enumerate([*identities, render_identity(body, (5, 12), TINY)]):
+        points = identity_keypoints(body, (5, i), TINY)[:, :, :18]
+        people.append(points.shape[1])
+        maps = np.concatenate([identity.stills_parts, identity.clip_parts])
+        for ids, frame in zip(maps, points, strict=True):
+            drawn = draw_keypoints(frame, width=48, height=48).max(-1) > 128
+            if drawn.any():
+                shares.append((ids[drawn] > 0).mean())
+    assert people == [1] * 12 + [2]
+    assert np.mean(shares) > 0.97
 
 
 def test_keypoints_are_those_of_the_rendered_clip_and_move_smoothly(body):
