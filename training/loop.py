@@ -109,11 +109,14 @@ class Trainer:
         self.averages = Averages(self.parameters, decay=config.optimizer.ema_decay)
         self.step, self.mean_loss = 0, None
 
-    def run(self, *, stop_after: int | None = None) -> None:
+    def run(self, *, stop_after: int | None = None) -> int:
         """Train from the newest checkpoint, or from the start, to ``config.steps``.
 
         Args:
             stop_after: leave after this many steps of this call, checkpoint written.
+
+        Returns:
+            Steps taken.
 
         Raises:
             InputError: a checkpoint cannot be written, or the data cannot be read.
@@ -143,6 +146,7 @@ class Trainer:
                 self.save()
         if metrics:
             metrics.close()
+        return self.step - first
 
     def _parts(self) -> Iterator[Mapping[str, Any]]:
         """This process's parts of the batches, from the present step on."""

@@ -74,8 +74,9 @@ def train(
         record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
         write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
     trainer = Trainer(stage, config, folder, accelerator=accelerator)
-    trainer.run(stop_after=stop_after)
-    if trainer.step >= config.steps and accelerator.is_main_process and _exportable(config):
+    taken = trainer.run(stop_after=stop_after)
+    due = trainer.step >= config.steps and (taken or not (folder / PIPELINE).exists())
+    if due and accelerator.is_main_process and _exportable(config):
         written = export_pipeline(config, network, runs, folder / PIPELINE, start=start)
         log.info("wrote %s", written)
 

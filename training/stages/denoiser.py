@@ -7,7 +7,13 @@
 | stage1 | appearance encoder, ControlNet | yes | without, frozen |
 | stage2 | temporal layers | yes | with |
 
-Source: MagicAnimate paper, section 3.4, and supplement, sections 2 and 3.
+Stage2 mixes three kinds of steps (paper, section 3.5): a draw of up to tau_1 takes images, which are their
+own references; from tau_1 to tau_2 single frames of the videos, whose reference is another frame; above,
+clips. On single pictures the temporal layers have nothing to attend to but the picture itself, so they learn
+to leave its quality alone, which clips by themselves degrade; images add people and places that the videos
+lack.
+
+Source: MagicAnimate paper, sections 3.4 and 3.5, and supplement, sections 2 and 3.
 
 Letters in shape comments: ``B`` samples, ``F`` frames of a clip, or targets of one reference before stage2,
 ``C h w`` latents, ``H W`` pixels.
