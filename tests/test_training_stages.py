@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 from magicanimate.errors import InputError
 from tests.dancer_files import write_boxes
+from tests.training_files import write_points, write_video
 from tests.training_runs import losses, rows, train, weights
 from training.batches import Numbered
 from training.build import Start
@@ -209,3 +210,47 @@ def test_later_stage_without_the_earlier_one(data_folder, tmp_path):
         train("stage1", data_folder, tmp_path)
     with pytest.raises(FileNotFoundError):
         load_averages({}, tmp_path / "vae")
+
+
+def test_two_motion_signals_are_added(tmp_path):
+    """Real videos with part maps and keypoints: two ControlNets learn, and the UNet gets their sum."""
+    data = tmp_path / "videos"
+    data.mkdir()
+    for name in "abc":
+        write_video(data, name, 8)
+        write_points(data, name, 8)
+    plain = {"still_share": 0.0, "target_still_share": 0.0, "driving": "both", "holdout": 1}
+    train("vae", data, tmp_path, **plain)
+    run = train("base", data, tmp_path, **plain)
+    learned = weights(run)
+    assert {name.partition(".")[0] for name in learned} == {
+        "unet",
+        "appearance_encoder",
+        "controlnet",
+        "controlnet_keypoints",
+    }
+    assert not (run / "pipeline").exists()  # a pipeline takes one signal
+
+    stage = build("base", data, tmp_path, **plain)
+    for name in ("controlnet", "controlnet_keypoints"):
+        nn.init.normal_(getattr(stage, name).controlnet_mid_block.weight)
+    inputs = torch.randn(1, 4, 4, 4), torch.tensor([500]), torch.zeros(1, 1, 16)
+    maps = torch.rand(2, 1, 3, 32, 32)
+    together = stage._controlnets[0](*inputs, list(maps), [1.0, 1.0], return_dict=False)[1]
+    apart = [
+        getattr(stage, name)(*inputs, picture, return_dict=False)[1]
+        for name, picture in zip(("controlnet", "controlnet_keypoints"), maps, strict=True)
+    ]
+    torch.testing.assert_close(together, sum(apart))
+
+
+def test_keypoints_alone_leave_a_pipeline(tmp_path):
+    data = tmp_path / "videos"
+    data.mkdir()
+    for name in "abc":
+        write_video(data, name, 8)
+        write_points(data, name, 8)
+    plain = {"still_share": 0.0, "target_still_share": 0.0, "driving": "keypoints", "holdout": 1}
+    for stage in ("vae", "base"):
+        run = train(stage, data, tmp_path, **plain)
+    assert (run / "pipeline" / "controlnet").is_dir()

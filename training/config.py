@@ -94,7 +94,7 @@ class StageConfig:
         False, "compute activations twice, to save memory", may_change=True
     )
     channels_last: bool = setting(False, "memory layout that convolutions often like", may_change=True)
-    compile: bool = setting(False, "use torch.compile", may_change=True)
+    compile: bool = setting(False, "use torch.compile for the denoiser's networks", may_change=True)
     workers: int = setting(0, "processes that read data", may_change=True)
     checkpoint_every: int = setting(200, "steps between checkpoints", may_change=True)
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept", may_change=True)
