@@ -1,4 +1,4 @@
-"""Command line of the training: ``python -m training vae | base | stage2 | export``."""
+"""Command line of the training: ``python -m training vae | base | stage2 | export | segmenter``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from training.segmenter import command as segmenter
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, help="CPU threads")
     export = commands.add_parser("export", help="write the pipeline folder that the program loads")
     export.add_argument("--out", type=Path, required=True)
+    segmenter.add_command(commands)
     for command in commands.choices.values():
         command.add_argument("--runs", type=Path, default=Path("runs/mini"), help="folder of the runs")
         command.add_argument("--preset", default="mini", choices=("mini", "tiny"))
@@ -46,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "export":
             runs.export(args.runs, args.out, preset_name=args.preset)
+        elif args.command == "segmenter":
+            segmenter.run(args)
         else:
             runs.train(
                 args.command,

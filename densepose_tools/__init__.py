@@ -1,0 +1,1 @@
+"""Making and reading DensePose motion signals. Nothing heavy is imported here."""

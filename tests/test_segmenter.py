@@ -1,0 +1,116 @@
+"""The part segmenter: augmentation keeps labels on their pixels, training resumes, the product loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from densepose_tools.segmenter import NUM_LABELS, PartSegmenter
+from magicanimate.errors import InputError
+from magicanimate.palette import FLIP_PERMUTATION, PALETTE
+from tests.dancer_files import write_boxes
+from training.__main__ import main
+from training.segmenter import command
+from training.segmenter.augment import _transform, augment
+from training.segmenter.network import build_segmenter
+from training.segmenter.stage import dice_loss
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory) -> Path:
+    return write_boxes(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture(scope="module")
+def trained(data_folder, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(["segmenter", "--data", str(data_folder), "--runs", str(folder), "--preset", "tiny"]) == 0
+    return folder
+
+
+def losses(runs: Path) -> list[float]:
+    rows = [json.loads(line) for line in (runs / "segmenter" / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def test_geometry_moves_labels_with_their_pixels():
+    """Pictures whose colour is their label: after the move it still is, away from edges."""
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(np.kron(rng.integers(1, 25, (6, 4, 4)), np.ones((16, 16)))).long()
+    images = (labels.float() / 24)[:, None].repeat(1, 3, 1, 1)
+    moved, ids = _transform(images.clone(), labels, rng)
+    assert not torch.equal(ids, labels)
+    agree = (moved[:, 0] * 24 - ids.float()).abs() < 0.25
+    assert agree[ids > 0].float().mean() > 0.75  # the rest is blended at edges
+
+
+def test_mirrored_bodies_change_sides():
+    rgb = np.zeros((64, 32, 32, 3), np.uint8)
+    parts = np.full((64, 32, 32), 3, np.uint8)  # the right hand everywhere
+    _, labels = augment(rgb, parts, np.random.default_rng(0))
+    found = set(np.unique(labels))
+    assert found <= {0, 3, int(FLIP_PERMUTATION[3])}
+    assert {3, 4} <= found
+
+
+def test_augmentation_depends_on_its_generator_only():
+    rgb = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    parts = np.random.default_rng(2).integers(0, 25, (4, 32, 32), dtype=np.uint8)
+    one, two, other = (augment(rgb, parts, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+    assert not torch.equal(one[0], other[0])
+    assert one[0].min() >= -1 and one[0].max() <= 1 and one[0].shape == (4, 3, 32, 32)
+    assert one[1].dtype == torch.int64 and one[1].max() < NUM_LABELS
+
+
+def test_dice_loss_of_known_predictions():
+    labels = torch.tensor([[[0, 0, 1, 1]]])
+    right = 50 * functional.one_hot(labels, 3).permute(0, 3, 1, 2).float()
+    assert dice_loss(right, labels) == pytest.approx(0, abs=1e-5)
+    even = torch.zeros(1, 3, 1, 4)
+    # each share is 1/3: overlap of either label 2 * (2/3) / (4/3 + 2)
+    assert dice_loss(even, labels) == pytest.approx(1 - (4 / 3) / (4 / 3 + 2))
+
+
+def test_resumed_run_is_the_uninterrupted_run(trained, data_folder, tmp_path):
+    first = command.train(data=data_folder, runs=tmp_path, preset="tiny", stop_after=2)
+    assert first is None
+    model = command.train(data=data_folder, runs=tmp_path, preset="tiny")
+    assert losses(tmp_path) == losses(trained)
+    ours, whole = (PartSegmenter.load(folder).network for folder in (model, trained / "segmenter" / "model"))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), name
+
+
+def test_product_labels_pictures_of_any_size(trained):
+    segmenter = PartSegmenter.load(trained / "segmenter" / "model")
+    images = np.random.default_rng(0).integers(0, 256, (3, 50, 90, 3), dtype=np.uint8)
+    labels = segmenter.labels(images)
+    assert labels.shape == (3, 50, 90) and labels.dtype == np.uint8 and labels.max() < NUM_LABELS
+    assert (segmenter.labels(images[1:2])[0] == labels[1]).all(), "pictures do not influence each other"
+    assert [f.shape[0] for f in segmenter.features(images)] == [3, 3, 3, 3]
+    with pytest.raises(ValueError, match="uint8"):
+        segmenter.labels(images.astype(np.float32))
+
+
+def test_it_learns(tmp_path):
+    """A hundred steps on plain boxes tell the two parts and the background apart."""
+    data = write_boxes(tmp_path / "boxes", identities=8)
+    command.train(data=data, runs=tmp_path, preset="tiny", steps=120)
+    rows = [json.loads(line) for line in (tmp_path / "segmenter" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["mean_iou"] > 0.35  # 0.2 is background alone
+
+
+def test_a_folder_without_the_network_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a part segmenter"):
+        PartSegmenter.load(tmp_path)
+
+
+def test_network_is_small():
+    assert sum(p.numel() for p in build_segmenter("mini").parameters()) < 4e6
+    assert len(PALETTE) == NUM_LABELS
