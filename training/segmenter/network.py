@@ -60,6 +60,6 @@ def segmenter_config(preset: str) -> StageConfig:
             optimizer=OptimizerConfig(warmup_steps=1),
         )
     optimizer = OptimizerConfig(
-        learning_rate=1e-3, warmup_steps=100, decay_steps=1200, final_ratio=0.02, ema_decay=0.995
+        learning_rate=1e-3, warmup_steps=100, decay_steps=1000, final_ratio=0.02, ema_decay=0.995
     )
-    return StageConfig(STAGE, steps=2200, batch_size=16, sample_every=550, optimizer=optimizer)
+    return StageConfig(STAGE, steps=1800, batch_size=16, sample_every=600, optimizer=optimizer)
