@@ -3,7 +3,7 @@
 `python -m training segmenter` makes its folder. It judges animations in the benchmarks and stands in for
 DensePose where the real network's weights are not at hand; it is not DensePose.
 
-Letters in shape comments: ``N`` pictures, ``H W`` pixels, ``h w`` pixels of the network, ``D`` features.
+Letters in shape comments: ``N`` pictures, ``H W`` pixels, ``h w`` pixels the network sees, ``D`` features.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ from magicanimate.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import SegformerForSemanticSegmentation
+    from diffusers import UNet2DModel
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "assets" / "segmenter"
 NUM_LABELS = 25
-STRIDE = 32  # sides of what the network sees are multiples of this
+PATCH = 4  # the network takes and gives squares of so many pixels as channels
+STRIDE = 8 * PATCH  # sides of what the network sees are multiples of this
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 _AT_ONCE = 16
 
 
-def network_input(images: torch.Tensor) -> torch.Tensor:
-    """uint8 ``N 3 h w`` -> what the network takes, float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+def part_logits(network: UNet2DModel, images: torch.Tensor) -> torch.Tensor:
+    """Run the network: images ``N 3 h w`` in [-1, 1] -> logits ``N 25 h w``."""
+    from torch.nn import functional
+
+    # the timestep belongs to the network's class and carries nothing here
+    return functional.pixel_shuffle(network(functional.pixel_unshuffle(images, PATCH), 0).sample, PATCH)
 
 
 class PartSegmenter:
@@ -38,56 +43,63 @@ class PartSegmenter:
         size: pixels of the longer side at which the network works; pictures are scaled to it.
     """
 
-    def __init__(self, network: SegformerForSemanticSegmentation, *, size: int):
-        self.network, self.size = network.eval().requires_grad_(False), size
+    def __init__(self, network: UNet2DModel):
+        self.network, self.size = network, network.config.sample_size * PATCH
 
     @classmethod
     def load(cls, folder: Path | str = DEFAULT_FOLDER) -> PartSegmenter:
-        """Load a folder with ``config.json`` and ``model.safetensors``.
+        """Load a folder with the network's ``config.json`` and weights.
 
         Raises:
             InputError: the folder does not hold such a network.
         """
-        import torch
-        from transformers import SegformerForSemanticSegmentation
-
         folder = Path(folder)
-        for name in ("config.json", "model.safetensors"):
+        for name in ("config.json", _WEIGHTS):
             if not (folder / name).is_file():
                 raise InputError(
-                    f"{folder / name} is missing: {folder} is not a part segmenter; make one with "
+                    f"{folder / name} is missing, so {folder} is not a part segmenter; make one with "
                     "`python -m training segmenter`."
                 )
-        network = SegformerForSemanticSegmentation.from_pretrained(folder, dtype=torch.float32)
-        if network.config.num_labels != NUM_LABELS:
+        from diffusers import UNet2DModel
+
+        network = UNet2DModel.from_pretrained(folder).float().eval().requires_grad_(False)
+        if network.config.out_channels != NUM_LABELS * PATCH**2:
             raise InputError(
-                f"{folder} tells {network.config.num_labels} labels apart and a part segmenter {NUM_LABELS}; "
-                "choose another folder."
+                f"The network in {folder} does not tell {NUM_LABELS} labels apart; choose another."
             )
-        return cls(network, size=network.config.image_size)
+        return cls(network)
 
     def labels(self, images: np.ndarray) -> np.ndarray:
         """Part of every pixel: uint8 ``N H W 3`` -> uint8 ``N H W``, 0 (background) to 24."""
         import torch
         from torch.nn import functional
 
-        size = images.shape[1:3]
-        found = []
+        size, found = images.shape[1:3], []
         with torch.inference_mode():
             for batch in self._batches(images):
-                logits = self.network(batch).logits
-                logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+                logits = part_logits(self.network, batch)
+                if logits.shape[2:] != size:
+                    logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
                 found.append(logits.argmax(1).to(torch.uint8))
         return torch.cat(found).numpy()
 
     def features(self, images: np.ndarray) -> list[np.ndarray]:
-        """What the four stages of the encoder see: uint8 ``N H W 3`` -> float32 ``N D h w`` of each."""
+        """What the levels on the way down see: uint8 ``N H W 3`` -> float32 ``N D h' w'`` of each."""
         import torch
 
-        with torch.inference_mode():
-            encoder = self.network.segformer
-            stages = [encoder(b, output_hidden_states=True).hidden_states for b in self._batches(images)]
-            return [torch.cat(stage).numpy() for stage in zip(*stages, strict=True)]
+        levels: list[list[torch.Tensor]] = [[] for _ in self.network.down_blocks]
+        hooks = [
+            block.resnets[-1].register_forward_hook(lambda _m, _i, out, level=level: level.append(out))
+            for block, level in zip(self.network.down_blocks, levels, strict=True)
+        ]
+        try:
+            with torch.inference_mode():
+                for batch in self._batches(images):
+                    part_logits(self.network, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [torch.cat(level).numpy() for level in levels]
 
     def _batches(self, images: np.ndarray) -> Iterator[torch.Tensor]:
         """Yield batches ``N 3 h w``: the longer side is ``size``, the sides multiples of the stride."""
@@ -100,7 +112,7 @@ class PartSegmenter:
         target = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in images.shape[1:3]]
         for first in range(0, len(images), _AT_ONCE):
             batch = np.ascontiguousarray(images[first : first + _AT_ONCE])
-            batch = network_input(torch.from_numpy(batch).movedim(-1, 1))
+            batch = torch.from_numpy(batch).movedim(-1, 1).float() / 127.5 - 1
             if list(batch.shape[2:]) != target:
                 batch = functional.interpolate(
                     batch, size=target, mode="bilinear", align_corners=False, antialias=True

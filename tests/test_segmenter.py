@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from densepose_tools.segmenter import NUM_LABELS, PartSegmenter
 from magicanimate.errors import InputError
-from magicanimate.palette import FLIP_PERMUTATION, PALETTE
+from magicanimate.palette import FLIP_PERMUTATION
 from tests.dancer_files import write_boxes
 from training.__main__ import main
+from training.dancers.dataset import DancerFolder
 from training.segmenter import command
 from training.segmenter.augment import _transform, augment
 from training.segmenter.network import build_segmenter
@@ -93,17 +94,20 @@ def test_product_labels_pictures_of_any_size(trained):
     labels = segmenter.labels(images)
     assert labels.shape == (3, 50, 90) and labels.dtype == np.uint8 and labels.max() < NUM_LABELS
     assert (segmenter.labels(images[1:2])[0] == labels[1]).all(), "pictures do not influence each other"
-    assert [f.shape[0] for f in segmenter.features(images)] == [3, 3, 3, 3]
+    features = segmenter.features(images)
+    assert [f.shape[0] for f in features] == [3, 3, 3, 3]
+    assert features[0].shape[2] > features[1].shape[2]
     with pytest.raises(ValueError, match="uint8"):
         segmenter.labels(images.astype(np.float32))
 
 
 def test_it_learns(tmp_path):
-    """A hundred steps on plain boxes tell the two parts and the background apart."""
+    """On plain boxes of a person it never saw, more pixels are right than by calling all background."""
     data = write_boxes(tmp_path / "boxes", identities=8)
-    command.train(data=data, runs=tmp_path, preset="tiny", steps=120)
+    command.train(data=data, runs=tmp_path, preset="tiny", steps=100)
     rows = [json.loads(line) for line in (tmp_path / "segmenter" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["mean_iou"] > 0.35  # 0.2 is background alone
+    background = (DancerFolder(data)[7][1] == 0).mean()
+    assert rows[-1]["accuracy"] > background + 0.05
 
 
 def test_a_folder_without_the_network_is_refused(tmp_path):
@@ -113,4 +117,3 @@ def test_a_folder_without_the_network_is_refused(tmp_path):
 
 def test_network_is_small():
     assert sum(p.numel() for p in build_segmenter("mini").parameters()) < 4e6
-    assert len(PALETTE) == NUM_LABELS

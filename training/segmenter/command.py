@@ -49,6 +49,7 @@ def train(
     Raises:
         InputError: the data cannot be used.
     """
+
     import torch
 
     from training.data import DancerData
@@ -70,15 +71,13 @@ def train(
 
 def export(stage, run_folder: Path, out: Path) -> Path:
     """Write a run's averaged weights to ``out``; a model card (README.md) that lies there stays."""
-    import torch
 
     from training.loop import load_averages
 
     load_averages(stage.networks, run_folder)
-    stage.calibrate()
     staging = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
-    stage.segmenter.to(torch.float16).save_pretrained(staging)
+    stage.segmenter.half().save_pretrained(staging)
     if (out / "README.md").exists():
         shutil.copy2(out / "README.md", staging / "README.md")
     if out.exists():

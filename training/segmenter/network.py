@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from diffusers import UNet2DModel
 
-from densepose_tools.segmenter import NUM_LABELS
-from magicanimate.palette import PART_NAMES
+from densepose_tools.segmenter import NUM_LABELS, PATCH
 from training.config import OptimizerConfig, StageConfig
 
 STAGE = "segmenter"
-_SIZES = {
-    "mini": {
-        "image_size": 128,
-        "depths": [1, 2, 2, 2],
-        "hidden_sizes": [32, 64, 128, 192],
-        "num_attention_heads": [1, 2, 4, 6],
-        "decoder_hidden_size": 96,
-    },
-    "tiny": {
-        "image_size": 32,
-        "depths": [1, 1, 1, 1],
-        "hidden_sizes": [8, 8, 16, 16],
-        "num_attention_heads": [1, 1, 2, 2],
-        "decoder_hidden_size": 16,
-    },
-}
+_SIZES = {"mini": (128, (48, 64, 80, 96)), "tiny": (32, (8, 8, 16, 16))}
 
 
-def build_segmenter(preset: str) -> SegformerForSemanticSegmentation:
-    """SegFormer with random weights: four stages of attention, logits at a quarter of the size.
+def build_segmenter(preset: str) -> UNet2DModel:
+    """A convolutional U-Net with random weights, on squares of 4x4 pixels.
 
-    Source: Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with
-    Transformers" (NeurIPS 2021), narrower than its smallest.
+    Convolutions learn this in minutes on a CPU; a SegFormer of half the parameters, tried first, found torsos
+    and heads only after 600 steps.
+
+    Source: Ronneberger et al., "U-Net" (MICCAI 2015), in the form of diffusers' residual blocks.
     """
-    names = dict(enumerate(PART_NAMES))
-    config = SegformerConfig(
-        num_labels=NUM_LABELS,
-        id2label=names,
-        label2id={name: i for i, name in names.items()},
-        hidden_dropout_prob=0.0,
-        classifier_dropout_prob=0.0,
-        drop_path_rate=0.0,
-        **_SIZES[preset],
+    size, channels = _SIZES[preset]
+    return UNet2DModel(
+        sample_size=size // PATCH,
+        in_channels=3 * PATCH**2,
+        out_channels=NUM_LABELS * PATCH**2,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D",) * len(channels),
+        up_block_types=("UpBlock2D",) * len(channels),
+        layers_per_block=1,
+        norm_num_groups=8,
+        add_attention=False,
     )
-    return SegformerForSemanticSegmentation(config)
 
 
 def segmenter_config(preset: str) -> StageConfig:
-    """Settings of the run. The mini takes twelve minutes on one core."""
+    """Settings of the run. The mini takes twelve minutes on one busy core."""
     if preset == "tiny":
         return StageConfig(
             STAGE,
@@ -57,9 +44,9 @@ def segmenter_config(preset: str) -> StageConfig:
             checkpoint_every=2,
             sample_every=4,
             log_every=1,
-            optimizer=OptimizerConfig(warmup_steps=1),
+            optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=1, ema_decay=0.98),
         )
     optimizer = OptimizerConfig(
-        learning_rate=1e-3, warmup_steps=100, decay_steps=1000, final_ratio=0.02, ema_decay=0.995
+        learning_rate=1.5e-3, warmup_steps=100, decay_steps=900, final_ratio=0.02, ema_decay=0.995
     )
-    return StageConfig(STAGE, steps=1800, batch_size=16, sample_every=600, optimizer=optimizer)
+    return StageConfig(STAGE, steps=1500, batch_size=16, sample_every=500, optimizer=optimizer)

@@ -1,6 +1,6 @@
 """Stage "segmenter": the part of every pixel, on augmented pictures of rendered dancers.
 
-Letters in shape comments: ``B`` pictures, ``C`` labels, ``H W`` pixels, ``h w`` a quarter of them.
+Letters in shape comments: ``B`` pictures, ``C`` labels, ``H W`` pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from densepose_tools.segmenter import NUM_LABELS, PartSegmenter
+from densepose_tools.segmenter import NUM_LABELS, PartSegmenter, part_logits
 from magicanimate.palette import PALETTE
 from training.config import StageConfig
 from training.data import DancerData, step_generator, to_images
@@ -20,8 +20,6 @@ from training.pictures import save_grid
 from training.segmenter.augment import augment
 from training.segmenter.network import build_segmenter
 
-_CALIBRATION_BATCHES = 20
-
 
 class SegmenterStage:
     """Cross-entropy and Dice loss of the labels."""
@@ -29,14 +27,14 @@ class SegmenterStage:
     def __init__(self, config: StageConfig, preset: str, data: DancerData):
         self.config, self.data = config, data
         torch.manual_seed(config.seed)
-        self.segmenter = build_segmenter(preset).train()
+        self.segmenter = build_segmenter(preset).to(memory_format=torch.channels_last)
         self.networks = {"segmenter": self.segmenter}
 
     def loss(self, step: int) -> torch.Tensor:
         images, labels = self._batch(step_generator(self.config.seed, step))
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.segmenter(images).logits
-        logits = functional.interpolate(logits.float(), size=labels.shape[1:], mode="bilinear")
+            logits = part_logits(self.segmenter, images)
+        logits = logits.float()
         return functional.cross_entropy(logits, labels) + 0.5 * dice_loss(logits, labels)
 
     def _batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,30 +45,14 @@ class SegmenterStage:
         rgb, parts = (np.stack([array[i, k] for i, k in picked]) for array in (data.rgb, data.parts))
         return augment(rgb, parts, rng)
 
-    @torch.no_grad()
-    def calibrate(self) -> None:
-        """Measure the batch norm's statistics for the present weights, on batches never trained on.
-
-        Averaged weights need their own, and the loop keeps parameters only.
-        """
-        norm = self.segmenter.decode_head.batch_norm
-        norm.reset_running_stats()
-        norm.momentum, kept = None, norm.momentum  # plain mean over the batches
-        for k in range(_CALIBRATION_BATCHES):
-            self.segmenter(self._batch(step_generator(self.config.seed + 1, k))[0])
-        norm.momentum = kept
-
     def sample(self, step: int, folder: Path) -> dict[str, float]:
         """Held-out people: picture, truth, result; mean IoU over the labels and share of right pixels."""
-        data = self.data
-        self.calibrate()
-        judge = PartSegmenter(self.segmenter, size=self.segmenter.config.image_size)
+        data, judge = self.data, PartSegmenter(self.segmenter)
         counts, shown = PartCounts(NUM_LABELS), []
         for i in data.held_out:
             truth, found = np.array(data.parts[i]), judge.labels(np.array(data.rgb[i]))
             counts.add(truth, found)
             shown.append((data.rgb[i, 0], PALETTE[truth[0]], PALETTE[found[0]]))
-        self.segmenter.train().requires_grad_(True)
         rows = [to_images(np.stack(pictures[:8])) for pictures in zip(*shown, strict=True)]
         save_grid(folder / f"{step:06d}.png", rows)
         return {"mean_iou": counts.mean_iou(), "accuracy": counts.accuracy()}
