@@ -93,5 +93,5 @@ def _people(folder: Path, people: int) -> list[tuple[np.ndarray, np.ndarray, np.
     if not 1 <= people <= len(dancers):
         raise InputError(f"{folder} has {len(dancers)} people and {people} are asked for; choose fewer.")
     stills = dancers.info.stills
-    pictures = [dancers[i] for i in range(people)]
+    pictures = [[np.array(strip) for strip in dancers[i]] for i in range(people)]
     return [(rgb[0], parts[0], rgb[stills:], parts[stills:]) for rgb, parts in pictures]

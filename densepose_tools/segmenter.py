@@ -111,7 +111,7 @@ class PartSegmenter:
         scale = self.size / max(images.shape[1:3])
         target = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in images.shape[1:3]]
         for first in range(0, len(images), _AT_ONCE):
-            batch = np.ascontiguousarray(images[first : first + _AT_ONCE])
+            batch = np.array(images[first : first + _AT_ONCE])
             batch = torch.from_numpy(batch).movedim(-1, 1).float() / 127.5 - 1
             if list(batch.shape[2:]) != target:
                 batch = functional.interpolate(

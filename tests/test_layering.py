@@ -1,4 +1,7 @@
-"""Who may import whom: app and command line -> animator -> pipeline -> models; training -> magicanimate."""
+"""Who may import whom: app and command line -> animator -> pipeline -> models; training -> magicanimate.
+
+`densepose_tools` knows the palette, the media and the errors only; `training` may use it, never the reverse.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ ANIMATOR = ("magicanimate.animator",)
 
 # Package -> what neither it nor anything in it may import.
 FORBIDDEN = {
-    "magicanimate": ("training", "tests", "app"),
-    "training": ("tests", "app", *TOP, *ANIMATOR),
+    "magicanimate": ("training", "densepose_tools", "benchmarks", "tests", "app"),
+    "densepose_tools": ("training", "benchmarks", "tests", "app", *TOP, *ANIMATOR, *PIPELINE, *MODELS),
+    "training": ("benchmarks", "tests", "app", *TOP, *ANIMATOR),
+    "training.metrics": ("densepose_tools", "magicanimate.media", *PIPELINE, *MODELS),
     "magicanimate.animator": TOP,
     "magicanimate.pipeline": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),
@@ -33,7 +38,7 @@ FORBIDDEN = {
 def modules() -> dict[str, ast.Module]:
     """Every module of the project by its dotted name."""
     files = [ROOT / "app.py"]
-    for package in ("magicanimate", "training"):
+    for package in ("magicanimate", "densepose_tools", "training"):
         files += sorted((ROOT / package).rglob("*.py"))
     found = {}
     for file in files:

@@ -222,6 +222,7 @@ class _Mean(torch.nn.Module):
         return torch.cat([x.mean(dim=(2, 3, 4)), x.std(dim=2).mean(dim=(2, 3))], dim=1)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_frechet_with_a_network_from_a_file(tmp_path):
     torch.jit.script(_Mean()).save(str(tmp_path / "net.pt"))
     network = frechet.i3d(tmp_path / "net.pt", clip_length=4)
@@ -236,6 +237,7 @@ def test_frechet_with_a_network_from_a_file(tmp_path):
         frechet.frechet(sets[0][:1], [v[:4] for v in sets[1][:1]], network, format="")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_frechet_without_its_network_is_refused(tmp_path):
     with pytest.raises(InputError, match="missing"):
         frechet.frechet([], [], frechet.inception(tmp_path / "none.pt"), format="")

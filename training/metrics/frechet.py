@@ -121,7 +121,7 @@ def _features(
     found, length = [], network.clip_length
     for video in videos:
         count = len(video) // length
-        frames = torch.from_numpy(np.ascontiguousarray(video[: count * length])).float()
+        frames = torch.from_numpy(np.array(video[: count * length])).float()
         clips = frames.reshape(count, length, *frames.shape[1:]).permute(0, 4, 1, 2, 3)  # N 3 F H W
         if length == 1:
             clips = clips[:, :, 0]

@@ -34,7 +34,7 @@ def ssim_map(truth: np.ndarray, result: np.ndarray) -> np.ndarray:
 
 
 def _ssim(truth: np.ndarray, result: np.ndarray) -> np.ndarray:
-    x, y = (torch.from_numpy(np.ascontiguousarray(v)).double().movedim(-1, 1) for v in (truth, result))
+    x, y = (torch.from_numpy(np.array(v)).double().movedim(-1, 1) for v in (truth, result))
     mean_x, mean_y = _window_mean(x), _window_mean(y)
     variance_x = _window_mean(x * x) - mean_x**2
     variance_y = _window_mean(y * y) - mean_y**2
