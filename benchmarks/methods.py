@@ -93,9 +93,7 @@ def with_untrained_networks(pipe: MagicAnimatePipeline, *, seed: int = 0) -> Mag
     torch.manual_seed(seed)
     names = ("unet", "appearance_encoder", "controlnet")
     networks = {name: pipe.components[name] for name in names}
-    fresh = {
-        name: type(net).from_config(net.config).to(net.device, net.dtype) for name, net in networks.items()
-    }
+    fresh = {name: type(net).from_config(net.config).to(net.device) for name, net in networks.items()}
     return with_components(pipe, **{name: net.eval() for name, net in fresh.items()})
 
 

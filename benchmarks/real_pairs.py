@@ -45,11 +45,12 @@ def measure(samples: Path, model: Path, segmenter, *, frames: int, out: Path) ->
     from benchmarks.strips import save_png, strip
     from benchmarks.synthdance_data import Task
     from magicanimate.config import AnimationRequest
+    from magicanimate.device import pick_device
     from magicanimate.media.prepare import prepare_media
     from magicanimate.palette import nearest_labels
     from magicanimate.pipeline import MagicAnimatePipeline
 
-    pipe = MagicAnimatePipeline.from_pretrained(model)
+    pipe = MagicAnimatePipeline.from_pretrained(model).to(pick_device().name)
     pipe.set_progress_bar_config(disable=True)
     size, judge, rows = (pipe.config.default_width, pipe.config.default_height), Judge(segmenter), {}
     for photo, motion in PAIRS:

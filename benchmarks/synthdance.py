@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--data", type=Path, default=Path("data/synthdance"), help="kept test set (%(default)s)")
     top.add_argument("--segmenter", type=Path, help="folder of the part segmenter (the bundled one)")
     top.add_argument("--out", type=Path, default=Path("runs/synthdance"), help="folder (%(default)s)")
-    top.add_argument("--people", type=int, default=6, help="how many of the 12 (%(default)s)")
+    top.add_argument("--people", type=int, default=6, choices=range(1, 13), help="of the 12 (%(default)s)")
     top.add_argument("--frames", type=int, nargs="+", default=[16, 48], help="clip lengths, up to 48")
     return top
 
@@ -48,6 +48,7 @@ def measure(model: Path, data: Path, segmenter, *, people: int, frames: list[int
     from benchmarks.methods import methods
     from benchmarks.strips import save_png, strip
     from benchmarks.synthdance_data import cross_tasks, self_tasks
+    from magicanimate.device import pick_device
     from magicanimate.errors import InputError
     from magicanimate.pipeline import MagicAnimatePipeline
 
@@ -55,7 +56,7 @@ def measure(model: Path, data: Path, segmenter, *, people: int, frames: list[int
     available, lengths = len(tasks[0].parts), sorted(set(frames), reverse=True)
     if not 1 <= lengths[-1] <= lengths[0] <= available:
         raise InputError(f"Clip lengths are {frames}; choose from 1 to {available} frames.")
-    pipe = MagicAnimatePipeline.from_pretrained(model)
+    pipe = MagicAnimatePipeline.from_pretrained(model).to(pick_device().name)
     pipe.set_progress_bar_config(disable=True)
     judge, rows, results = Judge(segmenter), methods(pipe), {}
     groups = {f"self-reenactment, {n} frames": [task.first(n) for task in tasks] for n in lengths}

@@ -68,30 +68,35 @@ def render(folder: Path) -> None:
 
 
 def self_tasks(folder: Path, *, people: int) -> list[Task]:
-    """Self-reenactment: the first frame of each person's clip is the photo, as in the paper."""
+    """Self-reenactment: the first frame of each person's clip is the photo, as in the paper.
+
+    Raises:
+        InputError: the folder has fewer people.
+    """
     tasks = []
-    for i, (_, _, clip, parts) in enumerate(_people(folder, people)):
+    for i in range(people):
+        _, _, clip, parts = _person(folder, i, people)
         tasks.append(Task(f"self_{i:02d}", clip[0], parts[0], parts, clip))
     return tasks
 
 
 def cross_tasks(folder: Path, *, people: int) -> list[Task]:
-    """Cross-identity: a separate photo of each person with the motion of the next one."""
-    found = _people(folder, people)
+    """Cross-identity: a separate photo of each person with the motion of the next one in the folder."""
     tasks = []
-    for i, (still, still_parts, _, _) in enumerate(found):
-        motion = found[(i + 1) % len(found)][3]
+    for i in range(people):
+        still, still_parts, _, _ = _person(folder, i, people)
+        _, _, _, motion = _person(folder, i + 1, people)
         tasks.append(Task(f"cross_{i:02d}", still, still_parts, motion, None))
     return tasks
 
 
-def _people(folder: Path, people: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Photo, its labels, clip and its labels of the first people of a rendered folder."""
+def _person(folder: Path, index: int, people: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Photo, its labels, clip and its labels of one person; after the last comes the first."""
     from training.dancers.dataset import DancerFolder
 
     dancers = DancerFolder(folder)
     if not 1 <= people <= len(dancers):
         raise InputError(f"{folder} has {len(dancers)} people and {people} are asked for; choose fewer.")
+    rgb, parts = (np.array(strip) for strip in dancers[index % len(dancers)])
     stills = dancers.info.stills
-    pictures = [[np.array(strip) for strip in dancers[i]] for i in range(people)]
-    return [(rgb[0], parts[0], rgb[stills:], parts[stills:]) for rgb, parts in pictures]
+    return rgb[0], parts[0], rgb[stills:], parts[stills:]

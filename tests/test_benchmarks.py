@@ -39,9 +39,9 @@ def pipe(tiny_model) -> MagicAnimatePipeline:
 
 
 def test_tasks_pair_photos_and_motions(boxes):
-    own, cross = self_tasks(boxes, people=3), cross_tasks(boxes, people=3)
+    own, cross = self_tasks(boxes, people=4), cross_tasks(boxes, people=4)
     assert (own[1].photo == own[1].truth[0]).all() and (own[1].photo_parts == own[1].parts[0]).all()
-    assert (cross[1].parts == own[2].parts).all() and (cross[2].parts == own[0].parts).all()
+    assert (cross[1].parts == own[2].parts).all() and (cross[3].parts == own[0].parts).all()
     assert cross[1].truth is None and (cross[1].photo != own[1].photo).any()
     assert len(own[0].first(2).truth) == len(own[0].first(2).control) == 2
     with pytest.raises(InputError, match="4 people and 5"):
