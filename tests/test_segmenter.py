@@ -19,7 +19,7 @@ from training.dancers.dataset import DancerFolder
 from training.segmenter import command
 from training.segmenter.augment import _transform, augment
 from training.segmenter.network import build_segmenter
-from training.segmenter.stage import dice_loss
+from training.segmenter.stage import DICE_WEIGHT, segmentation_loss
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,20 @@ def test_augmentation_depends_on_its_generator_only():
     assert one[1].dtype == torch.int64 and one[1].max() < NUM_LABELS
 
 
-def test_dice_loss_of_known_predictions():
+def test_loss_by_the_formula():
     labels = torch.tensor([[[0, 0, 1, 1]]])
     right = 50 * functional.one_hot(labels, 3).permute(0, 3, 1, 2).float()
-    assert dice_loss(right, labels) == pytest.approx(0, abs=1e-5)
-    even = torch.zeros(1, 3, 1, 4)
-    # each share is 1/3: overlap of either label 2 * (2/3) / (4/3 + 2)
-    assert dice_loss(even, labels) == pytest.approx(1 - (4 / 3) / (4 / 3 + 2))
+    assert segmentation_loss(right, labels) == pytest.approx(0, abs=1e-5)
+    # each share is 1/3: overlap of either label 2 * (2/3) / (4/3 + 2); the third label is not there
+    dice = 1 - (4 / 3) / (4 / 3 + 2)
+    assert segmentation_loss(torch.zeros(1, 3, 1, 4), labels) == pytest.approx(np.log(3) + DICE_WEIGHT * dice)
+    logits = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 5, (2, 6, 7)))
+    shares, truth = logits.softmax(1), functional.one_hot(labels, 5).permute(0, 3, 1, 2)
+    both = (shares * truth).sum(dim=(0, 2, 3))
+    dice = 1 - (2 * both / (shares.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3)))).mean()
+    expected = functional.cross_entropy(logits, labels) + DICE_WEIGHT * dice
+    torch.testing.assert_close(segmentation_loss(logits, labels), expected)
 
 
 def test_resumed_run_is_the_uninterrupted_run(trained, data_folder, tmp_path):
