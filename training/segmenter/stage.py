@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.utils.data import Dataset, default_collate
 
 from densepose_tools.segmenter import NUM_LABELS, PartSegmenter, part_logits
 from magicanimate.palette import PALETTE
 from training.config import StageConfig
-from training.data import DancerData, step_generator, to_images
+from training.data import DancerData, to_images
 from training.metrics.parts import PartCounts
 from training.pictures import save_grid
 from training.segmenter.augment import augment
@@ -23,28 +24,37 @@ from training.segmenter.network import build_segmenter
 DICE_WEIGHT = 0.5
 
 
+class SegmenterSamples(Dataset):
+    """Augmented pictures by global index: what number ``k`` of step ``s`` is depends on (seed, s, k) only."""
+
+    def __init__(self, data: DancerData, config: StageConfig):
+        self.data, self.config = data, config
+
+    def __len__(self) -> int:
+        return self.config.steps * self.config.batch_size
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.config.seed, *divmod(index, self.config.batch_size)])
+        i, k = rng.choice(self.data.train), rng.integers(self.data.rgb.shape[1])
+        image, labels = augment(self.data.rgb[i, k], self.data.parts[i, k], rng)
+        return {"image": image, "labels": labels}
+
+
 class SegmenterStage:
     """Cross-entropy and Dice loss of the labels."""
 
     def __init__(self, config: StageConfig, preset: str, data: DancerData):
-        self.config, self.data = config, data
+        self.config, self.data, self.samples = config, data, SegmenterSamples(data, config)
         torch.manual_seed(config.seed)
         self.segmenter = build_segmenter(preset).to(memory_format=torch.channels_last)
         self.networks = {"segmenter": self.segmenter}
 
     def loss(self, step: int) -> torch.Tensor:
-        images, labels = self._batch(step_generator(self.config.seed, step))
+        first = step * self.config.batch_size
+        batch = default_collate([self.samples[first + k] for k in range(self.config.batch_size)])
         with torch.autocast("cpu", torch.bfloat16):
-            logits = part_logits(self.segmenter, images)
-        return segmentation_loss(logits.float(), labels)
-
-    def _batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        data = self.data
-        rows = rng.choice(data.train, self.config.batch_size)
-        columns = rng.integers(data.rgb.shape[1], size=self.config.batch_size)
-        picked = list(zip(rows, columns, strict=True))
-        rgb, parts = (np.stack([array[i, k] for i, k in picked]) for array in (data.rgb, data.parts))
-        return augment(rgb, parts, rng)
+            logits = part_logits(self.segmenter, batch["image"])
+        return segmentation_loss(logits.float(), batch["labels"]).mean()
 
     def sample(self, step: int, folder: Path) -> dict[str, float]:
         """Held-out people: picture, truth, result; mean IoU over the labels and share of right pixels."""
@@ -60,7 +70,7 @@ class SegmenterStage:
 
 
 def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, and half a Dice loss: one minus the mean overlap over the labels that the batch holds.
+    """Cross-entropy, and half a Dice loss: one minus the mean overlap over the labels that a picture holds.
 
     The second makes small parts count as much as large ones. The truth being one label a pixel, its overlap
     with the predicted shares is a sum of single entries, which spares a one-hot tensor of 25 channels.
@@ -69,12 +79,19 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
         logits: float32 ``B C H W``.
         labels: int64 ``B H W``.
 
+    Returns:
+        Loss of each picture, ``B``.
+
     Source: Milletari et al., "V-Net" (3DV 2016), equation 2 without the squares.
     """
     log_shares = logits.log_softmax(1)
-    shares, count = log_shares.exp(), logits.shape[1]
-    right = shares.gather(1, labels[:, None]).flatten()
-    overlap = right.new_zeros(count).index_add(0, labels.flatten(), right)
-    sizes = torch.bincount(labels.flatten(), minlength=count)
-    dice = 2 * overlap / (shares.sum(dim=(0, 2, 3)) + sizes)
-    return functional.nll_loss(log_shares, labels) + DICE_WEIGHT * (1 - dice[sizes > 0].mean())
+    shares, flat = log_shares.exp(), labels.flatten(1)  # B (H W)
+    right = shares.gather(1, labels[:, None]).flatten(1)
+    empty = right.new_zeros(logits.shape[:2])
+    overlap = empty.scatter_add(1, flat, right)
+    sizes = empty.scatter_add(1, flat, torch.ones_like(right))
+    dice = 2 * overlap / (shares.sum(dim=(2, 3)) + sizes)
+    present = sizes > 0
+    dice = (dice * present).sum(1) / present.sum(1)
+    cross_entropy = functional.nll_loss(log_shares, labels, reduction="none").mean(dim=(1, 2))
+    return cross_entropy + DICE_WEIGHT * (1 - dice)
