@@ -8,15 +8,17 @@ import pytest
 pytest.importorskip("anny", reason="the dancer generator needs requirements-train.txt")
 pytest.importorskip("numba", reason="the dancer generator needs requirements-train.txt")
 
+from densepose_tools.keypoints import draw_keypoints, read_keypoints  # noqa: E402
 from magicanimate.errors import InputError  # noqa: E402
 from magicanimate.palette import PALETTE  # noqa: E402
 from training.dancers.__main__ import main  # noqa: E402
 from training.dancers.body import Body  # noqa: E402
-from training.dancers.clip import render_identity  # noqa: E402
+from training.dancers.clip import identity_keypoints, render_identity  # noqa: E402
 from training.dancers.dataset import DancerFolder, DatasetInfo, Spec, write_identity, write_info  # noqa: E402
 from training.dancers.motion import Dance, choreograph  # noqa: E402
 from training.dancers.parts import soften, wobble  # noqa: E402
 from training.dancers.raster import Visibility  # noqa: E402
+from training.data.dancers import DancerVideos  # noqa: E402
 
 TINY = Spec(size=48, stills=3, frames=3)
 RIGHT_HAND, LEFT_HAND, RIGHT_HEAD, LEFT_HEAD = 3, 4, 23, 24
@@ -161,6 +163,80 @@ def test_command_line_refuses_in_one_sentence(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit):
         main(_arguments(tmp_path, identities=0))
+
+
+def test_keypoints_lie_on_the_parts_they_are_named_after(body, identities):
+    """Wrists are at hands or lower arms, noses at heads, in the part map of the same picture."""
+    near = {
+        0: (23, 24),
+        3: (16, 18, 20, 22),
+        4: (3, 20, 22),
+        7: (4, 19, 21),
+        9: (7, 9, 11, 13),
+        12: (8, 10, 12, 14),
+    }
+    hits, count = 0, 0
+    for i, identity in enumerate(identities):
+        points = identity_keypoints(body, (5, i), TINY)
+        maps = np.concatenate([identity.stills_parts, identity.clip_parts])
+        assert points.shape[0] == len(maps) and points.shape[2:] == (134, 3)
+        if points.shape[1] > 1:
+            continue
+        for ids, person in zip(maps, points[:, 0], strict=True):
+            for number, parts in near.items():
+                x, y, confidence = person[number]
+                around = ids[max(0, int(y) - 2) : int(y) + 3, max(0, int(x) - 2) : int(x) + 3]
+                if confidence and (around > 0).any():
+                    count += 1
+                    hits += bool(np.isin(around, parts).any())
+    assert count > 150
+    assert hits / count > 0.85, "the rest is hidden by other parts"
+
+
+def test_drawn_keypoints_lie_on_the_people(body, identities):
+    """Of one person and of two; joints lie inside the limbs."""
+    shares, people = [], []
+    for i, identity in enumerate([*identities, render_identity(body, (5, 12), TINY)]):
+        points = identity_keypoints(body, (5, i), TINY)[:, :, :18]
+        people.append(points.shape[1])
+        maps = np.concatenate([identity.stills_parts, identity.clip_parts])
+        for ids, frame in zip(maps, points, strict=True):
+            drawn = draw_keypoints(frame, width=48, height=48).max(-1) > 128
+            if drawn.any():
+                shares.append((ids[drawn] > 0).mean())
+    assert people == [1] * 12 + [2]
+    assert np.mean(shares) > 0.97
+
+
+def test_keypoints_are_those_of_the_rendered_clip_and_move_smoothly(body):
+    more = Spec(size=48, stills=3, frames=6)
+    points = identity_keypoints(body, (5, 3), more)
+    assert np.array_equal(points, identity_keypoints(body, (5, 3), more))
+    clip = points[3:, 0]
+    both = (clip[1:, :18, 2] > 0) & (clip[:-1, :18, 2] > 0)
+    assert np.linalg.norm(np.diff(clip[:, :18, :2], axis=0), axis=-1)[both].max() < 6
+
+
+def test_keypoints_are_added_to_a_rendered_folder(tmp_path):
+    assert main(_arguments(tmp_path, identities=1)) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("0*")}
+    assert main([*_arguments(tmp_path, identities=2), "--keypoints"]) == 0
+    assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
+    for index in (0, 1):
+        recorded = read_keypoints(tmp_path / f"{index:06d}.keypoints.npz")
+        assert len(recorded.points) == 2 and (recorded.width, recorded.height) == (32, 32)
+    read = DancerVideos(tmp_path, signals=("densepose", "keypoints")).read(0, [1])
+    drawn, parts = (
+        read.control["keypoints"][0].max(-1) > 60,
+        (read.control["densepose"][0] != PALETTE[0]).any(-1),
+    )
+    assert drawn.any() and parts[drawn].mean() > 0.6, "the drawing lies on the person"
+
+
+def test_missing_keypoints_are_an_error_with_the_way_out(tmp_path):
+    assert main(_arguments(tmp_path, identities=1)) == 0
+    with pytest.raises(InputError, match="--keypoints"):
+        DancerVideos(tmp_path, signals=("keypoints",))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -39,6 +39,7 @@ class VideoIndex:
     Attributes:
         pts: timestamp of every frame in the order shown, in units of the stream's time base; ``None`` if the
             file has none that can be trusted.
+        key_pts: those of the key frames, at which decoding can begin.
         times: seconds since the first frame, ascending.
         last: seconds for which the last frame is shown, if the file says so.
         nominal_rate: frames a second as the container says.
@@ -48,6 +49,7 @@ class VideoIndex:
     """
 
     pts: np.ndarray | None
+    key_pts: np.ndarray
     times: np.ndarray
     last: float | None
     nominal_rate: Fraction | None
@@ -86,7 +88,7 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
             check_pixels(
                 path, stream.codec_context.width, stream.codec_context.height, what=what, limits=limits
             )
-            pts, count, last = _timestamps(container, stream)
+            pts, key_pts, count, last = _timestamps(container, stream)
             time_base, nominal = stream.time_base, stream.average_rate or stream.guessed_rate
             has_sound, announced = sound_stream(container) is not None, stream.frames
         first = next(decode(path, limits=limits), None)
@@ -103,7 +105,7 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
     else:
         times = (pts - pts[0]) * float(time_base)
     return VideoIndex(
-        pts, times, float(last * time_base) or None, nominal, width, height, has_sound, announced
+        pts, key_pts, times, float(last * time_base) or None, nominal, width, height, has_sound, announced
     )
 
 
@@ -122,9 +124,10 @@ def sound_stream(container: av.container.InputContainer) -> av.AudioStream | Non
 
 def _timestamps(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[np.ndarray | None, int, int]:
-    """Sorted timestamps of the frames shown, their number, and the last one's duration, undecoded."""
+) -> tuple[np.ndarray | None, np.ndarray, int, int]:
+    """Sorted timestamps of all and of key frames, number of frames, the last one's duration, undecoded."""
     found: list[int] = []
+    keys: list[int] = []
     count, complete = 0, True
     newest, last = -math.inf, 0
     try:
@@ -136,18 +139,25 @@ def _timestamps(
                 complete = False
             else:
                 found.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
                 if packet.pts >= newest:
                     newest, last = packet.pts, packet.duration or 0
     except (av.FFmpegError, OSError) as error:
         logger.warning("%s: reading stops after %d frames (%s)", container.name, count, error)
     pts = np.unique(np.array(found, dtype=np.int64))
+    key_pts = np.unique(np.array(keys, dtype=np.int64))
     if not complete or len(pts) == 0:
-        return None, count, last
-    return pts, len(pts), last
+        return None, key_pts, count, last
+    return pts, key_pts, len(pts), last
 
 
 def decode(
-    path: Path, *, limits: MediaLimits, seek_pts: int | None = None
+    path: Path,
+    *,
+    limits: MediaLimits,
+    seek_pts: int | None = None,
+    wanted: Callable[[int | None], bool] | None = None,
 ) -> Iterator[tuple[int | None, np.ndarray]]:
     """Decode a video file frame by frame; packets that are damaged are left out.
 
@@ -155,6 +165,7 @@ def decode(
         path: the file; it is closed when the iteration ends or is given up.
         limits: ``max_pixels`` is given to the decoder.
         seek_pts: begin at the last key frame not after this timestamp.
+        wanted: asked for each timestamp; frames that are not wanted are left out, unconverted.
 
     Yields:
         timestamp (in units of the stream's time base, or ``None``) and upright RGB, uint8 (H, W, 3), all of
@@ -171,7 +182,8 @@ def decode(
         size: tuple[int, int] | None = None
         for frame in _decoded(container, stream):
             size = size or (frame.width, frame.height)
-            yield frame.pts, to_rgb(frame, size)
+            if wanted is None or wanted(frame.pts):
+                yield frame.pts, to_rgb(frame, size)
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

@@ -34,6 +34,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=_positive, default=1, help="processes, of one thread each (%(default)s)"
     )
+    parser.add_argument(
+        "--keypoints",
+        action="store_true",
+        help="also write the keypoints, another driving signal; pictures that are there stay as they are",
+    )
     parser.add_argument("--sheet", type=Path, help="also write an overview PNG of the first identities")
     return parser
 
@@ -60,18 +65,24 @@ def write_sheet(folder: Path, path: Path) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     """Render what is missing in the folder; prints progress."""
-    from training.dancers.dataset import DatasetInfo, Spec, is_written, write_info
+    from training.dancers.dataset import DatasetInfo, Spec, is_written, keypoints_path, write_info
 
     spec = Spec(options.size, options.stills, options.frames, options.fps)
     info = DatasetInfo.of(spec, seed=options.seed, count=options.identities)
     write_info(options.out, info)
-    todo = [i for i in range(options.identities) if not is_written(options.out, i)]
+    todo = [
+        i
+        for i in range(options.identities)
+        if not is_written(options.out, i)
+        or (options.keypoints and not keypoints_path(options.out, i).exists())
+    ]
     if not todo:
         return
     from training.dancers.workers import render_all
 
     start = time.monotonic()
-    for done, _ in enumerate(render_all(options.out, info, todo, options.workers), 1):
+    finished = render_all(options.out, info, todo, options.workers, keypoints=options.keypoints)
+    for done, _ in enumerate(finished, 1):
         rate = done / (time.monotonic() - start)
         minutes = (len(todo) - done) / rate / 60
         line = f"{done}/{len(todo)} identities, {rate:.2f} a second, {minutes:.1f} min left"

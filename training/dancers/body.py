@@ -73,9 +73,13 @@ class Body:
         self._find_parts()
         self._measure()
 
-    def pose(self, poses: np.ndarray, shape: dict[str, float]) -> np.ndarray:
-        """Vertices (T, V, 3) float32 of poses (T, B, 4, 4) for a shape (`gender`, `age`, ... in [0, 1])."""
-        return self._forward(poses, shape)[0]
+    def pose(self, poses: np.ndarray, shape: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (T, V, 3) and joints (T, B, 3, the bones' heads) of poses (T, B, 4, 4), float32.
+
+        shape: `gender`, `age`, ... in [0, 1].
+        """
+        vertices, bones = self._forward(poses, shape)
+        return vertices, bones[:, :, :3, 3]
 
     def _forward(self, poses: np.ndarray, shape: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
         import torch

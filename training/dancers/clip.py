@@ -1,9 +1,9 @@
 """One identity: a person (or two) before one background, as separate stills and as one clip.
 
-Letters: S stills, T frames, V vertices.
+Letters: S stills, T frames, V vertices, B bones, P people, N keypoints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +13,7 @@ from training.dancers.background import random_background
 from training.dancers.body import BODY_VERTICES, Body
 from training.dancers.dataset import Identity, Spec
 from training.dancers.dress import Dressed, lag
+from training.dancers.joints import body_points, in_picture
 from training.dancers.motion import Dance, choreograph
 from training.dancers.render import Film, Posed, detector_like, render_parts, render_picture
 from training.dancers.scene import CLIP_SHOTS, PAIR_SHOTS, STILL_SHOTS, Camera, Framing, Light, View
@@ -35,40 +36,58 @@ class _Set:
     unsteady: float
 
 
-def _on_the_floor(vertices: np.ndarray, *, steady: bool) -> np.ndarray:
-    """Shift (T, V, 3) so that the lowest point is at height 0; steady: smoothly over time."""
-    lowest = vertices[:, :BODY_VERTICES, 2].min(1).astype(np.float32)
-    if steady and len(lowest) > 1:
+@dataclass(frozen=True)
+class _Dancing:
+    """One person's body over time: vertices (T, V, 3) and joints (T, B, 3), float32."""
+
+    vertices: np.ndarray
+    joints: np.ndarray
+
+    def moved(self, by: np.ndarray) -> "_Dancing":
+        """Shifted by (3,), or by (T, 1, 3)."""
+        return _Dancing(self.vertices + by, self.joints + by)
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """One still or the clip: who is seen from where, and random numbers for the faults of its pictures."""
+
+    dancing: list[_Dancing]
+    view: View
+    rng: np.random.Generator
+
+
+def _on_the_floor(dancing: _Dancing) -> _Dancing:
+    """Shifted so that the lowest point is at height 0, smoothly over time."""
+    lowest = dancing.vertices[:, :BODY_VERTICES, 2].min(1).astype(np.float32)
+    if len(lowest) > 1:
         lowest = cv2.GaussianBlur(lowest[None], (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)[0]
-    out = vertices.copy()
-    out[:, :, 2] -= lowest[:, None]
-    return out
+    return dancing.moved(np.float32([0, 0, -1]) * lowest[:, None, None])
 
 
-def _move_apart(bodies: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Put the first of two people at the left, the second at the right, (T, V, 3) each."""
-    if len(bodies) == 1:
-        return bodies
+def _move_apart(people: list[_Dancing], rng: np.random.Generator) -> list[_Dancing]:
+    """Put the first of two people at the left, the second at the right."""
+    if len(people) == 1:
+        return people
     apart = rng.uniform(0.28, 0.45)
     offsets = [np.array([side * apart, rng.normal(0, 0.12), 0], np.float32) for side in (-1, 1)]
-    return [body + offset for body, offset in zip(bodies, offsets, strict=True)]
+    return [person.moved(offset) for person, offset in zip(people, offsets, strict=True)]
 
 
-def _frame(shared: _Set, bodies: list[np.ndarray], rng: np.random.Generator, shots: dict[str, float]) -> View:
-    """A view of bodies (T, V, 3) that holds for all T."""
-    pair = len(bodies) > 1
+def _frame(shared: _Set, people: list[_Dancing], rng: np.random.Generator, shots: dict[str, float]) -> View:
+    """A view of people that holds for all T."""
+    pair = len(people) > 1
     framing = Framing.random(rng, PAIR_SHOTS if pair else shots, pair=pair)
     crown = shared.people[0].body.head_top
-    top = max(float(np.percentile(body[:, crown, 2], 80)) for body in bodies) + 0.03
-    middle = np.mean([body[:, :BODY_VERTICES, :2].mean((0, 1)) for body in bodies], 0)
+    top = max(float(np.percentile(person.vertices[:, crown, 2], 80)) for person in people) + 0.03
+    middle = np.mean([person.vertices[:, :BODY_VERTICES, :2].mean((0, 1)) for person in people], 0)
     return framing.view(shared.camera, top=top, floor=0.0, middle=middle, width=_PAIR_WIDTH if pair else 0.0)
 
 
-def _shoot(
-    shared: _Set, bodies: list[np.ndarray], view: View, rng: np.random.Generator, *, fps: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (T, H, W, 3) and part ids (T, H, W) of bodies (T, V, 3) seen in one view."""
+def _shoot(shared: _Set, shot: _Shot, *, fps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (T, H, W, 3) and part ids (T, H, W)."""
     size = len(shared.background)
+    bodies = [person.vertices for person in shot.dancing]
     lagged = [lag(body, fps=fps) for body in bodies]
     pictures, maps = [], []
     for t in range(len(bodies[0])):
@@ -76,31 +95,38 @@ def _shoot(
         for dressed, body, behind in zip(shared.people, bodies, lagged, strict=True):
             points, normals, body_normals = dressed.place(body[t], behind[t])
             posed.append(Posed(dressed, points, normals, body[t], body_normals))
-        pictures.append(
-            shared.film.develop(render_picture(posed, view, shared.light, shared.background), rng)
-        )
-        exact = render_parts(posed, view, size)
-        maps.append(detector_like(exact, rng, blob=shared.blob, unsteady=shared.unsteady))
+        picture = render_picture(posed, shot.view, shared.light, shared.background)
+        exact = render_parts(posed, shot.view, size)
+        developed, softened = _with_faults(shared, picture, exact, shot.rng)
+        pictures.append(developed)
+        maps.append(softened)
     return np.stack(pictures), np.stack(maps)
+
+
+def _with_faults(
+    shared: _Set, picture: np.ndarray, exact: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A picture as filmed and its ids as detected. What is on them does not change what is drawn of rng."""
+    developed = shared.film.develop(picture, rng)
+    return developed, detector_like(exact, rng, blob=shared.blob, unsteady=shared.unsteady)
 
 
 def _dance(
     shared: _Set, rng: np.random.Generator, *, frames: int, fps: float, frontal: float
-) -> list[np.ndarray]:
-    """Bodies (frames, V, 3) of every person of the set in one dance each."""
-    bodies = []
+) -> list[_Dancing]:
+    """Every person of the set in one dance each."""
+    people = []
     for dressed in shared.people:
         dance = Dance.random(rng, frontal=frontal)
         poses = choreograph(dressed.body, dance, rng, frames=frames, fps=fps)
-        bodies.append(_on_the_floor(dressed.body.pose(poses, dressed.person.shape), steady=True))
-    return _move_apart(bodies, rng)
+        people.append(_on_the_floor(_Dancing(*dressed.body.pose(poses, dressed.person.shape))))
+    return _move_apart(people, rng)
 
 
-def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identity:
-    """Render one identity; the same seed and spec give the same pixels.
+def _shots(body: Body, seed: int | Sequence[int], spec: Spec) -> Iterator[tuple[_Set, _Shot]]:
+    """The stills, then the clip of one identity.
 
-    Each still is another dance, turn and framing of the same person; the clip is consecutive frames of one
-    dance.
+    Each must be shot, or passed over, before the next is asked for: they share their random numbers.
     """
     who, where, stills_rng, clip_rng = np.random.default_rng(seed).spawn(4)
     count = 2 if who.random() < _PAIR_CHANCE else 1
@@ -115,16 +141,39 @@ def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identi
         blob=where.uniform(1.4, 2.4),
         unsteady=where.uniform(0.2, 0.7),
     )
-    stills = []
     for _ in range(spec.stills):
-        bodies = _dance(shared, stills_rng, frames=1, fps=spec.fps, frontal=0.8)
-        view = _frame(shared, bodies, stills_rng, STILL_SHOTS)
-        stills.append(_shoot(shared, bodies, view, stills_rng, fps=spec.fps))
-    bodies = _dance(shared, clip_rng, frames=spec.frames, fps=spec.fps, frontal=0.85)
-    clip = _shoot(shared, bodies, _frame(shared, bodies, clip_rng, CLIP_SHOTS), clip_rng, fps=spec.fps)
+        dancing = _dance(shared, stills_rng, frames=1, fps=spec.fps, frontal=0.8)
+        yield shared, _Shot(dancing, _frame(shared, dancing, stills_rng, STILL_SHOTS), stills_rng)
+    dancing = _dance(shared, clip_rng, frames=spec.frames, fps=spec.fps, frontal=0.85)
+    yield shared, _Shot(dancing, _frame(shared, dancing, clip_rng, CLIP_SHOTS), clip_rng)
+
+
+def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identity:
+    """Render one identity; the same seed and spec give the same pixels.
+
+    Each still is another dance, turn and framing of the same person; the clip is consecutive frames of one
+    dance.
+    """
+    *stills, clip = [_shoot(shared, shot, fps=spec.fps) for shared, shot in _shots(body, seed, spec)]
     return Identity(
         np.concatenate([rgb for rgb, _ in stills]),
         np.concatenate([ids for _, ids in stills]),
         clip[0],
         clip[1],
     )
+
+
+def identity_keypoints(body: Body, seed: int | Sequence[int], spec: Spec) -> np.ndarray:
+    """Keypoints (S + T, P, N, 3) float32 of the people of `render_identity`, without rendering; stills first.
+
+    P is 1 or 2, N and the order as in `densepose_tools.keypoints`; x, y in pixels. The confidence is 1 in the
+    picture, whether or not something hides the point, and 0 outside and for what is not recorded.
+    """
+    found = []
+    blank = np.zeros((spec.size, spec.size, 3), np.float32), np.zeros((spec.size, spec.size), np.uint8)
+    for shared, shot in _shots(body, seed, spec):
+        people = [body_points(body, person.vertices, person.joints) for person in shot.dancing]
+        found.append(np.stack([in_picture(points, shot.view, spec.size) for points in people], 1))
+        for _ in found[-1]:
+            _with_faults(shared, *blank, shot.rng)  # the next still goes on where the rendering would have
+    return np.concatenate(found)

@@ -1,7 +1,8 @@
 """The data set on disk: one WebP strip of pictures and one PNG strip of part ids per identity.
 
 `NNNNNN.webp` (RGB, lossy) and `NNNNNN.png` (part ids 0..24, lossless) hold the stills, then the clip's
-frames, one under the other. `dataset.json` says how many of each. Letters: S stills, T frames, H W pixels.
+frames, one under the other. `NNNNNN.keypoints.npz` (`densepose_tools.keypoints`) may have their keypoints.
+`dataset.json` says how many of each. Letters: S stills, T frames, H W pixels.
 """
 
 import io
@@ -108,6 +109,11 @@ def read_info(folder: Path) -> DatasetInfo:
 def is_written(folder: Path, index: int) -> bool:
     """Whether identity `index` is complete in the folder."""
     return (folder / f"{index:06d}.png").exists() and (folder / f"{index:06d}.webp").exists()
+
+
+def keypoints_path(folder: Path, index: int) -> Path:
+    """Where the keypoints of identity `index` are, or would be."""
+    return folder / f"{index:06d}.keypoints.npz"
 
 
 def write_identity(folder: Path, index: int, identity: Identity) -> None:

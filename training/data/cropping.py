@@ -1,0 +1,95 @@
+"""Bring pictures and their driving signals to the square of the training, all by the same window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from magicanimate.errors import InputError
+from magicanimate.media.densepose_check import check_densepose
+from magicanimate.media.fit import Box, MotionFit, person_box, plan_motion_fit
+
+Shares = tuple[float, float, float, float]
+"""A box as shares of width and height: left, top, right, bottom in 0..1."""
+
+
+@dataclass(frozen=True)
+class SquareCrop:
+    """The largest square of a picture with the person in its middle, scaled to ``size`` pixels.
+
+    Of a person taller than the square the head's end is kept, with a little room above. Pictures and driving
+    signals of one video or image may differ in size, not in what they show.
+
+    Attributes:
+        size: of the result, pixels.
+        person: where the person is, in all frames together; ``None`` takes the middle.
+    """
+
+    size: int
+    person: Shares | None
+
+    def _plan(self, width: int, height: int, *, keep_labels: bool) -> MotionFit:
+        box = None
+        if self.person is not None:
+            left, top, right, bottom = self.person
+            box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
+        return plan_motion_fit(
+            (width, height), box, width=self.size, height=self.size, fit="crop", keep_labels=keep_labels
+        )
+
+    def picture(self, frame: np.ndarray) -> np.ndarray:
+        """A photo or a keypoints drawing, uint8 (h, w, 3), to uint8 (size, size, 3)."""
+        return self._plan(frame.shape[1], frame.shape[0], keep_labels=False).apply(frame)
+
+    def part_map(self, frame: np.ndarray) -> np.ndarray:
+        """A part map, uint8 (h, w, 3), to uint8 (size, size, 3); no part arises between two others."""
+        return self._plan(frame.shape[1], frame.shape[0], keep_labels=True).apply(frame)
+
+    def points(self, points: np.ndarray, *, width: int, height: int) -> np.ndarray:
+        """Keypoints (..., 3): x and y in pixels of a picture of ``width`` x ``height``, confidence."""
+        x0, y0, x1, y1 = self._plan(width, height, keep_labels=False).window
+        moved = np.array(points, dtype=np.float32)
+        moved[..., 0] = (moved[..., 0] - x0) * (self.size / (x1 - x0))
+        moved[..., 1] = (moved[..., 1] - y0) * (self.size / (y1 - y0))
+        return moved
+
+
+def person_of(signal: str, drawn: Sequence[np.ndarray], path: Path | str) -> Shares | None:
+    """Where the person is in all of some drawings of a driving signal together, ``None`` if nowhere.
+
+    Args:
+        signal: "densepose" or "keypoints".
+        drawn: uint8 (h, w, 3), all of one size.
+        path: where they come from, for the message.
+
+    Raises:
+        InputError: what should be part maps are none.
+    """
+    if not drawn:
+        return None
+    if signal == "keypoints":
+        box = _drawing_box(np.maximum.reduce(drawn))
+    else:
+        report = check_densepose(drawn, every=1)
+        if not report.is_densepose:
+            raise InputError(f"{path} {report.reason}.")
+        box = person_box(drawn)
+    height, width = drawn[0].shape[:2]
+    return None if box is None else (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+
+
+def _drawing_box(drawing: np.ndarray) -> Box | None:
+    """The box around what is drawn on black; compression leaves the black not quite black."""
+    drawn = drawing.max(axis=-1) > 48
+    columns, rows = np.flatnonzero(drawn.any(axis=0)), np.flatnonzero(drawn.any(axis=1))
+    if len(columns) == 0:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) are of one aspect, up to 2 % (codecs round sizes)."""
+    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= 0.02

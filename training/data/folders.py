@@ -1,0 +1,82 @@
+"""Which files of a folder belong together: pictures or videos, and their driving signals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from magicanimate.errors import InputError
+from training.data.sources import SIGNALS
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+POINTS_SUFFIX = ".npz"
+"""Keypoints may also come as points, see ``densepose_tools.keypoints``; they are drawn when read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One video or image.
+
+    Attributes:
+        name: without folder and suffix.
+        pixels: the file of the picture or video itself.
+        signals: the files of its driving signals by name, those that are there.
+    """
+
+    name: str
+    pixels: Path
+    signals: dict[str, Path]
+
+    def missing(self, signals: Sequence[str]) -> list[str]:
+        """Which of these signals have no file."""
+        return [signal for signal in signals if signal not in self.signals]
+
+
+def find_entries(folder: Path, *, suffixes: Sequence[str], main: str) -> list[Entry]:
+    """Pair the files of a folder by name, in natural order.
+
+    Either all lie together as ``NAME.mp4``, ``NAME.densepose.mp4``, ``NAME.keypoints.mp4``; or in folders of
+    their own, ``videos/NAME.mp4``, ``densepose/NAME.mp4``, ``keypoints/NAME.mp4``.
+
+    Args:
+        folder: where to look, not further down.
+        suffixes: of pictures or videos.
+        main: name of the folder of the pictures themselves: "videos" or "images".
+
+    Raises:
+        InputError: the folder does not exist or cannot be read.
+    """
+    own = folder / main
+    if own.is_dir():
+        pixels = {path.stem: path for path in _files(own, suffixes)}
+        places = {s: _files(folder / s, (*suffixes, POINTS_SUFFIX)) for s in SIGNALS if (folder / s).is_dir()}
+        drawn = {s: {path.stem: path for path in paths} for s, paths in places.items()}
+    else:
+        pixels, drawn = {}, {signal: {} for signal in SIGNALS}
+        for path in _files(folder, (*suffixes, POINTS_SUFFIX)):
+            name, _, last = path.stem.rpartition(".")
+            if name and last in SIGNALS:
+                drawn[last][name] = path
+            elif path.suffix.lower() != POINTS_SUFFIX:
+                pixels[path.stem] = path
+    return [
+        Entry(name, path, {signal: files[name] for signal, files in drawn.items() if name in files})
+        for name, path in sorted(pixels.items(), key=lambda item: _natural(item[0]))
+    ]
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read ({error.strerror}); check the name.") from error
+    return [p for p in entries if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """Sort key in which runs of digits count as numbers."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

@@ -1,0 +1,123 @@
+"""What a training would make of a folder, before it is started."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from magicanimate.errors import InputError
+from training.data.draws import clip_interval
+from training.data.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Entry, find_entries
+from training.data.images import ImageFolder
+from training.data.opening import holds_dancers, holds_shards
+from training.data.shards import ImageShards
+from training.data.sources import ImageSet
+from training.data.videos import look_at
+
+_ANY_SIZE = 64
+"""Pictures are brought to this size to see whether they can be read; the training chooses its own."""
+
+
+def check_folder(folder: Path, *, signals: Sequence[str], length: int, interval: int) -> Iterator[str]:
+    """Lines to print; problems begin with "left out: ".
+
+    Videos are looked at as when they are opened; every picture is read.
+
+    Args:
+        folder: what ``training.data.opening`` opens.
+        signals: driving signals that the training wants.
+        length, interval: of its clips.
+
+    Raises:
+        InputError: the folder holds nothing that can be used.
+    """
+    if not folder.is_dir():
+        raise InputError(f"The data folder {folder} does not exist; check the name.")
+    if holds_dancers(folder):
+        yield from _dancers(folder, length)
+        return
+    usable = 0
+    videos = find_entries(folder, suffixes=VIDEO_SUFFIXES, main="videos")
+    if videos:
+        usable += yield from _videos(videos, signals, length, interval)
+    if holds_shards(folder):
+        shards = ImageShards(folder, size=_ANY_SIZE, signals=signals)
+        usable += yield from _images("pictures in shards", shards)
+        if shards.left_out:
+            yield f"left out: {shards.left_out} pictures without {' and '.join(signals)}"
+    elif images := find_entries(folder, suffixes=IMAGE_SUFFIXES, main="images"):
+        yield from (
+            f"left out: the picture {entry.pixels} has no {' and no '.join(missing)} file"
+            for entry in images
+            if (missing := entry.missing(signals))
+        )
+        if not all(entry.missing(signals) for entry in images):
+            usable += yield from _images("pictures", ImageFolder(folder, size=_ANY_SIZE, signals=signals))
+    if not usable:
+        raise InputError(f"{folder} holds nothing that can be used for training.")
+
+
+def _dancers(folder: Path, length: int) -> Iterator[str]:
+    from training.dancers.dataset import DancerFolder, keypoints_path
+
+    dancers, broken = DancerFolder(folder), 0
+    for i in range(len(dancers)):
+        try:
+            dancers[i]
+        except InputError as error:
+            broken += 1
+            yield f"left out: {error}"
+    info = dancers.info
+    recorded = sum(keypoints_path(folder, i).exists() for i in dancers.indices)
+    yield (
+        f"{len(dancers) - broken} rendered people of {info.count} asked for, {info.size}x{info.size} pixels, "
+        f"{info.stills} stills and {info.frames} frames each; keypoints of {recorded}"
+    )
+    if info.frames < length:
+        yield f"their clips are shorter than the {length} frames of a training clip"
+    if broken == len(dancers):
+        raise InputError(f"{folder} holds no rendered dancers that can be read.")
+
+
+def _videos(entries: Sequence[Entry], signals: Sequence[str], length: int, interval: int) -> Iterator[str]:
+    """Lines about videos; the generator's value is how many can be used."""
+    used = []
+    for entry in entries:
+        facts = look_at(entry)
+        if facts.problem:
+            yield f"left out: {facts.problem}"
+        elif missing := entry.missing(signals):
+            yield f"left out: the video {entry.pixels} has no {' and no '.join(missing)} file"
+        else:
+            used.append(facts)
+    if not used:
+        return 0
+    frames = [facts.frames for facts in used]
+    counts = Counter(f"{facts.width}x{facts.height}" for facts in used)
+    sizes = ", ".join(f"{size} ({count})" for size, count in counts.most_common(5))
+    yield (
+        f"{len(used)} videos with {' and '.join(signals)}, {sum(frames)} frames, "
+        f"{min(frames)} to {max(frames)} each; sizes {sizes}"
+    )
+    steps = [clip_interval(count, length=length, interval=interval) for count in frames]
+    if too_short := steps.count(0):
+        yield f"{too_short} of them have fewer than the {length} frames of a clip and give pairs only"
+    if closer := sum(0 < step < interval for step in steps):
+        yield f"{closer} of them are too short for {length} frames {interval} apart and give them closer"
+    if nobody := sum(facts.person is None for facts in used):
+        yield f"in {nobody} of them nobody was found; their middle is used"
+    return len(used)
+
+
+def _images(what: str, images: ImageSet) -> Iterator[str]:
+    """Lines about pictures, after reading all; the generator's value is how many can be used."""
+    broken = 0
+    for i in range(len(images)):
+        try:
+            images.read(i)
+        except InputError as error:
+            broken += 1
+            yield f"left out: {error}"
+    yield f"{len(images) - broken} {what}"
+    return len(images) - broken

@@ -1,0 +1,212 @@
+"""Large sets of pictures in tar files, as WebDataset has them, read at random places.
+
+A shard is a plain tar file in which the files of a picture lie together: ``KEY.jpg``, ``KEY.densepose.png``,
+``KEY.keypoints.png`` (everything behind the first dot of the base name says what a file is). An index of
+where each file begins gives any picture at once, so a run that resumes sees the very pictures it would have
+seen; the shuffled streams of the ``webdataset`` package cannot promise that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from magicanimate.errors import InputError
+from training.data.folders import IMAGE_SUFFIXES, POINTS_SUFFIX, find_entries
+from training.data.images import decode_picture, square_image
+from training.data.index_file import existing_index, keep_index
+from training.data.sources import SIGNALS, Frames
+
+log = logging.getLogger(__name__)
+
+INDEX_NAME = "shards.index.npz"
+_PARTS = ("pixels", *SIGNALS)
+
+
+class ImageShards:
+    """``KEY.jpg`` and ``KEY.densepose.png`` (and ``KEY.keypoints.png``) in the tar files of a folder.
+
+    An ``ImageSet``. Pictures that lack a signal are left out; a shard that is cut off gives what it holds.
+
+    Attributes:
+        left_out: how many pictures lack a signal.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        size: int,
+        signals: Sequence[str] = ("densepose",),
+        index_folder: Path | None = None,
+    ):
+        """Open all shards of a folder.
+
+        Args:
+            folder: with the tar files.
+            size: side of the square pictures, pixels.
+            signals: "densepose", "keypoints" or both.
+            index_folder: where the index goes if the folder cannot be written to.
+
+        Raises:
+            InputError: there is no shard, or no picture with its signals.
+        """
+        self.folder, self.size, self.signals = Path(folder), size, tuple(signals)
+        self._shards = sorted(path for path in self.folder.glob("*.tar") if not path.name.startswith("."))
+        if not self._shards:
+            raise InputError(
+                f"{self.folder} holds no tar files; make some with `python -m training.data shards`."
+            )
+        index = _index(self.folder, self._shards, index_folder)
+        needed = [_PARTS.index(part) for part in ("pixels", *self.signals)]
+        complete = (index["sizes"][:, needed] > 0).all(axis=1)
+        self._keys, self._shard = index["keys"][complete], index["shards"][complete]
+        self._offsets, self._sizes = index["offsets"][complete], index["sizes"][complete]
+        self.left_out = int((~complete).sum())
+        if self.left_out:
+            log.warning("%s: %d pictures lack a driving signal and are left out", self.folder, self.left_out)
+        if not len(self._keys):
+            raise InputError(
+                f"The shards of {self.folder} hold no picture with {' and '.join(self.signals)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def read(self, image: int) -> Frames:
+        shard = self._shards[self._shard[image]]
+        name = f"{self._keys[image]} of {shard}"
+        pixels = decode_picture(self._bytes(image, "pixels"), name=name, what="picture")
+        drawn = {
+            signal: decode_picture(self._bytes(image, signal), name=name, what=f"{signal} picture")
+            for signal in self.signals
+        }
+        return square_image(pixels, drawn, size=self.size, name=name)
+
+    def _bytes(self, image: int, part: str) -> bytes:
+        shard, column = self._shards[self._shard[image]], _PARTS.index(part)
+        size = int(self._sizes[image, column])
+        try:
+            with shard.open("rb") as file:
+                file.seek(int(self._offsets[image, column]))
+                data = file.read(size)
+        except OSError as error:
+            raise InputError(f"The shard {shard} cannot be read ({error.strerror}).") from error
+        if len(data) < size:
+            raise InputError(f"The shard {shard} is shorter than it was; restore it or remove its index.")
+        return data
+
+
+def _index(folder: Path, shards: list[Path], index_folder: Path | None) -> dict[str, np.ndarray]:
+    """Keys (N,), shard numbers (N,), offsets and sizes (N, parts; size 0 where a part is missing)."""
+    stamps = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in shards]
+    stamp = hashlib.sha256("\n".join(stamps).encode()).hexdigest()
+    path = existing_index(INDEX_NAME, folder, index_folder)
+    if path is not None:
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                if str(kept["stamp"]) == stamp:
+                    return {name: kept[name] for name in ("keys", "shards", "offsets", "sizes")}
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            log.warning("The index %s cannot be used (%s) and is made again.", path, error)
+    log.info("%s: making the index of %d shards", folder, len(shards))
+    rows = [(number, key, parts) for number, shard in enumerate(shards) for key, parts in _samples(shard)]
+    places = np.array([[parts.get(part, (0, 0)) for part in _PARTS] for _, _, parts in rows], dtype=np.int64)
+    places = places.reshape(-1, len(_PARTS), 2)
+    index = {
+        "keys": np.array([key for _, key, _ in rows], dtype=np.str_),
+        "shards": np.array([number for number, _, _ in rows], dtype=np.int32),
+        "offsets": places[..., 0],
+        "sizes": places[..., 1],
+    }
+    data = io.BytesIO()
+    np.savez(data, stamp=np.array(stamp), **index)
+    keep_index(INDEX_NAME, data.getvalue(), folder, index_folder)
+    return index
+
+
+def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Keys of a shard with offset and size of each of their parts, in the order of the file."""
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    length = shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                stem, _, kind = base.partition(".")
+                part = _part_of(kind)
+                if part and member.isfile() and 0 < member.offset_data + member.size <= length:
+                    key = f"{folder}/{stem}" if folder else stem
+                    samples.setdefault(key, {})[part] = (member.offset_data, member.size)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        if not samples:
+            raise InputError(
+                f"The shard {shard} is not a plain tar file ({error}); make it again."
+            ) from error
+        log.warning("%s is damaged behind %d pictures (%s); the rest is left out", shard, len(samples), error)
+    yield from samples.items()
+
+
+def _part_of(kind: str) -> str | None:
+    """What a file is, by everything behind the first dot of its name."""
+    name, _, suffix = kind.lower().rpartition(".")
+    if f".{suffix}" not in IMAGE_SUFFIXES:
+        return None
+    return "pixels" if not name else name if name in SIGNALS else None
+
+
+def write_shards(folder: Path, out: Path, *, pictures_per_shard: int = 1000) -> list[Path]:
+    """Pack a folder of pictures (as ``ImageFolder`` reads it) into ``00000.tar``, ``00001.tar``, ...
+
+    Keys are numbers in the order of the names, as names may hold dots. Keypoints given as points are drawn.
+
+    Raises:
+        InputError: the folder holds no pictures, or ``out`` holds shards already.
+    """
+    entries = find_entries(folder, suffixes=IMAGE_SUFFIXES, main="images")
+    if not entries:
+        raise InputError(f"{folder} holds no pictures.")
+    if any(out.glob("*.tar")):
+        raise InputError(f"{out} holds shards already; choose a new folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, start in enumerate(range(0, len(entries), pictures_per_shard)):
+        path = out / f"{number:05d}.tar"
+        temporary = out / f".{path.name}.{os.getpid()}.tmp"
+        with tarfile.open(temporary, "w") as tar:
+            for k, entry in enumerate(entries[start : start + pictures_per_shard], start):
+                _add(tar, f"{k:09d}{entry.pixels.suffix.lower()}", entry.pixels.read_bytes())
+                for name, data in _signal_files(entry.pixels, entry.signals.items()):
+                    _add(tar, f"{k:09d}.{name}", data)
+        os.replace(temporary, path)
+        written.append(path)
+    return written
+
+
+def _signal_files(pixels: Path, signals: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, bytes]]:
+    """What the signals of a picture are called in a shard, and their bytes."""
+    for signal, path in signals:
+        if path.suffix.lower() != POINTS_SUFFIX:
+            yield f"{signal}{path.suffix.lower()}", path.read_bytes()
+            continue
+        from PIL import Image
+
+        from densepose_tools.keypoints import draw_keypoints, read_keypoints
+
+        recorded, data = read_keypoints(path), io.BytesIO()
+        drawing = draw_keypoints(recorded.points[0], width=recorded.width, height=recorded.height)
+        Image.fromarray(drawing).save(data, "PNG")
+        yield f"{signal}.png", data.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))

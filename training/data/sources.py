@@ -1,0 +1,111 @@
+"""What a set of videos and a set of images are to the training, and the sets made of other sets.
+
+Letters in shape comments: ``N`` pictures, ``H W`` pixels (equal: sets give squares of the training size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+SIGNALS = ("densepose", "keypoints")
+"""The driving signals there are: DensePose part map, keypoints drawing."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures with what drives them.
+
+    Attributes:
+        pixels: uint8 N H W 3.
+        control: the drawn driving signals by name, uint8 N H W 3 each: "densepose" (part map in the viridis
+            palette), "keypoints" (drawing on black), or both.
+    """
+
+    pixels: np.ndarray
+    control: dict[str, np.ndarray]
+
+
+class VideoSet(Protocol):
+    """Videos of one training size. A set never flips: parts and keypoints tell left from right.
+
+    Attributes:
+        stills: so many leading frames of every video are pictures apart (same person and place, other poses);
+            what follows is one continuous clip. 0 for real videos.
+    """
+
+    stills: int
+
+    def __len__(self) -> int: ...
+
+    def num_frames(self, video: int) -> int:
+        """Frames of a video, stills included."""
+
+    def name(self, video: int) -> str:
+        """What to call the video in a message."""
+
+    def read(self, video: int, frames: Sequence[int]) -> Frames:
+        """Some frames, in the order asked for; ``InputError`` names the file that cannot be read."""
+
+
+class ImageSet(Protocol):
+    """Images of one training size."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, image: int) -> Frames:
+        """One image (N = 1); ``InputError`` names the file that cannot be read."""
+
+
+class VideoSubset:
+    """Some videos of a set."""
+
+    def __init__(self, videos: VideoSet, indices: Sequence[int]):
+        self.videos, self.indices, self.stills = videos, list(indices), videos.stills
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def num_frames(self, video: int) -> int:
+        return self.videos.num_frames(self.indices[video])
+
+    def name(self, video: int) -> str:
+        return self.videos.name(self.indices[video])
+
+    def read(self, video: int, frames: Sequence[int]) -> Frames:
+        return self.videos.read(self.indices[video], frames)
+
+
+def hold_out(videos: VideoSet, count: int) -> tuple[VideoSubset, VideoSubset]:
+    """The set without its last ``count`` videos, and these.
+
+    Raises:
+        ValueError: nothing would be left to learn from.
+    """
+    if not 0 <= count < len(videos):
+        raise ValueError(f"{count} of {len(videos)} videos cannot be held out")
+    kept = len(videos) - count
+    return VideoSubset(videos, range(kept)), VideoSubset(videos, range(kept, len(videos)))
+
+
+class VideoFrames:
+    """All frames of a set of videos as images, one after the other (they may serve as the image set)."""
+
+    def __init__(self, videos: VideoSet):
+        self.videos = videos
+        self._ends = np.cumsum([videos.num_frames(video) for video in range(len(videos))])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def locate(self, image: int) -> tuple[int, int]:
+        """The video and the frame in it that an image is."""
+        video = int(np.searchsorted(self._ends, image, side="right"))
+        return video, image - (int(self._ends[video - 1]) if video else 0)
+
+    def read(self, image: int) -> Frames:
+        video, frame = self.locate(image)
+        return self.videos.read(video, [frame])

@@ -1,0 +1,40 @@
+"""Pictures as the networks want them.
+
+Letters in shape comments: ``B`` batch, ``H W`` pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from magicanimate.palette import PALETTE
+
+
+def to_images(rgb: np.ndarray) -> torch.Tensor:
+    """uint8 ``... H W 3`` -> float32 ``... 3 H W`` in [-1, 1]."""
+    return torch.from_numpy(np.array(rgb)).movedim(-1, -3).float() / 127.5 - 1
+
+
+def to_control(parts: np.ndarray) -> torch.Tensor:
+    """Part ids uint8 ``... H W`` -> palette colours float32 ``... 3 H W`` in [0, 1]."""
+    return drawn_to_control(PALETTE[parts])
+
+
+def drawn_to_control(drawing: np.ndarray) -> torch.Tensor:
+    """A drawn driving signal, uint8 ``... H W 3`` -> float32 ``... 3 H W`` in [0, 1]."""
+    return torch.from_numpy(np.array(drawing)).movedim(-1, -3).float() / 255
+
+
+def jitter_colours(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Random channel order, gain and offset per image (``B 3 H W`` in [-1, 1]).
+
+    The autoencoder must reproduce photographs whose colours the renderer never draws.
+    """
+    out = torch.empty_like(images)
+    for i, image in enumerate(images):
+        order = torch.from_numpy(rng.permutation(3))
+        gain = torch.from_numpy(rng.uniform(0.7, 1.3, (3, 1, 1))).float()
+        offset = torch.from_numpy(rng.uniform(-0.2, 0.2, (3, 1, 1))).float()
+        out[i] = (image[order] * gain + offset).clamp(-1, 1)
+    return out

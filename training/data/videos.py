@@ -1,0 +1,247 @@
+"""Real videos with their driving signals as training data.
+
+Letters in shape comments: ``N`` frames asked for, ``H W`` pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from magicanimate.config import MediaLimits
+from magicanimate.errors import InputError
+from magicanimate.media.frame_access import frames_at
+from magicanimate.media.video_file import VideoIndex, index_video
+from training.data.cropping import Shares, SquareCrop, person_of, same_aspect
+from training.data.folders import POINTS_SUFFIX, VIDEO_SUFFIXES, Entry, find_entries
+from training.data.index_file import existing_index, keep_index
+from training.data.sources import Frames
+
+log = logging.getLogger(__name__)
+
+INDEX_NAME = "videos.index.json"
+_INDEX_VERSION = 1
+_LOOKED_AT = 12
+"""So many frames of a part map decide where the person is and whether it is a part map."""
+
+LIMITS = MediaLimits(max_file_bytes=1 << 44)
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What is found out about a video once.
+
+    Attributes:
+        frames: that pictures and driving signals have in common; 0 if the video cannot be used.
+        width, height: of the video itself, pixels.
+        person: where the person is in all frames.
+        problem: why the video cannot be used, one sentence.
+    """
+
+    frames: int
+    width: int
+    height: int
+    person: Shares | None
+    problem: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.person is not None:  # JSON knows no tuples
+            object.__setattr__(self, "person", tuple(self.person))
+
+
+class VideoFolder:
+    """``NAME.mp4`` with ``NAME.densepose.mp4`` and/or ``NAME.keypoints.mp4``, or a folder for each kind.
+
+    A ``VideoSet``. Videos that lack a signal or cannot be used are left out and reported. Finding out what
+    the videos hold takes a while and is kept in an index file; files that change are looked at again.
+
+    Attributes:
+        left_out: a sentence for every video that is not used.
+    """
+
+    stills = 0
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        size: int,
+        signals: Sequence[str] = ("densepose",),
+        index_folder: Path | None = None,
+    ):
+        """Open a folder.
+
+        Args:
+            folder: see ``training.data.folders``.
+            size: side of the square pictures, pixels.
+            signals: "densepose", "keypoints" or both.
+            index_folder: where the index goes if the folder cannot be written to.
+
+        Raises:
+            InputError: no video of the folder can be used.
+        """
+        self.folder, self.size, self.signals = Path(folder), size, tuple(signals)
+        self.left_out: list[str] = []
+        self._entries: list[Entry] = []
+        self._facts: list[VideoFacts] = []
+        entries = find_entries(self.folder, suffixes=VIDEO_SUFFIXES, main="videos")
+        for entry, facts in zip(entries, _facts_of(self.folder, entries, index_folder), strict=True):
+            if missing := entry.missing(self.signals):
+                self.left_out.append(f"The video {entry.pixels} has no {' and no '.join(missing)} file.")
+            elif facts.problem:
+                self.left_out.append(facts.problem)
+            else:
+                self._entries.append(entry)
+                self._facts.append(facts)
+        for sentence in self.left_out:
+            log.warning("left out: %s", sentence)
+        if not self._entries:
+            reason = self.left_out[0] if self.left_out else f"{self.folder} holds no videos."
+            raise InputError(f"No video of {self.folder} can be used for training: {reason}")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def num_frames(self, video: int) -> int:
+        return self._facts[video].frames
+
+    def name(self, video: int) -> str:
+        return str(self._entries[video].pixels)
+
+    def read(self, video: int, frames: Sequence[int]) -> Frames:
+        entry, facts = self._entries[video], self._facts[video]
+        crop = SquareCrop(self.size, facts.person)
+        frames = list(frames)
+        pixels = _fitted(entry.pixels, frames, crop.picture)
+        control = {}
+        for signal in self.signals:
+            path = entry.signals[signal]
+            if path.suffix.lower() == POINTS_SUFFIX:
+                control[signal] = _drawn(path, frames, crop)
+            else:
+                fit = crop.part_map if signal == "densepose" else crop.picture
+                control[signal] = _fitted(path, frames, fit)
+        return Frames(pixels, control)
+
+
+@lru_cache(maxsize=512)
+def _index(path: Path, changed: int) -> VideoIndex:
+    """Timestamps of a video; ``changed`` (its time of change) makes a replaced file another one."""
+    return index_video(path, what="training video", limits=LIMITS)
+
+
+def video_index(path: Path) -> VideoIndex:
+    """Timestamps of a video, kept in memory.
+
+    Raises:
+        InputError: the file cannot be read as a video.
+    """
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise InputError(f"The training video {path} cannot be read ({error.strerror}).") from error
+    return _index(path, changed)
+
+
+def _fitted(path: Path, frames: list[int], fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Frames of a video, each fitted as soon as it is decoded, uint8 N H W 3."""
+    index = video_index(path)
+    if max(frames) >= len(index.times):
+        raise InputError(f"The training video {path} is shorter than it was; remove its index or restore it.")
+    found = {at: fit(frame) for at, frame in frames_at(path, index, frames, limits=LIMITS)}
+    if lost := sorted(set(frames) - set(found)):
+        raise InputError(f"Frame {lost[0]} of the training video {path} is damaged; export the video again.")
+    return np.stack([found[at] for at in frames])
+
+
+def _drawn(path: Path, frames: list[int], crop: SquareCrop) -> np.ndarray:
+    """Drawings of recorded keypoints, uint8 N H W 3."""
+    from densepose_tools.keypoints import draw_keypoints, read_keypoints
+
+    recorded = read_keypoints(path)
+    points = crop.points(recorded.points[frames], width=recorded.width, height=recorded.height)
+    return np.stack([draw_keypoints(p, width=crop.size, height=crop.size) for p in points])
+
+
+def _facts_of(folder: Path, entries: Iterable[Entry], index_folder: Path | None) -> list[VideoFacts]:
+    """Facts from the index file where nothing has changed, found out and kept otherwise."""
+    path = existing_index(INDEX_NAME, folder, index_folder)
+    kept = _read_index(path) if path else {}
+    facts, index, fresh = [], {}, 0
+    for entry in entries:
+        stamp = _stamp(entry)
+        old = kept.get(entry.name)
+        if old and old["stamp"] == stamp:
+            found = VideoFacts(**old["facts"])
+        else:
+            found, fresh = look_at(entry), fresh + 1
+            if fresh % 100 == 0:
+                log.info("%s: %d videos looked at", folder, fresh)
+        facts.append(found)
+        index[entry.name] = {"stamp": stamp, "facts": asdict(found)}
+    if fresh or index.keys() != kept.keys():
+        data = json.dumps({"version": _INDEX_VERSION, "videos": index}).encode()
+        keep_index(INDEX_NAME, data, folder, index_folder)
+    return facts
+
+
+def _read_index(path: Path) -> dict[str, dict]:
+    """The videos of an index file; nothing if it is damaged or of another version."""
+    try:
+        index = json.loads(path.read_text())
+        return index["videos"] if index["version"] == _INDEX_VERSION else {}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        log.warning("The index %s cannot be used (%s) and is made again.", path, error)
+        return {}
+
+
+def _stamp(entry: Entry) -> list[list]:
+    """Name, size and time of change of every file of an entry."""
+    files = [entry.pixels, *(path for _, path in sorted(entry.signals.items()))]
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def look_at(entry: Entry) -> VideoFacts:
+    """Find out how long a video is, where the person is, and whether its signals belong to it."""
+    width = height = 0
+    try:
+        index = video_index(entry.pixels)
+        width, height = index.width, index.height
+        counts, person = {entry.pixels: len(index.times)}, None
+        for signal, path in entry.signals.items():
+            size, counts[path], person_here = _look_at_signal(signal, path)
+            person = person or person_here
+            if not same_aspect((width, height), size):
+                raise InputError(
+                    f"{path} has {size[0]}x{size[1]} pixels and {entry.pixels} {width}x{height}; "
+                    "make them anew with one aspect."
+                )
+        frames = min(counts.values())
+        if max(counts.values()) - frames > max(2, 0.02 * frames):
+            lengths = ", ".join(f"{path} {count}" for path, count in counts.items())
+            raise InputError(
+                f"These files have not as many frames as one another: {lengths}; make them anew."
+            )
+        return VideoFacts(frames, width, height, person)
+    except InputError as error:
+        return VideoFacts(0, width, height, None, problem=str(error))
+
+
+def _look_at_signal(signal: str, path: Path) -> tuple[tuple[int, int], int, Shares | None]:
+    """Size, number of frames and, of a part map, place of the person."""
+    if path.suffix.lower() == POINTS_SUFFIX:
+        from densepose_tools.keypoints import read_keypoints
+
+        recorded = read_keypoints(path)
+        return (recorded.width, recorded.height), len(recorded.points), recorded.person()
+    index = video_index(path)
+    size, count = (index.width, index.height), len(index.times)
+    positions = np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int).tolist()
+    drawn = [frame for _, frame in frames_at(path, index, positions, limits=LIMITS)]
+    return size, count, person_of(signal, drawn, path)
