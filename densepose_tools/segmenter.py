@@ -75,12 +75,12 @@ class PartSegmenter:
         from torch.nn import functional
 
         size, found = images.shape[1:3], []
-        with torch.inference_mode():
+        with torch.no_grad():
             for batch in self._batches(images):
                 logits = part_logits(self.network, batch)
                 if logits.shape[2:] != size:
                     logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-                found.append(logits.argmax(1).to(torch.uint8))
+                found.append(logits.argmax(1).to(torch.uint8).cpu())
         return torch.cat(found).numpy()
 
     def features(self, images: np.ndarray) -> list[np.ndarray]:
@@ -93,13 +93,13 @@ class PartSegmenter:
             for block, level in zip(self.network.down_blocks, levels, strict=True)
         ]
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 for batch in self._batches(images):
                     part_logits(self.network, batch)
         finally:
             for hook in hooks:
                 hook.remove()
-        return [torch.cat(level).numpy() for level in levels]
+        return [torch.cat(level).float().cpu().numpy() for level in levels]
 
     def _batches(self, images: np.ndarray) -> Iterator[torch.Tensor]:
         """Yield batches ``N 3 h w``: the longer side is ``size``, the sides multiples of the stride."""
@@ -117,4 +117,4 @@ class PartSegmenter:
                 batch = functional.interpolate(
                     batch, size=target, mode="bilinear", align_corners=False, antialias=True
                 )
-            yield batch
+            yield batch.to(self.network.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,13 @@ from densepose_tools.segmenter import NUM_LABELS, PartSegmenter
 from magicanimate.errors import InputError
 from magicanimate.palette import FLIP_PERMUTATION
 from tests.dancer_files import write_boxes
+from tests.training_files import write_video
+from tests.training_runs import losses, rows
 from training.__main__ import main
 from training.dancers.dataset import DancerFolder
 from training.segmenter import command
 from training.segmenter.augment import _hide, _transform, augment
-from training.segmenter.network import build_segmenter
+from training.segmenter.network import build_segmenter, segmenter_config
 from training.segmenter.stage import DICE_WEIGHT, segmentation_loss
 
 
@@ -34,9 +36,9 @@ def trained(data_folder, tmp_path_factory) -> Path:
     return folder
 
 
-def losses(runs: Path) -> list[float]:
-    rows = [json.loads(line) for line in (runs / "segmenter" / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
+def train(data: Path, runs: Path, *, stop_after: int | None = None, **changes) -> Path | None:
+    config = replace(segmenter_config("tiny"), **changes)
+    return command.train(config, preset="tiny", data=data, runs=runs, stop_after=stop_after)
 
 
 def test_geometry_moves_labels_with_their_pixels():
@@ -104,10 +106,10 @@ def test_loss_by_the_formula():
 
 
 def test_resumed_run_is_the_uninterrupted_run(trained, data_folder, tmp_path):
-    first = command.train(data=data_folder, runs=tmp_path, preset="tiny", stop_after=2)
-    assert first is None
-    model = command.train(data=data_folder, runs=tmp_path, preset="tiny")
-    assert losses(tmp_path) == losses(trained)
+    assert train(data_folder, tmp_path, stop_after=2) is None
+    model = train(data_folder, tmp_path)
+    assert losses(tmp_path / "segmenter") == losses(trained / "segmenter")
+    assert len(losses(trained / "segmenter")) == 4
     ours, whole = (PartSegmenter.load(folder).network for folder in (model, trained / "segmenter" / "model"))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(ours.state_dict()[name], tensor), name
@@ -129,10 +131,25 @@ def test_product_labels_pictures_of_any_size(trained):
 def test_it_learns(tmp_path):
     """On plain boxes of a person it never saw, more pixels are right than by calling all background."""
     data = write_boxes(tmp_path / "boxes", identities=8)
-    command.train(data=data, runs=tmp_path, preset="tiny", steps=100)
-    rows = [json.loads(line) for line in (tmp_path / "segmenter" / "metrics.jsonl").read_text().splitlines()]
+    train(data, tmp_path, steps=60, batch_size=4)
     background = (DancerFolder(data)[7][1] == 0).mean()
-    assert rows[-1]["accuracy"] > background + 0.05
+    assert rows(tmp_path / "segmenter")[-1]["accuracy"] > background + 0.05
+
+
+def test_it_trains_on_real_clips_with_their_maps(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name in ("one", "two"):
+        write_video(tmp_path / "clips", name, 5)
+    assert train(tmp_path / "clips", tmp_path / "runs").is_dir()
+
+
+def test_a_model_card_outlives_an_export(data_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("card")
+    config = segmenter_config("tiny")
+    command.train(config, preset="tiny", data=data_folder, runs=tmp_path, out=tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_text() == "card"
+    PartSegmenter.load(tmp_path / "out")
 
 
 def test_a_folder_without_the_network_is_refused(tmp_path):

@@ -7,7 +7,6 @@ from diffusers import UNet2DModel
 from densepose_tools.segmenter import NUM_LABELS, PATCH
 from training.config import OptimizerConfig, StageConfig
 
-STAGE = "segmenter"
 _SIZES = {"mini": (128, (48, 64, 80, 96)), "tiny": (32, (8, 8, 16, 16))}
 
 
@@ -37,9 +36,10 @@ def segmenter_config(preset: str) -> StageConfig:
     """Settings of the run. The mini takes twelve minutes on one busy core."""
     if preset == "tiny":
         return StageConfig(
-            STAGE,
+            "segmenter",
             steps=4,
             batch_size=2,
+            size=32,
             holdout=1,
             checkpoint_every=2,
             sample_every=4,
@@ -49,4 +49,12 @@ def segmenter_config(preset: str) -> StageConfig:
     optimizer = OptimizerConfig(
         learning_rate=1.5e-3, warmup_steps=100, decay_steps=1000, final_ratio=0.02, ema_decay=0.995
     )
-    return StageConfig(STAGE, steps=2000, batch_size=16, sample_every=500, optimizer=optimizer)
+    return StageConfig(
+        "segmenter",
+        steps=2000,
+        batch_size=16,
+        size=128,
+        mixed_precision="bf16",
+        channels_last=True,
+        optimizer=optimizer,
+    )

@@ -5,67 +5,72 @@ Letters in shape comments: ``B`` pictures, ``C`` labels, ``H W`` pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DModel
+from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset, default_collate
 
 from densepose_tools.segmenter import NUM_LABELS, PartSegmenter, part_logits
-from magicanimate.palette import PALETTE
-from training.config import StageConfig
-from training.data import DancerData, to_images
+from magicanimate.palette import PALETTE, nearest_labels
+from training.data import to_images
+from training.data.samples import DrawnSamples
+from training.data.sources import VideoSet
 from training.metrics.parts import PartCounts
 from training.pictures import save_grid
 from training.segmenter.augment import augment
-from training.segmenter.network import build_segmenter
 
 DICE_WEIGHT = 0.5
 
 
-class SegmenterSamples(Dataset):
-    """Augmented pictures by global index: what number ``k`` of step ``s`` is depends on (seed, s, k) only."""
+class SegmenterSamples(DrawnSamples):
+    """Augmented frames of videos with DensePose maps: "image" and "labels" of `augment`."""
 
-    def __init__(self, data: DancerData, config: StageConfig):
-        self.data, self.config = data, config
+    def __init__(self, videos: VideoSet, *, batch_size: int, steps: int, seed: int):
+        super().__init__(batch_size=batch_size, steps=steps, seed=seed)
+        self.videos = videos
 
-    def __len__(self) -> int:
-        return self.config.steps * self.config.batch_size
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.config.seed, *divmod(index, self.config.batch_size)])
-        i, k = rng.choice(self.data.train), rng.integers(self.data.rgb.shape[1])
-        image, labels = augment(self.data.rgb[i, k], self.data.parts[i, k], rng)
+    def draw(self, rng: np.random.Generator, step: int) -> dict[str, torch.Tensor]:
+        video = int(rng.integers(len(self.videos)))
+        frames = self.videos.read(video, [int(rng.integers(self.videos.num_frames(video)))])
+        labels, _ = nearest_labels(frames.control["densepose"][0])
+        image, labels = augment(frames.pixels[0], labels, rng)
         return {"image": image, "labels": labels}
 
 
-class SegmenterStage:
-    """Cross-entropy and Dice loss of the labels."""
+class SegmenterStage(nn.Module):
+    """Cross-entropy and Dice loss of the labels.
 
-    def __init__(self, config: StageConfig, preset: str, data: DancerData):
-        self.config, self.data, self.samples = config, data, SegmenterSamples(data, config)
-        torch.manual_seed(config.seed)
-        self.segmenter = build_segmenter(preset).to(memory_format=torch.channels_last)
-        self.networks = {"segmenter": self.segmenter}
+    Args:
+        segmenter: the network to train.
+        samples: of the training data.
+        held_out: videos to judge it on.
+    """
 
-    def loss(self, step: int) -> torch.Tensor:
-        first = step * self.config.batch_size
-        batch = default_collate([self.samples[first + k] for k in range(self.config.batch_size)])
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = part_logits(self.segmenter, batch["image"])
-        return segmentation_loss(logits.float(), batch["labels"]).mean()
+    def __init__(self, segmenter: UNet2DModel, *, samples: SegmenterSamples, held_out: VideoSet):
+        super().__init__()
+        self.segmenter, self.samples, self.held_out = segmenter, samples, held_out
+
+    def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Losses ``B`` of a batch of samples."""
+        return segmentation_loss(part_logits(self.segmenter, batch["image"]).float(), batch["labels"])
 
     def sample(self, step: int, folder: Path) -> dict[str, float]:
         """Held-out people: picture, truth, result; mean IoU over the labels and share of right pixels."""
-        data, judge = self.data, PartSegmenter(self.segmenter)
-        counts, shown = PartCounts(NUM_LABELS), []
-        for i in data.held_out:
-            truth, found = np.array(data.parts[i]), judge.labels(np.array(data.rgb[i]))
+        judge, counts, shown = PartSegmenter(self.segmenter), PartCounts(NUM_LABELS), []
+        for video in range(len(self.held_out)):
+            frames = self.held_out.read(video, range(self.held_out.num_frames(video)))
+            truth, _ = nearest_labels(frames.control["densepose"])
+            found = judge.labels(frames.pixels)
             counts.add(truth, found)
-            shown.append((data.rgb[i, 0], PALETTE[truth[0]], PALETTE[found[0]]))
-        rows = [to_images(np.stack(pictures[:8])) for pictures in zip(*shown, strict=True)]
-        save_grid(folder / f"{step:06d}.png", rows)
+            shown.append((frames.pixels[0], PALETTE[truth[0]], PALETTE[found[0]]))
+        if shown:
+            rows = [to_images(np.stack(pictures[:8])) for pictures in zip(*shown, strict=True)]
+            save_grid(folder / f"{step:06d}.png", rows)
         return {"mean_iou": counts.mean_iou(), "accuracy": counts.accuracy()}
 
 

@@ -1,0 +1,58 @@
+"""Latents of samples: encoded when needed, or looked up for a fixed small set encoded beforehand.
+
+Letters in shape comments: ``B`` samples, ``F`` frames, ``H W`` pixels, ``C h w`` channels and size of the
+latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled
+
+ENCODED_AT_ONCE = 8
+
+
+class Latents:
+    """The frozen autoencoder's view of samples.
+
+    Args:
+        vae: the autoencoder, in evaluation mode, on the device of the training.
+        cache: latents ``I K C h w`` of frame ``K`` of video ``I``, if they have been encoded beforehand.
+    """
+
+    def __init__(self, vae: Autoencoder, cache: np.ndarray | None = None):
+        self.vae, self.cache = vae.requires_grad_(False).eval(), cache
+
+    def target(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Of the frames to be denoised, float32 ``B C F h w``."""
+        if self.cache is not None:
+            return self._cached(batch["video"][:, None], batch["frames"]).transpose(1, 2)
+        frames = batch["target"]
+        return self.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+    def reference(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Of the references, float32 ``B C h w``."""
+        if self.cache is not None:
+            return self._cached(batch["video"], batch["reference_frame"])
+        return self.encode(batch["reference"])
+
+    def _cached(self, video: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+        found = self.cache[video.cpu().numpy(), frame.cpu().numpy()]
+        return torch.from_numpy(found).float().to(video.device)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """``N 3 H W`` in [-1, 1] -> float32 ``N C h w``, a few pictures at a time."""
+        return torch.cat([encode_scaled(self.vae, part).float() for part in pixels.split(ENCODED_AT_ONCE)])
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Float32 ``B C F h w`` -> ``B F 3 H W`` in [-1, 1]."""
+        flat = latents.transpose(1, 2).flatten(0, 1)
+        pixels = torch.cat([decode_scaled(self.vae, part) for part in flat.split(ENCODED_AT_ONCE)])
+        return pixels.clamp(-1, 1).unflatten(0, (latents.shape[0], latents.shape[2]))
