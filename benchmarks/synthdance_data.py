@@ -48,23 +48,23 @@ def render(folder: Path) -> None:
     Raises:
         InputError: the renderer is not installed, or the folder holds another data set.
     """
-    try:
-        from training.dancers.dataset import DatasetInfo, Spec, is_written, write_info
+    from training.dancers.dataset import DatasetInfo, Spec, is_written, write_info
 
-        spec = Spec(size=SIZE, stills=1, frames=FRAMES, fps=FPS)
-        info = DatasetInfo.of(spec, seed=SEED, count=IDENTITIES)
-        write_info(folder, info)
-        todo = [i for i in range(IDENTITIES) if not is_written(folder, i)]
-        if todo:
+    spec = Spec(size=SIZE, stills=1, frames=FRAMES, fps=FPS)
+    info = DatasetInfo.of(spec, seed=SEED, count=IDENTITIES)
+    todo = [i for i in range(IDENTITIES) if not is_written(folder, i)]
+    if todo:
+        try:
             from training.dancers.workers import render_all
-
-            for index in render_all(folder, info, todo, workers=1):
-                print(f"rendered test person {index + 1} of {IDENTITIES}", flush=True)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"The test set is rendered on demand and {error.name} is not installed; run "
-            "`pip install -r requirements-train.txt`."
-        ) from None
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"The test set is rendered on demand and {error.name} is not installed; run "
+                "`pip install -r requirements-train.txt`."
+            ) from None
+    write_info(folder, info)
+    if todo:
+        for index in render_all(folder, info, todo, workers=1):
+            print(f"rendered test person {index + 1} of {IDENTITIES}", flush=True)
 
 
 def self_tasks(folder: Path, *, people: int) -> list[Task]:

@@ -131,6 +131,7 @@ def test_renderer_missing_is_said_in_one_sentence(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, f"training.dancers.{name}", raising=False)
     with pytest.raises(InputError, match="requirements-train.txt"):
         render(tmp_path / "set")
+    assert not (tmp_path / "set").exists()
 
 
 def test_real_pairs_skip_what_is_not_there(segmenter, tiny_model, tmp_path, capsys):
