@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from magicanimate.palette import PALETTE
 
 SEED = 20311  # the training data is seed 0, the examples 7001
 IDENTITIES, SIZE, FRAMES, FPS = 12, 128, 48, 25.0
+_RENDERER_NEEDS = ("anny", "numba", "cv2")
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,16 @@ def render(folder: Path) -> None:
     spec = Spec(size=SIZE, stills=1, frames=FRAMES, fps=FPS)
     info = DatasetInfo.of(spec, seed=SEED, count=IDENTITIES)
     todo = [i for i in range(IDENTITIES) if not is_written(folder, i)]
-    if todo:
-        try:
-            from training.dancers.workers import render_all
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"The test set is rendered on demand and {error.name} is not installed; run "
-                "`pip install -r requirements-train.txt`."
-            ) from None
+    missing = [name for name in _RENDERER_NEEDS if find_spec(name) is None]
+    if todo and missing:
+        raise InputError(
+            f"The test set is rendered on demand, which needs {', '.join(missing)}; run "
+            "`pip install -r requirements-train.txt`."
+        )
     write_info(folder, info)
     if todo:
+        from training.dancers.workers import render_all
+
         for index in render_all(folder, info, todo, workers=1):
             print(f"rendered test person {index + 1} of {IDENTITIES}", flush=True)
 
