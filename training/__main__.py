@@ -1,4 +1,4 @@
-"""Command line of the training: ``python -m training vae | base | controlnet | stage1 | stage2 | export``."""
+"""Command line of the training: ``python -m training STAGE``, ``export`` or ``segmenter``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from magicanimate.errors import InputError
 from training.options import add_settings, with_settings
 from training.presets import PRESETS, preset
+from training.segmenter import command as segmenter
 
 STAGES = {
     "vae": "image autoencoder, from nothing",
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write the pipeline folder that the program loads")
     export.add_argument("--out", type=Path, required=True)
     _add_common(export)
+    segmenter.add_command(commands)
     return top
 
 
@@ -59,8 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     from training.export import export_pipeline, saved_config
     from training.sets import DataFolders
 
-    start = Start(stable_diffusion=args.stable_diffusion, vae=args.vae, motion=args.motion)
     try:
+        if args.command == "segmenter":
+            segmenter.run(args)
+            return 0
+        start = Start(stable_diffusion=args.stable_diffusion, vae=args.vae, motion=args.motion)
         if args.command == "export":
             config, network = preset(args.preset, "stage2")
             export_pipeline(saved_config(args.runs, config), network, args.runs, args.out, start=start)

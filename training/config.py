@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from magicanimate.config import Fusion
 
-Stage = Literal["vae", "base", "controlnet", "stage1", "stage2"]
+Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "segmenter"]
 Driving = Literal["densepose", "keypoints", "both"]
 Prediction = Literal["epsilon", "v_prediction"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -22,6 +22,7 @@ SIGNALS: dict[Driving, tuple[str, ...]] = {
     "both": ("densepose", "keypoints"),
 }
 STAGES: tuple[Stage, ...] = ("vae", "base", "controlnet", "stage1", "stage2")
+"""The stages of the animation; the part segmenter stands apart, see `training.segmenter`."""
 
 
 def setting(default: Any, help: str, *, may_change: bool = False) -> Any:
