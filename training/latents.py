@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled
+from training.config import Precision
 
 ENCODED_AT_ONCE = 8
+FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @torch.no_grad()
@@ -39,11 +41,13 @@ class Latents:
 
     Args:
         vae: the autoencoder, in evaluation mode, on the device of the training.
+        precision: number format of the encoder's arithmetic, as a training's `mixed_precision`.
         cache: latents ``I K C h w`` of frame ``K`` of video ``I``, if they have been encoded beforehand.
     """
 
-    def __init__(self, vae: Autoencoder, cache: np.ndarray | None = None):
+    def __init__(self, vae: Autoencoder, cache: np.ndarray | None = None, *, precision: Precision = "no"):
         self.vae, self.cache = vae.requires_grad_(False).eval(), cache
+        self.format = FORMATS.get(precision)
 
     def target(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Of the frames to be denoised, float32 ``B C F h w``."""
@@ -65,7 +69,8 @@ class Latents:
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """``N 3 H W`` in [-1, 1] -> float32 ``N C h w``, a few pictures at a time."""
-        return torch.cat([encode_scaled(self.vae, part).float() for part in pixels.split(ENCODED_AT_ONCE)])
+        with torch.autocast(pixels.device.type, self.format, enabled=self.format is not None):
+            return torch.cat([encode_scaled(self.vae, p).float() for p in pixels.split(ENCODED_AT_ONCE)])
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,9 @@ def build_stage(
         return VaeStage(config, parts.autoencoder(), samples=sets.samples, held_out=sets.held_out)
     networks: dict[str, nn.Module] = build_networks(config, network, parts, runs, motion=start.motion)
     vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
-    cached, cached_held_out = sets.encoded(Latents(vae).encode, runs / LATENTS)
+    cached, cached_held_out = sets.encoded(
+        Latents(vae, precision=config.mixed_precision).encode, runs / LATENTS
+    )
     weights = None
     if config.loss.weigh_channels:
         pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])
@@ -120,7 +122,7 @@ def build_stage(
         networks,
         text=parts.empty_prompt().embedding,
         scheduler=scheduler_of(config),
-        latents=Latents(vae, cached),
+        latents=Latents(vae, cached, precision=config.mixed_precision),
         samples=sets.samples,
         held_out=sets.held_out,
         held_out_latents=Latents(vae, cached_held_out),
