@@ -44,15 +44,17 @@ class Task:
         return Task(self.name, self.photo, self.photo_parts, self.parts[:frames], truth)
 
 
-def render(folder: Path) -> None:
+def render(folder: Path, *, size: int = SIZE) -> None:
     """Render what is missing of the test set in ``folder``; a whole set is left as it is.
+
+    The people, clothes and dances are the same at every ``size`` (pixels).
 
     Raises:
         InputError: the renderer is not installed, or the folder holds another data set.
     """
     from training.dancers.dataset import DatasetInfo, Spec, is_written, write_info
 
-    spec = Spec(size=SIZE, stills=1, frames=FRAMES, fps=FPS)
+    spec = Spec(size=size, stills=1, frames=FRAMES, fps=FPS)
     info = DatasetInfo.of(spec, seed=SEED, count=IDENTITIES)
     todo = [i for i in range(IDENTITIES) if not is_written(folder, i)]
     missing = [name for name in _RENDERER_NEEDS if find_spec(name) is None]
