@@ -15,7 +15,7 @@ from magicanimate.media.writer import VideoWriter
 from tests.dancer_files import control_frames, write_boxes
 from tests.training_runs import train
 from training.__main__ import main
-from training.data import DancerData
+from training.data.dancers import DancerVideos
 from training.export import export_pipeline, saved_config
 from training.presets import preset
 
@@ -38,7 +38,7 @@ def animated(pipeline: Path, data_folder: Path, folder: Path):
     from PIL import Image
 
     photo, motion = folder / "photo.png", folder / "motion.mp4"
-    Image.fromarray(np.array(DancerData(data_folder, holdout=1).rgb[0, 0])).save(photo)
+    Image.fromarray(np.array(DancerVideos(data_folder).rgb[0, 0])).save(photo)
     with VideoWriter(motion, width=32, height=32, fps=8) as writer:
         for frame in control_frames(5, 32):
             writer.write(frame)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
-from training.data.dancers import DancerData, DancerVideos
+from training.data.dancers import DancerVideos
 from training.data.tensors import to_images
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ LOGGED = 8192  # images between two lines of progress
 
 
 def encode_all(
-    data: DancerData | DancerVideos,
+    data: DancerVideos,
     path: Path,
     encode: Callable[[torch.Tensor], torch.Tensor],
     *,

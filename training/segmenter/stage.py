@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from densepose_tools.segmenter import NUM_LABELS, PartSegmenter, part_logits
 from magicanimate.palette import PALETTE, nearest_labels
-from training.data import to_images
 from training.data.samples import DrawnSamples
 from training.data.sources import VideoSet
+from training.data.tensors import to_images
 from training.metrics.parts import PartCounts
 from training.pictures import save_grid
 from training.segmenter.augment import augment

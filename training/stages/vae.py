@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
 
 from training.config import StageConfig
-from training.data import jitter_colours
+from training.data.tensors import jitter_colours
 from training.pictures import psnr, save_grid
 
 SAMPLED = 16
