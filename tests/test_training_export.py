@@ -78,3 +78,12 @@ def test_export_takes_the_settings_of_the_runs(trained, data_folder, tmp_path):
     assert saved.loss == loss
     with pytest.raises(InputError, match="comparison"):
         export_pipeline(replace(saved, driving="both"), network, tmp_path, tmp_path / "out")
+
+
+def test_finished_run_is_left_alone(trained, data_folder):
+    """The same command after the end takes no step and writes nothing anew."""
+    before = {path: path.stat().st_mtime_ns for path in (trained / "base").rglob("*.safetensors")}
+    steps = (trained / "base" / "metrics.jsonl").read_text()
+    train("base", data_folder, trained)
+    assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert (trained / "base" / "metrics.jsonl").read_text() == steps

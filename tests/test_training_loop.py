@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from magicanimate.errors import InputError
 from tests.dancer_files import write_boxes
+from tests.training_files import write_video
 from tests.training_runs import command, finish, losses, rows, train, weights
 from training.averages import Averages
 from training.batches import StepBatches
@@ -61,6 +64,7 @@ def test_accumulated_parts_make_the_same_batch(trained, data_folder, tmp_path):
     assert losses(run) == pytest.approx(losses(trained / "base"), rel=1e-5)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_killed_run_is_the_uninterrupted_run(data_folder, tmp_path):
     """SIGKILL in the middle of a step, then in the middle of writing a checkpoint."""
     whole = train("vae", data_folder, tmp_path / "whole", steps=9)
@@ -79,6 +83,7 @@ def test_killed_run_is_the_uninterrupted_run(data_folder, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="torch's launcher is not the same on Windows")
 def test_two_processes_take_the_same_steps_as_one(trained, data_folder, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     run = with_earlier(tmp_path, trained, "base") / "base"
@@ -114,7 +119,7 @@ def test_runs_of_the_first_version_go_on(stage, tmp_path):
     optimizer = {
         "learning_rate": {"vae": 2e-3, "base": 1e-3}[stage],
         "warmup_steps": 200,
-        "decay_steps": {"vae": 1000, "base": 1200}[stage],
+        "decay_steps": {"vae": 1500, "base": 2500}[stage],
         "final_ratio": 0.05,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
@@ -126,9 +131,13 @@ def test_runs_of_the_first_version_go_on(stage, tmp_path):
         "batch_size": 16,
         "crop": 64 if stage == "vae" else 0,
         "num_frames": 16,
+        "targets": 1 if stage == "vae" else 2,
+        "clip_share": 0.4,
+        "noisy_share": 0.4,
+        "noisy_from": 600,
         "image_probability": 0.2,
         "share_noise": 0.7,
-        "drop_reference": 0.1,
+        "drop_reference": 0.1 if stage == "vae" else 0.05,
         "latent_noise": 0.02,
         "gradient_weight": 0.1,
         "holdout": 16,
@@ -216,8 +225,77 @@ def test_averages_follow_and_change_places():
     assert parameters["a"].item() == 1.0
 
 
+def test_without_averaging_there_is_no_second_copy():
+    parameters = {"a": torch.nn.Parameter(torch.zeros(1))}
+    averages = Averages(parameters, decay=0.0)
+    with torch.no_grad():
+        parameters["a"].fill_(1.0)
+    averages.update(parameters, step=5)
+    with averages.in_place(parameters):
+        assert parameters["a"].item() == 1.0
+    assert averages.values["a"].data_ptr() == parameters["a"].data_ptr()
+
+
 def test_eight_bit_without_the_package(data_folder, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("may be installed here")
     with pytest.raises(InputError, match="bitsandbytes"):
         train("vae", data_folder, tmp_path, optimizer=OptimizerConfig(eight_bit=True))
+
+
+def test_curves_are_written_for_tensorboard(data_folder, tmp_path):
+    pytest.importorskip("tensorboard", reason="only trainings want it")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):
+        run = train("vae", data_folder, tmp_path, stop_after=2)
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    drawn = events.Scalars("loss")
+    assert [event.step for event in drawn] == [1, 2, 3, 4]
+    assert [event.value for event in drawn] == pytest.approx(losses(run))
+
+
+def test_without_tensorboard_the_run_says_so_and_goes_on(data_folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    caplog.set_level("INFO")
+    run = train("vae", data_folder, tmp_path)
+    assert len(losses(run)) == 4
+    assert caplog.text.count("tensorboard is not installed") == 1
+
+
+@pytest.fixture
+def other_precision():
+    """Accelerate keeps one number format for a process; tests want several."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_half_precision_learns_nearly_the_same(trained, data_folder, tmp_path, other_precision):
+    run = train("base", data_folder, with_earlier(tmp_path, trained, "base"), mixed_precision="bf16")
+    assert losses(run) == pytest.approx(losses(trained / "base"), rel=0.05)
+    assert losses(run) != losses(trained / "base")
+    assert all(p.dtype == torch.float32 for p in weights(run).values())
+
+
+def test_channels_last_is_only_a_memory_layout(trained, data_folder, tmp_path):
+    run = train("base", data_folder, with_earlier(tmp_path, trained, "base"), channels_last=True)
+    assert losses(run) == pytest.approx(losses(trained / "base"), rel=1e-3)
+
+
+def test_broken_video_is_named_and_training_goes_on(tmp_path, caplog):
+    """A file that breaks after the folder was opened, as on a failing disk."""
+    data = tmp_path / "videos"
+    data.mkdir()
+    for name in "abcd":
+        write_video(data, name, 8)
+    train("vae", data, tmp_path, steps=2, still_share=0.0, target_still_share=0.0)
+    broken = data / "b.mp4"
+    stamp, size = broken.stat().st_mtime_ns, broken.stat().st_size
+    broken.write_bytes(bytes(size))
+    os.utime(broken, ns=(stamp, stamp))
+    run = train("vae", data, tmp_path, steps=20, still_share=0.0, target_still_share=0.0)
+    assert [row["step"] for row in rows(run)] == list(range(1, 21))
+    assert "skipped" in caplog.text and "b.mp4" in caplog.text

@@ -84,6 +84,16 @@ def test_loss_without_weighting_is_the_mean_squared_error():
     torch.testing.assert_close(losses, expected)
 
 
+def test_channels_can_weigh_differently():
+    scheduler = build_scheduler("epsilon", zero_terminal_snr=False)
+    predicted, clean, noise = torch.randn(3, 4, 3, 2, 4, 4)
+    weights = torch.tensor([0.0, 0.0, 3.0])
+    losses = denoising_losses(
+        scheduler, LossConfig(), predicted, clean, noise, TIMESTEPS, channel_weights=weights
+    )
+    torch.testing.assert_close(losses, ((predicted - noise)[:, 2] ** 2).mean(dim=(1, 2, 3)))
+
+
 def test_timestep_bias_is_a_share_of_the_noisiest():
     config = LossConfig(timestep_bias=0.5, noisy_from=800)
     rng = np.random.default_rng(0)

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import default_collate
 
 from magicanimate.errors import InputError
 from tests.dancer_files import write_boxes
+from tests.training_files import write_points, write_video
 from tests.training_runs import losses, rows, train, weights
 from training.batches import Numbered
 from training.build import Start
 from training.checkpoints import load_averages
 from training.config import OptimizerConfig
+from training.latents import Latents, channel_weights
 from training.networks import build_image_unet
 from training.presets import preset
 from training.runs import build_stage
@@ -52,7 +55,7 @@ def build(stage: str, data: Path, runs: Path, **changes):
 
 def first_batch(stage) -> dict:
     numbered = Numbered(stage.samples)
-    return default_collate([numbered[k] for k in range(stage.config.batch_size)])
+    return default_collate([numbered[k] for k in range(stage.config.samples_a_step)])
 
 
 LEARNING = {
@@ -106,14 +109,37 @@ def test_untrained_temporal_layers_change_nothing(begun, data_folder):
 
 
 def test_sample_is_the_same_wherever_in_the_batch_it_is_computed(begun, data_folder):
-    stage = build("base", data_folder, begun, batch_size=4)
+    stage = build("base", data_folder, begun, batch_size=8)
     batch = first_batch(stage)
+    assert batch["target"].shape[:2] == (4, 2)
     numbered = Numbered(stage.samples)
     with torch.no_grad():
         together = stage(batch)
         alone = torch.cat([stage(default_collate([numbered[k]])) for k in range(4)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
     assert together.unique().numel() == 4
+
+
+def test_targets_of_one_reference_are_predicted_as_if_alone(begun, data_folder):
+    stage = build("base", data_folder, begun)
+    nn.init.normal_(stage.unet.conv_out.weight)
+    batch = first_batch(stage)
+    noisy, timesteps = torch.randn(2, 4, 2, 4, 4), torch.tensor([100, 900])
+    shown, control = stage.latents.reference(batch), batch["control"]["densepose"]
+    with torch.no_grad():
+        together = stage.predict(noisy, timesteps, shown, {"densepose": control})
+        for k in range(2):
+            alone = stage.predict(noisy[:, :, [k]], timesteps, shown, {"densepose": control[:, [k]]})
+            torch.testing.assert_close(together[:, :, [k]], alone, atol=1e-4, rtol=1e-3)
+
+
+def test_channel_weights_are_what_shows(begun, data_folder):
+    stage = build("base", data_folder, begun)
+    latents = Latents(stage.latents.vae)
+    nn.init.zeros_(latents.vae.decoder.conv_in.weight[:, 2])
+    weights = channel_weights(latents, torch.randn(2, 3, 32, 32))
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[2] == 0 and (weights[[0, 1, 3]] > 0).all()
 
 
 def test_dropped_reference_is_not_seen(begun, data_folder):
@@ -184,3 +210,47 @@ def test_later_stage_without_the_earlier_one(data_folder, tmp_path):
         train("stage1", data_folder, tmp_path)
     with pytest.raises(FileNotFoundError):
         load_averages({}, tmp_path / "vae")
+
+
+def test_two_motion_signals_are_added(tmp_path):
+    """Real videos with part maps and keypoints: two ControlNets learn, and the UNet gets their sum."""
+    data = tmp_path / "videos"
+    data.mkdir()
+    for name in "abc":
+        write_video(data, name, 8)
+        write_points(data, name, 8)
+    plain = {"still_share": 0.0, "target_still_share": 0.0, "driving": "both", "holdout": 1}
+    train("vae", data, tmp_path, **plain)
+    run = train("base", data, tmp_path, **plain)
+    learned = weights(run)
+    assert {name.partition(".")[0] for name in learned} == {
+        "unet",
+        "appearance_encoder",
+        "controlnet",
+        "controlnet_keypoints",
+    }
+    assert not (run / "pipeline").exists()  # a pipeline takes one signal
+
+    stage = build("base", data, tmp_path, **plain)
+    for name in ("controlnet", "controlnet_keypoints"):
+        nn.init.normal_(getattr(stage, name).controlnet_mid_block.weight)
+    inputs = torch.randn(1, 4, 4, 4), torch.tensor([500]), torch.zeros(1, 1, 16)
+    maps = torch.rand(2, 1, 3, 32, 32)
+    together = stage._controlnets[0](*inputs, list(maps), [1.0, 1.0], return_dict=False)[1]
+    apart = [
+        getattr(stage, name)(*inputs, picture, return_dict=False)[1]
+        for name, picture in zip(("controlnet", "controlnet_keypoints"), maps, strict=True)
+    ]
+    torch.testing.assert_close(together, sum(apart))
+
+
+def test_keypoints_alone_leave_a_pipeline(tmp_path):
+    data = tmp_path / "videos"
+    data.mkdir()
+    for name in "abc":
+        write_video(data, name, 8)
+        write_points(data, name, 8)
+    plain = {"still_share": 0.0, "target_still_share": 0.0, "driving": "keypoints", "holdout": 1}
+    for stage in ("vae", "base"):
+        run = train(stage, data, tmp_path, **plain)
+    assert (run / "pipeline" / "controlnet").is_dir()

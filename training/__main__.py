@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
                 stop_after=args.stop_after,
                 threads=args.threads,
             )
-    except (InputError, FileNotFoundError) as error:
+    except (InputError, OSError) as error:  # such as a full disk, which names its file
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -13,7 +13,7 @@ from training.config import StageConfig
 
 
 class StepBatches:
-    """Global sample indices ``step * batch_size + k`` of the parts that one process computes.
+    """Global sample indices ``step * samples_a_step + k`` of the parts that one process computes.
 
     A batch is cut into ``processes`` x ``accumulation`` equal parts; a process takes every so many-th.
     Iterating yields the parts in the order they are computed, ``accumulation`` of them a step.
@@ -24,19 +24,20 @@ class StepBatches:
 
     def __init__(self, config: StageConfig, *, first_step: int, process: int, processes: int):
         parts = processes * config.accumulation
-        if config.batch_size % parts:
+        if config.batch_size % (parts * config.targets):
             raise InputError(
                 f"a batch of {config.batch_size} cannot be cut into {parts} equal parts ({processes}"
-                f" processes, accumulation {config.accumulation}); choose a multiple as batch_size."
+                f" processes, accumulation {config.accumulation}) of whole samples; choose a multiple of"
+                f" {parts * config.targets} as batch_size."
             )
         self.config, self.first_step = config, first_step
         self.process, self.processes = process, processes
-        self.part = config.batch_size // parts
+        self.part = config.samples_a_step // parts
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, self.config.steps):
             for turn in range(self.config.accumulation):
-                first = step * self.config.batch_size + (turn * self.processes + self.process) * self.part
+                first = step * self.config.samples_a_step + (turn * self.processes + self.process) * self.part
                 yield list(range(first, first + self.part))
 
     def __len__(self) -> int:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import DDIMScheduler
 from torch import nn
+from torch.utils.data import Dataset
 
 from magicanimate.errors import InputError
 from magicanimate.models.autoencoder import Autoencoder
@@ -140,7 +142,7 @@ def build_networks(
     return networks
 
 
-def frozen_autoencoder(parts: Parts, runs: Path, *, samples=None) -> Autoencoder:
+def frozen_autoencoder(parts: Parts, runs: Path, *, samples: Dataset | None = None) -> Autoencoder:
     """The autoencoder of the denoising stages, frozen: Stable Diffusion's, or that of ``runs/vae``.
 
     One that was trained here gets latents of unit size; their scale is measured once and kept in its run's
@@ -165,7 +167,7 @@ def frozen_autoencoder(parts: Parts, runs: Path, *, samples=None) -> Autoencoder
     return vae.requires_grad_(False).eval()
 
 
-def _scale(vae: Autoencoder, file: Path, checkpoint: str, samples) -> torch.Tensor:
+def _scale(vae: Autoencoder, file: Path, checkpoint: str, samples: Dataset | None) -> torch.Tensor:
     if file.exists():
         saved = torch.load(file, weights_only=True)
         if saved["checkpoint"] == checkpoint:
@@ -180,6 +182,6 @@ def _scale(vae: Autoencoder, file: Path, checkpoint: str, samples) -> torch.Tens
     return scale
 
 
-def scheduler_of(config: StageConfig):
+def scheduler_of(config: StageConfig) -> DDIMScheduler:
     """The noise schedule that ``config.loss`` asks for."""
     return build_scheduler(config.loss.prediction, zero_terminal_snr=config.loss.zero_terminal_snr)

@@ -58,7 +58,8 @@ class LossConfig:
     zero_terminal_snr: bool = setting(False, "the last timestep is pure noise (v_prediction only)")
     min_snr_gamma: float = setting(0.0, "clip of the min-SNR weighting, 5 in its paper; 0 for none")
     timestep_bias: float = setting(0.0, "share of the samples whose timestep is one of the noisiest")
-    noisy_from: int = setting(750, "first of those noisiest timesteps")
+    noisy_from: int = setting(600, "first of those noisiest timesteps")
+    weigh_channels: bool = setting(False, "weigh latent channels by how much they show in the picture")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class StageConfig:
 
     stage: Stage
     steps: int = setting(1000, "optimizer steps in all", may_change=True)
-    batch_size: int = setting(16, "images or clips a step, over all processes and accumulated parts")
+    batch_size: int = setting(16, "targets or clips a step, over all processes and accumulated parts")
+    targets: int = setting(1, "base, stage1: targets that share a reference, which is encoded once")
     size: int = setting(128, "side of the square training pictures, pixels")
     crop: int = setting(0, "side of the random crop the autoencoder is trained on, pixels; 0 for all")
     num_frames: int = setting(16, "frames of a clip (K of the paper)")
@@ -93,7 +95,7 @@ class StageConfig:
         False, "compute activations twice, to save memory", may_change=True
     )
     channels_last: bool = setting(False, "memory layout that convolutions often like", may_change=True)
-    compile: bool = setting(False, "use torch.compile", may_change=True)
+    compile: bool = setting(False, "use torch.compile for the denoiser's networks", may_change=True)
     workers: int = setting(0, "processes that read data", may_change=True)
     checkpoint_every: int = setting(200, "steps between checkpoints", may_change=True)
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept", may_change=True)
@@ -101,6 +103,11 @@ class StageConfig:
     log_every: int = setting(20, "steps between rows of metrics.jsonl", may_change=True)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+    @property
+    def samples_a_step(self) -> int:
+        """References, each with its targets, or clips, of the global batch."""
+        return self.batch_size // self.targets
 
 
 @dataclass(frozen=True)
@@ -121,9 +128,9 @@ class NetworkConfig:
 
     size: int = 128
     vae_channels: tuple[int, ...] = (24, 48, 96, 192)
-    latent_channels: int = 16
-    unet_channels: tuple[int, ...] = (64, 96, 128)
-    heads: int = 4
+    latent_channels: int = 20
+    unet_channels: tuple[int, ...] = (96, 128, 160)
+    heads: int = 2
     norm_groups: int = 16
     text_tokens: int = 1
     text_width: int = 32

@@ -17,6 +17,23 @@ from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_s
 ENCODED_AT_ONCE = 8
 
 
+@torch.no_grad()
+def channel_weights(latents: Latents, pixels: torch.Tensor) -> torch.Tensor:
+    """Weight of each latent channel, ``C`` with mean 1: how much it shows in pictures ``N 3 H W``.
+
+    The root of the change of the pixels per change of the channel: all channels have unit size, but some
+    carry the picture and others only its grain.
+    """
+    here = latents.encode(pixels)[:, :, None]
+    before, changes = latents.decode(here), []
+    for channel in range(here.shape[1]):
+        moved = here.clone()
+        moved[:, channel] += 0.1
+        changes.append((latents.decode(moved) - before).square().mean().sqrt())
+    weights = torch.stack(changes).sqrt()
+    return weights / weights.mean()
+
+
 class Latents:
     """The frozen autoencoder's view of samples.
 

@@ -81,15 +81,16 @@ def make_optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> t
     Raises:
         InputError: the 8-bit one is not installed.
     """
-    cls = torch.optim.AdamW
-    if config.eight_bit:
-        try:
-            from bitsandbytes.optim import AdamW8bit as cls
-        except ImportError as error:
-            raise InputError(
-                "eight_bit needs the package bitsandbytes; install it, or leave the setting off."
-            ) from error
-    return cls(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if not config.eight_bit:
+        return torch.optim.AdamW(parameters, fused=True, **common)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise InputError(
+            "eight_bit needs the package bitsandbytes; install it, or leave the setting off."
+        ) from error
+    return AdamW8bit(parameters, **common)
 
 
 class Trainer:
@@ -108,11 +109,14 @@ class Trainer:
         self.averages = Averages(self.parameters, decay=config.optimizer.ema_decay)
         self.step, self.mean_loss = 0, None
 
-    def run(self, *, stop_after: int | None = None) -> None:
+    def run(self, *, stop_after: int | None = None) -> int:
         """Train from the newest checkpoint, or from the start, to ``config.steps``.
 
         Args:
             stop_after: leave after this many steps of this call, checkpoint written.
+
+        Returns:
+            Steps taken.
 
         Raises:
             InputError: a checkpoint cannot be written, or the data cannot be read.
@@ -142,6 +146,7 @@ class Trainer:
                 self.save()
         if metrics:
             metrics.close()
+        return self.step - first
 
     def _parts(self) -> Iterator[Mapping[str, Any]]:
         """This process's parts of the batches, from the present step on."""

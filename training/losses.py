@@ -75,6 +75,8 @@ def denoising_losses(
     clean: torch.Tensor,
     noise: torch.Tensor,
     timesteps: torch.Tensor,
+    *,
+    channel_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Weighted mean squared error of each sample, float32 ``B``.
 
@@ -83,9 +85,12 @@ def denoising_losses(
         config: weighting.
         predicted, clean, noise: ``B C F h w``.
         timesteps: ``B``.
+        channel_weights: ``C``, with mean 1.
     """
-    error = predicted.float() - target(scheduler, clean, noise, timesteps).float()
-    losses = error.square().flatten(1).mean(1)
+    error = (predicted.float() - target(scheduler, clean, noise, timesteps).float()).square()
+    if channel_weights is not None:
+        error = error * channel_weights.view(-1, 1, 1, 1)
+    losses = error.flatten(1).mean(1)
     if config.min_snr_gamma:
         losses = losses * min_snr_weight(scheduler, timesteps, config.min_snr_gamma)
     return losses

@@ -7,6 +7,7 @@ shipped checkpoint, ``tiny`` is for tests.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from training.config import STAGES, LossConfig, NetworkConfig, OptimizerConfig, Stage, StageConfig
 
@@ -66,15 +67,16 @@ def mini(stage: Stage) -> Settings:
     """
     common = {
         "soften_control": True,
-        "still_share": 0.8,
+        "still_share": 0.6,
         "target_still_share": 1 / 3,
+        "tau_0": 0.15,
         "share_noise": 0.7,
         "mixed_precision": "bf16",
         "loss": _FROM_NOTHING,
     }
     if stage == "vae":
-        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1000)
-        config = StageConfig("vae", steps=2000, crop=64, sample_every=1000, optimizer=optimizer, **common)
+        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1500)
+        config = StageConfig("vae", steps=3500, crop=64, sample_every=500, optimizer=optimizer, **common)
     elif stage == "stage2":
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=300)
         config = StageConfig(
@@ -88,8 +90,11 @@ def mini(stage: Stage) -> Settings:
             **common,
         )
     elif stage == "base":
-        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1200)
-        config = StageConfig("base", steps=2800, optimizer=optimizer, **common)
+        # The noisiest timesteps decide most of a picture, and there it must come from reference and map.
+        loss = replace(_FROM_NOTHING, timestep_bias=0.4, noisy_from=600, weigh_channels=True)
+        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=2500)
+        common |= {"loss": loss, "drop_reference": 0.05, "targets": 2}
+        config = StageConfig("base", steps=8000, optimizer=optimizer, **common)
     else:
         optimizer = OptimizerConfig(learning_rate=1e-4, decay_steps=300)
         config = StageConfig(stage, steps=1000, optimizer=optimizer, **common)
@@ -116,12 +121,13 @@ def tiny(stage: Stage) -> Settings:
     config = StageConfig(
         stage,
         steps=4,
-        batch_size=2,
+        batch_size=4 if stage == "base" else 2,
         size=32,
         crop=16 if stage == "vae" else 0,
         num_frames=4,
         tau_2=0.2,
         share_noise=0.5,
+        targets=2 if stage == "base" else 1,
         still_share=0.5,
         target_still_share=0.3,
         soften_control=True,

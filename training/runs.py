@@ -19,7 +19,7 @@ from training.build import (
 )
 from training.config import NetworkConfig, StageConfig, as_json, fixed_settings, flat
 from training.export import export_pipeline
-from training.latents import Latents
+from training.latents import Latents, channel_weights
 from training.loop import Stage, Trainer, make_accelerator
 from training.run_folder import CONFIG, check_settings, write_text
 from training.sets import Data, DataFolders, open_data
@@ -29,6 +29,7 @@ from training.stages.vae import VaeStage
 log = logging.getLogger(__name__)
 
 PIPELINE = "pipeline"
+MEASURED_PICTURES = 16
 
 
 def train(
@@ -73,8 +74,9 @@ def train(
         record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
         write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
     trainer = Trainer(stage, config, folder, accelerator=accelerator)
-    trainer.run(stop_after=stop_after)
-    if trainer.step >= config.steps and accelerator.is_main_process and _exportable(config):
+    taken = trainer.run(stop_after=stop_after)
+    due = trainer.step >= config.steps and (taken or not (folder / PIPELINE).exists())
+    if due and accelerator.is_main_process and _exportable(config):
         written = export_pipeline(config, network, runs, folder / PIPELINE, start=start)
         log.info("wrote %s", written)
 
@@ -109,6 +111,10 @@ def build_stage(
     networks: dict[str, nn.Module] = build_networks(config, network, parts, runs, motion=start.motion)
     vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
     cached, cached_held_out = sets.encoded(Latents(vae).encode, runs / LATENTS)
+    weights = None
+    if config.loss.weigh_channels:
+        pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])
+        weights = channel_weights(Latents(vae), pictures.to(device))
     return Denoiser(
         config,
         networks,
@@ -118,4 +124,5 @@ def build_stage(
         samples=sets.samples,
         held_out=sets.held_out,
         held_out_latents=Latents(vae, cached_held_out),
+        channel_weights=weights,
     )

@@ -96,7 +96,7 @@ def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path |
 
 def _samples(config: StageConfig, videos: VideoSet, images: ImageSet | None) -> Dataset:
     """What the stage learns from; the thresholds tau are explained at `training.data.draws.joint_kind`."""
-    place = {"batch_size": config.batch_size, "steps": config.steps, "seed": config.seed}
+    place = {"batch_size": config.samples_a_step, "steps": config.steps, "seed": config.seed}
     if config.stage in ("vae", "controlnet"):
         return ImageSamples(images or VideoFrames(videos), **place)
     if config.stage == "stage2":
@@ -115,5 +115,6 @@ def _samples(config: StageConfig, videos: VideoSet, images: ImageSet | None) -> 
         image_probability=config.tau_0,
         still_share=config.still_share,
         target_still_share=config.target_still_share,
+        targets=config.targets,
         **place,
     )

@@ -29,9 +29,9 @@ def encode_all(
         encode: images ``B 3 H W`` -> latents ``B C h w``.
         batch_size: images at once.
     """
-    if not path.exists():
+    count, per = data.rgb.shape[:2]
+    if not path.exists() or len(np.load(path, mmap_mode="r")) != count * per:  # of fewer identities, say
         path.parent.mkdir(parents=True, exist_ok=True)
-        count, per = data.rgb.shape[:2]
         flat = data.rgb.reshape(count * per, *data.rgb.shape[2:])
         first = encode(to_images(flat[:1]))
         temporary = path.with_suffix(".tmp")

@@ -7,9 +7,16 @@
 | stage1 | appearance encoder, ControlNet | yes | without, frozen |
 | stage2 | temporal layers | yes | with |
 
-Source: MagicAnimate paper, section 3.4, and supplement, sections 2 and 3.
+Stage2 mixes three kinds of steps (paper, section 3.5): a draw of up to tau_1 takes images, which are their
+own references; from tau_1 to tau_2 single frames of the videos, whose reference is another frame; above,
+clips. On single pictures the temporal layers have nothing to attend to but the picture itself, so they learn
+to leave its quality alone, which clips by themselves degrade; images add people and places that the videos
+lack.
 
-Letters in shape comments: ``B`` samples, ``F`` frames (1 but in stage2), ``C h w`` latents, ``H W`` pixels.
+Source: MagicAnimate paper, sections 3.4 and 3.5, and supplement, sections 2 and 3.
+
+Letters in shape comments: ``B`` samples, ``F`` frames of a clip, or targets of one reference before stage2,
+``C h w`` latents, ``H W`` pixels.
 """
 
 from __future__ import annotations
@@ -54,6 +61,7 @@ class Denoiser(nn.Module):
         scheduler: noise schedule.
         latents, samples: of the training data.
         held_out: samples to show, and their latents.
+        channel_weights: of the latent channels in the loss, ``C``, with mean 1; all alike when ``None``.
     """
 
     def __init__(
@@ -67,6 +75,7 @@ class Denoiser(nn.Module):
         samples: Dataset,
         held_out: Dataset,
         held_out_latents: Latents,
+        channel_weights: torch.Tensor | None = None,
     ):
         super().__init__()
         self.config, self.scheduler, self.samples = config, scheduler, samples
@@ -78,6 +87,7 @@ class Denoiser(nn.Module):
         self._controlnets = (MultiControlNetModel([networks[name] for name in controlnet_names(config)]),)
         self.readers = install_hybrid_attention(self.unet, fusion=config.fusion) if self.has_reference else {}
         self.register_buffer("text", text, persistent=False)
+        self.register_buffer("channel_weights", channel_weights, persistent=False)
         self.has_time = hasattr(self.unet, "motion_parameters")
         choose_trained(self, config.stage)
         if config.gradient_checkpointing:
@@ -104,10 +114,18 @@ class Denoiser(nn.Module):
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         shown = self.latents.reference(batch) if self.has_reference else None
         predicted = self.predict(noisy, timesteps, shown, control, visible=visible)
-        return denoising_losses(self.scheduler, config.loss, predicted, clean, noise, timesteps)
+        return denoising_losses(
+            self.scheduler,
+            config.loss,
+            predicted,
+            clean,
+            noise,
+            timesteps,
+            channel_weights=self.channel_weights,
+        )
 
     def _noise_generator(self, index: int) -> np.random.Generator:
-        step, place = divmod(index, self.config.batch_size)
+        step, place = divmod(index, self.config.samples_a_step)
         return np.random.default_rng([self.config.seed, step, place, NOISE_STREAM])
 
     def predict(
@@ -133,26 +151,27 @@ class Denoiser(nn.Module):
         """
         samples, frames = noisy.shape[0], noisy.shape[2]
         text = self.text.expand(samples, -1, -1)
+        pictures = noisy.transpose(1, 2).flatten(0, 1)  # B C F h w -> (B F) C h w
+        each_timestep, each_text = (x.repeat_interleave(frames, dim=0) for x in (timesteps, text))
         if shown is not None:
             set_reference(self.readers, self.appearance_encoder(shown, timesteps, text), visible=visible)
         signals = [control[name].flatten(0, 1) for name in SIGNALS[self.config.driving]]
         down, mid = self._controlnets[0](
-            noisy.transpose(1, 2).flatten(0, 1),  # B C F h w -> (B F) C h w
-            timesteps.repeat_interleave(frames),
-            text.repeat_interleave(frames, dim=0),
+            pictures,
+            each_timestep,
+            each_text,
             controlnet_cond=signals,
             conditioning_scale=[1.0] * len(signals),
             return_dict=False,
         )
+        inputs = (noisy, timesteps, text) if self.has_time else (pictures, each_timestep, each_text)
         predicted = self.unet(
-            noisy if self.has_time else noisy[:, :, 0],
-            timesteps,
-            text,
+            *inputs,
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
-        return predicted if self.has_time else predicted[:, :, None]
+        return predicted if self.has_time else predicted.unflatten(0, (samples, frames)).transpose(1, 2)
 
     @torch.no_grad()
     def sample(self, step: int, folder: Path) -> dict[str, float]:

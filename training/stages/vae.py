@@ -52,7 +52,7 @@ class VaeStage(nn.Module):
         )
 
     def _generator(self, index: int) -> np.random.Generator:
-        step, place = divmod(index, self.config.batch_size)
+        step, place = divmod(index, self.config.samples_a_step)
         return np.random.default_rng([self.config.seed, step, place, DISTURBANCE_STREAM])
 
     def _disturbed(self, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
