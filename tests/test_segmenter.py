@@ -131,7 +131,7 @@ def test_product_labels_pictures_of_any_size(trained):
 def test_it_learns(tmp_path):
     """On plain boxes of a person it never saw, more pixels are right than by calling all background."""
     data = write_boxes(tmp_path / "boxes", identities=8)
-    train(data, tmp_path, steps=60, batch_size=4)
+    train(data, tmp_path, steps=100, batch_size=4)
     background = (DancerFolder(data)[7][1] == 0).mean()
     assert rows(tmp_path / "segmenter")[-1]["accuracy"] > background + 0.05
 
