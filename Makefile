@@ -51,7 +51,7 @@ $(INSTALLED_TRAIN): requirements-train.txt $(INSTALLED)
 DATA ?= data/dancers
 RUNS ?= runs/mini
 MINI ?= assets/mini
-IDENTITIES ?= 1500
+IDENTITIES ?= 2000
 WORKERS ?= 2
 THREADS ?= 2
 VAE_ARGS ?=
@@ -61,7 +61,7 @@ STAGE2_ARGS ?=
 mini: mini-export
 
 mini-data: $(INSTALLED_TRAIN)
-	$(BIN)/python -m training.dancers --out $(DATA) --identities $(IDENTITIES) --workers $(WORKERS)
+	$(BIN)/python -m training.dancers --out $(DATA) --identities $(IDENTITIES) --fps 12.5 --workers $(WORKERS)
 
 mini-vae: mini-data
 	$(BIN)/python -m training vae --data $(DATA) --runs $(RUNS) --threads $(THREADS) $(VAE_ARGS)
