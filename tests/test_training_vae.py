@@ -9,7 +9,7 @@ from tests.training_runs import losses, train
 from training.config import OptimizerConfig
 from training.networks import build_vae
 from training.presets import tiny_network
-from training.stages.vae import gradient_loss, normalize_latents
+from training.stages.vae import change_basis, gradient_loss, latent_basis
 
 
 def test_vae_learns(tmp_path):
@@ -19,17 +19,23 @@ def test_vae_learns(tmp_path):
     assert sum(run[-20:]) / 20 < 0.6 * sum(run[:3]) / 3
 
 
-def test_normalized_latents_decode_to_the_same_picture():
+def test_latents_become_principal_components_of_the_picture():
+    """Of unit size, uncorrelated, most visible first; and the decoded picture stays what it was."""
     torch.manual_seed(0)
     vae = build_vae(tiny_network()).eval()
-    images = torch.randn(4, 3, 32, 32)
+    images = torch.randn(48, 1, 3, 32, 32)
+    samples = [{"target": image} for image in images]
     with torch.no_grad():
-        before = vae.encode(images).latent
-        picture = vae.decode(before).sample
-        normalize_latents(vae, before.square().mean(dim=(0, 2, 3)).sqrt())
-        after = vae.encode(images).latent
-        torch.testing.assert_close(after.square().mean(dim=(0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
-        torch.testing.assert_close(vae.decode(after).sample, picture, atol=1e-4, rtol=1e-3)
+        picture = vae.decode(vae.encode(images[:4, 0]).latent).sample
+        change_basis(vae, latent_basis(vae, samples, images=48))
+        after = vae.encode(images[:, 0]).latent
+        flat = after.movedim(1, -1).flatten(0, -2)
+        torch.testing.assert_close(flat.T @ flat / len(flat), torch.eye(4), atol=1e-3, rtol=0)
+        torch.testing.assert_close(vae.decode(after[:4]).sample, picture, atol=1e-4, rtol=1e-3)
+        shown = vae.decode(after[:24]).sample
+        moved = [after[:24] + 0.05 * torch.eye(4)[k].view(4, 1, 1) for k in range(4)]
+        changes = [float((vae.decode(m).sample - shown).square().mean()) for m in moved]
+    assert changes == sorted(changes, reverse=True)
 
 
 def test_gradient_loss_sees_edges_and_not_brightness():

@@ -25,11 +25,11 @@ from training.parts import (
     reset_temporal_layers,
 )
 from training.stages.denoiser import controlnet_names
-from training.stages.vae import latent_scale, normalize_latents
+from training.stages.vae import change_basis, latent_basis
 
 log = logging.getLogger(__name__)
 
-LATENT_SCALE = "latent_scale.pt"
+LATENT_BASIS = "latent_basis.pt"
 LATENTS = "latents.npy"
 EARLIER: dict[Stage, tuple[Stage, ...]] = {
     "controlnet": ("base",),
@@ -145,8 +145,8 @@ def build_networks(
 def frozen_autoencoder(parts: Parts, runs: Path, *, samples: Dataset | None = None) -> Autoencoder:
     """The autoencoder of the denoising stages, frozen: Stable Diffusion's, or that of ``runs/vae``.
 
-    One that was trained here gets latents of unit size; their scale is measured once and kept in its run's
-    folder.
+    One that was trained here gets latents in the basis of `latent_basis`, which is measured once and kept in
+    its run's folder.
 
     Args:
         parts: where networks come from.
@@ -163,23 +163,23 @@ def frozen_autoencoder(parts: Parts, runs: Path, *, samples: Dataset | None = No
         if newest is None:
             raise InputError(f"{folder} has no checkpoint; run the stage 'vae' first.")
         load_averages({"vae": vae}, folder)
-        normalize_latents(vae, _scale(vae, folder / LATENT_SCALE, newest.name, samples))
+        change_basis(vae, _basis(vae, folder / LATENT_BASIS, newest.name, samples))
     return vae.requires_grad_(False).eval()
 
 
-def _scale(vae: Autoencoder, file: Path, checkpoint: str, samples: Dataset | None) -> torch.Tensor:
+def _basis(vae: Autoencoder, file: Path, checkpoint: str, samples: Dataset | None) -> torch.Tensor:
     if file.exists():
         saved = torch.load(file, weights_only=True)
         if saved["checkpoint"] == checkpoint:
-            return saved["scale"]
+            return saved["basis"]
     if samples is None:
         raise InputError(f"{file} is missing or of an older autoencoder; train a later stage first.")
-    scale = latent_scale(vae, samples)
+    basis = latent_basis(vae, samples)
     temporary = file.with_suffix(".tmp")
-    torch.save({"scale": scale, "checkpoint": checkpoint}, temporary)
+    torch.save({"basis": basis, "checkpoint": checkpoint}, temporary)
     temporary.replace(file)
     (file.parent.parent / LATENTS).unlink(missing_ok=True)  # of another autoencoder
-    return scale
+    return basis
 
 
 def scheduler_of(config: StageConfig) -> DDIMScheduler:

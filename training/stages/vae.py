@@ -85,25 +85,55 @@ def gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def normalize_latents(vae: AutoencoderDC, scale: torch.Tensor) -> None:
-    """Fold the latents' scale per channel into the convolutions around them; decoding stays what it was.
-
-    The noise schedule expects latents of unit size (Stable Diffusion has one factor for all channels).
+def change_basis(vae: AutoencoderDC, basis: torch.Tensor) -> None:
+    """Fold a change of the latents' basis into the convolutions around them; decoding stays what it was.
 
     Args:
         vae: autoencoder without shortcuts around its latents.
-        scale: root mean square of the latents, per channel.
+        basis: ``C C``; the new latents are ``basis @ latents`` at every position.
     """
-    vae.encoder.conv_out.weight.div_(scale.view(-1, 1, 1, 1))
-    vae.encoder.conv_out.bias.div_(scale)
-    vae.decoder.conv_in.weight.mul_(scale.view(1, -1, 1, 1))
+    encoded, decoded = vae.encoder.conv_out, vae.decoder.conv_in
+    encoded.weight.copy_(torch.einsum("kc,cihw->kihw", basis, encoded.weight))
+    encoded.bias.copy_(basis @ encoded.bias)
+    decoded.weight.copy_(torch.einsum("ochw,ck->okhw", decoded.weight, torch.linalg.inv(basis)))
 
 
 @torch.no_grad()
-def latent_scale(vae: AutoencoderDC, samples: Dataset, *, images: int = 512) -> torch.Tensor:
-    """Root mean square of the latents per channel, over the first so many samples."""
-    squares = []
-    for first in range(0, images, 32):
-        batch = default_collate([samples[k] for k in range(first, first + 32)])["target"][:, 0]
-        squares.append(vae.encode(batch).latent.square().mean(dim=(0, 2, 3)))
-    return torch.stack(squares).mean(0).sqrt()
+def latent_basis(
+    vae: AutoencoderDC, samples: Dataset, *, images: int = 512, probed: int = 24
+) -> torch.Tensor:
+    """Basis ``C C`` in which the latents are the principal components of the picture, each of unit size.
+
+    Trained for nothing but reconstruction, an autoencoder mixes brightness and grain in every channel, and
+    its latents are nearly as rough as noise. A denoiser learns much sooner when the first channels carry what
+    shows most and the last ones grain. The principal components are taken where distance means change of
+    pixels: the latents are first weighed by the root of the decoder's mean gain ``J^T J``.
+
+    Args:
+        vae: trained autoencoder.
+        samples: training pictures.
+        images: so many of them for the size of the latents.
+        probed: so many of them for the gain, measured by changing one channel at a time.
+    """
+    batches = [range(first, min(first + 32, images)) for first in range(0, images, 32)]
+    encoded = [vae.encode(default_collate([samples[k] for k in b])["target"][:, 0]).latent for b in batches]
+    flat = torch.cat(encoded).double().movedim(1, -1).flatten(0, -2)  # (N h w) C
+    size = flat.T @ flat / len(flat)
+    gain = _gain(vae, torch.cat(encoded)[:probed])
+    values, vectors = torch.linalg.eigh(gain)
+    root = vectors @ torch.diag(values.clamp_min(1e-9 * values.max()).sqrt()) @ vectors.T
+    energy, directions = torch.linalg.eigh(root @ size @ root)
+    energy, directions = energy.flip(0), directions.flip(1)
+    return (directions.T @ root / energy.sqrt()[:, None]).float()
+
+
+def _gain(vae: AutoencoderDC, latents: torch.Tensor, *, step: float = 0.1) -> torch.Tensor:
+    """Squared change of the pixels per squared change of a position's latents, float64 ``C C``."""
+    rms = latents.square().mean(dim=(0, 2, 3)).sqrt()
+    picture, changes = vae.decode(latents).sample, []
+    for channel, size in enumerate(rms):
+        moved = latents.clone()
+        moved[:, channel] += step * size
+        changes.append(((vae.decode(moved).sample - picture) / (step * size)).flatten())
+    changes = torch.stack(changes).double()
+    return changes @ changes.T / latents[:, 0].numel()
