@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_TRAIN := $(VENV)/.installed-train
 
-.PHONY: app test test-slow lint format mini mini-data mini-vae mini-base mini-stage2 mini-export examples
+.PHONY: app test test-slow lint format mini mini-data mini-vae mini-base mini-stage2 mini-export segmenter examples
 
 app: $(INSTALLED)
 	$(BIN)/python app.py $(APP_ARGS)
@@ -51,7 +51,7 @@ $(INSTALLED_TRAIN): requirements-train.txt $(INSTALLED)
 DATA ?= data/dancers
 RUNS ?= runs/mini
 MINI ?= assets/mini
-IDENTITIES ?= 1500
+IDENTITIES ?= 2000
 WORKERS ?= 2
 THREADS ?= 2
 VAE_ARGS ?=
@@ -61,7 +61,7 @@ STAGE2_ARGS ?=
 mini: mini-export
 
 mini-data: $(INSTALLED_TRAIN)
-	$(BIN)/python -m training.dancers --out $(DATA) --identities $(IDENTITIES) --workers $(WORKERS)
+	$(BIN)/python -m training.dancers --out $(DATA) --identities $(IDENTITIES) --fps 12.5 --workers $(WORKERS)
 
 mini-vae: mini-data
 	$(BIN)/python -m training vae --data $(DATA) --runs $(RUNS) --threads $(THREADS) $(VAE_ARGS)
@@ -74,6 +74,10 @@ mini-stage2: mini-base
 
 mini-export: mini-stage2
 	$(BIN)/python -m training export --runs $(RUNS) --out $(MINI)
+
+# The network that finds body parts, for the benchmarks.
+segmenter: mini-data
+	$(BIN)/python -m training segmenter --data $(DATA) --runs $(RUNS) --out assets/segmenter --threads $(THREADS)
 
 # The photos and clips that the page offers.
 examples: $(INSTALLED_TRAIN)

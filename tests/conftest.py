@@ -31,7 +31,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from magicanimate.models.prompt import EmptyPrompt
     from magicanimate.pipeline import MagicAnimatePipeline
     from training import networks
-    from training.config import tiny_network
+    from training.presets import tiny_network
 
     config = tiny_network()
     torch.manual_seed(0)

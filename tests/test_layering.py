@@ -1,4 +1,7 @@
-"""Who may import whom: app and command line -> animator -> pipeline -> models; training -> magicanimate."""
+"""Who may import whom: app and command line -> animator -> pipeline -> models; training -> magicanimate.
+
+`densepose_tools` knows the palette, the media and the errors only; `training` may use it, never the reverse.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ ANIMATOR = ("magicanimate.animator",)
 
 # Package -> what neither it nor anything in it may import.
 FORBIDDEN = {
-    "magicanimate": ("training", "densepose_tools", "tests", "app"),
-    "training": ("tests", "app", *TOP, *ANIMATOR),
-    "densepose_tools": ("training", "tests", "app", *TOP, *ANIMATOR, *PIPELINE, *MODELS),
+    "magicanimate": ("training", "densepose_tools", "benchmarks", "tests", "app"),
+    "densepose_tools": ("training", "benchmarks", "tests", "app", *TOP, *ANIMATOR, *PIPELINE, *MODELS),
+    "training": ("benchmarks", "tests", "app", *TOP, *ANIMATOR),
+    "training.metrics": ("densepose_tools", "magicanimate.media", *PIPELINE, *MODELS),
     "magicanimate.animator": TOP,
     "magicanimate.pipeline": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),

@@ -1,4 +1,4 @@
-"""Command line of the training: ``python -m training vae | base | stage2 | export``."""
+"""Command line of the training: ``python -m training STAGE``, ``export`` or ``segmenter``."""
 
 from __future__ import annotations
 
@@ -8,33 +8,48 @@ import sys
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from training.options import add_settings, with_settings
+from training.presets import PRESETS, preset
+from training.segmenter import command as segmenter
+
+STAGES = {
+    "vae": "image autoencoder, from nothing",
+    "base": "UNet, appearance encoder and ControlNet together, from nothing",
+    "controlnet": "pose ControlNet on single images, before stage1",
+    "stage1": "appearance encoder and ControlNet on pairs of frames",
+    "stage2": "temporal layers on clips, everything else frozen",
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, without importing anything heavy."""
     top = argparse.ArgumentParser(
         prog="python -m training",
-        description="Train the networks. The same command again resumes. "
-        "Render the data with `python -m training.dancers`.",
+        description="Train the networks. The same command again resumes. For several processes put"
+        " `accelerate launch -m` before `training` in place of `python -m`.",
     )
     commands = top.add_subparsers(dest="command", required=True)
-    for stage, text in (
-        ("vae", "image autoencoder"),
-        ("base", "UNet, appearance encoder and ControlNet together, from nothing"),
-        ("stage2", "temporal layers on clips, everything else frozen"),
-    ):
-        command = commands.add_parser(stage, help=text)
-        command.add_argument("--data", type=Path, required=True, help="folder of rendered dancers")
-        command.add_argument("--steps", type=int, help="steps in all instead of the preset's")
-        command.add_argument("--decay-steps", type=int, help="steps of decay at the end")
-        command.add_argument("--stop-after", type=int, help="leave after so many steps of this call")
-        command.add_argument("--threads", type=int, help="CPU threads")
+    for stage, text in STAGES.items():
+        command = commands.add_parser(stage, help=text, description=text)
+        command.add_argument("--data", type=Path, required=True, help="folder of the videos, or dancers")
+        command.add_argument("--images", type=Path, help="folder of the images, for joint training")
+        command.add_argument("--stop-after", type=int, metavar="N", help="leave after N steps of this call")
+        command.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+        _add_common(command)
+        add_settings(command)
     export = commands.add_parser("export", help="write the pipeline folder that the program loads")
     export.add_argument("--out", type=Path, required=True)
-    for command in commands.choices.values():
-        command.add_argument("--runs", type=Path, default=Path("runs/mini"), help="folder of the runs")
-        command.add_argument("--preset", default="mini", choices=("mini", "tiny"))
+    _add_common(export)
+    segmenter.add_command(commands)
     return top
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--runs", type=Path, default=Path("runs/mini"), help="folder of all runs")
+    command.add_argument("--preset", default="mini", choices=tuple(PRESETS), help="default: %(default)s")
+    command.add_argument("--stable-diffusion", type=Path, help="folder of Stable Diffusion 1.5 (paper_*)")
+    command.add_argument("--vae", type=Path, help="folder of its autoencoder (paper_*)")
+    command.add_argument("--motion", type=Path, help="AnimateDiff's motion weights to begin stage2 with")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,22 +57,30 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     from training import runs
+    from training.build import Start
+    from training.export import export_pipeline, saved_config
+    from training.sets import DataFolders
 
     try:
+        if args.command == "segmenter":
+            segmenter.run(args)
+            return 0
+        start = Start(stable_diffusion=args.stable_diffusion, vae=args.vae, motion=args.motion)
         if args.command == "export":
-            runs.export(args.runs, args.out, preset_name=args.preset)
+            config, network = preset(args.preset, "stage2")
+            export_pipeline(saved_config(args.runs, config), network, args.runs, args.out, start=start)
         else:
+            config, network = preset(args.preset, args.command)
             runs.train(
-                args.command,
-                data=args.data,
+                with_settings(config, args),
+                network,
+                data=DataFolders(videos=args.data, images=args.images),
                 runs=args.runs,
-                preset_name=args.preset,
-                steps=args.steps,
-                decay_steps=args.decay_steps,
+                start=start,
                 stop_after=args.stop_after,
                 threads=args.threads,
             )
-    except (InputError, FileNotFoundError) as error:
+    except (InputError, OSError) as error:  # such as a full disk, which names its file
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,88 +1,118 @@
-"""Settings of the training stages: frozen dataclasses, and the presets that return them."""
+"""Settings of the training stages: frozen dataclasses whose fields say what they are for.
+
+The presets in `training.presets` return them, `training.options` makes command-line options of their fields.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from magicanimate.config import Fusion
+
+Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "segmenter"]
+Driving = Literal["densepose", "keypoints", "both"]
+Prediction = Literal["epsilon", "v_prediction"]
+Precision = Literal["no", "bf16", "fp16"]
+
+SIGNALS: dict[Driving, tuple[str, ...]] = {
+    "densepose": ("densepose",),
+    "keypoints": ("keypoints",),
+    "both": ("densepose", "keypoints"),
+}
+STAGES: tuple[Stage, ...] = ("vae", "base", "controlnet", "stage1", "stage2")
+"""The stages of the animation; the part segmenter stands apart, see `training.segmenter`."""
+
+
+def setting(default: Any, help: str, *, may_change: bool = False) -> Any:
+    """A field with its help text.
+
+    Args:
+        default: value.
+        help: what the field is for, with its unit.
+        may_change: whether a run that was begun may go on with another value.
+    """
+    return field(default=default, metadata={"help": help, "may_change": may_change})
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up, a constant stretch and a linear decay to ``final_ratio`` of the rate.
+    """AdamW with warm-up, a constant stretch and a linear decay; see `training.loop.learning_rate`."""
 
-    Attributes:
-        learning_rate: peak rate.
-        warmup_steps: steps of linear warm-up.
-        decay_steps: steps of linear decay at the end of the run.
-        final_ratio: rate at the last step, as a share of the peak.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are clipped to this norm.
-        ema_decay: of the averaged weights; reached gradually.
-    """
+    learning_rate: float = setting(1e-3, "peak rate")
+    warmup_steps: int = setting(200, "steps of linear warm-up")
+    decay_steps: int = setting(0, "steps of linear decay at the end of the run", may_change=True)
+    final_ratio: float = setting(0.05, "rate at the last step as a share of the peak, with decay")
+    weight_decay: float = setting(0.01, "of AdamW")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    ema_decay: float = setting(0.999, "of the averaged weights, reached gradually; 0 for no averaging")
+    eight_bit: bool = setting(False, "AdamW with 8-bit states (needs the package bitsandbytes and a GPU)")
 
-    learning_rate: float = 1e-3
-    warmup_steps: int = 200
-    decay_steps: int = 0
-    final_ratio: float = 0.05
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.999
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the denoiser predicts and how timesteps count; see `training.losses`."""
+
+    prediction: Prediction = setting("epsilon", "what the denoiser predicts")
+    zero_terminal_snr: bool = setting(False, "the last timestep is pure noise (v_prediction only)")
+    min_snr_gamma: float = setting(0.0, "clip of the min-SNR weighting, 5 in its paper; 0 for none")
+    timestep_bias: float = setting(0.0, "share of the samples whose timestep is one of the noisiest")
+    noisy_from: int = setting(600, "first of those noisiest timesteps")
+    weigh_channels: bool = setting(False, "weigh latent channels by how much they show in the picture")
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One run of one stage.
+    """One run of one stage. Everything random depends on ``seed``, the step and the sample's place only."""
 
-    Attributes:
-        stage: "vae" (image autoencoder), "base" (UNet, appearance encoder and ControlNet together, from
-            nothing, on single frames) or "stage2" (temporal layers on clips, everything else frozen).
-        steps: optimizer steps in all.
-        batch_size: images (vae, base) or clips (stage2) a step.
-        crop: side of the random crop the autoencoder is trained on, pixels; 0 for the whole image.
-        num_frames: frames of a clip in stage2.
-        targets: pictures the base stage draws of each reference; the encoder reads that reference once for
-            all of them, at one timestep.
-        clip_share: chance that reference and target of the base stage are frames of the same clip, one view
-            of one dance; otherwise the reference is a still of another pose, place and size.
-        image_probability: base: chance that the reference is the target itself (tau_0 of the paper); stage2:
-            chance that a clip shrinks to one frame (image-video joint training).
-        noisy_share, noisy_from: this share of the timesteps is drawn from ``noisy_from`` up only, where the
-            picture must come from reference and map because next to nothing of it is left in the noise.
-        share_noise: chance that all frames of a stage-2 clip get the same noise, as the mini samples.
-        drop_reference: chance that a video of the batch does not see its reference, for guidance.
-        latent_noise: noise on the autoencoder's latents, in their standard deviations, so that its decoder
-            forgives small errors of the denoiser.
-        gradient_weight: of the autoencoder's loss on image gradients, which keeps edges sharp.
-        holdout: identities at the end of the data set that are never trained on.
-        checkpoint_every, sample_every, log_every: steps.
-        seed: of everything random; a step's batch and noise depend on (seed, step) only.
-    """
-
-    stage: str
-    steps: int
-    batch_size: int = 16
-    crop: int = 0
-    num_frames: int = 16
-    targets: int = 1
-    clip_share: float = 0.4
-    image_probability: float = 0.2
-    noisy_share: float = 0.0
-    noisy_from: int = 600
-    share_noise: float = 0.7
-    drop_reference: float = 0.1
-    latent_noise: float = 0.02
-    gradient_weight: float = 0.1
-    holdout: int = 16
-    checkpoint_every: int = 200
-    sample_every: int = 500
-    log_every: int = 20
-    seed: int = 0
+    stage: Stage
+    steps: int = setting(1000, "optimizer steps in all", may_change=True)
+    batch_size: int = setting(16, "targets or clips a step, over all processes and accumulated parts")
+    targets: int = setting(1, "base, stage1: targets that share a reference, which is encoded once")
+    size: int = setting(128, "side of the square training pictures, pixels")
+    crop: int = setting(0, "side of the random crop the autoencoder is trained on, pixels; 0 for all")
+    num_frames: int = setting(16, "frames of a clip (K of the paper)")
+    interval: int = setting(1, "the clip takes every n-th frame of the video (s of the paper)")
+    tau_0: float = setting(0.2, "base, stage1: chance that a sample is an image, reference = target")
+    tau_1: float = setting(0.0, "stage2: a step that draws less than this trains on images")
+    tau_2: float = setting(0.0, "stage2: between tau_1 and this on single frames, above on clips")
+    still_share: float = setting(0.0, "chance that a pair's reference is one of the dancers' stills")
+    target_still_share: float = setting(0.0, "chance that a pair's target is one of the dancers' stills")
+    fusion: Fusion = setting("midup", "UNet blocks that read the reference")
+    reference: bool = setting(True, "use the appearance encoder; off only to see what it is good for")
+    driving: Driving = setting("densepose", "motion signal; both: two ControlNets, residuals added")
+    share_noise: float = setting(0.0, "stage2: chance that the frames of a clip get the same noise")
+    drop_reference: float = setting(0.1, "chance that a sample does not see its reference, for guidance")
+    soften_control: bool = setting(False, "blur and disturb the maps a little, as resized video does")
+    latent_noise: float = setting(0.02, "vae: noise on the latents, in their standard deviations")
+    gradient_weight: float = setting(0.1, "vae: weight of the loss on image gradients, for sharp edges")
+    holdout: int = setting(16, "videos at the end of the data set that are never trained on")
+    seed: int = setting(0, "of everything random")
+    mixed_precision: Precision = setting("no", "number format of the networks' arithmetic")
+    accumulation: int = setting(1, "parts a process cuts its share of a batch into", may_change=True)
+    gradient_checkpointing: bool = setting(
+        False, "compute activations twice, to save memory", may_change=True
+    )
+    channels_last: bool = setting(False, "memory layout that convolutions often like", may_change=True)
+    compile: bool = setting(False, "use torch.compile for the denoiser's networks", may_change=True)
+    workers: int = setting(0, "processes that read data", may_change=True)
+    checkpoint_every: int = setting(200, "steps between checkpoints", may_change=True)
+    keep_checkpoints: int = setting(2, "newest checkpoints that are kept", may_change=True)
+    sample_every: int = setting(500, "steps between samples of held-out data", may_change=True)
+    log_every: int = setting(20, "steps between rows of metrics.jsonl", may_change=True)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    @property
+    def samples_a_step(self) -> int:
+        """References, each with its targets, or clips, of the global batch."""
+        return self.batch_size // self.targets
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the four networks; the topology is Stable Diffusion's with fewer, narrower levels.
+    """Sizes of networks that learn from nothing; the topology is Stable Diffusion's, smaller.
 
     Attributes:
         size: side of the square images the networks are trained at, pixels.
@@ -108,68 +138,35 @@ class NetworkConfig:
     motion_heads: int = 4
 
 
-def tiny_network() -> NetworkConfig:
-    """For tests: every part present, a step in a fraction of a second."""
-    return NetworkConfig(
-        size=32,
-        vae_channels=(8, 16, 32, 64),
-        latent_channels=4,
-        unet_channels=(16, 16, 32),
-        heads=2,
-        norm_groups=8,
-        text_width=16,
-        control_channels=(8, 8, 16, 16),
-        motion_heads=2,
-    )
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Fields by dotted name, nested dataclasses opened: ``{"steps": 5, "optimizer.learning_rate": ...}``."""
+    values = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        values |= flat(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
+    return values
 
 
-def _mini(stage: str) -> StageConfig:
-    if stage == "vae":
-        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1500)
-        return StageConfig("vae", steps=3500, crop=64, sample_every=500, optimizer=optimizer)
-    if stage == "base":
-        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=2500)
-        return StageConfig(
-            "base",
-            steps=8000,
-            targets=2,
-            image_probability=0.15,
-            noisy_share=0.4,
-            drop_reference=0.05,
-            optimizer=optimizer,
-        )
-    optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=300)
-    return StageConfig(
-        "stage2", steps=900, batch_size=2, checkpoint_every=50, sample_every=100, optimizer=optimizer
-    )
+def fixed_settings(config: StageConfig) -> dict[str, Any]:
+    """The settings, by dotted name, that a run must keep from its first step to its last."""
+    changeable = {
+        name
+        for prefix, cls in (("", StageConfig), ("optimizer.", OptimizerConfig), ("loss.", LossConfig))
+        for name in (prefix + f.name for f in fields(cls) if f.metadata.get("may_change"))
+    }
+    return {name: value for name, value in flat(config).items() if name not in changeable}
 
 
-def _tiny(stage: str) -> StageConfig:
-    return StageConfig(
-        stage,
-        steps=4,
-        batch_size=2,
-        crop=16 if stage == "vae" else 0,
-        num_frames=4,
-        holdout=1,
-        checkpoint_every=2,
-        sample_every=4,
-        log_every=1,
-        optimizer=OptimizerConfig(warmup_steps=1),
-    )
+def updated(config: Any, saved: Mapping[str, Any]) -> Any:
+    """``config`` with the values of a ``config.json``, as far as that has them."""
+    changes = {}
+    for f in fields(config):
+        if f.name in saved:
+            value = getattr(config, f.name)
+            changes[f.name] = updated(value, saved[f.name]) if is_dataclass(value) else saved[f.name]
+    return replace(config, **changes)
 
 
-STAGES = ("vae", "base", "stage2")
-PRESETS: dict[str, tuple[Any, Any]] = {"mini": (_mini, NetworkConfig), "tiny": (_tiny, tiny_network)}
-
-
-def preset(name: str, stage: str) -> tuple[StageConfig, NetworkConfig]:
-    """Settings of ``stage`` in preset ``name``: "mini" (the shipped checkpoint) or "tiny" (tests).
-
-    Raises:
-        ValueError: unknown preset or stage.
-    """
-    if name not in PRESETS or stage not in STAGES:
-        raise ValueError(f"unknown preset {name!r} or stage {stage!r}; have {tuple(PRESETS)} and {STAGES}")
-    stage_config, network_config = PRESETS[name]
-    return stage_config(stage), network_config()
+def as_json(config: StageConfig, network: NetworkConfig | None) -> dict[str, Any]:
+    """What ``config.json`` of a run folder says about the run's settings."""
+    return asdict(config) | {"network": asdict(network) if network else None}

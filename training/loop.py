@@ -1,41 +1,46 @@
 """The one training loop: every stage is this loop with another loss.
 
-A run folder holds ``config.json``, ``metrics.jsonl``, ``samples/`` and ``checkpoints/``. The same command
-resumes from the newest checkpoint; as each step draws its batch and noise from (seed, step), the losses
-are those of a run that was never interrupted.
+It runs on `accelerate`: one process or many (``accelerate launch``) share a global batch of fixed size. A
+sample and its noise depend on (seed, step, place in the batch) only, so the losses are the same whatever
+the number of processes, up to rounding, and those of a resumed run are those of one never interrupted.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from torch import nn
+from torch.utils.data import Dataset
 
-from training.config import OptimizerConfig, StageConfig
+from magicanimate.errors import InputError
+from training.averages import Averages
+from training.batches import batches
+from training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
+from training.config import OptimizerConfig, Precision, StageConfig
+from training.run_folder import SAMPLES, Metrics
 
 log = logging.getLogger(__name__)
-KEPT_CHECKPOINTS = 2
 
 
 class Stage(Protocol):
-    """What a stage gives the loop.
+    """What a stage gives the loop: an ``nn.Module`` with the networks as attributes, so that the names of
+    its parameters are ``<network>.<key>``; those that require gradients are trained.
 
     Attributes:
-        networks: networks by name; those with parameters that require gradients are trained.
+        samples: by global sample index.
     """
 
-    networks: Mapping[str, nn.Module]
+    samples: Dataset
 
-    def loss(self, step: int) -> torch.Tensor:
-        """Scalar loss of this step's batch."""
+    def __call__(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Losses of the samples of a batch, ``B``."""
 
     def sample(self, step: int, folder: Path) -> dict[str, float]:
         """Write pictures of held-out data into ``folder``; return figures worth logging."""
@@ -50,155 +55,162 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return rate
 
 
-class Averages:
-    """Exponential moving average of the trained parameters."""
+def make_accelerator(config: StageConfig) -> Accelerator:
+    """The processes, device and number format of a run.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], *, decay: float):
-        self.decay = decay
-        self.values = {name: p.detach().clone() for name, p in parameters.items()}
+    Raises:
+        InputError: the device cannot compute in that format.
+    """
+    precision: Precision = config.mixed_precision
+    # A process whose samples all miss their reference computes no gradient for the appearance encoder.
+    may_miss = config.stage in ("base", "stage1") and config.drop_reference > 0
+    unused = DistributedDataParallelKwargs(find_unused_parameters=may_miss)
+    try:
+        return Accelerator(
+            mixed_precision=precision,
+            gradient_accumulation_steps=config.accumulation,
+            kwargs_handlers=[unused],
+        )
+    except ValueError as error:
+        raise InputError(f"mixed_precision {precision!r} does not work here: {error}") from error
 
-    @torch.no_grad()
-    def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
-        # The first averages follow quickly: a fixed decay would carry the random start for long.
-        decay = min(self.decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(self.values.values()), [p.detach() for p in parameters.values()], 1 - decay)
 
-    @torch.no_grad()
-    def swap(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Exchange averaged and trained values; call again to change back."""
-        for name, p in parameters.items():
-            kept = p.detach().clone()
-            p.copy_(self.values[name])
-            self.values[name] = kept
+def make_optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW, or its 8-bit relative.
+
+    Raises:
+        InputError: the 8-bit one is not installed.
+    """
+    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if not config.eight_bit:
+        return torch.optim.AdamW(parameters, fused=True, **common)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise InputError(
+            "eight_bit needs the package bitsandbytes; install it, or leave the setting off."
+        ) from error
+    return AdamW8bit(parameters, **common)
 
 
 class Trainer:
     """Runs a stage to its last step, writing checkpoints on the way."""
 
-    def __init__(self, stage: Stage, config: StageConfig, folder: Path):
-        self.stage, self.config, self.folder = stage, config, folder
-        self.parameters = {
-            f"{name}.{key}": p
-            for name, network in stage.networks.items()
-            for key, p in network.named_parameters()
-            if p.requires_grad
-        }
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            fused=True,
-            lr=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-        )
+    def __init__(self, stage: Stage, config: StageConfig, folder: Path, *, accelerator: Accelerator):
+        self.stage, self.config, self.folder, self.accelerator = stage, config, folder, accelerator
+        if config.channels_last:
+            stage.to(memory_format=torch.channels_last)
+        if config.compile:
+            for network in stage.children():
+                network.compile()
+        trained = [p for p in stage.parameters() if p.requires_grad]
+        self.model, self.optimizer = accelerator.prepare(stage, make_optimizer(config.optimizer, trained))
+        self.parameters = {name: p for name, p in stage.named_parameters() if p.requires_grad}
         self.averages = Averages(self.parameters, decay=config.optimizer.ema_decay)
-        self.step = 0
+        self.step, self.mean_loss = 0, None
 
-    def run(self, *, stop_after: int | None = None) -> None:
+    def run(self, *, stop_after: int | None = None) -> int:
         """Train from the newest checkpoint, or from the start, to ``config.steps``.
 
         Args:
             stop_after: leave after this many steps of this call, checkpoint written.
+
+        Returns:
+            Steps taken.
+
+        Raises:
+            InputError: a checkpoint cannot be written, or the data cannot be read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
         self._resume()
-        first, began, mean = self.step, time.monotonic(), None
-        while self.step < self.config.steps and (stop_after is None or self.step - first < stop_after):
-            loss = self._train_step()
-            mean = loss if mean is None else 0.98 * mean + 0.02 * loss
+        main = self.accelerator.is_main_process
+        metrics = Metrics(self.folder, step=self.step) if main else None
+        if main:
+            log.info("%d processes on %s", self.accelerator.num_processes, self.accelerator.device)
+        first, began = self.step, time.monotonic()
+        last = self.config.steps if stop_after is None else min(self.config.steps, first + stop_after)
+        parts = self._parts()
+        while self.step < last:
+            loss = self._train_step(parts)
+            self.mean_loss = loss if self.mean_loss is None else 0.98 * self.mean_loss + 0.02 * loss
             self.step += 1
+            figures = {}
             if self.step % self.config.log_every == 0:
                 pace = (time.monotonic() - began) / (self.step - first)
-                self._log({"loss": loss, "mean_loss": mean, "seconds_per_step": pace})
-            if self.step % self.config.checkpoint_every == 0:
-                self.save()
+                figures = {"loss": loss, "mean_loss": self.mean_loss, "seconds_per_step": pace}
             if self.step % self.config.sample_every == 0 or self.step == self.config.steps:
-                self._sample()
-        self.save()
+                figures |= self._sample()
+            if metrics and figures:
+                metrics.write(self.step, figures)
+            if self.step % self.config.checkpoint_every == 0 or self.step == last:
+                self.save()
+        if metrics:
+            metrics.close()
+        return self.step - first
 
-    def _train_step(self) -> float:
+    def _parts(self) -> Iterator[Mapping[str, Any]]:
+        """This process's parts of the batches, from the present step on."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        loader = batches(
+            self.stage.samples, self.config, first_step=self.step, process=process, processes=processes
+        )
+        return (send_to_device(part, self.accelerator.device) for part in loader)
+
+    def _train_step(self, parts: Iterator[Mapping[str, Any]]) -> float:
+        """One step of the optimizer; returns the mean loss of the global batch."""
         config = self.config.optimizer
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.config.steps)
-        torch.manual_seed(hash((self.config.seed, self.step)) & 0x7FFFFFFF)
-        loss = self.stage.loss(self.step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.accelerator.device)
+        for _ in range(self.config.accumulation):
+            with self.accelerator.accumulate(self.model):
+                loss = self.model(next(parts)).mean()
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            total += loss.detach().float() / self.config.accumulation
         self.averages.update(self.parameters, self.step)
-        return loss.item()
+        return self.accelerator.reduce(total, "mean").item()
 
-    def _sample(self) -> None:
-        self.averages.swap(self.parameters)
-        try:
-            samples = self.folder / "samples"
+    def _sample(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        if self.accelerator.is_main_process:
+            samples = self.folder / SAMPLES
             samples.mkdir(exist_ok=True)
-            self._log(self.stage.sample(self.step, samples))
-        finally:
-            self.averages.swap(self.parameters)
-
-    def _log(self, figures: Mapping[str, float]) -> None:
-        row = {"step": self.step, **{k: round(v, 6) for k, v in figures.items()}}
-        log.info("%s", row)
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            with self.averages.in_place(self.parameters), self.accelerator.autocast():
+                figures = self.stage.sample(self.step, samples)
+        self.accelerator.wait_for_everyone()
+        return figures
 
     def save(self) -> None:
-        """Write a checkpoint under a temporary name, rename it, drop all but the newest few."""
-        checkpoints = self.folder / "checkpoints"
-        checkpoints.mkdir(exist_ok=True)
-        path = checkpoints / f"step_{self.step:07d}.pt"
-        state = {
-            "step": self.step,
-            "parameters": {name: p.detach() for name, p in self.parameters.items()},
-            "averages": self.averages.values,
-            "optimizer": self.optimizer.state_dict(),
-        }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-        for old in sorted(checkpoints.glob("step_*.pt"))[:-KEPT_CHECKPOINTS]:
-            old.unlink()
+        """Write a checkpoint; all processes call it, the main one writes."""
+        whole = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "step": self.step,
+                "parameters": {name: whole[name].detach() for name in self.parameters},
+                "averages": self.averages.values,
+                "optimizer": self.optimizer.state_dict(),
+                "mean_loss": self.mean_loss,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            }
+            write_checkpoint(self.folder, state, keep=self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
         path = newest_checkpoint(self.folder)
         if path is None:
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_checkpoint(path)
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(state["parameters"][name])
-        self.averages.values = state["averages"]
+        self.averages.load(state["averages"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.mean_loss = state["step"], state.get("mean_loss")
         log.info("resumed %s at step %d", path, self.step)
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run folder, if it has any."""
-    found = sorted((folder / "checkpoints").glob("step_*.pt"))
-    return found[-1] if found else None
-
-
-def load_averages(networks: Mapping[str, nn.Module], folder: Path, *, partly: bool = False) -> int:
-    """Put a run's averaged weights into ``networks`` (names as in its stage); returns the run's step.
-
-    Args:
-        networks: what to fill.
-        folder: of the run.
-        partly: the run trained only some of the parameters; the others keep their values.
-
-    Raises:
-        FileNotFoundError: the run has no checkpoint yet.
-        KeyError: the run has no weights for a parameter.
-    """
-    path = newest_checkpoint(folder)
-    if path is None:
-        raise FileNotFoundError(f"{folder} has no checkpoint; run that stage first")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    with torch.no_grad():
-        for name, network in networks.items():
-            for key, p in network.named_parameters():
-                if not partly or f"{name}.{key}" in state["averages"]:
-                    p.copy_(state["averages"][f"{name}.{key}"])
-    return state["step"]

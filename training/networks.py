@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from diffusers import AutoencoderDC, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 
+from magicanimate.checkpoints.architectures import SCHEDULER
+from magicanimate.errors import InputError
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
-from training.config import NetworkConfig
+from training.config import NetworkConfig, Prediction
 
 
 def build_vae(config: NetworkConfig) -> AutoencoderDC:
@@ -103,16 +105,32 @@ def build_video_unet(config: NetworkConfig) -> VideoUNet:
     )
 
 
-def build_scheduler() -> DDIMScheduler:
-    """Noise schedule of the mini: Stable Diffusion's linear betas with zero terminal SNR, v-prediction.
+def build_scheduler(
+    prediction: Prediction = "v_prediction", *, zero_terminal_snr: bool = True
+) -> DDIMScheduler:
+    """Noise schedule: Stable Diffusion's range of betas, linear as the published program has it.
+
+    Args:
+        prediction: what the denoiser predicts.
+        zero_terminal_snr: rescale so that the last timestep is pure noise, and sample from that one.
+
+    Raises:
+        InputError: noise is to be predicted where there is nothing but noise.
 
     Source: "Common Diffusion Noise Schedules and Sample Steps are Flawed" (zero SNR, trailing spacing).
     """
+    if not zero_terminal_snr:
+        return DDIMScheduler(**SCHEDULER | {"prediction_type": prediction})
+    if prediction == "epsilon":
+        raise InputError(
+            "zero_terminal_snr goes with the prediction 'v_prediction' only: noise predicted from pure noise"
+            " says nothing of the picture."
+        )
     return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="linear",
-        prediction_type="v_prediction",
+        beta_start=SCHEDULER["beta_start"],
+        beta_end=SCHEDULER["beta_end"],
+        beta_schedule=SCHEDULER["beta_schedule"],
+        prediction_type=prediction,
         clip_sample=False,
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",

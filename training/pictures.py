@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
+
+from magicanimate.media.writer import VideoWriter
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -20,3 +23,14 @@ def save_grid(path: Path, rows: Sequence[torch.Tensor]) -> None:
     sheet = torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=-1) for row in rows], dim=-2)
     pixels = ((sheet + 1) * 127.5).round().to(torch.uint8).movedim(0, -1)
     Image.fromarray(pixels.numpy()).save(path)
+
+
+def save_video(path: Path, columns: Sequence[torch.Tensor], *, fps: float = 8.0) -> None:
+    """mp4 with the clips of ``columns`` (each ``B F 3 H W`` in [-1, 1]) side by side, one sample below
+    the other.
+    """
+    wide = torch.cat([column.clamp(-1, 1) for column in columns], dim=-1)  # B F 3 H W'
+    frames = ((torch.cat(list(wide), dim=-2) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
+    with VideoWriter(path, width=frames.shape[2], height=frames.shape[1], fps=fps) as writer:
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame))

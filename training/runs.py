@@ -1,139 +1,130 @@
-"""Puts a stage together from its settings, its data and the runs before it."""
+"""One call per command: train a stage, resuming if it was begun, and write its pipeline at the end."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
+import json
+import logging
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from training.config import NetworkConfig, StageConfig, preset
-from training.data import DancerData
-from training.loop import Stage, Trainer, load_averages, newest_checkpoint
-from training.networks import (
-    build_appearance_encoder,
-    build_controlnet,
-    build_image_unet,
-    build_scheduler,
-    build_vae,
-    build_video_unet,
+from magicanimate.errors import InputError
+from training.build import (
+    LATENTS,
+    Start,
+    build_networks,
+    frozen_autoencoder,
+    scheduler_of,
 )
-from training.stages.base import BaseStage
-from training.stages.stage2 import Stage2, load_image_weights
-from training.stages.vae import VaeStage, latent_scale, normalize_latents
+from training.config import NetworkConfig, StageConfig, as_json, fixed_settings, flat
+from training.export import export_pipeline
+from training.latents import Latents, channel_weights
+from training.loop import Stage, Trainer, make_accelerator
+from training.run_folder import CONFIG, check_settings, write_text
+from training.sets import Data, DataFolders, open_data
+from training.stages.denoiser import Denoiser
+from training.stages.vae import VaeStage
 
-LATENT_SCALE = "latent_scale.pt"
-KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an export
-DEFAULT_STEPS = 10
-DEFAULT_GUIDANCE = 1.0
+log = logging.getLogger(__name__)
+
+PIPELINE = "pipeline"
+MEASURED_PICTURES = 16
 
 
 def train(
-    stage: str,
+    config: StageConfig,
+    network: NetworkConfig | None,
     *,
-    data: Path,
+    data: DataFolders,
     runs: Path,
-    preset_name: str,
-    steps: int | None = None,
-    decay_steps: int | None = None,
+    start: Start | None = None,
     stop_after: int | None = None,
     threads: int | None = None,
 ) -> None:
     """Train one stage in ``runs/<stage>``, resuming if that run was begun.
 
+    Args:
+        config: of the stage.
+        network: sizes of networks that learn from nothing; ``None`` with Stable Diffusion's files.
+        data: folders of the training data.
+        runs: folder of the runs of all stages.
+        start: files of the first weights.
+        stop_after: leave after so many steps of this call.
+        threads: CPU threads; torch's choice when ``None``.
+
     Raises:
-        FileNotFoundError: an earlier stage has not been trained.
-        InputError: the data cannot be used.
+        InputError: an earlier stage or a file is missing, the data cannot be used, a run with other settings
+            is there, or the disk is full.
     """
     if threads:
         torch.set_num_threads(threads)
-    config, network = preset(preset_name, stage)
-    if decay_steps is not None:
-        config = replace(config, optimizer=replace(config.optimizer, decay_steps=decay_steps))
-    config = replace(config, steps=steps or config.steps)
-    dancers = DancerData(data, holdout=config.holdout)
-    Trainer(_build(config, network, dancers, runs), config, runs / stage).run(stop_after=stop_after)
+    folder = runs / config.stage
+    fixed = fixed_settings(config)
+    if network:
+        fixed |= flat(network, "network.")
+    check_settings(folder, fixed)
+    start = start or Start()
+    accelerator = make_accelerator(config)
+    with accelerator.main_process_first():  # it prepares the files that the others read
+        sets = open_data(config, data, index_folder=folder)
+        stage = build_stage(config, network, sets, runs, start, device=accelerator.device)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
+        write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+    trainer = Trainer(stage, config, folder, accelerator=accelerator)
+    taken = trainer.run(stop_after=stop_after)
+    due = trainer.step >= config.steps and (taken or not (folder / PIPELINE).exists())
+    if due and accelerator.is_main_process and _exportable(config):
+        written = export_pipeline(config, network, runs, folder / PIPELINE, start=start)
+        log.info("wrote %s", written)
 
 
-def _build(config: StageConfig, network: NetworkConfig, data: DancerData, runs: Path) -> Stage:
+def _exportable(config: StageConfig) -> bool:
+    """Whether the stage leaves something that animates: a reference and one motion signal."""
+    return config.stage in ("base", "stage1", "stage2") and config.reference and config.driving != "both"
+
+
+def build_stage(
+    config: StageConfig,
+    network: NetworkConfig | None,
+    sets: Data,
+    runs: Path,
+    start: Start,
+    *,
+    device: torch.device,
+) -> Stage:
+    """The stage with its networks on the CPU (the loop moves them) and its frozen autoencoder on ``device``.
+
+    Raises:
+        InputError: as `train`.
+    """
+    parts = start.parts(network)
     if config.stage == "vae":
-        return VaeStage(config, network, data)
-    vae = trained_vae(network, runs, data)
-    base = BaseStage(config, network, data, vae, runs / "latents.npy")
-    if config.stage == "base":
-        return base
-    load_averages(base.networks, runs / "base")
-    return Stage2(config, network, data, base)
-
-
-def trained_vae(network: NetworkConfig, runs: Path, data: DancerData | None = None):
-    """The autoencoder of ``runs/vae`` with normalized latents, in evaluation mode.
-
-    The scale is measured once, with ``data``, and kept in the run folder.
-    """
-    vae = build_vae(network)
-    load_averages({"vae": vae}, runs / "vae")
-    vae.requires_grad_(False).eval()
-    file = runs / "vae" / LATENT_SCALE
-    newest = newest_checkpoint(runs / "vae")
-    if not file.exists() or torch.load(file, weights_only=True)["checkpoint"] != newest.name:
-        if data is None:
-            raise FileNotFoundError(f"{file} is missing or old: train a later stage first")
-        torch.save({"scale": latent_scale(vae, data), "checkpoint": newest.name}, file)
-        (runs / "latents.npy").unlink(missing_ok=True)  # of another autoencoder
-    normalize_latents(vae, torch.load(file, weights_only=True)["scale"])
-    return vae
-
-
-def export(runs: Path, out: Path, *, preset_name: str) -> Path:
-    """Write the trained networks as a pipeline folder (safetensors, float16) that the program loads.
-
-    Args:
-        runs: folder of the runs; "vae", "base" and "stage2" must have checkpoints.
-        out: folder to write; replaced if it exists.
-        preset_name: of the network sizes.
-
-    Returns:
-        ``out``.
-    """
-    from magicanimate.models.prompt import EmptyPrompt
-    from magicanimate.pipeline import MagicAnimatePipeline
-
-    _, network = preset(preset_name, "stage2")
-    unet = build_video_unet(network)
-    image_networks = {
-        "unet": build_image_unet(network),
-        "appearance_encoder": build_appearance_encoder(network),
-        "controlnet": build_controlnet(network),
-    }
-    load_averages(image_networks, runs / "base")
-    load_image_weights(unet, image_networks["unet"])
-    load_averages({"unet": unet}, runs / "stage2", partly=True)
-    pipe = MagicAnimatePipeline(
-        vae=trained_vae(network, runs),
-        unet=unet,
-        appearance_encoder=image_networks["appearance_encoder"],
-        controlnet=image_networks["controlnet"],
-        scheduler=build_scheduler(),
-        empty_prompt=EmptyPrompt(num_tokens=network.text_tokens, width=network.text_width),
-        kind="mini",
-        default_width=network.size,
-        default_height=network.size,
-        default_steps=DEFAULT_STEPS,
-        default_guidance_scale=DEFAULT_GUIDANCE,
-        noise_period=1,
+        if network is None:
+            raise InputError(
+                "Stable Diffusion's autoencoder is used as it is: there is no stage 'vae' for it."
+            )
+        torch.manual_seed(config.seed)
+        return VaeStage(config, parts.autoencoder(), samples=sets.samples, held_out=sets.held_out)
+    networks: dict[str, nn.Module] = build_networks(config, network, parts, runs, motion=start.motion)
+    vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
+    cached, cached_held_out = sets.encoded(
+        Latents(vae, precision=config.mixed_precision).encode, runs / LATENTS
     )
-    staging = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    pipe.to(torch.float16).save_pretrained(staging)
-    for file in staging.rglob("*"):
-        if file.is_file():
-            file.chmod(0o644)
-    for kept in KEPT_FILES:
-        if (out / kept).exists():
-            shutil.copy2(out / kept, staging / kept)
-    if out.exists():
-        shutil.rmtree(out)
-    staging.rename(out)
-    return out
+    weights = None
+    if config.loss.weigh_channels:
+        pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])
+        weights = channel_weights(Latents(vae), pictures.to(device))
+    return Denoiser(
+        config,
+        networks,
+        text=parts.empty_prompt().embedding,
+        scheduler=scheduler_of(config),
+        latents=Latents(vae, cached, precision=config.mixed_precision),
+        samples=sets.samples,
+        held_out=sets.held_out,
+        held_out_latents=Latents(vae, cached_held_out),
+        channel_weights=weights,
+    )

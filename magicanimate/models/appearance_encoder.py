@@ -28,7 +28,7 @@ class _NormOnly(nn.Module):
         self.bank: dict[str, torch.Tensor] = {}
         self.name = ""
 
-    def forward(self, hidden_states: torch.Tensor, **_) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *_, **__) -> torch.Tensor:
         self.bank[self.name] = self.norm1(hidden_states)
         return hidden_states
 

@@ -53,34 +53,11 @@ def pack(folder: Path) -> None:
         os.replace(path, target)
 
 
-class DancerData:
-    """Rendered dancers: ``rgb`` I K H W 3 and ``parts`` I K H W, uint8, memory-mapped.
-
-    Attributes:
-        stills: the first so many of the ``K`` images are unrelated poses; the rest are one clip.
-        train: indices of the identities to learn from; the others are held out.
-    """
-
-    def __init__(self, folder: Path, *, holdout: int):
-        from training.dancers.dataset import DancerFolder
-
-        pack(folder)
-        self.folder = folder
-        self.stills = DancerFolder(folder).info.stills
-        self.rgb = np.load(folder / PACKED_RGB, mmap_mode="r")
-        self.parts = np.load(folder / PACKED_PARTS, mmap_mode="r")
-        if len(self.rgb) <= holdout:
-            raise InputError(
-                f"{folder} has {len(self.rgb)} identities but {holdout} are to be held out: render more"
-            )
-        self.train = np.arange(len(self.rgb) - holdout)
-        self.held_out = np.arange(len(self.rgb) - holdout, len(self.rgb))
-
-
 class DancerVideos:
-    """The same as a set of videos: each identity is one, its stills first, then its clip.
+    """Rendered dancers as a ``VideoSet``: each identity is a video, its stills first, then its clip.
 
-    A ``VideoSet``. It pickles by its folder, so that workers map the arrays themselves.
+    ``rgb`` I K H W 3 and ``parts`` I K H W, uint8, are memory-mapped. A set pickles by its folder, so that
+    workers map the arrays themselves.
     """
 
     def __init__(

@@ -98,6 +98,7 @@ class PairSamples(DrawnSamples):
         image_probability: float = 0.0,
         still_share: float = 0.0,
         target_still_share: float = 0.0,
+        targets: int = 1,
     ):
         """Choose the mixture.
 
@@ -110,7 +111,8 @@ class PairSamples(DrawnSamples):
             image_probability: of an image instead of a pair.
             still_share: of the pairs, how many have one of the video's stills as reference (for a mini that
                 learns from nothing: a still differs in pose, place and size, as a user's photo does).
-            target_still_share: the same for the target.
+            target_still_share: of the targets of such a reference, how many are stills too.
+            targets: so many for one reference (F); an image is repeated.
 
         Raises:
             ValueError: stills are wanted and the videos have none.
@@ -121,18 +123,21 @@ class PairSamples(DrawnSamples):
         self.videos, self.images = videos, images if images is not None else VideoFrames(videos)
         self.image_probability = image_probability
         self.still_share, self.target_still_share = still_share, target_still_share
+        self.targets = targets
 
     def draw(self, rng: np.random.Generator, step: int) -> Sample:
         if rng.random() < self.image_probability:
-            return _image_sample(self.images, int(rng.integers(len(self.images))))
+            return _image_sample(self.images, int(rng.integers(len(self.images))), targets=self.targets)
         video, stills = int(rng.integers(len(self.videos))), self.videos.stills
-        pair = double_beta_pair(rng, self.videos.num_frames(video) - stills)
-        reference, target = (stills + position for position in pair)
+        count = self.videos.num_frames(video) - stills
+        reference, target = (stills + position for position in double_beta_pair(rng, count))
+        # Further targets come from anywhere in the clip: the double beta distribution is one of pairs.
+        targets = [target, *(stills + rng.integers(count, size=self.targets - 1)).tolist()]
         if rng.random() < self.still_share:
             reference = int(rng.integers(stills))
-        if rng.random() < self.target_still_share:
-            target = int(rng.integers(stills))
-        return _video_sample(self.videos, video, reference, [target])
+            is_still = rng.random(self.targets) < self.target_still_share
+            targets = [int(rng.integers(stills)) if k else t for k, t in zip(is_still, targets, strict=True)]
+        return _video_sample(self.videos, video, reference, targets)
 
 
 class ClipSamples(DrawnSamples):
@@ -253,15 +258,20 @@ def _video_sample(videos: VideoSet, video: int, reference: int, frames: Sequence
     return _sample(read, shown=0, targets=slice(1, None), video=video, reference=reference, frames=frames)
 
 
-def _image_sample(images: ImageSet, image: int) -> Sample:
+def _image_sample(images: ImageSet, image: int, *, targets: int = 1) -> Sample:
     video, frame = images.locate(image) if isinstance(images, VideoFrames) else (-1, image)
     return _sample(
-        images.read(image), shown=0, targets=slice(0, 1), video=video, reference=frame, frames=[frame]
+        images.read(image),
+        shown=0,
+        targets=[0] * targets,
+        video=video,
+        reference=frame,
+        frames=[frame] * targets,
     )
 
 
 def _sample(
-    read: Frames, *, shown: int, targets: slice, video: int, reference: int, frames: Sequence[int]
+    read: Frames, *, shown: int, targets: slice | list[int], video: int, reference: int, frames: Sequence[int]
 ) -> Sample:
     return {
         "reference": to_images(read.pixels[shown]),

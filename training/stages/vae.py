@@ -2,91 +2,138 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderDC
+from torch import nn
 from torch.nn import functional
+from torch.utils.data import Dataset, default_collate
 
-from training.config import NetworkConfig, StageConfig
-from training.data import DancerData, jitter_colours, step_generator, to_images
-from training.networks import build_vae
+from training.config import StageConfig
+from training.data.tensors import jitter_colours
 from training.pictures import psnr, save_grid
 
+SAMPLED = 16
+DISTURBANCE_STREAM = 1  # beside the numbers that the sample's data are drawn from
 
-class VaeStage:
-    """Reconstruction: squared and absolute error of the pixels, absolute error of image gradients."""
 
-    def __init__(self, config: StageConfig, network: NetworkConfig, data: DancerData):
-        self.config, self.data = config, data
-        torch.manual_seed(config.seed)
-        self.vae = build_vae(network)
-        self.networks = {"vae": self.vae}
+class VaeStage(nn.Module):
+    """Reconstruction: squared and absolute error of the pixels, absolute error of image gradients.
 
-    def loss(self, step: int) -> torch.Tensor:
-        images = self._batch(step_generator(self.config.seed, step))
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = self.vae.encode(images).latent
-            spread = latents.detach().float().std(dim=(0, 2, 3), keepdim=True)
-            noise = self.config.latent_noise * spread * torch.randn(latents.shape)
-            decoded = self.vae.decode(latents + noise).sample
-        decoded = decoded.float()
+    Args:
+        config: of the stage.
+        vae: the autoencoder to train.
+        samples: of the training data; only the first picture of "target" is used.
+        held_out: samples to show.
+    """
+
+    def __init__(self, config: StageConfig, vae: AutoencoderDC, *, samples: Dataset, held_out: Dataset):
+        super().__init__()
+        self.config, self.vae, self.samples, self.held_out = config, vae, samples, held_out
+
+    def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Losses ``B`` of a batch of samples that know their ``index``."""
+        rngs = [self._generator(index) for index in batch["index"].tolist()]
+        images = torch.cat(
+            [self._disturbed(image, rng) for image, rng in zip(batch["target"][:, 0], rngs, strict=True)]
+        )
+        latents = self.vae.encode(images).latent
+        spread = latents.detach().float().std(dim=(0, 2, 3), keepdim=True)  # of this process's pictures
+        noise = torch.stack([_normal(rng, latents.shape[1:]) for rng in rngs]).to(latents.device)
+        decoded = self.vae.decode(latents + self.config.latent_noise * spread * noise).sample.float()
         return (
-            functional.mse_loss(decoded, images)
-            + 0.1 * functional.l1_loss(decoded, images)
+            functional.mse_loss(decoded, images, reduction="none").mean(dim=(1, 2, 3))
+            + 0.1 * functional.l1_loss(decoded, images, reduction="none").mean(dim=(1, 2, 3))
             + self.config.gradient_weight * gradient_loss(decoded, images)
         )
 
-    def _batch(self, rng: np.random.Generator) -> torch.Tensor:
-        data, size, crop = self.data, self.data.rgb.shape[2], self.config.crop
-        images = []
-        for _ in range(self.config.batch_size):
-            image = data.rgb[rng.choice(data.train), rng.integers(data.rgb.shape[1])]
-            if crop:
-                y, x = rng.integers(0, size - crop + 1, 2)
-                image = image[y : y + crop, x : x + crop]
-            images.append(image)
-        return jitter_colours(to_images(np.stack(images)), rng)
+    def _generator(self, index: int) -> np.random.Generator:
+        step, place = divmod(index, self.config.samples_a_step)
+        return np.random.default_rng([self.config.seed, step, place, DISTURBANCE_STREAM])
+
+    def _disturbed(self, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """A random crop of ``3 H W`` in other colours, ``1 3 h w``."""
+        crop = self.config.crop
+        if crop:
+            y, x = (int(rng.integers(size - crop + 1)) for size in image.shape[1:])
+            image = image[:, y : y + crop, x : x + crop]
+        return jitter_colours(image[None], rng)
 
     @torch.no_grad()
     def sample(self, step: int, folder: Path) -> dict[str, float]:
-        images = to_images(self.data.rgb[self.data.held_out][:, :2].reshape(-1, *self.data.rgb.shape[2:]))
-        decoded = self.vae.decode(self.vae.encode(images).latent).sample
+        """Held-out pictures and their reconstructions, and the error of these."""
+        count = min(SAMPLED, len(self.held_out))
+        images = default_collate([self.held_out[k] for k in range(count)])["target"][:, 0]
+        decoded = self.vae.decode(self.vae.encode(images.to(self.vae.device)).latent).sample.float().cpu()
         save_grid(folder / f"{step:06d}.png", [images[:8], decoded[:8]])
         return {"psnr": psnr(decoded, images)}
 
 
+def _normal(rng: np.random.Generator, shape: torch.Size) -> torch.Tensor:
+    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+
+
 def gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of horizontal and vertical neighbour differences (``B C H W``)."""
-    across = functional.l1_loss(a.diff(dim=-1), b.diff(dim=-1))
-    down = functional.l1_loss(a.diff(dim=-2), b.diff(dim=-2))
+    """Mean absolute error of the differences to the neighbours beside and below, ``B C H W`` -> ``B``."""
+    across = functional.l1_loss(a.diff(dim=-1), b.diff(dim=-1), reduction="none").mean(dim=(1, 2, 3))
+    down = functional.l1_loss(a.diff(dim=-2), b.diff(dim=-2), reduction="none").mean(dim=(1, 2, 3))
     return across + down
 
 
 @torch.no_grad()
-def normalize_latents(vae: AutoencoderDC, scale: torch.Tensor) -> None:
-    """Fold the latents' scale per channel into the convolutions around them; decoding stays what it was.
-
-    The noise schedule expects latents of unit size (Stable Diffusion has one factor for all channels).
+def change_basis(vae: AutoencoderDC, basis: torch.Tensor) -> None:
+    """Fold a change of the latents' basis into the convolutions around them; decoding stays what it was.
 
     Args:
         vae: autoencoder without shortcuts around its latents.
-        scale: root mean square of the latents, per channel.
+        basis: ``C C``; the new latents are ``basis @ latents`` at every position.
     """
-    vae.encoder.conv_out.weight.div_(scale.view(-1, 1, 1, 1))
-    vae.encoder.conv_out.bias.div_(scale)
-    vae.decoder.conv_in.weight.mul_(scale.view(1, -1, 1, 1))
+    encoded, decoded = vae.encoder.conv_out, vae.decoder.conv_in
+    encoded.weight.copy_(torch.einsum("kc,cihw->kihw", basis, encoded.weight))
+    encoded.bias.copy_(basis @ encoded.bias)
+    decoded.weight.copy_(torch.einsum("ochw,ck->okhw", decoded.weight, torch.linalg.inv(basis)))
 
 
 @torch.no_grad()
-def latent_scale(vae: AutoencoderDC, data: DancerData, *, images: int = 512) -> torch.Tensor:
-    """Root mean square of the latents per channel, over training images."""
-    rng = step_generator(0, 0)
-    squares = []
-    for _ in range(images // 32):
-        rows = rng.choice(data.train, 32)
-        columns = rng.integers(data.rgb.shape[1], size=32)
-        batch = to_images(np.stack([data.rgb[i, k] for i, k in zip(rows, columns, strict=True)]))
-        squares.append(vae.encode(batch).latent.square().mean(dim=(0, 2, 3)))
-    return torch.stack(squares).mean(0).sqrt()
+def latent_basis(
+    vae: AutoencoderDC, samples: Dataset, *, images: int = 512, probed: int = 24
+) -> torch.Tensor:
+    """Basis ``C C`` in which the latents are the principal components of the picture, each of unit size.
+
+    Trained for nothing but reconstruction, an autoencoder mixes brightness and grain in every channel, and
+    its latents are nearly as rough as noise. A denoiser learns much sooner when the first channels carry what
+    shows most and the last ones grain. The principal components are taken where distance means change of
+    pixels: the latents are first weighed by the root of the decoder's mean gain ``J^T J``.
+
+    Args:
+        vae: trained autoencoder.
+        samples: training pictures.
+        images: so many of them for the size of the latents.
+        probed: so many of them for the gain, measured by changing one channel at a time.
+    """
+    batches = [range(first, min(first + 32, images)) for first in range(0, images, 32)]
+    encoded = [vae.encode(default_collate([samples[k] for k in b])["target"][:, 0]).latent for b in batches]
+    flat = torch.cat(encoded).double().movedim(1, -1).flatten(0, -2)  # (N h w) C
+    size = flat.T @ flat / len(flat)
+    gain = _gain(vae, torch.cat(encoded)[:probed])
+    values, vectors = torch.linalg.eigh(gain)
+    root = vectors @ torch.diag(values.clamp_min(1e-9 * values.max()).sqrt()) @ vectors.T
+    energy, directions = torch.linalg.eigh(root @ size @ root)
+    energy, directions = energy.flip(0), directions.flip(1)
+    return (directions.T @ root / energy.sqrt()[:, None]).float()
+
+
+def _gain(vae: AutoencoderDC, latents: torch.Tensor, *, step: float = 0.1) -> torch.Tensor:
+    """Squared change of the pixels per squared change of a position's latents, float64 ``C C``."""
+    rms = latents.square().mean(dim=(0, 2, 3)).sqrt()
+    picture, changes = vae.decode(latents).sample, []
+    for channel, size in enumerate(rms):
+        moved = latents.clone()
+        moved[:, channel] += step * size
+        changes.append(((vae.decode(moved).sample - picture) / (step * size)).flatten())
+    changes = torch.stack(changes).double()
+    return changes @ changes.T / latents[:, 0].numel()

@@ -1,0 +1,120 @@
+"""What is compared: a checkpoint, the same without its temporal side, and what must be beaten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.synthdance_data import Task
+from magicanimate.pipeline import MagicAnimatePipeline
+from magicanimate.windows import WindowPlan
+
+_ONE_FRAME = WindowPlan(size=1, overlap=0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make a clip.
+
+    Attributes:
+        name: of its row.
+        make: `Task` -> uint8 ``F H W 3``.
+        frame_by_frame: a frame of the result does not depend on how many there are.
+        needs_truth: cannot be applied where the task has none.
+        long_clips: worth running on more than the shortest clips.
+    """
+
+    name: str
+    make: Callable[[Task], np.ndarray]
+    frame_by_frame: bool = False
+    needs_truth: bool = False
+    long_clips: bool = True
+
+
+def methods(pipe: MagicAnimatePipeline) -> list[Method]:
+    """All rows of the table, the checkpoint first."""
+    still = with_components(pipe, unet=without_temporal_layers(pipe.unet))
+
+    def animate(task: Task) -> np.ndarray:
+        return pipe(task.photo, task.control).frames
+
+    def frames_alone(task: Task) -> np.ndarray:
+        return still(task.photo, task.control, windows=_ONE_FRAME).frames
+
+    def frames_alone_own_noise(task: Task) -> np.ndarray:
+        noise = own_noise(still, len(task.parts), task.photo.shape[:2])
+        return still(task.photo, task.control, windows=_ONE_FRAME, latents=noise).frames
+
+    def untrained(task: Task) -> np.ndarray:
+        return fresh(task.photo, task.control).frames
+
+    fresh = with_untrained_networks(pipe)
+    return [
+        Method("checkpoint", animate),
+        Method("frame by frame, shared noise", frames_alone, frame_by_frame=True),
+        Method("frame by frame, own noise", frames_alone_own_noise, frame_by_frame=True),
+        Method("copying the photo", copy_photo, frame_by_frame=True),
+        Method("untrained networks", untrained, long_clips=False),
+        Method(
+            "autoencoder (ceiling)",
+            lambda task: reconstruct(pipe, task.truth),
+            frame_by_frame=True,
+            needs_truth=True,
+        ),
+        Method("truth", lambda task: task.truth, frame_by_frame=True, needs_truth=True),
+    ]
+
+
+def with_components(pipe: MagicAnimatePipeline, **components) -> MagicAnimatePipeline:
+    """The same pipeline with some networks replaced."""
+    settings = {k: v for k, v in pipe.config.items() if k not in pipe.components and not k.startswith("_")}
+    return type(pipe)(**{**pipe.components, **components}, **settings)
+
+
+@torch.no_grad()
+def without_temporal_layers(unet: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose temporal layers add nothing: their last projection, before the residual sum, is zero."""
+    unet = deepcopy(unet)
+    layers = [m for name, m in unet.named_modules() if name.endswith("proj_out") and "motion_modules" in name]
+    if not layers:
+        raise ValueError("the network has no temporal layers")
+    for layer in layers:
+        for parameter in layer.parameters():
+            parameter.zero_()
+    return unet
+
+
+def with_untrained_networks(pipe: MagicAnimatePipeline, *, seed: int = 0) -> MagicAnimatePipeline:
+    """Random weights in UNet, appearance encoder and ControlNet; the autoencoder stays."""
+    torch.manual_seed(seed)
+    names = ("unet", "appearance_encoder", "controlnet")
+    networks = {name: pipe.components[name] for name in names}
+    fresh = {name: type(net).from_config(net.config).to(net.device) for name, net in networks.items()}
+    return with_components(pipe, **{name: net.eval() for name, net in fresh.items()})
+
+
+def own_noise(
+    pipe: MagicAnimatePipeline, frames: int, size: tuple[int, int], *, seed: int = 1
+) -> torch.Tensor:
+    """Initial latents ``1 C F h w``, other noise in each frame; a frame's does not depend on their number."""
+    height, width = (side // pipe.vae_scale_factor for side in size)
+    shape = (1, pipe.unet.config.in_channels, 1, height, width)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.cat([torch.randn(shape, generator=generator) for _ in range(frames)], dim=2)
+    return noise * float(pipe.scheduler.init_noise_sigma)
+
+
+def copy_photo(task: Task) -> np.ndarray:
+    """The photo as every frame."""
+    return np.repeat(task.photo[None], len(task.parts), axis=0)
+
+
+@torch.no_grad()
+def reconstruct(pipe: MagicAnimatePipeline, truth: np.ndarray) -> np.ndarray:
+    """The truth through the image autoencoder: what no denoiser can surpass."""
+    latents = torch.cat([pipe.encode_image(frame) for frame in truth])
+    return np.stack(list(pipe.decode(latents.transpose(0, 1)[None])))

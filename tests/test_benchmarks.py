@@ -1,0 +1,152 @@
+"""The benchmark end to end at tiny size, on boxes instead of rendered people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import methods, real_pairs, synthdance
+from benchmarks.figures import Judge, mean_figures, write_json
+from benchmarks.strips import strip
+from benchmarks.synthdance_data import Task, cross_tasks, render, self_tasks
+from densepose_tools.segmenter import PartSegmenter
+from magicanimate.errors import InputError
+from magicanimate.pipeline import MagicAnimatePipeline
+from tests.dancer_files import control_frames, write_boxes
+from training.segmenter.network import build_segmenter
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    return write_boxes(tmp_path_factory.mktemp("boxes"), stills=1, frames=6)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> PartSegmenter:
+    torch.manual_seed(0)
+    return PartSegmenter(build_segmenter("tiny"))
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model) -> MagicAnimatePipeline:
+    return MagicAnimatePipeline.from_pretrained(tiny_model)
+
+
+def test_tasks_pair_photos_and_motions(boxes):
+    own, cross = self_tasks(boxes, people=4), cross_tasks(boxes, people=4)
+    assert (own[1].photo == own[1].truth[0]).all() and (own[1].photo_parts == own[1].parts[0]).all()
+    assert (cross[1].parts == own[2].parts).all() and (cross[3].parts == own[0].parts).all()
+    assert cross[1].truth is None and (cross[1].photo != own[1].photo).any()
+    assert len(own[0].first(2).truth) == len(own[0].first(2).control) == 2
+    with pytest.raises(InputError, match="4 people and 5"):
+        self_tasks(boxes, people=5)
+
+
+def test_truth_is_perfect_and_the_photo_is_not(boxes, segmenter):
+    judge, task = Judge(segmenter), self_tasks(boxes, people=1)[0]
+    perfect = judge.figures(task, task.truth)
+    assert perfect["l1"] == perfect["temporal"] == perfect["identity"] == 0
+    assert perfect["psnr"] == math.inf and perfect["psnr_overflowing"] == 100
+    assert perfect["ssim"] == pytest.approx(1) and perfect["feature_distance"] == pytest.approx(0, abs=1e-9)
+    copied = judge.figures(task, methods.copy_photo(task))
+    assert copied["psnr_person"] < copied["psnr"] < 40
+    assert copied["temporal"] > 0 and copied["flicker"] == 0 and copied["feature_distance"] > 0
+    blind = Task("x", task.photo, task.photo_parts, task.parts, None)
+    assert set(judge.figures(blind, task.truth)) == {"identity_photo", "pose", "flicker"}
+
+
+def test_frames_alone_are_what_a_clip_of_one_frame_gives(boxes, pipe):
+    """Without temporal layers and with windows of one frame, no frame knows of the others."""
+    task = self_tasks(boxes, people=1)[0]
+    rows = {method.name: method for method in methods.methods(pipe)}
+    for name in ("frame by frame, own noise", "frame by frame, shared noise"):
+        clip = rows[name].make(task.first(3)).astype(int)
+        assert np.abs(clip[:2] - rows[name].make(task.first(2))).max() <= 1
+    assert np.abs(rows["checkpoint"].make(task.first(3)).astype(int) - clip).max() > 1
+
+
+def test_untrained_networks_are_other_ones(pipe):
+    fresh = methods.with_untrained_networks(pipe)
+    assert fresh.vae is pipe.vae and fresh.config.default_steps == pipe.config.default_steps
+    ours, theirs = pipe.unet.state_dict(), fresh.unet.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert not torch.equal(ours["conv_in.weight"], theirs["conv_in.weight"])
+    assert methods.with_components(pipe).unet is pipe.unet
+
+
+def test_without_temporal_layers_a_clip_is_its_frames(pipe):
+    """Only the norms of the residual blocks still look at several frames; with one frame nothing does."""
+    still = methods.without_temporal_layers(pipe.unet)
+    layers = [m for name, m in still.named_modules() if name.endswith("proj_out") and "motion" in name]
+    assert layers and all(not p.any() for layer in layers for p in layer.parameters())
+    assert any(
+        p.any() for name, p in pipe.unet.named_parameters() if "motion_modules" in name and "proj_out" in name
+    )
+
+
+def test_whole_benchmark(boxes, segmenter, tiny_model, tmp_path):
+    results = synthdance.measure(tiny_model, boxes, segmenter, people=2, frames=[2, 4], out=tmp_path)
+    assert list(results) == ["self-reenactment, 4 frames", "self-reenactment, 2 frames", "cross-identity"]
+    assert "untrained networks" not in results["self-reenactment, 4 frames"]
+    assert set(results["cross-identity"]) >= {"checkpoint", "copying the photo", "untrained networks"}
+    assert "truth" not in results["cross-identity"]
+    row = results["self-reenactment, 4 frames"]["checkpoint"]
+    assert len(row["people"]) == 2
+    assert row["mean"]["l1"] == pytest.approx(np.mean([p["l1"] for p in row["people"]]))
+    text = synthdance.report(results)
+    assert "| autoencoder (ceiling) |" in text and text.count("|---|") >= 3
+    assert Image.open(tmp_path / "self_00_4.png").size == (7 * 32, 4 * 32)
+    assert Image.open(tmp_path / "cross_01_2.png").size == (7 * 32, 3 * 32)
+    write_json(tmp_path / "results.json", results)
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert kept["self-reenactment, 2 frames"]["truth"]["mean"]["psnr"] is None  # infinite
+    with pytest.raises(InputError, match="1 to 6"):
+        synthdance.measure(tiny_model, boxes, segmenter, people=1, frames=[8], out=tmp_path)
+
+
+def test_mean_leaves_out_what_could_not_be_judged():
+    mean = mean_figures(
+        [{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": math.nan}, {"a": math.nan, "b": math.nan}]
+    )
+    assert mean["a"] == 2 and math.isnan(mean["b"])
+
+
+def test_strip_shows_first_and_last_moment():
+    photo = np.zeros((4, 4, 3), np.uint8)
+    video = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    picture = strip(photo, [video, video + 10], moments=3)
+    assert picture[0, ::4, 0].tolist() == [0, 0, 2, 4]
+    assert picture[4, ::4, 0].tolist() == [255, 10, 12, 14]
+
+
+def test_renderer_missing_is_said_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anny", None)
+    with pytest.raises(InputError, match="needs anny.*requirements-train.txt"):
+        render(tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_real_pairs_skip_what_is_not_there(segmenter, tiny_model, tmp_path, capsys):
+    from magicanimate.media.writer import VideoWriter
+
+    samples, out = tmp_path / "samples", tmp_path / "out"
+    samples.mkdir()
+    out.mkdir()
+    photo, motion = real_pairs.PAIRS[1]
+    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(samples / photo)
+    with VideoWriter(samples / motion, width=64, height=64, fps=25) as writer:
+        for frame in control_frames(6, 64):
+            writer.write(frame)
+    rows = real_pairs.measure(samples, tiny_model, segmenter, frames=4, out=out)
+    assert list(rows) == [f"{photo} + {motion}"]
+    assert math.isfinite(rows[f"{photo} + {motion}"]["flicker"])
+    assert Image.open(out / "demo4.png").size == (9 * 32, 2 * 32)
+    assert capsys.readouterr().err.count("skipped") == 4
+    assert real_pairs.main(["--samples", str(tmp_path / "none")]) == 0
+    assert "--samples" in capsys.readouterr().err

@@ -1,0 +1,89 @@
+"""What a training leaves is what the program loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from magicanimate.animator import Animator
+from magicanimate.config import AnimationRequest
+from magicanimate.errors import InputError
+from magicanimate.media.writer import VideoWriter
+from tests.dancer_files import control_frames, write_boxes
+from tests.training_runs import train
+from training.__main__ import main
+from training.data.dancers import DancerVideos
+from training.export import export_pipeline, saved_config
+from training.presets import preset
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory) -> Path:
+    return write_boxes(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture(scope="module")
+def trained(data_folder, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for stage in ("vae", "base", "stage2"):
+        train(stage, data_folder, folder)
+    return folder
+
+
+def animated(pipeline: Path, data_folder: Path, folder: Path):
+    """What the program makes of a dancer and a moving box."""
+    from PIL import Image
+
+    photo, motion = folder / "photo.png", folder / "motion.mp4"
+    Image.fromarray(np.array(DancerVideos(data_folder).rgb[0, 0])).save(photo)
+    with VideoWriter(motion, width=32, height=32, fps=8) as writer:
+        for frame in control_frames(5, 32):
+            writer.write(frame)
+    request = AnimationRequest(
+        photo, motion, folder / "out.mp4", num_inference_steps=2, width=32, height=32, check_motion=False
+    )
+    return Animator(str(pipeline)).animate(request)
+
+
+def test_pipeline_at_the_end_of_the_run_animates(trained, data_folder, tmp_path):
+    result = animated(trained / "stage2" / "pipeline", data_folder, tmp_path)
+    assert result.num_frames == 5
+    assert result.output.stat().st_size > 500
+
+
+def test_without_temporal_training_the_pipeline_works_frame_by_frame(trained, data_folder, tmp_path):
+    assert animated(trained / "base" / "pipeline", data_folder, tmp_path).num_frames == 5
+
+
+def test_exported_folder_keeps_the_model_card_and_no_paths(trained, tmp_path):
+    out = tmp_path / "mini"
+    out.mkdir()
+    (out / "README.md").write_text("the model card stays")
+    assert main(["export", "--runs", str(trained), "--preset", "tiny", "--out", str(out)]) == 0
+    assert (out / "README.md").read_text() == "the model card stays"
+    text = (out / "model_index.json").read_text()
+    assert str(tmp_path) not in text
+    assert "_name_or_path" not in text
+
+
+def test_export_takes_the_settings_of_the_runs(trained, data_folder, tmp_path):
+    (tmp_path / "vae").symlink_to(trained / "vae")
+    config, network = preset("tiny", "base")
+    loss = replace(config.loss, prediction="epsilon", zero_terminal_snr=False)
+    train("base", data_folder, tmp_path, loss=loss)
+    saved = saved_config(tmp_path, config)
+    assert saved.loss == loss
+    with pytest.raises(InputError, match="comparison"):
+        export_pipeline(replace(saved, driving="both"), network, tmp_path, tmp_path / "out")
+
+
+def test_finished_run_is_left_alone(trained, data_folder):
+    """The same command after the end takes no step and writes nothing anew."""
+    before = {path: path.stat().st_mtime_ns for path in (trained / "base").rglob("*.safetensors")}
+    steps = (trained / "base" / "metrics.jsonl").read_text()
+    train("base", data_folder, trained)
+    assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert (trained / "base" / "metrics.jsonl").read_text() == steps

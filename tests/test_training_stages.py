@@ -1,0 +1,256 @@
+"""The stages at tiny size: what learns in each, what its conditions do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from magicanimate.errors import InputError
+from tests.dancer_files import write_boxes
+from tests.training_files import write_points, write_video
+from tests.training_runs import losses, rows, train, weights
+from training.batches import Numbered
+from training.build import Start
+from training.checkpoints import load_averages
+from training.config import OptimizerConfig
+from training.latents import Latents, channel_weights
+from training.networks import build_image_unet
+from training.presets import preset
+from training.runs import build_stage
+from training.sets import DataFolders, open_data
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory) -> Path:
+    return write_boxes(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture(scope="module")
+def begun(data_folder, tmp_path_factory) -> Path:
+    """Runs of "vae" and "base"."""
+    folder = tmp_path_factory.mktemp("runs")
+    for stage in ("vae", "base"):
+        train(stage, data_folder, folder)
+    return folder
+
+
+def linked(folder: Path, begun: Path) -> Path:
+    for stage in ("vae", "base"):
+        (folder / stage).symlink_to(begun / stage)
+    return folder
+
+
+def build(stage: str, data: Path, runs: Path, **changes):
+    """The stage itself, and the settings it was built with."""
+    config, network = preset("tiny", stage)
+    config = replace(config, **changes)
+    sets = open_data(config, DataFolders(data))
+    return build_stage(config, network, sets, runs, Start(), device=torch.device("cpu"))
+
+
+def first_batch(stage) -> dict:
+    numbered = Numbered(stage.samples)
+    return default_collate([numbered[k] for k in range(stage.config.samples_a_step)])
+
+
+LEARNING = {
+    "base": ("unet.", "appearance_encoder.", "controlnet."),
+    "controlnet": ("controlnet.",),
+    "stage1": ("appearance_encoder.", "controlnet."),
+    "stage2": ("unet.",),
+}
+
+
+@pytest.mark.parametrize("stage", LEARNING)
+def test_each_stage_changes_its_own_parameters_only(stage, begun, data_folder):
+    built = build(stage, data_folder, begun)
+    before = {name: p.detach().clone() for name, p in built.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in built.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):  # what lies behind a zero projection learns from the second step on
+        built(first_batch(built)).mean().backward()
+        optimizer.step()
+    changed = {name for name, p in built.named_parameters() if not torch.equal(p, before[name])}
+    assert changed
+    assert {name.partition(".")[0] + "." for name in changed} == set(LEARNING[stage])
+    if stage == "stage2":
+        assert all(".motion_modules." in name for name in changed)
+
+
+def test_stages_of_the_paper_follow_each_other(begun, data_folder, tmp_path):
+    """ControlNet, then appearance encoder and ControlNet, then time: each goes on from the one before."""
+    runs = linked(tmp_path, begun)
+    fast = {"optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=0, ema_decay=0.0)}
+    for stage in ("controlnet", "stage1", "stage2"):
+        assert len(losses(train(stage, data_folder, runs, **fast))) == 4
+    learned = weights(runs / "stage1")
+    assert not torch.equal(
+        learned["controlnet.conv_in.weight"], weights(runs / "base")["controlnet.conv_in.weight"]
+    )
+    final = build("stage2", data_folder, runs)
+    assert torch.equal(final.controlnet.conv_in.weight, learned["controlnet.conv_in.weight"])
+    assert torch.equal(final.appearance_encoder.conv_in.weight, learned["appearance_encoder.conv_in.weight"])
+
+
+def test_untrained_temporal_layers_change_nothing(begun, data_folder):
+    """A clip seen by the fresh stage-2 network is what the image network makes of its single frame."""
+    stage = build("stage2", data_folder, begun)
+    image_unet = build_image_unet(preset("tiny", "stage2")[1])
+    load_averages({"unet": image_unet}, begun / "base", partly=True)
+    noisy, text = torch.randn(1, 4, 1, 4, 4), torch.zeros(1, 1, 16)
+    with torch.no_grad():
+        clip = stage.unet(noisy, torch.tensor(500), text).sample[:, :, 0]
+        picture = image_unet(noisy[:, :, 0], torch.tensor(500), text).sample
+    torch.testing.assert_close(clip, picture, atol=1e-5, rtol=1e-4)
+
+
+def test_sample_is_the_same_wherever_in_the_batch_it_is_computed(begun, data_folder):
+    stage = build("base", data_folder, begun, batch_size=8)
+    batch = first_batch(stage)
+    assert batch["target"].shape[:2] == (4, 2)
+    numbered = Numbered(stage.samples)
+    with torch.no_grad():
+        together = stage(batch)
+        alone = torch.cat([stage(default_collate([numbered[k]])) for k in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert together.unique().numel() == 4
+
+
+def test_targets_of_one_reference_are_predicted_as_if_alone(begun, data_folder):
+    stage = build("base", data_folder, begun)
+    nn.init.normal_(stage.unet.conv_out.weight)
+    batch = first_batch(stage)
+    noisy, timesteps = torch.randn(2, 4, 2, 4, 4), torch.tensor([100, 900])
+    shown, control = stage.latents.reference(batch), batch["control"]["densepose"]
+    with torch.no_grad():
+        together = stage.predict(noisy, timesteps, shown, {"densepose": control})
+        for k in range(2):
+            alone = stage.predict(noisy[:, :, [k]], timesteps, shown, {"densepose": control[:, [k]]})
+            torch.testing.assert_close(together[:, :, [k]], alone, atol=1e-4, rtol=1e-3)
+
+
+def test_channel_weights_are_what_shows(begun, data_folder):
+    stage = build("base", data_folder, begun)
+    latents = Latents(stage.latents.vae)
+    nn.init.zeros_(latents.vae.decoder.conv_in.weight[:, 2])
+    weights = channel_weights(latents, torch.randn(2, 3, 32, 32))
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[2] == 0 and (weights[[0, 1, 3]] > 0).all()
+
+
+def test_dropped_reference_is_not_seen(begun, data_folder):
+    stage = build("stage1", data_folder, begun, drop_reference=1.0)
+    batch = first_batch(stage)
+    with torch.no_grad():
+        before = stage(batch)
+        batch["reference_frame"] = (batch["reference_frame"] + 1) % 2
+        assert torch.equal(stage(batch), before)
+    seeing = build("stage1", data_folder, begun, drop_reference=0.0)
+    with torch.no_grad():
+        a = seeing(batch)
+        batch["reference_frame"] = (batch["reference_frame"] + 1) % 2
+        assert not torch.equal(seeing(batch), a)
+
+
+def test_without_reference_there_is_no_appearance_encoder(begun, data_folder, tmp_path):
+    runs = tmp_path / "plain"
+    runs.mkdir()
+    (runs / "vae").symlink_to(begun / "vae")
+    run = train("base", data_folder, runs, reference=False)
+    assert not any(name.startswith("appearance_encoder") for name in weights(run))
+    assert len(losses(run)) == 4
+    assert not (run / "pipeline").exists()
+
+
+@pytest.mark.parametrize("fusion, readers", [("midup", 5), ("full", 7)])
+def test_fusion_chooses_the_reading_blocks(fusion, readers, begun, data_folder):
+    stage = build("base", data_folder, begun, fusion=fusion)
+    assert len(stage.readers) == readers
+    assert any(name.startswith("down_blocks") for name in stage.readers) == (fusion == "full")
+
+
+def test_joint_training_mixes_clips_frames_and_images(begun, data_folder):
+    stage = build("stage2", data_folder, begun, steps=60, tau_1=0.3, tau_2=0.6)
+    kinds = set()
+    for step in range(60):
+        sample = stage.samples[step * stage.config.batch_size]
+        single = len(sample["frames"]) == 1
+        own = single and sample["reference_frame"] == sample["frames"][0]
+        kinds.add("image" if own else "frame" if single else "clip")
+    assert kinds == {"image", "frame", "clip"}
+
+
+def test_gradient_checkpointing_changes_no_gradient(begun, data_folder):
+    gradients = []
+    for checkpointing in (False, True):
+        stage = build("base", data_folder, begun, gradient_checkpointing=checkpointing)
+        assert stage.unet.is_gradient_checkpointing == checkpointing
+        stage(first_batch(stage)).mean().backward()
+        gradients.append({name: p.grad for name, p in stage.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_samples_of_a_clip_are_a_grid_and_a_video(begun, data_folder, tmp_path):
+    run = train("stage2", data_folder, linked(tmp_path, begun))
+    assert {path.suffix for path in (run / "samples").iterdir()} == {".png", ".mp4"}
+    last = rows(run)[-1]
+    assert last["psnr"] > 5 and last["change_error"] >= 0
+
+
+def test_later_stage_without_the_earlier_one(data_folder, tmp_path):
+    with pytest.raises(InputError, match="run the stage 'vae' first"):
+        train("base", data_folder, tmp_path)
+    with pytest.raises(InputError, match="run the stage 'base' first"):
+        train("stage1", data_folder, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_averages({}, tmp_path / "vae")
+
+
+def test_two_motion_signals_are_added(tmp_path):
+    """Real videos with part maps and keypoints: two ControlNets learn, and the UNet gets their sum."""
+    data = tmp_path / "videos"
+    data.mkdir()
+    for name in "abc":
+        write_video(data, name, 8)
+        write_points(data, name, 8)
+    plain = {"still_share": 0.0, "target_still_share": 0.0, "driving": "both", "holdout": 1}
+    train("vae", data, tmp_path, **plain)
+    run = train("base", data, tmp_path, **plain)
+    learned = weights(run)
+    assert {name.partition(".")[0] for name in learned} == {
+        "unet",
+        "appearance_encoder",
+        "controlnet",
+        "controlnet_keypoints",
+    }
+    assert not (run / "pipeline").exists()  # a pipeline takes one signal
+
+    stage = build("base", data, tmp_path, **plain)
+    for name in ("controlnet", "controlnet_keypoints"):
+        nn.init.normal_(getattr(stage, name).controlnet_mid_block.weight)
+    inputs = torch.randn(1, 4, 4, 4), torch.tensor([500]), torch.zeros(1, 1, 16)
+    maps = torch.rand(2, 1, 3, 32, 32)
+    together = stage._controlnets[0](*inputs, list(maps), [1.0, 1.0], return_dict=False)[1]
+    apart = [
+        getattr(stage, name)(*inputs, picture, return_dict=False)[1]
+        for name, picture in zip(("controlnet", "controlnet_keypoints"), maps, strict=True)
+    ]
+    torch.testing.assert_close(together, sum(apart))
+
+
+def test_keypoints_alone_leave_a_pipeline(tmp_path):
+    data = tmp_path / "videos"
+    data.mkdir()
+    for name in "abc":
+        write_video(data, name, 8)
+        write_points(data, name, 8)
+    plain = {"still_share": 0.0, "target_still_share": 0.0, "driving": "keypoints", "holdout": 1}
+    for stage in ("vae", "base"):
+        run = train(stage, data, tmp_path, **plain)
+    assert (run / "pipeline" / "controlnet").is_dir()

@@ -1,0 +1,187 @@
+"""Puts a stage together from its settings, its data and the runs before it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+from torch.utils.data import Dataset
+
+from magicanimate.errors import InputError
+from magicanimate.models.autoencoder import Autoencoder
+from training.checkpoints import load_averages, newest_checkpoint
+from training.config import NetworkConfig, Stage, StageConfig
+from training.networks import build_scheduler
+from training.parts import (
+    NewParts,
+    Parts,
+    StableDiffusionParts,
+    load_image_weights,
+    load_motion_weights,
+    reset_temporal_layers,
+)
+from training.stages.denoiser import controlnet_names
+from training.stages.vae import change_basis, latent_basis
+
+log = logging.getLogger(__name__)
+
+LATENT_BASIS = "latent_basis.pt"
+LATENTS = "latents.npy"
+EARLIER: dict[Stage, tuple[Stage, ...]] = {
+    "controlnet": ("base",),
+    "stage1": ("base", "controlnet"),
+    "stage2": ("base", "controlnet", "stage1"),
+}
+"""Stages whose weights a stage goes on from, as far as they were run; a later one wins."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the first weights come from, besides earlier stages.
+
+    Attributes:
+        stable_diffusion: diffusers folder of Stable Diffusion 1.5.
+        vae: folder of the autoencoder that goes with it.
+        motion: AnimateDiff's motion weights for the temporal layers.
+    """
+
+    stable_diffusion: Path | None = None
+    vae: Path | None = None
+    motion: Path | None = None
+
+    def as_json(self) -> dict[str, str | None]:
+        """The files' paths as text."""
+        return {name: str(path) if path else None for name, path in vars(self).items()}
+
+    def parts(self, network: NetworkConfig | None) -> Parts:
+        """New networks: of ``network``'s sizes, or Stable Diffusion's.
+
+        Raises:
+            InputError: the files are needed and not given, or the other way round.
+        """
+        if network is not None:
+            if self.stable_diffusion or self.vae:
+                raise InputError(
+                    "this preset's networks learn from nothing: --stable-diffusion and --vae go with the"
+                    " paper_* presets."
+                )
+            return NewParts(network)
+        if self.stable_diffusion is None or self.vae is None:
+            raise InputError(
+                "this preset begins with Stable Diffusion 1.5: give its folder as --stable-diffusion and that"
+                " of its autoencoder as --vae."
+            )
+        return StableDiffusionParts(self.stable_diffusion, self.vae)
+
+
+def image_networks(config: StageConfig, parts: Parts) -> dict[str, nn.Module]:
+    """UNet without temporal layers, appearance encoder and ControlNets, as a training begins."""
+    made: dict[str, nn.Module] = {"unet": parts.image_unet()}
+    if config.reference and config.stage != "controlnet":
+        made["appearance_encoder"] = parts.appearance_encoder()
+    return made | {name: parts.controlnet() for name in controlnet_names(config)}
+
+
+def load_earlier(networks: dict[str, nn.Module], runs: Path, stages: tuple[Stage, ...]) -> list[Stage]:
+    """Take over what the runs of ``stages`` learned; returns those that there are."""
+    there = [stage for stage in stages if newest_checkpoint(runs / stage)]
+    for stage in there:
+        load_averages(networks, runs / stage, partly=True)
+    return there
+
+
+def require_earlier(stage: Stage, there: list[Stage], runs: Path, *, pretrained: bool) -> None:
+    """Whether enough stages were run before ``stage``.
+
+    Raises:
+        InputError: one is missing.
+    """
+    needed = {"controlnet": "base", "stage1": "base", "stage2": "base"}.get(stage)
+    if pretrained:  # Stable Diffusion stands in for "base"
+        needed = {"stage2": "stage1"}.get(stage)
+    if needed and needed not in there:
+        raise InputError(f"{runs / needed} has no checkpoint; run the stage {needed!r} first.")
+    if stage == "stage1" and "controlnet" not in there and pretrained:
+        log.warning("the ControlNet was not pretrained (stage 'controlnet'); it learns from its start here")
+
+
+def add_time(networks: dict[str, nn.Module], parts: Parts, motion: Path | None) -> None:
+    """Replace the image UNet by one with temporal layers that change nothing yet, or AnimateDiff's."""
+    unet = parts.video_unet()
+    load_image_weights(unet, networks["unet"])
+    if motion:
+        load_motion_weights(unet, motion)
+    else:
+        reset_temporal_layers(unet)
+    networks["unet"] = unet
+
+
+def build_networks(
+    config: StageConfig,
+    network: NetworkConfig | None,
+    parts: Parts,
+    runs: Path,
+    *,
+    motion: Path | None = None,
+) -> dict[str, nn.Module]:
+    """The networks of a denoising stage with the weights it begins with.
+
+    Raises:
+        InputError: an earlier stage or a file is missing.
+    """
+    torch.manual_seed(config.seed)
+    networks = image_networks(config, parts)
+    there = load_earlier(networks, runs, EARLIER.get(config.stage, ()))
+    require_earlier(config.stage, there, runs, pretrained=network is None)
+    if config.stage == "stage2":
+        add_time(networks, parts, motion)
+    return networks
+
+
+def frozen_autoencoder(parts: Parts, runs: Path, *, samples: Dataset | None = None) -> Autoencoder:
+    """The autoencoder of the denoising stages, frozen: Stable Diffusion's, or that of ``runs/vae``.
+
+    One that was trained here gets latents in the basis of `latent_basis`, which is measured once and kept in
+    its run's folder.
+
+    Args:
+        parts: where networks come from.
+        runs: folder of the runs.
+        samples: training pictures to measure with.
+
+    Raises:
+        InputError: it was not trained yet, or not measured and there are no samples.
+    """
+    vae = parts.autoencoder()
+    if isinstance(parts, NewParts):
+        folder = runs / "vae"
+        newest = newest_checkpoint(folder)
+        if newest is None:
+            raise InputError(f"{folder} has no checkpoint; run the stage 'vae' first.")
+        load_averages({"vae": vae}, folder)
+        change_basis(vae, _basis(vae, folder / LATENT_BASIS, newest.name, samples))
+    return vae.requires_grad_(False).eval()
+
+
+def _basis(vae: Autoencoder, file: Path, checkpoint: str, samples: Dataset | None) -> torch.Tensor:
+    if file.exists():
+        saved = torch.load(file, weights_only=True)
+        if saved["checkpoint"] == checkpoint:
+            return saved["basis"]
+    if samples is None:
+        raise InputError(f"{file} is missing or of an older autoencoder; train a later stage first.")
+    basis = latent_basis(vae, samples)
+    temporary = file.with_suffix(".tmp")
+    torch.save({"basis": basis, "checkpoint": checkpoint}, temporary)
+    temporary.replace(file)
+    (file.parent.parent / LATENTS).unlink(missing_ok=True)  # of another autoencoder
+    return basis
+
+
+def scheduler_of(config: StageConfig) -> DDIMScheduler:
+    """The noise schedule that ``config.loss`` asks for."""
+    return build_scheduler(config.loss.prediction, zero_terminal_snr=config.loss.zero_terminal_snr)

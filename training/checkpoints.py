@@ -1,0 +1,110 @@
+"""Checkpoints of a run: written complete or not at all, the newest few kept.
+
+A file is ``torch.save`` of ``step``, ``parameters`` (the trained ones, ``<network>.<key>`` -> tensor),
+``averages`` (the same, averaged over steps), ``optimizer`` (its state dict) and ``extra`` (small values).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from magicanimate.checkpoints.disk import human_bytes
+from magicanimate.errors import InputError
+
+FOLDER = "checkpoints"
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run folder, if it has any."""
+    found = sorted((folder / FOLDER).glob("step_*.pt"))
+    return found[-1] if found else None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that `write_checkpoint` was given, on the CPU."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def write_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
+    """Write under a temporary name, rename, then drop all but the newest ``keep``.
+
+    Args:
+        folder: of the run.
+        state: see the top of the file; ``state["step"]`` names the checkpoint.
+        keep: checkpoints that stay, 1 or more.
+
+    Returns:
+        The checkpoint's path.
+
+    Raises:
+        InputError: it cannot be written, for want of room as a rule; older ones are untouched.
+    """
+    checkpoints = folder / FOLDER
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    path = checkpoints / f"step_{state['step']:07d}.pt"
+    for partial in checkpoints.glob("*.tmp"):
+        partial.unlink()  # of a run that was killed while it wrote
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into the latter
+        temporary.unlink(missing_ok=True)
+        older = newest_checkpoint(folder)
+        safe = f"{older.name} is safe" if older else "there is no earlier one"
+        raise InputError(
+            f"{path} cannot be written ({_reason(error)}): it needs {human_bytes(_size(state))}, {safe};"
+            " free some room and run the same command again."
+        ) from error
+    os.replace(temporary, path)
+    for old in sorted(checkpoints.glob("step_*.pt"))[:-keep]:
+        old.unlink()
+    return path
+
+
+def _reason(error: BaseException) -> str:
+    """The words of the operating system's error, wherever it is in the chain."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+        link = link.__cause__ or link.__context__
+    return str(error).split("\n")[0]
+
+
+def _size(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, Mapping):
+        return sum(_size(value) for value in state.values())
+    return sum(_size(value) for value in state) if isinstance(state, list | tuple) else 0
+
+
+def load_averages(networks: Mapping[str, nn.Module], folder: Path, *, partly: bool = False) -> int:
+    """Put a run's averaged weights into ``networks`` (names as in its stage); returns the run's step.
+
+    Args:
+        networks: what to fill.
+        folder: of the run.
+        partly: the run trained only some of the parameters; the others keep their values.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint yet.
+        KeyError: the run has no weights for a parameter.
+    """
+    path = newest_checkpoint(folder)
+    if path is None:
+        raise FileNotFoundError(f"{folder} has no checkpoint; run that stage first")
+    state = read_checkpoint(path)
+    with torch.no_grad():
+        for name, network in networks.items():
+            for key, p in network.named_parameters():
+                if not partly or f"{name}.{key}" in state["averages"]:
+                    p.copy_(state["averages"][f"{name}.{key}"])
+    return state["step"]

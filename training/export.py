@@ -1,0 +1,93 @@
+"""Writes what the runs have learned as a pipeline folder that the program loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS
+from magicanimate.checkpoints.disk import staged_folder
+from magicanimate.errors import InputError
+from magicanimate.pipeline import NOISE_PERIOD, MagicAnimatePipeline
+from training.build import (
+    Start,
+    add_time,
+    frozen_autoencoder,
+    image_networks,
+    load_earlier,
+    require_earlier,
+    scheduler_of,
+)
+from training.config import NetworkConfig, StageConfig, updated
+from training.run_folder import CONFIG
+
+KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an export
+MINI_STEPS = 10
+MINI_GUIDANCE = 1.0
+
+
+def saved_config(runs: Path, preset: StageConfig) -> StageConfig:
+    """The settings of the last stage that was run, on top of the preset's."""
+    for stage in ("stage2", "stage1", "base"):
+        file = runs / stage / CONFIG
+        if file.exists():
+            return updated(preset, json.loads(file.read_text(encoding="utf-8")))
+    return preset
+
+
+def export_pipeline(
+    config: StageConfig, network: NetworkConfig | None, runs: Path, out: Path, *, start: Start | None = None
+) -> Path:
+    """Write the trained networks as a pipeline folder, safetensors in float16.
+
+    Temporal layers that were not trained are left as ones that change nothing.
+
+    Args:
+        config: of any stage of the runs: its prediction and driving signal are the pipeline's.
+        network: sizes of the networks, ``None`` with Stable Diffusion's files.
+        runs: folder of the runs.
+        out: folder to write; replaced if it exists, but for a ``README.md`` in it.
+        start: files of the first weights.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: a stage is missing, the settings do not make a pipeline, or the disk is full.
+    """
+    if not config.reference or config.driving == "both":
+        raise InputError(
+            "a pipeline has a reference and one motion signal; these runs are for comparison only."
+        )
+    start = start or Start()
+    parts = start.parts(network)
+    networks = image_networks(config, parts)
+    there = load_earlier(networks, runs, ("base", "controlnet", "stage1"))
+    require_earlier("stage2", there, runs, pretrained=network is None)
+    add_time(networks, parts, None)
+    load_earlier(networks, runs, ("stage2",))
+    mini = network is not None
+    pixels = network.size if mini else config.size
+    pipe = MagicAnimatePipeline(
+        vae=frozen_autoencoder(parts, runs),
+        unet=networks["unet"],
+        appearance_encoder=networks["appearance_encoder"],
+        controlnet=networks["controlnet"],
+        scheduler=scheduler_of(config),
+        empty_prompt=parts.empty_prompt(),
+        kind="mini" if mini else "full",
+        default_width=pixels,
+        default_height=pixels,
+        default_steps=MINI_STEPS if mini else STEPS,
+        default_guidance_scale=MINI_GUIDANCE if mini else GUIDANCE_SCALE,
+        noise_period=1 if mini else NOISE_PERIOD,
+    )
+    with staged_folder(out) as folder:
+        pipe.to(torch.float16).save_pretrained(folder)
+        for kept in KEPT_FILES:
+            if (out / kept).exists():
+                shutil.copy2(out / kept, folder / kept)
+    return out

@@ -1,0 +1,80 @@
+"""Latents of samples: encoded when needed, or looked up for a fixed small set encoded beforehand.
+
+Letters in shape comments: ``B`` samples, ``F`` frames, ``H W`` pixels, ``C h w`` channels and size of the
+latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled
+from training.config import Precision
+
+ENCODED_AT_ONCE = 8
+FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@torch.no_grad()
+def channel_weights(latents: Latents, pixels: torch.Tensor) -> torch.Tensor:
+    """Weight of each latent channel, ``C`` with mean 1: how much it shows in pictures ``N 3 H W``.
+
+    The root of the change of the pixels per change of the channel: all channels have unit size, but some
+    carry the picture and others only its grain.
+    """
+    here = latents.encode(pixels)[:, :, None]
+    before, changes = latents.decode(here), []
+    for channel in range(here.shape[1]):
+        moved = here.clone()
+        moved[:, channel] += 0.1
+        changes.append((latents.decode(moved) - before).square().mean().sqrt())
+    weights = torch.stack(changes).sqrt()
+    return weights / weights.mean()
+
+
+class Latents:
+    """The frozen autoencoder's view of samples.
+
+    Args:
+        vae: the autoencoder, in evaluation mode, on the device of the training.
+        precision: number format of the encoder's arithmetic, as a training's `mixed_precision`.
+        cache: latents ``I K C h w`` of frame ``K`` of video ``I``, if they have been encoded beforehand.
+    """
+
+    def __init__(self, vae: Autoencoder, cache: np.ndarray | None = None, *, precision: Precision = "no"):
+        self.vae, self.cache = vae.requires_grad_(False).eval(), cache
+        self.format = FORMATS.get(precision)
+
+    def target(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Of the frames to be denoised, float32 ``B C F h w``."""
+        if self.cache is not None:
+            return self._cached(batch["video"][:, None], batch["frames"]).transpose(1, 2)
+        frames = batch["target"]
+        return self.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+    def reference(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Of the references, float32 ``B C h w``."""
+        if self.cache is not None:
+            return self._cached(batch["video"], batch["reference_frame"])
+        return self.encode(batch["reference"])
+
+    def _cached(self, video: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+        found = self.cache[video.cpu().numpy(), frame.cpu().numpy()]
+        return torch.from_numpy(found).float().to(video.device)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """``N 3 H W`` in [-1, 1] -> float32 ``N C h w``, a few pictures at a time."""
+        with torch.autocast(pixels.device.type, self.format, enabled=self.format is not None):
+            return torch.cat([encode_scaled(self.vae, p).float() for p in pixels.split(ENCODED_AT_ONCE)])
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Float32 ``B C F h w`` -> ``B F 3 H W`` in [-1, 1]."""
+        flat = latents.transpose(1, 2).flatten(0, 1)
+        pixels = torch.cat([decode_scaled(self.vae, part) for part in flat.split(ENCODED_AT_ONCE)])
+        return pixels.clamp(-1, 1).unflatten(0, (latents.shape[0], latents.shape[2]))

@@ -1,0 +1,80 @@
+"""How far the pixels of a result are from the truth's.
+
+Videos are uint8 ``F H W 3``; a mask is bool ``F H W`` and limits a figure to its pixels (the person).
+Figures of an empty mask are NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+PERFECT_PSNR = 100.0
+"""What the published evaluation gives a frame without any error, in dB."""
+
+
+def check_videos(truth: np.ndarray, result: np.ndarray, mask: np.ndarray | None = None) -> None:
+    """Refuse what the figures are not made for.
+
+    Raises:
+        ValueError: not uint8 ``F H W 3``, different shapes, or a mask that does not fit.
+    """
+    for name, video in (("truth", truth), ("result", result)):
+        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not len(video):
+            raise ValueError(f"{name} must be uint8 (F, H, W, 3), not {video.dtype} {video.shape}")
+    if truth.shape != result.shape:
+        raise ValueError(f"truth {truth.shape} and result {result.shape} differ in shape")
+    if mask is not None and (mask.dtype != np.bool_ or mask.shape != truth.shape[:3]):
+        raise ValueError(f"mask must be bool {truth.shape[:3]}, not {mask.dtype} {mask.shape}")
+
+
+def _differences(truth: np.ndarray, result: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Signed differences in grey levels, float64 ``F H W 3``, or ``N 3`` on a mask."""
+    check_videos(truth, result, mask)
+    difference = result.astype(np.float64) - truth.astype(np.float64)
+    return difference if mask is None else difference[mask]
+
+
+def l1(truth: np.ndarray, result: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Mean absolute difference as a share of full scale, 0..1."""
+    difference = _differences(truth, result, mask)
+    return float(np.abs(difference).mean() / 255) if difference.size else float("nan")
+
+
+def l1_published(truth: np.ndarray, result: np.ndarray) -> float:
+    """The L1 of the paper's tables ("E-04"): mean absolute difference in grey levels over pixels of a frame.
+
+    It depends on the size of the picture: the same error at twice the side gives a quarter.
+
+    Source: the evaluation of DisCo (Wang et al., CVPR 2024), ``tool/metrics/ssim_l1_lpips_psnr.py``, which
+    MagicAnimate's table 1 follows.
+    """
+    return l1(truth, result) * 255 / (truth.shape[1] * truth.shape[2])
+
+
+def psnr(truth: np.ndarray, result: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, of the squared error over the whole clip; infinite without error.
+
+    The error is averaged before the logarithm, so that one perfect frame (the photo itself) does not
+    decide the figure.
+    """
+    difference = _differences(truth, result, mask)
+    if not difference.size:
+        return float("nan")
+    error = float((difference**2).mean())
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def psnr_overflowing(truth: np.ndarray, result: np.ndarray) -> float:
+    """The PSNR first reported by this line of work, which is not one: uint8 arithmetic wraps around.
+
+    The difference and its square are both taken modulo 256; each frame gives a figure, one without (wrapped)
+    error gives 100 dB, and the frames' mean is reported. Only for comparing with published tables.
+
+    Source: DisCo's ``tool/metrics/ssim_l1_lpips_psnr.py``; the fault is described in issue 86 of
+    github.com/Wangt-CN/DisCo and issue 146 of github.com/magic-research/magic-animate.
+    """
+    check_videos(truth, result)
+    wrapped = (result - truth) ** 2  # uint8 on purpose
+    errors = wrapped.reshape(len(truth), -1).mean(axis=1, dtype=np.float64)
+    values = [10 * np.log10(255**2 / error) if error else PERFECT_PSNR for error in errors]
+    return float(np.mean(values))

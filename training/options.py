@@ -1,0 +1,50 @@
+"""Command-line options made of the settings' fields, and settings changed by them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from training.config import StageConfig
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """An option for every field of `StageConfig` and the dataclasses in it; unset ones stay ``None``.
+
+    ``batch_size`` becomes ``--batch-size N``, ``optimizer.learning_rate`` ``--learning-rate``, a boolean
+    ``--compile`` and ``--no-compile``.
+    """
+    _add(parser.add_argument_group("settings (the preset's unless given)"), StageConfig)
+
+
+def _add(group: Any, cls: type) -> None:
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        hint = hints[f.name]
+        if is_dataclass(hint):
+            _add(group, hint)
+            continue
+        if "help" not in f.metadata:
+            continue  # the stage itself is the command
+        flag = "--" + f.name.replace("_", "-")
+        options: dict[str, Any] = {"help": f.metadata["help"], "default": None, "dest": f.name}
+        if hint is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif get_origin(hint) is Literal:
+            options["choices"] = get_args(hint)
+        else:
+            options |= {"type": hint, "metavar": {int: "N", float: "X"}[hint]}
+        group.add_argument(flag, **options)
+
+
+def with_settings(config: Any, chosen: argparse.Namespace) -> Any:
+    """``config`` with the settings that were given on the command line."""
+    changes = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            changes[f.name] = with_settings(value, chosen)
+        elif "help" in f.metadata and getattr(chosen, f.name) is not None:
+            changes[f.name] = getattr(chosen, f.name)
+    return replace(config, **changes)

@@ -1,0 +1,165 @@
+"""Where a run's networks come from: nothing, or Stable Diffusion's files. Both offer the same parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from torch import nn
+
+from magicanimate.checkpoints.architectures import video_unet_config
+from magicanimate.checkpoints.keys import convert_keys, is_motion_key
+from magicanimate.checkpoints.layout import Part
+from magicanimate.checkpoints.reading import open_weights
+from magicanimate.checkpoints.text import empty_prompt
+from magicanimate.errors import InputError
+from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.autoencoder import Autoencoder
+from magicanimate.models.prompt import EmptyPrompt
+from magicanimate.models.unet import VideoUNet
+from training import networks
+from training.config import NetworkConfig
+
+
+class Parts(Protocol):
+    """New networks of matching sizes, with the weights a training begins with."""
+
+    def autoencoder(self) -> Autoencoder: ...
+
+    def image_unet(self) -> UNet2DConditionModel: ...
+
+    def appearance_encoder(self) -> AppearanceEncoder: ...
+
+    def controlnet(self) -> ControlNetModel: ...
+
+    def video_unet(self) -> VideoUNet:
+        """With temporal layers; the weights of `image_unet` are put in afterwards."""
+
+    def empty_prompt(self) -> EmptyPrompt: ...
+
+
+class NewParts:
+    """Random weights, to learn from nothing (the mini)."""
+
+    def __init__(self, config: NetworkConfig):
+        self.config = config
+
+    def autoencoder(self) -> Autoencoder:
+        return networks.build_vae(self.config)
+
+    def image_unet(self) -> UNet2DConditionModel:
+        return networks.build_image_unet(self.config)
+
+    def appearance_encoder(self) -> AppearanceEncoder:
+        return networks.build_appearance_encoder(self.config)
+
+    def controlnet(self) -> ControlNetModel:
+        return networks.build_controlnet(self.config)
+
+    def video_unet(self) -> VideoUNet:
+        return networks.build_video_unet(self.config)
+
+    def empty_prompt(self) -> EmptyPrompt:
+        return EmptyPrompt(num_tokens=self.config.text_tokens, width=self.config.text_width)
+
+
+class StableDiffusionParts:
+    """Stable Diffusion 1.5's files; the appearance encoder and the ControlNet begin as copies of its UNet.
+
+    Source: MagicAnimate, section 3.2 (appearance encoder); the ControlNet paper, section 3.1.
+
+    Args:
+        folder: diffusers' layout, with ``unet``, ``text_encoder`` and ``tokenizer``.
+        vae: folder of the autoencoder.
+    """
+
+    def __init__(self, folder: Path, vae: Path):
+        self.folder, self.vae = folder, vae
+        self._unet = _load(UNet2DConditionModel, folder / "unet")
+
+    def autoencoder(self) -> Autoencoder:
+        return _load(AutoencoderKL, self.vae)
+
+    def image_unet(self) -> UNet2DConditionModel:
+        unet = UNet2DConditionModel.from_config(self._unet.config)
+        unet.load_state_dict(self._unet.state_dict())
+        return unet
+
+    def appearance_encoder(self) -> AppearanceEncoder:
+        encoder = AppearanceEncoder.from_config(self._unet.config)
+        wanted, there = encoder.state_dict(), self._unet.state_dict()
+        encoder.load_state_dict({key: there[key] for key in wanted})
+        return encoder
+
+    def controlnet(self) -> ControlNetModel:
+        return ControlNetModel.from_unet(self._unet)
+
+    def video_unet(self) -> VideoUNet:
+        return VideoUNet(**video_unet_config(self._unet.config, origin=self.folder / "unet" / "config.json"))
+
+    def empty_prompt(self) -> EmptyPrompt:
+        encoder, tokenizer = self.folder / "text_encoder", self.folder / "tokenizer"
+        for part in (encoder, tokenizer):
+            if not part.is_dir():
+                raise InputError(f"{part} is missing; it comes with Stable Diffusion 1.5.")
+        return empty_prompt(encoder, tokenizer, part=Part(encoder / "config.json"), dtype=None)
+
+
+def _load(cls: type, folder: Path):
+    """A pretrained network of diffusers, float32."""
+    try:
+        return cls.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} does not hold a usable {cls.__name__} ({_first_line(error)}).") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")[:160]
+
+
+def load_image_weights(video_unet: nn.Module, image_unet: nn.Module) -> None:
+    """Copy the image UNet's weights; only the temporal layers may be without a value.
+
+    Raises:
+        ValueError: the two networks differ in more than the temporal layers.
+    """
+    missing, unexpected = video_unet.load_state_dict(image_unet.state_dict(), strict=False)
+    strangers = [key for key in missing if not is_motion_key(key)] + list(unexpected)
+    if strangers:
+        raise ValueError(f"the image UNet does not fit the video UNet: {strangers[:3]}")
+
+
+def reset_temporal_layers(unet: VideoUNet) -> None:
+    """Make the temporal layers change nothing: their last projections are zero, as AnimateDiff begins."""
+    for key, p in unet.motion_parameters().items():
+        if ".proj_out." in key:
+            nn.init.zeros_(p)
+
+
+def load_motion_weights(unet: VideoUNet, path: Path) -> None:
+    """Start the temporal layers from AnimateDiff's motion weights, in their published layout.
+
+    Position tables in the file are left out: the network computes its own.
+
+    Raises:
+        InputError: the file is not a weight file, or not of this network's temporal layers.
+    """
+    file = open_weights(path)
+    wanted = unet.motion_parameters()
+    names = convert_keys("unet", (key for key in file if is_motion_key(key)))
+    problem = next((f"lacks {key}" for key in wanted if key not in names), None)
+    problem = problem or next(
+        (f"holds {key}, for which there is no place" for key in names if key not in wanted), None
+    )
+    if problem:
+        raise InputError(
+            f"{path} {problem}; use motion weights of AnimateDiff for Stable Diffusion 1.5, version 1."
+        )
+    for key, p in wanted.items():
+        tensor = file[names[key]]
+        if tensor.shape != p.shape:
+            raise InputError(f"{path}: {names[key]} is {tuple(tensor.shape)}, expected {tuple(p.shape)}.")
+        with torch.no_grad():
+            p.copy_(tensor)

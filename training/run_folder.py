@@ -1,0 +1,97 @@
+"""What a run leaves beside its checkpoints: ``config.json``, ``metrics.jsonl``, events for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from magicanimate.errors import InputError
+
+log = logging.getLogger(__name__)
+
+CONFIG, METRICS, SAMPLES, EVENTS = "config.json", "metrics.jsonl", "samples", "tensorboard"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def check_settings(folder: Path, fixed: Mapping[str, Any]) -> None:
+    """Whether the run in ``folder``, if there is one, was begun with these settings.
+
+    Args:
+        folder: of the run.
+        fixed: settings that must not change, by dotted name. One that the run's file does not have, as
+            it was begun by an older version, is not compared.
+
+    Raises:
+        InputError: a setting differs.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        return
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged; restore it or choose another folder for the run.") from error
+    for name, value in fixed.items():
+        there: Any = saved
+        for part in name.split("."):
+            there = there.get(part, _ABSENT) if isinstance(there, Mapping) else _ABSENT
+        now = list(value) if isinstance(value, tuple) else value
+        if there is not _ABSENT and there != now:
+            raise InputError(
+                f"{folder} was begun with {name} = {there!r}, not {now!r}; give that again, or choose another"
+                " folder for the new settings."
+            )
+
+
+_ABSENT = object()
+
+
+class Metrics:
+    """One row per logged step in ``metrics.jsonl``, and the same for TensorBoard if it is installed."""
+
+    def __init__(self, folder: Path, *, step: int):
+        """Go on after ``step``: rows of later steps, which will be taken again, are dropped."""
+        self.path = folder / METRICS
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            log.info("tensorboard is not installed: figures go to %s only", self.path)
+            self._events = None
+        else:
+            self._events = SummaryWriter(folder / EVENTS, purge_step=step + 1)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add the row of a step."""
+        row = {"step": step, **{name: round(value, 9) for name, value in figures.items()}}
+        log.info("%s", row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._events is not None:
+            for name, value in figures.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        if self._events is not None:
+            self._events.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a row; infinity for one that a killed run did not finish."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

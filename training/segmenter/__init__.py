@@ -1,0 +1,1 @@
+"""Training of the part segmenter (`densepose_tools.segmenter`) on rendered dancers."""

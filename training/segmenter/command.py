@@ -1,0 +1,115 @@
+"""``python -m training segmenter``: train the part segmenter and write its folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.config import StageConfig, as_json, fixed_settings
+from training.options import add_settings, with_settings
+
+if TYPE_CHECKING:
+    from training.segmenter.stage import SegmenterStage
+
+PRESETS = ("mini", "tiny")
+MODEL = "model"
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Add the command, without importing anything heavy."""
+    text = "network that finds body parts, for the benchmarks"
+    command = commands.add_parser("segmenter", help=text, description=text)
+    command.add_argument("--data", type=Path, required=True, help="folder of the videos, or dancers")
+    command.add_argument("--runs", type=Path, default=Path("runs/mini"), help="folder of all runs")
+    command.add_argument("--preset", default="mini", choices=PRESETS, help="default: %(default)s")
+    command.add_argument("--out", type=Path, help=f"folder to write (RUNS/segmenter/{MODEL})")
+    command.add_argument("--stop-after", type=int, metavar="N", help="leave after N steps of this call")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    add_settings(command)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from training.segmenter.network import segmenter_config
+
+    train(
+        with_settings(segmenter_config(args.preset), args),
+        preset=args.preset,
+        data=args.data,
+        runs=args.runs,
+        out=args.out,
+        stop_after=args.stop_after,
+        threads=args.threads,
+    )
+
+
+def train(
+    config: StageConfig,
+    *,
+    preset: str,
+    data: Path,
+    runs: Path,
+    out: Path | None = None,
+    stop_after: int | None = None,
+    threads: int | None = None,
+) -> Path | None:
+    """Train in ``runs/segmenter``, resuming if that run was begun; at its end write the network.
+
+    Args:
+        config: of the run.
+        preset: of the network's size.
+        data: videos with DensePose maps, see `training.data.opening.open_videos`.
+        runs: folder of the runs of all stages.
+        out: folder to write; ``runs/segmenter/model`` when ``None``.
+        stop_after: leave after so many steps of this call.
+        threads: CPU threads; torch's choice when ``None``.
+
+    Returns:
+        The folder written (safetensors in float16, ``config.json``), or ``None`` if the run is not done.
+
+    Raises:
+        InputError: the data cannot be used, a run with other settings is there, or the disk is full.
+    """
+    import torch
+
+    from training.data.opening import open_videos
+    from training.data.sources import hold_out
+    from training.loop import Trainer, make_accelerator
+    from training.run_folder import CONFIG, check_settings, write_text
+    from training.segmenter.network import build_segmenter
+    from training.segmenter.stage import SegmenterSamples, SegmenterStage
+
+    if threads:
+        torch.set_num_threads(threads)
+    folder = runs / config.stage
+    check_settings(folder, fixed_settings(config))
+    accelerator = make_accelerator(config)
+    with accelerator.main_process_first():
+        videos, held_out = hold_out(open_videos(data, size=config.size, index_folder=folder), config.holdout)
+    samples = SegmenterSamples(videos, batch_size=config.batch_size, steps=config.steps, seed=config.seed)
+    torch.manual_seed(config.seed)
+    stage = SegmenterStage(build_segmenter(preset), samples=samples, held_out=held_out)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CONFIG, json.dumps(as_json(config, None) | {"data": str(data)}, indent=2) + "\n")
+    trainer = Trainer(stage, config, folder, accelerator=accelerator)
+    trainer.run(stop_after=stop_after)
+    if trainer.step < config.steps or not accelerator.is_main_process:
+        return None
+    return export(stage, folder, out or folder / MODEL)
+
+
+def export(stage: SegmenterStage, run_folder: Path, out: Path) -> Path:
+    """Write a run's averaged weights to ``out``; a model card (README.md) that lies there stays."""
+    from magicanimate.checkpoints.disk import staged_folder
+    from training.checkpoints import load_averages
+
+    load_averages({"segmenter": stage.segmenter}, run_folder)
+    with staged_folder(out) as staging:
+        stage.segmenter.half().save_pretrained(staging)
+        if (out / "README.md").exists():
+            shutil.copy2(out / "README.md", staging / "README.md")
+    return out

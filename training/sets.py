@@ -1,0 +1,120 @@
+"""Opens the data of a stage: what it learns from, and what is held out to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from magicanimate.errors import InputError
+from training.config import SIGNALS, StageConfig
+from training.data.dancers import DancerVideos
+from training.data.latents import encode_all
+from training.data.opening import open_images, open_videos
+from training.data.samples import ClipSamples, FixedSamples, ImageSamples, PairSamples
+from training.data.sources import ImageSet, VideoFrames, VideoSet, hold_out
+
+MEASURED_PICTURES = 512
+
+
+@dataclass(frozen=True)
+class DataFolders:
+    """Where the data lie.
+
+    Attributes:
+        videos: rendered dancers or real videos, see `training.data.opening.open_videos`.
+        images: pictures for the joint training; the videos' frames serve when ``None``.
+    """
+
+    videos: Path
+    images: Path | None = None
+
+    def as_json(self) -> dict[str, str | None]:
+        """The paths as text."""
+        return {name: str(path) if path else None for name, path in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples of a stage.
+
+    Attributes:
+        samples: to learn from, by global sample index.
+        held_out: to look at, of videos that are never learned from.
+        pictures: some training pictures, to measure latents with.
+        fixed: the whole set of videos if all its latents can be computed beforehand.
+    """
+
+    samples: Dataset
+    held_out: Dataset
+    pictures: Dataset
+    fixed: DancerVideos | None = None
+
+    def encoded(
+        self, encode: Callable[[torch.Tensor], torch.Tensor], path: Path
+    ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+        """Latents ``I K C h w`` of the training videos and of those held out, computed once, or ``None``."""
+        if self.fixed is None:
+            return None, None
+        latents = encode_all(self.fixed, path, encode)
+        kept = len(latents) - len(self.held_out.videos)
+        return latents[:kept], latents[kept:]
+
+
+def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path | None = None) -> Data:
+    """Open the folders as the stage wants them.
+
+    Args:
+        config: of the stage.
+        folders: where the data lie.
+        index_folder: for an index of the data, if their own folder cannot be written to.
+
+    Raises:
+        InputError: a folder is missing, holds too little or does not fit the settings.
+    """
+    shared = {"size": config.size, "signals": SIGNALS[config.driving], "index_folder": index_folder}
+    videos = open_videos(folders.videos, **shared)
+    images = open_images(folders.images, **shared) if folders.images else None
+    try:
+        train, held_out = hold_out(videos, config.holdout)
+        samples = _samples(config, train, images)
+    except ValueError as error:
+        raise InputError(f"{folders.videos} does not fit the settings: {error}.") from error
+    length = config.num_frames if config.stage == "stage2" else 1
+    encodable = isinstance(videos, DancerVideos) and videos.rgb.shape[2] == config.size
+    return Data(
+        samples=samples,
+        held_out=FixedSamples(held_out, length=length, interval=config.interval),
+        pictures=ImageSamples(VideoFrames(train), batch_size=1, steps=MEASURED_PICTURES, seed=0),
+        fixed=videos if encodable and images is None else None,
+    )
+
+
+def _samples(config: StageConfig, videos: VideoSet, images: ImageSet | None) -> Dataset:
+    """What the stage learns from; the thresholds tau are explained at `training.data.draws.joint_kind`."""
+    place = {"batch_size": config.samples_a_step, "steps": config.steps, "seed": config.seed}
+    if config.stage in ("vae", "controlnet"):
+        return ImageSamples(images or VideoFrames(videos), **place)
+    if config.stage == "stage2":
+        return ClipSamples(
+            videos,
+            length=config.num_frames,
+            interval=config.interval,
+            images=images,
+            image_probability=config.tau_1,
+            frame_probability=config.tau_2 - config.tau_1,
+            **place,
+        )
+    return PairSamples(
+        videos,
+        images=images,
+        image_probability=config.tau_0,
+        still_share=config.still_share,
+        target_still_share=config.target_still_share,
+        targets=config.targets,
+        **place,
+    )

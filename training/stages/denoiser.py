@@ -1,0 +1,233 @@
+"""Stages "base", "controlnet", "stage1" and "stage2": one denoiser, of which other parts learn.
+
+| stage | learns | reference | UNet |
+|---|---|---|---|
+| base | everything (the mini has no Stable Diffusion to begin with) | yes | without temporal layers |
+| controlnet | ControlNet | none | without, frozen |
+| stage1 | appearance encoder, ControlNet | yes | without, frozen |
+| stage2 | temporal layers | yes | with |
+
+Stage2 mixes three kinds of steps (paper, section 3.5): a draw of up to tau_1 takes images, which are their
+own references; from tau_1 to tau_2 single frames of the videos, whose reference is another frame; above,
+clips. On single pictures the temporal layers have nothing to attend to but the picture itself, so they learn
+to leave its quality alone, which clips by themselves degrade; images add people and places that the videos
+lack.
+
+Source: MagicAnimate paper, sections 3.4 and 3.5, and supplement, sections 2 and 3.
+
+Letters in shape comments: ``B`` samples, ``F`` frames of a clip, or targets of one reference before stage2,
+``C h w`` latents, ``H W`` pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import Dataset, default_collate
+
+from magicanimate.models.reference import install_hybrid_attention, set_reference
+from training.config import SIGNALS, Stage, StageConfig
+from training.diffusion import sample_latents
+from training.latents import Latents
+from training.losses import denoising_losses, draw_noise, draw_timestep
+from training.pictures import psnr, save_grid, save_video
+
+SAMPLED = 8
+SAMPLED_CLIPS = 4
+NOISE_STREAM = 1  # beside the numbers that the sample's data are drawn from
+
+
+def controlnet_names(config: StageConfig) -> tuple[str, ...]:
+    """Names of the ControlNets, one per driving signal: the first is always "controlnet"."""
+    return ("controlnet", "controlnet_keypoints")[: len(SIGNALS[config.driving])]
+
+
+class Denoiser(nn.Module):
+    """Predicts noise or velocity of the target's latents from the reference and the target's motion signal.
+
+    Args:
+        config: of the stage.
+        networks: "unet" (2-D, in stage2 with temporal layers), "appearance_encoder" unless the stage has no
+            reference, and the ControlNets by `controlnet_names`.
+        text: embedding of the empty prompt, ``1 L D``.
+        scheduler: noise schedule.
+        latents, samples: of the training data.
+        held_out: samples to show, and their latents.
+        channel_weights: of the latent channels in the loss, ``C``, with mean 1; all alike when ``None``.
+    """
+
+    def __init__(
+        self,
+        config: StageConfig,
+        networks: Mapping[str, nn.Module],
+        *,
+        text: torch.Tensor,
+        scheduler: DDIMScheduler,
+        latents: Latents,
+        samples: Dataset,
+        held_out: Dataset,
+        held_out_latents: Latents,
+        channel_weights: torch.Tensor | None = None,
+    ):
+        super().__init__()
+        self.config, self.scheduler, self.samples = config, scheduler, samples
+        self.latents, self.held_out, self.held_out_latents = latents, held_out, held_out_latents
+        for name, network in networks.items():
+            self.add_module(name, network)
+        self.has_reference = "appearance_encoder" in networks
+        # diffusers' sum of the ControlNets' residuals; in a tuple, as each is registered by its own name.
+        self._controlnets = (MultiControlNetModel([networks[name] for name in controlnet_names(config)]),)
+        self.readers = install_hybrid_attention(self.unet, fusion=config.fusion) if self.has_reference else {}
+        self.register_buffer("text", text, persistent=False)
+        self.register_buffer("channel_weights", channel_weights, persistent=False)
+        self.has_time = hasattr(self.unet, "motion_parameters")
+        choose_trained(self, config.stage)
+        if config.gradient_checkpointing:
+            for network in networks.values():
+                network.enable_gradient_checkpointing()
+
+    def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Losses ``B`` of a batch of samples, see `training.data.samples`, that know their ``index``."""
+        rngs = [self._noise_generator(index) for index in batch["index"].tolist()]
+        config, device = self.config, self.text.device
+        clean = self.latents.target(batch)
+        count = self.scheduler.config.num_train_timesteps
+        timesteps = torch.tensor(
+            [draw_timestep(rng, config.loss, count=count) for rng in rngs], device=device
+        )
+        visible = torch.tensor([rng.random() >= config.drop_reference for rng in rngs])
+        shared = [rng.random() < config.share_noise for rng in rngs]
+        noise = torch.stack(
+            [draw_noise(rng, tuple(clean.shape[1:]), share=s) for rng, s in zip(rngs, shared, strict=True)]
+        ).to(device)
+        control = batch["control"]
+        if config.soften_control:
+            control = {name: _softened(maps, rngs) for name, maps in control.items()}
+        noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        shown = self.latents.reference(batch) if self.has_reference else None
+        predicted = self.predict(noisy, timesteps, shown, control, visible=visible)
+        return denoising_losses(
+            self.scheduler,
+            config.loss,
+            predicted,
+            clean,
+            noise,
+            timesteps,
+            channel_weights=self.channel_weights,
+        )
+
+    def _noise_generator(self, index: int) -> np.random.Generator:
+        step, place = divmod(index, self.config.samples_a_step)
+        return np.random.default_rng([self.config.seed, step, place, NOISE_STREAM])
+
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        shown: torch.Tensor | None,
+        control: Mapping[str, torch.Tensor],
+        *,
+        visible: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the networks make of noisy latents.
+
+        Args:
+            noisy: ``B C F h w``.
+            timesteps: ``B``.
+            shown: latents of the references ``B C h w``; ``None`` without reference.
+            control: driving signals by name, ``B F 3 H W`` in [0, 1].
+            visible: ``B`` booleans, whether a sample sees its reference; all do when ``None``.
+
+        Returns:
+            ``B C F h w``.
+        """
+        samples, frames = noisy.shape[0], noisy.shape[2]
+        text = self.text.expand(samples, -1, -1)
+        pictures = noisy.transpose(1, 2).flatten(0, 1)  # B C F h w -> (B F) C h w
+        each_timestep, each_text = (x.repeat_interleave(frames, dim=0) for x in (timesteps, text))
+        if shown is not None:
+            set_reference(self.readers, self.appearance_encoder(shown, timesteps, text), visible=visible)
+        signals = [control[name].flatten(0, 1) for name in SIGNALS[self.config.driving]]
+        down, mid = self._controlnets[0](
+            pictures,
+            each_timestep,
+            each_text,
+            controlnet_cond=signals,
+            conditioning_scale=[1.0] * len(signals),
+            return_dict=False,
+        )
+        inputs = (noisy, timesteps, text) if self.has_time else (pictures, each_timestep, each_text)
+        predicted = self.unet(
+            *inputs,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )[0]
+        return predicted if self.has_time else predicted.unflatten(0, (samples, frames)).transpose(1, 2)
+
+    @torch.no_grad()
+    def sample(self, step: int, folder: Path) -> dict[str, float]:
+        """Held-out samples: reference, motion, result and truth as a grid, clips as a video too."""
+        count = SAMPLED_CLIPS if self.has_time else SAMPLED
+        count = min(count, len(self.held_out))
+        batch = default_collate([self.held_out[k] for k in range(count)])
+        batch = {key: _moved(value, self.text.device) for key, value in batch.items()}
+        shown = self.held_out_latents.reference(batch) if self.has_reference else None
+        latents = sample_latents(
+            self.scheduler,
+            self.held_out_latents.target(batch),
+            lambda noisy, t: self.predict(noisy, t, shown, batch["control"]),
+        )
+        result, truth = self.held_out_latents.decode(latents).cpu(), batch["target"].cpu()
+        photo = batch["reference"].cpu()[:, None].expand_as(truth)
+        drawn = next(iter(batch["control"].values())).cpu() * 2 - 1
+        rows = [x[:, :: max(1, x.shape[1] // 2)].flatten(0, 1) for x in (photo, drawn, result, truth)]
+        save_grid(folder / f"{step:06d}.png", rows)
+        figures = {"psnr": psnr(result.flatten(0, 1), truth.flatten(0, 1))}
+        if truth.shape[1] > 1:
+            save_video(folder / f"{step:06d}.mp4", [photo, drawn, result, truth])
+            changes = [x.diff(dim=1) for x in (result, truth)]
+            figures["change_error"] = float(functional.l1_loss(*changes))
+        elif self.has_reference:
+            figures["psnr_copying_photo"] = psnr(photo.flatten(0, 1), truth.flatten(0, 1))
+        return figures
+
+
+def choose_trained(denoiser: nn.Module, stage: Stage) -> None:
+    """Require gradients of the parameters that learn in ``stage``, and of no others."""
+    controlnets = ("controlnet.", "controlnet_keypoints.")
+    learning = {
+        "base": ("unet.", "appearance_encoder.", *controlnets),
+        "controlnet": controlnets,
+        "stage1": ("appearance_encoder.", *controlnets),
+        "stage2": (),
+    }[stage]
+    for name, p in denoiser.named_parameters():
+        p.requires_grad_(name.startswith(learning) or (stage == "stage2" and ".motion_modules." in name))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _moved(inner, device) for key, inner in value.items()}
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def _softened(maps: torch.Tensor, rngs: list[np.random.Generator]) -> torch.Tensor:
+    """Blend and disturb drawn maps (``B F 3 H W`` in [0, 1]) a little, as resized video does."""
+    out = torch.empty_like(maps)
+    for i, rng in enumerate(rngs):
+        size = maps.shape[-1]
+        smaller = int(rng.integers(size * 3 // 4, size + 1))
+        soft = functional.interpolate(maps[i], size=smaller, mode="area")
+        soft = functional.interpolate(soft, size=size, mode="bilinear", align_corners=False)
+        noise = torch.from_numpy(rng.normal(0, 0.01, (len(soft), 3, 1, 1))).float()
+        out[i] = (soft + noise.to(soft.device)).clamp(0, 1)
+    return out
