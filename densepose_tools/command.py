@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,9 @@ from magicanimate import __version__
 from magicanimate.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
-    from densepose_tools.extraction import Extraction, Output
-    from magicanimate.media.motion import MotionClip
+    from densepose_tools.engine import Extractor
+    from densepose_tools.extraction import Extraction
+    from densepose_tools.treatment import Treatment
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fill", type=int, default=12, metavar="N", help="fill gaps of N frames (default: %(default)s)")
     add("--steady", action="store_true", help="take out parts that change for a moment and change back")
     add("--flip", action="store_true", help="mirror the picture; left and right parts change places")
+    add("--like", type=Path, metavar="PHOTO", help="give the dancer build and place of the photo's person")
     add(
         "--recolour",
         action="store_true",
@@ -129,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     from densepose_tools.archive import Archive
-    from densepose_tools.extraction import Output, recolour, redraw
-    from densepose_tools.treatment import Treatment
+    from densepose_tools.extraction import extract, recolour, redraw
+    from densepose_tools.output import Output
     from magicanimate.media.motion import open_motion
     from magicanimate.terminal import ProgressBar, stop_on_interrupt
 
@@ -138,48 +142,57 @@ def _run(args: argparse.Namespace) -> None:
     archive = None if again or args.recolour or args.no_archive else args.output.with_suffix(".npz")
     output = Output(args.output, archive, codec=args.codec, sound=args.sound)
     output.check()
-    treatment = Treatment(people=args.people, fill=args.fill, steady=args.steady, flip=args.flip)
+    if args.like and args.recolour:
+        raise InputError("--like and --recolour do not go together; recolour first.")
     with ProgressBar(quiet=args.quiet) as bar, stop_on_interrupt() as should_stop:
-        common = {"treatment": treatment, "on_progress": bar, "should_stop": should_stop}
+        common = {"on_progress": bar, "should_stop": should_stop}
+        load = cache(lambda: _extractor(args, common))
         if again:
             with Archive(args.clip) as opened:
-                made = redraw(opened, output, **common)
+                made = redraw(opened, output, treatment=_treatment(args, load), **common)
         else:
             clip = open_motion(args.clip, start=args.start, end=args.end, fps=args.fps)
+            treatment = _treatment(args, load)
             if args.recolour:
-                made, colours = recolour(clip, output, **common)
+                made, colours = recolour(clip, output, treatment=treatment, **common)
                 log.info("the colours were %s", colours.name)
             else:
-                made = _extract(args, clip, output, common)
+                settings = _settings(args, load())
+                made = extract(clip, load(), output, settings=settings, treatment=treatment, **common)
     _report(made, quiet=args.quiet)
 
 
-def _extract(
-    args: argparse.Namespace, clip: MotionClip, output: Output, common: dict[str, Any]
-) -> Extraction:
-    from densepose_tools.extraction import extract
+def _treatment(args: argparse.Namespace, load: Callable[[], Extractor]) -> Treatment:
+    from densepose_tools.extraction import photo_map
+    from densepose_tools.treatment import Treatment
 
-    selection = Selection(args.min_score, args.max_people)
-    extractor = load_extractor(
+    treatment = Treatment(people=args.people, fill=args.fill, steady=args.steady, flip=args.flip)
+    return replace(treatment, like=photo_map(args.like, load)) if args.like else treatment
+
+
+def _extractor(args: argparse.Namespace, common: dict[str, Any]) -> Extractor:
+    return load_extractor(
         args.engine,
         weights=args.weights,
         device=args.device,
-        selection=selection,
+        selection=Selection(args.min_score, args.max_people),
         offline=args.offline,
-        on_progress=common["on_progress"],
-        should_stop=common["should_stop"],
+        **common,
     )
-    settings = {
+
+
+def _settings(args: argparse.Namespace, extractor: Extractor) -> dict[str, Any]:
+    """What decides what is found."""
+    return {
         "engine": extractor.name,
         "weights": str(args.weights) if args.weights else None,
-        "min_score": selection.min_score,
-        "max_people": selection.max_people,
+        "min_score": args.min_score,
+        "max_people": args.max_people,
         "start": args.start,
         "end": args.end,
         "fps": args.fps,
         "version": __version__,
     }
-    return extract(clip, extractor, output, settings=settings, **common)
 
 
 def _report(made: Extraction, *, quiet: bool) -> None:

@@ -6,70 +6,30 @@ Memory holds a few frames; what was found lies on disk, and a run that was stopp
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from densepose_tools.archive import Archive, ClipInfo, is_archive, write_archive
+from densepose_tools.archive import Archive, ClipInfo, write_archive
 from densepose_tools.doctor import Colours, diagnose, recoloured_labels
 from densepose_tools.engine import Extractor
 from densepose_tools.journal import FrameJournal
-from densepose_tools.people import Person
+from densepose_tools.output import Output, write_maps
+from densepose_tools.people import Person, part_map
 from densepose_tools.treatment import Sequel, Treatment, finished, treat
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.motion import MotionClip
-from magicanimate.media.writer import VideoWriter, check_output
-from magicanimate.palette import colourise
+from magicanimate.media.photo import load_photo
 from magicanimate.progress import ProgressMeter
 
 log = logging.getLogger(__name__)
-
-CODECS = ("lossless", "h264")
-SUFFIXES = (".mp4", "")
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where results go and how.
-
-    Attributes:
-        video: the motion video, ``.mp4``, or without a suffix a folder of png frames.
-        archive: ``.npz`` with what was found, or ``None``.
-        codec: "lossless" keeps the colours to the last bit; "h264" plays everywhere.
-        sound: keep the clip's sound.
-    """
-
-    video: Path
-    archive: Path | None = None
-    codec: str = "lossless"
-    sound: bool = False
-
-    def check(self) -> None:
-        """Refuse what cannot be written, before any work.
-
-        Raises:
-            InputError: see ``magicanimate.media.writer.check_output``; or another kind of file.
-        """
-        if self.video.suffix.lower() not in SUFFIXES:
-            raise InputError(
-                f"The output {self.video} must be an .mp4, or have no suffix for a folder of png frames."
-            )
-        if self.codec not in CODECS:
-            raise InputError(f"The codec {self.codec!r} is unknown; choose one of: {', '.join(CODECS)}.")
-        check_output(self.video)
-        if self.archive is not None:
-            if self.archive.suffix != ".npz" or self.archive.is_dir():
-                raise InputError(f"The archive {self.archive} must be a file that ends in .npz.")
-            if self.archive.exists() and not is_archive(self.archive):
-                raise InputError(f"{self.archive} exists and is something else; choose another output.")
-            self.archive.parent.mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True)
@@ -224,9 +184,30 @@ def recolour(
         )
         sound_from = clip.path if output.sound and clip.has_sound else None
         stop = should_stop or (lambda: False)
-        count = _write(maps, info, output, meter, stop, sound_from=sound_from, sound_start=clip.start)
+        count = write_maps(maps, info, output, meter, stop, sound_from=sound_from, sound_start=clip.start)
     meter.finish()
     return Extraction(output.video, None, count, 0, [], [], meter.seconds), colours
+
+
+def photo_map(path: Path, load: Callable[[], Extractor]) -> np.ndarray:
+    """Part map of the largest person of a photo, uint8 (H, W).
+
+    Args:
+        path: the photo, or a part map in its place.
+        load: gives an extractor; not called for a part map.
+
+    Raises:
+        InputError: it cannot be read or shows nobody.
+    """
+    photo = load_photo(path)
+    colours = diagnose([photo])
+    if colours is not None:
+        return recoloured_labels(photo, colours)
+    (people,) = load().people([photo])
+    if not people:
+        raise InputError(f"Nobody is seen in the photo {path}; choose one that shows a person.")
+    height, width = photo.shape[:2]
+    return part_map([max(people, key=Person.area)], width=width, height=height)
 
 
 def _colours(clip: MotionClip) -> Colours | None:
@@ -280,33 +261,6 @@ def _draw(
     **sound: Any,
 ) -> Sequel:
     sequel = treat(found, treatment or Treatment(), width=info.width, height=info.height)
-    _write(sequel.maps, info, output, meter, stop, **sound)
+    size = replace(info, width=sequel.width, height=sequel.height)
+    write_maps(sequel.maps, size, output, meter, stop, **sound)
     return sequel
-
-
-def _write(
-    maps: Iterable[np.ndarray],
-    info: ClipInfo,
-    output: Output,
-    meter: ProgressMeter,
-    stop: ShouldStop,
-    **sound: Any,
-) -> int:
-    """Write part maps as a video; returns how many there were."""
-    meter.begin("write", info.num_frames)
-    writer = VideoWriter(
-        output.video,
-        width=info.width,
-        height=info.height,
-        fps=info.rate,
-        metadata=info.settings,
-        lossless=output.codec == "lossless",
-        **sound,
-    )
-    with writer:
-        for labels in maps:
-            if stop():
-                raise Cancelled
-            writer.write(colourise(labels))
-            meter.update(writer.num_frames, max(info.num_frames, writer.num_frames))
-    return writer.num_frames

@@ -14,6 +14,7 @@ import logging
 from pathlib import Path
 
 from densepose_tools.engine import Extractor, Selection
+from densepose_tools.segmenter import DEFAULT_FOLDER
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import InputError
 
@@ -93,18 +94,10 @@ def has_detectron2() -> bool:
 
 def has_mini() -> bool:
     """Whether the mini's part segmenter lies in this program's assets."""
-    return (_assets() / "config.json").is_file()
-
-
-def _assets() -> Path:
-    return Path(__file__).resolve().parents[1] / "assets" / "segmenter"
+    return (DEFAULT_FOLDER / "config.json").is_file()
 
 
 def _mini(device: str | None) -> Extractor:
-    if not has_mini():
-        raise InputError(
-            f"The mini engine needs the part segmenter, which is not in {_assets()}; use the engine torch."
-        )
     from densepose_tools.mini_engine import MiniExtractor
 
-    return MiniExtractor.load(_assets(), device=device)
+    return MiniExtractor.load(DEFAULT_FOLDER, device=device)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from densepose_tools.people import Person
+from densepose_tools.segmenter import PartSegmenter
 from magicanimate.device import pick_device
 
 _SMALLEST_SHARE = 0.002
@@ -23,7 +24,7 @@ class MiniExtractor:
     name = "mini"
     batch = 8
 
-    def __init__(self, segmenter):
+    def __init__(self, segmenter: PartSegmenter):
         self.segmenter = segmenter
 
     @classmethod
@@ -33,8 +34,6 @@ class MiniExtractor:
         Raises:
             InputError: the folder does not hold one.
         """
-        from densepose_tools.segmenter import PartSegmenter
-
         segmenter = PartSegmenter.load(folder)
         segmenter.network.to(pick_device(device, "float32").name)
         return cls(segmenter)

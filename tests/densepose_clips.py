@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from densepose_tools.extraction import Output, extract
+from densepose_tools.extraction import extract
+from densepose_tools.output import Output
 from densepose_tools.people import Person
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import colourise, nearest_labels

@@ -18,8 +18,9 @@ import pytest
 
 from densepose_tools.archive import Archive
 from densepose_tools.command import main
-from densepose_tools.extraction import Output, redraw
+from densepose_tools.extraction import redraw
 from densepose_tools.journal import FrameJournal
+from densepose_tools.output import Output
 from densepose_tools.people import Person, flip_labels, part_map
 from densepose_tools.treatment import Treatment
 from magicanimate.errors import Cancelled, InputError

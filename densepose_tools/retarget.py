@@ -1,0 +1,139 @@
+"""Give the dancer of a clip the build of the person in a photo: place, size, and each limb's proportions.
+
+Every limb of a part map is stretched along and across its own axis around its joint, and the joint goes where
+the limb above has carried it. Angles, which are the dance, stay.
+
+Letters in shape comments: ``H W`` pixels. Points are x, y in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from densepose_tools.body import LIMBS, Build, Limb, Segment, alone, neighbours, segments
+from magicanimate.errors import InputError
+
+_TOLD_APART = 1.3
+"""Limbs may become longer or wider than the body as a whole by this factor: more is a matter of the view."""
+
+_SHAPES = ("head", "hand", "foot")
+"""What looks different from every side keeps its proportions; hands and feet grow with the whole body."""
+
+_HOLE_NEIGHBOURS = 5
+
+
+def retargeted(
+    maps: Iterable[np.ndarray], dancer: Build, reference: Build, *, width: int, height: int
+) -> Iterator[np.ndarray]:
+    """Draw the dancer's maps with the reference's build and at its place.
+
+    Args:
+        maps: of one person, uint8 (H, W).
+        dancer: the build in them.
+        reference: the build wanted, in pixels of the result.
+        width, height: of the result.
+
+    Yields:
+        uint8 (height, width).
+    """
+    stretch = _stretches(dancer, reference)
+    overall = stretch["torso"][0]
+    for labels in maps:
+        drawn = np.zeros((height, width), dtype=np.uint8)
+        found = segments(labels)
+        carried: dict[str, _Affine] = {}
+        for limb in LIMBS:
+            segment, above = found.get(limb.name), carried.get(limb.parent or "")
+            if segment is None:
+                if above is not None:  # too small to measure: it goes along with the limb above
+                    carried[limb.name] = above
+                    _draw(drawn, labels, limb, above)
+                continue
+            if limb.parent is None:
+                place = reference.pelvis + overall * (segment.joint - dancer.pelvis)
+            elif above is None:
+                continue
+            else:
+                place = above.apply(segment.joint)
+            carried[limb.name] = _Affine.around(segment, place, stretch[limb.name])
+            _draw(drawn, labels, limb, carried[limb.name])
+        yield _without_pinholes(drawn)
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """q = place + matrix (p - joint)."""
+
+    joint: np.ndarray
+    place: np.ndarray
+    matrix: np.ndarray
+
+    @classmethod
+    def around(cls, segment: Segment, place: np.ndarray, stretch: tuple[float, float]) -> _Affine:
+        """The map that stretches along and across a segment and takes its joint to a place."""
+        axes = np.stack([segment.axis, [-segment.axis[1], segment.axis[0]]], axis=1)
+        return cls(segment.joint, place, axes @ np.diag(stretch) @ axes.T)
+
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        return self.place + (points - self.joint) @ self.matrix.T
+
+    def undo(self, points: np.ndarray) -> np.ndarray:
+        return self.joint + (points - self.place) @ np.linalg.inv(self.matrix).T
+
+
+def _stretches(dancer: Build, reference: Build) -> dict[str, tuple[float, float]]:
+    """Name of limb -> factors along and across; limbs not seen in both follow the body as a whole."""
+    both = [name for name in dancer.sizes if name in reference.sizes]
+    ratios = np.array([np.divide(reference.sizes[name], dancer.sizes[name]) for name in both])
+    if "torso" not in both:
+        raise InputError("No torso is seen, so the build cannot be told; choose a picture of the whole body.")
+    usual = np.median(ratios, axis=0)
+    ratios = np.clip(ratios, usual / _TOLD_APART, usual * _TOLD_APART)
+    size = float(np.sqrt(usual.prod()))
+    stretches = {}
+    for limb in LIMBS:
+        along, across = ratios[both.index(limb.name)] if limb.name in both else usual
+        if limb.name.endswith(_SHAPES):
+            along = across = float(np.sqrt(along * across)) if limb.name == "head" else size
+        stretches[limb.name] = (float(along), float(across))
+    return stretches
+
+
+def _draw(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: _Affine) -> None:
+    """Paint one limb where the map takes it."""
+    single = alone(labels, limb)
+    mask = single > 0
+    if not mask.any():
+        return
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    (x0, x1), (y0, y1) = columns[[0, -1]] + (-0.5, 0.5), rows[[0, -1]] + (-0.5, 0.5)
+    corners = affine.apply(np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)]))
+    low = np.clip(np.floor(corners.min(axis=0)), 0, (drawn.shape[1], drawn.shape[0])).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, (drawn.shape[1], drawn.shape[0])).astype(int)
+    if (high <= low).any():
+        return
+    y, x = np.mgrid[low[1] : high[1], low[0] : high[0]]
+    source = np.rint(affine.undo(np.stack([x, y], axis=-1).reshape(-1, 2))).astype(int)
+    inside = ((source >= 0) & (source < (labels.shape[1], labels.shape[0]))).all(axis=1)
+    source = np.clip(source, 0, (labels.shape[1] - 1, labels.shape[0] - 1))
+    hit = (inside & mask[source[:, 1], source[:, 0]]).reshape(y.shape)
+    found = single[source[:, 1], source[:, 0]].reshape(y.shape)
+    target = drawn[low[1] : high[1], low[0] : high[0]]
+    np.copyto(target, found, where=hit)
+
+
+def _without_pinholes(labels: np.ndarray) -> np.ndarray:
+    """Close gaps of a pixel or two at the joints with a label beside them."""
+    height, width = labels.shape
+    for _ in range(2):
+        padded = np.pad(labels, 1)
+        beside = np.zeros_like(labels)
+        for dy, dx in product(range(3), repeat=2):
+            np.maximum(beside, padded[dy : dy + height, dx : dx + width], out=beside)
+        hole = (labels == 0) & (neighbours(labels > 0) >= _HOLE_NEIGHBOURS)
+        labels = np.where(hole, beside, labels)
+    return labels
