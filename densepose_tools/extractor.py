@@ -78,13 +78,18 @@ def load_extractor(
             raise
         log.warning("%s Until then the mini finds the parts; it is a small stand-in, not DensePose.", error)
         return _mini(device)
-    if engine == "torch" or not has_detectron2():
-        from densepose_tools.torch_engine import TorchExtractor
+    if engine != "torch" and has_detectron2():
+        from densepose_tools.detectron2_engine import Detectron2Extractor
 
-        return TorchExtractor.load(path, device=picked, selection=selection)
-    from densepose_tools.detectron2_engine import Detectron2Extractor
+        try:
+            return Detectron2Extractor.load(path, device=picked, selection=selection)
+        except InputError as error:
+            if engine == "detectron2":
+                raise
+            log.warning("%s", error)
+    from densepose_tools.torch_engine import TorchExtractor
 
-    return Detectron2Extractor.load(path, device=picked, selection=selection)
+    return TorchExtractor.load(path, device=picked, selection=selection)
 
 
 def has_detectron2() -> bool:
