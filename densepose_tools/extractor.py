@@ -63,6 +63,7 @@ def load_extractor(
     from densepose_tools.weights import RETRY_DELAYS, Unreachable, ensure_weights
     from magicanimate.device import pick_device
 
+    torch_extractor = _torch_extractor()
     may_be_mini = engine == "auto" and weights is None and has_mini()
     picked = pick_device(device, "float32").name
     try:
@@ -87,9 +88,7 @@ def load_extractor(
             if engine == "detectron2":
                 raise
             log.warning("%s", error)
-    from densepose_tools.torch_engine import TorchExtractor
-
-    return TorchExtractor.load(path, device=picked, selection=selection)
+    return torch_extractor.load(path, device=picked, selection=selection)
 
 
 def has_detectron2() -> bool:
@@ -100,6 +99,18 @@ def has_detectron2() -> bool:
 def has_mini() -> bool:
     """Whether the mini's part segmenter lies in this program's assets."""
     return (DEFAULT_FOLDER / "config.json").is_file()
+
+
+def _torch_extractor() -> type:
+    """The engine "torch", imported before anything is fetched."""
+    try:
+        from densepose_tools.torch_engine import TorchExtractor
+    except (ImportError, RuntimeError) as error:  # torchvision of another release fails with the latter
+        raise InputError(
+            f"torchvision is missing or does not fit the torch that is installed ({error}); install the two "
+            "of one release and one kind, both for CPU or both for CUDA."
+        ) from error
+    return TorchExtractor
 
 
 def _mini(device: str | None) -> Extractor:
