@@ -128,9 +128,9 @@ class NetworkConfig:
 
     size: int = 128
     vae_channels: tuple[int, ...] = (24, 48, 96, 192)
-    latent_channels: int = 20
-    unet_channels: tuple[int, ...] = (96, 128, 160)
-    heads: int = 2
+    latent_channels: int = 16
+    unet_channels: tuple[int, ...] = (64, 96, 128)
+    heads: int = 4
     norm_groups: int = 16
     text_tokens: int = 1
     text_width: int = 32

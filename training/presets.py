@@ -75,8 +75,8 @@ def mini(stage: Stage) -> Settings:
         "loss": _FROM_NOTHING,
     }
     if stage == "vae":
-        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1500)
-        config = StageConfig("vae", steps=3500, crop=64, sample_every=500, optimizer=optimizer, **common)
+        optimizer = OptimizerConfig(learning_rate=2e-3, decay_steps=1000)
+        config = StageConfig("vae", steps=2000, crop=64, sample_every=1000, optimizer=optimizer, **common)
     elif stage == "stage2":
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=300)
         config = StageConfig(
@@ -90,11 +90,10 @@ def mini(stage: Stage) -> Settings:
             **common,
         )
     elif stage == "base":
-        # The noisiest timesteps decide most of a picture, and there it must come from reference and map.
-        loss = replace(_FROM_NOTHING, timestep_bias=0.4, noisy_from=600, weigh_channels=True)
-        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=2500)
+        loss = replace(_FROM_NOTHING, weigh_channels=True)
+        optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1000)
         common |= {"loss": loss, "drop_reference": 0.05, "targets": 2}
-        config = StageConfig("base", steps=8000, optimizer=optimizer, **common)
+        config = StageConfig("base", steps=5400, optimizer=optimizer, **common)
     else:
         optimizer = OptimizerConfig(learning_rate=1e-4, decay_steps=300)
         config = StageConfig(stage, steps=1000, optimizer=optimizer, **common)
