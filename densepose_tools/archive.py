@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +23,7 @@ import numpy as np
 from densepose_tools.people import Person
 from magicanimate.errors import InputError
 
-_BROKEN = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile)
+_BROKEN = (OSError, ValueError, KeyError, EOFError, TypeError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -115,25 +116,26 @@ class Archive:
         """
         self.path = path
         try:
-            self._arrays = np.load(path, allow_pickle=False)
+            self._file = zipfile.ZipFile(path)
         except _BROKEN as error:
             raise self._unusable() from error
         try:
-            width, height = self._arrays["size"].tolist()
-            numerator, denominator = self._arrays["rate"].tolist()
-            self.info = ClipInfo(
-                width,
-                height,
-                Fraction(numerator, denominator),
-                int(self._arrays["num_frames"]),
-                json.loads(str(self._arrays["settings"])),
-            )
-            frame_of, self._boxes = self._arrays["frame"], self._arrays["boxes"]
-            self._starts = np.searchsorted(frame_of, np.arange(self.info.num_frames + 1)).tolist()
-            self._scores = self._arrays["scores"]
+            self._names = frozenset(self._file.namelist())
+            width, height = self._read("size").tolist()
+            numerator, denominator = self._read("rate").tolist()
+            num_frames = int(self._read("num_frames"))
+            settings = json.loads(str(self._read("settings")))
+            self.info = ClipInfo(width, height, Fraction(numerator, denominator), num_frames, settings)
+            self._starts = np.searchsorted(self._read("frame"), np.arange(num_frames + 1)).tolist()
+            self._boxes, self._scores = self._read("boxes"), self._read("scores")
         except _BROKEN as error:
-            self._arrays.close()
+            self._file.close()
             raise self._unusable() from error
+
+    def _read(self, name: str) -> np.ndarray:
+        # Not np.load: it looks names up in a list, and a long clip has tens of thousands.
+        with self._file.open(f"{name}.npy") as entry:
+            return np.lib.format.read_array(entry, allow_pickle=False)
 
     def __len__(self) -> int:
         return self.info.num_frames
@@ -151,9 +153,9 @@ class Archive:
 
     def _person(self, p: int) -> Person:
         try:
-            labels, coordinates = self._arrays[f"labels_{p}"], None
-            if f"u_{p}" in self._arrays:
-                coordinates = np.stack([self._arrays[f"u_{p}"], self._arrays[f"v_{p}"]])
+            labels, coordinates = self._read(f"labels_{p}"), None
+            if f"u_{p}.npy" in self._names:
+                coordinates = np.stack([self._read(f"u_{p}"), self._read(f"v_{p}")])
         except _BROKEN as error:
             raise self._unusable() from error
         return Person(tuple(self._boxes[p].tolist()), float(self._scores[p]), labels, coordinates)
@@ -166,7 +168,7 @@ class Archive:
 
     def close(self) -> None:
         """Close the file."""
-        self._arrays.close()
+        self._file.close()
 
     def __enter__(self) -> Archive:
         return self

@@ -59,9 +59,7 @@ class EngineChoice:
         stand_in = self.engine == "auto" and has_mini()
         if missing and self.offline:
             if stand_in:
-                return _mini_forecast(
-                    "The released DensePose weights are not here and fetching is forbidden. "
-                )
+                return _mini_forecast("The weights of DensePose are not here and fetching is forbidden. ")
             raise InputError(
                 f"DensePose's weights are not in {folder()} and fetching is forbidden; start once with a "
                 "network, or give the released file model_final_162be9.pkl."

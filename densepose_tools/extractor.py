@@ -64,6 +64,7 @@ def load_extractor(
     from densepose_tools.weights import RETRY_DELAYS, Unreachable, ensure_weights
     from magicanimate.device import pick_device
 
+    torch_extractor = _torch_extractor()
     may_be_mini = engine == "auto" and weights is None and has_mini()
     picked = pick_device(device, "float32").name
     try:
@@ -79,13 +80,16 @@ def load_extractor(
             raise
         log.warning("%s Until then the mini finds the parts; it is a small stand-in, not DensePose.", error)
         return _mini(DEFAULT_FOLDER, device)
-    if engine == "torch" or not has_detectron2():
-        from densepose_tools.torch_engine import TorchExtractor
+    if engine != "torch" and has_detectron2():
+        from densepose_tools.detectron2_engine import Detectron2Extractor
 
-        return TorchExtractor.load(path, device=picked, selection=selection)
-    from densepose_tools.detectron2_engine import Detectron2Extractor
-
-    return Detectron2Extractor.load(path, device=picked, selection=selection)
+        try:
+            return Detectron2Extractor.load(path, device=picked, selection=selection)
+        except InputError as error:
+            if engine == "detectron2":
+                raise
+            log.warning("%s", error)
+    return torch_extractor.load(path, device=picked, selection=selection)
 
 
 def has_detectron2() -> bool:
@@ -96,6 +100,18 @@ def has_detectron2() -> bool:
 def has_mini() -> bool:
     """Whether the mini's part segmenter lies in this program's assets."""
     return is_segmenter(DEFAULT_FOLDER)
+
+
+def _torch_extractor() -> type:
+    """The engine "torch", imported before anything is fetched."""
+    try:
+        from densepose_tools.torch_engine import TorchExtractor
+    except (ImportError, RuntimeError) as error:  # torchvision of another release fails with the latter
+        raise InputError(
+            f"torchvision is missing or does not fit the torch that is installed ({error}); install the two "
+            "of one release and one kind, both for CPU or both for CUDA."
+        ) from error
+    return TorchExtractor
 
 
 def _mini(folder: Path, device: str | None) -> Extractor:

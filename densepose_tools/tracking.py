@@ -71,7 +71,8 @@ def choose_tracks(
     Args:
         frames: people of the clip.
         numbers: of ``track_people``.
-        who: "all"; "largest", who covers most pixels over the whole clip; or places in that order, from 1.
+        who: "all"; "largest", who covers most pixels over the whole clip, and where that person is away the
+            next largest, mostly the same one who came back; or places in the order of size, from 1.
 
     Raises:
         InputError: there are fewer people.
@@ -83,12 +84,28 @@ def choose_tracks(
     order = sorted(covered, key=lambda track: -covered[track])
     if who == "all":
         return frozenset(order)
-    places = (1,) if who == "largest" else who
-    if max(places) > len(order):
+    if who == "largest":
+        return _one_at_a_time(order, numbers)
+    if max(who) > len(order):
         raise InputError(
-            f"Person {max(places)} is asked for and {len(order)} are seen; choose a smaller number."
+            f"Person {max(who)} is asked for and {len(order)} are seen; choose a smaller number."
         )
-    return frozenset(order[place - 1] for place in places)
+    return frozenset(order[place - 1] for place in who)
+
+
+def _one_at_a_time(order: list[int], numbers: list[list[int]]) -> frozenset[int]:
+    """Tracks in the order given, without those that are seen together with one before."""
+    frames: dict[int, set[int]] = defaultdict(set)
+    for frame, owners in enumerate(numbers):
+        for owner in owners:
+            frames[owner].add(frame)
+    chosen: list[int] = []
+    taken: set[int] = set()
+    for track in order:
+        if not frames[track] & taken:
+            chosen.append(track)
+            taken |= frames[track]
+    return frozenset(chosen)
 
 
 def _pairs(boxes: np.ndarray, tracks: list[_Track], frame: int) -> list[tuple[int, _Track]]:

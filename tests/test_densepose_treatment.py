@@ -126,6 +126,17 @@ def test_largest_person_is_drawn_unless_others_are_wanted():
         drawn(frames, people=(3,))
 
 
+def test_largest_person_who_comes_back_late_is_drawn_again():
+    # Away for longer than anybody is waited for, and back elsewhere; a smaller one stays all the while.
+    away = range(10, 40)
+    frames = [
+        [walker(0, size=6, label=3)] + ([] if k in away else [walker(30 if k < 10 else 60, label=9)])
+        for k in range(50)
+    ]
+    maps = drawn(frames, fill=0)
+    assert [int(frame.max()) for frame in maps] == [0 if k in away else 9 for k in range(50)]
+
+
 def test_short_gaps_show_the_nearest_frame():
     frames = [[walker(2 * k)] if k in (2, 6, 7) else [] for k in range(12)]
     sequel = treat(frames, Treatment(fill=3), width=100, height=80)

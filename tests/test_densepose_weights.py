@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from densepose_tools.rcnn.widths import tiny
 from densepose_tools.weights import RELEASED, Release, convert, ensure_weights, load_network, read_converted
 from magicanimate.checkpoints.download import Unreachable, WebFile
 from magicanimate.errors import Cancelled, InputError
+from tests.conftest import ROOT
 from tests.hub_stand_in import HubStandIn
 
 NAME = "model_final_162be9.pkl"
@@ -265,6 +268,18 @@ def test_released_file_is_the_one_of_the_model_zoo():
 def test_extractors_that_cannot_be_had_say_why(given, reason):
     with pytest.raises(InputError, match=reason):
         load_extractor(**given)
+
+
+def test_torchvision_that_does_not_fit_is_named():
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "from densepose_tools import load_extractor\n"
+        "from magicanimate.errors import InputError\n"
+        "try: load_extractor('torch')\n"
+        "except InputError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "torchvision is missing or does not fit the torch that is installed" in done.stdout
 
 
 def test_detectron2_is_named_as_missing_where_it_is():

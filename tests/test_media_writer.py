@@ -292,3 +292,12 @@ def test_side_by_side_has_the_height_of_the_result():
         30,
         30,
     ]
+
+
+def test_lossless_files_keep_every_pixel(tmp_path):
+    frames = list(np.random.default_rng(0).integers(0, 256, (3, 31, 45, 3), dtype=np.uint8))
+    path = write_output(tmp_path / "out.mp4", frames, lossless=True)
+    found = list(open_motion(path).frames())
+    assert len(found) == 3 and all(np.array_equal(*pair) for pair in zip(found, frames, strict=True))
+    with pytest.raises(ValueError, match="cannot be written without loss"):
+        write_output(tmp_path / "out.webm", frames, lossless=True)
