@@ -8,6 +8,7 @@ from typing import Any
 
 from densepose_tools.engine import Extractor, Selection
 from densepose_tools.extractor import has_detectron2, has_mini, load_extractor
+from densepose_tools.segmenter import DEFAULT_FOLDER, require_segmenter
 from magicanimate import __version__
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import InputError
@@ -54,6 +55,7 @@ class EngineChoice:
         from magicanimate.checkpoints.disk import human_bytes
 
         if self.engine == "mini":
+            require_segmenter(self.weights or DEFAULT_FOLDER)
             return _mini_forecast("")
         missing = 0 if self.weights else bytes_to_fetch()
         stand_in = self.engine == "auto" and has_mini()

@@ -14,7 +14,6 @@ from densepose_tools.extraction import Extraction, extract, recolour
 from densepose_tools.output import Output
 from densepose_tools.treatment import Treatment
 from magicanimate.config import OnProgress, Progress, ShouldStop
-from magicanimate.errors import Cancelled
 from magicanimate.media.densepose_check import check_densepose
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.writer import VideoWriter
@@ -112,24 +111,16 @@ def make_motion(
     return MadeMotion(extract(clip, extractor, output, settings=settings, **common), extractor.name)
 
 
-def write_playable(
-    video: Path,
-    copy: Path,
-    *,
-    on_progress: OnProgress | None = None,
-    should_stop: ShouldStop | None = None,
-) -> None:
+def write_playable(video: Path, copy: Path, *, on_progress: OnProgress | None = None) -> None:
     """Copy a lossless motion clip into one that browsers play; its colours are near, not exact.
 
     Args:
         video: the clip.
         copy: ``.mp4`` to write.
         on_progress: told of "write", in frames.
-        should_stop: asked with every frame.
 
     Raises:
         InputError: one of them cannot be read or written.
-        Cancelled: ``should_stop()`` said so; nothing half-written stays.
     """
     clip = open_motion(video)
     meter = ProgressMeter(on_progress)
@@ -141,8 +132,6 @@ def write_playable(
         VideoWriter(copy, width=clip.width, height=clip.height, fps=clip.rate, **sound) as writer,
     ):
         for frame in frames:
-            if should_stop is not None and should_stop():
-                raise Cancelled
             writer.write(frame)
             meter.update(writer.num_frames, max(clip.num_frames_estimate or 0, writer.num_frames))
     meter.finish()

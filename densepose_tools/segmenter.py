@@ -34,6 +34,20 @@ def is_segmenter(folder: Path) -> bool:
     return all((folder / name).is_file() for name in _FILES)
 
 
+def require_segmenter(folder: Path) -> None:
+    """Refuse a folder without the files of a part segmenter.
+
+    Raises:
+        InputError: which one is missing, and how to make them.
+    """
+    for name in _FILES:
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder / name} is missing, so {folder} is not a part segmenter; make one with "
+                "`python -m training segmenter`."
+            )
+
+
 def part_logits(network: UNet2DModel, images: torch.Tensor) -> torch.Tensor:
     """Run the network: images ``N 3 h w`` in [-1, 1] -> logits ``N 25 h w``."""
     from torch.nn import functional
@@ -60,12 +74,7 @@ class PartSegmenter:
             InputError: the folder does not hold such a network.
         """
         folder = Path(folder)
-        for name in _FILES:
-            if not (folder / name).is_file():
-                raise InputError(
-                    f"{folder / name} is missing, so {folder} is not a part segmenter; make one with "
-                    "`python -m training segmenter`."
-                )
+        require_segmenter(folder)
         from diffusers import UNet2DModel
 
         network = UNet2DModel.from_pretrained(folder).float().eval().requires_grad_(False)
