@@ -17,7 +17,7 @@ _STEPS = 60
 
 
 def write_segmenter(folder: Path) -> Path:
-    """Train it on ``negatives`` and save it."""
+    """Train it on ``negatives`` of the figure and of nobody, and save it."""
     import torch
     from torch.nn import functional
 
@@ -25,7 +25,8 @@ def write_segmenter(folder: Path) -> Path:
 
     torch.manual_seed(0)
     network = build_segmenter("tiny")
-    labels = np.stack([part_labels(width=32, height=32, shift=shift) for shift in range(-12, 13, 2)])
+    labels = [part_labels(width=32, height=32, shift=shift) for shift in range(-12, 13, 3)]
+    labels = np.stack([*labels, np.zeros((32, 32), dtype=np.uint8)])
     pictures = torch.from_numpy(negatives(labels)).movedim(-1, 1).float() / 127.5 - 1
     truth = torch.from_numpy(labels).long()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
@@ -47,6 +48,6 @@ def dancing(count: int, *, size: int = 96) -> list[np.ndarray]:
     return [part_labels(width=size, height=size, shift=round(6 * np.sin(k / 3))) for k in range(count)]
 
 
-def write_dance(path: Path, count: int, *, sound: float = 0.0) -> Path:
+def write_dance(path: Path, count: int, *, size: int = 96, sound: float = 0.0) -> Path:
     """An ordinary video of the figure, 25 frames a second."""
-    return write_clip(path, [negatives(labels) for labels in dancing(count)], sound=sound)
+    return write_clip(path, [negatives(labels) for labels in dancing(count, size=size)], sound=sound)

@@ -10,12 +10,14 @@ from typing import Any
 import gradio as gr
 
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
+from densepose_tools.one_click import Wish
+from densepose_tools.treatment import Treatment
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.ui import views
 from magicanimate.ui.studio import Studio
 
-MAKE, CORRECT = "Make a DensePose clip", "Correct the colours"
+MAKE, CORRECT, AGAIN = "Make a DensePose clip", "Correct the colours", "Make it again"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class MotionPanel:
             self.notice = gr.HTML("", padding=False, elem_id="densepose-notice")
             with gr.Row():
                 self.start = gr.Button(MAKE, variant="primary", elem_id="make-densepose")
-                self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel-densepose")
+                self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel-densepose")
             self.status = gr.HTML("", visible=False, padding=False, elem_id="densepose-status")
             self.video = gr.Video(
                 label="DensePose clip",
@@ -60,21 +62,22 @@ class MotionPanel:
                 elem_id="densepose-clip",
             )
             self.download = gr.DownloadButton("Download the DensePose clip", size="sm", visible=False)
-            with gr.Accordion("More", open=False) as self.more:
+            with gr.Accordion("More on how it is made", open=False) as self.more:
                 self.settings = _settings()
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        shown = [self.box, self.notice, self.start, self.status, self.video, self.download, self.more]
-        shown += [self.waiting, self.animate]
+        shown = [self.box, self.notice, self.start, self.status, self.video, self.download]
+        shown += [self.more, self.waiting, self.animate]
         self.clip.change(self._examine, self.clip, shown, concurrency_limit=4, **private)
         buttons = [self.start, self.cancel]
         admitted = self.start.click(self._admit, None, [self.status, *buttons], queue=False, **private)
         ended = admitted.then(
             self._make,
             {self.clip, self.made, *self.settings.values()},
-            [self.notice, self.status, self.video, self.download, self.made, self.waiting, self.animate],
+            [self.notice, self.start, self.status, self.video, self.download, self.made]
+            + [self.waiting, self.animate],
             **private,
         )
         ended.then(self._release, None, buttons, queue=False, **private)
@@ -98,9 +101,10 @@ class MotionPanel:
         possible = offer.button is not None
         return updates | {
             self.box: gr.update(visible=True),
-            self.notice: views.message(offer.text, kind="info" if possible else "error"),
-            self.start: gr.update(value=offer.button or MAKE, visible=possible),
-            self.cancel: gr.update(visible=possible),
+            self.notice: gr.update(
+                value=views.message(offer.text, kind="info" if possible else "error"), visible=True
+            ),
+            self.start: gr.update(value=offer.button or MAKE, variant="primary", visible=possible),
             self.more: gr.update(visible=offer.button == MAKE),
             self.waiting: offer.refusal,
             self.animate: gr.update(variant="secondary"),
@@ -134,7 +138,7 @@ class MotionPanel:
         return {
             self.status: gr.update(value=views.message("Waiting for the work before this."), visible=True),
             self.start: gr.update(interactive=False),
-            self.cancel: gr.update(interactive=True),
+            self.cancel: gr.update(visible=True),
         }
 
     def _cancel(self, request: gr.Request) -> Updates:
@@ -144,7 +148,7 @@ class MotionPanel:
     def _release(self) -> Updates:
         return {
             self.start: gr.update(interactive=True),
-            self.cancel: gr.update(value="Cancel", interactive=False),
+            self.cancel: gr.update(value="Cancel", interactive=True, visible=False),
         }
 
     def _make(self, data: dict, request: gr.Request) -> Iterator[Updates]:
@@ -158,6 +162,8 @@ class MotionPanel:
                     continue
                 video = str(report.made.extraction.video)
                 yield {
+                    self.notice: gr.update(visible=False),
+                    self.start: gr.update(value=AGAIN, variant="secondary"),
                     self.status: views.motion_made(report),
                     self.video: gr.update(value=str(report.playable), visible=True),
                     self.download: gr.update(value=video, visible=True),
@@ -184,36 +190,38 @@ def _job(request: gr.Request) -> str:
 
 
 def _settings() -> dict[str, gr.components.Component]:
-    own = Selection()
     with gr.Row():
         score = gr.Slider(
             PUBLISHED_MIN_SCORE,
             0.95,
-            value=own.min_score,
+            value=Selection().min_score,
             step=0.05,
-            label="How sure a person must be",
-            info=f"published clips used {PUBLISHED_MIN_SCORE}, which draws much that is nobody",
+            label="Score threshold",
+            info=f"of a person; published clips: {PUBLISHED_MIN_SCORE}",
             min_width=260,
         )
         people = gr.Radio(
-            [("the largest person", "largest"), ("all", "all")], value="largest", label="Draw", min_width=200
+            [("the largest", "largest"), ("all", "all")],
+            value=Treatment().people,
+            label="People",
+            info="the largest is followed through the clip",
+            min_width=200,
         )
     with gr.Row():
-        start = gr.Number(0, label="From second", minimum=0, min_width=120)
+        start = gr.Number(0, label="From second", info="0: the beginning", minimum=0, min_width=120)
         end = gr.Number(0, label="To second", info="0: the end", minimum=0, min_width=120)
-    steady = gr.Checkbox(False, label="Take out flicker: parts that change for a moment", container=False)
+    steady = gr.Checkbox(
+        Treatment().steady, label="Take out flicker: parts that change for a moment", container=False
+    )
     return {"min_score": score, "people": people, "start": start, "end": end, "steady": steady}
 
 
-def _wish_of(values: dict[str, Any]):
-    """The `densepose_tools.one_click.Wish` that the values of the widgets mean.
+def _wish_of(values: dict[str, Any]) -> Wish:
+    """The wish that the values of the widgets mean.
 
     Raises:
         InputError: a value makes no sense.
     """
-    from densepose_tools.one_click import Wish
-    from densepose_tools.treatment import Treatment
-
     return Wish(
         selection=Selection(min_score=values["min_score"]),
         treatment=Treatment(people=values["people"], steady=values["steady"]),

@@ -11,16 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from densepose_tools.engine_choice import EngineChoice, Forecast
+from densepose_tools.one_click import Findings, MadeMotion, Wish, examine, make_motion, write_playable
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled
-
-if TYPE_CHECKING:
-    from densepose_tools.one_click import Findings, MadeMotion, Wish
 
 # Of the released weights, for the page before they are fetched.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
@@ -113,8 +111,6 @@ class Studio:
         Raises:
             InputError: it cannot be read.
         """
-        from densepose_tools.one_click import examine
-
         return examine(clip)
 
     def forecast(self) -> Forecast:
@@ -134,8 +130,6 @@ class Studio:
         """
 
         def work(on_progress: OnProgress, should_stop: ShouldStop) -> NewMotion:
-            from densepose_tools.one_click import make_motion, write_playable
-
             made = make_motion(
                 clip,
                 self.output,

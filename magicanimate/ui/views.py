@@ -22,8 +22,8 @@ STYLE = Path(__file__).with_name("style.css")
 TITLE = """
 <header class="ma-title">
   <h1>MagicAnimate</h1>
-  <p>A photo and the movements of somebody else make a video. The movements come as a DensePose clip:
-  a video in which every part of the body has its own colour.</p>
+  <p>A photo and the movements of somebody else make a video. The movements come as a DensePose clip, a video
+  in which every part of the body has its own colour; it can be made here of any other video.</p>
 </header>
 """
 
