@@ -47,9 +47,6 @@ class MotionPanel:
         self.waiting = gr.State("")  # what to say if this clip is animated as it is; empty if it can be
         with gr.Column(visible=False, elem_id="densepose", elem_classes="ma-panel") as self.box:
             self.notice = gr.HTML("", padding=False, elem_id="densepose-notice")
-            with gr.Row():
-                self.start = gr.Button(MAKE, variant="primary", elem_id="make-densepose")
-                self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel-densepose")
             self.status = gr.HTML("", visible=False, padding=False, elem_id="densepose-status")
             self.video = gr.Video(
                 label="DensePose clip",
@@ -62,6 +59,9 @@ class MotionPanel:
                 elem_id="densepose-clip",
             )
             self.download = gr.DownloadButton("Download the DensePose clip", size="sm", visible=False)
+            with gr.Row():
+                self.start = gr.Button(MAKE, variant="primary", elem_id="make-densepose")
+                self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel-densepose")
             with gr.Accordion("More on how it is made", open=False) as self.more:
                 self.settings = _settings()
 
