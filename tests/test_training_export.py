@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
@@ -15,9 +18,12 @@ from magicanimate.media.writer import VideoWriter
 from tests.dancer_files import control_frames, write_boxes
 from tests.training_runs import train
 from training.__main__ import main
+from training.build import Start
 from training.data.dancers import DancerVideos
 from training.export import export_pipeline, saved_config
 from training.presets import preset
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +93,22 @@ def test_finished_run_is_left_alone(trained, data_folder):
     train("base", data_folder, trained)
     assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert (trained / "base" / "metrics.jsonl").read_text() == steps
+
+
+@pytest.mark.parametrize("stage", ["base", "stage1", "stage2"])
+def test_any_stage_goes_on_from_a_pipeline(stage, trained, data_folder, tmp_path):
+    """No other run is needed; what does not learn in the stage comes out as it went in."""
+    given = trained / "stage2" / "pipeline"
+    run = train(stage, data_folder, tmp_path, start=Start(pipeline=given), drop_reference=0.0)
+    before, after = load_file(given / UNET), load_file(run / "pipeline" / UNET)
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert set(before) == set(after)
+    assert bool(changed) == (stage != "stage1")
+    assert all((".motion_modules." in key) == (stage == "stage2") for key in changed)
+    old, new = (json.loads((p / "model_index.json").read_text()) for p in (given, run / "pipeline"))
+    assert old == new
+
+
+def test_folder_that_is_no_pipeline_is_named(tmp_path, data_folder):
+    with pytest.raises(InputError, match="no model_index.json"):
+        train("base", data_folder, tmp_path, start=Start(pipeline=tmp_path))

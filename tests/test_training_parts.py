@@ -89,9 +89,9 @@ def test_paper_stages_train_and_leave_a_pipeline(published, data_folder, tmp_pat
 
 
 def test_both_motion_signals_have_a_controlnet_each(parts, published, tmp_path):
-    config, network = preset("paper_ted", "controlnet")
+    config, _ = preset("paper_ted", "controlnet")
     config = replace(config, driving="both")
-    networks = build_networks(config, network, parts, tmp_path)
+    networks = build_networks(config, parts, tmp_path)
     assert set(networks) == {"unet", "controlnet", "controlnet_keypoints"}
 
 

@@ -19,11 +19,24 @@ from training.presets import preset
 from training.sets import DataFolders
 
 
-def train(stage: str, data: Path, folder: Path, *, stop_after: int | None = None, **changes) -> Path:
+def train(
+    stage: str,
+    data: Path,
+    folder: Path,
+    *,
+    stop_after: int | None = None,
+    start: Start | None = None,
+    **changes,
+) -> Path:
     """Train a stage of the tiny preset with some settings changed; returns its run folder."""
     config, network = preset("tiny", stage)
     runs.train(
-        replace(config, **changes), network, data=DataFolders(data), runs=folder, stop_after=stop_after
+        replace(config, **changes),
+        network,
+        data=DataFolders(data),
+        runs=folder,
+        start=start,
+        stop_after=stop_after,
     )
     return folder / stage
 

@@ -50,6 +50,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stable-diffusion", type=Path, help="folder of Stable Diffusion 1.5 (paper_*)")
     command.add_argument("--vae", type=Path, help="folder of its autoencoder (paper_*)")
     command.add_argument("--motion", type=Path, help="AnimateDiff's motion weights to begin stage2 with")
+    command.add_argument("--pipeline", type=Path, help="pipeline folder to go on from, such as assets/mini")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +66,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "segmenter":
             segmenter.run(args)
             return 0
-        start = Start(stable_diffusion=args.stable_diffusion, vae=args.vae, motion=args.motion)
+        start = Start(
+            stable_diffusion=args.stable_diffusion,
+            vae=args.vae,
+            motion=args.motion,
+            pipeline=args.pipeline,
+        )
         if args.command == "export":
             config, network = preset(args.preset, "stage2")
             export_pipeline(saved_config(args.runs, config), network, args.runs, args.out, start=start)

@@ -19,10 +19,10 @@ from training.networks import build_scheduler
 from training.parts import (
     NewParts,
     Parts,
+    PipelineParts,
     StableDiffusionParts,
     load_image_weights,
     load_motion_weights,
-    reset_temporal_layers,
 )
 from training.stages.denoiser import controlnet_names
 from training.stages.vae import change_basis, latent_basis
@@ -47,22 +47,30 @@ class Start:
         stable_diffusion: diffusers folder of Stable Diffusion 1.5.
         vae: folder of the autoencoder that goes with it.
         motion: AnimateDiff's motion weights for the temporal layers.
+        pipeline: pipeline folder to go on from, in place of the others.
     """
 
     stable_diffusion: Path | None = None
     vae: Path | None = None
     motion: Path | None = None
+    pipeline: Path | None = None
 
     def as_json(self) -> dict[str, str | None]:
         """The files' paths as text."""
         return {name: str(path) if path else None for name, path in vars(self).items()}
 
     def parts(self, network: NetworkConfig | None) -> Parts:
-        """New networks: of ``network``'s sizes, or Stable Diffusion's.
+        """New networks: of ``network``'s sizes, Stable Diffusion's, or a pipeline's.
 
         Raises:
             InputError: the files are needed and not given, or the other way round.
         """
+        if self.pipeline is not None:
+            if self.stable_diffusion or self.vae:
+                raise InputError("--pipeline brings all networks: leave --stable-diffusion and --vae out.")
+            if not (self.pipeline / "model_index.json").is_file():
+                raise InputError(f"{self.pipeline} is no pipeline folder: it has no model_index.json.")
+            return PipelineParts(self.pipeline)
         if network is not None:
             if self.stable_diffusion or self.vae:
                 raise InputError(
@@ -94,39 +102,30 @@ def load_earlier(networks: dict[str, nn.Module], runs: Path, stages: tuple[Stage
     return there
 
 
-def require_earlier(stage: Stage, there: list[Stage], runs: Path, *, pretrained: bool) -> None:
+def require_earlier(stage: Stage, there: list[Stage], runs: Path, parts: Parts) -> None:
     """Whether enough stages were run before ``stage``.
 
     Raises:
         InputError: one is missing.
     """
-    needed = {"controlnet": "base", "stage1": "base", "stage2": "base"}.get(stage)
-    if pretrained:  # Stable Diffusion stands in for "base"
-        needed = {"stage2": "stage1"}.get(stage)
+    needed = parts.needs.get(stage)
     if needed and needed not in there:
         raise InputError(f"{runs / needed} has no checkpoint; run the stage {needed!r} first.")
-    if stage == "stage1" and "controlnet" not in there and pretrained:
+    if stage == "stage1" and "controlnet" not in there and isinstance(parts, StableDiffusionParts):
         log.warning("the ControlNet was not pretrained (stage 'controlnet'); it learns from its start here")
 
 
 def add_time(networks: dict[str, nn.Module], parts: Parts, motion: Path | None) -> None:
-    """Replace the image UNet by one with temporal layers that change nothing yet, or AnimateDiff's."""
+    """Replace the image UNet by one with temporal layers, those of ``parts`` or AnimateDiff's."""
     unet = parts.video_unet()
     load_image_weights(unet, networks["unet"])
     if motion:
         load_motion_weights(unet, motion)
-    else:
-        reset_temporal_layers(unet)
     networks["unet"] = unet
 
 
 def build_networks(
-    config: StageConfig,
-    network: NetworkConfig | None,
-    parts: Parts,
-    runs: Path,
-    *,
-    motion: Path | None = None,
+    config: StageConfig, parts: Parts, runs: Path, *, motion: Path | None = None
 ) -> dict[str, nn.Module]:
     """The networks of a denoising stage with the weights it begins with.
 
@@ -136,7 +135,7 @@ def build_networks(
     torch.manual_seed(config.seed)
     networks = image_networks(config, parts)
     there = load_earlier(networks, runs, EARLIER.get(config.stage, ()))
-    require_earlier(config.stage, there, runs, pretrained=network is None)
+    require_earlier(config.stage, there, runs, parts)
     if config.stage == "stage2":
         add_time(networks, parts, motion)
     return networks

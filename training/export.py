@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS
 from magicanimate.checkpoints.disk import staged_folder
 from magicanimate.errors import InputError
-from magicanimate.pipeline import NOISE_PERIOD, MagicAnimatePipeline
+from magicanimate.pipeline import MagicAnimatePipeline
 from training.build import (
     Start,
     add_time,
@@ -25,8 +24,6 @@ from training.config import NetworkConfig, StageConfig, updated
 from training.run_folder import CONFIG
 
 KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an export
-MINI_STEPS = 10
-MINI_GUIDANCE = 1.0
 
 
 def saved_config(runs: Path, preset: StageConfig) -> StageConfig:
@@ -43,7 +40,7 @@ def export_pipeline(
 ) -> Path:
     """Write the trained networks as a pipeline folder, safetensors in float16.
 
-    Temporal layers that were not trained are left as ones that change nothing.
+    Temporal layers that were not trained are left as they began, new ones changing nothing.
 
     Args:
         config: of any stage of the runs: its prediction and driving signal are the pipeline's.
@@ -66,11 +63,9 @@ def export_pipeline(
     parts = start.parts(network)
     networks = image_networks(config, parts)
     there = load_earlier(networks, runs, ("base", "controlnet", "stage1"))
-    require_earlier("stage2", there, runs, pretrained=network is None)
+    require_earlier("stage2", there, runs, parts)
     add_time(networks, parts, None)
     load_earlier(networks, runs, ("stage2",))
-    mini = network is not None
-    pixels = network.size if mini else config.size
     pipe = MagicAnimatePipeline(
         vae=frozen_autoencoder(parts, runs),
         unet=networks["unet"],
@@ -78,12 +73,7 @@ def export_pipeline(
         controlnet=networks["controlnet"],
         scheduler=scheduler_of(config),
         empty_prompt=parts.empty_prompt(),
-        kind="mini" if mini else "full",
-        default_width=pixels,
-        default_height=pixels,
-        default_steps=MINI_STEPS if mini else STEPS,
-        default_guidance_scale=MINI_GUIDANCE if mini else GUIDANCE_SCALE,
-        noise_period=1 if mini else NOISE_PERIOD,
+        **parts.pipeline_settings(config),
     )
     with staged_folder(out) as folder:
         pipe.to(torch.float16).save_pretrained(folder)

@@ -1,15 +1,18 @@
-"""Where a run's networks come from: nothing, or Stable Diffusion's files. Both offer the same parts."""
+"""Where a run's networks come from: nothing, Stable Diffusion's files, or a pipeline; all offer the same."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import nn
 
 from magicanimate.checkpoints.architectures import video_unet_config
+from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS
 from magicanimate.checkpoints.keys import convert_keys, is_motion_key
 from magicanimate.checkpoints.layout import Part
 from magicanimate.checkpoints.reading import open_weights
@@ -19,12 +22,22 @@ from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
+from magicanimate.pipeline import NOISE_PERIOD
 from training import networks
-from training.config import NetworkConfig
+from training.config import NetworkConfig, Stage, StageConfig
+
+MINI_STEPS = 10
+MINI_GUIDANCE = 1.0
 
 
 class Parts(Protocol):
-    """New networks of matching sizes, with the weights a training begins with."""
+    """New networks of matching sizes, with the weights a training begins with.
+
+    Attributes:
+        needs: the stage that must have been run before a stage.
+    """
+
+    needs: Mapping[Stage, Stage]
 
     def autoencoder(self) -> Autoencoder: ...
 
@@ -35,13 +48,18 @@ class Parts(Protocol):
     def controlnet(self) -> ControlNetModel: ...
 
     def video_unet(self) -> VideoUNet:
-        """With temporal layers; the weights of `image_unet` are put in afterwards."""
+        """With the temporal layers to begin with; the weights of `image_unet` are put in afterwards."""
 
     def empty_prompt(self) -> EmptyPrompt: ...
+
+    def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
+        """Kind and defaults of the pipeline that a training of ``config`` ends in."""
 
 
 class NewParts:
     """Random weights, to learn from nothing (the mini)."""
+
+    needs: Mapping[Stage, Stage] = {"controlnet": "base", "stage1": "base", "stage2": "base"}
 
     def __init__(self, config: NetworkConfig):
         self.config = config
@@ -59,10 +77,20 @@ class NewParts:
         return networks.build_controlnet(self.config)
 
     def video_unet(self) -> VideoUNet:
-        return networks.build_video_unet(self.config)
+        return reset_temporal_layers(networks.build_video_unet(self.config))
 
     def empty_prompt(self) -> EmptyPrompt:
         return EmptyPrompt(num_tokens=self.config.text_tokens, width=self.config.text_width)
+
+    def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
+        return {
+            "kind": "mini",
+            "default_width": self.config.size,
+            "default_height": self.config.size,
+            "default_steps": MINI_STEPS,
+            "default_guidance_scale": MINI_GUIDANCE,
+            "noise_period": 1,
+        }
 
 
 class StableDiffusionParts:
@@ -74,6 +102,8 @@ class StableDiffusionParts:
         folder: diffusers' layout, with ``unet``, ``text_encoder`` and ``tokenizer``.
         vae: folder of the autoencoder.
     """
+
+    needs: Mapping[Stage, Stage] = {"stage2": "stage1"}
 
     def __init__(self, folder: Path, vae: Path):
         self.folder, self.vae = folder, vae
@@ -97,7 +127,8 @@ class StableDiffusionParts:
         return ControlNetModel.from_unet(self._unet)
 
     def video_unet(self) -> VideoUNet:
-        return VideoUNet(**video_unet_config(self._unet.config, origin=self.folder / "unet" / "config.json"))
+        config = video_unet_config(self._unet.config, origin=self.folder / "unet" / "config.json")
+        return reset_temporal_layers(VideoUNet(**config))
 
     def empty_prompt(self) -> EmptyPrompt:
         encoder, tokenizer = self.folder / "text_encoder", self.folder / "tokenizer"
@@ -105,6 +136,57 @@ class StableDiffusionParts:
             if not part.is_dir():
                 raise InputError(f"{part} is missing; it comes with Stable Diffusion 1.5.")
         return empty_prompt(encoder, tokenizer, part=Part(encoder / "config.json"), dtype=None)
+
+    def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
+        return {
+            "kind": "full",
+            "default_width": config.size,
+            "default_height": config.size,
+            "default_steps": STEPS,
+            "default_guidance_scale": GUIDANCE_SCALE,
+            "noise_period": NOISE_PERIOD,
+        }
+
+
+class PipelineParts:
+    """A finished pipeline, to go on training: the released model converted, the mini, or one's own.
+
+    Args:
+        folder: as `MagicAnimatePipeline.save_pretrained` writes it.
+    """
+
+    needs: Mapping[Stage, Stage] = {}
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._unet = _load(VideoUNet, folder / "unet")
+        self._index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+
+    def autoencoder(self) -> Autoencoder:
+        classes = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderDC)}
+        return _load(classes[self._index["vae"][1]], self.folder / "vae")
+
+    def image_unet(self) -> UNet2DConditionModel:
+        unet = UNet2DConditionModel.from_config(self.appearance_encoder().config)  # of the same sizes
+        unet.load_state_dict({k: v for k, v in self._unet.state_dict().items() if not is_motion_key(k)})
+        return unet
+
+    def appearance_encoder(self) -> AppearanceEncoder:
+        return _load(AppearanceEncoder, self.folder / "appearance_encoder")
+
+    def controlnet(self) -> ControlNetModel:
+        return _load(ControlNetModel, self.folder / "controlnet")
+
+    def video_unet(self) -> VideoUNet:
+        return _load(VideoUNet, self.folder / "unet")
+
+    def empty_prompt(self) -> EmptyPrompt:
+        return _load(EmptyPrompt, self.folder / "empty_prompt")
+
+    def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
+        kept = ("kind", "default_steps", "default_guidance_scale", "noise_period")
+        sides = {"default_width": config.size, "default_height": config.size}
+        return sides | {name: self._index[name] for name in kept}
 
 
 def _load(cls: type, folder: Path):
@@ -131,11 +213,16 @@ def load_image_weights(video_unet: nn.Module, image_unet: nn.Module) -> None:
         raise ValueError(f"the image UNet does not fit the video UNet: {strangers[:3]}")
 
 
-def reset_temporal_layers(unet: VideoUNet) -> None:
-    """Make the temporal layers change nothing: their last projections are zero, as AnimateDiff begins."""
+def reset_temporal_layers(unet: VideoUNet) -> VideoUNet:
+    """Make the temporal layers change nothing: their last projections are zero, as AnimateDiff begins.
+
+    Returns:
+        ``unet``.
+    """
     for key, p in unet.motion_parameters().items():
         if ".proj_out." in key:
             nn.init.zeros_(p)
+    return unet
 
 
 def load_motion_weights(unet: VideoUNet, path: Path) -> None:

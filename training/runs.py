@@ -21,6 +21,7 @@ from training.config import NetworkConfig, StageConfig, as_json, fixed_settings,
 from training.export import export_pipeline
 from training.latents import Latents, channel_weights
 from training.loop import Stage, Trainer, make_accelerator
+from training.parts import NewParts
 from training.run_folder import CONFIG, check_settings, write_text
 from training.sets import Data, DataFolders, open_data
 from training.stages.denoiser import Denoiser
@@ -102,13 +103,11 @@ def build_stage(
     """
     parts = start.parts(network)
     if config.stage == "vae":
-        if network is None:
-            raise InputError(
-                "Stable Diffusion's autoencoder is used as it is: there is no stage 'vae' for it."
-            )
+        if not isinstance(parts, NewParts):
+            raise InputError("a pretrained autoencoder is used as it is: there is no stage 'vae' for it.")
         torch.manual_seed(config.seed)
         return VaeStage(config, parts.autoencoder(), samples=sets.samples, held_out=sets.held_out)
-    networks: dict[str, nn.Module] = build_networks(config, network, parts, runs, motion=start.motion)
+    networks: dict[str, nn.Module] = build_networks(config, parts, runs, motion=start.motion)
     vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
     cached, cached_held_out = sets.encoded(
         Latents(vae, precision=config.mixed_precision).encode, runs / LATENTS

@@ -47,11 +47,11 @@ def segmenter_config(preset: str) -> StageConfig:
             optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=1, ema_decay=0.98),
         )
     optimizer = OptimizerConfig(
-        learning_rate=1.5e-3, warmup_steps=100, decay_steps=1500, final_ratio=0.02, ema_decay=0.995
+        learning_rate=1.5e-3, warmup_steps=100, decay_steps=800, final_ratio=0.02, ema_decay=0.995
     )
     return StageConfig(
         "segmenter",
-        steps=4000,
+        steps=3000,
         batch_size=16,
         size=128,
         mixed_precision="bf16",
