@@ -187,7 +187,7 @@ def test_mistakes_are_answered_in_a_sentence(page, tmp_path):
 
 
 def test_an_ordinary_video_becomes_the_motion_with_one_click(page, served, tmp_path):
-    upload(page, write_photo(tmp_path / "me.png"), write_dance(tmp_path / "tango.mp4", 30, size=256))
+    upload(page, write_photo(tmp_path / "me.png"), write_dance(tmp_path / "tango.mp4", 30, size=720))
     page.wait_for_selector("#make-densepose:enabled")
     notice = page.inner_text("#densepose-notice")
     assert "tango.mp4 is an ordinary video" in notice and "for trying (it is not DensePose)" in notice
