@@ -123,7 +123,7 @@ def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
     page.panel._admit(VISITOR)
     page.panel._cancel(VISITOR)
     (told,) = page.panel._make(values_of(page, motion=str(clip)), VISITOR)
-    assert "goes on where it was" in told[page.panel.status]
+    assert "goes on from there" in told[page.panel.status]
 
 
 def test_a_clip_that_shows_nobody_is_a_sentence(page, tmp_path):

@@ -175,7 +175,7 @@ class MotionPanel:
             text = str(error).replace(clip, Path(clip).name)
             yield {self.status: views.message(text, kind="error")}
         except Cancelled:
-            text = f"Cancelled; pressed again for {Path(clip).name}, it goes on where it was."
+            text = f"Cancelled. What was found in {Path(clip).name} is kept; the button goes on from there."
             yield {self.status: views.message(text)}
 
 
