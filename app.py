@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from densepose_tools import ENGINES
+from densepose_tools.engine_choice import EngineChoice
 from magicanimate import __version__
 from magicanimate.config import MediaLimits
 from magicanimate.device import DEVICES, DTYPES
@@ -38,7 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: the fastest found)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
-    parser.add_argument("--offline", action="store_true", help="never ask the network for a checkpoint")
+    parser.add_argument("--offline", action="store_true", help="never ask the network for weights")
+    parser.add_argument(
+        "--densepose", choices=ENGINES, default="auto", help="what finds the people of an ordinary video"
+    )
+    parser.add_argument(
+        "--densepose-weights",
+        type=Path,
+        metavar="FILE",
+        help="the released model_final_162be9.pkl, if you have it (default: fetched when it is needed)",
+    )
     parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
     parser.add_argument("--version", action="version", version=f"MagicAnimate {__version__}")
     return parser
@@ -88,7 +99,10 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
     from magicanimate.ui.page import Page, find_examples
     from magicanimate.ui.studio import Studio
 
-    studio = Studio(args.model, output, device=args.device, dtype=args.dtype, offline=args.offline)
+    engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
+    studio = Studio(
+        args.model, output, device=args.device, dtype=args.dtype, offline=args.offline, engine=engine
+    )
     page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue)
     try:
         page.blocks.launch(
@@ -119,7 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are removed then, too
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("magicanimate").setLevel(logging.INFO)
+    for name in ("magicanimate", "densepose_tools"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         with tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True) as scratch:
             serve(args, Path(scratch))

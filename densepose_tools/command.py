@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
-from densepose_tools.extractor import ENGINES, load_extractor
+from densepose_tools.engine_choice import EngineChoice
+from densepose_tools.extractor import ENGINES
 from magicanimate import __version__
 from magicanimate.errors import Cancelled, InputError
 
@@ -146,7 +147,9 @@ def _run(args: argparse.Namespace) -> None:
         raise InputError("--like and --recolour do not go together; recolour first.")
     with ProgressBar(quiet=args.quiet) as bar, stop_on_interrupt() as should_stop:
         common = {"on_progress": bar, "should_stop": should_stop}
-        load = cache(lambda: _extractor(args, common))
+        engine = EngineChoice(args.engine, args.weights, args.device, args.offline)
+        selection = Selection(args.min_score, args.max_people)
+        load = cache(lambda: engine.load(selection, **common))
         if again:
             with Archive(args.clip) as opened:
                 made = redraw(opened, output, treatment=_treatment(args, load), **common)
@@ -157,7 +160,8 @@ def _run(args: argparse.Namespace) -> None:
                 made, colours = recolour(clip, output, treatment=treatment, **common)
                 log.info("the colours were %s", colours.name)
             else:
-                settings = _settings(args, load())
+                stretch = {"start": args.start, "end": args.end, "fps": args.fps}
+                settings = engine.settings(load(), selection, **stretch)
                 made = extract(clip, load(), output, settings=settings, treatment=treatment, **common)
     _report(made, quiet=args.quiet)
 
@@ -168,31 +172,6 @@ def _treatment(args: argparse.Namespace, load: Callable[[], Extractor]) -> Treat
 
     treatment = Treatment(people=args.people, fill=args.fill, steady=args.steady, flip=args.flip)
     return replace(treatment, like=photo_map(args.like, load)) if args.like else treatment
-
-
-def _extractor(args: argparse.Namespace, common: dict[str, Any]) -> Extractor:
-    return load_extractor(
-        args.engine,
-        weights=args.weights,
-        device=args.device,
-        selection=Selection(args.min_score, args.max_people),
-        offline=args.offline,
-        **common,
-    )
-
-
-def _settings(args: argparse.Namespace, extractor: Extractor) -> dict[str, Any]:
-    """What decides what is found."""
-    return {
-        "engine": extractor.name,
-        "weights": str(args.weights) if args.weights else None,
-        "min_score": args.min_score,
-        "max_people": args.max_people,
-        "start": args.start,
-        "end": args.end,
-        "fps": args.fps,
-        "version": __version__,
-    }
 
 
 def _report(made: Extraction, *, quiet: bool) -> None:

@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 
 from densepose_tools.engine import Extractor, Selection
-from densepose_tools.segmenter import DEFAULT_FOLDER
+from densepose_tools.segmenter import DEFAULT_FOLDER, is_segmenter
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import InputError
 
@@ -40,7 +40,8 @@ def load_extractor(
 
     Args:
         engine: one of ``ENGINES``; see the top of this file.
-        weights: the released ``model_final_162be9.pkl`` or its converted copy; fetched when ``None``.
+        weights: the released ``model_final_162be9.pkl`` or its converted copy; fetched when ``None``. For
+            the engine mini the folder of a part segmenter.
         device: "cuda", "cuda:1", "mps" or "cpu"; the best when ``None``.
         selection: whom to report.
         offline: fetch nothing.
@@ -55,7 +56,7 @@ def load_extractor(
         raise InputError(f"The engine {engine!r} is unknown; choose one of: {', '.join(ENGINES)}.")
     selection = selection or Selection()
     if engine == "mini":
-        return _mini(device)
+        return _mini(weights or DEFAULT_FOLDER, device)
     if engine == "detectron2" and not has_detectron2():
         raise InputError(
             "detectron2 with its DensePose project is not installed; use the engine torch instead."
@@ -78,7 +79,7 @@ def load_extractor(
         if not may_be_mini:
             raise
         log.warning("%s Until then the mini finds the parts; it is a small stand-in, not DensePose.", error)
-        return _mini(device)
+        return _mini(DEFAULT_FOLDER, device)
     if engine != "torch" and has_detectron2():
         from densepose_tools.detectron2_engine import Detectron2Extractor
 
@@ -98,7 +99,7 @@ def has_detectron2() -> bool:
 
 def has_mini() -> bool:
     """Whether the mini's part segmenter lies in this program's assets."""
-    return (DEFAULT_FOLDER / "config.json").is_file()
+    return is_segmenter(DEFAULT_FOLDER)
 
 
 def _torch_extractor() -> type:
@@ -113,7 +114,7 @@ def _torch_extractor() -> type:
     return TorchExtractor
 
 
-def _mini(device: str | None) -> Extractor:
+def _mini(folder: Path, device: str | None) -> Extractor:
     from densepose_tools.mini_engine import MiniExtractor
 
-    return MiniExtractor.load(DEFAULT_FOLDER, device=device)
+    return MiniExtractor.load(folder, device=device)

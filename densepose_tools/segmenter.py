@@ -25,7 +25,27 @@ NUM_LABELS = 25
 PATCH = 4  # the network takes and gives squares of so many pixels as channels
 STRIDE = 8 * PATCH  # sides of what the network sees are multiples of this
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_FILES = ("config.json", _WEIGHTS)
 _AT_ONCE = 16
+
+
+def is_segmenter(folder: Path) -> bool:
+    """Whether the files of a part segmenter lie there."""
+    return all((folder / name).is_file() for name in _FILES)
+
+
+def require_segmenter(folder: Path) -> None:
+    """Refuse a folder without the files of a part segmenter.
+
+    Raises:
+        InputError: which one is missing, and how to make them.
+    """
+    for name in _FILES:
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder / name} is missing, so {folder} is not a part segmenter; make one with "
+                "`python -m training segmenter`."
+            )
 
 
 def part_logits(network: UNet2DModel, images: torch.Tensor) -> torch.Tensor:
@@ -54,12 +74,7 @@ class PartSegmenter:
             InputError: the folder does not hold such a network.
         """
         folder = Path(folder)
-        for name in ("config.json", _WEIGHTS):
-            if not (folder / name).is_file():
-                raise InputError(
-                    f"{folder / name} is missing, so {folder} is not a part segmenter; make one with "
-                    "`python -m training segmenter`."
-                )
+        require_segmenter(folder)
         from diffusers import UNet2DModel
 
         network = UNet2DModel.from_pretrained(folder).float().eval().requires_grad_(False)

@@ -65,6 +65,14 @@ def folder() -> Path:
     return home() / "densepose"
 
 
+def bytes_to_fetch(release: Release = RELEASED) -> int:
+    """How much has to be fetched before the released weights can be used; 0 if they are here."""
+    target = folder() / Path(release.file.url).name
+    if target.exists() or (folder() / f"{NAME}.safetensors").exists():
+        return 0
+    return release.file.nbytes - partial_bytes(target)
+
+
 def ensure_weights(
     source: Path | None = None,
     *,

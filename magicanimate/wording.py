@@ -6,9 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 STAGES = {
-    "load": "loading the checkpoint",
-    "download": "downloading the checkpoint",
-    "convert": "converting the checkpoint",
+    "load": "loading the network",
+    "download": "downloading the weights",
+    "convert": "converting the weights",
     "read": "reading photo and clip",
     "encode": "encoding the photo",
     "denoise": "denoising",

@@ -54,6 +54,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a part segmenter that knows the figure of the test clips."""
+    from tests.small_segmenter import write_segmenter
+
+    return write_segmenter(tmp_path_factory.mktemp("segmenter"))
+
+
+@pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published layout at tiny size; not to be written to."""
     from tests.published_layout import write_published_layout

@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.inputs import write_motion, write_photo
+from tests.small_segmenter import write_dance
 
 pytestmark = pytest.mark.browser
 FRAMES = 20
@@ -47,7 +48,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def served(browser, tiny_model, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+def served(browser, tiny_model, segmenter, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """Address of a running program, and its folder of results."""
     output = tmp_path_factory.mktemp("served") / "results"
     command = [
@@ -57,6 +58,10 @@ def served(browser, tiny_model, tmp_path_factory) -> Iterator[tuple[str, Path]]:
         str(tiny_model),
         "--output",
         str(output),
+        "--densepose",
+        "mini",
+        "--densepose-weights",
+        str(segmenter),
     ]
     nowhere = "http://127.0.0.1:9"  # a proxy that answers nothing: the program must not need the network
     env = {**os.environ, "http_proxy": nowhere, "https_proxy": nowhere, "HF_ENDPOINT": nowhere}
@@ -179,6 +184,32 @@ def test_mistakes_are_answered_in_a_sentence(page, tmp_path):
     wait_for_status(page, "The photo me.png")
     assert len(status(page).splitlines()) == 1 and "Traceback" not in page.content()
     page.wait_for_selector("#animate:enabled")
+
+
+def test_an_ordinary_video_becomes_the_motion_with_one_click(page, served, tmp_path):
+    upload(page, write_photo(tmp_path / "me.png"), write_dance(tmp_path / "tango.mp4", 30, size=720))
+    page.wait_for_selector("#make-densepose:enabled")
+    notice = page.inner_text("#densepose-notice")
+    assert "tango.mp4 is an ordinary video" in notice and "for trying (it is not DensePose)" in notice
+    page.click("#animate")
+    wait_for_status(page, "press “Make a DensePose clip” first")
+    page.wait_for_selector("#animate:enabled")
+
+    page.click("#make-densepose")
+    page.wait_for_selector("#densepose-status [role=progressbar]")
+    page.wait_for_selector("#densepose-status .ma-done")
+    assert "30 frames, made by a small stand-in network" in page.inner_text("#densepose-status")
+    assert (served[1] / "tango_densepose.mp4").exists()
+    video = "document.querySelector('#densepose-clip video')"
+    page.wait_for_function(f"{video} && {video}.readyState >= 3 && {video}.currentTime > 0.2")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    set_steps(page, 1)
+    page.click("#animate")
+    wait_for_status(page, "30 frames of 32 x 32 at 25 fps")
+    assert list(served[1].glob("*_me_tango_densepose.mp4"))
+    page.click("#motion button[aria-label='Clear']")
+    page.wait_for_selector("#densepose", state="hidden")
 
 
 def test_a_second_visitor_waits_and_can_leave(page, served, tmp_path):

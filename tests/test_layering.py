@@ -1,6 +1,7 @@
 """Who may import whom: app and command line -> animator -> pipeline -> models; training -> magicanimate.
 
-`densepose_tools` knows the palette, the media and the errors only; `training` may use it, never the reverse.
+`densepose_tools` knows the palette, the media and the errors only; the page and `training` use it, never the
+reverse.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ANIMATOR = ("magicanimate.animator",)
 
 # Package -> what neither it nor anything in it may import.
 FORBIDDEN = {
-    "magicanimate": ("training", "densepose_tools", "benchmarks", "tests", "app"),
+    "magicanimate": ("training", "benchmarks", "tests", "app"),
     "densepose_tools": ("training", "benchmarks", "tests", "app", *TOP, *ANIMATOR, *PIPELINE, *MODELS),
     "training": ("benchmarks", "tests", "app", *TOP, *ANIMATOR),
     "training.metrics": ("densepose_tools", "magicanimate.media", *PIPELINE, *MODELS),
@@ -82,6 +83,15 @@ def test_arrows_point_down(package):
         if any(within(imported, forbidden) for forbidden in FORBIDDEN[package])
     ]
     assert not wrong
+
+
+def test_of_the_program_only_the_page_makes_densepose_clips():
+    users = {
+        name
+        for name, tree in MODULES.items()
+        if within(name, "magicanimate") and any(within(used, "densepose_tools") for used in imports(tree))
+    }
+    assert users == {"magicanimate.ui.motion_panel", "magicanimate.ui.studio", "magicanimate.ui.views"}
 
 
 def test_no_cycles():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import shlex
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from densepose_tools.command import build_parser
 from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import check_densepose, require_densepose
 from magicanimate.media.motion import open_motion
@@ -157,12 +159,16 @@ def test_the_reasons_are_told_apart(shared):
 
 
 def test_require_names_the_file(tmp_path):
-    path = write_clip(tmp_path / "holiday.mp4", [scene()] * 5)
+    path = write_clip(tmp_path / "my holiday.mp4", [scene()] * 5)
     with pytest.raises(InputError) as caught:
         require_densepose(open_motion(path))
     sentence = str(caught.value)
     assert "holiday.mp4" in sentence and "ordinary video" in sentence and sentence.count(". ") == 0
     assert sentence.endswith(".")
+    command = shlex.split(sentence.split("`")[1])
+    assert command[:3] == ["python", "-m", "densepose_tools"]
+    args = build_parser().parse_args(command[3:])
+    assert (args.clip, args.output) == (path, tmp_path / "my holiday_densepose.mp4")
 
 
 def test_compressed_drawn_maps_pass(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -49,6 +52,8 @@ class MotionReport:
         palette_share: of the pixels that are not background, those within 32 of a part's colour, 0..1.
         background_share: pixels within 12 of the background colour, 0..1.
         person_share: pixels that show a part, 0..1.
+        is_empty: whether nothing but the background of part maps is seen.
+        is_ordinary: whether it is no part map in any colours, so that its people must be found first.
         reason: what was found, as a clause without a full stop.
     """
 
@@ -56,6 +61,8 @@ class MotionReport:
     palette_share: float
     background_share: float
     person_share: float
+    is_empty: bool
+    is_ordinary: bool
     reason: str
 
 
@@ -123,12 +130,17 @@ def check_densepose(frames: Iterable[np.ndarray], *, every: int = _EVERY) -> Mot
             kept.append(thinned)
             if len(kept) == _SAMPLES:
                 break
+    reason = _reason(counts, kept)
     return MotionReport(
         is_densepose=bool(kept) and counts.is_map,
         palette_share=counts.palette_share,
         background_share=counts.background / max(1, counts.pixels),
         person_share=counts.parts / max(1, counts.pixels),
-        reason=_reason(counts, kept),
+        is_empty=counts.pixels > 0 and not kept,
+        is_ordinary=reason is None,
+        reason=reason
+        or f"looks like ordinary video, not like a DensePose part map ({counts.palette_share:.0%} of it in "
+        "the map's colours); turn it into a map of DensePose body parts in viridis colours first",
     )
 
 
@@ -147,12 +159,18 @@ def require_densepose(clip: MotionClip) -> MotionReport:
 
 def refuse_other_motion(path: Path, report: MotionReport) -> None:
     """Turn a report on anything but a part map into an ``InputError`` that names the file."""
-    if not report.is_densepose:
-        raise InputError(f"The motion clip {path} {report.reason}.")
+    if report.is_densepose:
+        return
+    advice = ""
+    if report.is_ordinary:
+        words = ["python", "-m", "densepose_tools", str(path), "-o", f"{path.with_suffix('')}_densepose.mp4"]
+        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+        advice = f", with `{command}`"
+    raise InputError(f"The motion clip {path} {report.reason}{advice}.")
 
 
-def _reason(counts: _Counts, kept: list[np.ndarray]) -> str:
-    """Say what the frames are, and what to do unless they are a part map."""
+def _reason(counts: _Counts, kept: list[np.ndarray]) -> str | None:
+    """Say what the frames are, and what to do unless they are a part map; ``None`` if not even a bad one."""
     if counts.pixels == 0:
         return "has no frames; give a clip with at least one"
     if not kept:
@@ -180,10 +198,7 @@ def _reason(counts: _Counts, kept: list[np.ndarray]) -> str:
             )
         name = "black" if max(colour) < 32 else f"RGB {colour}"
         return f"is a DensePose map over {name}; draw it over RGB {BACKGROUND} instead"
-    return (
-        f"looks like ordinary video, not like a DensePose part map ({counts.palette_share:.0%} of it in "
-        "the map's colours); turn it into a map of DensePose body parts in viridis colours first"
-    )
+    return None
 
 
 def _counted(frames: Iterable[np.ndarray]) -> _Counts:

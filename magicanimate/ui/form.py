@@ -45,7 +45,7 @@ def inputs(*, photo: str | None, motion: str | None) -> Controls:
             ),
             "motion": gr.Video(
                 motion,
-                label="Motion (DensePose clip)",
+                label="Motion clip",
                 sources=["upload"],
                 height=300,
                 loop=True,

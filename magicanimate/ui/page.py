@@ -12,6 +12,7 @@ import gradio as gr
 from magicanimate.config import AnimationResult, Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.ui import form, views
+from magicanimate.ui.motion_panel import MotionPanel, motion_of
 from magicanimate.ui.studio import Studio
 from magicanimate.wording import new_output
 
@@ -63,6 +64,8 @@ class Page:
     def _inputs(self) -> None:
         photo, motion = self.examples[0] if self.examples else (None, None)
         self.controls = form.inputs(photo=photo, motion=motion)
+        self.start = gr.Button("Animate", variant="primary", size="lg", elem_id="animate", render=False)
+        self.panel = MotionPanel(self.studio, self.controls["motion"], self.start)
         self.gallery = gr.Dataset(
             components=[gr.Image(visible=False)],
             samples=[[photo] for photo, _ in self.examples],
@@ -75,7 +78,7 @@ class Page:
         settings, self.dice = form.main_settings(self.defaults)
         self.controls |= settings
         with gr.Row():
-            self.start = gr.Button("Animate", variant="primary", size="lg", elem_id="animate")
+            self.start.render()
             self.cancel = gr.Button("Cancel", size="lg", interactive=False, elem_id="cancel")
         with gr.Accordion("More", open=False):
             self.controls |= form.more_settings(self.defaults)
@@ -122,9 +125,11 @@ class Page:
         admitted = self.start.click(
             self._admit, None, [self.status, self.preview, *buttons], queue=False, **private
         )
-        ended = admitted.then(self._animate, set(self.controls.values()), widgets, **private)
+        inputs = {*self.controls.values(), self.panel.made, self.panel.waiting}
+        ended = admitted.then(self._animate, inputs, widgets, **private)
         ended.then(self._release, None, buttons, queue=False, **private)
         self.cancel.click(self._cancel, None, self.cancel, queue=False, **private)
+        self.panel.connect()
 
     def _admit(self, request: gr.Request) -> dict:
         self.studio.admit(request.session_hash)
@@ -151,7 +156,10 @@ class Page:
         if values["random_seed"]:
             values["seed"] = random.randint(0, form.LARGEST_SEED)
             yield {self.controls["seed"]: values["seed"]}
+        values["motion"] = motion_of(values["motion"], data[self.panel.made])
         try:
+            if data[self.panel.waiting] and values["check_motion"]:
+                raise InputError(data[self.panel.waiting])
             output = new_output(self.studio.output, Path(values["photo"] or ""), Path(values["motion"] or ""))
             job = self.studio.animate(request.session_hash, form.request_of(values, output))
             for report in job:

@@ -1,30 +1,54 @@
-"""One animator for every visitor: loaded in the background, one animation at a time, each can be stopped."""
+"""One animator for every visitor: loaded in the background, one job at a time, each can be stopped."""
 
 from __future__ import annotations
 
 import queue
+import secrets
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from densepose_tools.engine_choice import EngineChoice, Forecast
+from densepose_tools.one_click import Findings, MadeMotion, Wish, examine, make_motion, write_playable
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.locate import describe_models
-from magicanimate.config import AnimationRequest, AnimationResult, Progress
+from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled
 
 # Of the released weights, for the page before they are fetched.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
 _UPDATES_EVERY = 0.2  # seconds between updates of the page
 
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class NewMotion:
+    """A motion clip that was made.
+
+    Attributes:
+        made: what and how.
+        playable: a copy for the browser, which does not play lossless video.
+    """
+
+    made: MadeMotion
+    playable: Path
+
 
 class Studio:
-    """Runs requests of many visitors on one `Animator`.
+    """Runs requests of many visitors on one `Animator`, and makes motion clips of their videos.
+
+    A visitor is named by any string; one who has two jobs at a time needs two names.
 
     Args:
         model, device, dtype, offline: as `Animator` takes them.
         output: folder of the results.
+        engine: finds people in ordinary videos; by default the best on the same device.
     """
 
     def __init__(
@@ -35,8 +59,11 @@ class Studio:
         device: str | None = None,
         dtype: str | None = None,
         offline: bool = False,
+        engine: EngineChoice | None = None,
     ):
         self.output = output
+        self._engine = engine or EngineChoice(device=device, offline=offline)
+        self._playable = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
         self.animator = Animator(
             model, device=device, dtype=dtype, offline=offline, on_progress=self._while_loading
         )
@@ -61,11 +88,11 @@ class Studio:
         self._worker.submit(self.animator.load)
 
     def admit(self, visitor: str) -> None:
-        """A visitor pressed Animate: from now on `cancel` concerns this animation."""
+        """A visitor wants something done: from now on `cancel` concerns this job."""
         self._stops[visitor] = threading.Event()
 
     def cancel(self, visitor: str) -> None:
-        """Stop the visitor's animation, waiting or running."""
+        """Stop the visitor's job, waiting or running."""
         if visitor in self._stops:
             self._stops[visitor].set()
 
@@ -76,9 +103,54 @@ class Studio:
             InputError: as `Animator.animate`.
             Cancelled: stopped by `cancel`.
         """
+        return self._run(visitor, partial(self.animator.animate, request))
+
+    def examine(self, clip: Path) -> Findings:
+        """What a clip is.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return examine(clip)
+
+    def forecast(self) -> Forecast:
+        """What will find the people in an ordinary video.
+
+        Raises:
+            InputError: nothing can; the message says what to do.
+        """
+        return self._engine.forecast()
+
+    def make_motion(self, visitor: str, clip: Path, wish: Wish) -> Iterator[Progress | NewMotion]:
+        """Make a motion clip, as `animate` does an animation.
+
+        Raises:
+            InputError: as `densepose_tools.one_click.make_motion`.
+            Cancelled: stopped by `cancel`; the same again goes on from there.
+        """
+
+        def work(on_progress: OnProgress, should_stop: ShouldStop) -> NewMotion:
+            made = make_motion(
+                clip,
+                self.output,
+                engine=self._engine,
+                wish=wish,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+            playable = Path(self._playable.name) / f"{secrets.token_hex(8)}.mp4"
+            write_playable(made.extraction.video, playable, on_progress=on_progress)
+            return NewMotion(made, playable)
+
+        return self._run(visitor, work)
+
+    def _run(
+        self, visitor: str, work: Callable[[OnProgress, ShouldStop], Result]
+    ) -> Iterator[Progress | Result]:
+        """Do something in the worker; see `animate`."""
         stop = self._stops.setdefault(visitor, threading.Event())
         reports: queue.Queue[Progress] = queue.Queue()
-        job = self._worker.submit(self.animator.animate, request, reports.put, stop.is_set)
+        job = self._worker.submit(work, reports.put, stop.is_set)
         try:
             while not job.done():
                 if stop.is_set() and job.cancel():
@@ -99,6 +171,7 @@ class Studio:
         for stop in list(self._stops.values()):
             stop.set()
         self._worker.shutdown(wait=False, cancel_futures=True)
+        self._playable.cleanup()
 
     def _while_loading(self, progress: Progress) -> None:
         if self._closed.is_set():

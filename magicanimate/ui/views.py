@@ -6,19 +6,24 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from densepose_tools.engine_choice import ENGINE_NAMES
 from magicanimate.animator import ModelDefaults
+from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import AnimationResult, Progress
 from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
+
+if TYPE_CHECKING:
+    from magicanimate.ui.studio import NewMotion
 
 STYLE = Path(__file__).with_name("style.css")
 
 TITLE = """
 <header class="ma-title">
   <h1>MagicAnimate</h1>
-  <p>A photo and the movements of somebody else make a video. The movements come as a DensePose clip:
-  a video in which every part of the body has its own colour.</p>
+  <p>A photo and the movements of somebody else make a video. The movements come as a DensePose clip, a video
+  in which every part of the body has its own colour; it can be made here of any other video.</p>
 </header>
 """
 
@@ -43,7 +48,12 @@ def progress_bar(progress: Progress) -> str:
     total = max(progress.total, 1)
     percent = min(100, round(100 * progress.step / total))
     stage = STAGES.get(progress.stage, progress.stage).capitalize()
-    count = "" if progress.stage in STAGES_IN_BYTES or total == 1 else f"{progress.step} of {progress.total}"
+    if total == 1:
+        count = ""
+    elif progress.stage in STAGES_IN_BYTES:
+        count = f"{human_bytes(progress.step)} of {human_bytes(total)}"
+    else:
+        count = f"{progress.step} of {total}"
     details = " · ".join(text for text in (count, time_left(progress.seconds_left)) if text)
     return (
         '<div class="ma-progress"><div class="ma-progress-text">'
@@ -66,6 +76,17 @@ def finished(result: AnimationResult) -> str:
         f"{sum(result.seconds.values()):.0f} s. Saved as {result.output}",
         kind="done",
     )
+
+
+def motion_made(new: NewMotion) -> str:
+    """What was made of the visitor's clip, by what, and what to know of it."""
+    made = new.made.extraction
+    how = "in the right colours" if new.made.engine is None else f"made by {ENGINE_NAMES[new.made.engine]}"
+    text = f"A DensePose clip of {made.num_frames} frames, {how}."
+    for frames, what in ((made.empty, "nobody"), (made.filled, "the people of a frame beside them")):
+        if frames:
+            text += f" {len(frames)} of them show {what}."
+    return message(f"{text} Animate uses it now. Saved as {made.video}", kind="done")
 
 
 def preview(frames: Any, *, fps: float = 8.0, side: int = 384) -> str:

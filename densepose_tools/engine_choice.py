@@ -1,0 +1,122 @@
+"""Which engine finds the people: chosen once, foretold in a sentence, loaded when it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densepose_tools.engine import Extractor, Selection
+from densepose_tools.extractor import has_detectron2, has_mini, load_extractor
+from densepose_tools.segmenter import DEFAULT_FOLDER, require_segmenter
+from magicanimate import __version__
+from magicanimate.config import OnProgress, ShouldStop
+from magicanimate.errors import InputError
+
+ENGINE_NAMES = {
+    "torch": "the released DensePose network",
+    "detectron2": "the released DensePose network through detectron2",
+    "mini": "a small stand-in network, for trying (it is not DensePose)",
+}
+"""How engines are named to people."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will use.
+
+    Attributes:
+        engine: "torch", "detectron2" or "mini".
+        bytes_to_fetch: before it can begin.
+        sentence: the same for people.
+    """
+
+    engine: str
+    bytes_to_fetch: int
+    sentence: str
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine and what it needs, as `densepose_tools.load_extractor` takes it."""
+
+    engine: str = "auto"
+    weights: Path | None = None
+    device: str | None = None
+    offline: bool = False
+
+    def forecast(self) -> Forecast:
+        """Tell what would be used, without loading or fetching anything.
+
+        Raises:
+            InputError: nothing can be used; the message says what to do.
+        """
+        from densepose_tools.weights import bytes_to_fetch, folder
+        from magicanimate.checkpoints.disk import human_bytes
+
+        if self.engine == "mini":
+            require_segmenter(self.weights or DEFAULT_FOLDER)
+            return _mini_forecast("")
+        missing = 0 if self.weights else bytes_to_fetch()
+        stand_in = self.engine == "auto" and has_mini()
+        if missing and self.offline:
+            if stand_in:
+                return _mini_forecast("The weights of DensePose are not here and fetching is forbidden. ")
+            raise InputError(
+                f"DensePose's weights are not in {folder()} and fetching is forbidden; start once with a "
+                "network, or give the released file model_final_162be9.pkl."
+            )
+        engine = "detectron2" if self.engine != "torch" and has_detectron2() else "torch"
+        sentence = f"People are found by {ENGINE_NAMES[engine]}"
+        if missing:
+            sentence += f"; its weights are fetched first, once, {human_bytes(missing)}"
+            if stand_in:
+                sentence += ". Without a network a small stand-in is used, for trying"
+        return Forecast(engine, missing, f"{sentence}.")
+
+    def load(
+        self,
+        selection: Selection,
+        *,
+        on_progress: OnProgress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Extractor:
+        """Make the extractor ready.
+
+        Raises:
+            InputError, Cancelled: see `densepose_tools.load_extractor`.
+        """
+        return load_extractor(
+            self.engine,
+            weights=self.weights,
+            device=self.device,
+            selection=selection,
+            offline=self.offline,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+
+    def settings(
+        self,
+        extractor: Extractor,
+        selection: Selection,
+        *,
+        start: float,
+        end: float | None,
+        fps: float | None = None,
+    ) -> dict[str, Any]:
+        """What decides what is found in a clip, JSON-ready; it tells runs apart when one is resumed."""
+        return {
+            "engine": extractor.name,
+            "weights": str(self.weights) if self.weights else None,
+            "min_score": selection.min_score,
+            "max_people": selection.max_people,
+            "start": start,
+            "end": end,
+            "fps": fps,
+            "version": __version__,
+        }
+
+
+def _mini_forecast(why: str) -> Forecast:
+    return Forecast("mini", 0, f"{why}People are found by {ENGINE_NAMES['mini']}.")

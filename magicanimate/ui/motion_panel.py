@@ -1,0 +1,230 @@
+"""The panel under the clip: what to do with an ordinary video, and the DensePose clip made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
+from densepose_tools.one_click import Wish
+from densepose_tools.treatment import Treatment
+from magicanimate.config import Progress
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.ui import views
+from magicanimate.ui.studio import Studio
+
+MAKE, CORRECT, AGAIN = "Make a DensePose clip", "Correct the colours", "Make it again"
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What is said of a clip that cannot animate as it is, what its button does, and Animate's answer."""
+
+    text: str
+    button: str | None
+    refusal: str
+
+
+Updates = dict[gr.components.Component, Any]
+
+
+class MotionPanel:
+    """Shows itself when a clip that cannot animate yet is put in, and makes one that can.
+
+    Args:
+        studio: does the work.
+        clip: the player that holds the visitor's clip.
+        animate: the button that should not be the first choice as long as the clip cannot animate.
+    """
+
+    def __init__(self, studio: Studio, clip: gr.Video, animate: gr.Button):
+        self.studio, self.clip, self.animate = studio, clip, animate
+        self.made = gr.State({})  # {clip as uploaded: motion clip made of it}
+        self.waiting = gr.State("")  # what to say if this clip is animated as it is; empty if it can be
+        with gr.Column(visible=False, elem_id="densepose", elem_classes="ma-panel") as self.box:
+            self.notice = gr.HTML("", padding=False, elem_id="densepose-notice")
+            self.status = gr.HTML("", visible=False, padding=False, elem_id="densepose-status")
+            self.video = gr.Video(
+                label="DensePose clip",
+                interactive=False,
+                autoplay=True,
+                loop=True,
+                visible=False,
+                height=300,
+                buttons=[],
+                elem_id="densepose-clip",
+            )
+            self.download = gr.DownloadButton("Download the DensePose clip", size="sm", visible=False)
+            with gr.Row():
+                self.start = gr.Button(MAKE, variant="primary", elem_id="make-densepose")
+                self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel-densepose")
+            with gr.Accordion("More on how it is made", open=False) as self.more:
+                self.settings = _settings()
+
+    def connect(self) -> None:
+        """Attach the handlers; every widget of the page is there now."""
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        shown = [self.box, self.notice, self.start, self.status, self.video, self.download]
+        shown += [self.more, self.waiting, self.animate]
+        self.clip.change(self._examine, self.clip, shown, concurrency_limit=4, **private)
+        buttons = [self.start, self.cancel]
+        admitted = self.start.click(self._admit, None, [self.status, *buttons], queue=False, **private)
+        ended = admitted.then(
+            self._make,
+            {self.clip, self.made, *self.settings.values()},
+            [self.notice, self.start, self.status, self.video, self.download, self.made]
+            + [self.waiting, self.animate],
+            **private,
+        )
+        ended.then(self._release, None, buttons, queue=False, **private)
+        self.cancel.click(self._cancel, None, self.cancel, queue=False, **private)
+
+    def _examine(self, clip: str | None, request: gr.Request) -> Updates:
+        """A clip was put in, or taken away: say what it is and offer what it needs."""
+        self.studio.cancel(_job(request))
+        hidden = gr.update(value=None, visible=False)
+        updates: Updates = {
+            self.box: gr.update(visible=False),
+            self.status: gr.update(value="", visible=False),
+            self.video: hidden,
+            self.download: hidden,
+            self.waiting: "",
+            self.animate: gr.update(variant="primary"),
+        }
+        offer = self._offer(clip) if clip else None
+        if offer is None:
+            return updates
+        possible = offer.button is not None
+        return updates | {
+            self.box: gr.update(visible=True),
+            self.notice: gr.update(
+                value=views.message(offer.text, kind="info" if possible else "error"), visible=True
+            ),
+            self.start: gr.update(value=offer.button or MAKE, variant="primary", visible=possible),
+            self.more: gr.update(visible=offer.button == MAKE),
+            self.waiting: offer.refusal,
+            self.animate: gr.update(variant="secondary"),
+        }
+
+    def _offer(self, clip: str) -> _Offer | None:
+        """What to say of a clip and what to do with it; ``None`` if it animates as it is."""
+        name = Path(clip).name
+        try:
+            found = self.studio.examine(Path(clip))
+        except InputError as error:
+            text = str(error).replace(clip, name)
+            return _Offer(text, None, text)
+        what = f"{name} {found.text}"
+        if found.kind == "ready":
+            return None
+        if found.kind == "empty":
+            return _Offer(f"{what}.", None, f"{what}.")
+        if found.kind == "recolourable":
+            return _Offer(f"{what}.", CORRECT, f"{what}; press “{CORRECT}” first.")
+        need = f"{what}; Animate needs a DensePose clip"
+        try:
+            text = f"{need}, which can be made of it here. {self.studio.forecast().sentence}"
+        except InputError as error:
+            text = f"{need}, and none can be made: {error}"
+            return _Offer(text, None, text)
+        return _Offer(text, MAKE, f"{what}; press “{MAKE}” first.")
+
+    def _admit(self, request: gr.Request) -> Updates:
+        self.studio.admit(_job(request))
+        return {
+            self.status: gr.update(value=views.message("Waiting for the work before this."), visible=True),
+            self.start: gr.update(interactive=False),
+            self.cancel: gr.update(visible=True),
+        }
+
+    def _cancel(self, request: gr.Request) -> Updates:
+        self.studio.cancel(_job(request))
+        return {self.cancel: gr.update(value="Stopping…", interactive=False)}
+
+    def _release(self) -> Updates:
+        return {
+            self.start: gr.update(interactive=True),
+            self.cancel: gr.update(value="Cancel", interactive=True, visible=False),
+        }
+
+    def _make(self, data: dict, request: gr.Request) -> Iterator[Updates]:
+        """Make the motion clip, updating the panel as it goes."""
+        clip = data[self.clip]
+        try:
+            wish = _wish_of({name: data[widget] for name, widget in self.settings.items()})
+            for report in self.studio.make_motion(_job(request), Path(clip), wish):
+                if isinstance(report, Progress):
+                    yield {self.status: views.progress_bar(report)}
+                    continue
+                video = str(report.made.extraction.video)
+                yield {
+                    self.notice: gr.update(visible=False),
+                    self.start: gr.update(value=AGAIN, variant="secondary"),
+                    self.status: views.motion_made(report),
+                    self.video: gr.update(value=str(report.playable), visible=True),
+                    self.download: gr.update(value=video, visible=True),
+                    self.made: {**data[self.made], clip: video},
+                    self.waiting: "",
+                    self.animate: gr.update(variant="primary"),
+                }
+        except InputError as error:
+            text = str(error).replace(clip, Path(clip).name)
+            yield {self.status: views.message(text, kind="error")}
+        except Cancelled:
+            text = f"Cancelled. What was found in {Path(clip).name} is kept; the button goes on from there."
+            yield {self.status: views.message(text)}
+
+
+def motion_of(clip: str | None, made: dict[str, str]) -> str | None:
+    """What moves the photo: the clip, or what was made of it."""
+    return made.get(clip, clip) if clip else clip
+
+
+def _job(request: gr.Request) -> str:
+    """The visitor's name for this kind of work, which may wait beside an animation."""
+    return f"{request.session_hash}/densepose"
+
+
+def _settings() -> dict[str, gr.components.Component]:
+    with gr.Row():
+        score = gr.Slider(
+            PUBLISHED_MIN_SCORE,
+            0.95,
+            value=Selection().min_score,
+            step=0.05,
+            label="Score threshold",
+            info=f"of a person; published clips: {PUBLISHED_MIN_SCORE}",
+            min_width=260,
+        )
+        people = gr.Radio(
+            [("the largest", "largest"), ("all", "all")],
+            value=Treatment().people,
+            label="People",
+            info="the largest is followed through the clip",
+            min_width=200,
+        )
+    with gr.Row():
+        start = gr.Number(0, label="From second", info="0: the beginning", minimum=0, min_width=120)
+        end = gr.Number(0, label="To second", info="0: the end", minimum=0, min_width=120)
+    steady = gr.Checkbox(
+        Treatment().steady, label="Take out flicker: parts that change for a moment", container=False
+    )
+    return {"min_score": score, "people": people, "start": start, "end": end, "steady": steady}
+
+
+def _wish_of(values: dict[str, Any]) -> Wish:
+    """The wish that the values of the widgets mean.
+
+    Raises:
+        InputError: a value makes no sense.
+    """
+    return Wish(
+        selection=Selection(min_score=values["min_score"]),
+        treatment=Treatment(people=values["people"], steady=values["steady"]),
+        start=values["start"] or 0.0,
+        end=values["end"] or None,
+    )

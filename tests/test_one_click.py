@@ -1,0 +1,146 @@
+"""From any clip to one that animates: what it is, what will be used, and what comes out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from densepose_tools.engine_choice import EngineChoice
+from densepose_tools.one_click import Wish, examine, make_motion, write_playable
+from densepose_tools.treatment import Treatment
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.media.densepose_check import require_densepose
+from magicanimate.media.motion import open_motion
+from magicanimate.palette import BACKGROUND, nearest_labels
+from tests.media_files import loudness, part_maps, write_clip, write_output
+from tests.small_segmenter import dancing, write_dance
+
+
+@pytest.fixture
+def mini(segmenter) -> EngineChoice:
+    return EngineChoice("mini", segmenter, "cpu")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A machine without DensePose's weights."""
+    monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "densepose"
+
+
+def over_black(frames: list[np.ndarray]) -> list[np.ndarray]:
+    return [
+        np.where((frame == BACKGROUND).all(-1, keepdims=True), 0, frame).astype(np.uint8) for frame in frames
+    ]
+
+
+def test_clips_are_told_apart(tmp_path):
+    empty = [np.full((64, 64, 3), BACKGROUND, dtype=np.uint8)] * 5
+    clips = {
+        "ready": write_clip(tmp_path / "map.mp4", part_maps(5)),
+        "ordinary": write_dance(tmp_path / "dance.mp4", 5),
+        "recolourable": write_output(tmp_path / "black.mp4", over_black(part_maps(5)), lossless=True),
+        "empty": write_clip(tmp_path / "empty.mp4", empty),
+    }
+    assert {kind: examine(clip).kind for kind, clip in clips.items()} == {kind: kind for kind in clips}
+    assert "over black" in examine(clips["recolourable"]).text
+    note = tmp_path / "note.mp4"
+    note.write_text("not a video")
+    with pytest.raises(InputError, match="note.mp4"):
+        examine(note)
+
+
+def test_an_ordinary_video_becomes_a_clip_that_animates(tmp_path, mini):
+    clip, folder = write_dance(tmp_path / "dance.mp4", 25, sound=1.0), tmp_path / "out"
+    stages = []
+    made = make_motion(clip, folder, engine=mini, on_progress=lambda progress: stages.append(progress.stage))
+    assert made.engine == "mini" and made.extraction.video == folder / "dance_densepose.mp4"
+    assert list(dict.fromkeys(stages)) == ["load", "detect", "write"]
+    opened = open_motion(made.extraction.video)
+    require_densepose(opened)
+    assert (opened.width, opened.height, opened.fps, opened.has_sound) == (96, 96, 25, True)
+    frames = list(opened.frames())
+    assert len(frames) == 25
+    right = [nearest_labels(frame)[0] == truth for frame, truth in zip(frames, dancing(25), strict=True)]
+    assert np.mean(right) > 0.9
+    assert loudness(made.extraction.video)[:10].min() > 0.2
+
+    again = make_motion(clip, folder, engine=mini, wish=Wish(start=0.2, end=0.6))
+    assert again.extraction.video.name == "dance_densepose_2.mp4" and again.extraction.num_frames == 10
+    assert sorted(path.name for path in folder.iterdir()) == ["dance_densepose.mp4", "dance_densepose_2.mp4"]
+
+
+def test_a_copy_for_the_browser_is_near_and_keeps_the_sound(tmp_path, mini):
+    video = write_output(tmp_path / "map.mp4", part_maps(10), lossless=True)
+    write_playable(video, tmp_path / "copy.mp4")
+    frames = list(open_motion(tmp_path / "copy.mp4").frames())
+    difference = np.abs(np.stack(frames).astype(int) - np.stack(part_maps(10)))
+    assert len(frames) == 10 and difference.mean() < 4
+
+
+def test_what_was_cancelled_goes_on_where_it_was(tmp_path, mini):
+    clip, folder = write_dance(tmp_path / "dance.mp4", 20), tmp_path / "out"
+    done = []
+
+    def stop() -> bool:
+        return bool(done) and done[-1].stage == "detect" and done[-1].step >= 8
+
+    with pytest.raises(Cancelled):
+        make_motion(clip, folder, engine=mini, on_progress=done.append, should_stop=stop)
+    assert not list(folder.glob("*.mp4"))
+    made = make_motion(clip, folder, engine=mini)
+    assert made.extraction.resumed == 8 and made.extraction.num_frames == 20
+    assert [path.name for path in folder.iterdir()] == ["dance_densepose.mp4"]
+    # flicker is taken out after the finding, so a run with it differs in nothing that is kept
+    with pytest.raises(Cancelled):
+        make_motion(clip, folder, engine=mini, on_progress=done.append, should_stop=stop)
+    steady = Wish(treatment=Treatment(steady=True))
+    assert make_motion(clip, folder, engine=mini, wish=steady).extraction.resumed == 8
+
+
+def test_a_map_in_other_colours_is_corrected_without_a_network(tmp_path, home):
+    clip = write_output(tmp_path / "black.mp4", over_black(part_maps(6)), lossless=True)
+    made = make_motion(clip, tmp_path / "out", engine=EngineChoice(offline=True))
+    assert made.engine is None
+    for frame, expected in zip(open_motion(made.extraction.video).frames(), part_maps(6), strict=True):
+        np.testing.assert_array_equal(frame, expected)
+
+
+def test_a_clip_that_animates_already_is_refused(tmp_path, mini):
+    clip = write_clip(tmp_path / "map.mp4", part_maps(5))
+    with pytest.raises(InputError, match="already"):
+        make_motion(clip, tmp_path / "out", engine=mini)
+
+
+def test_the_download_is_foretold_until_the_weights_are_here(home):
+    forecast = EngineChoice("torch").forecast()
+    assert (forecast.engine, forecast.bytes_to_fetch) == ("torch", 255_757_821)
+    assert "fetched first, once, 256 MB" in forecast.sentence
+    home.mkdir(parents=True)
+    (home / "model_final_162be9.pkl.part").write_bytes(b"x" * 1000)
+    assert EngineChoice("torch").forecast().bytes_to_fetch == 255_756_821
+    (home / "model_final_162be9.pkl").touch()
+    forecast = EngineChoice("torch", offline=True).forecast()
+    assert forecast.bytes_to_fetch == 0 and "released DensePose network" in forecast.sentence
+    assert EngineChoice("torch", weights=home / "own.pkl", offline=True).forecast().bytes_to_fetch == 0
+
+
+def test_offline_the_stand_in_is_used_and_named_as_such(home, segmenter, monkeypatch, tmp_path):
+    monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", segmenter)
+    choice = EngineChoice(offline=True, device="cpu")
+    forecast = choice.forecast()
+    assert forecast.engine == "mini"
+    assert "for trying (it is not DensePose)" in forecast.sentence and "forbidden" in forecast.sentence
+    clip = write_dance(tmp_path / "dance.mp4", 3)
+    assert make_motion(clip, tmp_path / "out", engine=choice).engine == "mini"
+    assert "Without a network" in EngineChoice().forecast().sentence
+
+
+def test_with_nothing_at_hand_the_sentence_says_what_to_do(home, monkeypatch, tmp_path):
+    monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", tmp_path / "none")
+    with pytest.raises(InputError, match="start once with a network, or give the released file"):
+        EngineChoice(offline=True).forecast()
+    mini = EngineChoice("mini", tmp_path / "none")
+    for attempt in (mini.forecast, lambda: mini.load(Wish().selection)):
+        with pytest.raises(InputError, match="python -m training segmenter"):
+            attempt()
