@@ -7,6 +7,7 @@ window, ``C h w`` latent channels, height and width, ``L D`` text tokens and wid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from magicanimate.denoising import Conditions, WindowDenoiser
 from magicanimate.errors import Cancelled
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
+from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
 from magicanimate.models.unet import VideoUNet
@@ -177,17 +179,19 @@ class MagicAnimatePipeline(DiffusionPipeline):
         )
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
-        latents = self.denoise(
-            latents,
-            conditions,
-            timesteps,
-            plan=plan,
-            fusion=fusion,
-            speed=speed or Speed(),
-            on_window=on_window,
-            on_step=on_step,
-            should_stop=should_stop,
-        )
+        speed = speed or Speed()
+        with self._modules(speed):
+            latents = self.denoise(
+                latents,
+                conditions,
+                timesteps,
+                plan=plan,
+                fusion=fusion,
+                speed=speed,
+                on_window=on_window,
+                on_step=on_step,
+                should_stop=should_stop,
+            )
         frames = None
         if output_type != "latent":
             frames = self.decode(latents, should_stop=should_stop)
@@ -288,6 +292,11 @@ class MagicAnimatePipeline(DiffusionPipeline):
         if tuple(latents.shape) != expected:
             raise ValueError(f"latents are {tuple(latents.shape)} but {expected} is needed")
         return latents.to(self._execution_device, torch.float32)
+
+    def _modules(self, speed: Speed) -> AbstractContextManager:
+        if speed.lean_modules and self._execution_device.type == "cpu":
+            return lean_modules(self.unet, self.controlnet, self.appearance_encoder)
+        return nullcontext()
 
     def denoise(
         self,

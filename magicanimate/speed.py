@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Speed:
-    """What is computed once instead of often. The result is the same within rounding.
+    """What is computed once instead of often, and by which kernels. The result is the same within rounding.
 
     Attributes:
         halves_in_turn: run the guidance halves one after the other, which halves the largest activations,
@@ -17,6 +17,8 @@ class Speed:
             animation, instead of in every window (the text's: for every frame).
         share_residuals: run the ControlNet once per frame and step; where windows overlap, the second one
             takes the residuals of the first.
+        lean_modules: on a CPU, feature maps that are their tokens without a copy, feed-forward layers in
+            slices and, in float32, oneDNN's matrix product; no effect elsewhere.
         window_batch: windows of a step that go through the UNet together. More fill a large GPU; a CPU gains
             nothing.
         banks_ahead: encode the reference for all steps before the first one, so that offloading moves the
@@ -30,6 +32,7 @@ class Speed:
     halves_in_turn: bool = True
     keep_keys: bool = True
     share_residuals: bool = True
+    lean_modules: bool = True
     window_batch: int = 1
     banks_ahead: bool = False
 
@@ -40,4 +43,4 @@ class Speed:
     @classmethod
     def plain(cls) -> Speed:
         """Everything as the networks are defined, nothing shared: what the others are measured against."""
-        return cls(halves_in_turn=False, keep_keys=False, share_residuals=False)
+        return cls(halves_in_turn=False, keep_keys=False, share_residuals=False, lean_modules=False)

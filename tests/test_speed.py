@@ -7,7 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch.nn import functional
 
+from magicanimate.models.lean import OneDnnProducts, lean_modules
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
@@ -19,6 +22,7 @@ ARRANGEMENTS = {
     "halves in turn": replace(PLAIN, halves_in_turn=True),
     "keys kept": replace(PLAIN, keep_keys=True),
     "residuals shared": replace(PLAIN, share_residuals=True),
+    "lean modules": replace(PLAIN, lean_modules=True),
     "windows together": replace(PLAIN, window_batch=2),
     "banks ahead": replace(PLAIN, banks_ahead=True),
     "default, windows together, banks ahead": Speed(window_batch=3, banks_ahead=True),
@@ -149,3 +153,36 @@ def test_networks_can_learn_after_an_animation(pipe):
 def test_window_batch_is_checked():
     with pytest.raises(ValueError, match="window_batch is 0"):
         Speed(window_batch=0)
+
+
+def test_networks_are_as_before_after_lean_modules(pipe):
+    """Modules, names and gradients: nothing of the stand-ins is left."""
+    networks = (pipe.unet, pipe.controlnet, pipe.appearance_encoder)
+    before = [dict(network.named_modules()) for network in networks]
+    with lean_modules(*networks):
+        inside = [dict(network.named_modules()) for network in networks]
+        assert all(not isinstance(module, Transformer2DModel) for module in inside[0].values())
+        assert [set(names) for names in inside] == [set(names) for names in before]
+    assert [dict(network.named_modules()) for network in networks] == before
+
+
+def test_long_attention_in_slices():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, n, 2 * 8).unflatten(-1, (2, 8)).transpose(1, 2) for n in (1030, 2050, 2050))
+    expected = functional.scaled_dot_product_attention(q, k, v)
+    with torch.inference_mode(), OneDnnProducts():
+        found = functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.equal(found, expected)  # it was indeed computed otherwise
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1)])
+def test_products_of_convolutions(kernel, stride):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(6, 5, kernel, stride=stride)
+    x = torch.randn(2, 6, 10, 10).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = conv(x)
+        with OneDnnProducts():
+            torch.testing.assert_close(conv(x), expected)
+            torch.testing.assert_close(conv(x.contiguous()), expected)

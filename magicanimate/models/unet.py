@@ -42,12 +42,14 @@ class ClipGroupNorm(nn.GroupNorm):
 
 
 class FrameGroupNorm(nn.GroupNorm):
-    """Group norm of ``B C F H W`` with the statistics of each frame by itself.
+    """Group norm of ``B C F H W`` or ``(B F) C H W`` with the statistics of each frame by itself.
 
     The published motion modules normalize frames one by one; diffusers hands its norm the whole clip.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if hidden_states.ndim == 4:
+            return super().forward(hidden_states)
         frames = hidden_states.transpose(1, 2)  # B C F H W -> B F C H W
         normed = functional.group_norm(
             frames.flatten(0, 1), self.num_groups, self.weight, self.bias, self.eps
