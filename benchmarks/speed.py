@@ -10,7 +10,6 @@ far the peak of a process of its own lies above what it has before it denoises; 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -64,10 +63,9 @@ def build(args: argparse.Namespace) -> MagicAnimatePipeline:
         scheduler=DDIMScheduler(**SCHEDULER),
         empty_prompt=EmptyPrompt(num_tokens=TEXT_TOKENS, width=args.text_width),
     )
-    with (
-        torch.no_grad()
-    ):  # fresh weights of these are zero, which would hide whole branches from the comparison
-        for name, parameter in (*pipe.controlnet.named_parameters(), *pipe.unet.named_parameters()):
+    # Fresh weights of these are zero, which would hide whole branches from the comparison.
+    with torch.no_grad():
+        for parameter in (*pipe.controlnet.parameters(), *pipe.unet.parameters()):
             if not parameter.any():
                 parameter.normal_(std=0.02)
     return pipe
@@ -113,11 +111,17 @@ class Stopwatch:
 def extra_memory(args: argparse.Namespace, speed: Speed) -> float:
     """MB by which one step raises this process's peak above what it holds before."""
     pipe = build(args)
-    with open("/proc/self/statm") as file:
-        before = int(file.read().split()[1]) * resource.getpagesize()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak begins anew
+    before = _memory("VmRSS")
     animate(pipe, args, speed, num_inference_steps=1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (peak - before) / 1e6
+    return (_memory("VmHWM") - before) / 1000
+
+
+def _memory(name: str) -> int:
+    """A memory figure of this process, in kB."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:"))
 
 
 def measure(args: argparse.Namespace) -> str:
