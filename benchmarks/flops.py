@@ -1,17 +1,18 @@
 """Counts the arithmetic of one denoising step, on torch's "meta" device: shapes only, nothing is computed.
 
-    python -m benchmarks.flops [--frames 16 24] [--size 512]
+    python -m benchmarks.flops [--frames 16 40 125] [--size 512]
 
 The published arithmetic: both guidance halves go through the whole UNet in every window; the reference is
 repeated for each frame and half before keys and values are made of it, the unconditional half attends to it
-and then again without it; the text is projected for each frame; the encoder has a batch of two. Networks of
-Stable Diffusion 1.5's size, guidance, open windows of 16 frames with overlap 4; the ControlNet runs once per
-frame in both columns.
+and then again without it; the text is projected for each frame; the encoder has a batch of two; the clip is
+padded to a multiple of 16 frames and its windows are closed into a ring. The ControlNet runs once per frame in
+both. Networks of Stable Diffusion 1.5's size, guidance, windows of 16 frames with overlap 4.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
 from magicanimate.models.appearance_encoder import SELF_ATTENTION, AppearanceEncoder
+from magicanimate.models.control_maps import control_maps
 from magicanimate.models.reference import install_attention, paired_blocks, set_reference, set_visible
 from magicanimate.models.unet import Turns, VideoUNet
 from magicanimate.windows import WindowPlan
@@ -70,7 +72,9 @@ class PublishedSelfAttention(AttnProcessor2_0):
 
 
 def count_step(networks: Networks, *, frames: int, size: int, published: bool) -> dict[str, float]:
-    """TFLOP of one step by network (2 for a multiply-add), texts' keys being known from the step before.
+    """TFLOP of one step by network (2 for a multiply-add).
+
+    What is kept for the whole animation (keys of the text, maps of the driving frames) is there already.
 
     Args:
         networks: on the "meta" device.
@@ -78,11 +82,13 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
         size: side of the picture in pixels.
         published: the published order of work, else the default one of this program.
     """
-    windows = WindowPlan().windows(frames)
+    windows = step_windows(frames, published=published)
+    frames = 1 + max(frame for window in windows for frame in window)  # with the padding
+    length = len(windows[0])
     side, width = size // 8, networks.unet.config.cross_attention_dim
     with torch.device("meta"):
         text, timestep = torch.empty(1, TEXT_TOKENS, width), torch.empty((), dtype=torch.int64)
-        reference, control = torch.empty(1, 4, side, side), torch.empty(frames, 3, size, size)
+        reference, control = torch.empty(1, 4, side, side), torch.empty(length, 3, size, size)
     readers = install_attention(networks.unet, networks.controlnet, fusion="midup", keep_keys=not published)
     found = {}
     encoder_batch = 2 if published else 1
@@ -93,21 +99,21 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
     found["appearance encoder"] = counter.get_total_flops() / 1e12
     bank = {name: tokens[:1] for name, tokens in bank.items()}
 
-    def run_control(number: int) -> list[torch.Tensor]:
+    def run_control(*, unknown: int) -> list[torch.Tensor]:
         down, mid = networks.controlnet(
-            reference.expand(number, -1, -1, -1),
+            reference.expand(length, -1, -1, -1),
             timestep,
-            text.expand(number, -1, -1) if published else text,
-            controlnet_cond=control[:number],
+            text.expand(length, -1, -1) if published else text,
+            controlnet_cond=control[:unknown],
             return_dict=False,
         )
         return [*down, mid]
 
-    def run_window(number: int) -> None:
-        residuals = shapes[number]
-        clip = reference[:, :, None].expand(-1, -1, number, -1, -1)
+    def run_window() -> None:
+        given = residuals
+        clip = reference[:, :, None].expand(-1, -1, length, -1, -1)
         if published:
-            residuals = [residual.repeat(2, 1, 1, 1) for residual in residuals]
+            given = [residual.repeat(2, 1, 1, 1) for residual in residuals]
             inputs, turns = (clip.expand(2, -1, -1, -1, -1), timestep, text.expand(2, -1, -1)), {}
         else:
             show = [False, True]
@@ -115,27 +121,39 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
             turns = {"turns": Turns([text, text], lambda i: set_visible(readers, [show[i]]), True)}
         networks.unet(
             *inputs,
-            down_block_additional_residuals=residuals[:-1],
-            mid_block_additional_residual=residuals[-1],
+            down_block_additional_residuals=given[:-1],
+            mid_block_additional_residual=given[-1],
             **turns,
         )
 
-    with torch.inference_mode():
-        shapes = {len(window): run_control(len(window)) for window in windows}
+    with torch.inference_mode(), contextlib.ExitStack() as stack:
+        if not published:
+            maps = stack.enter_context(control_maps(networks.controlnet))
+            maps.frames = range(length)
+        residuals = run_control(unknown=length)
+        with FlopCounterMode(display=False) as counter:
+            run_control(unknown=length if published else 0)
+        found["ControlNet"] = counter.get_total_flops() / 1e12 * frames / length
         if published:
             _install_published(networks.unet, bank)
         else:
-            run_window(len(windows[0]))  # projects the text, which then is known
+            run_window()  # projects the text, which then is known
             set_reference(readers, bank)
-        with FlopCounterMode(display=False) as counter:
-            run_control(frames)
-        found["ControlNet"] = counter.get_total_flops() / 1e12
-        with FlopCounterMode(display=False) as counter:
-            for window in windows:
-                run_window(len(window))
-        found["UNet"] = counter.get_total_flops() / 1e12
+        counts = []
+        for _ in windows[:2]:  # the first window of a step projects the reference
+            with FlopCounterMode(display=False) as counter:
+                run_window()
+            counts.append(counter.get_total_flops() / 1e12)
+        found["UNet"] = counts[0] + counts[-1] * (len(windows) - 1)
     set_reference(readers, None)
     return found
+
+
+def step_windows(frames: int, *, published: bool) -> list[list[int]]:
+    """The windows of a step: open, or a ring over the padded clip."""
+    if published:
+        return WindowPlan(mode="ring").windows(-(-frames // 16) * 16)
+    return WindowPlan().windows(frames)
 
 
 def _install_published(unet: VideoUNet, bank: dict[str, torch.Tensor]) -> None:
@@ -147,13 +165,14 @@ def _install_published(unet: VideoUNet, bank: dict[str, torch.Tensor]) -> None:
 
 def table(networks: Networks, *, frames: Sequence[int], size: int) -> str:
     """Markdown: a row for each network and the sum, for each clip length."""
-    lines = ["| frames, windows | part | published, TFLOP | this, TFLOP | ratio |", "|---|---|---|---|---|"]
+    lines = ["| frames (windows) | part | published, TFLOP | this, TFLOP | ratio |", "|---|---|---|---|---|"]
     for number in frames:
         published, ours = (
             count_step(networks, frames=number, size=size, published=choice) for choice in (True, False)
         )
         published["all"], ours["all"] = sum(published.values()), sum(ours.values())
-        where = f"{number}, {len(WindowPlan().windows(number))}"
+        windows = [len(step_windows(number, published=choice)) for choice in (True, False)]
+        where = f"{number} ({windows[0]}; {windows[1]})"
         for part, spent in published.items():
             ratio = ours[part] / spent
             lines.append(f"| {where} | {part} | {spent:.2f} | {ours[part]:.2f} | {ratio:.3f} |")
@@ -163,7 +182,7 @@ def table(networks: Networks, *, frames: Sequence[int], size: int) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, nargs="+", default=[16, 24])
+    parser.add_argument("--frames", type=int, nargs="+", default=[16, 40, 125])
     parser.add_argument("--size", type=int, default=512, help="side in pixels (%(default)s)")
     args = parser.parse_args()
     with torch.device("meta"):

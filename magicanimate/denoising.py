@@ -14,6 +14,7 @@ import torch
 from diffusers import ControlNetModel
 
 from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.control_maps import ControlMaps
 from magicanimate.models.reference import HybridSelfAttention, set_reference, set_visible
 from magicanimate.models.unet import Turns, VideoUNet
 from magicanimate.speed import Speed
@@ -54,9 +55,11 @@ class WindowDenoiser:
         readers: Mapping[str, HybridSelfAttention],
         conditions: Conditions,
         speed: Speed,
+        *,
+        maps: ControlMaps | None = None,
     ):
         self.unet, self.encoder, self.controlnet = unet, encoder, controlnet
-        self.readers, self.conditions, self.speed = readers, conditions, speed
+        self.readers, self.conditions, self.speed, self.maps = readers, conditions, speed, maps
         text = conditions.text
         self.branches = text.shape[0]
         self.visible = [False, True][-self.branches :]  # who sees the reference
@@ -180,7 +183,12 @@ class WindowDenoiser:
     def _control_frames(self, latents: torch.Tensor, frames: list[int]) -> list[torch.Tensor]:
         given = self.conditions
         noisy = latents[0, :, frames].transpose(0, 1).to(self.unet.dtype)  # 1 C F h w -> K C h w
-        pixels = torch.from_numpy(np.ascontiguousarray(given.control[frames])).to(noisy.device)
+        unknown = frames
+        if self.maps is not None:
+            self.maps.frames = frames
+            unknown = self.maps.unknown()
+        pixels = torch.from_numpy(np.ascontiguousarray(given.control[unknown or frames[:1]]))
+        pixels = pixels[: len(unknown)].to(noisy.device)
         down, mid = self.controlnet(
             noisy,
             self.timestep,

@@ -7,7 +7,7 @@ window, ``C h w`` latent channels, height and width, ``L D`` text tokens and wid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from magicanimate.denoising import Conditions, WindowDenoiser
 from magicanimate.errors import Cancelled
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
+from magicanimate.models.control_maps import ControlMaps, control_maps
 from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
@@ -180,7 +181,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
         speed = speed or Speed()
-        with self._modules(speed):
+        with ExitStack() as stack:
+            if speed.lean_modules and self._execution_device.type == "cpu":
+                stack.enter_context(lean_modules(self.unet, self.controlnet, self.appearance_encoder))
+            maps = stack.enter_context(control_maps(self.controlnet)) if speed.keep_maps else None
             latents = self.denoise(
                 latents,
                 conditions,
@@ -188,6 +192,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 plan=plan,
                 fusion=fusion,
                 speed=speed,
+                maps=maps,
                 on_window=on_window,
                 on_step=on_step,
                 should_stop=should_stop,
@@ -293,11 +298,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
             raise ValueError(f"latents are {tuple(latents.shape)} but {expected} is needed")
         return latents.to(self._execution_device, torch.float32)
 
-    def _modules(self, speed: Speed) -> AbstractContextManager:
-        if speed.lean_modules and self._execution_device.type == "cpu":
-            return lean_modules(self.unet, self.controlnet, self.appearance_encoder)
-        return nullcontext()
-
     def denoise(
         self,
         latents: torch.Tensor,
@@ -307,6 +307,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         plan: WindowPlan,
         fusion: Fusion,
         speed: Speed,
+        maps: ControlMaps | None = None,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -314,7 +315,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``."""
         readers = install_attention(self.unet, self.controlnet, fusion=fusion, keep_keys=speed.keep_keys)
         denoiser = WindowDenoiser(
-            self.unet, self.appearance_encoder, self.controlnet, readers, conditions, speed
+            self.unet, self.appearance_encoder, self.controlnet, readers, conditions, speed, maps=maps
         )
         if speed.banks_ahead:
             denoiser.encode_ahead(timesteps)

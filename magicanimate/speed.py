@@ -17,6 +17,7 @@ class Speed:
             animation, instead of in every window (the text's: for every frame).
         share_residuals: run the ControlNet once per frame and step; where windows overlap, the second one
             takes the residuals of the first.
+        keep_maps: embed each driving frame for the ControlNet once per animation, up to 256 MB of them.
         lean_modules: on a CPU, feature maps that are their tokens without a copy, feed-forward layers in
             slices and, in float32, oneDNN's matrix product; no effect elsewhere.
         window_batch: windows of a step that go through the UNet together. More fill a large GPU; a CPU gains
@@ -32,6 +33,7 @@ class Speed:
     halves_in_turn: bool = True
     keep_keys: bool = True
     share_residuals: bool = True
+    keep_maps: bool = True
     lean_modules: bool = True
     window_batch: int = 1
     banks_ahead: bool = False
@@ -43,4 +45,10 @@ class Speed:
     @classmethod
     def plain(cls) -> Speed:
         """Everything as the networks are defined, nothing shared: what the others are measured against."""
-        return cls(halves_in_turn=False, keep_keys=False, share_residuals=False, lean_modules=False)
+        return cls(
+            halves_in_turn=False,
+            keep_keys=False,
+            share_residuals=False,
+            keep_maps=False,
+            lean_modules=False,
+        )

@@ -10,6 +10,7 @@ import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch.nn import functional
 
+from magicanimate.models import control_maps
 from magicanimate.models.lean import OneDnnProducts, lean_modules
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.speed import Speed
@@ -22,6 +23,7 @@ ARRANGEMENTS = {
     "halves in turn": replace(PLAIN, halves_in_turn=True),
     "keys kept": replace(PLAIN, keep_keys=True),
     "residuals shared": replace(PLAIN, share_residuals=True),
+    "maps kept": replace(PLAIN, keep_maps=True),
     "lean modules": replace(PLAIN, lean_modules=True),
     "windows together": replace(PLAIN, window_batch=2),
     "banks ahead": replace(PLAIN, banks_ahead=True),
@@ -112,6 +114,17 @@ def test_keys_are_projected_once(pipe):
     own = [4] * 2 * 2  # two windows of two halves, of four frames
     for attention, expected in ((block.attn1, 2 * (sum(own) + 1)), (block.attn2, 1)):
         assert calls(attention.to_k, lambda: animate(pipe, Speed())) == expected
+
+
+def test_driving_frames_are_embedded_once_as_far_as_there_is_room(pipe, monkeypatch):
+    embedding = pipe.controlnet.controlnet_cond_embedding
+    assert calls(embedding.conv_in, lambda: animate(pipe, Speed())) == 6
+    kept_all = animate(pipe, Speed())
+    one = 32 * 4 * 4 * 4  # bytes of a frame's map
+    monkeypatch.setattr(control_maps, "KEPT_BYTES", 2 * one)
+    assert calls(embedding.conv_in, lambda: animate(pipe, Speed())) == 6 + 4
+    assert torch.allclose(animate(pipe, Speed()), kept_all, atol=1e-5)
+    assert pipe.controlnet.controlnet_cond_embedding is embedding
 
 
 def test_encoder_runs_once_a_step_and_ahead_if_asked(pipe):
