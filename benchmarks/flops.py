@@ -5,8 +5,8 @@
 The published arithmetic: both guidance halves go through the whole UNet in every window; the reference is
 repeated for each frame and half before keys and values are made of it, the unconditional half attends to it
 and then again without it; the text is projected for each frame; the encoder has a batch of two; the clip is
-padded to a multiple of 16 frames and its windows are closed into a ring. The ControlNet runs once per frame in
-both. Networks of Stable Diffusion 1.5's size, guidance, windows of 16 frames with overlap 4.
+padded to a multiple of 16 frames and its windows are closed into a ring. The ControlNet runs once per frame.
+Networks of Stable Diffusion 1.5's size, guidance, windows of 16 frames with overlap 4.
 """
 
 from __future__ import annotations

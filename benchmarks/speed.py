@@ -111,6 +111,8 @@ class Stopwatch:
 def extra_memory(args: argparse.Namespace, speed: Speed) -> float:
     """MB by which one step raises this process's peak above what it holds before."""
     pipe = build(args)
+    short = argparse.Namespace(**{**vars(args), "frames": 1})
+    animate(pipe, short, speed, num_inference_steps=1)  # loads the libraries' code
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak begins anew
     before = _memory("VmRSS")
