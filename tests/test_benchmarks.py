@@ -169,6 +169,7 @@ def test_published_order_of_attention_gives_the_same(pipe):
     assert not torch.allclose(ours[0], ours[1])
 
 
+@pytest.mark.slow
 def test_counted_arithmetic():
     with torch.device("meta"):
         networks = flops.build_networks((32, 32, 32, 32), text_width=16)
