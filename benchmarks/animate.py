@@ -22,39 +22,28 @@ def main() -> None:
     import numpy as np
 
     from magicanimate.animator import Animator
-    from magicanimate.denoising import WindowDenoiser
     from magicanimate.palette import PALETTE
+    from magicanimate.speed import Speed
 
     animator = Animator(args.model)
     animator.load()
     pipe, size = animator._pipe, animator.defaults.width
     photo = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
-    class NoSharing(WindowDenoiser):
-        """Forgets the residuals of the window before."""
-
-        def add_window(self, *window_arguments) -> None:
-            self._residuals = {}
-            super().add_window(*window_arguments)
-
-    def run(frames: int) -> tuple[float, float]:
+    def run(frames: int, speed: Speed) -> tuple[float, float]:
         control = np.broadcast_to(PALETTE[2], (frames, size, size, 3))
         began = time.perf_counter()
-        output = pipe(photo, control, num_inference_steps=args.steps, output_type="stream")
+        output = pipe(photo, control, num_inference_steps=args.steps, speed=speed, output_type="stream")
         denoised = time.perf_counter()
         for _ in output.frames:
             pass
         return denoised - began, time.perf_counter() - denoised
 
-    import magicanimate.pipeline as pipeline
-
-    run(4)  # warm-up
+    run(4, Speed())  # warm-up
     print(f"{animator.defaults.kind}, {size}x{size}, {args.steps} steps, {animator.device}")
     for frames in args.frames:
-        denoise, decode = run(frames)
-        pipeline.WindowDenoiser = NoSharing
-        alone, _ = run(frames)
-        pipeline.WindowDenoiser = WindowDenoiser
+        denoise, decode = run(frames, Speed())
+        alone, _ = run(frames, Speed(share_residuals=False))
         print(
             f"{frames} frames: denoise {denoise:.1f} s, decode {decode:.2f} s, "
             f"{(denoise + decode) / frames:.2f} s a frame; without sharing {alone / denoise:.2f} times that"

@@ -1,7 +1,7 @@
 """One denoising step over overlapping windows: ControlNet, reference, UNet, blending, guidance.
 
-Letters in shape comments: ``B`` guidance branches (1 or 2), ``F`` frames of the clip, ``K`` frames of a
-window, ``C h w`` latents, ``L D`` text tokens and width, ``H W`` pixels.
+Letters in shape comments: ``B`` guidance branches (1 or 2), ``F`` frames of the clip, ``N`` windows
+at once, ``K`` frames of a window, ``C h w`` latents, ``L D`` text tokens and width, ``H W`` pixels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import torch
 from diffusers import ControlNetModel
 
 from magicanimate.models.appearance_encoder import AppearanceEncoder
-from magicanimate.models.reference import HybridSelfAttention, set_reference
-from magicanimate.models.unet import VideoUNet
+from magicanimate.models.control_maps import ControlMaps
+from magicanimate.models.reference import HybridSelfAttention, set_reference, set_visible
+from magicanimate.models.unet import Turns, VideoUNet
+from magicanimate.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ class Conditions:
 class WindowDenoiser:
     """Predicts the noise of a whole clip window by window.
 
-    The ControlNet runs once per frame and step: where windows overlap, the second one takes the residuals
-    of the first. Its residuals go to both guidance branches; the reference only to the conditional one.
+    The ControlNet's residuals go to both guidance branches; the reference only to the conditional one.
     """
 
     def __init__(
@@ -53,66 +54,150 @@ class WindowDenoiser:
         controlnet: ControlNetModel,
         readers: Mapping[str, HybridSelfAttention],
         conditions: Conditions,
+        speed: Speed,
+        *,
+        maps: ControlMaps | None = None,
     ):
         self.unet, self.encoder, self.controlnet = unet, encoder, controlnet
-        self.readers, self.conditions = readers, conditions
-        self.branches = conditions.text.shape[0]
+        self.readers, self.conditions, self.speed, self.maps = readers, conditions, speed, maps
+        text = conditions.text
+        self.branches = text.shape[0]
+        self.visible = [False, True][-self.branches :]  # who sees the reference
+        # Slices are made once: who keeps keys of a text knows it by the tensor.
+        self.texts = [text[i : i + 1] for i in range(self.branches)]
+        alike = self.branches == 2 and torch.equal(text[0], text[1])
+        if alike:
+            self.texts = [self.texts[1]] * 2
+        self.share_down = alike and not any(name.startswith("down_blocks") for name in readers)
+        self._banks: dict[float, dict[str, torch.Tensor]] = {}
+
+    def encode_ahead(self, timesteps: torch.Tensor) -> None:
+        """Read the reference at all ``timesteps``, so that the encoder is not needed any more."""
+        self._banks = {float(timestep): self._bank(timestep) for timestep in timesteps}
 
     def start_step(self, timestep: torch.Tensor) -> None:
         """Begin a step: read the reference at ``timestep``, forget the predictions of the last step."""
-        given = self.conditions
-        bank = self.encoder(given.reference, timestep, given.text[-1:])
-        if given.bank_dtype is not None:
-            bank = {name: tokens.to(given.bank_dtype) for name, tokens in bank.items()}
-        set_reference(self.readers, bank, visible=[False, True][-self.branches :])
+        bank = self._banks[float(timestep)] if self._banks else self._bank(timestep)
+        set_reference(self.readers, bank, visible=self.visible)
         self.timestep = timestep
         self.sum: torch.Tensor | None = None
         self.weight: torch.Tensor | None = None
         self._residuals: dict[int, list[torch.Tensor]] = {}
 
-    def add_window(self, latents: torch.Tensor, window: list[int], weights: list[float]) -> None:
-        """Predict the noise of ``window`` (frame numbers) of ``latents`` (``1 C F h w``) and add it up."""
-        frames = latents[:, :, window].to(self.unet.dtype)  # 1 C K h w
-        residuals = self._control(frames, window)
-        predicted = self.unet(
-            frames.expand(self.branches, -1, -1, -1, -1),
-            self.timestep,
-            self.conditions.text,
-            down_block_additional_residuals=[r.repeat(self.branches, 1, 1, 1) for r in residuals[:-1]],
-            mid_block_additional_residual=residuals[-1].repeat(self.branches, 1, 1, 1),
-            return_dict=False,
-        )[0].float()
+    def _bank(self, timestep: torch.Tensor) -> dict[str, torch.Tensor]:
+        given = self.conditions
+        bank = self.encoder(given.reference, timestep, self.texts[-1])
+        needed = {name: bank[name] for name in self.readers}
+        if given.bank_dtype is not None:
+            return {name: tokens.to(given.bank_dtype) for name, tokens in needed.items()}
+        return needed
+
+    def add_windows(
+        self,
+        latents: torch.Tensor,
+        windows: Sequence[list[int]],
+        weights: Sequence[list[float]],
+        *,
+        following: Sequence[list[int]] = (),
+    ) -> None:
+        """Predict the noise of some windows of one length and add it up.
+
+        Args:
+            latents: ``1 C F h w``.
+            windows: frame numbers of each.
+            weights: of each of their frames.
+            following: the windows that come next; frames that they share keep their residuals.
+        """
+        frames = torch.cat([latents[:, :, window] for window in windows]).to(self.unet.dtype)  # N C K h w
+        residuals = self._control(latents, windows, following)
+        predict = self._predict_in_turn if self.speed.halves_in_turn else self._predict_together
+        predicted = predict(frames, residuals)  # B N C K h w
         if self.sum is None:
-            shape = (self.branches, predicted.shape[1], *latents.shape[2:])
+            shape = (self.branches, predicted.shape[2], *latents.shape[2:])
             self.sum = torch.zeros(shape, device=predicted.device)
             self.weight = torch.zeros(latents.shape[2], device=predicted.device)
-        index = torch.tensor(window, device=predicted.device)
-        weight = torch.tensor(weights, device=predicted.device)
-        self.sum.index_add_(2, index, predicted * weight.view(-1, 1, 1))
-        self.weight.index_add_(0, index, weight)
+        for i, window in enumerate(windows):
+            index = torch.tensor(window, device=predicted.device)
+            weight = torch.tensor(weights[i], device=predicted.device)
+            self.sum.index_add_(2, index, predicted[:, i].float() * weight.view(-1, 1, 1))
+            self.weight.index_add_(0, index, weight)
 
-    def _control(self, frames: torch.Tensor, window: list[int]) -> list[torch.Tensor]:
-        """Residuals of the ControlNet for a window, ``K C' h' w'`` each, the middle block's last."""
-        given = self.conditions
-        new = [i for i, frame in enumerate(window) if frame not in self._residuals]
-        fresh: list[torch.Tensor] = []
-        if new:
-            pixels = torch.from_numpy(np.ascontiguousarray(given.control[[window[i] for i in new]]))
-            pixels = pixels.to(frames.device).movedim(-1, 1).to(torch.float32) / 255
-            down, mid = self.controlnet(
-                frames[0, :, new].transpose(0, 1),  # C K h w -> K C h w
-                self.timestep,
-                given.text[-1:].expand(len(new), -1, -1),
-                controlnet_cond=pixels.to(frames.dtype),
-                conditioning_scale=given.control_scale,
-                return_dict=False,
-            )
-            fresh = [*down, mid]
+    def _predict_together(self, frames: torch.Tensor, residuals: list[torch.Tensor]) -> torch.Tensor:
+        """Both branches as one batch: first all windows of the unconditional one."""
+        count = len(frames)
+        set_visible(self.readers, [seen for seen in self.visible for _ in range(count)])
+        repeated = [residual.repeat(self.branches, 1, 1, 1) for residual in residuals]
+        predicted = self.unet(
+            frames.repeat(self.branches, 1, 1, 1, 1),
+            self.timestep,
+            self.conditions.text.repeat_interleave(count, dim=0),
+            down_block_additional_residuals=repeated[:-1],
+            mid_block_additional_residual=repeated[-1],
+            return_dict=False,
+        )[0]
+        return predicted.unflatten(0, (self.branches, count))
+
+    def _predict_in_turn(self, frames: torch.Tensor, residuals: list[torch.Tensor]) -> torch.Tensor:
+        """One branch after the other, the down path once for both where nothing tells them apart."""
+        rows = frames.shape[0] * frames.shape[2]
+        predicted = self.unet(
+            frames,
+            self.timestep,
+            turns=Turns(
+                texts=[self._text(text, rows) for text in self.texts],
+                before=lambda i: set_visible(self.readers, [self.visible[i]]),
+                share_down=self.share_down,
+            ),
+            down_block_additional_residuals=residuals[:-1],
+            mid_block_additional_residual=residuals[-1],
+        )
+        return torch.stack(predicted)
+
+    def _text(self, text: torch.Tensor, rows: int) -> torch.Tensor:
+        """``1 L D``, or repeated for the cross-attentions that want a text for each frame."""
+        return text if self.speed.keep_keys else text.expand(rows, -1, -1)
+
+    def _control(
+        self, latents: torch.Tensor, windows: Sequence[list[int]], following: Sequence[list[int]]
+    ) -> list[torch.Tensor]:
+        """Residuals of the ControlNet for the windows, ``(N K) C' h' w'`` each, the middle block's last."""
+        wanted = [frame for window in windows for frame in window]
         known = self._residuals
-        known.update({window[i]: [r[j] for r in fresh] for j, i in enumerate(new)})
-        self._residuals = {frame: known[frame] for frame in window}  # only what the next window may share
-        levels = len(known[window[0]])
-        return [torch.stack([known[frame][level] for frame in window]) for level in range(levels)]
+        new = [frame for frame in dict.fromkeys(wanted) if frame not in known]
+        fresh = self._control_frames(latents, new) if new else []
+        if new == wanted:
+            residuals = fresh
+        else:
+            known = known | {frame: [r[i] for r in fresh] for i, frame in enumerate(new)}
+            residuals = [
+                torch.stack([known[frame][level] for frame in wanted])
+                for level in range(len(known[wanted[0]]))
+            ]
+        # Copies, so that the frames which nobody asks for again are not kept alive.
+        again = set(wanted) & {frame for window in following for frame in window}
+        self._residuals = {
+            frame: [residual[wanted.index(frame)].clone() for residual in residuals] for frame in again
+        }
+        return residuals
+
+    def _control_frames(self, latents: torch.Tensor, frames: list[int]) -> list[torch.Tensor]:
+        given = self.conditions
+        noisy = latents[0, :, frames].transpose(0, 1).to(self.unet.dtype)  # 1 C F h w -> K C h w
+        unknown = frames
+        if self.maps is not None:
+            self.maps.frames = frames
+            unknown = self.maps.unknown()
+        pixels = torch.from_numpy(np.ascontiguousarray(given.control[unknown or frames[:1]]))
+        pixels = pixels[: len(unknown)].to(noisy.device)
+        down, mid = self.controlnet(
+            noisy,
+            self.timestep,
+            self._text(self.texts[-1], len(frames)),
+            controlnet_cond=(pixels.movedim(-1, 1).to(torch.float32) / 255).to(noisy.dtype),
+            conditioning_scale=given.control_scale,
+            return_dict=False,
+        )
+        return [*down, mid]
 
     def prediction(self) -> torch.Tensor:
         """Blended and guided noise prediction of the step, ``1 C F h w``, float32."""

@@ -7,6 +7,7 @@ window, ``C h w`` latent channels, height and width, ``L D`` text tokens and wid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,12 @@ from magicanimate.denoising import Conditions, WindowDenoiser
 from magicanimate.errors import Cancelled
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
+from magicanimate.models.control_maps import ControlMaps, control_maps
+from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
-from magicanimate.models.reference import install_hybrid_attention
+from magicanimate.models.reference import install_attention, set_reference
 from magicanimate.models.unet import VideoUNet
+from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 
 NOISE_PERIOD = 16  # the published program repeats the noise of 16 frames along the clip
@@ -102,7 +106,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         )
         self.vae_scale_factor = spatial_factor(vae)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(
         self,
         image: np.ndarray,
@@ -121,6 +125,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         windows: WindowPlan | None = None,
         controlnet_conditioning_scale: float = 1.0,
         bank_dtype: torch.dtype | None = None,
+        speed: Speed | None = None,
         output_type: str = "np",
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
@@ -143,6 +148,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
             bank_dtype: round the reference bank to this type (the published program: float16).
+            speed: how the work is arranged, the default one when ``None``; the result is the same within
+                rounding.
             output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
             on_window: called after each window with windows done and windows in all.
             on_step: called after each step with its index and the predicted clean latents' stand-in, the
@@ -173,16 +180,23 @@ class MagicAnimatePipeline(DiffusionPipeline):
         )
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
-        latents = self.denoise(
-            latents,
-            conditions,
-            timesteps,
-            plan=plan,
-            fusion=fusion,
-            on_window=on_window,
-            on_step=on_step,
-            should_stop=should_stop,
-        )
+        speed = speed or Speed()
+        with ExitStack() as stack:
+            if speed.lean_modules and self._execution_device.type == "cpu":
+                stack.enter_context(lean_modules(self.unet, self.controlnet, self.appearance_encoder))
+            maps = stack.enter_context(control_maps(self.controlnet)) if speed.keep_maps else None
+            latents = self.denoise(
+                latents,
+                conditions,
+                timesteps,
+                plan=plan,
+                fusion=fusion,
+                speed=speed,
+                maps=maps,
+                on_window=on_window,
+                on_step=on_step,
+                should_stop=should_stop,
+            )
         frames = None
         if output_type != "latent":
             frames = self.decode(latents, should_stop=should_stop)
@@ -292,13 +306,19 @@ class MagicAnimatePipeline(DiffusionPipeline):
         *,
         plan: WindowPlan,
         fusion: Fusion,
+        speed: Speed,
+        maps: ControlMaps | None = None,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
         """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``."""
-        readers = install_hybrid_attention(self.unet, fusion=fusion)
-        denoiser = WindowDenoiser(self.unet, self.appearance_encoder, self.controlnet, readers, conditions)
+        readers = install_attention(self.unet, self.controlnet, fusion=fusion, keep_keys=speed.keep_keys)
+        denoiser = WindowDenoiser(
+            self.unet, self.appearance_encoder, self.controlnet, readers, conditions, speed, maps=maps
+        )
+        if speed.banks_ahead:
+            denoiser.encode_ahead(timesteps)
         schedule = [plan.windows(latents.shape[2], step=i) for i in range(len(timesteps))]
         total, done = sum(map(len, schedule)), 0
         generator = torch.Generator("cpu").manual_seed(0)  # for schedulers that add noise of their own
@@ -307,26 +327,34 @@ class MagicAnimatePipeline(DiffusionPipeline):
         for i, (timestep, step_windows) in enumerate(zip(timesteps, schedule, strict=True)):
             scaled = self.scheduler.scale_model_input(latents, timestep)
             denoiser.start_step(timestep)
-            for window in step_windows:
+            for first in range(0, len(step_windows), speed.window_batch):
                 if should_stop is not None and should_stop():
                     raise Cancelled("stopped while denoising")
-                denoiser.add_window(scaled, window, plan.weights(window))
-                done += 1
+                last = first + speed.window_batch
+                together = step_windows[first:last]
+                denoiser.add_windows(
+                    scaled,
+                    together,
+                    [plan.weights(window) for window in together],
+                    following=step_windows[last : last + speed.window_batch] if speed.share_residuals else (),
+                )
+                done += len(together)
                 if on_window is not None:
                     on_window(done, total)
             latents = self.scheduler.step(denoiser.prediction(), timestep, latents, **extra).prev_sample
             if on_step is not None:
                 on_step(i, latents)
+        set_reference(readers, None)  # nothing of this animation stays in memory
         return latents
 
+    @torch.inference_mode()  # of each step of the generator, not of who takes the frames
     def decode(
         self, latents: torch.Tensor, *, should_stop: Callable[[], bool] | None = None
     ) -> Iterator[np.ndarray]:
         """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow."""
-        with torch.no_grad():
-            for first in range(0, latents.shape[2], DECODED_AT_ONCE):
-                if should_stop is not None and should_stop():
-                    raise Cancelled("stopped while decoding")
-                chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
-                pixels = (decode_scaled(self.vae, chunk) / 2 + 0.5).clamp(0, 1)
-                yield from (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+        for first in range(0, latents.shape[2], DECODED_AT_ONCE):
+            if should_stop is not None and should_stop():
+                raise Cancelled("stopped while decoding")
+            chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
+            pixels = (decode_scaled(self.vae, chunk) / 2 + 0.5).clamp(0, 1)
+            yield from (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()

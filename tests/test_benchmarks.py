@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import methods, real_pairs, synthdance
+from benchmarks import flops, methods, real_pairs, synthdance
 from benchmarks.figures import Judge, mean_figures, write_json
 from benchmarks.strips import strip
 from benchmarks.synthdance_data import Task, cross_tasks, render, self_tasks
 from densepose_tools.segmenter import PartSegmenter
 from magicanimate.errors import InputError
+from magicanimate.models.reference import install_hybrid_attention, set_reference
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests.dancer_files import control_frames, write_boxes
 from training.segmenter.network import build_segmenter
@@ -150,3 +151,31 @@ def test_real_pairs_skip_what_is_not_there(segmenter, tiny_model, tmp_path, caps
     assert capsys.readouterr().err.count("skipped") == 4
     assert real_pairs.main(["--samples", str(tmp_path / "none")]) == 0
     assert "--samples" in capsys.readouterr().err
+
+
+def test_published_order_of_attention_gives_the_same(pipe):
+    """What the arithmetic is compared with does the same work: only then do the counts say anything."""
+    unet, frames = pipe.unet, 3
+    torch.manual_seed(0)
+    clip, text, timestep = torch.randn(1, 4, frames, 4, 4), torch.randn(1, 7, 16), torch.tensor(400)
+    with torch.no_grad():
+        bank = pipe.appearance_encoder(torch.randn(1, 4, 4, 4), timestep, text)
+        set_reference(install_hybrid_attention(unet, fusion="midup"), bank, visible=[False, True])
+        ours = unet(clip.expand(2, -1, -1, -1, -1), timestep, text.expand(2, -1, -1)).sample
+        flops._install_published(unet, bank)
+        published = unet(clip.expand(2, -1, -1, -1, -1), timestep, text.expand(2, -1, -1)).sample
+    install_hybrid_attention(unet, fusion="midup")
+    torch.testing.assert_close(published, ours, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(ours[0], ours[1])
+
+
+@pytest.mark.slow
+def test_counted_arithmetic():
+    with torch.device("meta"):
+        networks = flops.build_networks((32, 32, 32, 32), text_width=16)
+    published, ours = (
+        flops.count_step(networks, frames=24, size=128, published=choice) for choice in (True, False)
+    )
+    assert ours["appearance encoder"] == pytest.approx(published["appearance encoder"] / 2)
+    assert ours["ControlNet"] < published["ControlNet"]
+    assert 0.3 < ours["UNet"] / published["UNet"] < 2 / 3  # two windows instead of the ring's three

@@ -3,7 +3,8 @@
 Source: MagicAnimate, supplement section 1: keys ``[K, K'_a]`` and values ``[V, V'_a]``, where ``K'_a`` and
 ``V'_a`` are the appearance encoder's ``y_a`` projected by the video UNet's own weights.
 
-Letters in shape comments: ``B`` videos, ``F`` frames, ``L`` tokens, ``D`` token width, ``N`` heads.
+Letters in shape comments: ``B`` videos, ``F`` frames, ``L`` tokens, ``D`` token width, ``N`` heads of width
+``d``.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ from torch.nn import functional
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.models.appearance_encoder import SELF_ATTENTION
 
+CROSS_ATTENTION = ".attn2"
+
 
 class HybridSelfAttention(AttnProcessor2_0):
     """Self-attention processor that also attends to the reference tokens of its block, if it has any.
+
+    Args:
+        keep_keys: keep the reference's keys and values until the next reference; only where no gradient is
+            wanted, as they would hold on to the graph and to the weights of the time.
 
     Attributes:
         reference: ``y_a`` of this block, ``B L D`` (or ``1 L D`` for all videos), or ``None``.
@@ -28,52 +35,100 @@ class HybridSelfAttention(AttnProcessor2_0):
             hides it from the unconditional half, training from a random part of the batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_keys: bool = False) -> None:
         super().__init__()
-        self.reference: torch.Tensor | None = None
+        self.keep_keys = keep_keys
         self.visible: torch.Tensor | None = None
+        self.show(None)
+
+    def show(self, reference: torch.Tensor | None) -> None:
+        """Take another reference, or none."""
+        self.reference = reference
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if self.reference is None:
+        if self.reference is None or (self.visible is not None and not self.visible.any()):
             return super().__call__(attn, hidden_states, *args, **kwargs)
-        videos = len(self.visible) if self.visible is not None else self.reference.shape[0]
-        frames = hidden_states.shape[0] // videos
+        shared = self._projected(attn, hidden_states.dtype)
         if self.visible is None or bool(self.visible.all()):
-            return self._attend(attn, hidden_states, self.reference, frames)
+            return _attend(attn, hidden_states, *shared)
         # Rows of hidden_states are (B F): the mask of a video holds for all its frames.
+        frames = hidden_states.shape[0] // len(self.visible)
         rows = self.visible.repeat_interleave(frames).to(hidden_states.device)
+        if shared[0].shape[0] > 1:
+            shared = tuple(tokens[self.visible.to(tokens.device)] for tokens in shared)
         out = torch.empty_like(hidden_states)
-        if bool((~rows).any()):
-            out[~rows] = super().__call__(attn, hidden_states[~rows], *args, **kwargs).to(out.dtype)
-        if bool(rows.any()):
-            reference = self.reference
-            if reference.shape[0] > 1:
-                reference = reference[self.visible.to(reference.device)]
-            out[rows] = self._attend(attn, hidden_states[rows], reference, frames).to(out.dtype)
+        out[~rows] = super().__call__(attn, hidden_states[~rows], *args, **kwargs).to(out.dtype)
+        out[rows] = _attend(attn, hidden_states[rows], *shared).to(out.dtype)
         return out
 
-    @staticmethod
-    def _attend(attn: Attention, hidden_states: torch.Tensor, reference: torch.Tensor, frames: int):
-        """Attention of ``(B F) L D`` over own and reference tokens; each reference is projected once."""
-        reference = reference.to(hidden_states.dtype)
-        count = hidden_states.shape[0]
+    def _projected(self, attn: Attention, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the reference by the block's own weights, ``B L D`` each."""
+        if self._kept is not None and not torch.is_grad_enabled():
+            return self._kept
+        reference = self.reference.to(dtype)
+        projected = attn.to_k(reference), attn.to_v(reference)
+        if self.keep_keys and not torch.is_grad_enabled():
+            self._kept = projected
+        return projected
 
-        def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B F) L (N d) -> (B F) N L d
 
-        def with_reference(projection: nn.Module) -> torch.Tensor:
-            own, shared = projection(hidden_states), projection(reference)
-            if shared.shape[0] == 1:
-                shared = shared.expand(count, -1, -1)
-            else:
-                shared = shared.repeat_interleave(frames, dim=0)  # B L D -> (B F) L D
-            return heads(torch.cat([own, shared], dim=1))
+def _attend(
+    attn: Attention, hidden_states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Attention of ``(B F) L D`` over own and reference tokens, the latter's keys and values ``B L D``."""
+    count = hidden_states.shape[0]
 
-        out = functional.scaled_dot_product_attention(
-            heads(attn.to_q(hidden_states)), with_reference(attn.to_k), with_reference(attn.to_v)
-        )
-        out = out.transpose(1, 2).flatten(2)  # (B F) N L d -> (B F) L (N d)
-        return attn.to_out[1](attn.to_out[0](out))
+    def with_reference(own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        # The frames of a video lie next to each other: B L D -> B F L D -> (B F) L D, a view when B is 1.
+        frames = count // shared.shape[0]
+        shared = shared[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
+        return _heads(attn, torch.cat([own, shared], dim=1))
+
+    out = functional.scaled_dot_product_attention(
+        _heads(attn, attn.to_q(hidden_states)),
+        with_reference(attn.to_k(hidden_states), keys),
+        with_reference(attn.to_v(hidden_states), values),
+    )
+    return _merged(attn, out)
+
+
+def _heads(attn: Attention, tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # B L (N d) -> B N L d
+
+
+def _merged(attn: Attention, out: torch.Tensor) -> torch.Tensor:
+    out = out.transpose(1, 2).flatten(2)  # B N L d -> B L (N d)
+    return attn.to_out[1](attn.to_out[0](out))
+
+
+class TextAttention(AttnProcessor2_0):
+    """Cross-attention over a text that all frames of a video share, so it is not repeated for each.
+
+    ``encoder_hidden_states`` is ``B L D`` where ``hidden_states`` is ``(B F) L D``. Where no gradient is
+    wanted, keys and values are kept as long as the same tensor is given.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._text: torch.Tensor | None = None
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(
+        self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, *_, **__
+    ) -> torch.Tensor:
+        keys, values = self._projected(attn, encoder_hidden_states)
+        rows, tokens = hidden_states.shape[:2]
+        query = attn.to_q(hidden_states).reshape(keys.shape[0], -1, keys.shape[2])  # (B F) L D -> B (F L) D
+        out = functional.scaled_dot_product_attention(*(_heads(attn, x) for x in (query, keys, values)))
+        return _merged(attn, out).view(rows, tokens, -1)
+
+    def _projected(self, attn: Attention, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.is_grad_enabled():
+            return attn.to_k(text), attn.to_v(text)
+        if self._kept is None or self._text is not text:
+            self._text, self._kept = text, (attn.to_k(text), attn.to_v(text))
+        return self._kept
 
 
 def paired_blocks(unet: nn.Module, *, fusion: Fusion) -> list[str]:
@@ -97,19 +152,50 @@ def paired_blocks(unet: nn.Module, *, fusion: Fusion) -> list[str]:
     return names
 
 
-def install_hybrid_attention(unet: nn.Module, *, fusion: Fusion) -> dict[str, HybridSelfAttention]:
+def install_hybrid_attention(
+    unet: nn.Module, *, fusion: Fusion, keep_keys: bool = False
+) -> dict[str, HybridSelfAttention]:
     """Give the blocks of ``fusion`` a `HybridSelfAttention`; the other attentions become plain again.
+
+    Args:
+        unet: `VideoUNet` or ``UNet2DConditionModel``.
+        fusion: "midup" or "full", see `paired_blocks`.
+        keep_keys: the readers keep the reference's keys and values.
 
     Returns:
         Path of each reading transformer block -> its processor.
     """
-    readers = {name: HybridSelfAttention() for name in paired_blocks(unet, fusion=fusion)}
+    readers = {name: HybridSelfAttention(keep_keys=keep_keys) for name in paired_blocks(unet, fusion=fusion)}
     unet.set_attn_processor(
         {
             key: readers.get(key.removesuffix(f"{SELF_ATTENTION}.processor"), AttnProcessor2_0())
             for key in unet.attn_processors
         }
     )
+    return readers
+
+
+def install_attention(
+    unet: nn.Module, controlnet: nn.Module, *, fusion: Fusion, keep_keys: bool
+) -> dict[str, HybridSelfAttention]:
+    """Give UNet and ControlNet their attentions for an animation.
+
+    Args:
+        unet, controlnet: the networks.
+        fusion: see `paired_blocks`.
+        keep_keys: the readers keep the reference's keys and values, and the cross-attentions are
+            `TextAttention`; else nothing is kept and there is a text for each frame.
+
+    Returns:
+        Path of each reading transformer block -> its processor.
+    """
+    readers = install_hybrid_attention(unet, fusion=fusion, keep_keys=keep_keys)
+    for network in (unet, controlnet):
+        processors = network.attn_processors
+        for key in processors:
+            if key.endswith(f"{CROSS_ATTENTION}.processor") and ".motion_modules." not in key:
+                processors[key] = TextAttention() if keep_keys else AttnProcessor2_0()
+        network.set_attn_processor(processors)
     return readers
 
 
@@ -129,7 +215,15 @@ def set_reference(
     Raises:
         KeyError: the encoder has no block of a reader's name.
     """
-    mask = None if visible is None else torch.as_tensor(visible, dtype=torch.bool)
     for name, reader in readers.items():
-        reader.reference = None if bank is None else bank[name]
+        reader.show(None if bank is None else bank[name])
+    set_visible(readers, visible)
+
+
+def set_visible(
+    readers: Mapping[str, HybridSelfAttention], visible: Sequence[bool] | torch.Tensor | None
+) -> None:
+    """Say anew which videos of the batch see the bank that the readers have; see `set_reference`."""
+    mask = None if visible is None else torch.as_tensor(visible, dtype=torch.bool)
+    for reader in readers.values():
         reader.visible = mask

@@ -7,6 +7,8 @@ of the latents, ``L`` tokens, ``D`` token width.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import (
@@ -40,12 +42,14 @@ class ClipGroupNorm(nn.GroupNorm):
 
 
 class FrameGroupNorm(nn.GroupNorm):
-    """Group norm of ``B C F H W`` with the statistics of each frame by itself.
+    """Group norm of ``B C F H W`` or ``(B F) C H W`` with the statistics of each frame by itself.
 
     The published motion modules normalize frames one by one; diffusers hands its norm the whole clip.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if hidden_states.ndim == 4:
+            return super().forward(hidden_states)
         frames = hidden_states.transpose(1, 2)  # B C F H W -> B F C H W
         normed = functional.group_norm(
             frames.flatten(0, 1), self.num_groups, self.weight, self.bias, self.eps
@@ -58,6 +62,43 @@ def _replaced(norm: nn.GroupNorm, cls: type[nn.GroupNorm]) -> nn.GroupNorm:
     new = cls(norm.num_groups, norm.num_channels, eps=norm.eps, affine=norm.affine)
     new.weight, new.bias = norm.weight, norm.bias
     return new
+
+
+def _has_text(block: nn.Module) -> bool:
+    return getattr(block, "has_cross_attention", False)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Predictions of `VideoUNet` for the same latents and residuals one after another, as guidance needs.
+
+    Attributes:
+        texts: for each turn ``B L D`` where the cross-attentions are `TextAttention`, else ``(B F) L D``.
+        before: called with a turn's number before it begins, to show the reference or hide it.
+        share_down: run the down path once. Right only where the texts are equal and the down blocks do not
+            read the reference.
+    """
+
+    texts: Sequence[torch.Tensor]
+    before: Callable[[int], None]
+    share_down: bool
+
+
+@dataclass(frozen=True)
+class DownPath:
+    """What the down path of `VideoUNet` leaves to the rest.
+
+    Attributes:
+        hidden: output of the last down block, ``(B F) C H W``.
+        skips: for the up blocks, with the ControlNet's residuals; the last one is used first.
+        embedding: of the timestep, ``(B F) D``.
+        num_frames: ``F``.
+    """
+
+    hidden: torch.Tensor
+    skips: tuple[torch.Tensor, ...]
+    embedding: torch.Tensor
+    num_frames: int
 
 
 class VideoUNet(UNetMotionModel):
@@ -80,24 +121,95 @@ class VideoUNet(UNetMotionModel):
                 module.norm = _replaced(module.norm, FrameGroupNorm)
         self.conv_norm_out = _replaced(self.conv_norm_out, ClipGroupNorm)
 
-    def forward(self, sample: torch.Tensor, timestep, encoder_hidden_states: torch.Tensor, **kwargs):
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep,
+        encoder_hidden_states: torch.Tensor | None = None,
+        *,
+        turns: Turns | None = None,
+        **kwargs,
+    ):
         """Predict the noise (or velocity) of a clip.
 
         Args:
             sample: noisy latents ``B C F H W``.
             timestep: scalar or ``B`` integers.
             encoder_hidden_states: text embedding ``B L D``, shared by the frames of a video.
+            turns: predict several times, see there; then without a text, and the ControlNet's residuals are
+                the only keywords.
             **kwargs: as for ``UNetMotionModel.forward``; ControlNet residuals are ``(B F) C H W``.
 
         Returns:
-            What ``UNetMotionModel.forward`` returns; the sample is ``B C F H W``.
+            What ``UNetMotionModel.forward`` returns; the sample is ``B C F H W``. With ``turns`` a tuple of
+            such samples.
         """
+        if turns is not None:
+            return self._in_turn(sample, timestep, turns, **kwargs)
         num_frames = sample.shape[2]
+        self._set_num_frames(num_frames)
+        text = encoder_hidden_states.repeat_interleave(num_frames, dim=0)  # B L D -> (B F) L D
+        return super().forward(sample, timestep, text, **kwargs)
+
+    def _in_turn(
+        self,
+        sample: torch.Tensor,
+        timestep,
+        turns: Turns,
+        *,
+        down_block_additional_residuals: Sequence[torch.Tensor],
+        mid_block_additional_residual: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        predicted, path = [], None
+        for i, text in enumerate(turns.texts):
+            turns.before(i)
+            if path is None or not turns.share_down:
+                path = self._down(sample, timestep, text, down_block_additional_residuals)
+            predicted.append(self._up(path, text, mid_block_additional_residual))
+        return tuple(predicted)
+
+    def _down(
+        self, sample: torch.Tensor, timestep, text: torch.Tensor, residuals: Sequence[torch.Tensor]
+    ) -> DownPath:
+        """From the latents to the last down block."""
+        videos, _, num_frames = sample.shape[:3]
+        self._set_num_frames(num_frames)
+        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(videos)
+        embedding = self.time_embedding(self.time_proj(timesteps).to(self.dtype))
+        embedding = embedding.repeat_interleave(num_frames, dim=0)
+        hidden = self.conv_in(sample.transpose(1, 2).flatten(0, 1))  # B C F H W -> (B F) C H W
+        skips = [hidden]
+        for block in self.down_blocks:
+            reads_text = {"encoder_hidden_states": text} if _has_text(block) else {}
+            hidden, found = block(hidden_states=hidden, temb=embedding, num_frames=num_frames, **reads_text)
+            skips += found
+        skips = tuple(skip + residual for skip, residual in zip(skips, residuals, strict=True))
+        return DownPath(hidden, skips, embedding, num_frames)
+
+    def _up(self, path: DownPath, text: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """From the middle block to the prediction ``B C F H W``."""
+        num_frames, skips = path.num_frames, path.skips
+        in_time = {"num_frames": num_frames} if hasattr(self.mid_block, "motion_modules") else {}
+        hidden = self.mid_block(path.hidden, path.embedding, encoder_hidden_states=text, **in_time)
+        hidden = hidden + residual
+        for block in self.up_blocks:
+            count = len(block.resnets)
+            taken, skips = skips[-count:], skips[:-count]
+            hidden = block(
+                hidden_states=hidden,
+                temb=path.embedding,
+                res_hidden_states_tuple=taken,
+                num_frames=num_frames,
+                upsample_size=skips[-1].shape[2:] if skips else None,  # odd sides do not come from doubling
+                **({"encoder_hidden_states": text} if _has_text(block) else {}),
+            )
+        hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
+        return hidden.unflatten(0, (-1, num_frames)).transpose(1, 2)  # (B F) C H W -> B C F H W
+
+    def _set_num_frames(self, num_frames: int) -> None:
         for module in self.modules():
             if isinstance(module, ClipGroupNorm):
                 module.num_frames = num_frames
-        text = encoder_hidden_states.repeat_interleave(num_frames, dim=0)  # B L D -> (B F) L D
-        return super().forward(sample, timestep, text, **kwargs)
 
     def motion_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the temporal layers, by state-dict key: what stage 2 of the paper trains."""

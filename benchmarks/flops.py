@@ -1,0 +1,194 @@
+"""Counts the arithmetic of one denoising step, on torch's "meta" device: shapes only, nothing is computed.
+
+    python -m benchmarks.flops [--frames 16 40 125] [--size 512]
+
+The published arithmetic: both guidance halves go through the whole UNet in every window; the reference is
+repeated for each frame and half before keys and values are made of it, the unconditional half attends to it
+and then again without it; the text is projected for each frame; the encoder has a batch of two; the clip is
+padded to a multiple of 16 frames and its windows are closed into a ring. The ControlNet runs once per frame.
+Networks of Stable Diffusion 1.5's size, guidance, windows of 16 frames with overlap 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import ControlNetModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch.utils.flop_counter import FlopCounterMode
+
+from magicanimate.models.appearance_encoder import SELF_ATTENTION, AppearanceEncoder
+from magicanimate.models.control_maps import control_maps
+from magicanimate.models.reference import install_attention, paired_blocks, set_reference, set_visible
+from magicanimate.models.unet import Turns, VideoUNet
+from magicanimate.windows import WindowPlan
+
+SD15_CHANNELS = (320, 640, 1280, 1280)
+TEXT_TOKENS = 77
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The three networks of a denoising step."""
+
+    unet: VideoUNet
+    encoder: AppearanceEncoder
+    controlnet: ControlNetModel
+
+
+def build_networks(channels: Sequence[int] = SD15_CHANNELS, *, text_width: int = 768) -> Networks:
+    """Networks of Stable Diffusion 1.5's topology with random weights, in eval mode."""
+    common = {"block_out_channels": tuple(channels), "cross_attention_dim": text_width}
+    return Networks(
+        VideoUNet(
+            num_attention_heads=8,
+            motion_num_attention_heads=8,
+            motion_max_seq_length=24,
+            use_motion_mid_block=False,
+            **common,
+        ).eval(),
+        AppearanceEncoder(attention_head_dim=8, **common).eval(),
+        ControlNetModel(attention_head_dim=8, **common).eval(),
+    )
+
+
+class PublishedSelfAttention(AttnProcessor2_0):
+    """Self-attention in the published order of work: all rows read the bank, then one half does it again."""
+
+    def __init__(self, bank: torch.Tensor):
+        super().__init__()
+        self.bank = bank
+
+    def __call__(self, attn: Attention, hidden_states: torch.Tensor, *_, **__) -> torch.Tensor:
+        rows = hidden_states.shape[0]
+        tokens = torch.cat([hidden_states, self.bank.expand(rows, -1, -1)], dim=1)
+        seen = super().__call__(attn, hidden_states, tokens)
+        half = hidden_states[: rows // 2]
+        return torch.cat([super().__call__(attn, half), seen[rows // 2 :]])
+
+
+def count_step(networks: Networks, *, frames: int, size: int, published: bool) -> dict[str, float]:
+    """TFLOP of one step by network (2 for a multiply-add).
+
+    What is kept for the whole animation (keys of the text, maps of the driving frames) is there already.
+
+    Args:
+        networks: on the "meta" device.
+        frames: of the clip.
+        size: side of the picture in pixels.
+        published: the published order of work, else the default one of this program.
+    """
+    windows = step_windows(frames, published=published)
+    frames = 1 + max(frame for window in windows for frame in window)  # with the padding
+    length = len(windows[0])
+    side, width = size // 8, networks.unet.config.cross_attention_dim
+    with torch.device("meta"):
+        text, timestep = torch.empty(1, TEXT_TOKENS, width), torch.empty((), dtype=torch.int64)
+        reference, control = torch.empty(1, 4, side, side), torch.empty(length, 3, size, size)
+    readers = install_attention(networks.unet, networks.controlnet, fusion="midup", keep_keys=not published)
+    found = {}
+    encoder_batch = 2 if published else 1
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        bank = networks.encoder(
+            reference.expand(encoder_batch, -1, -1, -1), timestep, text.expand(encoder_batch, -1, -1)
+        )
+    found["appearance encoder"] = counter.get_total_flops() / 1e12
+    bank = {name: tokens[:1] for name, tokens in bank.items()}
+
+    def run_control(*, unknown: int) -> list[torch.Tensor]:
+        down, mid = networks.controlnet(
+            reference.expand(length, -1, -1, -1),
+            timestep,
+            text.expand(length, -1, -1) if published else text,
+            controlnet_cond=control[:unknown],
+            return_dict=False,
+        )
+        return [*down, mid]
+
+    def run_window() -> None:
+        given = residuals
+        clip = reference[:, :, None].expand(-1, -1, length, -1, -1)
+        if published:
+            given = [residual.repeat(2, 1, 1, 1) for residual in residuals]
+            inputs, turns = (clip.expand(2, -1, -1, -1, -1), timestep, text.expand(2, -1, -1)), {}
+        else:
+            show = [False, True]
+            inputs = (clip, timestep)
+            turns = {"turns": Turns([text, text], lambda i: set_visible(readers, [show[i]]), True)}
+        networks.unet(
+            *inputs,
+            down_block_additional_residuals=given[:-1],
+            mid_block_additional_residual=given[-1],
+            **turns,
+        )
+
+    with torch.inference_mode(), contextlib.ExitStack() as stack:
+        if not published:
+            maps = stack.enter_context(control_maps(networks.controlnet))
+            maps.frames = range(length)
+        residuals = run_control(unknown=length)
+        with FlopCounterMode(display=False) as counter:
+            run_control(unknown=length if published else 0)
+        found["ControlNet"] = counter.get_total_flops() / 1e12 * frames / length
+        if published:
+            _install_published(networks.unet, bank)
+        else:
+            run_window()  # projects the text, which then is known
+            set_reference(readers, bank)
+        counts = []
+        for _ in windows[:2]:  # the first window of a step projects the reference
+            with FlopCounterMode(display=False) as counter:
+                run_window()
+            counts.append(counter.get_total_flops() / 1e12)
+        found["UNet"] = counts[0] + counts[-1] * (len(windows) - 1)
+    set_reference(readers, None)
+    return found
+
+
+def step_windows(frames: int, *, published: bool) -> list[list[int]]:
+    """The windows of a step: open, or a ring over the padded clip."""
+    if published:
+        return WindowPlan(mode="ring").windows(-(-frames // 16) * 16)
+    return WindowPlan().windows(frames)
+
+
+def _install_published(unet: VideoUNet, bank: dict[str, torch.Tensor]) -> None:
+    processors = unet.attn_processors
+    for name in paired_blocks(unet, fusion="midup"):
+        processors[f"{name}{SELF_ATTENTION}.processor"] = PublishedSelfAttention(bank[name])
+    unet.set_attn_processor(processors)
+
+
+def table(networks: Networks, *, frames: Sequence[int], size: int) -> str:
+    """Markdown: a row for each network and the sum, for each clip length."""
+    lines = ["| frames (windows) | part | published, TFLOP | this, TFLOP | ratio |", "|---|---|---|---|---|"]
+    for number in frames:
+        published, ours = (
+            count_step(networks, frames=number, size=size, published=choice) for choice in (True, False)
+        )
+        published["all"], ours["all"] = sum(published.values()), sum(ours.values())
+        windows = [len(step_windows(number, published=choice)) for choice in (True, False)]
+        where = f"{number} ({windows[0]}; {windows[1]})"
+        for part, spent in published.items():
+            ratio = ours[part] / spent
+            lines.append(f"| {where} | {part} | {spent:.2f} | {ours[part]:.2f} | {ratio:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, nargs="+", default=[16, 40, 125])
+    parser.add_argument("--size", type=int, default=512, help="side in pixels (%(default)s)")
+    args = parser.parse_args()
+    with torch.device("meta"):
+        networks = build_networks()
+    print(table(networks, frames=args.frames, size=args.size))
+
+
+if __name__ == "__main__":
+    main()

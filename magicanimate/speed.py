@@ -1,0 +1,54 @@
+"""How the exact work of an animation is arranged: same output within rounding, other time and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What is computed once instead of often, and by which kernels. The result is the same within rounding.
+
+    Attributes:
+        halves_in_turn: run the guidance halves one after the other, which halves the largest activations,
+            and the UNet's down path once for both while nothing tells them apart: the texts are equal and
+            only middle and up blocks read the reference.
+        keep_keys: project the reference's keys and values once per step and block, the text's once per
+            animation, instead of in every window (the text's: for every frame).
+        share_residuals: run the ControlNet once per frame and step; where windows overlap, the second one
+            takes the residuals of the first.
+        keep_maps: embed each driving frame for the ControlNet once per animation, up to 256 MB of them.
+        lean_modules: on a CPU, feature maps that are their tokens without a copy, feed-forward layers in
+            slices and, in float32, oneDNN's matrix product; no effect elsewhere.
+        window_batch: windows of a step that go through the UNet together. More fill a large GPU; a CPU gains
+            nothing.
+        banks_ahead: encode the reference for all steps before the first one, so that offloading moves the
+            encoder once instead of in every step; the banks of 25 steps at 512x512 take 350 MB in half
+            precision.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    halves_in_turn: bool = True
+    keep_keys: bool = True
+    share_residuals: bool = True
+    keep_maps: bool = True
+    lean_modules: bool = True
+    window_batch: int = 1
+    banks_ahead: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window_batch < 1:
+            raise ValueError(f"window_batch is {self.window_batch}; it is at least 1")
+
+    @classmethod
+    def plain(cls) -> Speed:
+        """Everything as the networks are defined, nothing shared: what the others are measured against."""
+        return cls(
+            halves_in_turn=False,
+            keep_keys=False,
+            share_residuals=False,
+            keep_maps=False,
+            lean_modules=False,
+        )
