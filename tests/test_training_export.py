@@ -107,6 +107,8 @@ def test_any_stage_goes_on_from_a_pipeline(stage, trained, data_folder, tmp_path
     assert all((".motion_modules." in key) == (stage == "stage2") for key in changed)
     old, new = (json.loads((p / "model_index.json").read_text()) for p in (given, run / "pipeline"))
     assert old == new
+    configs = [file.read_text() for file in (run / "pipeline").glob("*/config.json")]
+    assert len(configs) == 5 and not any(str(trained) in config for config in configs)
 
 
 def test_folder_that_is_no_pipeline_is_named(tmp_path, data_folder):

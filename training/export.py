@@ -77,7 +77,16 @@ def export_pipeline(
     )
     with staged_folder(out) as folder:
         pipe.to(torch.float16).save_pretrained(folder)
+        _forget_origins(folder)
         for kept in KEPT_FILES:
             if (out / kept).exists():
                 shutil.copy2(out / kept, folder / kept)
     return out
+
+
+def _forget_origins(folder: Path) -> None:
+    """Take the folders that networks were loaded from out of their configurations."""
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

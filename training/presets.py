@@ -81,7 +81,7 @@ def mini(stage: Stage) -> Settings:
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=300)
         config = StageConfig(
             "stage2",
-            steps=900,
+            steps=1350,
             batch_size=2,
             tau_2=0.2,
             checkpoint_every=50,
