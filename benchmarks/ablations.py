@@ -89,20 +89,16 @@ def train(name: str, args: argparse.Namespace) -> Path:
 
 def blind_pipeline(whole: Any, folder: Path) -> Any:
     """The pipeline of networks that were trained without a reference: their blocks find no tokens in it."""
-    import torch
-
     from benchmarks.methods import with_components
+    from magicanimate.models.appearance_encoder import AppearanceEncoder
     from training.build import add_time, image_networks, load_earlier
     from training.parts import NewParts
 
-    class NoReference(torch.nn.Module):
+    class NoReference(AppearanceEncoder):
         """Yields banks without tokens."""
 
-        def forward(self, sample: torch.Tensor, timestep, text) -> dict[str, torch.Tensor]:
-            return {
-                name: tokens[:, :0]
-                for name, tokens in whole.appearance_encoder(sample, timestep, text).items()
-            }
+        def forward(self, *args, **kwargs):
+            return {name: tokens[:, :0] for name, tokens in super().forward(*args, **kwargs).items()}
 
     config, network = settings("stage2", {"reference": False}, steps=1)
     parts = NewParts(network)
@@ -114,7 +110,7 @@ def blind_pipeline(whole: Any, folder: Path) -> Any:
         whole,
         unet=networks["unet"].eval(),
         controlnet=networks["controlnet"].eval(),
-        appearance_encoder=NoReference(),
+        appearance_encoder=NoReference.from_config(whole.appearance_encoder.config).eval(),
     )
 
 
