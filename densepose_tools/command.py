@@ -15,7 +15,8 @@ from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.extractor import ENGINES
 from magicanimate import __version__
-from magicanimate.errors import Cancelled, InputError
+from magicanimate.errors import InputError
+from magicanimate.terminal import exit_status
 
 if TYPE_CHECKING:
     from densepose_tools.engine import Extractor
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130
 
 _DESCRIPTION = """\
 Turn an ordinary clip into a DensePose motion clip for MagicAnimate: as many frames, as fast and as large.
@@ -121,15 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("magicanimate", "densepose_tools"):
         logging.getLogger(name).setLevel(logging.WARNING if args.quiet else logging.INFO)
-    try:
-        _run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return INPUT_ERROR
-    except (Cancelled, KeyboardInterrupt):
-        print("cancelled; run the same again to go on", file=sys.stderr)
-        return INTERRUPTED
-    return OK
+    return exit_status(lambda: _run(args), cancelled="cancelled; run the same again to go on")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -5,10 +5,26 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from magicanimate.config import Progress, ShouldStop
+from magicanimate.errors import Cancelled, InputError
 from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
+
+OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130
+
+
+def exit_status(work: Callable[[], None], *, cancelled: str = "cancelled") -> int:
+    """Do the work of a command: 0, or 2 for an `InputError`, 130 when interrupted, with a line on stderr."""
+    try:
+        work()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return INPUT_ERROR
+    except (Cancelled, KeyboardInterrupt):
+        print(cancelled, file=sys.stderr)
+        return INTERRUPTED
+    return OK
 
 
 class ProgressBar:

@@ -81,3 +81,22 @@ def converted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def layout(published: Path, tmp_path: Path) -> Path:
     """A copy of the published layout to break; files are links until they are replaced."""
     return shutil.copytree(published, tmp_path / "published", copy_function=os.link)
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory) -> Path:
+    """Rendered "dancers" for tiny trainings: coloured boxes."""
+    from tests.dancer_files import write_boxes
+
+    return write_boxes(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture(scope="module")
+def trained(data_folder, tmp_path_factory) -> Path:
+    """Folder of runs with the three stages of the mini, a few steps each."""
+    from tests.training_runs import train
+
+    folder = tmp_path_factory.mktemp("runs")
+    for stage in ("vae", "base", "stage2"):
+        train(stage, data_folder, folder)
+    return folder

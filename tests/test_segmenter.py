@@ -25,11 +25,6 @@ from training.segmenter.stage import DICE_WEIGHT, segmentation_loss
 
 
 @pytest.fixture(scope="module")
-def data_folder(tmp_path_factory) -> Path:
-    return write_boxes(tmp_path_factory.mktemp("boxes"))
-
-
-@pytest.fixture(scope="module")
 def trained(data_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     assert main(["segmenter", "--data", str(data_folder), "--runs", str(folder), "--preset", "tiny"]) == 0

@@ -15,7 +15,7 @@ from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.media.writer import VideoWriter
-from tests.dancer_files import control_frames, write_boxes
+from tests.dancer_files import control_frames
 from tests.training_runs import train
 from training.__main__ import main
 from training.build import Start
@@ -24,19 +24,6 @@ from training.export import export_pipeline, saved_config
 from training.presets import preset
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory) -> Path:
-    return write_boxes(tmp_path_factory.mktemp("boxes"))
-
-
-@pytest.fixture(scope="module")
-def trained(data_folder, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    for stage in ("vae", "base", "stage2"):
-        train(stage, data_folder, folder)
-    return folder
 
 
 def animated(pipeline: Path, data_folder: Path, folder: Path):

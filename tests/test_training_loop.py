@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from magicanimate.errors import InputError
-from tests.dancer_files import write_boxes
 from tests.training_files import write_video
 from tests.training_runs import command, finish, losses, rows, train, weights
 from training.averages import Averages
@@ -22,20 +21,6 @@ from training.config import OptimizerConfig, StageConfig, fixed_settings
 from training.loop import learning_rate
 from training.presets import preset
 from training.run_folder import Metrics, check_settings
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory) -> Path:
-    return write_boxes(tmp_path_factory.mktemp("boxes"))
-
-
-@pytest.fixture(scope="module")
-def trained(data_folder, tmp_path_factory) -> Path:
-    """The three stages of the mini, a few steps each."""
-    folder = tmp_path_factory.mktemp("runs")
-    for stage in ("vae", "base", "stage2"):
-        train(stage, data_folder, folder)
-    return folder
 
 
 def with_earlier(folder: Path, trained: Path, stage: str) -> Path:

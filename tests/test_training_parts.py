@@ -10,7 +10,6 @@ import torch
 
 from magicanimate.errors import InputError
 from magicanimate.models.unet import VideoUNet
-from tests.dancer_files import write_boxes
 from tests.published_layout import fill_tensor, tiny_unet, write_motion
 from tests.training_runs import losses, train_paper, weights
 from training.build import Start, build_networks
@@ -22,11 +21,6 @@ from training.presets import preset, tiny_network
 @pytest.fixture(scope="module")
 def parts(published: Path) -> StableDiffusionParts:
     return StableDiffusionParts(published / "stable-diffusion-v1-5", published / "sd-vae-ft-mse")
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory) -> Path:
-    return write_boxes(tmp_path_factory.mktemp("boxes"))
 
 
 def test_networks_begin_as_copies_of_the_unet(parts):

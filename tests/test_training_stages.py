@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from magicanimate.errors import InputError
-from tests.dancer_files import write_boxes
 from tests.training_files import write_points, write_video
 from tests.training_runs import losses, rows, train, weights
 from training.batches import Numbered
@@ -23,11 +22,6 @@ from training.networks import build_image_unet
 from training.presets import preset
 from training.runs import build_stage
 from training.sets import DataFolders, open_data
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory) -> Path:
-    return write_boxes(tmp_path_factory.mktemp("boxes"))
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from magicanimate.cli.parser import build_parser
-from magicanimate.errors import Cancelled, InputError
-
-OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130
+from magicanimate.terminal import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,15 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = logging.WARNING if getattr(args, "quiet", True) else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("magicanimate").setLevel(level)
-    try:
-        _run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return INPUT_ERROR
-    except (Cancelled, KeyboardInterrupt):
-        print("cancelled", file=sys.stderr)
-        return INTERRUPTED
-    return OK
+    return exit_status(lambda: _run(args))
 
 
 def _run(args) -> None:
