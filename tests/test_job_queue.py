@@ -13,7 +13,7 @@ import pytest
 
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.studio.job import Job
+from magicanimate.studio.job import Job, Made
 from magicanimate.studio.job_queue import JobQueue
 from tests.conftest import ROOT
 
@@ -32,7 +32,7 @@ class Work:
         self.begun: list[str] = []
         self.go = threading.Semaphore(0)
 
-    def __call__(self, request: Mapping, on_progress, should_stop) -> list[Path]:
+    def __call__(self, request: Mapping, on_progress, should_stop) -> Made:
         name = request["name"]
         self.begun.append(name)
         on_progress(Progress("denoise", 1, 4, preview="picture"))
@@ -46,7 +46,7 @@ class Work:
             )
         result = self.folder / f"{name}.txt"
         result.write_text(name)
-        return [result]
+        return Made((result,), f"{name} is done.")
 
 
 @pytest.fixture
@@ -88,7 +88,11 @@ def test_jobs_run_in_order_and_tell_of_their_progress(queue, work, tmp_path):
     work.go.release(2)
     done = end_of(queue, second)
     assert (done.state, done.results, done.progress) == ("done", (str(tmp_path / "second.txt"),), None)
-    assert work.begun == ["first", "second"] and queue.get(first.id).state == "done"
+    assert (
+        done.summary == "second is done."
+        and work.begun == ["first", "second"]
+        and queue.get(first.id).state == "done"
+    )
 
 
 def test_order_can_be_changed_and_jobs_taken_out(queue, work):
@@ -227,13 +231,14 @@ def test_files_that_are_no_jobs_are_passed_over(tmp_path, work, caplog):
 _KILLED = """
 import sys, time
 from pathlib import Path
+from magicanimate.studio.job import Made
 from magicanimate.studio.job_queue import JobQueue
 
 def work(request, on_progress, should_stop):
     if request["name"] == "slow":
         print("running", flush=True)
         time.sleep(600)
-    return []
+    return Made()
 
 folder = Path(sys.argv[1])
 queue = JobQueue(folder, {"work": work})

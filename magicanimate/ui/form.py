@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import gradio as gr
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import FITS, FUSIONS, WINDOW_MODES, AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.wording import new_output
 
 DICE = Path(__file__).with_name("dice.svg")
 LARGEST_SEED = 2**31 - 1
@@ -153,3 +155,28 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
             del given[name]
     paths = {"photo": Path(values["photo"]), "motion": Path(values["motion"]), "output": output}
     return AnimationRequest(**{**given, **paths, "seed": int(values["seed"]), "preview_every": 1})
+
+
+def requests_of(values: Mapping[str, Any], folder: Path) -> list[AnimationRequest]:
+    """The requests that the values of the widgets mean, with outputs in ``folder``.
+
+    Raises:
+        InputError: photo or clip is missing.
+    """
+    return [request_of(values, new_output(folder, Path(values["photo"] or ""), Path(values["motion"] or "")))]
+
+
+def values_of(settings: Mapping[str, Any], defaults: ModelDefaults) -> dict[str, Any]:
+    """Values by name of control that would make a result again, without photo and clip.
+
+    Args:
+        settings: the JSON beside the result.
+        defaults: of the checkpoint.
+    """
+    own = {"end": 0, "fps": 0, "scheduler": OWN_SCHEDULER, **asdict(defaults)}
+    known = {name: settings[name] for name in AnimationRequest.names() if name in settings}
+    paths = {"photo", "motion", "output"}
+    values = {
+        name: own.get(name) if value is None else value for name, value in known.items() if name not in paths
+    }
+    return {**values, "random_seed": False}
