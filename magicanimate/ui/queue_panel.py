@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import gradio as gr
@@ -78,7 +78,11 @@ def job_list(jobs: Sequence[PlacedJob]) -> str:
     unfinished = sum(placed.job.state == "interrupted" for placed in jobs)
     over = sum(placed.job.is_over for placed in jobs)
     clear = _button("clear", "Dismiss all that ended", "What was made stays") if over > 1 else ""
-    rows = "".join(_row(placed) for placed in jobs)
+    waiting = [placed.job for placed in jobs if placed.job.state == "waiting"]
+    useless = {
+        (job.id, button) for job, button in zip(waiting[:1] + waiting[-1:], (_UP, _DOWN), strict=False)
+    }
+    rows = "".join(_row(placed, useless) for placed in jobs)
     return (
         f'<section class="ma-jobs" aria-label="Jobs"><header><h3>Jobs</h3>{clear}</header>'
         f"{_offer(unfinished)}<ol>{rows}</ol></section>"
@@ -95,14 +99,18 @@ def _offer(unfinished: int) -> str:
     return f'<div class="ma-offer"><span>The program ended before {them}.</span>{go_on}{drop}</div>'
 
 
-def _row(placed: PlacedJob) -> str:
+def _row(placed: PlacedJob, useless: Set[tuple[str, tuple[str, str, str]]]) -> str:
+    """A job, without the buttons that would do nothing."""
     job = placed.job
     state = _STATES[job.state]
     if job.state == "waiting":
         state = f"waiting behind {placed.before}" if placed.before else "next"
     detail = f'<span class="ma-job-error">{html.escape(job.error)}</span>' if job.error else ""
-    sensible = (button for button in _BUTTONS[job.state] if button is not _SHOW or job.results)
-    buttons = "".join(_button(*button, job=job) for button in sensible)
+    buttons = "".join(
+        _button(*button, job=job)
+        for button in _BUTTONS[job.state]
+        if (job.id, button) not in useless and (button is not _SHOW or job.results)
+    )
     return (
         f'<li class="ma-job ma-job-{job.state}" data-job="{job.id}">{_picture(job)}'
         f'<div class="ma-job-text"><b>{html.escape(job.title)}</b><span>{state}</span>{detail}</div>'

@@ -91,10 +91,12 @@ class RunningPanel:
             updates[self.timer] = gr.update(value=_WHILE_BUSY if busy else _WHILE_IDLE)
         if news.changed:
             updates |= self._current(news.seen.current)
+            if news.seen.preview is None:
+                updates[self.preview] = gr.update(value="", visible=False)
         if news.preview is not None:
             updates[self.preview] = gr.update(value=views.preview(news.preview), visible=True)
         if news.ended is not None:
-            updates |= self._ended(news.ended)
+            updates |= self._ended(news.ended, alone=news.seen.preview is None)
         note = views.unloaded_note(self.studio.unload_after) if self.studio.unloaded else ""
         return updates | {self.note: gr.update(value=note, visible=bool(note))}
 
@@ -102,19 +104,16 @@ class RunningPanel:
         """What is said of the job that the page tells of."""
         updates: Updates = {self.status: views.job_status(placed)}
         active = placed is not None and placed.job.state in ("running", "waiting")
-        updates[self.cancel] = gr.update(value="Cancel", interactive=active)
-        if not active:
-            updates[self.preview] = gr.update(value="", visible=False)
-        return updates
+        return updates | {self.cancel: gr.update(value="Cancel", interactive=active)}
 
-    def _ended(self, job: Job) -> Updates:
-        """Show what has come of a job."""
+    def _ended(self, job: Job, *, alone: bool) -> Updates:
+        """Show what has come of a job; ``alone`` if there is no preview of another one."""
         if job.state == "done":
             try:
                 return {self.result_column: gr.update(visible=True), **self.result.show(job.results[0])}
             except InputError as error:
                 return {self.status: views.message(str(error), kind="error")}
-        if job.results and Path(job.results[0]).exists():  # what was kept of a cancelled one
+        if alone and job.results and Path(job.results[0]).exists():  # what was kept of a cancelled one
             kept = views.moving_picture(Path(job.results[0]).read_bytes(), label="the last preview")
             return {self.preview: gr.update(value=kept, visible=True)}
         return {}
