@@ -31,6 +31,7 @@ class Conditions:
         guidance_scale: 1 or less means that ``text`` holds the prompt alone.
         control_scale: weight of the ControlNet's residuals.
         bank_dtype: round the reference bank to this type.
+        reference_strength: see `magicanimate.models.reference`.
     """
 
     reference: torch.Tensor
@@ -39,6 +40,7 @@ class Conditions:
     guidance_scale: float
     control_scale: float
     bank_dtype: torch.dtype | None = None
+    reference_strength: float = 1.0
 
 
 class WindowDenoiser:
@@ -78,7 +80,8 @@ class WindowDenoiser:
     def start_step(self, timestep: torch.Tensor) -> None:
         """Begin a step: read the reference at ``timestep``, forget the predictions of the last step."""
         bank = self._banks[float(timestep)] if self._banks else self._bank(timestep)
-        set_reference(self.readers, bank, visible=self.visible)
+        strength = self.conditions.reference_strength
+        set_reference(self.readers, bank, visible=self.visible, strength=strength)
         self.timestep = timestep
         self.sum: torch.Tensor | None = None
         self.weight: torch.Tensor | None = None
