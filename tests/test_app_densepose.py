@@ -13,6 +13,7 @@ from densepose_tools.one_click import Wish
 from magicanimate.config import AnimationRequest, AnimationResult, Progress
 from magicanimate.errors import Cancelled
 from magicanimate.palette import BACKGROUND
+from magicanimate.ui.animate_tab import AnimateTab
 from magicanimate.ui.motion_panel import CORRECT, MAKE, motion_of
 from magicanimate.ui.page import Page
 from magicanimate.ui.studio import NewMotion, Studio
@@ -37,11 +38,11 @@ def studio(tiny_model, segmenter, output):
 
 
 @pytest.fixture
-def page(studio) -> Page:
-    return Page(studio, [], queue_size=2)
+def page(studio) -> AnimateTab:
+    return Page(studio, [], queue_size=2).animate
 
 
-def values_of(page: Page, **changes) -> dict:
+def values_of(page: AnimateTab, **changes) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in (*page.controls.values(), *page.panel.settings.values())}
     data |= {page.panel.made: {}, page.panel.waiting: ""}
@@ -104,7 +105,7 @@ def test_without_weights_and_network_the_panel_says_what_to_do(tiny_model, outpu
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", tmp_path / "none")
     studio = Studio(tiny_model, output, offline=True)
-    offer = Page(studio, [], queue_size=2).panel._offer(str(write_dance(tmp_path / "dance.mp4", 3)))
+    offer = Page(studio, [], queue_size=2).animate.panel._offer(str(write_dance(tmp_path / "dance.mp4", 3)))
     assert offer.button is None and "give the released file" in offer.text
     studio.close()
 
