@@ -139,7 +139,9 @@ def _pointed_at(
         if there:
             return numbers[frame][there[-1]]
     middles = (tuple(round(corner + side / 2) for corner, side in _halves(person)) for person in people)
-    where = "; people are at " + ", ".join(f"{x},{y}" for x, y in middles) if people else ", nor anywhere else"
+    where = (
+        "; people are at " + ", ".join(f"{x},{y}" for x, y in middles) if people else ", nor anywhere else"
+    )
     raise InputError(f"{point} shows nobody{where}. Point at somebody.")
 
 
