@@ -79,9 +79,7 @@ def job_list(jobs: Sequence[PlacedJob]) -> str:
     over = sum(placed.job.is_over for placed in jobs)
     clear = _button("clear", "Dismiss all that ended", "What was made stays") if over > 1 else ""
     waiting = [placed.job for placed in jobs if placed.job.state == "waiting"]
-    useless = {
-        (job.id, button) for job, button in zip(waiting[:1] + waiting[-1:], (_UP, _DOWN), strict=False)
-    }
+    useless = {(job.id, "up") for job in waiting[:1]} | {(job.id, "down") for job in waiting[-1:]}
     rows = "".join(_row(placed, useless) for placed in jobs)
     return (
         f'<section class="ma-jobs" aria-label="Jobs"><header><h3>Jobs</h3>{clear}</header>'
@@ -99,7 +97,7 @@ def _offer(unfinished: int) -> str:
     return f'<div class="ma-offer"><span>The program ended before {them}.</span>{go_on}{drop}</div>'
 
 
-def _row(placed: PlacedJob, useless: Set[tuple[str, tuple[str, str, str]]]) -> str:
+def _row(placed: PlacedJob, useless: Set[tuple[str, str]]) -> str:
     """A job, without the buttons that would do nothing."""
     job = placed.job
     state = _STATES[job.state]
@@ -109,7 +107,7 @@ def _row(placed: PlacedJob, useless: Set[tuple[str, tuple[str, str, str]]]) -> s
     buttons = "".join(
         _button(*button, job=job)
         for button in _BUTTONS[job.state]
-        if (job.id, button) not in useless and (button is not _SHOW or job.results)
+        if (job.id, button[0]) not in useless and (button is not _SHOW or job.results)
     )
     return (
         f'<li class="ma-job ma-job-{job.state}" data-job="{job.id}">{_picture(job)}'

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 from densepose_tools.engine_choice import EngineChoice, Forecast
-from densepose_tools.one_click import Findings, MadeMotion, Wish, examine, make_motion, write_playable
+from densepose_tools.one_click import Findings, MadeMotion, Wish, examine, make_motion
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
@@ -32,19 +32,6 @@ FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
 _UPDATES_EVERY = 0.2  # seconds between updates of the page
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class NewMotion:
-    """A motion clip that was made.
-
-    Attributes:
-        made: what and how.
-        playable: a copy for the browser, which does not play lossless video.
-    """
-
-    made: MadeMotion
-    playable: Path
 
 
 class Studio:
@@ -184,29 +171,32 @@ class Studio:
         """
         return self._engine.forecast()
 
-    def make_motion(self, visitor: str, clip: Path, wish: Wish) -> Iterator[Progress | NewMotion]:
+    def make_motion(
+        self, visitor: str, clip: Path, wish: Wish, *, earlier: MadeMotion | None = None
+    ) -> Iterator[Progress | MadeMotion]:
         """Yield progress, a few times a second, and at last the clip. Closing the iterator stops it.
+
+        Copies that browsers play go with the program.
 
         Raises:
             InputError: as `densepose_tools.one_click.make_motion`.
             Cancelled: stopped by `cancel`; the same again goes on from there.
         """
+        work = partial(
+            make_motion,
+            clip,
+            self.output,
+            engine=self._engine,
+            wish=wish,
+            copies=Path(self._lent.name),
+            earlier=earlier,
+        )
 
-        def work(on_progress: OnProgress, should_stop: ShouldStop) -> NewMotion:
+        def in_turn(on_progress: OnProgress, should_stop: ShouldStop) -> MadeMotion:
             with self._turn(on_progress, should_stop):
-                made = make_motion(
-                    clip,
-                    self.output,
-                    engine=self._engine,
-                    wish=wish,
-                    on_progress=on_progress,
-                    should_stop=should_stop,
-                )
-            playable = Path(self._lent.name) / f"{secrets.token_hex(8)}.mp4"
-            write_playable(made.extraction.video, playable, on_progress=on_progress)
-            return NewMotion(made, playable)
+                return work(on_progress=on_progress, should_stop=should_stop)
 
-        return self._run(visitor, work)
+        return self._run(visitor, in_turn)
 
     def _run(
         self, visitor: str, work: Callable[[OnProgress, ShouldStop], Result]
