@@ -242,12 +242,12 @@ class Studio:
 
     @contextmanager
     def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
-        """Have the device to oneself; while waiting for it, the progress of loading is told."""
+        """Have the device to oneself; while waiting for it, what is waited for is told."""
         while not self._device.acquire(timeout=_UPDATES_EVERY):
             if should_stop():
                 raise Cancelled("stopped before it began")
-            if self._loading is not None and not self.animator.loaded:
-                on_progress(self._loading)
+            loading = self._loading or Progress("load", 0, 1)
+            on_progress(Progress("wait", 0, 1) if self.animator.loaded else loading)
         self._idle.busy()
         try:
             yield
