@@ -63,6 +63,7 @@ class AnimationRequest:
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
+        credentials: sign the result with content credentials that say what it is and what made it.
         check_motion: refuse a clip whose colours are not those of a DensePose map.
         limits: bounds on the input files.
     """
@@ -93,6 +94,7 @@ class AnimationRequest:
     preview_every: int = 0
     sound: bool = False
     side_by_side: bool = False
+    credentials: bool = True
     check_motion: bool = True
     limits: MediaLimits = field(default_factory=MediaLimits)
 
@@ -138,6 +140,7 @@ class AnimationResult:
         num_frames, fps, width, height: of the result.
         seconds: time spent, by stage.
         settings: what the JSON holds.
+        unsigned: why the result has no content credentials though it should, one sentence; else empty.
     """
 
     output: Path
@@ -149,6 +152,7 @@ class AnimationResult:
     height: int
     seconds: dict[str, float]
     settings: dict[str, Any]
+    unsigned: str = ""
 
 
 OnProgress = Callable[[Progress], None]

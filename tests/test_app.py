@@ -109,7 +109,7 @@ def test_page_has_a_widget_for_every_setting(studio):
     page = Page(studio, [], queue_size=2)
     assert page.defaults == ModelDefaults("mini", 32, 32, 2, 2.0)
     not_there = {
-        "output", "window_stride", "controlnet_conditioning_scale", "preview_every", "limits"
+        "credentials", "output", "window_stride", "controlnet_conditioning_scale", "preview_every", "limits"
     }  # fmt: skip
     from magicanimate.config import AnimationRequest
 
