@@ -30,12 +30,15 @@ class MediaLimits:
         max_pixels: largest width x height of a photo or of one frame.
         max_seconds: longest stretch of a clip that is used.
         max_frames: most frames that are animated.
+        max_total_pixels: of all frames that must be decoded, so that a small file does not unpack to days of
+            work; the default is 24 000 frames of 4K.
     """
 
     max_file_bytes: int = 2 * 1024**3
     max_pixels: int = 64_000_000
     max_seconds: float = 1200.0
     max_frames: int = 20_000
+    max_total_pixels: int = 200_000_000_000
 
 
 @dataclass(frozen=True)
