@@ -20,7 +20,7 @@ from magicanimate import __version__
 from magicanimate.config import MediaLimits
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
-from magicanimate.web.access import Access, exposure_warnings, parse_accounts
+from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -45,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--queue", type=int, default=8, help="animations that may wait (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--unload-after",
+        type=float,
+        default=30.0,
+        metavar="MINUTES",
+        help="time without work after which the networks leave the memory; 0: never (default: %(default)g)",
     )
     parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: the fastest found)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
@@ -134,7 +141,15 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
     studio = Studio(
-        args.model, output, device=args.device, dtype=args.dtype, offline=args.offline, engine=engine
+        args.model,
+        output,
+        device=args.device,
+        dtype=args.dtype,
+        offline=args.offline,
+        engine=engine,
+        most_waiting=args.queue,
+        unload_after=args.unload_after,
+        shared=args.share or not is_loopback(args.host),
     )
     page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue)
     try:
@@ -146,6 +161,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
             theme=theme.make(),
             css_paths=views.STYLE,
             allowed_paths=[str(output), str(EXAMPLES)],
+            blocked_paths=[str(studio.queue.folder)],
             max_file_size=MediaLimits().max_file_bytes,
             app_kwargs={"middleware": [Middleware(Guard, access=access)]},
             enable_monitoring=False,

@@ -248,10 +248,10 @@ def test_other_sites_are_turned_away(address):
 
 
 def test_an_error_nobody_foresaw_is_a_number_for_the_caller(served, client, folder, monkeypatch, caplog):
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError(f"{folder} is none of your business")
 
-    monkeypatch.setattr(served[1], "animate", broken)
+    monkeypatch.setattr(served[1], "submit", broken)
     with caplog.at_level(logging.ERROR):
         said = refused(client, folder / "me.jpg", folder / "dance.mp4")
     number = re.search(r"error ([0-9a-f]{6})\)", said)[1]

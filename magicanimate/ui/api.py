@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from magicanimate.config import AnimationResult, Progress
-from magicanimate.errors import Cancelled, InputError
+from magicanimate.errors import InputError
 from magicanimate.studio.api_request import api_request
+from magicanimate.studio.job import Job
 from magicanimate.ui.studio import Studio
-from magicanimate.wording import new_output
 
 AT_A_TIME = 4
 """Calls that may wait for their result; animations run one after the other anyway."""
@@ -51,17 +51,33 @@ class AnimateEndpoint:
     def _animate(
         self, photo: str | None, motion: str | None, settings: dict | None, request: gr.Request
     ) -> Iterator[Reply]:
+        """Submit a job and follow it; a caller who leaves takes it along.
+
+        Raises:
+            InputError: the request cannot be used, or the job failed or was cancelled.
+        """
+        defaults = self.studio.defaults()
+        wanted = api_request(photo, motion, settings, defaults=defaults, output=self.studio.output)
+        owner = (request.username or f"api {request.session_hash}") if self.studio.shared else ""
+        job = self.studio.submit(wanted, owner=owner)
         try:
-            output = new_output(self.studio.output, Path(photo or ""), Path(motion or ""))
-            wanted = api_request(photo, motion, settings, defaults=self.studio.defaults(), output=output)
-            for news in self.studio.animate(f"{request.session_hash}/api", wanted):
+            for news in self.studio.queue.follow(job.id):
                 yield _reply(news)
-        except Cancelled as error:
-            raise InputError("The animation was cancelled.") from error
+                if news.state == "done":
+                    return
+            raise InputError("The animation was taken out of the queue.")
+        finally:
+            self.studio.queue.cancel(job.id)
 
 
-def _reply(news: Progress | AnimationResult) -> Reply:
-    if isinstance(news, AnimationResult):
-        return str(news.output), {"stage": "done", **news.settings}
-    left = {"seconds_left": news.seconds_left}
-    return None, {"stage": news.stage, "step": news.step, "total": news.total, **left}
+def _reply(job: Job) -> Reply:
+    if job.state == "done":
+        video, settings_file = job.results[:2]
+        return video, {"stage": "done", **json.loads(Path(settings_file).read_text(encoding="utf-8"))}
+    if job.is_over or job.state == "interrupted":
+        raise InputError(job.error or "The animation was cancelled.")
+    now = job.progress
+    if now is None:
+        return None, {"stage": job.state, "step": 0, "total": 0, "seconds_left": None}
+    left = {"seconds_left": now.seconds_left}
+    return None, {"stage": now.stage, "step": now.step, "total": now.total, **left}
