@@ -58,6 +58,7 @@ class AnimateTab:
             self.start.render()
             self.cancel = gr.Button("Cancel", size="lg", interactive=False, elem_id="cancel")
             self.leave = gr.Button("Leave it as it is", size="lg", visible=False, elem_id="leave-job")
+        gr.HTML(views.CONSENT, padding=False)
         with gr.Accordion("More", open=False):
             self.controls |= form.more_settings(self.defaults)
 

@@ -8,6 +8,8 @@ import gradio as gr
 
 from magicanimate.ui import help_tab, views
 from magicanimate.ui.animate_tab import AnimateTab
+from magicanimate.ui.api import AnimateEndpoint
+from magicanimate.ui.guarded_blocks import GuardedBlocks
 from magicanimate.ui.studio import Studio
 
 _EXAMPLE_PHOTOS = (".png", ".jpg", ".jpeg")
@@ -33,7 +35,7 @@ class Page:
     """
 
     def __init__(self, studio: Studio, examples: list[list[str]], *, queue_size: int):
-        with gr.Blocks(
+        with GuardedBlocks(
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:
             gr.HTML(views.TITLE, padding=False)
@@ -42,5 +44,6 @@ class Page:
                     self.animate = AnimateTab(studio, examples)
                 with gr.Tab("Help", id="help"):
                     help_tab.build(studio.defaults())
+            AnimateEndpoint(studio)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
         self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)

@@ -28,6 +28,8 @@ TITLE = """
 </header>
 """
 
+CONSENT = '<p class="ma-note">A photo of a real person? Animate it only if that person agrees.</p>'
+
 
 def checkpoint_note(defaults: ModelDefaults) -> str:
     """Which checkpoint runs, and what may be expected of it."""
