@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import torch
 from magicanimate.errors import InputError
 from tests.training_files import write_video
 from tests.training_runs import command, finish, losses, rows, train, weights
+from training.__main__ import main
 from training.averages import Averages
 from training.batches import StepBatches
 from training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
@@ -66,6 +68,27 @@ def test_killed_run_is_the_uninterrupted_run(data_folder, tmp_path):
     assert not list((run / "checkpoints").glob("*.tmp"))
     ours, theirs = weights(run), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_asked_to_end_it_writes_a_checkpoint_first(trained, data_folder, tmp_path, capsys):
+    """SIGTERM in the middle of step 3, where no checkpoint is due; then the same command goes on."""
+    rows_written = logging.getLogger("training.run_folder")
+    ask = logging.Handler()
+    ask.emit = lambda record: (
+        signal.raise_signal(signal.SIGTERM) if "'step': 3," in record.getMessage() else None
+    )
+    rows_written.addHandler(ask)
+    rows_written.setLevel(logging.INFO)
+    args = ["vae", "--data", str(data_folder), "--runs", str(tmp_path), "--preset", "tiny"]
+    try:
+        assert main(args) == 3
+    finally:
+        rows_written.removeHandler(ask)
+    assert "stopped, checkpoint written" in capsys.readouterr().err
+    assert read_checkpoint(newest_checkpoint(tmp_path / "vae"))["step"] == 3
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert main(args) == 0
+    assert losses(tmp_path / "vae") == losses(trained / "vae")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="torch's launcher is not the same on Windows")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from magicanimate.errors import InputError
+from magicanimate.terminal import stop_on_interrupt
 from training.build import (
     LATENTS,
     Start,
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 
 PIPELINE = "pipeline"
 MEASURED_PICTURES = 16
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
+"""What asks a program to end: ``kill``'s on Unix; on Windows Ctrl-Break, which programs can send too."""
 
 
 def train(
@@ -42,8 +46,10 @@ def train(
     start: Start | None = None,
     stop_after: int | None = None,
     threads: int | None = None,
-) -> None:
+) -> bool:
     """Train one stage in ``runs/<stage>``, resuming if that run was begun.
+
+    Ctrl-C, or one of `STOP_SIGNALS`, ends it after the step it is at, with a checkpoint.
 
     Args:
         config: of the stage.
@@ -53,6 +59,9 @@ def train(
         start: files of the first weights.
         stop_after: leave after so many steps of this call.
         threads: CPU threads; torch's choice when ``None``.
+
+    Returns:
+        Whether it came to its end, not stopped by a signal.
 
     Raises:
         InputError: an earlier stage or a file is missing, the data cannot be used, a run with other settings
@@ -75,11 +84,13 @@ def train(
         record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
         write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
     trainer = Trainer(stage, config, folder, accelerator=accelerator)
-    taken = trainer.run(stop_after=stop_after)
+    with stop_on_interrupt(also=STOP_SIGNALS) as should_stop:
+        taken = trainer.run(stop_after=stop_after, should_stop=should_stop)
     due = trainer.step >= config.steps and (taken or not (folder / PIPELINE).exists())
     if due and accelerator.is_main_process and _exportable(config):
         written = export_pipeline(config, network, runs, folder / PIPELINE, start=start)
         log.info("wrote %s", written)
+    return trainer.step >= config.steps or taken == stop_after
 
 
 def _exportable(config: StageConfig) -> bool:
