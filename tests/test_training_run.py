@@ -99,9 +99,8 @@ def test_a_process_is_found_by_another_program_and_asked_politely(process, tmp_p
 
 
 def test_who_does_not_end_in_time_is_made_to(process, tmp_path):
-    python(
-        process, "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: 0)\ntime.sleep(60)", tmp_path
-    )
+    code = "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: 0)\ntime.sleep(60)"
+    python(process, code, tmp_path)
     time.sleep(0.2)
     process.stop(grace=0.1)
     wait_until(lambda: not process.running)

@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m training",
         description="Train the networks. The same command again resumes. For several processes put"
-        " `accelerate launch -m` before `training` in place of `python -m`. Ctrl-C, or SIGTERM, stops after the"
-        " step it is at and writes a checkpoint (exit status 3).",
+        " `accelerate launch -m` before `training` in place of `python -m`. Ctrl-C, or SIGTERM, stops it"
+        " after the step it is at, with a checkpoint (exit status 3).",
     )
     commands = top.add_subparsers(dest="command", required=True)
     for stage, text in STAGES.items():

@@ -1,7 +1,8 @@
 """A program that goes on when the page, or the program that started it, has ended.
 
 Its folder holds ``NAME.process.json``, which says which process it is, and ``NAME.log``, what it printed
-since it was started last. A process is known by its number and the time it began, since numbers are used again.
+since it was started last. A process is known by its number and the time it began, since numbers are used
+again.
 """
 
 from __future__ import annotations

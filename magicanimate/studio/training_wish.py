@@ -37,9 +37,8 @@ FROM_NOTHING = ("mini", "tiny")
 NEW_STAGES = ("vae", "base")
 """Stages that only presets from nothing have: the others begin with Stable Diffusion's networks."""
 _RENDERER_NEEDS = ("anny", "numba", "cv2")
-_RENDERED = {
-    "tiny": ("--size", "32", "--frames", "8", "--stills", "4")
-}  # a preset's pictures, if not the usual
+_RENDERED = {"tiny": ("--size", "32", "--frames", "8", "--stills", "4")}
+"""A preset's pictures, where they are not the renderer's usual ones."""
 
 
 def stages_of(preset: str) -> tuple[str, ...]:
@@ -117,9 +116,7 @@ class TrainingWish:
         ):
             if value is not None:
                 if not value > 0:
-                    raise InputError(
-                        f"{option} must be more than 0, not {value:g}; leave it empty otherwise."
-                    )
+                    raise InputError(f"{option} must be more than 0, not {value:g}; or leave it empty.")
                 words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
         return python("training", *words)
 
