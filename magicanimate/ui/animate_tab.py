@@ -89,7 +89,11 @@ class AnimateTab:
         with gr.Accordion("Settings of this result", open=False, visible=False) as self.settings_box:
             self.settings = gr.JSON(show_label=False)
             self.settings_file = gr.DownloadButton("Download the settings", size="sm")
-        gr.HTML(views.checkpoint_note(self.defaults), padding=False)
+        self.note = gr.HTML(self._checkpoint_note, padding=False, elem_id="checkpoint")
+
+    def _checkpoint_note(self) -> str:
+        """Right again whenever the page is opened."""
+        return views.checkpoint_note(self.studio.defaults(), trial=self.studio.trial)
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
