@@ -22,7 +22,7 @@ from training.checkpoints import newest_checkpoint, read_checkpoint, write_check
 from training.config import OptimizerConfig, StageConfig, fixed_settings
 from training.loop import learning_rate
 from training.presets import preset
-from training.run_folder import Metrics, check_settings
+from training.run_folder import Metrics, alone_in, check_settings
 
 
 def with_earlier(folder: Path, trained: Path, stage: str) -> Path:
@@ -112,6 +112,18 @@ def test_changed_setting_is_refused_and_named(trained, data_folder, tmp_path):
         train("vae", data_folder, tmp_path, optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=1))
     train("vae", data_folder, tmp_path, steps=6, log_every=2)
     assert [row["step"] for row in rows(run)] == [1, 2, 4, 6]
+
+
+def test_a_second_training_of_the_same_run_is_refused(data_folder, tmp_path):
+    (tmp_path / "vae").mkdir()
+    with (
+        alone_in(tmp_path / "vae"),
+        pytest.raises(InputError, match="vae is being trained by another program"),
+    ):
+        train("vae", data_folder, tmp_path)
+    assert not (tmp_path / "vae" / "config.json").exists()
+    with alone_in(tmp_path / "vae"):  # it was let go of
+        pass
 
 
 def test_settings_that_an_older_run_did_not_write_are_not_compared(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from training.export import export_pipeline
 from training.latents import Latents, channel_weights
 from training.loop import Stage, Trainer, make_accelerator
 from training.parts import NewParts
-from training.run_folder import CONFIG, check_settings, write_text
+from training.run_folder import CONFIG, alone_in, check_settings, write_text
 from training.sets import Data, DataFolders, open_data
 from training.stages.denoiser import Denoiser
 from training.stages.vae import VaeStage
@@ -65,7 +66,7 @@ def train(
 
     Raises:
         InputError: an earlier stage or a file is missing, the data cannot be used, a run with other settings
-            is there, or the disk is full.
+            is there, another program trains there, or the disk is full.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -79,12 +80,14 @@ def train(
     with accelerator.main_process_first():  # it prepares the files that the others read
         sets = open_data(config, data, index_folder=folder)
         stage = build_stage(config, network, sets, runs, start, device=accelerator.device)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
-        write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
-    trainer = Trainer(stage, config, folder, accelerator=accelerator)
-    with stop_on_interrupt(also=STOP_SIGNALS) as should_stop:
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone_in(folder))
+            record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
+            write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+        trainer = Trainer(stage, config, folder, accelerator=accelerator)
+        should_stop = stack.enter_context(stop_on_interrupt(also=STOP_SIGNALS))
         taken = trainer.run(stop_after=stop_after, should_stop=should_stop)
     due = trainer.step >= config.steps and (taken or not (folder / PIPELINE).exists())
     if due and accelerator.is_main_process and _exportable(config):

@@ -27,8 +27,8 @@ PRESETS = {
     "paper_applications": "the paper's settings behind its applications; no pictures in stage2",
 }
 STAGES = {
-    "vae": "1. the autoencoder, which turns pictures into latents (mini and tiny only)",
-    "base": "2. UNet, appearance encoder and ControlNet together, from nothing (mini and tiny only)",
+    "vae": "1. the autoencoder, which turns pictures into latents",
+    "base": "2. all networks for single pictures together, from nothing",
     "controlnet": "the pose ControlNet on single pictures; the paper's first",
     "stage1": "appearance encoder and ControlNet on pairs of frames; the paper's second",
     "stage2": "last: the temporal layers on clips, after base or stage1",

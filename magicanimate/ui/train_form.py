@@ -20,27 +20,17 @@ CHECKPOINTS_OWN = ("num_inference_steps", "guidance_scale", "size", "width", "he
 
 def what(wish: TrainingWish) -> Controls:
     """What to train."""
-    with gr.Row():
-        return {
-            "preset": gr.Dropdown(
-                list(PRESETS),
-                value=wish.preset,
-                label="Preset",
-                info=PRESETS[wish.preset],
-                filterable=False,
-                min_width=200,
-                elem_id="preset",
-            ),
-            "stage": gr.Dropdown(
-                list(stages_of(wish.preset)),
-                value=wish.stage,
-                label="Stage",
-                info=STAGES[wish.stage],
-                filterable=False,
-                min_width=200,
-                elem_id="stage",
-            ),
-        }
+    return {
+        name: gr.Dropdown(
+            list(names),
+            value=getattr(wish, name),
+            label=name.capitalize(),
+            info=texts[getattr(wish, name)],
+            filterable=False,
+            elem_id=name,
+        )
+        for name, names, texts in (("preset", PRESETS, PRESETS), ("stage", stages_of(wish.preset), STAGES))
+    }
 
 
 def data(wish: TrainingWish) -> Controls:
@@ -69,29 +59,22 @@ def runs(wish: TrainingWish) -> Controls:
 
 def more() -> Controls:
     """Settings that are the preset's as long as they are empty."""
-    preset = "empty: the preset's"
+    gr.HTML('<p class="ma-caption">What is empty is as the preset has it.</p>', padding=False)
     with gr.Row():
         controls: Controls = {
             "steps": gr.Number(
-                label="Steps",
-                info=f"in all; {preset}",
-                precision=0,
-                minimum=1,
-                min_width=140,
-                elem_id="train-steps",
+                label="Steps in all", precision=0, minimum=1, min_width=120, elem_id="train-steps"
             ),
             "batch_size": gr.Number(
-                label="Batch size", info=preset, precision=0, minimum=1, min_width=140, elem_id="batch-size"
+                label="Batch size", precision=0, minimum=1, min_width=120, elem_id="batch-size"
             ),
-            "learning_rate": gr.Number(
-                label="Learning rate", info=f"at its peak; {preset}", min_width=140, elem_id="learning-rate"
-            ),
+            "learning_rate": gr.Number(label="Peak learning rate", min_width=120, elem_id="learning-rate"),
         }
     controls["images"] = gr.Textbox(
-        label="Folder of pictures", info="for training on pictures and videos together; may stay empty"
+        label="Folder of pictures", info="for training on pictures and videos together"
     )
     controls["pipeline"] = gr.Textbox(
-        label="Go on from a checkpoint", info="pipeline folder, such as assets/mini; may stay empty"
+        label="Go on from a checkpoint", info="pipeline folder, such as assets/mini"
     )
     return controls
 

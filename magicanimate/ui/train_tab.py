@@ -187,10 +187,11 @@ class TrainTab:
             command = shown(wish.command())
         except InputError as error:
             command = str(error)
-        stage = wish.stage if wish.stage in stages else stages[0]
+        # A stage that fits is left alone: the visitor may have chosen another one meanwhile.
+        stage = {"info": STAGES[wish.stage]} if wish.stage in stages else {"value": stages[0]}
         return {
             self.fields["preset"]: gr.update(info=PRESETS.get(wish.preset)),
-            self.fields["stage"]: gr.update(choices=list(stages), value=stage, info=STAGES[stage]),
+            self.fields["stage"]: gr.update(choices=list(stages), **stage),
             self.released: gr.update(visible=wish.preset not in FROM_NOTHING),
             self.command: command,
         }
@@ -252,11 +253,10 @@ class TrainTab:
         updates = self._pictures(run, wish.stage, seen, now)
         updates |= self._trials(run, status, data[self.trial], seen, now)
         updates |= self._rendering(wish.data, busy)
-        resumable = status.state in ("stopped", "finished", "failed") and status.checkpoint
         return updates | {
             self.status: train_views.training(status, wish.stage),
             self.output: run.process.output(),
-            self.start: gr.update(value="Resume" if resumable else "Start", interactive=not busy),
+            self.start: gr.update(value="Resume" if status.checkpoint else "Start", interactive=not busy),
             self.stop: gr.update(
                 value="Stop at once" if status.state == "stopping" else "Stop", interactive=busy
             ),
@@ -269,7 +269,7 @@ class TrainTab:
         curve = run.curve()
         now["curve"] = [len(curve), curve[-1][0] if curve else 0]
         if now["curve"] != seen.get("curve"):
-            updates[self.curve] = gr.update(value=_frame(curve), visible=bool(curve))
+            updates[self.curve] = gr.update(value=_frame(curve) if curve else None, visible=bool(curve))
         newest = [next(iter(run.samples(suffix)), None) for suffix in (".png", ".mp4")]
         now["samples"] = [file and file.name for file in newest]
         if now["samples"] != seen.get("samples"):
