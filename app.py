@@ -140,6 +140,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
     from magicanimate.web.guard import Guard
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
+    shared = args.share or not is_loopback(args.host)
     studio = Studio(
         args.model,
         output,
@@ -149,9 +150,9 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         engine=engine,
         most_waiting=args.queue,
         unload_after=args.unload_after,
-        shared=args.share or not is_loopback(args.host),
+        shared=shared,
     )
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue)
+    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=not shared)
     try:
         page.blocks.launch(
             server_name=args.host,
