@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from magicanimate.models.appearance_encoder import SELF_ATTENTION, AppearanceEncoder
 from magicanimate.models.control_maps import control_maps
 from magicanimate.models.reference import install_attention, paired_blocks, set_reference, set_visible
+from magicanimate.models.shared_skips import shared_skips
 from magicanimate.models.unet import Turns, VideoUNet
 from magicanimate.windows import WindowPlan
 
@@ -118,7 +119,8 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
         else:
             show = [False, True]
             inputs = (clip, timestep)
-            turns = {"turns": Turns([text, text], lambda i: set_visible(readers, [show[i]]), True)}
+            before = lambda i: set_visible(readers, [show[i]])  # noqa: E731
+            turns = {"turns": Turns([text, text], before, share_down=True, skips=skips)}
         networks.unet(
             *inputs,
             down_block_additional_residuals=given[:-1],
@@ -130,6 +132,7 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
         if not published:
             maps = stack.enter_context(control_maps(networks.controlnet))
             maps.frames = range(length)
+            skips = stack.enter_context(shared_skips(networks.unet))
         residuals = run_control(unknown=length)
         with FlopCounterMode(display=False) as counter:
             run_control(unknown=length if published else 0)
