@@ -208,6 +208,7 @@ class Animator:
                 fusion=request.fusion,
                 windows=windows,
                 controlnet_conditioning_scale=request.controlnet_conditioning_scale,
+                reference_strength=request.reference_strength,
                 shortcuts=Shortcuts.of(request),
                 output_type="latent",
                 on_window=on_window,

@@ -63,6 +63,7 @@ class AnimationRequest:
         window_size, window_overlap, window_stride: of the temporal windows, in frames.
         window_offset: shift the windows from step to step so that seams do not add up ("open").
         controlnet_conditioning_scale: weight of the pose residuals.
+        reference_strength: share of the photo in the attention, 0..10; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Shortcuts`.
         preview_every: steps between preview frames; 0 for none.
@@ -95,6 +96,7 @@ class AnimationRequest:
     window_stride: int = 1
     window_offset: bool = False
     controlnet_conditioning_scale: float = 1.0
+    reference_strength: float = 1.0
     scheduler: str | None = None
     guidance_start: float | None = None
     guidance_stop: float | None = None

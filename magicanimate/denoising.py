@@ -34,6 +34,7 @@ class Conditions:
         guidance_scale: 1 or less means that ``text`` holds the prompt alone.
         control_scale: weight of the ControlNet's residuals.
         bank_dtype: round the reference bank to this type.
+        reference_strength: see `magicanimate.models.reference`.
     """
 
     reference: torch.Tensor
@@ -42,6 +43,7 @@ class Conditions:
     guidance_scale: float
     control_scale: float
     bank_dtype: torch.dtype | None = None
+    reference_strength: float = 1.0
 
 
 class WindowDenoiser:
@@ -94,7 +96,8 @@ class WindowDenoiser:
         """
         if self._outdated(self._read_at, timestep):
             self._read_at = float(timestep)
-            set_reference(self.readers, self._banks.get(self._read_at) or self._bank(timestep))
+            bank = self._banks.get(self._read_at) or self._bank(timestep)
+            set_reference(self.readers, bank, strength=self.conditions.reference_strength)
         self.branches = len(self.texts) if guided else 1
         self.visible = [False, True][-self.branches :]  # who sees the reference
         self.timestep = timestep

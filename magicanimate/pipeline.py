@@ -126,6 +126,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         fusion: Fusion = "midup",
         windows: WindowPlan | None = None,
         controlnet_conditioning_scale: float = 1.0,
+        reference_strength: float = 1.0,
         bank_dtype: torch.dtype | None = None,
         speed: Speed | None = None,
         shortcuts: Shortcuts | None = None,
@@ -150,6 +151,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             fusion: "midup" or "full".
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
+            reference_strength: share of the photo in the attention, 0 or more; 1 as published.
             bank_dtype: round the reference bank to this type (the published program: float16).
             speed: how the work is arranged, the default one when ``None``; the result is the same within
                 rounding.
@@ -181,6 +183,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             guidance_scale=guidance,
             control_scale=controlnet_conditioning_scale,
             bank_dtype=bank_dtype,
+            reference_strength=reference_strength,
         )
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)

@@ -9,6 +9,7 @@ from magicanimate.errors import InputError
 from magicanimate.presets import Shortcuts
 
 SIDE_MULTIPLE = 8
+LARGEST_REFERENCE_STRENGTH = 10
 
 
 def side_by_side_path(output: Path) -> Path:
@@ -43,6 +44,9 @@ def check_request(request: AnimationRequest) -> None:
             f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
             "the overlap is at least 0 and less than the window."
         )
+    strength = request.reference_strength
+    if not 0 <= strength <= LARGEST_REFERENCE_STRENGTH:
+        raise InputError(f"The reference strength is {strength}; choose 0 to {LARGEST_REFERENCE_STRENGTH}.")
     if request.window_stride < 1 or request.stride < 1:
         raise InputError("Strides are 1 or more; change the stride.")
 

@@ -129,6 +129,12 @@ def _add_sampling(command) -> None:
         help="strength of the motion (default: 1)",
     )
     add(
+        "--reference-strength",
+        type=float,
+        metavar="S",
+        help="how much the picture looks at the photo, 0 (not at all) to 10 (default: 1)",
+    )
+    add(
         "--windows",
         choices=WINDOW_MODES,
         help="how a long clip is cut: open, or ring as published (default: open)",
