@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from magicanimate.pipeline import MagicAnimatePipeline
 
 FULL_STEPS = 25
+TABLES = ("people", "own", "long", "pairs")
 UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
 
 
@@ -74,15 +75,18 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--out", type=Path, default=Path("runs/presets"), help="folder (%(default)s)")
     top.add_argument("--people", type=int, default=2, choices=range(1, 13), help="of the 12 (%(default)s)")
     top.add_argument("--frames", type=int, default=16, help="of a clip (%(default)s)")
-    top.add_argument("--long", type=int, default=48, help="frames of the last person's long clip; 0 for none")
-    top.add_argument("--pair-frames", type=int, default=8, help="of a published clip (%(default)s)")
+    top.add_argument("--long", type=int, default=48, help="frames of the one long clip (%(default)s)")
+    top.add_argument("--pair-frames", type=int, default=4, help="of a published clip (%(default)s)")
+    top.add_argument(
+        "--tables", nargs="+", choices=TABLES, default=TABLES, help="which of the measurements (all)"
+    )
     top.add_argument("--guidance", type=float, default=1.5, help="as the full model (%(default)s)")
     return top
 
 
 def switches(steps: int) -> list[Way]:
     """Each shortcut alone; the first is the measure."""
-    few = [(name, n) for n in (12, 8, 5) for name in (None, UNIPC, DPM)]
+    few = [(name, n) for n in (12, 8, 5) for name in (None, UNIPC, DPM) if n == 8 or name == DPM]
     return [
         Way("exact", steps),
         *(
@@ -194,19 +198,21 @@ def measure(args: argparse.Namespace, model: Path, segmenter) -> dict[str, dict[
         return summed([bench.compare(ways, task, control, **settings) for task, control in tasks])
 
     short = [(task, task.control) for task in (person.first(args.frames) for person in people)]
+    last = people[-1].first(args.long)
     as_full = f"as the full model ({FULL_STEPS} steps, guidance {args.guidance:g})"
-    tables = {
-        f"{as_full}, {args.frames} frames": over(short, ways, **full),
-        f"the checkpoint's own {own} steps, {args.frames} frames": over(short, presets(own)),
-    }
-    if args.long:
-        last = people[-1].first(args.long)
+    tables = {}
+    if "people" in args.tables:
+        tables[f"{as_full}, {args.frames} frames"] = over(short, ways, **full)
+    if "own" in args.tables:
+        tables[f"the checkpoint's own {own} steps, {args.frames} frames"] = over(short, presets(own))
+    if "long" in args.tables:
         tables[f"{as_full}, {args.long} frames"] = over([(last, last.control)], presets(FULL_STEPS), **full)
-    size = pipe.config.default_width, pipe.config.default_height
-    pairs = [pair[1:] for pair in pair_tasks(args.samples, segmenter, size=size, frames=args.pair_frames)]
-    if pairs:
-        title = f"{as_full}, {len(pairs)} published pairs, {args.pair_frames} frames"
-        tables[title] = over(pairs, ways, **full)
+    if "pairs" in args.tables:
+        size = pipe.config.default_width, pipe.config.default_height
+        pairs = [pair[1:] for pair in pair_tasks(args.samples, segmenter, size=size, frames=args.pair_frames)]
+        if pairs:
+            title = f"{as_full}, {len(pairs)} published pairs, {args.pair_frames} frames"
+            tables[title] = over(pairs, ways, **full)
     return tables
 
 

@@ -150,6 +150,14 @@ def test_presets_fill_in_what_is_open():
     assert completed(found, steps=25) == found  # a settings file repeats its run
 
 
+def test_presets_take_at_most_half_of_few_steps():
+    steps = {name: [speed_preset(name).steps(own) for own in (50, 25, 10, 4, 1)] for name in PRESETS}
+    assert steps["exact"] == [50, 25, 10, 4, 1]
+    for name in PRESETS[1:]:
+        most = speed_preset(name).most_steps
+        assert steps[name] == [most, most, min(most, 5), 2, 1]
+
+
 def test_command_line_names_every_switch():
     words = "animate a.png b.mp4 --preset fast --guidance-start 0.1 --guidance-stop 0.8 --deep-reuse 90"
     args = vars(build_parser().parse_args([*words.split(), "--encoder-reuse", "200"]))
