@@ -107,10 +107,11 @@ class AnimationRunner:
 
 def _summary(result: AnimationResult) -> str:
     """What was made, how long it took and where it is."""
-    return (
+    text = (
         f"{result.num_frames} frames of {result.width} x {result.height} at {result.fps:g} fps in "
         f"{sum(result.seconds.values()):.0f} s. Saved as {result.output}"
     )
+    return f"{text}. {result.unsigned}" if result.unsigned else text
 
 
 def _without_folders(text: str, *files: Path) -> str:
