@@ -140,7 +140,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
     from magicanimate.web.guard import Guard
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
-    shared = args.share or not is_loopback(args.host)
+    shared = args.share or bool(accounts) or not is_loopback(args.host)
     studio = Studio(
         args.model,
         output,
