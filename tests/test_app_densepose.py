@@ -62,7 +62,7 @@ def test_an_ordinary_video_is_offered_made_and_animated(page, studio, tmp_path, 
     (refused,) = page._animate(data, VISITOR)
     assert f"dance.mp4 is an ordinary video; press “{MAKE}” first." in refused[page.status]
 
-    page.panel._admit(VISITOR)
+    page.panel.job.admit(VISITOR)
     *moving, done = page.panel._make(data, VISITOR)
     assert all("progressbar" in update[page.panel.status] for update in moving)
     assert "12 frames" in done[page.panel.status] and "not DensePose" in done[page.panel.status]
@@ -121,8 +121,8 @@ def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
     *_, new = studio.make_motion("me", clip, Wish())
     assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
-    page.panel._admit(VISITOR)
-    page.panel._cancel(VISITOR)
+    page.panel.job.admit(VISITOR)
+    page.panel.job.stop(VISITOR)
     (told,) = page.panel._make(values_of(page, motion=str(clip)), VISITOR)
     assert "goes on from there" in told[page.panel.status]
 
