@@ -83,10 +83,9 @@ class DensePoseTab:
             )
             self.photo.preprocess = form.path_only
             self.use_photo = gr.Checkbox(True, label="Give it to the dancer", container=False)
-        self.status = gr.HTML("", visible=False, padding=False, elem_id="dp-status")
-        self.job = MotionJob(self.studio, "dp", MAKE, self.status)
 
     def _results(self) -> None:
+        self.job = MotionJob(self.studio, "dp", MAKE)
         with gr.Row():
             players: dict[str, Any] = {
                 "interactive": False,
@@ -117,7 +116,7 @@ class DensePoseTab:
         where = [self.clip, *(self.settings[name] for name in ("people", "start", "second", "x", "y"))]
         found = [self.settings[name] for name in ("min_score", "people", "margin")]
         results = [self.before, self.after, self.figures, self.use, self.exact, self.near, self.archive]
-        examined = [self.notice, self.status, self.job.start, *found, *results]
+        examined = [self.notice, self.job.status, self.job.start, *found, *results]
         self.clip.change(self._examine, self.clip, examined, concurrency_limit=4, **PRIVATE).then(
             self._forget_point, None, [self.settings["x"], self.settings["y"]], **PRIVATE
         ).then(self._show_picture, where, [self.pointing, self.picture], **PRIVATE)
@@ -139,7 +138,7 @@ class DensePoseTab:
         gone = gr.update(value=None, visible=False)
         updates: Updates = {
             self.notice: gr.update(value="", visible=False),
-            self.status: gr.update(value="", visible=False),
+            self.job.status: gr.update(value="", visible=False),
             self.before: gr.update(value=None, label="Before"),
             self.after: gr.update(value=None, label="After"),
             self.figures: gr.update(value="", visible=False),

@@ -19,20 +19,20 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 
 
 class MotionJob:
-    """Builds the two buttons where it is made.
+    """Builds the two buttons where it is made, and the line under them.
 
     Args:
         studio: does the work.
         name: tells this work of a visitor from other work of the same visitor.
         label: what the button says.
-        status: where it is told how it goes.
     """
 
-    def __init__(self, studio: Studio, name: str, label: str, status: gr.HTML):
-        self.studio, self.name, self.status = studio, name, status
+    def __init__(self, studio: Studio, name: str, label: str):
+        self.studio, self.name = studio, name
         with gr.Row():
             self.start = gr.Button(label, variant="primary", elem_id=f"make-{name}")
             self.cancel = gr.Button("Cancel", visible=False, elem_id=f"cancel-{name}")
+        self.status = gr.HTML("", visible=False, padding=False, elem_id=f"{name}-status")
 
     def connect(self, make: Callable, inputs: Any, outputs: list) -> gr.events.Dependency:
         """Let the button run ``make``, which yields updates; more may be attached to the answer."""
@@ -87,7 +87,7 @@ class MotionJob:
                 if isinstance(report, Progress):
                     yield {self.status: views.progress_bar(report)}
                 else:
-                    yield {self.status: views.motion_made(report, then)} | made(report)
+                    yield {self.status: views.motion_made(report, then), **made(report)}
         except InputError as error:
             yield {
                 self.status: views.message(

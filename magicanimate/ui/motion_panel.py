@@ -44,7 +44,7 @@ class MotionPanel:
         self.waiting = gr.State("")  # what to say if this clip is animated as it is; empty if it can be
         with gr.Column(visible=False, elem_id="densepose", elem_classes="ma-panel") as self.box:
             self.notice = gr.HTML("", padding=False, elem_id="densepose-notice")
-            self.status = gr.HTML("", visible=False, padding=False, elem_id="densepose-status")
+            self.job = MotionJob(studio, "densepose", MAKE)
             self.video = gr.Video(
                 label="DensePose clip",
                 interactive=False,
@@ -58,14 +58,20 @@ class MotionPanel:
             with gr.Row():
                 self.download = gr.DownloadButton("Download the DensePose clip", size="sm", visible=False)
                 self.archive = gr.DownloadButton("Download what was found (npz)", size="sm", visible=False)
-            self.job = MotionJob(studio, "densepose", MAKE, self.status)
-            self.start, self.cancel = self.job.start, self.job.cancel
             with gr.Accordion("More on how it is made", open=False) as self.more:
                 self.settings = settings()
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        shown = [self.box, self.notice, self.start, self.status, self.video, self.download, self.archive]
+        shown = [
+            self.box,
+            self.notice,
+            self.job.start,
+            self.job.status,
+            self.video,
+            self.download,
+            self.archive,
+        ]
         shown += [self.more, self.waiting, self.animate]
         self.clip.change(self._examine, self.clip, shown, concurrency_limit=4, **PRIVATE)
         self.job.connect(
@@ -80,7 +86,7 @@ class MotionPanel:
         hidden = gr.update(value=None, visible=False)
         updates: Updates = {
             self.box: gr.update(visible=False),
-            self.status: gr.update(value="", visible=False),
+            self.job.status: gr.update(value="", visible=False),
             self.video: hidden,
             self.download: hidden,
             self.archive: hidden,
@@ -96,7 +102,7 @@ class MotionPanel:
             self.notice: gr.update(
                 value=views.message(offer.text, kind="info" if possible else "error"), visible=True
             ),
-            self.start: gr.update(value=offer.button or MAKE, variant="primary", visible=possible),
+            self.job.start: gr.update(value=offer.button or MAKE, variant="primary", visible=possible),
             self.more: gr.update(visible=offer.button == MAKE),
             self.waiting: offer.refusal,
             self.animate: gr.update(variant="secondary"),
@@ -134,7 +140,7 @@ class MotionPanel:
             video = str(new.extraction.video)
             return {
                 self.notice: gr.update(visible=False),
-                self.start: gr.update(value=AGAIN, variant="secondary"),
+                self.job.start: gr.update(value=AGAIN, variant="secondary"),
                 self.video: gr.update(value=str(new.extraction.playable), visible=True),
                 self.download: gr.update(value=video, visible=True),
                 self.archive: archive_download(new),
@@ -174,7 +180,7 @@ def settings(*, pointing: bool = False) -> dict[str, gr.components.Component]:
             min_width=260,
         )
         people = gr.Radio(
-            choices + [("point", "point")] * pointing,
+            choices + [("the one I point at", "point")] * pointing,
             value=Treatment().people,
             label="People",
             info="the largest is followed through the clip",
