@@ -63,14 +63,14 @@ class DensePoseTab:
                 format="jpeg",
                 elem_id="dp-picture",
             )
-            with gr.Row():
+            with gr.Row(elem_id="dp-point"):
                 for name, label in (("x", "Column"), ("y", "Row"), ("second", "At second")):
                     value = 0 if name == "second" else None
                     self.settings[name] = gr.Number(value, label=label, minimum=0, min_width=90)
         with gr.Row():
             self.settings["flip"] = gr.Checkbox(False, label="Mirror the dance", container=False)
             self.settings["margin"] = gr.Checkbox(
-                False, label="Widen boxes that cut off head or legs", container=False
+                False, label="Widen boxes that cut off head or legs (released network)", container=False
             )
         with gr.Accordion("Build and place of somebody in a photo", open=False):
             self.photo = gr.Image(
