@@ -59,7 +59,7 @@ def arguments(clip: Path, out: Path, segmenter: Path) -> list[str]:
     return [str(clip), "-o", str(out), *engine]
 
 
-@pytest.mark.parametrize("make", RIGHT)
+@pytest.mark.parametrize("make", [_one_frame, _turned, pytest.param(_four_k, marks=pytest.mark.slow)])
 def test_odd_clips_come_out_right(tmp_path, segmenter, make):
     clip = make(tmp_path)
     width, height, count = RIGHT[make]
