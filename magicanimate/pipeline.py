@@ -26,6 +26,7 @@ from magicanimate.models.driver import Driver
 from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
+from magicanimate.models.shared_skips import SkipSharing, shared_skips
 from magicanimate.models.unet import VideoUNet
 from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
@@ -207,6 +208,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             if keypoints is not None:
                 second = Driver(self.controlnet_keypoints, keypoints, kept[1])
                 conditions = replace(conditions, keypoints=second)
+            skips = stack.enter_context(shared_skips(self.unet)) if speed.share_skips else None
             latents = self.denoise(
                 latents,
                 conditions,
@@ -216,6 +218,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 speed=speed,
                 shortcuts=shortcuts or Shortcuts(),
                 maps=maps,
+                skips=skips,
                 on_window=on_window,
                 on_step=on_step,
                 should_stop=should_stop,
@@ -346,6 +349,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         speed: Speed,
         shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
+        skips: SkipSharing | None = None,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -361,6 +365,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             speed,
             shortcuts=shortcuts,
             maps=maps,
+            skips=skips,
         )
         if speed.banks_ahead:
             denoiser.encode_ahead(timesteps)
