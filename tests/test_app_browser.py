@@ -219,6 +219,40 @@ def test_an_ordinary_video_becomes_the_motion_with_one_click(page, served, tmp_p
     page.wait_for_selector("#densepose", state="hidden")
 
 
+def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path):
+    page.wait_for_selector("#photo img")
+    page.get_by_role("tab", name="DensePose").click()
+    page.set_input_files("#dp-clip input[type=file]", write_dance(tmp_path / "waltz.mp4", 12, size=160))
+    page.wait_for_selector("#dp-notice .ma-message")
+    assert "waltz.mp4 is an ordinary video" in page.inner_text("#dp-notice")
+    page.get_by_label("the one I point at").locator("visible=true").check()
+    page.click("#dp-picture img")  # in its middle somebody stands
+    page.wait_for_function(
+        "[...document.querySelectorAll('#dp-point input')].slice(0, 2).every(x => Number(x.value) > 60)"
+    )
+    page.get_by_label("Take out flicker").locator("visible=true").check()
+    page.click("#make-dp")
+    page.wait_for_selector("#dp-status .ma-done")
+    for player in ("#dp-before", "#dp-after"):
+        page.wait_for_function("name => document.querySelector(name + ' video')?.readyState >= 3", arg=player)
+    assert "Flicker" in page.inner_text("#dp-figures")
+    with page.expect_download() as download:
+        page.click("#dp-exact")
+    (written,) = served[1].glob("waltz_densepose.mp4")
+    assert Path(download.value.path()).read_bytes() == written.read_bytes()
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    page.click("#dp-use")
+    page.wait_for_selector("#animate:visible")
+    page.wait_for_function("document.querySelector('#motion video')?.src.includes('waltz_densepose_h264')")
+    set_steps(page, 1)
+    page.click("#animate")
+    wait_for_status(page, "12 frames of 32 x 32 at 25 fps")
+    assert list(served[1].glob("*_waltz_densepose.mp4"))  # named after the clip of exact colours
+
+
 def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     """Two jobs; the page is opened again in the middle; one is cancelled and the other ends."""
     upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
