@@ -81,7 +81,7 @@ def bypass_proxy(host: str) -> None:
         os.environ[name] = ",".join(filter(None, own))
 
 
-def _only_here(args: argparse.Namespace) -> bool:
+def only_here(args: argparse.Namespace) -> bool:
     """Whether nobody but this machine can reach the page."""
     try:
         return not args.share and ipaddress.ip_address(args.host).is_loopback
@@ -112,7 +112,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
     studio = Studio(
         args.model, output, device=args.device, dtype=args.dtype, offline=args.offline, engine=engine
     )
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=_only_here(args))
+    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         page.blocks.launch(
             server_name=args.host,

@@ -72,7 +72,8 @@ class TrainTab:
             self.start = gr.Button("Start", variant="primary", size="lg", elem_id="start-training")
             self.stop = gr.Button("Stop", size="lg", interactive=False, elem_id="stop-training")
         self.command = gr.Textbox(
-            label="The same on the command line, in the program's folder",
+            label="Command line",
+            info="does the same in the program's folder",
             lines=2,
             interactive=False,
             buttons=["copy"],
@@ -142,7 +143,7 @@ class TrainTab:
         ]
         looks += [self.export, self.start, self.stop, self.timer, self.seen]
         looks += [self.rendering, self.stop_rendering]
-        wish = {*fields, self.seen, self.trial}
+        wish = {*fields, self.seen}
         described = [self.fields["preset"], self.fields["stage"], self.released, self.command]
 
         blocks.load(self._restore, None, [*fields, self.back], **at_once).then(
@@ -157,7 +158,7 @@ class TrainTab:
         self.start.click(self._start, wish, looks, **at_once)
         self.stop.click(self._stop, wish, looks, **at_once)
         self.check.click(self._check, self.fields["data"], [self.checked, self.check], **private)
-        rendering = {*fields, self.seen, self.trial, self.dancers}
+        rendering = {*wish, self.dancers}
         self.render.click(self._render, rendering, looks, **at_once)
         self.stop_rendering.click(self._stop_rendering, wish, looks, **at_once)
         exported = self.export.click(
@@ -251,7 +252,7 @@ class TrainTab:
         seen = data[self.seen] if data[self.seen].get("run") == str(run.folder) else {}
         now: dict[str, Any] = {"run": str(run.folder)}
         updates = self._pictures(run, wish.stage, seen, now)
-        updates |= self._trials(run, status, data[self.trial], seen, now)
+        updates |= self._trials(run, status, seen, now)
         updates |= self._rendering(wish.data, busy)
         return updates | {
             self.status: train_views.training(status, wish.stage),
@@ -286,9 +287,7 @@ class TrainTab:
         copy = Path(self._copies.name) / f"{run.folder.name}_{file.name}"
         return str(shutil.copyfile(file, copy))
 
-    def _trials(
-        self, run: TrainingRun, status: RunStatus, chosen: str | None, seen: dict, now: dict
-    ) -> Updates:
+    def _trials(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
         found = [(trial.name, str(trial.folder)) for trial in trials(run.folder.parent)]
         now["trials"] = [folder for _, folder in found]
         exportable = status.checkpoint > 0 and run.folder.name != "vae"  # which alone animates nothing
@@ -297,8 +296,7 @@ class TrainTab:
             self.export: gr.update(visible=exportable),
         }
         if now["trials"] != seen.get("trials"):
-            kept = chosen if chosen in now["trials"] else next(iter(now["trials"]), None)
-            updates[self.trial] = gr.update(choices=found, value=kept)
+            updates[self.trial] = gr.update(choices=found, value=next(iter(now["trials"]), None))
         return updates
 
     def _rendering(self, data: str, busy: bool) -> Updates:
