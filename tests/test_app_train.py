@@ -33,6 +33,8 @@ _PATIENCE = 120_000  # milliseconds, on a busy machine
         (["--host", "0.0.0.0"], False),
         (["--host", "studio.example"], False),
         (["--share"], False),
+        (["--auth", "me:secret"], False),
+        (["--allow-origin", "https://studio.example"], False),
     ],
 )
 def test_visitors_from_elsewhere_start_no_trainings(words, only_here):

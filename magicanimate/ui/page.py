@@ -8,6 +8,8 @@ import gradio as gr
 
 from magicanimate.ui import help_tab, views
 from magicanimate.ui.animate_tab import AnimateTab
+from magicanimate.ui.api import AnimateEndpoint
+from magicanimate.ui.guarded_blocks import GuardedBlocks
 from magicanimate.ui.studio import Studio
 from magicanimate.ui.train_tab import TrainTab
 
@@ -35,7 +37,7 @@ class Page:
     """
 
     def __init__(self, studio: Studio, examples: list[list[str]], *, queue_size: int, training: bool = False):
-        with gr.Blocks(
+        with GuardedBlocks(
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:
             gr.HTML(views.TITLE, padding=False)
@@ -47,6 +49,7 @@ class Page:
                         train = TrainTab(studio)
                 with gr.Tab("Help", id="help"):
                     help_tab.build(studio)
+            AnimateEndpoint(studio)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
             if training:
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)
