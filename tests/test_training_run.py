@@ -24,7 +24,7 @@ from tests.training_runs import losses, train
 from training.__main__ import STAGES, parser
 from training.presets import PRESETS
 
-WAIT = 120  # seconds, on a busy machine
+WAIT = 400  # seconds, on a busy machine
 
 
 def wait_until(true: Callable[[], object], *, seconds: float = WAIT) -> None:
