@@ -113,6 +113,11 @@ def bypass_proxy(host: str) -> None:
         os.environ[name] = ",".join(filter(None, own))
 
 
+def only_here(args: argparse.Namespace) -> bool:
+    """Whether nobody is let in from elsewhere, not even through a proxy on this machine."""
+    return is_loopback(args.host) and not (args.share or args.auth or args.allow_origin)
+
+
 @contextmanager
 def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks, Studio]]:
     """Serve the page, as long as the context lasts, from a thread of its own; ``scratch`` holds uploads.
@@ -152,7 +157,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         unload_after=args.unload_after,
         shared=shared,
     )
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=not shared)
+    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         page.blocks.launch(
             server_name=args.host,
