@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from densepose_tools.body import LIMBS, alone, segments
-from densepose_tools.segmenter import PartSegmenter
+from densepose_tools.segmenter import DEFAULT_FOLDER, PartSegmenter, is_segmenter
 
 _HEAD = next(limb for limb in LIMBS if limb.name == "head")
 _LEGS = {"thighs": (7, 8, 9, 10), "lower legs": (11, 12, 13, 14), "feet": (5, 6)}
@@ -53,6 +53,11 @@ class PhotoBodies:
 
     def __init__(self, folder: Path):
         self._folder, self._lock = folder, threading.Lock()
+
+    @classmethod
+    def at_hand(cls) -> PhotoBodies | None:
+        """With the bundled segmenter, if it is there."""
+        return cls(DEFAULT_FOLDER) if is_segmenter(DEFAULT_FOLDER) else None
 
     @cached_property
     def _segmenter(self) -> PartSegmenter:
@@ -110,17 +115,18 @@ class Comparison:
 
     def sentences(self) -> list[str]:
         """What is worth saying, if anything."""
-        said = []
-        differs = []
+        said, differs = [], []
         if self.size is not None and max(self.size, 1 / self.size) >= _SIZE_MISMATCH:
-            ratio, what = (self.size, "larger") if self.size > 1 else (1 / self.size, "smaller")
-            differs.append(f"about {ratio:.1f} times {what}")
+            larger = self.size > 1
+            differs.append(
+                f"larger ({self.size:.1f} : 1)" if larger else f"smaller (1 : {1 / self.size:.1f})"
+            )
         if self.breadth is not None and max(self.breadth, 1 / self.breadth) >= _BREADTH_MISMATCH:
             differs.append("broader" if self.breadth > 1 else "narrower")
         if differs:
             said.append(
                 f"The person in the photo seems {' and '.join(differs)} than the dancer, whose build the "
-                "result takes; retarget the clip to the photo on the DensePose tab."
+                "result takes; the DensePose tab can retarget the clip to the photo."
             )
         if self.unseen:
             names = " and ".join(filter(None, (", ".join(self.unseen[:-1]), self.unseen[-1])))

@@ -13,6 +13,7 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.device import Device
 from magicanimate.errors import InputError
+from magicanimate.presets import completed
 from magicanimate.request_checks import check_request
 from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible, thinned
 from magicanimate.studio.clip_look import ClipLook, look_at_clip, look_at_photo
@@ -110,10 +111,9 @@ class Forecaster:
     def _completed(self, request: AnimationRequest) -> AnimationRequest:
         own = self.defaults
         return replace(
-            request,
+            completed(request, steps=own.num_inference_steps),
             width=request.width or own.width,
             height=request.height or own.height,
-            num_inference_steps=request.num_inference_steps or own.num_inference_steps,
             guidance_scale=own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         )
 
@@ -202,8 +202,8 @@ def _on_clip(clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any
     times = f", {count} times with different seeds" if count > 1 else ""
     yield Remark(
         "note",
-        f"{clip.frames} frames at {clip.fps:g} a second, {clip.frames / clip.fps:.1f} s, of "
-        f"{request.width} x {request.height} pixels{times}.",
+        f"{clip.frames} frames of {request.width} x {request.height} pixels, "
+        f"{clip.frames / clip.fps:.1f} s at {clip.fps:g} fps{times}.",
     )
 
 

@@ -24,7 +24,8 @@ _GUIDED = 1.5
 """A guided step against one without guidance: 35 TFLOP to 23 at 512 x 512 with networks of Stable Diffusion's
 size, the halves sharing the way down."""
 
-_SAME = ("model", "device", "dtype", "preset", "fusion")
+_SHORTCUTS = ("guidance_start", "guidance_stop", "deep_reuse", "encoder_reuse")
+_SAME = ("model", "device", "dtype", "fusion", *_SHORTCUTS)
 """Settings without which paces cannot be compared."""
 
 

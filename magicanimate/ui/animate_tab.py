@@ -11,8 +11,11 @@ import gradio as gr
 
 from magicanimate.config import AnimationResult, Progress
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.studio.setting_presets import SettingPresets
 from magicanimate.ui import form, views
+from magicanimate.ui.check_card import CheckCard
 from magicanimate.ui.motion_panel import MotionPanel, motion_of
+from magicanimate.ui.presets_panel import PresetsPanel
 from magicanimate.ui.studio import Studio
 from magicanimate.wording import new_output
 
@@ -58,11 +61,15 @@ class AnimateTab:
         )
         settings, self.dice = form.main_settings(self.defaults)
         self.controls |= settings
+        self.check = CheckCard(self.studio, self.controls, self.panel)
         with gr.Row():
             self.start.render()
             self.cancel = gr.Button("Cancel", size="lg", interactive=False, elem_id="cancel")
         with gr.Accordion("More", open=False):
             self.controls |= form.more_settings(self.defaults)
+            self.presets = PresetsPanel(
+                SettingPresets(self.studio.output / ".settings"), self.controls, self.defaults
+            )
 
     def _results(self) -> None:
         self.status = gr.HTML(views.message("The video will appear here."), elem_id="status", padding=False)
@@ -112,6 +119,9 @@ class AnimateTab:
         ended.then(self._release, None, buttons, queue=False, **private)
         self.cancel.click(self._cancel, None, self.cancel, queue=False, **private)
         self.panel.connect()
+        form.connect(self.controls, self.defaults)
+        self.presets.connect()
+        self.check.connect()
 
     def _admit(self, request: gr.Request) -> dict:
         self.studio.admit(request.session_hash)
