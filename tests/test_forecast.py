@@ -139,4 +139,4 @@ def test_limits_of_the_checkpoint_are_told(values, tmp_path):
     assert "much larger" in said(look(values | {"width": 128}, tmp_path), "warning")
     full = Forecaster(ModelDefaults("full", 64, 64, 25, 7.5), tmp_path, bodies=None, device=lambda: CPU)
     *_, last = full.looks(values)
-    assert "mini" not in said(last, "note")
+    assert "mini" not in said(last, "note") and "slow on a CPU" in said(last, "warning")

@@ -100,12 +100,12 @@ class Forecaster:
             found = replace(found, motion=maps[0]).and_then(*_on_clip(clip, request, values))
         except InputError as error:
             found = found.and_then(_sorry(error, values))
-        if clip is not None and clip.report.is_densepose:
-            found = found.and_then(*self._on_time(clip, request, values))
         yield found
+        animates = clip is not None and clip.report.is_densepose
         if photo is not None:
-            usable = maps if clip is not None and clip.report.is_densepose else []
-            found = found.and_then(*self._on_people(photo, usable))
+            found = found.and_then(*self._on_people(photo, maps if animates else []))
+        if animates:  # last, as by now torch is there and the device chosen, also when the program just began
+            found = found.and_then(*self._on_time(clip, request, values))
         yield replace(found.and_then(*self._on_checkpoint(request)), complete=True)
 
     def _completed(self, request: AnimationRequest) -> AnimationRequest:
@@ -121,6 +121,11 @@ class Forecaster:
         self, clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]
     ) -> Iterator[Remark]:
         device = self.device()
+        if device is not None and device.name == "cpu" and self.defaults.kind != "mini":
+            yield Remark(
+                "warning",
+                "A checkpoint of this size is very slow on a CPU; try a short stretch and a few steps first.",
+            )
         if device is None:
             yield Remark("note", "How long it takes is told when the networks are loaded.")
             return
