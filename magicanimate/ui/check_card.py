@@ -56,13 +56,8 @@ class CheckCard:
     """
 
     def __init__(self, studio: Studio, controls: Controls, panel: MotionPanel):
-        self.controls, self.panel = controls, panel
-        self.forecaster = Forecaster(
-            studio.defaults(),
-            studio.output,
-            bodies=PhotoBodies.at_hand(),
-            device=lambda: studio.animator.device,
-        )
+        self.studio, self.controls, self.panel = studio, controls, panel
+        self.bodies = PhotoBodies.at_hand()
         self.card = gr.HTML("", visible=False, padding=False, elem_id="check")
 
     def connect(self) -> None:
@@ -87,7 +82,13 @@ class CheckCard:
         if not (values["photo"] and values["motion"]):
             yield gr.update(value="", visible=False)
             return
-        for forecast in self.forecaster.looks(values):
+        forecaster = Forecaster(
+            self.studio.defaults(),  # of the checkpoint that is used now
+            self.studio.output,
+            bodies=self.bodies,
+            device=lambda: self.studio.animator.device,
+        )
+        for forecast in forecaster.looks(values):
             yield gr.update(value=card(forecast), visible=True)
 
 
