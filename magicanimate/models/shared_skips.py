@@ -15,17 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from magicanimate.models.unet import ClipGroupNorm, VideoUNet
-
-
-class SkipSharing:
-    """What the modules of one network know of the turn that runs.
-
-    Attributes:
-        turn: 0 while the first half runs, 1 for the second; ``None`` when the halves are not alike.
-    """
-
-    turn: int | None = None
+from magicanimate.models.unet import ClipGroupNorm, SkipSharing, VideoUNet
 
 
 class _OwnNorm(nn.Module):
