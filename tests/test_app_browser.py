@@ -331,6 +331,28 @@ def test_nothing_sticks_out(page, width):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_settings_are_checked_saved_and_driven_by_keys(page):
+    page.wait_for_selector("#check section[aria-busy=false]")
+    assert "arms_motion.mp4 is a DensePose clip" in page.inner_text("#check")
+    assert page.locator("#check img").count() == 2
+    seed = "#seed input[type=number]"
+    page.get_by_text("More", exact=True).click()
+    page.fill(seed, "77")
+    page.fill("#settings-name textarea, #settings-name input", "mine")
+    page.click("#save-settings")
+    page.wait_for_selector("#settings-message:has-text('Saved as “mine”')")
+    page.click("#reset-settings")
+    page.wait_for_function("at => document.querySelector(at).value === '1'", arg=seed)
+    page.click("#saved-settings input")
+    page.get_by_role("option", name="mine").click()
+    page.wait_for_function("at => document.querySelector(at).value === '77'", arg=seed)
+
+    page.fill("#steps input[type=number]", "3000")
+    page.focus(seed)
+    page.keyboard.press("Control+Enter")
+    wait_for_status(page, "frames of 32 x 32")
+
+
 def test_dice_changes_the_seed(page):
     before = page.input_value("#seed input[type=number]")
     page.click("#dice")

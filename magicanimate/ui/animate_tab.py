@@ -10,8 +10,11 @@ import gradio as gr
 
 from magicanimate.errors import InputError
 from magicanimate.studio.job import Job
+from magicanimate.studio.setting_presets import SettingPresets
 from magicanimate.ui import form, views
+from magicanimate.ui.check_card import CheckCard
 from magicanimate.ui.motion_panel import MotionPanel, motion_of
+from magicanimate.ui.presets_panel import PresetsPanel
 from magicanimate.ui.running_panel import RunningPanel, Updates
 from magicanimate.ui.studio import Studio
 
@@ -54,6 +57,7 @@ class AnimateTab:
         )
         settings, self.dice = form.main_settings(self.defaults)
         self.controls |= settings
+        self.check = CheckCard(self.studio, self.controls, self.panel)
         with gr.Row():
             self.start.render()
             self.cancel = gr.Button("Cancel", size="lg", interactive=False, elem_id="cancel")
@@ -61,6 +65,9 @@ class AnimateTab:
         gr.HTML(views.CONSENT, padding=False)
         with gr.Accordion("More", open=False):
             self.controls |= form.more_settings(self.defaults)
+            self.presets = PresetsPanel(
+                SettingPresets(self.studio.output / ".settings"), self.controls, self.defaults
+            )
 
     def _checkpoint_note(self) -> str:
         """Right again whenever the page is opened."""
@@ -89,6 +96,9 @@ class AnimateTab:
         filled = [*form_state, *self.controls.values()]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **private)
         self.panel.connect()
+        form.connect(self.controls, self.defaults)
+        self.presets.connect()
+        self.check.connect()
         self.running.connect()
 
     def _submit(self, data: dict, request: gr.Request) -> Updates:
