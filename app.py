@@ -95,7 +95,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
-    from magicanimate.ui import theme, views
+    from magicanimate.ui import player, theme, views
     from magicanimate.ui.page import Page, find_examples
     from magicanimate.ui.studio import Studio
 
@@ -110,7 +110,8 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
             server_port=port,
             share=args.share,
             theme=theme.make(),
-            css_paths=views.STYLE,
+            css_paths=[views.STYLE, player.STYLE],
+            head=player.head(),
             allowed_paths=[str(output), str(EXAMPLES)],
             max_file_size=MediaLimits().max_file_bytes,
             footer_links=[],

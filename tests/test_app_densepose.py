@@ -72,7 +72,8 @@ def test_an_ordinary_video_is_offered_made_and_animated(page, studio, tmp_path, 
 
     data |= {page.panel.made: done[page.panel.made], page.panel.waiting: done[page.panel.waiting]}
     *_, finished = page._animate(data, VISITOR)
-    assert finished[page.settings]["motion"] == str(motion) and finished[page.settings]["num_frames"] == 12
+    settings = finished[page.result.settings]
+    assert settings["motion"] == str(motion) and settings["num_frames"] == 12
 
 
 def test_clips_that_need_no_people_found(page, tmp_path):

@@ -13,6 +13,7 @@ from magicanimate.config import AnimationResult, Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.ui import form, views
 from magicanimate.ui.motion_panel import MotionPanel, motion_of
+from magicanimate.ui.result_panel import ResultPanel
 from magicanimate.ui.studio import Studio
 from magicanimate.wording import new_output
 
@@ -67,34 +68,12 @@ class AnimateTab:
     def _results(self) -> None:
         self.status = gr.HTML(views.message("The video will appear here."), elem_id="status", padding=False)
         self.preview = gr.HTML("", visible=False, elem_id="preview", padding=False)
-        self.video = gr.Video(
-            label="Result",
-            interactive=False,
-            autoplay=True,
-            loop=True,
-            height=420,
-            elem_id="result",
-            buttons=["download"],
-        )
-        self.strip = gr.Video(
-            label="Side by side",
-            interactive=False,
-            autoplay=True,
-            loop=True,
-            visible=False,
-            elem_id="side-by-side",
-            buttons=["download"],
-        )
-        self.download = gr.DownloadButton("Download the video", visible=False, elem_id="download")
-        with gr.Accordion("Settings of this result", open=False, visible=False) as self.settings_box:
-            self.settings = gr.JSON(show_label=False)
-            self.settings_file = gr.DownloadButton("Download the settings", size="sm")
+        self.result = ResultPanel()
         gr.HTML(views.checkpoint_note(self.defaults), padding=False)
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        widgets = [self.status, self.preview, self.video, self.strip, self.download]
-        widgets += [self.settings_box, self.settings, self.settings_file, self.controls["seed"]]
+        widgets = [self.status, self.preview, *self.result.widgets, self.controls["seed"]]
         buttons = [self.start, self.cancel]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **private)
@@ -112,6 +91,7 @@ class AnimateTab:
         ended.then(self._release, None, buttons, queue=False, **private)
         self.cancel.click(self._cancel, None, self.cancel, queue=False, **private)
         self.panel.connect()
+        self.result.connect()
 
     def _admit(self, request: gr.Request) -> dict:
         self.studio.admit(request.session_hash)
@@ -157,27 +137,19 @@ class AnimateTab:
         updates = {self.status: views.progress_bar(progress)}
         if progress.preview is not None:
             updates[self.preview] = gr.update(value=views.preview(progress.preview), visible=True)
-            updates[self.video] = gr.update(visible=False)  # the preview takes its place
+            updates[self.result.viewer] = gr.update(visible=False)  # the preview takes its place
         return updates
 
     def _ended(self, text: str, *, kind: str = "info") -> dict:
         return {
             self.status: views.message(text, kind=kind),
             self.preview: gr.update(value="", visible=False),
-            self.video: gr.update(visible=True),
+            self.result.viewer: gr.update(visible=True),
         }
 
     def _finished(self, result: AnimationResult) -> dict:
         return {
             self.status: views.finished(result),
             self.preview: gr.update(value="", visible=False),
-            self.video: gr.update(value=str(result.output), visible=True),
-            self.strip: gr.update(
-                value=str(result.side_by_side) if result.side_by_side else None,
-                visible=result.side_by_side is not None,
-            ),
-            self.download: gr.update(value=str(result.output), visible=True),
-            self.settings_box: gr.update(visible=True),
-            self.settings: result.settings,
-            self.settings_file: gr.update(value=str(result.settings_file)),
+            **self.result.show(result),
         }
