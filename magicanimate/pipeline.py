@@ -26,6 +26,7 @@ from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
 from magicanimate.models.unet import VideoUNet
+from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 
@@ -124,8 +125,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         fusion: Fusion = "midup",
         windows: WindowPlan | None = None,
         controlnet_conditioning_scale: float = 1.0,
+        reference_strength: float = 1.0,
         bank_dtype: torch.dtype | None = None,
         speed: Speed | None = None,
+        shortcuts: Shortcuts | None = None,
         output_type: str = "np",
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
@@ -147,9 +150,11 @@ class MagicAnimatePipeline(DiffusionPipeline):
             fusion: "midup" or "full".
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
+            reference_strength: share of the photo in the attention, 0 or more; 1 as published.
             bank_dtype: round the reference bank to this type (the published program: float16).
             speed: how the work is arranged, the default one when ``None``; the result is the same within
                 rounding.
+            shortcuts: what may be left out, which changes the result; nothing when ``None``.
             output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
             on_window: called after each window with windows done and windows in all.
             on_step: called after each step with its index and the predicted clean latents' stand-in, the
@@ -177,6 +182,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             guidance_scale=guidance,
             control_scale=controlnet_conditioning_scale,
             bank_dtype=bank_dtype,
+            reference_strength=reference_strength,
         )
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
@@ -192,6 +198,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 plan=plan,
                 fusion=fusion,
                 speed=speed,
+                shortcuts=shortcuts or Shortcuts(),
                 maps=maps,
                 on_window=on_window,
                 on_step=on_step,
@@ -307,6 +314,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         plan: WindowPlan,
         fusion: Fusion,
         speed: Speed,
+        shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
@@ -315,7 +323,14 @@ class MagicAnimatePipeline(DiffusionPipeline):
         """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``."""
         readers = install_attention(self.unet, self.controlnet, fusion=fusion, keep_keys=speed.keep_keys)
         denoiser = WindowDenoiser(
-            self.unet, self.appearance_encoder, self.controlnet, readers, conditions, speed, maps=maps
+            self.unet,
+            self.appearance_encoder,
+            self.controlnet,
+            readers,
+            conditions,
+            speed,
+            shortcuts=shortcuts,
+            maps=maps,
         )
         if speed.banks_ahead:
             denoiser.encode_ahead(timesteps)
@@ -326,7 +341,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         extra = {"generator": generator} if takes_generator else {}
         for i, (timestep, step_windows) in enumerate(zip(timesteps, schedule, strict=True)):
             scaled = self.scheduler.scale_model_input(latents, timestep)
-            denoiser.start_step(timestep)
+            denoiser.start_step(timestep, guided=shortcuts.guides(i, len(timesteps)))
             for first in range(0, len(step_windows), speed.window_batch):
                 if should_stop is not None and should_stop():
                     raise Cancelled("stopped while denoising")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.one_click import Wish
+from densepose_tools.one_click import MadeMotion, Wish
 from magicanimate.config import AnimationRequest, AnimationResult, Progress
 from magicanimate.errors import Cancelled
 from magicanimate.palette import BACKGROUND
 from magicanimate.ui.animate_tab import AnimateTab
 from magicanimate.ui.motion_panel import CORRECT, MAKE, motion_of
 from magicanimate.ui.page import Page
-from magicanimate.ui.studio import NewMotion, Studio
+from magicanimate.ui.studio import Studio
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_maps, write_clip
 from tests.small_segmenter import write_dance
@@ -120,7 +120,7 @@ def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
                 studio.cancel("me")
     assert isinstance(report, Progress) and not list(output.glob("*.mp4"))
     *_, new = studio.make_motion("me", clip, Wish())
-    assert isinstance(new, NewMotion) and new.made.extraction.num_frames == 60
+    assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
     page.panel._admit(VISITOR)
     page.panel._cancel(VISITOR)

@@ -15,7 +15,7 @@ from magicanimate.config import AnimationResult, Progress
 from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
 
 if TYPE_CHECKING:
-    from magicanimate.ui.studio import NewMotion
+    from densepose_tools.one_click import MadeMotion
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -78,10 +78,10 @@ def finished(result: AnimationResult) -> str:
     )
 
 
-def motion_made(new: NewMotion) -> str:
+def motion_made(new: MadeMotion) -> str:
     """What was made of the visitor's clip, by what, and what to know of it."""
-    made = new.made.extraction
-    how = "in the right colours" if new.made.engine is None else f"made by {ENGINE_NAMES[new.made.engine]}"
+    made = new.extraction
+    how = "in the right colours" if new.engine is None else f"made by {ENGINE_NAMES[new.engine]}"
     text = f"A DensePose clip of {made.num_frames} frames, {how}."
     for frames, what in ((made.empty, "nobody"), (made.filled, "the people of a frame beside them")):
         if frames:
