@@ -145,7 +145,7 @@ def test_files_without_settings_are_named(tmp_path):
             read_settings(file)
 
 
-def test_photo_and_clip_are_used_only_from_the_programs_folders(tmp_path):
+def test_photo_and_clip_are_used_only_from_the_folders_given(tmp_path):
     (tmp_path / "out").mkdir()
     photo, secret = tmp_path / "out" / "me.png", tmp_path / "secret.mp4"
     photo.touch()
@@ -153,9 +153,8 @@ def test_photo_and_clip_are_used_only_from_the_programs_folders(tmp_path):
     settings = {"photo": str(photo), "motion": str(secret), "seed": 1}
     again = reuse(settings, [tmp_path / "out"])
     assert (again.photo, again.motion) == (photo, None)
-    assert again.missing == (
-        "The clip secret.mp4 is not in the folders of this program any more; choose it again.",
-    )
+    assert again.missing == ("The clip secret.mp4 is not there any more; choose it again.",)
+    assert reuse(settings, None).motion == secret
     (tmp_path / "out" / "link.mp4").symlink_to(secret)
     climbing = {**settings, "photo": str(tmp_path / "out" / ".." / "secret.mp4")}
     climbing["motion"] = str(tmp_path / "out" / "link.mp4")

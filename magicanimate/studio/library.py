@@ -49,11 +49,18 @@ class Library:
         """
         with self._lock:
             files = set(self._settings_files())
-            self._known = {path: known for path, known in self._known.items() if path in files}
+            for gone in self._known.keys() - files:
+                del self._known[gone]
             found = [result for path in files if (result := self._result(path)) is not None]
         words = search.lower().split()
         found = [each for each in found if self._only(each) and all(_matches(each, word) for word in words)]
         return sorted(found, key=lambda each: (each.made, each.name), reverse=True)
+
+    def limited(self, only: Callable[[StoredResult], bool]) -> Library:
+        """The same library for somebody who may not see everything."""
+        limited = Library(self.folder, only=only)
+        limited._known, limited._lock = self._known, self._lock
+        return limited
 
     def id_of(self, result: StoredResult) -> str:
         """What a page calls a result by: its settings file, seen from the folder."""

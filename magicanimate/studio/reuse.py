@@ -54,23 +54,24 @@ def read_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
-def reuse(settings: Mapping[str, Any], folders: Sequence[Path]) -> Reused:
+def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused:
     """Settings, with the photo and the clip that they name.
 
     Args:
-        settings: of a result. They may come from anybody: only files in ``folders`` are taken.
-        folders: those that the program may show files of.
+        settings: of a result; they may come from anybody.
+        folders: those that photo and clip may lie in; anywhere when ``None``.
     """
     found: dict[str, Path | None] = {}
     missing = []
     for name, what in (("photo", "photo"), ("motion", "clip")):
         named = settings.get(name)
-        found[name] = _within(Path(named), folders) if isinstance(named, str) and named else None
-        if found[name] is None:
-            called = file_name(named) or "it had"
-            missing.append(
-                f"The {what} {called} is not in the folders of this program any more; choose it again."
-            )
+        path = _within(Path(named), folders) if isinstance(named, str) and named else None
+        found[name] = path if path is not None and path.is_file() else None
+        called = f"The {what} {file_name(named) or 'it had'}"
+        if path is None:
+            missing.append(f"{called} is not there any more; choose it again.")
+        elif found[name] is None:
+            missing.append(f"{called} is a folder of frames; choose a video.")
     return Reused(settings, found["photo"], found["motion"], tuple(missing))
 
 
@@ -85,10 +86,12 @@ def _from_json(file: Path) -> Any:
         raise InputError(f"{file.name} is not valid JSON; drop the settings of a result.") from error
 
 
-def _within(path: Path, folders: Sequence[Path]) -> Path | None:
-    """The real path of a file that lies in one of the folders."""
+def _within(path: Path, folders: Sequence[Path] | None) -> Path | None:
+    """The real path of a file, or folder of frames, that lies in one of the folders."""
     try:
         real = path.resolve(strict=True)
     except (OSError, ValueError):
         return None
-    return real if any(real.is_relative_to(folder.resolve()) for folder in folders) else None
+    if folders is None or any(real.is_relative_to(folder.resolve()) for folder in folders):
+        return real
+    return None

@@ -8,6 +8,7 @@ import gradio as gr
 
 from magicanimate.ui import help_tab, views
 from magicanimate.ui.animate_tab import AnimateTab
+from magicanimate.ui.gallery_tab import GalleryTab
 from magicanimate.ui.studio import Studio
 
 _EXAMPLE_PHOTOS = (".png", ".jpg", ".jpeg")
@@ -40,7 +41,10 @@ class Page:
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 with gr.Tab("Animate", id="animate"):
                     self.animate = AnimateTab(studio, examples)
+                with gr.Tab("Gallery", id="gallery") as gallery_tab:
+                    self.gallery = GalleryTab(studio, gallery_tab)
                 with gr.Tab("Help", id="help"):
                     help_tab.build(studio.defaults())
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
+            self.gallery.connect()
         self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)

@@ -39,11 +39,17 @@ class ResultPanel:
     """
 
     def __init__(self, name: str = "result"):
-        self.viewer = gr.HTML("", visible=False, elem_id=name, padding=False)
+        self.viewer = gr.HTML("", visible=False, elem_id=name, padding=False, apply_default_css=False)
         self.downloads = gr.HTML(
-            "", visible=False, elem_id=f"{name}-downloads", padding=False, js_on_load=_ASK
+            "",
+            visible=False,
+            elem_id=f"{name}-downloads",
+            padding=False,
+            apply_default_css=False,
+            js_on_load=_ASK,
         )
         self.exporting = gr.HTML("", visible=False, elem_id=f"{name}-exporting", padding=False)
+        self.again = gr.Button("Use these settings again", size="sm", visible=False, elem_id=f"{name}-again")
         with gr.Accordion(
             "Settings of this result", open=False, visible=False, elem_id=f"{name}-settings"
         ) as self.settings_box:
@@ -53,9 +59,8 @@ class ResultPanel:
     @property
     def widgets(self) -> list[gr.components.Component]:
         """What `show` and `hide` update."""
-        return [
-            self.viewer, self.downloads, self.exporting, self.settings_box, self.settings, self.shown
-        ]  # fmt: skip
+        files = [self.downloads, self.exporting]
+        return [self.viewer, *files, self.again, self.settings_box, self.settings, self.shown]
 
     def show(self, result: AnimationResult | StoredResult | Path | str) -> Updates:
         """Show a result; a path is that of its video.
@@ -71,19 +76,22 @@ class ResultPanel:
             self.viewer: gr.update(value=player(result), visible=True),
             self.downloads: gr.update(value=_downloads(result), visible=True),
             self.exporting: gr.update(value="", visible=False),
+            self.again: gr.update(visible=True),
             self.settings_box: gr.update(visible=True),
             self.settings: dict(result.settings),
             self.shown: str(result.output),
         }
 
+    def compare(self, first: StoredResult, second: StoredResult) -> Updates:
+        """Show two results in step."""
+        return self.hide() | {self.viewer: gr.update(value=player(first, second), visible=True)}
+
     def hide(self) -> Updates:
         """Show nothing."""
-        hidden = gr.update(value="", visible=False)
+        empty, hidden = gr.update(value="", visible=False), gr.update(visible=False)
         return {
-            self.viewer: hidden,
-            self.downloads: hidden,
-            self.exporting: hidden,
-            self.settings_box: gr.update(visible=False),
+            **dict.fromkeys((self.viewer, self.downloads, self.exporting), empty),
+            **dict.fromkeys((self.again, self.settings_box), hidden),
             self.settings: None,
             self.shown: "",
         }
