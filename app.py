@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import logging
 import os
 import signal
@@ -37,6 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--queue", type=int, default=8, help="animations that may wait (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--unload-after",
+        type=float,
+        default=30.0,
+        metavar="MINUTES",
+        help="time without work after which the networks leave the memory; 0: never (default: %(default)g)",
     )
     parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: the fastest found)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
@@ -73,6 +81,14 @@ def free_port(host: str, first: int) -> int:
     raise InputError(f"No port of {host} from {first} on is free; choose another with --port.")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def bypass_proxy(host: str) -> None:
     """Keep a proxy out of the way to our own address, which Gradio calls once when it starts."""
     for name in ("no_proxy", "NO_PROXY"):
@@ -101,7 +117,15 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
     studio = Studio(
-        args.model, output, device=args.device, dtype=args.dtype, offline=args.offline, engine=engine
+        args.model,
+        output,
+        device=args.device,
+        dtype=args.dtype,
+        offline=args.offline,
+        engine=engine,
+        most_waiting=args.queue,
+        unload_after=args.unload_after,
+        shared=args.share or not is_loopback(args.host),
     )
     page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue)
     try:
@@ -110,9 +134,10 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
             server_port=port,
             share=args.share,
             theme=theme.make(),
-            css_paths=[views.STYLE, player.STYLE],
+            css_paths=[views.STYLE, player.RESULTS_STYLE],
             head=player.head(),
             allowed_paths=[str(output), str(EXAMPLES)],
+            blocked_paths=[str(studio.queue.folder)],
             max_file_size=MediaLimits().max_file_bytes,
             footer_links=[],
             run_history=False,

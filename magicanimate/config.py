@@ -130,13 +130,15 @@ class Progress:
         total: units of this stage (windows of all steps while denoising, frames elsewhere).
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.
         preview: cheap preview frames, uint8 (F, h, w, 3), or ``None``.
+        denoising_step: while denoising, which step runs, from 1, and how many there are.
     """
 
     stage: str
     step: int
     total: int
     seconds_left: float | None = None
-    preview: Any = None
+    preview: Any = field(default=None, compare=False)  # arrays have no one answer to `==`
+    denoising_step: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def test_the_whole_way(animator, request_):
     stages = list(dict.fromkeys(p.stage for p in seen))
     assert stages == ["load", "read", "denoise", "decode"]
     denoise = [p for p in seen if p.stage == "denoise"]
-    assert [p.step for p in denoise] == list(range(len(denoise)))
+    assert [p.step for p in denoise] == [0, 1, 2, 2, 3, 4, 4]  # previews are told after a step
+    assert [p.denoising_step for p in denoise[1:]] == [(1, 2)] * 3 + [(2, 2)] * 3
     assert denoise[-1].step == denoise[-1].total == 4  # two windows, two steps
     assert all(p.seconds_left is not None for p in denoise[1:])
     previews = [p.preview for p in denoise if p.preview is not None]
@@ -144,6 +146,16 @@ def test_defaults_need_no_loading(tiny_model):
     animator = Animator(tiny_model)
     assert animator.defaults.num_inference_steps == 2
     assert animator._pipe is None
+
+
+def test_unloaded_networks_are_loaded_again(tiny_model, request_):
+    animator = Animator(tiny_model, device="cpu")
+    animator.unload()  # nothing is there yet
+    animator.load()
+    unet = weakref.ref(animator._pipe.unet)
+    animator.unload()
+    assert not animator.loaded and unet() is None
+    assert animator.animate(request_).num_frames == 20 and animator.loaded
 
 
 def test_broken_checkpoint(tiny_model, tmp_path):

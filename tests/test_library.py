@@ -12,8 +12,8 @@ from PIL import Image
 
 from magicanimate.errors import InputError
 from magicanimate.studio.library import Library
+from magicanimate.studio.moving_thumbnails import Thumbnails
 from magicanimate.studio.results import result_of
-from magicanimate.studio.thumbnails import Thumbnails
 from tests.result_files import write_result
 
 
@@ -168,7 +168,7 @@ def test_thumbnails_move_and_are_made_once(folder):
         assert thumbnails.ready(result) is None
         path = thumbnails.make(result)
         with Image.open(path) as picture:
-            assert picture.n_frames > 1 and picture.size == (32, 32)
+            assert picture.n_frames > 1 and picture.size == (192, 192)
         assert thumbnails.ready(result) == path
     kept = path.stat().st_mtime_ns
     assert thumbnails.make(result) == path and path.stat().st_mtime_ns == kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,10 +13,11 @@ from magicanimate.errors import InputError
 from magicanimate.studio.folder_window import open_folder
 from magicanimate.studio.gallery import Gallery, GalleryPage, Looking
 from magicanimate.studio.library import Library
-from magicanimate.studio.thumbnails import Thumbnails
+from magicanimate.studio.moving_thumbnails import Thumbnails
 from magicanimate.ui import views
 from magicanimate.ui.gallery_views import ON_LOAD, Card, grid
 from magicanimate.ui.result_panel import ResultPanel, Updates
+from magicanimate.ui.running_panel import RunningPanel
 from magicanimate.ui.studio import Studio
 
 _MADE, _BIN = "Results", "Bin"
@@ -81,14 +82,19 @@ class GalleryTab:
         buttons = [self.undo, self.compare, self.delete, self.restore, self.empty, self.really]
         return [self.looking, self.grid, self.notice, self.sure, *buttons, *self.result.widgets]
 
-    def connect(self) -> None:
-        """Attach the handlers; every widget of the page is there now."""
+    def connect(self, running: RunningPanel) -> None:
+        """Attach the handlers; every widget of the page is there now.
+
+        Args:
+            running: knows who looks.
+        """
+        self.running = running
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         several = {**private, "concurrency_limit": 4}
-        at = self.looking
+        at = [self.looking, running.visitor]
         self.tab.select(self._list, at, self.widgets, **several)
         for changed in (self.search.input, self.which.input):
-            inputs = [at, self.search, self.which]
+            inputs = [*at, self.search, self.which]
             changed(self._find, inputs, self.widgets, trigger_mode="always_last", **several)
         self.grid.click(self._choose, at, self.widgets, **several).then(fn=None, js=_SHOW_CHOSEN)
         for button, step, told in (
@@ -98,20 +104,71 @@ class GalleryTab:
             (self.restore, Gallery.restore, "It is among the results again."),
             (self.really, Gallery.empty_bin, "The bin is empty."),
         ):
-            button.click(partial(self._step, step, told), at, self.widgets, **several)
+            button.click(self._stepping(step, told), at, self.widgets, **several)
         self.empty.click(lambda: gr.update(visible=True), None, self.sure, queue=False, **private)
         self.keep.click(lambda: gr.update(visible=False), None, self.sure, queue=False, **private)
         self.folder.click(self._open, None, self.notice, **private)
         self.result.connect()
 
-    def _list(self, at: Looking) -> Iterator[Updates]:
+    def _gallery(self, visitor: str, request: gr.Request) -> Gallery:
+        """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""
+        if not self.studio.shared:
+            return Gallery(self.library)
+        jobs = self.studio.queue.jobs(self.running.owner(visitor, request))
+        names = {Path(result).stem for job in jobs for result in job.results}
+        return Gallery(self.library.limited(lambda result: result.name in names))
+
+    def _list(self, at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
+        yield from self._listed(self._gallery(visitor, request), at)
+
+    def _find(
+        self, at: Looking, visitor: str, search: str, which: str, request: gr.Request
+    ) -> Iterator[Updates]:
+        gallery = self._gallery(visitor, request)
+        found = gallery.find(at, search, in_bin=which == _BIN)
+        if found.in_bin != at.in_bin:
+            yield self._told(gallery, found)
+        yield from self._listed(gallery, found)
+
+    def _choose(
+        self, at: Looking, visitor: str, request: gr.Request, event: gr.EventData
+    ) -> Iterator[Updates]:
+        """A card, or another page, was chosen in the grid."""
+        gallery = self._gallery(visitor, request)
+        if event.page is not None:
+            yield from self._listed(gallery, replace(at, page=int(event.page)))
+        else:
+            yield from self._stepped(gallery, at, lambda: gallery.choose(at, event.id))
+
+    def _stepping(self, step: Callable[[Gallery, Looking], Looking], told: str) -> Callable:
+        """A handler that does ``step``; Gradio hands the request to plain functions only."""
+
+        def handler(at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
+            gallery = self._gallery(visitor, request)
+            yield from self._stepped(gallery, at, lambda: step(gallery, at), told)
+
+        return handler
+
+    def _stepped(
+        self, gallery: Gallery, at: Looking, step: Callable[[], Looking], told: str = ""
+    ) -> Iterator[Updates]:
+        """Do something, show what comes of it, and list what there is then."""
+        try:
+            at = step()
+            yield self._told(gallery, at, told)
+        except InputError as error:
+            at = replace(at, chosen="", beside="", comparing=False, undo="")
+            yield self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
+        yield from self._listed(gallery, at)
+
+    def _listed(self, gallery: Gallery, at: Looking) -> Iterator[Updates]:
         """Draw the grid with the thumbnails that are there, then with the others as they are made."""
-        page = Gallery(self.library).page(at)
+        page = gallery.page(at)
         yield {
             self.looking: page.at,
             self.grid: self._drawn(page),
             self.empty: gr.update(visible=page.at.in_bin and page.binned > 0),
-            self.really: gr.update(value=f"Delete all {page.binned} for good"),
+            self.really: gr.update(value=f"Delete {page.binned} for good"),
             self.sure: gr.update(visible=False),
         }
         for _, result in page.entries:
@@ -126,38 +183,13 @@ class GalleryTab:
         ]
         return grid(cards, page=page.at.page, pages=page.pages, empty=page.nothing)
 
-    def _find(self, at: Looking, search: str, which: str) -> Iterator[Updates]:
-        found = Gallery(self.library).find(at, search, in_bin=which == _BIN)
-        if found.in_bin != at.in_bin:
-            yield self._told(found)
-        yield from self._list(found)
-
-    def _choose(self, at: Looking, event: gr.EventData) -> Iterator[Updates]:
-        """A card, or another page, was chosen in the grid."""
-        if event.page is not None:
-            yield from self._list(replace(at, page=int(event.page)))
-            return
-        yield from self._step(lambda gallery, at: gallery.choose(at, event.id), "", at)
-
-    def _step(self, step: Callable[[Gallery, Looking], Looking], told: str, at: Looking) -> Iterator[Updates]:
-        """Do something, show what comes of it, and list what there is then."""
-        try:
-            at = step(Gallery(self.library), at)
-            yield self._told(at, told)
-        except InputError as error:
-            yield self._told(replace(at, chosen="", beside="")) | {
-                self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)
-            }
-            at = replace(at, chosen="", beside="")
-        yield from self._list(at)
-
-    def _told(self, at: Looking, told: str = "") -> Updates:
+    def _told(self, gallery: Gallery, at: Looking, told: str = "") -> Updates:
         """What is shown of the chosen result, or of the two that are compared, and what can be done with it.
 
         Raises:
             InputError: it is not there any more.
         """
-        shown = Gallery(self.library).shown(at)
+        shown = gallery.shown(at)
         match shown:
             case (first, second):
                 panel = self.result.compare(first, second)
@@ -168,14 +200,13 @@ class GalleryTab:
             case _:
                 panel, text = self.result.hide(), _CHOOSE
         one = len(shown) == 1
+        compare = gr.update(value=_STOP if at.comparing else _COMPARE, visible=bool(shown) and not at.in_bin)
         return {
             **panel,
             self.looking: at,
-            self.notice: gr.update(value=views.message(told or text, kind="done" if told else "info")),
+            self.notice: views.message(told or text, kind="done" if told else "info"),
             self.undo: gr.update(visible=bool(at.undo) and not at.in_bin),
-            self.compare: gr.update(
-                value=_STOP if at.comparing else _COMPARE, visible=bool(shown) and not at.in_bin
-            ),
+            self.compare: compare,
             self.delete: gr.update(visible=one and not at.in_bin),
             self.restore: gr.update(visible=one and at.in_bin),
         }

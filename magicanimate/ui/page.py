@@ -46,5 +46,7 @@ class Page:
                 with gr.Tab("Help", id="help"):
                     help_tab.build(studio.defaults())
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
-            self.gallery.connect()
+            running, gallery = self.animate.running, self.gallery
+            gallery.connect(running)
+            self.animate.use_again.connect(running.result, gallery.result, tabs=self.tabs)
         self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)

@@ -31,18 +31,39 @@ they cannot run apart. With two clips the second follows the first.
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   class Player extends HTMLElement {
+    static observedAttributes = ["data-clips"];
+
+    /* The page compares its HTML with what is here and mends the difference: in a shadow root it finds none. */
+    constructor() {
+      super();
+      this.attachShadow({ mode: "open" });
+      this.shadowRoot.addEventListener("keydown", (event) => this.onKey(event));
+    }
+
     connectedCallback() {
-      if (this.clips) return;
-      this.clips = JSON.parse(this.dataset.clips);
-      this.split = 0.5;
-      this.append(this.makeTabs(), this.makeStage(), this.makeControls());
-      this.addEventListener("keydown", (event) => this.onKey(event));
-      this.show(this.views[0].id);
-      if (!calm()) this.play();
+      if (!this.clips) this.build();
     }
 
     disconnectedCallback() {
       for (const video of this.videos()) video.pause();
+    }
+
+    attributeChangedCallback() {
+      if (this.isConnected) this.build();
+    }
+
+    build() {
+      for (const video of this.videos()) video.removeAttribute("src");
+      this.made = [];
+      this.lead = null;
+      this.clips = JSON.parse(this.dataset.clips);
+      this.split = 0.5;
+      const style = make("style", "");
+      style.textContent = globalThis.maPlayerStyle; // written into the page before this script
+      const parts = [this.makeTabs(), this.makeStage(), this.makeControls()];
+      this.shadowRoot.replaceChildren(style, ...parts);
+      this.show(this.views[0].id);
+      if (!calm()) this.play();
     }
 
     /* What can be looked at. `show`: the video to show as it is; `sides`: what the divider parts, as
@@ -65,7 +86,7 @@ they cannot run apart. With two clips the second follows the first.
         return [(i * (first.width + gap)) / total, first.width / total];
       };
       const against = (id, name, i) => ({
-        id, name: `Against the ${name}`,
+        id, name: `Against ${name}`,
         sides: [[strip, () => third(i), name], [strip, () => third(2), "result"]],
       });
       views.push(against("motion", "motion", 1), against("photo", "photo", 0));
@@ -75,7 +96,6 @@ they cannot run apart. With two clips the second follows the first.
 
     /* The i-th video, made when it is wanted first. */
     video(i) {
-      this.made ??= [];
       if (!this.made[i]) {
         const src = i === 1 && this.clips.length === 1 ? this.clips[0].strip : this.clips[i].src;
         const video = make("video", "ma-video", { src, playsinline: "", preload: "auto" });
@@ -378,12 +398,10 @@ they cannot run apart. With two clips the second follows the first.
   }
 
   class Download extends HTMLElement {
-    connectedCallback() {
-      if (this.link) return;
-      this.link = make("a", "ma-chip", { href: this.dataset.src, download: this.dataset.name });
-      this.link.textContent = this.dataset.name;
-      this.append(this.link);
-      this.link.click();
+    static observedAttributes = ["data-src"];
+
+    attributeChangedCallback() {
+      make("a", "", { href: this.dataset.src, download: this.dataset.name }).click();
     }
   }
 

@@ -10,13 +10,16 @@ from urllib.parse import quote
 
 from magicanimate.studio.results import StoredResult
 
-STYLE = Path(__file__).with_suffix(".css")
+RESULTS_STYLE = Path(__file__).with_name("results.css")
 _PLAYED = (".mp4", ".webm")
 
 
 def head() -> str:
     """What the page's head needs for the player to work."""
-    return f"<script>{Path(__file__).with_suffix('.js').read_text(encoding='utf-8')}</script>"
+    script, style = (
+        Path(__file__).with_suffix(suffix).read_text(encoding="utf-8") for suffix in (".js", ".css")
+    )
+    return f"<script>globalThis.maPlayerStyle = {json.dumps(style)};\n{script}</script>"
 
 
 def file_url(path: Path) -> str:
@@ -39,7 +42,7 @@ def _clip(result: StoredResult) -> dict[str, Any]:
     return {
         "src": file_url(result.output),
         "strip": file_url(result.strip) if result.strip else None,
-        "label": result.name,
+        "label": f"{result.made:%m-%d %H:%M}, seed {result.settings.get('seed')}",
         "width": width or 512,
         "height": height or 512,
         "frames": result.num_frames or 1,

@@ -148,6 +148,7 @@ def _link(path: Path, text: str) -> str:
 def _ready(path: Path) -> str:
     url, name = html.escape(file_url(path)), html.escape(path.name)
     return (
+        f'<ma-download data-name="{name}" data-src="{url}"></ma-download>'
         '<div class="ma-message ma-done" role="status">Ready; if the download does not begin: '
-        f'<ma-download data-src="{url}" data-name="{name}"></ma-download></div>'
+        f"{_link(path, name)}</div>"
     )

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import secrets
+from itertools import islice
 from pathlib import Path
 
 from magicanimate.errors import InputError
@@ -42,7 +43,7 @@ class Thumbnails:
         partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.webp")
         try:
             self.folder.mkdir(exist_ok=True)
-            _write(result, partial)
+            partial.write_bytes(_encoded(result))
             os.replace(partial, path)
         except (OSError, InputError) as error:
             partial.unlink(missing_ok=True)
@@ -67,33 +68,16 @@ class Thumbnails:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.webp"
 
 
-def _write(result: StoredResult, path: Path) -> None:
-    """The first seconds as an endless webp.
+def _encoded(result: StoredResult) -> bytes:
+    """The first seconds as an endless WebP.
 
     Raises:
         InputError: the result cannot be read.
     """
-    from PIL import Image
-
     from magicanimate.media.motion import open_motion
+    from magicanimate.studio.moving_picture import encode_webp
 
-    is_folder = result.output.is_dir()
-    clip = open_motion(result.output, fps=result.fps if is_folder else None)
+    clip = open_motion(result.output, fps=result.fps if result.output.is_dir() else None)
     stride = max(1, round(clip.fps / _FPS))
-    pictures = []
-    for i, frame in enumerate(clip.frames()):
-        if i > _SECONDS * clip.fps:
-            break
-        if i % stride == 0:
-            picture = Image.fromarray(frame)
-            picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-            pictures.append(picture)
-    pictures[0].save(
-        path,
-        save_all=True,
-        append_images=pictures[1:],
-        duration=round(1000 * stride / clip.fps),
-        loop=0,
-        quality=60,
-        method=2,
-    )
+    first = islice(clip.frames(), 0, round(_SECONDS * clip.fps), stride)
+    return encode_webp(list(first), fps=clip.fps / stride, side=_SIDE)
