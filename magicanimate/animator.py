@@ -68,6 +68,7 @@ class Animator:
         self._pipe: MagicAnimatePipeline | None = None
         self._preview: LatentPreview | None = None
         self._decode_pace: float | None = None
+        self._told = {""}  # why results have no credentials: once each
         self._lock = threading.RLock()  # the networks hold state of the clip they run
         self.device: Device | None = None
 
@@ -252,19 +253,31 @@ class Animator:
         from magicanimate.media.settings_file import write_settings
         from magicanimate.media.side_by_side import side_by_side
         from magicanimate.media.writer import VideoWriter
+        from magicanimate.provenance.signing import Claim, Seal
 
         settings = self._settings(request, media)
         sound = {"sound_from": request.motion, "sound_start": media.sound_start} if request.sound else {}
         strip_path = side_by_side_path(request.output) if request.side_by_side else None
+        claims = [
+            Claim(request.photo, request.motion, settings["model"], composed=composed)
+            for composed in (False, True)
+        ]
+        seals = [Seal(claim) if request.credentials else None for claim in claims]
         meter.begin("decode", media.num_frames)
         with ExitStack() as stack:
             writers = [
                 stack.enter_context(
                     VideoWriter(
-                        path, width=width, height=request.height, fps=media.rate, metadata=settings, **sound
+                        path,
+                        width=width,
+                        height=request.height,
+                        fps=media.rate,
+                        metadata=settings,
+                        seal=seal,
+                        **sound,
                     )
                 )
-                for path, width in self._outputs(request, media, strip_path)
+                for (path, width), seal in zip(self._outputs(request, media, strip_path), seals, strict=False)
             ]
             for i, frame in enumerate(frames):
                 writers[0].write(frame)
@@ -274,6 +287,10 @@ class Animator:
         meter.finish()
         self._decode_pace = meter.seconds["decode"] / media.num_frames
         settings["seconds"] = dict(meter.seconds)
+        unsigned = seals[0].problem if seals[0] else ""
+        if unsigned not in self._told:
+            log.warning(unsigned)
+            self._told.add(unsigned)
         return AnimationResult(
             output=Path(request.output),
             settings_file=write_settings(request.output, settings),
@@ -284,6 +301,7 @@ class Animator:
             height=request.height,
             seconds=dict(meter.seconds),
             settings=settings,
+            unsigned=unsigned,
         )
 
     @staticmethod

@@ -17,6 +17,7 @@ from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.control_maps import ControlMaps
 from magicanimate.models.deep_features import DeepFeatures
 from magicanimate.models.reference import HybridSelfAttention, set_reference, set_visible
+from magicanimate.models.shared_skips import SkipSharing
 from magicanimate.models.unet import Turns, VideoUNet
 from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
@@ -62,9 +63,11 @@ class WindowDenoiser:
         *,
         shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
+        skips: SkipSharing | None = None,
     ):
         self.unet, self.encoder, self.controlnet = unet, encoder, controlnet
-        self.readers, self.conditions, self.speed, self.maps = readers, conditions, speed, maps
+        self.readers, self.conditions, self.speed = readers, conditions, speed
+        self.maps, self.skips = maps, skips
         self.shortcuts, self.deep = shortcuts, DeepFeatures(unet, reuse=shortcuts.deep_reuse)
         text = conditions.text
         # Slices are made once: who keeps keys of a text knows it by the tensor.
@@ -187,6 +190,7 @@ class WindowDenoiser:
             before=lambda i: set_visible(self.readers, [self.visible[i]]),
             share_down=self.share_down,
             deep=deep,
+            skips=self.skips,
         )
         predicted = self.unet(
             frames,

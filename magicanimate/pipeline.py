@@ -25,6 +25,7 @@ from magicanimate.models.control_maps import ControlMaps, control_maps
 from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
+from magicanimate.models.shared_skips import SkipSharing, shared_skips
 from magicanimate.models.unet import VideoUNet
 from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
@@ -191,6 +192,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             if speed.lean_modules and self._execution_device.type == "cpu":
                 stack.enter_context(lean_modules(self.unet, self.controlnet, self.appearance_encoder))
             maps = stack.enter_context(control_maps(self.controlnet)) if speed.keep_maps else None
+            skips = stack.enter_context(shared_skips(self.unet)) if speed.share_skips else None
             latents = self.denoise(
                 latents,
                 conditions,
@@ -200,6 +202,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 speed=speed,
                 shortcuts=shortcuts or Shortcuts(),
                 maps=maps,
+                skips=skips,
                 on_window=on_window,
                 on_step=on_step,
                 should_stop=should_stop,
@@ -316,6 +319,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         speed: Speed,
         shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
+        skips: SkipSharing | None = None,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -331,6 +335,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             speed,
             shortcuts=shortcuts,
             maps=maps,
+            skips=skips,
         )
         if speed.banks_ahead:
             denoiser.encode_ahead(timesteps)

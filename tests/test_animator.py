@@ -16,6 +16,7 @@ from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.writer import VideoWriter, read_metadata
+from magicanimate.provenance.inspection import inspect
 from magicanimate.request_checks import side_by_side_path
 from tests.dancer_files import control_frames
 
@@ -60,6 +61,9 @@ def test_the_whole_way(animator, request_):
     embedded = read_metadata(result.output)
     assert embedded["seed"] == 1
     assert embedded["motion"] == str(request_.motion)
+    assert inspect(result.output).credentials.source_type == "trainedAlgorithmicMedia"
+    assert inspect(result.side_by_side).credentials.source_type == "compositeWithTrainedAlgorithmicMedia"
+    assert result.unsigned == ""
 
     stages = list(dict.fromkeys(p.stage for p in seen))
     assert stages == ["load", "read", "denoise", "decode"]
@@ -72,6 +76,19 @@ def test_the_whole_way(animator, request_):
     assert previews
     assert previews[0].shape == (16, 4, 4, 3)
     assert previews[0].dtype == np.uint8
+
+
+def test_content_credentials_can_be_left_out(animator, request_):
+    result = animator.animate(replace(request_, credentials=False, num_inference_steps=1))
+    assert inspect(result.output).credentials.state == "none" and result.unsigned == ""
+    assert read_metadata(result.output)["ai_generated"] is True
+
+
+def test_a_result_that_cannot_be_signed_is_said_to_be_so(animator, request_, tmp_path, caplog):
+    webm = replace(request_, output=tmp_path / "a.webm", num_inference_steps=1, end=0.2)
+    assert "webm files cannot carry" in animator.animate(webm).unsigned
+    assert "webm files cannot carry" in animator.animate(webm).unsigned
+    assert sum("webm files" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("stage", ["read", "denoise", "decode"])

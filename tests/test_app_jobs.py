@@ -157,13 +157,15 @@ def test_what_the_end_of_the_program_interrupted_is_offered(tiny_model, long, fi
     wait_until_denoising(page, running)
     studio.close()
     assert not list((tmp_path / "out").glob("*_*"))
+    torn = tmp_path / "out" / ".20260101-000000_me_dance.1a2b3c4d.partial.mp4"  # as after a kill
+    torn.touch()
     studio = Studio(tiny_model, tmp_path / "out", device="cpu")
     page = Page(studio, [], queue_size=2).animate
     listed = page.running.look(Seen(), "", VISITOR)[page.running.jobs.list]["value"]
     assert "Go on with 2 unfinished jobs" in listed
     page.running._act(Seen(), "", VISITOR, press("remove", running))
     page.running._act(Seen(), "", VISITOR, press("go-on"))
-    assert end_of(studio.queue, waiting).state == "done"
+    assert end_of(studio.queue, waiting).state == "done" and not torn.exists()
     studio.close()
 
 

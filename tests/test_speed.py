@@ -21,6 +21,7 @@ from tests.golden_cases import tiny_pipeline
 PLAIN = Speed.plain()
 ARRANGEMENTS = {
     "halves in turn": replace(PLAIN, halves_in_turn=True),
+    "skips shared": replace(PLAIN, halves_in_turn=True, share_skips=True),
     "keys kept": replace(PLAIN, keep_keys=True),
     "residuals shared": replace(PLAIN, share_residuals=True),
     "maps kept": replace(PLAIN, keep_maps=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import (
@@ -19,6 +20,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from magicanimate.models.shared_skips import SkipSharing
 
 
 class ClipGroupNorm(nn.GroupNorm):
@@ -33,11 +37,16 @@ class ClipGroupNorm(nn.GroupNorm):
 
     num_frames: int = 1
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *, groups: int | None = None) -> torch.Tensor:
+        """Normalize ``(B F) C H W``; with ``groups`` the channels of the first so many groups alone."""
+        groups = groups or self.num_groups
+        channels = groups * self.num_channels // self.num_groups
+        hidden_states = hidden_states[:, :channels]
+        affine = self.weight[:channels], self.bias[:channels]
         if self.num_frames == 1:
-            return super().forward(hidden_states)
+            return functional.group_norm(hidden_states, groups, *affine, self.eps)
         clip = hidden_states.unflatten(0, (-1, self.num_frames)).transpose(1, 2)  # (B F) C H W -> B C F H W
-        clip = functional.group_norm(clip, self.num_groups, self.weight, self.bias, self.eps)
+        clip = functional.group_norm(clip, groups, *affine, self.eps)
         return clip.transpose(1, 2).flatten(0, 1)  # B C F H W -> (B F) C H W
 
 
@@ -80,12 +89,14 @@ class Turns:
         deep: for each turn what reaches the last layer of the last up block from below in a step near by,
             ``(B F) C H W``; then only that layer is computed, and the first skip connection is the only one
             whose residual is asked for. See `magicanimate.models.deep_features`.
+        skips: from `magicanimate.models.shared_skips`, for two turns that share the down path.
     """
 
     texts: Sequence[torch.Tensor]
     before: Callable[[int], None]
     share_down: bool
     deep: Sequence[torch.Tensor] | None = None
+    skips: SkipSharing | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,9 @@ class VideoUNet(UNetMotionModel):
         predicted, path = [], None
         for i, text in enumerate(turns.texts):
             turns.before(i)
+            if turns.skips is not None:
+                alike = turns.share_down and len(turns.texts) == 2 and turns.deep is None
+                turns.skips.turn = i if alike else None
             if turns.deep is not None:
                 residual = down_block_additional_residuals[0]
                 predicted.append(self._surface(sample, timestep, text, turns.deep[i], residual))

@@ -37,7 +37,7 @@ class AnimateTab:
                 self._inputs()
             with gr.Column(scale=5, min_width=320):
                 self.running = RunningPanel(studio, self.cancel)
-                gr.HTML(views.checkpoint_note(self.defaults), padding=False)
+                self.note = gr.HTML(self._checkpoint_note, padding=False, elem_id="checkpoint")
 
     def _inputs(self) -> None:
         photo, motion = self.examples[0] if self.examples else (None, None)
@@ -59,9 +59,14 @@ class AnimateTab:
             self.start.render()
             self.cancel = gr.Button("Cancel", size="lg", interactive=False, elem_id="cancel")
             self.leave = gr.Button("Leave it as it is", size="lg", visible=False, elem_id="leave-job")
+        gr.HTML(views.CONSENT, padding=False)
         with gr.Accordion("More", open=False):
             self.controls |= form.more_settings(self.defaults)
         self.use_again = UseAgain(self.studio, self.controls)
+
+    def _checkpoint_note(self) -> str:
+        """Right again whenever the page is opened."""
+        return views.checkpoint_note(self.studio.defaults(), trial=self.studio.trial)
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""

@@ -28,11 +28,23 @@ TITLE = """
 </header>
 """
 
+CONSENT = '<p class="ma-note">A photo of a real person? Animate it only if that person agrees.</p>'
 
-def checkpoint_note(defaults: ModelDefaults) -> str:
-    """Which checkpoint runs, and what may be expected of it."""
+
+def checkpoint_note(defaults: ModelDefaults, *, trial: Path | None = None) -> str:
+    """Which checkpoint runs, and what may be expected of it.
+
+    Args:
+        defaults: the checkpoint's.
+        trial: its folder, if it is one that was trained here and is being tried.
+    """
     size = f"{defaults.width} x {defaults.height} pixels"
-    if defaults.kind == "mini":
+    if trial is not None:
+        text = (
+            f"<b>You are trying a checkpoint of your own</b> ({size}), <code>{html.escape(str(trial))}</code>"
+            ". The Train tab goes back to the program's."
+        )
+    elif defaults.kind == "mini":
         text = (
             f"<b>This is the mini checkpoint</b> ({size}): a small model trained on computer-made people, so "
             "that the program can be tried without a large download. It keeps colours and poses; faces and "
