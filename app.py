@@ -139,7 +139,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
     from starlette.middleware import Middleware
 
-    from magicanimate.ui import theme, views
+    from magicanimate.ui import player, theme, views
     from magicanimate.ui.page import Page, find_examples
     from magicanimate.ui.studio import Studio
     from magicanimate.web.guard import Guard
@@ -165,7 +165,8 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
             share=args.share,
             auth=accounts,
             theme=theme.make(),
-            css_paths=views.STYLE,
+            css_paths=[views.STYLE, player.RESULTS_STYLE],
+            head=player.head(),
             allowed_paths=[str(output), str(EXAMPLES)],
             blocked_paths=[str(studio.queue.folder)],
             max_file_size=MediaLimits().max_file_bytes,

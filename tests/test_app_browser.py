@@ -148,7 +148,8 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     page.wait_for_function(f"{video}.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
     seen = page.evaluate(f"[{video}.videoWidth, {video}.videoHeight, {video}.duration, {video}.loop]")
     assert seen == [32, 32, pytest.approx(FRAMES / 25, abs=0.05), True]
-    assert page.evaluate("document.querySelector('#side-by-side video').videoWidth") > 32
+    page.click("#result [data-view=strip]")
+    page.wait_for_function("document.querySelector('#result .ma-shown').videoWidth === 3 * 32 + 8")
 
     with page.expect_download() as download:
         page.click("#download")
