@@ -30,12 +30,15 @@ class MediaLimits:
         max_pixels: largest width x height of a photo or of one frame.
         max_seconds: longest stretch of a clip that is used.
         max_frames: most frames that are animated.
+        max_total_pixels: of all frames that must be decoded, so that a small file does not unpack to days of
+            work; the default is 24 000 frames of 4K.
     """
 
     max_file_bytes: int = 2 * 1024**3
     max_pixels: int = 64_000_000
     max_seconds: float = 1200.0
     max_frames: int = 20_000
+    max_total_pixels: int = 200_000_000_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class AnimationRequest:
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
+        credentials: sign the result with content credentials that say what it is and what made it.
         check_motion: refuse a clip whose colours are not those of a DensePose map.
         limits: bounds on the input files.
     """
@@ -105,6 +109,7 @@ class AnimationRequest:
     preview_every: int = 0
     sound: bool = False
     side_by_side: bool = False
+    credentials: bool = True
     check_motion: bool = True
     limits: MediaLimits = field(default_factory=MediaLimits)
 
@@ -130,13 +135,15 @@ class Progress:
         total: units of this stage (windows of all steps while denoising, frames elsewhere).
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.
         preview: cheap preview frames, uint8 (F, h, w, 3), or ``None``.
+        denoising_step: while denoising, which step runs, from 1, and how many there are.
     """
 
     stage: str
     step: int
     total: int
     seconds_left: float | None = None
-    preview: Any = None
+    preview: Any = field(default=None, compare=False)  # arrays have no one answer to `==`
+    denoising_step: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,7 @@ class AnimationResult:
         num_frames, fps, width, height: of the result.
         seconds: time spent, by stage.
         settings: what the JSON holds.
+        unsigned: why the result has no content credentials though it should, one sentence; else empty.
     """
 
     output: Path
@@ -161,6 +169,7 @@ class AnimationResult:
     height: int
     seconds: dict[str, float]
     settings: dict[str, Any]
+    unsigned: str = ""
 
 
 OnProgress = Callable[[Progress], None]

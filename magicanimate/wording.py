@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 STAGES = {
+    "wait": "waiting for other work",
     "load": "loading the network",
     "download": "downloading the weights",
     "convert": "converting the weights",
@@ -34,9 +35,14 @@ def timestamp() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}"
 
 
+def pair_name(photo: Path, motion: Path) -> str:
+    """What names of results say of photo and clip."""
+    return f"{photo.stem[:40]}_{motion.stem[:40]}"
+
+
 def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4") -> Path:
     """A name in ``folder`` made of date, photo and clip that nothing has yet."""
-    base = f"{timestamp()}_{photo.stem[:40]}_{motion.stem[:40]}"
+    base = f"{timestamp()}_{pair_name(photo, motion)}"
     path, number = folder / f"{base}{suffix}", 1
     while path.exists() or path.with_suffix(".json").exists():
         number += 1

@@ -104,6 +104,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "scheduler": Setting(OWN_SCHEDULER, choices=SCHEDULERS),
         "side_by_side": Setting(True),
         "sound": Setting(own.sound),
+        "credentials": Setting(own.credentials),
         "check_motion": Setting(own.check_motion),
         "prompt": Setting(own.prompt),
         "negative_prompt": Setting(own.negative_prompt),

@@ -53,6 +53,7 @@ _WORDS = {
     "scheduler": ("Scheduler", "the method of denoising; default is the checkpoint's"),
     "side_by_side": ("Also make the side by side video", None),
     "sound": ("Keep the clip's sound", None),
+    "credentials": ("Sign the result as AI-generated (content credentials)", None),
     "check_motion": ("Check that the clip is DensePose", None),
     "prompt": ("Prompt", "may stay empty"),
     "negative_prompt": ("Negative prompt", "what to stay away from"),
@@ -148,7 +149,7 @@ def more_settings(defaults: ModelDefaults) -> Controls:
         controls["windows"] = _radio("windows", settings)
         controls["window_offset"] = _checkbox("window_offset", settings)
     with _group("Result"):
-        for name in ("side_by_side", "sound", "check_motion"):
+        for name in ("side_by_side", "sound", "credentials", "check_motion"):
             controls[name] = _checkbox(name, settings)
     with _group("Text", visible=defaults.kind != "mini"), gr.Row():
         for name in ("prompt", "negative_prompt"):
