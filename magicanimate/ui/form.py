@@ -25,7 +25,7 @@ from magicanimate.studio.sizes import CUSTOM, size_choices, size_of
 __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 
 KEYS = Path(__file__).with_name("keys.js")
-DICE = Path(__file__).with_name("dice.svg")
+DICE = Path(__file__).with_name("dice.png")
 
 Controls = dict[str, gr.components.Component]
 
