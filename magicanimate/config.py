@@ -72,6 +72,8 @@ class AnimationRequest:
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
+        keypoints: clip of the same frames' keypoints, drawn in DWPose's style, for a checkpoint that was
+            trained with both.
         credentials: sign the result with content credentials that say what it is and what made it.
         check_motion: refuse a clip whose colours are not those of a DensePose map.
         limits: bounds on the input files.
@@ -109,6 +111,7 @@ class AnimationRequest:
     preview_every: int = 0
     sound: bool = False
     side_by_side: bool = False
+    keypoints: Path | None = None
     credentials: bool = True
     check_motion: bool = True
     limits: MediaLimits = field(default_factory=MediaLimits)

@@ -93,8 +93,8 @@ def test_of_the_program_only_the_page_uses_densepose_tools():
         for name, tree in MODULES.items()
         if within(name, "magicanimate") and any(within(used, "densepose_tools") for used in imports(tree))
     }
-    behind = {"magicanimate.studio.bodies"}
-    assert users == behind | {f"magicanimate.ui.{name}" for name in ("motion_panel", "studio", "views")}
+    pages = ("densepose_tab", "motion_figures", "motion_job", "motion_panel", "studio", "views")
+    assert users == {"magicanimate.studio.bodies"} | {f"magicanimate.ui.{name}" for name in pages}
 
 
 def test_no_cycles():

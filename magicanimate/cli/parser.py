@@ -164,6 +164,12 @@ def _add_media(command) -> None:
         choices=FITS,
         help="crop keeps proportions, pad shows all, stretch as published (default: crop)",
     )
+    add(
+        "--keypoints",
+        type=Path,
+        metavar="CLIP",
+        help="the same frames' keypoints, drawn in DWPose's style, for a checkpoint trained with both",
+    )
     add("--start", type=float, metavar="SECONDS", help="where in the clip to begin")
     add("--end", type=float, metavar="SECONDS", help="where in the clip to end")
     add("--stride", type=int, help="use every n-th frame")

@@ -17,6 +17,7 @@ from magicanimate.ui.motion_panel import MotionPanel, motion_of
 from magicanimate.ui.presets_panel import PresetsPanel
 from magicanimate.ui.running_panel import RunningPanel, Updates
 from magicanimate.ui.studio import Studio
+from magicanimate.ui.use_again import UseAgain
 
 _START, _CHANGE = "Animate", "Change the waiting job"
 
@@ -68,6 +69,7 @@ class AnimateTab:
             self.presets = PresetsPanel(
                 SettingPresets(self.studio.output / ".settings"), self.controls, self.defaults
             )
+        self.use_again = UseAgain(self.studio, self.controls)
 
     def _checkpoint_note(self) -> str:
         """Right again whenever the page is opened."""

@@ -72,7 +72,8 @@ def values_of(settings: Mapping[str, Any], defaults: ModelDefaults) -> dict[str,
     return of_result(settings, form_settings(defaults)).values
 
 
-def _path_only(payload: gr.FileData | None) -> str | None:
+def path_only(payload: gr.FileData | None) -> str | None:
+    """Instead of `gr.Image.preprocess`, which answers a broken picture with a traceback."""
     return payload.path if payload else None
 
 
@@ -99,9 +100,8 @@ def inputs(*, photo: str | None, motion: str | None) -> Controls:
                 elem_id="motion",
             ),
         }
-    # Gradio would open the picture itself and answer a broken one with a traceback. Set on the object,
-    # since a subclass would make Gradio write a file beside this one.
-    controls["photo"].preprocess = _path_only
+    # Set on the object, since a subclass would make Gradio write a file beside this one.
+    controls["photo"].preprocess = path_only
     return controls
 
 
