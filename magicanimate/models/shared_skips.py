@@ -15,25 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from magicanimate.models.unet import ClipGroupNorm, VideoUNet
-
-
-class SkipSharing:
-    """What the modules of one network know of the turn that runs.
-
-    Attributes:
-        turn: 0 while the first half runs, 1 for the second; ``None`` when the halves are not alike.
-        kept: what a convolution made of its skip connection in turn 0, for turn 1.
-    """
-
-    def __init__(self) -> None:
-        self.turn: int | None = None
-        self.kept: dict[nn.Module, torch.Tensor] = {}
-
-    def end(self) -> None:
-        """No turn runs; nothing stays in memory, even where one was broken off."""
-        self.turn = None
-        self.kept.clear()
+from magicanimate.models.unet import ClipGroupNorm, SkipSharing, VideoUNet
 
 
 class _OwnNorm(nn.Module):

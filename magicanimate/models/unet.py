@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers import (
@@ -20,9 +19,6 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import nn
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from magicanimate.models.shared_skips import SkipSharing
 
 
 class ClipGroupNorm(nn.GroupNorm):
@@ -75,6 +71,24 @@ def _replaced(norm: nn.GroupNorm, cls: type[nn.GroupNorm]) -> nn.GroupNorm:
 
 def _has_text(block: nn.Module) -> bool:
     return getattr(block, "has_cross_attention", False)
+
+
+class SkipSharing:
+    """What the layers that share skip connections know of the turn that runs.
+
+    Attributes:
+        turn: 0 while the first half runs, 1 for the second; ``None`` when the halves are not alike.
+        kept: what a convolution made of its skip connection in turn 0, for turn 1.
+    """
+
+    def __init__(self) -> None:
+        self.turn: int | None = None
+        self.kept: dict[nn.Module, torch.Tensor] = {}
+
+    def end(self) -> None:
+        """No turn runs; nothing stays in memory, even where one was broken off."""
+        self.turn = None
+        self.kept.clear()
 
 
 @dataclass(frozen=True)
