@@ -145,7 +145,7 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     assert page.is_hidden("#preview") and page.is_disabled("#cancel")
 
     video = "document.querySelector('#result video')"
-    page.wait_for_function(f"{video}.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
+    page.wait_for_function(f"{video}?.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
     seen = page.evaluate(f"[{video}.videoWidth, {video}.videoHeight, {video}.duration, {video}.loop]")
     assert seen == [32, 32, pytest.approx(FRAMES / 25, abs=0.05), True]
     page.click("#result [data-view=strip]")
@@ -264,7 +264,11 @@ def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     set_steps(page, 1)
     page.click("#animate")
     page.wait_for_selector("#jobs .ma-job-waiting")
-    page.reload()
+    context = page.context
+    page.close()
+    page = context.new_page()
+    page.set_default_timeout(60 * _SECOND)
+    page.goto(served[0])
     page.wait_for_selector("#status [role=progressbar]")
     page.wait_for_selector("#preview img[alt=preview]")
     assert page.inner_text("#jobs .ma-job-running b") == "me · long · seed 1"
