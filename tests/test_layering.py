@@ -30,6 +30,7 @@ FORBIDDEN = {
     "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),
     "magicanimate.models": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.media": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.checkpoints", "torch"),
+    "magicanimate.web": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "gradio", "torch"),
     "magicanimate.provenance": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "torch"),
     "magicanimate.checkpoints": (*TOP, *ANIMATOR, "magicanimate.media"),
     "magicanimate.cli": ("app", "magicanimate.ui", "gradio", *PIPELINE, *MODELS, "magicanimate.media"),

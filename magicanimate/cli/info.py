@@ -11,7 +11,17 @@ from typing import Any
 
 from magicanimate import __version__
 
-PACKAGES = ("torch", "diffusers", "transformers", "huggingface_hub", "gradio", "av", "numpy", "pillow")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "huggingface_hub",
+    "gradio",
+    "av",
+    "numpy",
+    "pillow",
+    "c2pa-python",
+)
 
 
 def gather(device: str | None = None) -> dict[str, Any]:
