@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +19,7 @@ from magicanimate.config import (
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.studio.job import Made
 from magicanimate.studio.moving_picture import encode_webp
-from magicanimate.wording import new_output
+from magicanimate.wording import new_output, pair_name
 
 ANIMATE = "animate"
 """The kind of these jobs."""
@@ -74,6 +75,7 @@ class AnimationRunner:
             Cancelled: the last preview is kept, if there was one.
         """
         request = animation_request(job, self._output)
+        self._sweep(request)
         output = new_output(self._output, request.photo, request.motion)
         request = animation_request(job, output)
         preview = None
@@ -95,6 +97,12 @@ class AnimationRunner:
             raise Cancelled(str(stopped), kept=[kept]) from stopped
         files = (result.output, result.settings_file, result.side_by_side)
         return Made(tuple(filter(None, files)), _summary(result))
+
+    def _sweep(self, request: AnimationRequest) -> None:
+        """Remove what a kill left half-written of this job; no other one is at work in the folder now."""
+        name = glob.escape(pair_name(request.photo, request.motion))
+        for partial in self._output.glob(f".*_{name}*.partial*"):
+            partial.unlink(missing_ok=True)
 
 
 def _summary(result: AnimationResult) -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from magicanimate.studio.job import Job, JobState
 from magicanimate.studio.job_watch import PlacedJob
-from magicanimate.studio.thumbnail import thumbnail
+from magicanimate.studio.photo_thumbnail import thumbnail
 
 # Tells Python which button of which job was pressed. The list is drawn anew when it changes; whoever walks
 # through it by keyboard then finds the focus where it was.

@@ -68,9 +68,11 @@ class Studio:
         self._most_waiting = most_waiting
         self._engine = engine or EngineChoice(device=device, offline=offline)
         self._lent = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
-        self.animator = Animator(
-            model, device=device, dtype=dtype, offline=offline, on_progress=self._while_loading
+        self._new_animator = partial(
+            Animator, device=device, dtype=dtype, offline=offline, on_progress=self._while_loading
         )
+        self._own_model = model
+        self.animator = self._new_animator(model)
         self._device = threading.Lock()  # one piece of work at a time
         self._idle = IdleTimer(60 * unload_after, self._unload)
         self._unloaded = False
@@ -99,6 +101,26 @@ class Studio:
         if self.animator.model == "full" and "full" in absent:
             return FULL_DEFAULTS
         return self.animator.defaults
+
+    @property
+    def trial(self) -> Path | None:
+        """The folder that `use_model` put in place of the program's own checkpoint, if it did."""
+        return None if self.animator.model == self._own_model else Path(self.animator.model)
+
+    def use_model(self, folder: Path | None) -> None:
+        """Animate with another checkpoint from the next animation on; it is loaded in the background.
+
+        Args:
+            folder: a pipeline folder; ``None`` for the program's own checkpoint again.
+
+        Raises:
+            InputError: the folder holds no checkpoint; nothing has changed then.
+        """
+        animator = self._new_animator(self._own_model if folder is None else folder)
+        if folder is not None:
+            _ = animator.defaults  # reads the folder
+        self.animator = animator  # an animation that runs keeps the one before alive until it ends
+        self.start_loading()
 
     def start_loading(self) -> None:
         """Load the checkpoint in the background; an error shows when somebody animates."""
@@ -242,12 +264,12 @@ class Studio:
 
     @contextmanager
     def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
-        """Have the device to oneself; while waiting for it, the progress of loading is told."""
+        """Have the device to oneself; while waiting for it, what is waited for is told."""
         while not self._device.acquire(timeout=_UPDATES_EVERY):
             if should_stop():
                 raise Cancelled("stopped before it began")
-            if self._loading is not None and not self.animator.loaded:
-                on_progress(self._loading)
+            loading = self._loading or Progress("load", 0, 1)
+            on_progress(Progress("wait", 0, 1) if self.animator.loaded else loading)
         self._idle.busy()
         try:
             yield

@@ -31,10 +31,20 @@ TITLE = """
 CONSENT = '<p class="ma-note">A photo of a real person? Animate it only if that person agrees.</p>'
 
 
-def checkpoint_note(defaults: ModelDefaults) -> str:
-    """Which checkpoint runs, and what may be expected of it."""
+def checkpoint_note(defaults: ModelDefaults, *, trial: Path | None = None) -> str:
+    """Which checkpoint runs, and what may be expected of it.
+
+    Args:
+        defaults: the checkpoint's.
+        trial: its folder, if it is one that was trained here and is being tried.
+    """
     size = f"{defaults.width} x {defaults.height} pixels"
-    if defaults.kind == "mini":
+    if trial is not None:
+        text = (
+            f"<b>You are trying a checkpoint of your own</b> ({size}), <code>{html.escape(str(trial))}</code>"
+            ". The Train tab goes back to the program's."
+        )
+    elif defaults.kind == "mini":
         text = (
             f"<b>This is the mini checkpoint</b> ({size}): a small model trained on computer-made people, so "
             "that the program can be tried without a large download. It keeps colours and poses; faces and "
@@ -105,15 +115,15 @@ def unloaded_note(minutes: float) -> str:
     )
 
 
-def motion_made(new: MadeMotion) -> str:
-    """What was made of the visitor's clip, by what, and what to know of it."""
+def motion_made(new: MadeMotion, then: str = "") -> str:
+    """What was made of the visitor's clip, by what, and what to know of it; ``then`` is a sentence more."""
     made = new.extraction
     how = "in the right colours" if new.engine is None else f"made by {ENGINE_NAMES[new.engine]}"
     text = f"A DensePose clip of {made.num_frames} frames, {how}."
     for frames, what in ((made.empty, "nobody"), (made.filled, "the people of a frame beside them")):
         if frames:
             text += f" {len(frames)} of them show {what}."
-    return message(f"{text} Animate uses it now. Saved as {made.video}", kind="done")
+    return message(f"{text} {then} Saved as {made.video}".replace("  ", " "), kind="done")
 
 
 def moving_picture(webp: bytes, *, label: str) -> str:
