@@ -113,6 +113,11 @@ def bypass_proxy(host: str) -> None:
         os.environ[name] = ",".join(filter(None, own))
 
 
+def only_here(args: argparse.Namespace) -> bool:
+    """Whether nobody is let in from elsewhere, not even through a proxy on this machine."""
+    return is_loopback(args.host) and not (args.share or args.auth or args.allow_origin)
+
+
 @contextmanager
 def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks, Studio]]:
     """Serve the page, as long as the context lasts, from a thread of its own; ``scratch`` holds uploads.
@@ -140,7 +145,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
     from magicanimate.web.guard import Guard
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
-    shared = args.share or not is_loopback(args.host)
+    shared = args.share or bool(accounts) or not is_loopback(args.host)
     studio = Studio(
         args.model,
         output,
@@ -152,7 +157,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         unload_after=args.unload_after,
         shared=shared,
     )
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=not shared)
+    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         page.blocks.launch(
             server_name=args.host,

@@ -160,6 +160,7 @@ class Animator:
             meter.begin("load", 1)
             self.load()
             request = self._completed(request)
+            self._check_signals(request)
             meter.begin("read", 1)
             from magicanimate.media.prepare import prepare_media
 
@@ -183,6 +184,19 @@ class Animator:
             height=request.height or own.height,
             guidance_scale=own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         )
+
+    def _check_signals(self, request: AnimationRequest) -> None:
+        """Whether the request brings what drives this checkpoint."""
+        wanted = self._pipe.controlnet_keypoints is not None
+        if wanted and request.keypoints is None:
+            raise InputError(
+                f"The checkpoint {self.folder} is driven by keypoints, too; give the clip of drawn keypoints "
+                "(--keypoints)."
+            )
+        if request.keypoints is not None and not wanted:
+            raise InputError(
+                f"The checkpoint {self.folder} was not trained with keypoints; leave {request.keypoints} out."
+            )
 
     def _run(
         self,
@@ -224,6 +238,7 @@ class Animator:
             output = pipe(
                 media.photo,
                 media.control,
+                keypoints=media.keypoints,
                 num_inference_steps=request.num_inference_steps,
                 guidance_scale=request.guidance_scale,
                 seed=request.seed,

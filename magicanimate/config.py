@@ -66,12 +66,14 @@ class AnimationRequest:
         window_size, window_overlap, window_stride: of the temporal windows, in frames.
         window_offset: shift the windows from step to step so that seams do not add up ("open").
         controlnet_conditioning_scale: weight of the pose residuals.
-        reference_strength: share of the photo in the attention, 0..10; 1 is as published, 0 leaves it out.
+        reference_strength: of the photo in the attention, 0..2; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Shortcuts`.
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
+        keypoints: clip of the same frames' keypoints, drawn in DWPose's style, for a checkpoint that was
+            trained with both.
         credentials: sign the result with content credentials that say what it is and what made it.
         check_motion: refuse a clip whose colours are not those of a DensePose map.
         limits: bounds on the input files.
@@ -109,6 +111,7 @@ class AnimationRequest:
     preview_every: int = 0
     sound: bool = False
     side_by_side: bool = False
+    keypoints: Path | None = None
     credentials: bool = True
     check_motion: bool = True
     limits: MediaLimits = field(default_factory=MediaLimits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from diffusers import ControlNetModel
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.control_maps import ControlMaps
 from magicanimate.models.deep_features import DeepFeatures
+from magicanimate.models.driver import Driver
 from magicanimate.models.reference import HybridSelfAttention, set_reference, set_visible
 from magicanimate.models.shared_skips import SkipSharing
 from magicanimate.models.unet import Turns, VideoUNet
@@ -30,6 +32,7 @@ class Conditions:
     Attributes:
         reference: latents of the photo, ``1 C h w``.
         control: DensePose frames, indexable by a list of frame numbers -> uint8 ``K H W 3``.
+        keypoints: a second signal of the motion, whose residuals are added (paper, table 1), or ``None``.
         text: embeddings ``B L D``, [negative, prompt] with guidance.
         guidance_scale: 1 or less means that ``text`` holds the prompt alone.
         control_scale: weight of the ControlNet's residuals.
@@ -44,6 +47,7 @@ class Conditions:
     control_scale: float
     bank_dtype: torch.dtype | None = None
     reference_strength: float = 1.0
+    keypoints: Driver | None = None
 
 
 class WindowDenoiser:
@@ -190,7 +194,7 @@ class WindowDenoiser:
             before=lambda i: set_visible(self.readers, [self.visible[i]]),
             share_down=self.share_down,
             deep=deep,
-            skips=self.skips,
+            skips=self.skips if self.speed.share_skips else None,
         )
         predicted = self.unet(
             frames,
@@ -231,21 +235,15 @@ class WindowDenoiser:
     def _control_frames(self, latents: torch.Tensor, frames: list[int]) -> list[torch.Tensor]:
         given = self.conditions
         noisy = latents[0, :, frames].transpose(0, 1).to(self.unet.dtype)  # 1 C F h w -> K C h w
-        unknown = frames
-        if self.maps is not None:
-            self.maps.frames = frames
-            unknown = self.maps.unknown()
-        pixels = torch.from_numpy(np.ascontiguousarray(given.control[unknown or frames[:1]]))
-        pixels = pixels[: len(unknown)].to(noisy.device)
-        down, mid = self.controlnet(
-            noisy,
-            self.timestep,
-            self._text(self.texts[-1], len(frames)),
-            controlnet_cond=(pixels.movedim(-1, 1).to(torch.float32) / 255).to(noisy.dtype),
-            conditioning_scale=given.control_scale,
-            return_dict=False,
-        )
-        return [*down, mid]
+        text = self._text(self.texts[-1], len(frames))
+        drivers = [Driver(self.controlnet, given.control, self.maps)]
+        if given.keypoints is not None:
+            drivers.append(given.keypoints)
+        each = [
+            driver.residuals(frames, noisy, self.timestep, text, scale=given.control_scale)
+            for driver in drivers
+        ]
+        return [reduce(torch.add, level) for level in zip(*each, strict=True)]
 
     def prediction(self) -> torch.Tensor:
         """Blended and guided noise prediction of the step, ``1 C F h w``, float32."""

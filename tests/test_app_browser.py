@@ -221,6 +221,40 @@ def test_an_ordinary_video_becomes_the_motion_with_one_click(page, served, tmp_p
     page.wait_for_selector("#densepose", state="hidden")
 
 
+def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path):
+    page.wait_for_selector("#photo img")
+    page.get_by_role("tab", name="DensePose").click()
+    page.set_input_files("#dp-clip input[type=file]", write_dance(tmp_path / "waltz.mp4", 12, size=160))
+    page.wait_for_selector("#dp-notice .ma-message")
+    assert "waltz.mp4 is an ordinary video" in page.inner_text("#dp-notice")
+    page.get_by_label("the one I point at").locator("visible=true").check()
+    page.click("#dp-picture img")  # in its middle somebody stands
+    page.wait_for_function(
+        "[...document.querySelectorAll('#dp-point input')].slice(0, 2).every(x => Number(x.value) > 60)"
+    )
+    page.get_by_label("Take out flicker").locator("visible=true").check()
+    page.click("#make-dp")
+    page.wait_for_selector("#dp-status .ma-done")
+    for player in ("#dp-before", "#dp-after"):
+        page.wait_for_function("name => document.querySelector(name + ' video')?.readyState >= 3", arg=player)
+    assert "Flicker" in page.inner_text("#dp-figures")
+    with page.expect_download() as download:
+        page.click("#dp-exact")
+    (written,) = served[1].glob("waltz_densepose.mp4")
+    assert Path(download.value.path()).read_bytes() == written.read_bytes()
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    page.click("#dp-use")
+    page.wait_for_selector("#animate:visible")
+    page.wait_for_function("document.querySelector('#motion video')?.src.includes('waltz_densepose_h264')")
+    set_steps(page, 1)
+    page.click("#animate")
+    wait_for_status(page, "12 frames of 32 x 32 at 25 fps")
+    assert list(served[1].glob("*_waltz_densepose.mp4"))  # named after the clip of exact colours
+
+
 def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     """Two jobs; the page is opened again in the middle; one is cancelled and the other ends."""
     upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
@@ -262,16 +296,18 @@ def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, 
         set_steps(page, 1)
         page.click("#animate")
         page.wait_for_selector("#jobs .ma-job-waiting")
+        page.close()
         process.kill()
         process.wait()
         process, address = start(output, tiny_model, segmenter)
         page = context.new_page()
+        page.set_default_timeout(60 * _SECOND)
         page.goto(address)
-        page.wait_for_selector("#jobs [data-action=go-on]", timeout=60 * _SECOND)
+        page.wait_for_selector("#jobs [data-action=go-on]")
         assert "Go on with 2 unfinished jobs" in page.inner_text("#jobs")
         page.locator("#jobs .ma-job-interrupted [data-action=remove]").first.click()
         page.get_by_text("Go on with 1 unfinished job").click()
-        page.wait_for_selector("#jobs .ma-job-done", timeout=60 * _SECOND)
+        page.wait_for_selector("#jobs .ma-job-done")
         assert "64 frames of 32 x 32 at 25 fps" in status(page)
     finally:
         context.close()
@@ -295,6 +331,28 @@ def test_nothing_sticks_out(page, width):
     page.get_by_text("More", exact=True).click()
     page.wait_for_selector("text=Window size")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_settings_are_checked_saved_and_driven_by_keys(page):
+    page.wait_for_selector("#check section[aria-busy=false]")
+    assert "arms_motion.mp4 is a DensePose clip" in page.inner_text("#check")
+    assert page.locator("#check img").count() == 2
+    seed = "#seed input[type=number]"
+    page.get_by_text("More", exact=True).click()
+    page.fill(seed, "77")
+    page.fill("#settings-name textarea, #settings-name input", "mine")
+    page.click("#save-settings")
+    page.wait_for_selector("#settings-message:has-text('Saved as “mine”')")
+    page.click("#reset-settings")
+    page.wait_for_function("at => document.querySelector(at).value === '1'", arg=seed)
+    page.click("#saved-settings input")
+    page.get_by_role("option", name="mine").click()
+    page.wait_for_function("at => document.querySelector(at).value === '77'", arg=seed)
+
+    page.fill("#steps input[type=number]", "3000")
+    page.focus(seed)
+    page.keyboard.press("Control+Enter")
+    wait_for_status(page, "frames of 32 x 32")
 
 
 def test_dice_changes_the_seed(page):

@@ -133,7 +133,7 @@ def _add_sampling(command) -> None:
         "--reference-strength",
         type=float,
         metavar="S",
-        help="how much the picture looks at the photo, 0 (not at all) to 10 (default: 1)",
+        help="how much the picture looks at the photo, 0 (not at all) to 2 (default: 1)",
     )
     add(
         "--windows",
@@ -163,6 +163,12 @@ def _add_media(command) -> None:
         "--fit",
         choices=FITS,
         help="crop keeps proportions, pad shows all, stretch as published (default: crop)",
+    )
+    add(
+        "--keypoints",
+        type=Path,
+        metavar="CLIP",
+        help="the same frames' keypoints, drawn in DWPose's style, for a checkpoint trained with both",
     )
     add("--start", type=float, metavar="SECONDS", help="where in the clip to begin")
     add("--end", type=float, metavar="SECONDS", help="where in the clip to end")

@@ -115,15 +115,15 @@ def unloaded_note(minutes: float) -> str:
     )
 
 
-def motion_made(new: MadeMotion) -> str:
-    """What was made of the visitor's clip, by what, and what to know of it."""
+def motion_made(new: MadeMotion, then: str = "") -> str:
+    """What was made of the visitor's clip, by what, and what to know of it; ``then`` is a sentence more."""
     made = new.extraction
     how = "in the right colours" if new.engine is None else f"made by {ENGINE_NAMES[new.engine]}"
     text = f"A DensePose clip of {made.num_frames} frames, {how}."
     for frames, what in ((made.empty, "nobody"), (made.filled, "the people of a frame beside them")):
         if frames:
             text += f" {len(frames)} of them show {what}."
-    return message(f"{text} Animate uses it now. Saved as {made.video}", kind="done")
+    return message(f"{text} {then} Saved as {made.video}".replace("  ", " "), kind="done")
 
 
 def moving_picture(webp: bytes, *, label: str) -> str:
