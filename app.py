@@ -113,6 +113,11 @@ def bypass_proxy(host: str) -> None:
         os.environ[name] = ",".join(filter(None, own))
 
 
+def only_here(args: argparse.Namespace) -> bool:
+    """Whether nobody is let in from elsewhere, not even through a proxy on this machine."""
+    return is_loopback(args.host) and not (args.share or args.auth or args.allow_origin)
+
+
 @contextmanager
 def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks, Studio]]:
     """Serve the page, as long as the context lasts, from a thread of its own; ``scratch`` holds uploads.
@@ -134,13 +139,13 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
     from starlette.middleware import Middleware
 
-    from magicanimate.ui import theme, views
+    from magicanimate.ui import player, theme, views
     from magicanimate.ui.page import Page, find_examples
     from magicanimate.ui.studio import Studio
     from magicanimate.web.guard import Guard
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
-    shared = args.share or not is_loopback(args.host)
+    shared = args.share or bool(accounts) or not is_loopback(args.host)
     studio = Studio(
         args.model,
         output,
@@ -152,7 +157,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         unload_after=args.unload_after,
         shared=shared,
     )
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=not shared)
+    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         page.blocks.launch(
             server_name=args.host,
@@ -160,7 +165,8 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
             share=args.share,
             auth=accounts,
             theme=theme.make(),
-            css_paths=views.STYLE,
+            css_paths=[views.STYLE, player.RESULTS_STYLE],
+            head=player.head(),
             allowed_paths=[str(output), str(EXAMPLES)],
             blocked_paths=[str(studio.queue.folder)],
             max_file_size=MediaLimits().max_file_bytes,

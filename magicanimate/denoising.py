@@ -194,7 +194,7 @@ class WindowDenoiser:
             before=lambda i: set_visible(self.readers, [self.visible[i]]),
             share_down=self.share_down,
             deep=deep,
-            skips=self.skips,
+            skips=self.skips if self.speed.share_skips else None,
         )
         predicted = self.unet(
             frames,

@@ -148,7 +148,8 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     page.wait_for_function(f"{video}.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
     seen = page.evaluate(f"[{video}.videoWidth, {video}.videoHeight, {video}.duration, {video}.loop]")
     assert seen == [32, 32, pytest.approx(FRAMES / 25, abs=0.05), True]
-    assert page.evaluate("document.querySelector('#side-by-side video').videoWidth") > 32
+    page.click("#result [data-view=strip]")
+    page.wait_for_function("document.querySelector('#result .ma-shown').videoWidth === 3 * 32 + 8")
 
     with page.expect_download() as download:
         page.click("#download")
@@ -294,16 +295,18 @@ def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, 
         set_steps(page, 1)
         page.click("#animate")
         page.wait_for_selector("#jobs .ma-job-waiting")
+        page.close()
         process.kill()
         process.wait()
         process, address = start(output, tiny_model, segmenter)
         page = context.new_page()
+        page.set_default_timeout(60 * _SECOND)
         page.goto(address)
-        page.wait_for_selector("#jobs [data-action=go-on]", timeout=60 * _SECOND)
+        page.wait_for_selector("#jobs [data-action=go-on]")
         assert "Go on with 2 unfinished jobs" in page.inner_text("#jobs")
         page.locator("#jobs .ma-job-interrupted [data-action=remove]").first.click()
         page.get_by_text("Go on with 1 unfinished job").click()
-        page.wait_for_selector("#jobs .ma-job-done", timeout=60 * _SECOND)
+        page.wait_for_selector("#jobs .ma-job-done")
         assert "64 frames of 32 x 32 at 25 fps" in status(page)
     finally:
         context.close()
@@ -327,6 +330,28 @@ def test_nothing_sticks_out(page, width):
     page.get_by_text("More", exact=True).click()
     page.wait_for_selector("text=Window size")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_settings_are_checked_saved_and_driven_by_keys(page):
+    page.wait_for_selector("#check section[aria-busy=false]")
+    assert "arms_motion.mp4 is a DensePose clip" in page.inner_text("#check")
+    assert page.locator("#check img").count() == 2
+    seed = "#seed input[type=number]"
+    page.get_by_text("More", exact=True).click()
+    page.fill(seed, "77")
+    page.fill("#settings-name textarea, #settings-name input", "mine")
+    page.click("#save-settings")
+    page.wait_for_selector("#settings-message:has-text('Saved as “mine”')")
+    page.click("#reset-settings")
+    page.wait_for_function("at => document.querySelector(at).value === '1'", arg=seed)
+    page.click("#saved-settings input")
+    page.get_by_role("option", name="mine").click()
+    page.wait_for_function("at => document.querySelector(at).value === '77'", arg=seed)
+
+    page.fill("#steps input[type=number]", "3000")
+    page.focus(seed)
+    page.keyboard.press("Control+Enter")
+    wait_for_status(page, "frames of 32 x 32")
 
 
 def test_dice_changes_the_seed(page):
