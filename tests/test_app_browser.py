@@ -244,7 +244,7 @@ def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path
     assert Path(download.value.path()).read_bytes() == written.read_bytes()
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
 
     page.click("#dp-use")
     page.wait_for_selector("#animate:visible")
