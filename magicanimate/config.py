@@ -118,6 +118,7 @@ class Progress:
         total: units of this stage (windows of all steps while denoising, frames elsewhere).
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.
         preview: cheap preview frames, uint8 (F, h, w, 3), or ``None``.
+        note: a sentence for the user that stands until the end, for instance that memory ran out.
     """
 
     stage: str
@@ -125,6 +126,7 @@ class Progress:
     total: int
     seconds_left: float | None = None
     preview: Any = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

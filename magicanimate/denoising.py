@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel
 
+from magicanimate.distributed import Team
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.control_maps import ControlMaps
 from magicanimate.models.reference import HybridSelfAttention, set_reference, set_visible
@@ -75,6 +76,12 @@ class WindowDenoiser:
         """Read the reference at all ``timesteps``, so that the encoder is not needed any more."""
         self._banks = {float(timestep): self._bank(timestep) for timestep in timesteps}
 
+    def rearrange(self, speed: Speed) -> None:
+        """Go on in another arrangement from the next step, with as much kept as before or less."""
+        self.speed = speed
+        if self.maps is not None and not speed.keep_maps:
+            self.maps.stop_keeping()
+
     def start_step(self, timestep: torch.Tensor) -> None:
         """Begin a step: read the reference at ``timestep``, forget the predictions of the last step."""
         bank = self._banks[float(timestep)] if self._banks else self._bank(timestep)
@@ -112,10 +119,7 @@ class WindowDenoiser:
         residuals = self._control(latents, windows, following)
         predict = self._predict_in_turn if self.speed.halves_in_turn else self._predict_together
         predicted = predict(frames, residuals)  # B N C K h w
-        if self.sum is None:
-            shape = (self.branches, predicted.shape[2], *latents.shape[2:])
-            self.sum = torch.zeros(shape, device=predicted.device)
-            self.weight = torch.zeros(latents.shape[2], device=predicted.device)
+        self._begin_sums(latents)
         for i, window in enumerate(windows):
             index = torch.tensor(window, device=predicted.device)
             weight = torch.tensor(weights[i], device=predicted.device)
@@ -198,6 +202,17 @@ class WindowDenoiser:
             return_dict=False,
         )
         return [*down, mid]
+
+    def _begin_sums(self, latents: torch.Tensor) -> None:
+        if self.sum is None:
+            shape = (self.branches, self.unet.config.out_channels, *latents.shape[2:])
+            self.sum = torch.zeros(shape, device=latents.device)
+            self.weight = torch.zeros(latents.shape[2], device=latents.device)
+
+    def add_up(self, team: Team, latents: torch.Tensor) -> None:
+        """Bring together what the processes of a team predicted for ``latents``."""
+        self._begin_sums(latents)
+        team.add_up(self.sum, self.weight)
 
     def prediction(self) -> torch.Tensor:
         """Blended and guided noise prediction of the step, ``1 C F h w``, float32."""
