@@ -113,14 +113,19 @@ def extra_memory(args: argparse.Namespace, speed: Speed) -> float:
     pipe = build(args)
     short = argparse.Namespace(**{**vars(args), "frames": 1})
     animate(pipe, short, speed, num_inference_steps=1)  # loads the libraries' code
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak begins anew
-    before = _memory("VmRSS")
+    before = start_peak()
     animate(pipe, args, speed, num_inference_steps=1)
-    return (_memory("VmHWM") - before) / 1000
+    return (memory("VmHWM") - before) / 1000
 
 
-def _memory(name: str) -> int:
+def start_peak() -> int:
+    """Let the peak of this process begin anew; what the process has now, in kB."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return memory("VmRSS")
+
+
+def memory(name: str) -> int:
     """A memory figure of this process, in kB."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:"))

@@ -23,8 +23,8 @@ from magicanimate.memory.profiles import (
 
 DENOISERS = ("unet", "controlnet", "appearance_encoder")
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-DENOISING = 75  # times the bytes of a window's first feature maps
-DECODING = 12  # times the bytes of the decoded frames' widest feature maps at the picture's full size
+DENOISING = 60  # times the bytes of a window's first feature maps; 49 measured for one, 53 for several
+DECODING = 6  # times the bytes of the decoded frames' feature maps at the picture's full size; 4.8 measured
 KEPT_MAPS = 256 * 1024**2
 SPARE = 0.9  # share of the free memory that is planned with
 OVERHEAD = 200 * 1024**2  # what the libraries take when they first compute
@@ -38,7 +38,7 @@ class Footprint:
         parameters: component -> block -> number of its parameters; "" is what lies outside the down and up
             blocks.
         channels: of the UNet's first feature maps.
-        decoder_channels: of the autoencoder's feature maps at the picture's full size.
+        decoder_channels: of the decoder's first feature maps at the picture's full size.
         scale: pixels of a side for one of the latents.
     """
 
@@ -55,9 +55,9 @@ class Footprint:
             OSError, KeyError, ValueError: the folder is not a complete pipeline.
         """
         vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-        # AutoencoderDC has one list for each half, AutoencoderKL one for both; a KL decoder has twice the
-        # channels of the first level before it reaches them.
-        levels = vae.get("decoder_block_out_channels") or [2 * n for n in vae["block_out_channels"]]
+        # AutoencoderDC has a list for each half. AutoencoderKL has one for both, and its decoder reaches the
+        # full size with the channels of the second level.
+        levels = vae.get("decoder_block_out_channels") or vae["block_out_channels"][1:] + [0]
         unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         return cls(
             parameters={name: _blocks(folder / name) for name in (*DENOISERS, "vae")},

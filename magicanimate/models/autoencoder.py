@@ -52,7 +52,8 @@ def set_sliced(vae: Autoencoder, tile: int | None) -> None:
     vae.enable_slicing()
     vae.enable_tiling()
     if isinstance(vae, AutoencoderDC):
-        stride = tile * 7 // 8  # what is left of a tile overlaps
+        scale = spatial_factor(vae)
+        stride = tile // scale * 7 // 8 * scale  # what is left of a tile overlaps
         vae.enable_tiling(tile, tile, stride, stride)
     else:  # which has no arguments for it; its own tiles are as large as its training pictures
         vae.tile_sample_min_size = tile
