@@ -17,6 +17,8 @@ from magicanimate import __version__
 from magicanimate.config import MediaLimits
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
+from magicanimate.memory.profiles import AUTO
+from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 
 EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
 _PORTS_TO_TRY = 100
@@ -40,6 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: the fastest found)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
+    parser.add_argument(
+        "--memory",
+        default=AUTO,
+        choices=(AUTO, *PROFILE_NAMES),
+        help="how to spend memory, from roomy to tight (default: by what is free)",
+    )
     parser.add_argument("--offline", action="store_true", help="never ask the network for weights")
     parser.add_argument(
         "--densepose", choices=ENGINES, default="auto", help="what finds the people of an ordinary video"
@@ -101,7 +109,13 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
     studio = Studio(
-        args.model, output, device=args.device, dtype=args.dtype, offline=args.offline, engine=engine
+        args.model,
+        output,
+        device=args.device,
+        dtype=args.dtype,
+        offline=args.offline,
+        memory=args.memory,
+        engine=engine,
     )
     page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue)
     try:

@@ -7,7 +7,7 @@ Letters in shape comments: ``H W`` pixels. Points are x, y in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
@@ -141,9 +141,9 @@ def measure_build(maps: Iterable[np.ndarray]) -> Build:
     )
 
 
-def sample(count: int) -> Sequence[int]:
-    """Frames of a clip of ``count`` that are enough to measure the build."""
-    return range(0, count, max(1, count // _SAMPLES))
+def sample_step(count: int) -> int:
+    """Every how many frames of a clip of ``count`` are enough to measure the build."""
+    return max(1, count // _SAMPLES)
 
 
 def alone(labels: np.ndarray, limb: Limb) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.extractor import ENGINES
+from densepose_tools.tracking import PersonAt
 from magicanimate import __version__
 from magicanimate.errors import InputError
 from magicanimate.terminal import exit_status
@@ -42,8 +43,8 @@ A run that was stopped goes on where it was when the same is run again.
 """
 
 
-def parse_people(text: str) -> str | tuple[int, ...]:
-    """``all`` -> "all"; ``1,3`` -> (1, 3).
+def parse_people(text: str) -> str | tuple[int, ...] | PersonAt:
+    """``all`` -> "all"; ``1,3`` -> (1, 3); ``at=120,80@2.5`` -> the person there 2.5 seconds on.
 
     Raises:
         argparse.ArgumentTypeError: anything else.
@@ -51,9 +52,17 @@ def parse_people(text: str) -> str | tuple[int, ...]:
     if text in ("largest", "all"):
         return text
     try:
+        if text.startswith("at="):
+            point, _, second = text.removeprefix("at=").partition("@")
+            x, y = point.split(",")
+            return PersonAt(float(x), float(y), float(second or 0))
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not largest, all, or numbers such as 1,3") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not largest, all, numbers such as 1,3, or a point such as at=120,80@2.5"
+        ) from error
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,10 +101,23 @@ def build_parser() -> argparse.ArgumentParser:
         type=parse_people,
         default="largest",
         metavar="WHO",
-        help="largest, all, or places in the order of size, such as 1 or 1,3 (default: %(default)s)",
+        help="largest, all, places in the order of size, such as 1 or 1,3, or at=X,Y@SECOND: who is at that "
+        "pixel then, counted from --start (default: %(default)s)",
+    )
+    add(
+        "--margin",
+        type=float,
+        default=selection.margin,
+        metavar="SHARE",
+        help="move sides of boxes that cut off head or legs out by this share, such as 0.1 (default: off, as "
+        "published; engine torch only)",
     )
     add("--fill", type=int, default=12, metavar="N", help="fill gaps of N frames (default: %(default)s)")
-    add("--steady", action="store_true", help="take out parts that change for a moment and change back")
+    add(
+        "--steady",
+        action="store_true",
+        help="take out flicker: boxes that tremble, parts that change for a moment",
+    )
     add("--flip", action="store_true", help="mirror the picture; left and right parts change places")
     add("--like", type=Path, metavar="PHOTO", help="give the dancer build and place of the photo's person")
     add(
@@ -135,12 +157,10 @@ def _run(args: argparse.Namespace) -> None:
     archive = None if again or args.recolour or args.no_archive else args.output.with_suffix(".npz")
     output = Output(args.output, archive, codec=args.codec, sound=args.sound)
     output.check()
-    if args.like and args.recolour:
-        raise InputError("--like and --recolour do not go together; recolour first.")
     with ProgressBar(quiet=args.quiet) as bar, stop_on_interrupt() as should_stop:
         common = {"on_progress": bar, "should_stop": should_stop}
         engine = EngineChoice(args.engine, args.weights, args.device, args.offline)
-        selection = Selection(args.min_score, args.max_people)
+        selection = Selection(args.min_score, args.max_people, args.margin)
         load = cache(lambda: engine.load(selection, **common))
         if again:
             with Archive(args.clip) as opened:
@@ -172,6 +192,9 @@ def _report(made: Extraction, *, quiet: bool) -> None:
         return
     if made.archive is not None:
         print(f"what was found is in {made.archive}", file=sys.stderr)
+    if made.flicker is not None:
+        before, after = made.flicker
+        print(f"{before:.2%} of body pixels flickered, now {after:.2%}", file=sys.stderr)
     for frames, what in ((made.empty, "show nobody"), (made.filled, "show a neighbour's people")):
         if frames:
             print(f"{len(frames)} of {made.num_frames} frames {what}: {_ranges(frames)}", file=sys.stderr)

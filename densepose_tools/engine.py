@@ -22,10 +22,13 @@ class Selection:
     Attributes:
         min_score: people less sure than this are left out, 0.05..1; ``PUBLISHED_MIN_SCORE`` is as published.
         max_people: the surest so many of a picture are kept, 1..100.
+        margin: sides of a box that cut off the body move out by this share of the box, 0..0.5. As published,
+            boxes stay as they are found: 0.
     """
 
     min_score: float = 0.5
     max_people: int = 100
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if not PUBLISHED_MIN_SCORE <= self.min_score < 1:
@@ -35,6 +38,8 @@ class Selection:
             )
         if not 1 <= self.max_people <= 100:
             raise InputError(f"The most people are {self.max_people}; give a number from 1 to 100.")
+        if not 0 <= self.margin <= 0.5:
+            raise InputError(f"The margin is {self.margin}; give a share of the box from 0 to 0.5.")
 
 
 class Extractor(Protocol):

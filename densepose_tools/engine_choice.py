@@ -111,6 +111,7 @@ class EngineChoice:
             "weights": str(self.weights) if self.weights else None,
             "min_score": selection.min_score,
             "max_people": selection.max_people,
+            "margin": selection.margin,
             "start": start,
             "end": end,
             "fps": fps,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from densepose_tools.engine import Extractor
 from densepose_tools.journal import FrameJournal
 from densepose_tools.output import Output, write_maps
 from densepose_tools.people import Person, part_map
-from densepose_tools.treatment import Sequel, Treatment, finished, treat
+from densepose_tools.treatment import Sequel, Treatment, treat, treat_maps
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.motion import MotionClip
@@ -44,6 +44,11 @@ class Extraction:
         empty: numbers of the frames that show nobody.
         filled: numbers of the frames that show a neighbour's people.
         seconds: time spent by stage.
+        size: width and height of the video.
+        playable: the copy for browsers, as asked for.
+        plain: the same without steadying and a photo's build, if there was any of it and it was asked for.
+        flicker: share of body pixels that flicker before and after steadying; ``None`` without it.
+        stretch: with a photo's build, name of limb -> factors along and across.
     """
 
     video: Path
@@ -53,6 +58,11 @@ class Extraction:
     empty: list[int]
     filled: list[int]
     seconds: dict[str, float]
+    size: tuple[int, int]
+    playable: Path | None = None
+    plain: Path | None = None
+    flicker: tuple[float, float] | None = None
+    stretch: dict[str, tuple[float, float]] | None = None
 
 
 def extract(
@@ -103,23 +113,11 @@ def extract(
                 "threshold."
             )
         info = ClipInfo(clip.width, clip.height, clip.rate, len(journal), settings)
-        sound_from = clip.path if output.sound and clip.has_sound else None
-        sequel = _draw(
-            journal, info, output, treatment, meter, stop, sound_from=sound_from, sound_start=clip.start
-        )
+        made = _draw(journal, info, output, treatment, meter, stop, **_sound(clip, output))
         if output.archive is not None:
             write_archive(output.archive, journal, info)
         journal.delete()
-    meter.finish()
-    return Extraction(
-        video=output.video,
-        archive=output.archive,
-        num_frames=info.num_frames,
-        resumed=journal.resumed,
-        empty=sequel.empty,
-        filled=sequel.filled,
-        seconds=meter.seconds,
-    )
+    return replace(made, archive=output.archive, resumed=journal.resumed)
 
 
 def redraw(
@@ -127,10 +125,19 @@ def redraw(
     output: Output,
     *,
     treatment: Treatment | None = None,
+    clip: MotionClip | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Extraction:
     """Draw the motion video of an archive again.
+
+    Args:
+        archive: what was found.
+        output: where to; ``archive`` of it is not written.
+        treatment: whom to draw and how.
+        clip: what the archive was made of, if the sound is wanted.
+        on_progress: told of "write", in frames.
+        should_stop: asked with every frame.
 
     Raises:
         InputError: the archive is damaged, or the video cannot be written.
@@ -138,10 +145,8 @@ def redraw(
     """
     output.check()
     meter = ProgressMeter(on_progress)
-    sequel = _draw(archive, archive.info, output, treatment, meter, should_stop or (lambda: False))
-    meter.finish()
-    num_frames = archive.info.num_frames
-    return Extraction(output.video, None, num_frames, 0, sequel.empty, sequel.filled, meter.seconds)
+    stop, sound = should_stop or (lambda: False), _sound(clip, output)
+    return _draw(archive, archive.info, output, treatment, meter, stop, **sound)
 
 
 def recolour(
@@ -157,7 +162,7 @@ def recolour(
     Args:
         clip: a part map in the colours of some colour map, over any background.
         output: where to; an archive cannot be made of it.
-        treatment: ``steady`` and ``flip`` are done.
+        treatment: all of it but ``people`` and ``fill`` is done.
         on_progress: told of "write", in frames.
         should_stop: asked with every frame.
 
@@ -176,17 +181,18 @@ def recolour(
             "recolouring to find the people of an ordinary clip."
         )
     meter = ProgressMeter(on_progress)
-    frames = clip.frames()
-    with closing(frames):
-        maps = finished((recoloured_labels(frame, colours) for frame in frames), treatment or Treatment())
-        info = ClipInfo(
-            clip.width, clip.height, clip.rate, clip.num_frames_estimate or 0, {"was": colours.name}
-        )
-        sound_from = clip.path if output.sound and clip.has_sound else None
+    count = clip.num_frames_estimate or 0
+    info = ClipInfo(clip.width, clip.height, clip.rate, count, {"was": colours.name})
+    with ExitStack() as stack:
+
+        def read(step: int) -> Iterator[np.ndarray]:
+            frames = stack.enter_context(closing(clip.frames()))
+            return (recoloured_labels(frame, colours) for frame in islice(frames, None, None, step))
+
+        size = {"width": clip.width, "height": clip.height}
+        sequel = treat_maps(read, count, treatment or Treatment(), **size)
         stop = should_stop or (lambda: False)
-        count = write_maps(maps, info, output, meter, stop, sound_from=sound_from, sound_start=clip.start)
-    meter.finish()
-    return Extraction(output.video, None, count, 0, [], [], meter.seconds), colours
+        return _written(sequel, info, output, meter, stop, **_sound(clip, output)), colours
 
 
 def photo_map(path: Path, load: Callable[[], Extractor]) -> np.ndarray:
@@ -251,6 +257,13 @@ def _take(frames: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
     return list(islice(frames, count))
 
 
+def _sound(clip: MotionClip | None, output: Output) -> dict[str, Any]:
+    """What `VideoWriter` has to know to add the clip's sound."""
+    if clip is None or not output.sound or not clip.has_sound:
+        return {}
+    return {"sound_from": clip.path, "sound_start": clip.start}
+
+
 def _draw(
     found: Sequence[list[Person]],
     info: ClipInfo,
@@ -259,8 +272,29 @@ def _draw(
     meter: ProgressMeter,
     stop: ShouldStop,
     **sound: Any,
-) -> Sequel:
-    sequel = treat(found, treatment or Treatment(), width=info.width, height=info.height)
-    size = replace(info, width=sequel.width, height=sequel.height)
-    write_maps(sequel.maps, size, output, meter, stop, **sound)
-    return sequel
+) -> Extraction:
+    size = {"width": info.width, "height": info.height, "rate": info.rate}
+    sequel = treat(found, treatment or Treatment(), **size)
+    return _written(sequel, info, output, meter, stop, **sound)
+
+
+def _written(
+    sequel: Sequel, info: ClipInfo, output: Output, meter: ProgressMeter, stop: ShouldStop, **sound: Any
+) -> Extraction:
+    """Write the maps of a clip and tell of it; no archive, nothing resumed."""
+    written = write_maps(sequel, info, output, meter, stop, **sound)
+    meter.finish()
+    return Extraction(
+        video=output.video,
+        archive=None,
+        num_frames=written.num_frames,
+        resumed=0,
+        empty=sequel.empty,
+        filled=sequel.filled,
+        seconds=meter.seconds,
+        size=(sequel.width, sequel.height),
+        playable=output.playable,
+        plain=written.plain,
+        flicker=written.flicker,
+        stretch=sequel.stretch,
+    )

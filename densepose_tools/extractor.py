@@ -57,6 +57,8 @@ def load_extractor(
     selection = selection or Selection()
     if engine == "mini":
         return _mini(weights or DEFAULT_FOLDER, device)
+    if engine == "detectron2" and selection.margin:
+        raise InputError("The engine detectron2 keeps boxes as they are; use torch for a margin.")
     if engine == "detectron2" and not has_detectron2():
         raise InputError(
             "detectron2 with its DensePose project is not installed; use the engine torch instead."
@@ -80,7 +82,7 @@ def load_extractor(
             raise
         log.warning("%s Until then the mini finds the parts; it is a small stand-in, not DensePose.", error)
         return _mini(DEFAULT_FOLDER, device)
-    if engine != "torch" and has_detectron2():
+    if engine != "torch" and has_detectron2() and not selection.margin:
         from densepose_tools.detectron2_engine import Detectron2Extractor
 
         try:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from densepose_tools.archive import Archive, is_archive
 from densepose_tools.doctor import diagnose
-from densepose_tools.engine import Selection
+from densepose_tools.engine import Extractor, Selection
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.extraction import Extraction, extract, recolour
+from densepose_tools.extraction import Extraction, extract, photo_map, recolour, redraw
 from densepose_tools.output import Output
 from densepose_tools.treatment import Treatment
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.media.densepose_check import check_densepose
 from magicanimate.media.motion import MotionClip, open_motion
-from magicanimate.media.writer import VideoWriter
-from magicanimate.progress import ProgressMeter
 
 Kind = Literal["ready", "ordinary", "recolourable", "empty"]
 
@@ -44,12 +45,22 @@ class Wish:
         selection: whom the network reports.
         treatment: whom to draw and how.
         start, end: stretch of the clip in seconds; ``end=None`` is its end.
+        like: a photo; the dancer gets the build and the place of its person (`Treatment.like`).
     """
 
     selection: Selection = Selection()
     treatment: Treatment = Treatment()
     start: float = 0.0
     end: float | None = None
+    like: Path | None = None
+
+    def finds_as(self, other: Wish) -> bool:
+        """Whether the same people are found for another wish."""
+        return (self.selection, self.start, self.end) == (other.selection, other.start, other.end)
+
+    def changes_maps(self) -> bool:
+        """Whether a clip that is a part map already comes out otherwise."""
+        return self.treatment.steady or self.treatment.flip or self.like is not None
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,23 @@ class MadeMotion:
     """A motion clip that was made.
 
     Attributes:
-        extraction: what and how much.
+        extraction: what and how much; its archive may be that of an earlier run.
         engine: "torch", "detectron2" or "mini"; ``None`` if a part map was recoloured.
+        clip: what it was made of.
+        wish: how.
+        kind: what the clip was, see `Findings`.
     """
 
     extraction: Extraction
     engine: str | None
+    clip: Path
+    wish: Wish
+    kind: Kind
+
+    def serves(self, clip: Path, wish: Wish) -> bool:
+        """Whether its archive has the people of a clip as a wish wants them."""
+        archive = self.extraction.archive
+        return clip == self.clip and self.wish.finds_as(wish) and archive is not None and is_archive(archive)
 
 
 def examine(path: Path) -> Findings:
@@ -80,16 +102,24 @@ def make_motion(
     *,
     engine: EngineChoice,
     wish: Wish | None = None,
+    copies: Path | None = None,
+    earlier: MadeMotion | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> MadeMotion:
     """Make a motion clip of an ordinary video, or of a part map in other colours, with the clip's sound.
 
+    A part map in the right colours is made steady, mirrored or given a photo's build.
+
     Args:
         path: the clip.
-        folder: the result goes there, named after the clip; nothing is overwritten.
+        folder: the result goes there, named after the clip, and beside it the archive of what was found;
+            nothing is overwritten.
         engine: finds the people.
         wish: how.
+        copies: folder for copies that browsers play: of the result, and of what it would be without
+            steadying and a photo's build. None are made when ``None``.
+        earlier: what was made before; people are not looked for again if it has them.
         on_progress: told of "download", "convert", "load", "detect" and "write".
         should_stop: asked with every frame.
 
@@ -99,42 +129,31 @@ def make_motion(
         Cancelled: ``should_stop()`` said so; the same call goes on with the next frame.
     """
     wish = wish or Wish()
+    common = {"on_progress": on_progress, "should_stop": should_stop}
     clip = open_motion(path, start=wish.start, end=wish.end)
-    output = Output(_free_name(folder, path), sound=clip.has_sound)
-    common = {"treatment": wish.treatment, "on_progress": on_progress, "should_stop": should_stop}
-    if _examined(clip).kind == "recolourable":
-        return MadeMotion(recolour(clip, output, **common)[0], None)
-    if on_progress is not None:
-        on_progress(Progress("load", 0, 1))
-    extractor = engine.load(wish.selection, on_progress=on_progress, should_stop=should_stop)
-    settings = engine.settings(extractor, wish.selection, start=wish.start, end=wish.end)
-    return MadeMotion(extract(clip, extractor, output, settings=settings, **common), extractor.name)
+    kind = _examined(clip).kind
 
+    @cache
+    def load() -> Extractor:
+        if on_progress is not None:
+            on_progress(Progress("load", 0, 1))
+        return engine.load(wish.selection, **common)
 
-def write_playable(video: Path, copy: Path, *, on_progress: OnProgress | None = None) -> None:
-    """Copy a lossless motion clip into one that browsers play; its colours are near, not exact.
-
-    Args:
-        video: the clip.
-        copy: ``.mp4`` to write.
-        on_progress: told of "write", in frames.
-
-    Raises:
-        InputError: one of them cannot be read or written.
-    """
-    clip = open_motion(video)
-    meter = ProgressMeter(on_progress)
-    meter.begin("write", clip.num_frames_estimate or 0)
-    sound = {"sound_from": video} if clip.has_sound else {}
-    frames = clip.frames()
-    with (
-        closing(frames),
-        VideoWriter(copy, width=clip.width, height=clip.height, fps=clip.rate, **sound) as writer,
-    ):
-        for frame in frames:
-            writer.write(frame)
-            meter.update(writer.num_frames, max(clip.num_frames_estimate or 0, writer.num_frames))
-    meter.finish()
+    like = None if wish.like is None else photo_map(wish.like, load)
+    drawing = common | {"treatment": replace(wish.treatment, like=like)}
+    output = _output(folder, path, sound=clip.has_sound, copies=copies)
+    if kind == "recolourable" or (kind == "ready" and wish.changes_maps()):
+        made, name = recolour(clip, replace(output, archive=None), **drawing)[0], None
+    elif earlier is not None and earlier.serves(path, wish):
+        name = earlier.engine
+        with Archive(earlier.extraction.archive) as archive:
+            made = redraw(archive, replace(output, archive=None), clip=clip, **drawing)
+        made = replace(made, archive=earlier.extraction.archive)
+    else:
+        name = load().name
+        settings = engine.settings(load(), wish.selection, start=wish.start, end=wish.end)
+        made = extract(clip, load(), output, settings=settings, **drawing)
+    return MadeMotion(made, name, path, wish, kind)
 
 
 def _examined(clip: MotionClip) -> Findings:
@@ -153,11 +172,20 @@ def _examined(clip: MotionClip) -> Findings:
     return Findings("ordinary", "is an ordinary video")
 
 
-def _free_name(folder: Path, clip: Path) -> Path:
-    """A name that nothing has yet; the same as long as nothing is written, so that a run can be resumed."""
+def _output(folder: Path, clip: Path, *, sound: bool, copies: Path | None) -> Output:
+    """Where the results of a clip go.
+
+    Names are those that nothing has yet, the same as long as nothing is written, so that a run can be
+    resumed; copies have names of their own in a new folder.
+    """
     base = f"{clip.stem[:60]}_densepose"
-    path, number = folder / f"{base}.mp4", 1
-    while path.exists():
+    video, number = folder / f"{base}.mp4", 1
+    while video.exists() or video.with_suffix(".npz").exists():
         number += 1
-        path = folder / f"{base}_{number}.mp4"
-    return path
+        video = folder / f"{base}_{number}.mp4"
+    output = Output(video, video.with_suffix(".npz"), sound=sound)
+    if copies is None:
+        return output
+    fresh = copies / secrets.token_hex(8)
+    names = (fresh / f"{video.stem}_{which}.mp4" for which in ("h264", "before"))
+    return replace(output, **dict(zip(("playable", "playable_plain"), names, strict=True)))

@@ -40,7 +40,7 @@ def retargeted(
     Yields:
         uint8 (height, width).
     """
-    stretch = _stretches(dancer, reference)
+    stretch = stretches(dancer, reference)
     overall = stretch["torso"][0]
     for labels in maps:
         drawn = np.zeros((height, width), dtype=np.uint8)
@@ -64,6 +64,30 @@ def retargeted(
         yield _without_pinholes(drawn)
 
 
+def stretches(dancer: Build, reference: Build) -> dict[str, tuple[float, float]]:
+    """How a dancer's limbs change to a reference's: name of limb -> factors along and across.
+
+    Limbs that are not seen in both follow the body as a whole.
+
+    Raises:
+        InputError: one of them has no torso.
+    """
+    both = [name for name in dancer.sizes if name in reference.sizes]
+    ratios = np.array([np.divide(reference.sizes[name], dancer.sizes[name]) for name in both])
+    if "torso" not in both:
+        raise InputError("No torso is seen, so the build cannot be told; choose a picture of the whole body.")
+    usual = np.median(ratios, axis=0)
+    ratios = np.clip(ratios, usual / _TOLD_APART, usual * _TOLD_APART)
+    size = float(np.sqrt(usual.prod()))
+    stretches = {}
+    for limb in LIMBS:
+        along, across = ratios[both.index(limb.name)] if limb.name in both else usual
+        if limb.name.endswith(_SHAPES):
+            along = across = float(np.sqrt(along * across)) if limb.name == "head" else size
+        stretches[limb.name] = (float(along), float(across))
+    return stretches
+
+
 @dataclass(frozen=True)
 class _Affine:
     """q = place + matrix (p - joint)."""
@@ -83,24 +107,6 @@ class _Affine:
 
     def undo(self, points: np.ndarray) -> np.ndarray:
         return self.joint + (points - self.place) @ np.linalg.inv(self.matrix).T
-
-
-def _stretches(dancer: Build, reference: Build) -> dict[str, tuple[float, float]]:
-    """Name of limb -> factors along and across; limbs not seen in both follow the body as a whole."""
-    both = [name for name in dancer.sizes if name in reference.sizes]
-    ratios = np.array([np.divide(reference.sizes[name], dancer.sizes[name]) for name in both])
-    if "torso" not in both:
-        raise InputError("No torso is seen, so the build cannot be told; choose a picture of the whole body.")
-    usual = np.median(ratios, axis=0)
-    ratios = np.clip(ratios, usual / _TOLD_APART, usual * _TOLD_APART)
-    size = float(np.sqrt(usual.prod()))
-    stretches = {}
-    for limb in LIMBS:
-        along, across = ratios[both.index(limb.name)] if limb.name in both else usual
-        if limb.name.endswith(_SHAPES):
-            along = across = float(np.sqrt(along * across)) if limb.name == "head" else size
-        stretches[limb.name] = (float(along), float(across))
-    return stretches
 
 
 def _draw(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: _Affine) -> None:

@@ -26,24 +26,45 @@ _STANDSTILL = 0.02
 _BACK_WITHIN = 3
 
 
-def flicker_score(maps: np.ndarray) -> float:
-    """Share of body pixels whose part changes and is back within three frames.
+class FlickerMeter:
+    """Measures the flicker of part maps as they pass: holds four of them.
 
-    Args:
-        maps: labels, uint8 (T, H, W).
-
-    Returns:
-        0..1; 0 for fewer than three frames.
+    Attributes:
+        score: share of body pixels whose part changes and is back within three frames, 0..1; 0 for fewer
+            than three frames.
     """
-    flickers = body = 0
-    for t in range(1, len(maps) - 1):
-        before = maps[t - 1]
-        back = np.zeros(before.shape, dtype=bool)
-        for later in maps[t + 1 : t + _BACK_WITHIN]:
-            back |= later == before
-        flickers += int(((maps[t] != before) & back).sum())
-        body += int(((before > 0) | (maps[t] > 0)).sum())
-    return flickers / body if body else 0.0
+
+    def __init__(self) -> None:
+        self._window: list[np.ndarray] = []
+        self._flickers = self._body = 0
+
+    @property
+    def score(self) -> float:
+        flickers, body = self._flickers, self._body
+        if len(self._window) == _BACK_WITHIN:  # the last frames have fewer behind them
+            more = _flickers(self._window)
+            flickers, body = flickers + more[0], body + more[1]
+        return flickers / body if body else 0.0
+
+    def watch(self, maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass maps on, labels uint8 (H, W), and measure them."""
+        for labels in maps:
+            self._window.append(labels)
+            if len(self._window) > _BACK_WITHIN:
+                flickers, body = _flickers(self._window)
+                self._flickers += flickers
+                self._body += body
+                self._window.pop(0)
+            yield labels
+
+
+def _flickers(window: list[np.ndarray]) -> tuple[int, int]:
+    """Pixels that change from the first to the second of some maps and change back later, and body pixels."""
+    before, here = window[:2]
+    back = np.zeros(before.shape, dtype=bool)
+    for later in window[2:]:
+        back |= later == before
+    return int(((here != before) & back).sum()), int(((before > 0) | (here > 0)).sum())
 
 
 def steadied(maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -35,6 +35,7 @@ class TorchExtractor:
 
     def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
         """See ``Extractor``."""
+        wanted = self.selection
         return self.network.people(
-            list(frames), min_score=self.selection.min_score, max_people=self.selection.max_people
+            list(frames), min_score=wanted.min_score, max_people=wanted.max_people, margin=wanted.margin
         )

@@ -6,8 +6,9 @@ Letters in shape comments: ``P`` people of a frame, ``Q`` tracks.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -22,6 +23,27 @@ _MIN_OVERLAP = 0.1
 
 _NEW_VELOCITY = 0.5
 """Weight of the last step in the velocity."""
+
+
+@dataclass(frozen=True)
+class PersonAt:
+    """Somebody pointed at.
+
+    Attributes:
+        x, y: a pixel of the upright picture, from its upper left corner.
+        second: when, counted from where the clip, or its stretch, begins.
+    """
+
+    x: float
+    y: float
+    second: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.x, self.y, self.second) < 0:
+            raise InputError(f"{self} lies outside of the clip; give a pixel and a second from 0.")
+
+    def __str__(self) -> str:
+        return f"The point {self.x:g},{self.y:g} at {self.second:g} s"
 
 
 @dataclass
@@ -64,7 +86,11 @@ def track_people(frames: Iterable[list[Person]]) -> list[list[int]]:
 
 
 def choose_tracks(
-    frames: Iterable[list[Person]], numbers: list[list[int]], who: str | tuple[int, ...]
+    frames: Sequence[list[Person]],
+    numbers: list[list[int]],
+    who: str | tuple[int, ...] | PersonAt,
+    *,
+    rate: Fraction,
 ) -> frozenset[int]:
     """The tracks that are meant.
 
@@ -72,11 +98,15 @@ def choose_tracks(
         frames: people of the clip.
         numbers: of ``track_people``.
         who: "all"; "largest", who covers most pixels over the whole clip, and where that person is away the
-            next largest, mostly the same one who came back; or places in the order of size, from 1.
+            next largest, mostly the same one who came back; places in the order of size, from 1; or the
+            person at a point.
+        rate: frames a second.
 
     Raises:
-        InputError: there are fewer people.
+        InputError: there are fewer people, or nobody is at the point.
     """
+    if isinstance(who, PersonAt):
+        return frozenset([_pointed_at(frames, numbers, who, rate)])
     covered: dict[int, int] = defaultdict(int)
     for people, owners in zip(frames, numbers, strict=True):
         for person, owner in zip(people, owners, strict=True):
@@ -91,6 +121,44 @@ def choose_tracks(
             f"Person {max(who)} is asked for and {len(order)} are seen; choose a smaller number."
         )
     return frozenset(order[place - 1] for place in who)
+
+
+def _pointed_at(
+    frames: Sequence[list[Person]], numbers: list[list[int]], point: PersonAt, rate: Fraction
+) -> int:
+    """The track whose body, or else whose box, holds the point; the one drawn on top if there are several."""
+    frame = round(point.second * rate)
+    if frame >= len(frames):
+        raise InputError(
+            f"{point} lies behind the end of the clip, which has {float(len(frames) / rate):.2f} s; point "
+            "at an earlier moment."
+        )
+    people = frames[frame]
+    for holds in (_body_holds, _box_holds):
+        there = [k for k, person in enumerate(people) if holds(person, point.x, point.y)]
+        if there:
+            return numbers[frame][there[-1]]
+    middles = (tuple(round(corner + side / 2) for corner, side in _halves(person)) for person in people)
+    where = (
+        "; people are at " + ", ".join(f"{x},{y}" for x, y in middles) if people else ", nor anywhere else"
+    )
+    raise InputError(f"{point} shows nobody{where}. Point at somebody.")
+
+
+def _body_holds(person: Person, x: float, y: float) -> bool:
+    left, top, width, height = person.corner_and_size()
+    column, row = int(x) - left, int(y) - top
+    return 0 <= column < width and 0 <= row < height and person.labels[row, column] > 0
+
+
+def _box_holds(person: Person, x: float, y: float) -> bool:
+    return all(low <= value < low + side for value, (low, side) in zip((x, y), _halves(person), strict=True))
+
+
+def _halves(person: Person) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Corner and side of a box, across and down."""
+    x, y, width, height = person.box
+    return (x, width), (y, height)
 
 
 def _one_at_a_time(order: list[int], numbers: list[list[int]]) -> frozenset[int]:

@@ -5,17 +5,19 @@ Letters in shape comments: ``H W`` pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import groupby
 
 import numpy as np
 
-from densepose_tools.body import measure_build, sample
+from densepose_tools.body import measure_build, sample_step
 from densepose_tools.people import Person, flip_labels, part_map
-from densepose_tools.retarget import retargeted
+from densepose_tools.retarget import retargeted, stretches
 from densepose_tools.steady import steadied
-from densepose_tools.tracking import choose_tracks, track_people
+from densepose_tools.steady_boxes import SteadyBoxes
+from densepose_tools.tracking import PersonAt, choose_tracks, track_people
 from magicanimate.errors import InputError
 
 
@@ -24,15 +26,16 @@ class Treatment:
     """What happens between finding and drawing.
 
     Attributes:
-        people: "largest", the person who covers most of the clip; "all"; or places in that order, from 1.
+        people: "largest", the person who covers most of the clip; "all"; places in that order, from 1; or
+            somebody pointed at.
         fill: gaps of up to so many frames in which nobody is seen show the nearest frame's people.
-        steady: take out parts that change for a moment and change back.
+        steady: boxes that tremble move smoothly, and parts that change for a moment do not.
         flip: mirror the picture, left and right parts changing places.
         like: part map of a photo, uint8 (H, W): the dancer gets the build and the place of the person in it,
             and the result the photo's aspect at the clip's height.
     """
 
-    people: str | tuple[int, ...] = "largest"
+    people: str | tuple[int, ...] | PersonAt = "largest"
     fill: int = 12
     steady: bool = False
     flip: bool = False
@@ -42,7 +45,7 @@ class Treatment:
         if isinstance(self.people, str):
             if self.people not in ("largest", "all"):
                 raise InputError(f"People {self.people!r} is unknown; write largest, all, or numbers from 1.")
-        elif not self.people or min(self.people) < 1:
+        elif isinstance(self.people, tuple) and (not self.people or min(self.people) < 1):
             raise InputError("People are counted from 1, the largest; write for instance 1 or 1,3.")
         if self.fill < 0:
             raise InputError(f"Gaps of {self.fill} frames cannot be filled; give 0 or more.")
@@ -54,59 +57,101 @@ class Sequel:
 
     Attributes:
         maps: labels uint8 (H, W), one a frame, made when they are asked for.
+        plain: the same neither steadied nor built like another; ``None`` if ``maps`` are just so.
         empty: numbers of the frames that show nobody.
         filled: numbers of the frames that show a neighbour's people.
-        width, height: of the maps.
+        width, height: of ``maps``.
+        stretch: with a photo's build, name of limb -> factors along and across.
     """
 
     maps: Iterator[np.ndarray]
+    plain: Iterator[np.ndarray] | None
     empty: list[int]
     filled: list[int]
     width: int
     height: int
+    stretch: dict[str, tuple[float, float]] | None
 
 
-def treat(found: Sequence[list[Person]], treatment: Treatment, *, width: int, height: int) -> Sequel:
+def treat(
+    found: Sequence[list[Person]], treatment: Treatment, *, width: int, height: int, rate: Fraction
+) -> Sequel:
     """Make part maps of what was found.
 
     Args:
         found: people of every frame, on disk for all that this function minds: it reads them several times.
         treatment: what to do.
         width, height: of the picture.
+        rate: frames a second.
 
     Raises:
         InputError: somebody is asked for who is not there, or the build of several people at once.
     """
     numbers = track_people(found)
-    wanted = choose_tracks(found, numbers, treatment.people)
+    wanted = choose_tracks(found, numbers, treatment.people, rate=rate)
+    if treatment.like is not None and len(wanted) > 1 and treatment.people != "largest":
+        raise InputError("Only one dancer can be given a photo's build; choose one person.")
     seen = [any(number in wanted for number in owners) for owners in numbers]
     sources = _sources(seen, treatment.fill)
 
-    def drawn(frame: int) -> np.ndarray:
+    def drawn(frame: int, people: Sequence[list[Person]]) -> np.ndarray:
         source = sources[frame]
-        people = [] if source is None else found[source]
-        owners = [] if source is None else numbers[source]
-        chosen = [person for person, owner in zip(people, owners, strict=True) if owner in wanted]
+        chosen = []
+        if source is not None:
+            pairs = zip(people[source], numbers[source], strict=True)
+            chosen = [person for person, owner in pairs if owner in wanted]
         return part_map(chosen, width=width, height=height)
 
-    maps = (drawn(frame) for frame in range(len(sources)))
-    if treatment.like is not None:
-        if len(wanted) > 1:
-            raise InputError("Only one dancer can be given a photo's build; choose one person.")
-        photo = _at_height(treatment.like, height)
-        reference = measure_build([photo])
-        dancer = measure_build(drawn(frame) for frame in sample(len(sources)))
-        width = photo.shape[1]
-        maps = retargeted(maps, dancer, reference, width=width, height=height)
+    count = len(sources)
+    people = SteadyBoxes(found, numbers) if treatment.steady else found
+    sequel = treat_maps(
+        lambda step: (drawn(frame, people) for frame in range(0, count, step)),
+        count,
+        treatment,
+        width=width,
+        height=height,
+    )
     empty = [frame for frame, source in enumerate(sources) if source is None]
     filled = [frame for frame, source in enumerate(sources) if source not in (None, frame)]
-    return Sequel(finished(maps, treatment), empty, filled, width, height)
+    plain = None
+    if sequel.plain is not None:
+        plain = _flipped((drawn(frame, found) for frame in range(count)), treatment)
+    return replace(sequel, plain=plain, empty=empty, filled=filled)
 
 
-def finished(maps: Iterator[np.ndarray], treatment: Treatment) -> Iterator[np.ndarray]:
-    """What can be done to part maps themselves: steady, then mirror."""
+def treat_maps(
+    read: Callable[[int], Iterator[np.ndarray]],
+    count: int,
+    treatment: Treatment,
+    *,
+    width: int,
+    height: int,
+) -> Sequel:
+    """Do to part maps what can be done to them without knowing their people: build, steady, mirror.
+
+    Args:
+        read: gives every n-th map from the first, uint8 (H, W).
+        count: how many frames there are, about.
+        treatment: what to do; ``people`` and ``fill`` say nothing here.
+        width, height: of the maps.
+
+    Raises:
+        InputError: no torso is seen, by which the build could be told.
+    """
+    maps, stretch, across = read(1), None, width
+    if treatment.like is not None:
+        photo = _at_height(treatment.like, height)
+        reference, dancer = measure_build([photo]), measure_build(read(sample_step(count)))
+        stretch, across = stretches(dancer, reference), photo.shape[1]
+        maps = retargeted(maps, dancer, reference, width=across, height=height)
     if treatment.steady:
         maps = steadied(maps)
+    changed = treatment.steady or treatment.like is not None
+    plain = _flipped(read(1), treatment) if changed else None
+    return Sequel(_flipped(maps, treatment), plain, [], [], across, height, stretch)
+
+
+def _flipped(maps: Iterator[np.ndarray], treatment: Treatment) -> Iterator[np.ndarray]:
     return (flip_labels(labels) for labels in maps) if treatment.flip else maps
 
 

@@ -19,6 +19,7 @@ from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, S
 from magicanimate.device import Device, pick_device
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import AUTO
+from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
 from magicanimate.request_checks import check_outputs, check_request, side_by_side_path
 from magicanimate.text import add_text_encoder
@@ -182,13 +183,12 @@ class Animator:
                 return self._run(request, media, meter, should_stop)
 
     def _completed(self, request: AnimationRequest) -> AnimationRequest:
-        """``request`` with the checkpoint's values where it has none."""
+        """``request`` with the preset's and the checkpoint's values where it has none."""
         own = self.defaults
         return replace(
-            request,
+            completed(request, steps=own.num_inference_steps),
             width=request.width or own.width,
             height=request.height or own.height,
-            num_inference_steps=request.num_inference_steps or own.num_inference_steps,
             guidance_scale=own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         )
 
@@ -245,6 +245,8 @@ class Animator:
                 controlnet_conditioning_scale=request.controlnet_conditioning_scale,
                 ladder=ladder,
                 team=team,
+                reference_strength=request.reference_strength,
+                shortcuts=Shortcuts.of(request),
                 output_type="latent",
                 on_window=on_window,
                 on_step=on_step,

@@ -13,10 +13,12 @@ from typing import Any, Literal
 Fit = Literal["crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
 WindowMode = Literal["open", "ring"]
+Preset = Literal["exact", "balanced", "fast", "draft"]
 
 FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
 FUSIONS: tuple[Fusion, ...] = ("midup", "full")
 WINDOW_MODES: tuple[WindowMode, ...] = ("open", "ring")
+PRESETS: tuple[Preset, ...] = ("exact", "balanced", "fast", "draft")  # from slow to quick; see `presets`
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class AnimationRequest:
         motion: DensePose clip (mp4, mov, webm, mkv, gif) or a folder of frames.
         output: file to write (.mp4, .webm, .gif) or, without a suffix, a folder of png frames.
         seed: of the initial noise, drawn on the CPU; the same on every device.
+        preset: how much likeness to give up for speed, see `magicanimate.presets`; it fills in what is
+            ``None`` among steps, scheduler and the four settings after ``scheduler``.
         num_inference_steps: denoising steps, 1..1000.
         guidance_scale: strength of the reference; 1 or less runs one branch only.
         width, height: of the result in pixels, multiples of 8.
@@ -59,7 +63,9 @@ class AnimationRequest:
         window_size, window_overlap, window_stride: of the temporal windows, in frames.
         window_offset: shift the windows from step to step so that seams do not add up ("open").
         controlnet_conditioning_scale: weight of the pose residuals.
-        scheduler: name of a diffusers scheduler class; the checkpoint's own when ``None``.
+        reference_strength: share of the photo in the attention, 0..10; 1 is as published, 0 leaves it out.
+        scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
+        guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Shortcuts`.
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
@@ -71,6 +77,7 @@ class AnimationRequest:
     motion: Path
     output: Path
     seed: int = 1
+    preset: Preset = "exact"
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     width: int | None = None
@@ -89,7 +96,12 @@ class AnimationRequest:
     window_stride: int = 1
     window_offset: bool = False
     controlnet_conditioning_scale: float = 1.0
+    reference_strength: float = 1.0
     scheduler: str | None = None
+    guidance_start: float | None = None
+    guidance_stop: float | None = None
+    deep_reuse: int | None = None
+    encoder_reuse: int | None = None
     preview_every: int = 0
     sound: bool = False
     side_by_side: bool = False

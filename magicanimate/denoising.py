@@ -16,8 +16,10 @@ from diffusers import ControlNetModel
 from magicanimate.distributed import Team
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.control_maps import ControlMaps
+from magicanimate.models.deep_features import DeepFeatures
 from magicanimate.models.reference import HybridSelfAttention, set_reference, set_visible
 from magicanimate.models.unet import Turns, VideoUNet
+from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
 
 
@@ -32,6 +34,7 @@ class Conditions:
         guidance_scale: 1 or less means that ``text`` holds the prompt alone.
         control_scale: weight of the ControlNet's residuals.
         bank_dtype: round the reference bank to this type.
+        reference_strength: see `magicanimate.models.reference`.
     """
 
     reference: torch.Tensor
@@ -40,6 +43,7 @@ class Conditions:
     guidance_scale: float
     control_scale: float
     bank_dtype: torch.dtype | None = None
+    reference_strength: float = 1.0
 
 
 class WindowDenoiser:
@@ -57,39 +61,58 @@ class WindowDenoiser:
         conditions: Conditions,
         speed: Speed,
         *,
+        shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
     ):
         self.unet, self.encoder, self.controlnet = unet, encoder, controlnet
         self.readers, self.conditions, self.speed, self.maps = readers, conditions, speed, maps
+        self.shortcuts, self.deep = shortcuts, DeepFeatures(unet, reuse=shortcuts.deep_reuse)
         text = conditions.text
-        self.branches = text.shape[0]
-        self.visible = [False, True][-self.branches :]  # who sees the reference
         # Slices are made once: who keeps keys of a text knows it by the tensor.
-        self.texts = [text[i : i + 1] for i in range(self.branches)]
-        alike = self.branches == 2 and torch.equal(text[0], text[1])
+        self.texts = [text[i : i + 1] for i in range(len(text))]
+        alike = len(text) == 2 and torch.equal(text[0], text[1])
         if alike:
             self.texts = [self.texts[1]] * 2
         self.share_down = alike and not any(name.startswith("down_blocks") for name in readers)
         self._banks: dict[float, dict[str, torch.Tensor]] = {}
+        self._read_at: float | None = None  # timestep of the bank that the readers have
 
     def encode_ahead(self, timesteps: torch.Tensor) -> None:
         """Read the reference at all ``timesteps``, so that the encoder is not needed any more."""
-        self._banks = {float(timestep): self._bank(timestep) for timestep in timesteps}
+        read_at = None
+        for timestep in timesteps:
+            if self._outdated(read_at, timestep):
+                read_at = float(timestep)
+                self._banks[read_at] = self._bank(timestep)
 
     def rearrange(self, speed: Speed) -> None:
         """Go on in another arrangement from the next step, with as much kept as before or less."""
+        if speed.window_batch != self.speed.window_batch:
+            self.deep = DeepFeatures(self.unet, reuse=self.shortcuts.deep_reuse)  # kept for other windows
         self.speed = speed
         if self.maps is not None and not speed.keep_maps:
             self.maps.stop_keeping()
 
-    def start_step(self, timestep: torch.Tensor) -> None:
-        """Begin a step: read the reference at ``timestep``, forget the predictions of the last step."""
-        bank = self._banks[float(timestep)] if self._banks else self._bank(timestep)
-        set_reference(self.readers, bank, visible=self.visible)
+    def start_step(self, timestep: torch.Tensor, *, guided: bool = True) -> None:
+        """Begin a step: read the reference at ``timestep``, forget the predictions of the last step.
+
+        Args:
+            timestep: of the step.
+            guided: predict all branches, else the conditional one only.
+        """
+        if self._outdated(self._read_at, timestep):
+            bank = self._banks.get(float(timestep)) or self._bank(timestep)
+            self._read_at = float(timestep)
+            set_reference(self.readers, bank, strength=self.conditions.reference_strength)
+        self.branches = len(self.texts) if guided else 1
+        self.visible = [False, True][-self.branches :]  # who sees the reference
         self.timestep = timestep
         self.sum: torch.Tensor | None = None
         self.weight: torch.Tensor | None = None
         self._residuals: dict[int, list[torch.Tensor]] = {}
+
+    def _outdated(self, read_at: float | None, timestep: torch.Tensor) -> bool:
+        return read_at is None or read_at - float(timestep) > self.shortcuts.encoder_reuse
 
     def _bank(self, timestep: torch.Tensor) -> dict[str, torch.Tensor]:
         given = self.conditions
@@ -116,15 +139,31 @@ class WindowDenoiser:
             following: the windows that come next; frames that they share keep their residuals.
         """
         frames = torch.cat([latents[:, :, window] for window in windows]).to(self.unet.dtype)  # N C K h w
-        residuals = self._control(latents, windows, following)
-        predict = self._predict_in_turn if self.speed.halves_in_turn else self._predict_together
-        predicted = predict(frames, residuals)  # B N C K h w
+        predicted = self._predict(latents, frames, windows, following)  # B N C K h w
         self._begin_sums(latents)
         for i, window in enumerate(windows):
             index = torch.tensor(window, device=predicted.device)
             weight = torch.tensor(weights[i], device=predicted.device)
             self.sum.index_add_(2, index, predicted[:, i].float() * weight.view(-1, 1, 1))
             self.weight.index_add_(0, index, weight)
+
+    def _predict(
+        self,
+        latents: torch.Tensor,
+        frames: torch.Tensor,
+        windows: Sequence[list[int]],
+        following: Sequence[list[int]],
+    ) -> torch.Tensor:
+        """Predictions ``B N C K h w``, in full or from deep features that a step before left."""
+        timestep, branches = float(self.timestep), self.branches
+        kept = self.deep.find(windows, timestep, branches=branches)
+        if kept is not None:
+            return self._predict_in_turn(frames, [kept.residual], kept.deep)
+        residuals = self._control(latents, windows, following)
+        with self.deep.recorded(windows, timestep, residuals[0], branches=branches):
+            if self.speed.halves_in_turn:
+                return self._predict_in_turn(frames, residuals)
+            return self._predict_together(frames, residuals)
 
     def _predict_together(self, frames: torch.Tensor, residuals: list[torch.Tensor]) -> torch.Tensor:
         """Both branches as one batch: first all windows of the unconditional one."""
@@ -134,26 +173,33 @@ class WindowDenoiser:
         predicted = self.unet(
             frames.repeat(self.branches, 1, 1, 1, 1),
             self.timestep,
-            self.conditions.text.repeat_interleave(count, dim=0),
+            self.conditions.text[-self.branches :].repeat_interleave(count, dim=0),
             down_block_additional_residuals=repeated[:-1],
             mid_block_additional_residual=repeated[-1],
             return_dict=False,
         )[0]
         return predicted.unflatten(0, (self.branches, count))
 
-    def _predict_in_turn(self, frames: torch.Tensor, residuals: list[torch.Tensor]) -> torch.Tensor:
+    def _predict_in_turn(
+        self,
+        frames: torch.Tensor,
+        residuals: list[torch.Tensor],
+        deep: Sequence[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """One branch after the other, the down path once for both where nothing tells them apart."""
         rows = frames.shape[0] * frames.shape[2]
+        turns = Turns(
+            texts=[self._text(text, rows) for text in self.texts[-self.branches :]],
+            before=lambda i: set_visible(self.readers, [self.visible[i]]),
+            share_down=self.share_down,
+            deep=deep,
+        )
         predicted = self.unet(
             frames,
             self.timestep,
-            turns=Turns(
-                texts=[self._text(text, rows) for text in self.texts],
-                before=lambda i: set_visible(self.readers, [self.visible[i]]),
-                share_down=self.share_down,
-            ),
-            down_block_additional_residuals=residuals[:-1],
-            mid_block_additional_residual=residuals[-1],
+            turns=turns,
+            down_block_additional_residuals=residuals if deep else residuals[:-1],
+            mid_block_additional_residual=None if deep else residuals[-1],
         )
         return torch.stack(predicted)
 

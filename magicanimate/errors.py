@@ -1,5 +1,10 @@
 """The errors a user can cause and mend, and the one that says the user pressed stop."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -10,4 +15,12 @@ class InputError(ValueError):
 
 
 class Cancelled(Exception):
-    """The caller's ``should_stop()`` returned true; nothing half-written is left behind."""
+    """The caller's ``should_stop()`` returned true; nothing half-written is left behind.
+
+    Attributes:
+        kept: files that remain all the same, such as a preview of what was being made.
+    """
+
+    def __init__(self, message: str, *, kept: Sequence[Path] = ()):
+        super().__init__(message)
+        self.kept = tuple(kept)

@@ -29,6 +29,7 @@ from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
 from magicanimate.models.unet import VideoUNet
+from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 
@@ -126,10 +127,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
         fusion: Fusion = "midup",
         windows: WindowPlan | None = None,
         controlnet_conditioning_scale: float = 1.0,
+        reference_strength: float = 1.0,
         bank_dtype: torch.dtype | None = None,
         speed: Speed | None = None,
         ladder: MemoryLadder | None = None,
         team: Team | None = None,
+        shortcuts: Shortcuts | None = None,
         output_type: str = "np",
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
@@ -151,11 +154,13 @@ class MagicAnimatePipeline(DiffusionPipeline):
             fusion: "midup" or "full".
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
+            reference_strength: share of the photo in the attention, 0 or more; 1 as published.
             bank_dtype: round the reference bank to this type (the published program: float16).
             speed: how the work is arranged, the default one when ``None``; the result is the same within
                 rounding.
             ladder: what to do when memory runs out; an error when ``None``.
             team: processes that share the windows; each has the same arguments and gets the same result.
+            shortcuts: what may be left out, which changes the result; nothing when ``None``.
             output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
             on_window: called after each window with windows done and windows in all.
             on_step: called after each step with its index and the predicted clean latents' stand-in, the
@@ -187,6 +192,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             guidance_scale=guidance,
             control_scale=controlnet_conditioning_scale,
             bank_dtype=bank_dtype,
+            reference_strength=reference_strength,
         )
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
@@ -204,6 +210,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 speed=speed,
                 ladder=ladder,
                 team=team,
+                shortcuts=shortcuts or Shortcuts(),
                 maps=maps,
                 on_window=on_window,
                 on_step=on_step,
@@ -321,6 +328,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         speed: Speed,
         ladder: MemoryLadder,
         team: Team,
+        shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
@@ -332,10 +340,19 @@ class MagicAnimatePipeline(DiffusionPipeline):
         """
         readers = install_attention(self.unet, self.controlnet, fusion=fusion, keep_keys=speed.keep_keys)
         denoiser = WindowDenoiser(
-            self.unet, self.appearance_encoder, self.controlnet, readers, conditions, speed, maps=maps
+            self.unet,
+            self.appearance_encoder,
+            self.controlnet,
+            readers,
+            conditions,
+            speed,
+            shortcuts=shortcuts,
+            maps=maps,
         )
-        if ladder.arrange(speed).banks_ahead:
-            denoiser.encode_ahead(timesteps)
+        for attempt in ladder.attempts():
+            with attempt, team.in_round():
+                if ladder.arrange(speed).banks_ahead:
+                    denoiser.encode_ahead(timesteps)
         schedule = [plan.windows(latents.shape[2], step=i) for i in range(len(timesteps))]
         total = sum(map(len, schedule))
         generator = torch.Generator("cpu").manual_seed(0)  # for schedulers that add noise of their own
@@ -347,7 +364,14 @@ class MagicAnimatePipeline(DiffusionPipeline):
                     denoiser.rearrange(ladder.arrange(speed))
                     done = sum(map(len, schedule[:i]))
                     for finished in self._predict(
-                        denoiser, latents, timestep, schedule[i], plan, team, should_stop=should_stop
+                        denoiser,
+                        latents,
+                        timestep,
+                        schedule[i],
+                        plan,
+                        team,
+                        guided=shortcuts.guides(i, len(timesteps)),
+                        should_stop=should_stop,
                     ):
                         done += finished
                         if on_window is not None:
@@ -369,13 +393,14 @@ class MagicAnimatePipeline(DiffusionPipeline):
         plan: WindowPlan,
         team: Team,
         *,
+        guided: bool,
         should_stop: Callable[[], bool] | None,
     ) -> Iterator[int]:
         """Predict the noise of a step in the denoiser; yields how many more windows are done in all."""
         speed = denoiser.speed
         with team.in_round():
             scaled = self.scheduler.scale_model_input(latents, timestep)
-            denoiser.start_step(timestep)
+            denoiser.start_step(timestep, guided=guided)
         rounds = team.share(windows, speed.window_batch)
         for number, shares in enumerate(rounds):
             with team.in_round():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from magicanimate.config import FITS, FUSIONS, WINDOW_MODES, AnimationRequest
+from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.presets import Shortcuts
 
 SIDE_MULTIPLE = 8
+LARGEST_REFERENCE_STRENGTH = 10
 
 
 def side_by_side_path(output: Path) -> Path:
@@ -26,9 +28,14 @@ def check_request(request: AnimationRequest) -> None:
         side = getattr(request, name)
         if side is not None and (side < SIDE_MULTIPLE or side % SIDE_MULTIPLE):
             raise InputError(f"The {name} {side} is not a positive multiple of {SIDE_MULTIPLE}; change it.")
-    for name, choices in (("fit", FITS), ("fusion", FUSIONS), ("windows", WINDOW_MODES)):
+    choosable = {"fit": FITS, "fusion": FUSIONS, "windows": WINDOW_MODES, "preset": PRESETS}
+    for name, choices in choosable.items():
         if getattr(request, name) not in choices:
             raise InputError(f"{name} is {getattr(request, name)!r}; choose one of: {', '.join(choices)}.")
+    try:
+        Shortcuts.of(request)
+    except ValueError as error:
+        raise InputError(f"The shortcuts cannot be used: {error}.") from error
     steps = request.num_inference_steps
     if steps is not None and not 1 <= steps <= 1000:
         raise InputError(f"The number of steps is {steps}; choose 1 to 1000.")
@@ -37,6 +44,9 @@ def check_request(request: AnimationRequest) -> None:
             f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
             "the overlap is at least 0 and less than the window."
         )
+    strength = request.reference_strength
+    if not 0 <= strength <= LARGEST_REFERENCE_STRENGTH:
+        raise InputError(f"The reference strength is {strength}; choose 0 to {LARGEST_REFERENCE_STRENGTH}.")
     if request.window_stride < 1 or request.stride < 1:
         raise InputError("Strides are 1 or more; change the stride.")
 

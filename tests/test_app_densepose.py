@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.one_click import Wish
+from densepose_tools.one_click import MadeMotion, Wish
 from magicanimate.config import AnimationRequest, AnimationResult, Progress
 from magicanimate.errors import Cancelled
 from magicanimate.palette import BACKGROUND
+from magicanimate.ui.animate_tab import AnimateTab
 from magicanimate.ui.motion_panel import CORRECT, MAKE, motion_of
 from magicanimate.ui.page import Page
-from magicanimate.ui.studio import NewMotion, Studio
+from magicanimate.ui.studio import Studio
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_maps, write_clip
 from tests.small_segmenter import write_dance
@@ -37,11 +38,11 @@ def studio(tiny_model, segmenter, output):
 
 
 @pytest.fixture
-def page(studio) -> Page:
-    return Page(studio, [], queue_size=2)
+def page(studio) -> AnimateTab:
+    return Page(studio, [], queue_size=2).animate
 
 
-def values_of(page: Page, **changes) -> dict:
+def values_of(page: AnimateTab, **changes) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in (*page.controls.values(), *page.panel.settings.values())}
     data |= {page.panel.made: {}, page.panel.waiting: ""}
@@ -104,7 +105,7 @@ def test_without_weights_and_network_the_panel_says_what_to_do(tiny_model, outpu
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", tmp_path / "none")
     studio = Studio(tiny_model, output, offline=True)
-    offer = Page(studio, [], queue_size=2).panel._offer(str(write_dance(tmp_path / "dance.mp4", 3)))
+    offer = Page(studio, [], queue_size=2).animate.panel._offer(str(write_dance(tmp_path / "dance.mp4", 3)))
     assert offer.button is None and "give the released file" in offer.text
     studio.close()
 
@@ -118,7 +119,7 @@ def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
                 studio.cancel("me")
     assert isinstance(report, Progress) and not list(output.glob("*.mp4"))
     *_, new = studio.make_motion("me", clip, Wish())
-    assert isinstance(new, NewMotion) and new.made.extraction.num_frames == 60
+    assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
     page.panel._admit(VISITOR)
     page.panel._cancel(VISITOR)

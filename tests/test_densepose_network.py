@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from densepose_tools.people import Person, draw_people, flip_labels, flip_person, part_map
-from densepose_tools.rcnn.boxes import clipped, moved
+from densepose_tools.rcnn.boxes import clipped, cut_sides, moved, widened
 from densepose_tools.rcnn.charts import chart_result
 from densepose_tools.rcnn.network import DensePoseRCNN
 from densepose_tools.rcnn.picture import network_input, network_size
@@ -146,6 +147,36 @@ def test_tiny_network_finds_the_same_alone_and_in_a_batch(tiny_network):
             assert 0 <= x <= x + width <= 80 and 0 <= y <= y + height <= 48
             assert one.coordinates.shape == (2, *one.labels.shape)
     assert tiny_network.people(images, min_score=0.999) == [[], []]
+
+
+def test_boxes_that_cut_off_the_body_are_widened_if_asked_for(tiny_network):
+    network = copy.deepcopy(tiny_network)
+    predictor = network.roi_heads.densepose_predictor
+    with torch.no_grad():  # everything is torso, so every box cuts it off
+        for head in (predictor.ann_index_lowres, predictor.index_uv_lowres):
+            head.weight.zero_()
+        predictor.ann_index_lowres.bias.copy_(torch.tensor([0.0, 1.0]))
+        predictor.index_uv_lowres.bias.copy_(torch.eye(25)[2])
+    image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
+    (found,) = network.people([image], min_score=0.05, max_people=8)
+    (wider,) = network.people([image], min_score=0.05, max_people=8, margin=0.1)
+    for before, after in zip(found, wider, strict=True):
+        x, y, width, height = before.box
+        left, top = max(0, x - 0.1 * width), max(0, y - 0.1 * height)
+        right, bottom = min(80, x + 1.1 * width), min(48, y + 1.1 * height)
+        np.testing.assert_allclose(after.box, (left, top, right - left, bottom - top), atol=1e-3)
+        assert (after.labels == 2).all()
+    assert sum(after.area() > before.area() for before, after in zip(found, wider, strict=True)) > 3
+
+
+def test_only_what_is_cut_off_counts_not_what_touches():
+    labels = np.zeros((100, 50), dtype=np.uint8)
+    labels[10:90, 10:40] = 2
+    assert cut_sides(labels) == (False, False, False, False)
+    labels[0, 24] = 23  # the top of a head
+    labels[-1, 20:30] = 12  # a shank
+    assert cut_sides(labels) == (False, False, False, True)
+    assert widened(torch.tensor([[0.0, 0, 50, 100]]), cut_sides(labels), 0.2).tolist() == [[0, 0, 50, 120]]
 
 
 def test_people_are_drawn_as_detectron2_draws_them():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from itertools import islice
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 
 from densepose_tools.doctor import diagnose, recoloured_labels
 from densepose_tools.people import Person, flip_labels, part_map
-from densepose_tools.steady import flicker_score, steadied
-from densepose_tools.tracking import track_people
+from densepose_tools.steady import FlickerMeter, steadied
+from densepose_tools.steady_boxes import SteadyBoxes
+from densepose_tools.tracking import PersonAt, track_people
 from densepose_tools.treatment import Treatment, treat
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
@@ -21,6 +23,7 @@ from tests.conftest import ROOT
 from tests.media_files import part_labels
 
 EXAMPLES = ROOT / "assets" / "examples"
+FRAME = {"width": 100, "height": 80, "rate": Fraction(25)}
 
 # OpenCV 5's colours at trunc(i * 255 / 24), of parts 0, 6, 12, 18 and 24.
 JET = ((0, 0, 128), (0, 124, 255), (126, 255, 130), (255, 128, 0), (128, 0, 0))
@@ -90,6 +93,24 @@ def test_real_part_maps_are_in_the_usual_colours(shared):
         assert found is not None and found.usual, path.name
 
 
+def test_who_is_pointed_at_is_drawn_through_the_clip():
+    # They cross: at first label 3 is left, at the end right; the smaller one is drawn on top.
+    frames = [[walker(3 * k, label=9), walker(60 - 3 * k, size=14, y=14, label=3)] for k in range(20)]
+    for point, label in ((PersonAt(5, 12), 9), (PersonAt(62, 16), 3), (PersonAt(10, 30, 0.72), 3)):
+        assert {int(frame.max()) for frame in drawn(frames, people=point)} == {label}
+    people = [walker(10), walker(60)]
+    people[1].labels[:20] = 0  # in the box, not on the body
+    assert drawn([people], people=PersonAt(65, 15))[0][40, 65] == 2
+    with pytest.raises(InputError, match="point 40,5 at 0 s shows nobody; people are at 20,30, 70,30"):
+        drawn([people], people=PersonAt(40, 5))
+    with pytest.raises(InputError, match="0,0 at 0 s shows nobody, nor anywhere else"):
+        drawn([[], people], people=PersonAt(0, 0))
+    with pytest.raises(InputError, match="behind the end of the clip, which has 0.80 s"):
+        drawn(frames, people=PersonAt(5, 12, 0.9))
+    with pytest.raises(InputError, match="outside"):
+        PersonAt(-1, 0)
+
+
 def walker(x: float, *, y: float = 10, size: float = 20, label: int = 2) -> Person:
     return Person((x, y, size, 2 * size), 0.9, np.full((int(2 * size), int(size)), label, dtype=np.uint8))
 
@@ -111,7 +132,7 @@ def test_somebody_hidden_for_a_while_is_the_same_person():
 
 
 def drawn(frames, **treatment) -> list[np.ndarray]:
-    return list(treat(frames, Treatment(**treatment), width=100, height=80).maps)
+    return list(treat(frames, Treatment(**treatment), **FRAME).maps)
 
 
 def test_largest_person_is_drawn_unless_others_are_wanted():
@@ -139,7 +160,7 @@ def test_largest_person_who_comes_back_late_is_drawn_again():
 
 def test_short_gaps_show_the_nearest_frame():
     frames = [[walker(2 * k)] if k in (2, 6, 7) else [] for k in range(12)]
-    sequel = treat(frames, Treatment(fill=3), width=100, height=80)
+    sequel = treat(frames, Treatment(fill=3), **FRAME)
     maps = list(sequel.maps)
     assert sequel.empty == [8, 9, 10, 11] and sequel.filled == [0, 1, 3, 4, 5]
     for frame, source in ((0, 2), (3, 2), (4, 2), (5, 6)):
@@ -161,6 +182,12 @@ def test_mirrored_map_has_left_and_right_changed():
 def test_treatments_of_no_use_are_refused(wrong, reason):
     with pytest.raises(InputError, match=reason):
         Treatment(**wrong)
+
+
+def flicker_score(maps) -> float:
+    meter = FlickerMeter()
+    assert len(list(meter.watch(maps))) == len(maps)
+    return meter.score
 
 
 def moving_figure(count: int, *, step: int, limb: int = 0) -> np.ndarray:
@@ -221,6 +248,53 @@ def test_steadying_leaves_steady_motion_alone():
         assert [np.array_equal(*pair) for pair in zip(steadied(truth[:count]), truth, strict=False)] == [
             True
         ] * count
+
+
+def in_boxes(truth: np.ndarray, *, shake: float, locked: bool) -> list[list[Person]]:
+    """Truth cut into boxes that tremble by so many pixels; the maps tremble along if ``locked``."""
+    rng = np.random.default_rng(1)
+    frames = []
+    for labels in truth:
+        rows, columns = np.flatnonzero(labels.any(axis=1)), np.flatnonzero(labels.any(axis=0))
+        corners = np.array([columns[0] - 6, rows[0] - 6, columns[-1] + 7, rows[-1] + 7], dtype=float)
+        shaken = corners + rng.normal(0, shake, 4)
+        left, top, right, bottom = shaken
+        box = (left, top, right - left, bottom - top)
+        x0, y0, x1, y1 = (corners if locked else shaken).astype(int)
+        person = Person(tuple(map(float, box)), 0.9, labels[y0:y1, x0:x1])
+        _, _, width, height = person.corner_and_size()
+        if locked:  # stretched to the box that was found
+            h, w = person.labels.shape
+            person = Person(
+                box, 0.9, person.labels[np.arange(height) * h // height][:, np.arange(width) * w // width]
+            )
+        else:
+            person = Person(box, 0.9, labels[int(top) : int(top) + height, int(left) : int(left) + width])
+        frames.append([person])
+    return frames
+
+
+def as_maps(frames: list[list[Person]]) -> np.ndarray:
+    return np.stack([part_map(people, width=192, height=192) for people in frames])
+
+
+def test_steadying_calms_boxes_that_tremble_with_their_maps():
+    truth = moving_figure(16, step=2)
+    frames = in_boxes(truth, shake=1.5, locked=True)
+    plain = as_maps(frames)
+    still = as_maps(SteadyBoxes(frames, track_people(frames)))
+    whole = treat(frames, Treatment(steady=True), width=192, height=192, rate=Fraction(25))
+    assert flicker_score(plain) > 0.03 and flicker_score(np.stack(list(steadied(plain)))) > 0.03
+    for steady in (still, np.stack(list(whole.maps))):
+        assert flicker_score(steady) < 0.3 * flicker_score(plain)
+        assert boundary_iou(steady, truth) > 1.3 * boundary_iou(plain, truth)
+    np.testing.assert_array_equal(np.stack(list(whole.plain)), plain)
+
+
+def test_steadying_leaves_maps_that_lie_still_in_trembling_boxes():
+    frames = in_boxes(moving_figure(20, step=2), shake=1.5, locked=False)
+    for people, (before,) in zip(SteadyBoxes(frames, track_people(frames)), frames, strict=True):
+        assert people[0] is before
 
 
 def test_flicker_counts_what_changes_and_changes_back():

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.one_click import Wish, examine, make_motion, write_playable
+from densepose_tools.one_click import Wish, examine, make_motion
+from densepose_tools.people import flip_labels
 from densepose_tools.treatment import Treatment
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
-from magicanimate.palette import BACKGROUND, nearest_labels
-from tests.media_files import loudness, part_maps, write_clip, write_output
-from tests.small_segmenter import dancing, write_dance
+from magicanimate.palette import BACKGROUND, colourise, nearest_labels
+from tests.media_files import loudness, part_labels, part_maps, write_clip, write_output
+from tests.small_segmenter import dancing, negatives, write_dance
 
 
 @pytest.fixture
@@ -67,15 +69,52 @@ def test_an_ordinary_video_becomes_a_clip_that_animates(tmp_path, mini):
 
     again = make_motion(clip, folder, engine=mini, wish=Wish(start=0.2, end=0.6))
     assert again.extraction.video.name == "dance_densepose_2.mp4" and again.extraction.num_frames == 10
-    assert sorted(path.name for path in folder.iterdir()) == ["dance_densepose.mp4", "dance_densepose_2.mp4"]
+    names = [f"dance_densepose{which}" for which in (".mp4", ".npz", "_2.mp4", "_2.npz")]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
 
-def test_a_copy_for_the_browser_is_near_and_keeps_the_sound(tmp_path, mini):
-    video = write_output(tmp_path / "map.mp4", part_maps(10), lossless=True)
-    write_playable(video, tmp_path / "copy.mp4")
-    frames = list(open_motion(tmp_path / "copy.mp4").frames())
-    difference = np.abs(np.stack(frames).astype(int) - np.stack(part_maps(10)))
-    assert len(frames) == 10 and difference.mean() < 4
+def test_copies_for_the_browser_are_near_and_show_before_and_after(tmp_path, mini):
+    clip, folder = write_dance(tmp_path / "dance.mp4", 20, sound=0.8), tmp_path / "out"
+    steady = Wish(treatment=Treatment(steady=True))
+    made = make_motion(clip, folder, engine=mini, wish=steady, copies=tmp_path / "copies").extraction
+    exact, near, before = (
+        np.stack(list(open_motion(path).frames())).astype(int)
+        for path in (made.video, made.playable, made.plain)
+    )
+    assert len(exact) == 20 and np.abs(near - exact).mean() < 4 > np.abs(before - exact).mean()
+    assert open_motion(made.playable).has_sound and made.playable.name == "dance_densepose_h264.mp4"
+    assert made.flicker[1] <= made.flicker[0] < 0.2
+    assert make_motion(clip, folder, engine=mini, copies=tmp_path / "copies").extraction.plain is None
+
+
+def test_people_are_not_looked_for_again_for_another_drawing(tmp_path, mini):
+    clip, folder = write_dance(tmp_path / "dance.mp4", 6, sound=0.3), tmp_path / "out"
+    first = make_motion(clip, folder, engine=mini)
+    photo = tmp_path / "me.png"
+    Image.fromarray(negatives(dancing(1, size=64)[0])).save(photo)
+    told = []
+    wish = Wish(treatment=Treatment(flip=True), like=photo)
+    again = make_motion(clip, folder, engine=mini, wish=wish, earlier=first, on_progress=told.append)
+    assert {progress.stage for progress in told} == {"load", "write"}  # the engine finds the photo's person
+    made = again.extraction
+    assert made.archive == first.extraction.archive and made.size == (96, 96) and made.stretch["torso"]
+    assert open_motion(made.video).has_sound
+    assert not first.serves(clip, Wish(start=0.1)) and first.serves(clip, wish)
+    other = make_motion(clip, folder, engine=mini, wish=Wish(start=0.1), earlier=first).extraction
+    assert other.archive != made.archive and other.num_frames == 3
+
+
+def test_a_map_that_animates_already_is_steadied_mirrored_and_built_like_a_photo(tmp_path, home):
+    clip = write_output(tmp_path / "map.mp4", part_maps(5), lossless=True)
+    offline = EngineChoice(offline=True)
+    flipped = make_motion(clip, tmp_path / "out", engine=offline, wish=Wish(treatment=Treatment(flip=True)))
+    assert flipped.kind == "ready" and flipped.engine is None
+    for frame, labels in zip(open_motion(flipped.extraction.video).frames(), dancing(5), strict=True):
+        np.testing.assert_array_equal(frame, colourise(flip_labels(labels)))
+    photo = tmp_path / "me.png"  # a part map in the place of a photo needs no network
+    Image.fromarray(colourise(part_labels(width=60, height=96))).save(photo)
+    like = make_motion(clip, tmp_path / "out", engine=offline, wish=Wish(like=photo)).extraction
+    assert like.size == (60, 96) and like.stretch["torso"][1] == pytest.approx(60 / 96, abs=0.06)
 
 
 def test_what_was_cancelled_goes_on_where_it_was(tmp_path, mini):
@@ -90,7 +129,8 @@ def test_what_was_cancelled_goes_on_where_it_was(tmp_path, mini):
     assert not list(folder.glob("*.mp4"))
     made = make_motion(clip, folder, engine=mini)
     assert made.extraction.resumed == 8 and made.extraction.num_frames == 20
-    assert [path.name for path in folder.iterdir()] == ["dance_densepose.mp4"]
+    names = ["dance_densepose.mp4", "dance_densepose.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     # flicker is taken out after the finding, so a run with it differs in nothing that is kept
     with pytest.raises(Cancelled):
         make_motion(clip, folder, engine=mini, on_progress=done.append, should_stop=stop)

@@ -150,6 +150,16 @@ def test_dropped_reference_is_not_seen(begun, data_folder):
         assert not torch.equal(seeing(batch), a)
 
 
+def test_where_to_look_counts_for_what_sees_its_reference(begun, data_folder):
+    def computed(weight: float, dropped: float) -> torch.Tensor:
+        loss = replace(preset("tiny", "base")[0].loss, attention_weight=weight)
+        stage = build("base", data_folder, begun, loss=loss, drop_reference=dropped)
+        return stage(first_batch(stage))
+
+    assert (computed(1.0, 0.0) > computed(0.0, 0.0) + 0.1).all()
+    torch.testing.assert_close(computed(1.0, 1.0), computed(0.0, 1.0))
+
+
 def test_without_reference_there_is_no_appearance_encoder(begun, data_folder, tmp_path):
     runs = tmp_path / "plain"
     runs.mkdir()

@@ -60,6 +60,9 @@ class LossConfig:
     timestep_bias: float = setting(0.0, "share of the samples whose timestep is one of the noisiest")
     noisy_from: int = setting(600, "first of those noisiest timesteps")
     weigh_channels: bool = setting(False, "weigh latent channels by how much they show in the picture")
+    attention_weight: float = setting(
+        0.0, "weight of the loss on where the reference is looked at; needs part maps and a still background"
+    )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 _LARGEST_GROWTH = math.log(1000.0 / 16)
 """Bound on the logarithm by which a side may grow."""
+
+_CUT = 0.04
+"""A side of a box cuts off the body if so much of it lies on the body; a box that fits is touched by tips."""
 
 
 def moved(
@@ -58,3 +62,16 @@ def rescaled(
     """Boxes (K, 4) of a network that saw ``size`` (h, w), in pixels of ``picture`` (H, W); see `clipped`."""
     ratio = boxes.new_tensor([picture[1] / size[1], picture[0] / size[0]] * 2)
     return clipped(boxes * ratio, picture)
+
+
+def cut_sides(labels: np.ndarray) -> tuple[bool, bool, bool, bool]:
+    """Which sides of a box, left, top, right and bottom, cut off the body in it, labels uint8 (H, W)."""
+    edges = (labels[:, 0], labels[0], labels[:, -1], labels[-1])
+    return tuple(bool((edge > 0).mean() >= _CUT) for edge in edges)
+
+
+def widened(boxes: torch.Tensor, sides: tuple[bool, bool, bool, bool], margin: float) -> torch.Tensor:
+    """Boxes (K, 4) with some sides, left, top, right and bottom, moved out by a share of the box."""
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    step = margin * torch.stack([-width, -height, width, height], dim=1)
+    return boxes + step * boxes.new_tensor(sides)

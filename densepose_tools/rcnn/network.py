@@ -16,7 +16,7 @@ from torch import nn
 
 from densepose_tools.people import Person
 from densepose_tools.rcnn.backbone import Backbone
-from densepose_tools.rcnn.boxes import rescaled
+from densepose_tools.rcnn.boxes import clipped, cut_sides, rescaled, widened
 from densepose_tools.rcnn.charts import as_bytes, box_corner_and_size, chart_result
 from densepose_tools.rcnn.picture import LONG_SIDE, SHORT_SIDE, network_input, network_size
 from densepose_tools.rcnn.proposals import ProposalGenerator
@@ -61,7 +61,12 @@ class DensePoseRCNN(nn.Module):
 
     @torch.inference_mode()
     def people(
-        self, images: list[np.ndarray], *, min_score: float = MIN_SCORE, max_people: int = MAX_PEOPLE
+        self,
+        images: list[np.ndarray],
+        *,
+        min_score: float = MIN_SCORE,
+        max_people: int = MAX_PEOPLE,
+        margin: float = 0.0,
     ) -> list[list[Person]]:
         """Find people and their parts.
 
@@ -69,6 +74,8 @@ class DensePoseRCNN(nn.Module):
             images: RGB uint8 (H, W, 3), all of one size.
             min_score: people less sure than this are left out.
             max_people: the surest so many of a picture are kept.
+            margin: sides of a box that cut off the body move out by this share of the box, and the parts
+                are read again; as published, boxes stay as they are found.
 
         Returns:
             The people of each picture, surest first.
@@ -81,7 +88,7 @@ class DensePoseRCNN(nn.Module):
             return [[] for _ in images]
         decoded = self.roi_heads.decode(levels)
         return [
-            self._charted(decoded[number : number + 1], people, size, picture, max_people)
+            self._charted(decoded[number : number + 1], people, size, picture, max_people, margin)
             for number, people in enumerate(found)
         ]
 
@@ -92,18 +99,36 @@ class DensePoseRCNN(nn.Module):
         size: tuple[int, int],
         picture: tuple[int, int],
         max_people: int,
+        margin: float,
     ) -> list[Person]:
         """People of one picture with their parts; one at a time, so that a crowd takes no more memory."""
-        boxes, has_area = rescaled(people.boxes, size, picture)
+        _, has_area = rescaled(people.boxes, size, picture)
         charted = []
         for k in torch.nonzero(has_area).flatten().tolist()[:max_people]:
-            charts = self.roi_heads.charts(decoded, [people.boxes[k : k + 1]])
-            _, _, width, height = box_corner_and_size(boxes[k])
-            labels, coordinates = chart_result(*(chart[0] for chart in charts), size=(height, width))
-            box = (*boxes[k, :2].tolist(), *(boxes[k, 2:] - boxes[k, :2]).tolist())
-            coordinates = as_bytes(coordinates).cpu().numpy()
-            charted.append(Person(box, float(people.scores[k]), labels.cpu().numpy(), coordinates))
+            seen, score = people.boxes[k : k + 1], float(people.scores[k])
+            person = self._person(decoded, seen, score, size, picture)
+            if margin:
+                wider, _ = clipped(widened(seen, cut_sides(person.labels), margin), size)
+                if not torch.equal(wider, seen):
+                    person = self._person(decoded, wider, score, size, picture)
+            charted.append(person)
         return charted
+
+    def _person(
+        self,
+        decoded: torch.Tensor,
+        seen: torch.Tensor,
+        score: float,
+        size: tuple[int, int],
+        picture: tuple[int, int],
+    ) -> Person:
+        """Somebody in a box (1, 4) of pixels that the network sees, with the parts."""
+        (box,), _ = rescaled(seen, size, picture)
+        charts = self.roi_heads.charts(decoded, [seen])
+        _, _, width, height = box_corner_and_size(box)
+        labels, coordinates = chart_result(*(chart[0] for chart in charts), size=(height, width))
+        corner_and_size = (*box[:2].tolist(), *(box[2:] - box[:2]).tolist())
+        return Person(corner_and_size, score, labels.cpu().numpy(), as_bytes(coordinates).cpu().numpy())
 
     def detect(
         self, levels: dict[str, torch.Tensor], size: tuple[int, int], *, min_score: float = MIN_SCORE

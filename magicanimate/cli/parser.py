@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from magicanimate import __version__
-from magicanimate.config import FITS, FUSIONS, WINDOW_MODES, MediaLimits
+from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, MediaLimits
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
@@ -118,6 +118,7 @@ def _add_sampling(command) -> None:
     group = command.add_argument_group("sampling")
     add = group.add_argument
     add("--seed", type=int, help="of the noise (default: 1)")
+    add("--preset", choices=PRESETS, help="how much likeness to give up for speed (default: exact)")
     add("--steps", type=int, dest="num_inference_steps", help="denoising steps (default: the checkpoint's)")
     add(
         "--guidance",
@@ -136,6 +137,12 @@ def _add_sampling(command) -> None:
         help="strength of the motion (default: 1)",
     )
     add(
+        "--reference-strength",
+        type=float,
+        metavar="S",
+        help="how much the picture looks at the photo, 0 (not at all) to 10 (default: 1)",
+    )
+    add(
         "--windows",
         choices=WINDOW_MODES,
         help="how a long clip is cut: open, or ring as published (default: open)",
@@ -144,6 +151,15 @@ def _add_sampling(command) -> None:
     add("--overlap", type=int, dest="window_overlap", help="frames two windows share (default: 4)")
     add("--window-stride", type=int, help="frames between neighbours in a window (default: 1)")
     add("--window-offset", action="store_true", help="move the windows from step to step")
+    add("--guidance-start", type=float, metavar="SHARE", help="guide from this part of the steps on, 0 to 1")
+    add("--guidance-stop", type=float, metavar="SHARE", help="guide up to this part of the steps, 0 to 1")
+    add(
+        "--deep-reuse",
+        type=int,
+        metavar="T",
+        help="for so many timesteps (of 1000) compute only the outermost layers; 0 for never",
+    )
+    add("--encoder-reuse", type=int, metavar="T", help="for so many timesteps look at the photo once")
 
 
 def _add_media(command) -> None:

@@ -3,12 +3,19 @@
 Source: MagicAnimate, supplement section 1: keys ``[K, K'_a]`` and values ``[V, V'_a]``, where ``K'_a`` and
 ``V'_a`` are the appearance encoder's ``y_a`` projected by the video UNet's own weights.
 
+The reference can be weighed: its keys' share of the attention is multiplied by a strength ``s``,
+
+    softmax([Q K^T / sqrt(d), Q K'^T / sqrt(d) + log s]) [V, V'],
+
+since ``exp(x + log s) = s exp(x)``. 1 is as published, 0 leaves the reference out.
+
 Letters in shape comments: ``B`` videos, ``F`` frames, ``L`` tokens, ``D`` token width, ``N`` heads of width
 ``d``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -33,12 +40,14 @@ class HybridSelfAttention(AttnProcessor2_0):
         reference: ``y_a`` of this block, ``B L D`` (or ``1 L D`` for all videos), or ``None``.
         visible: per video, whether it sees the reference; ``None`` when all do. Classifier-free guidance
             hides it from the unconditional half, training from a random part of the batch.
+        strength: of the reference, 0 or more; see the top of this file.
     """
 
     def __init__(self, *, keep_keys: bool = False) -> None:
         super().__init__()
         self.keep_keys = keep_keys
         self.visible: torch.Tensor | None = None
+        self.strength = 1.0
         self.show(None)
 
     def show(self, reference: torch.Tensor | None) -> None:
@@ -47,11 +56,12 @@ class HybridSelfAttention(AttnProcessor2_0):
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if self.reference is None or (self.visible is not None and not self.visible.any()):
+        hidden = self.visible is not None and not self.visible.any()
+        if self.reference is None or hidden or self.strength == 0:
             return super().__call__(attn, hidden_states, *args, **kwargs)
         shared = self._projected(attn, hidden_states.dtype)
         if self.visible is None or bool(self.visible.all()):
-            return _attend(attn, hidden_states, *shared)
+            return _attend(attn, hidden_states, *shared, strength=self.strength)
         # Rows of hidden_states are (B F): the mask of a video holds for all its frames.
         frames = hidden_states.shape[0] // len(self.visible)
         rows = self.visible.repeat_interleave(frames).to(hidden_states.device)
@@ -59,7 +69,7 @@ class HybridSelfAttention(AttnProcessor2_0):
             shared = tuple(tokens[self.visible.to(tokens.device)] for tokens in shared)
         out = torch.empty_like(hidden_states)
         out[~rows] = super().__call__(attn, hidden_states[~rows], *args, **kwargs).to(out.dtype)
-        out[rows] = _attend(attn, hidden_states[rows], *shared).to(out.dtype)
+        out[rows] = _attend(attn, hidden_states[rows], *shared, strength=self.strength).to(out.dtype)
         return out
 
     def _projected(self, attn: Attention, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,10 +84,15 @@ class HybridSelfAttention(AttnProcessor2_0):
 
 
 def _attend(
-    attn: Attention, hidden_states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    attn: Attention,
+    hidden_states: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    strength: float,
 ) -> torch.Tensor:
     """Attention of ``(B F) L D`` over own and reference tokens, the latter's keys and values ``B L D``."""
-    count = hidden_states.shape[0]
+    count, own_tokens = hidden_states.shape[:2]
 
     def with_reference(own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
         # The frames of a video lie next to each other: B L D -> B F L D -> (B F) L D, a view when B is 1.
@@ -85,12 +100,16 @@ def _attend(
         shared = shared[:, None].expand(-1, frames, -1, -1).flatten(0, 1)
         return _heads(attn, torch.cat([own, shared], dim=1))
 
-    out = functional.scaled_dot_product_attention(
-        _heads(attn, attn.to_q(hidden_states)),
+    query = _heads(attn, attn.to_q(hidden_states))
+    together = (
         with_reference(attn.to_k(hidden_states), keys),
         with_reference(attn.to_v(hidden_states), values),
     )
-    return _merged(attn, out)
+    if strength == 1:  # without a mask there are faster kernels
+        return _merged(attn, functional.scaled_dot_product_attention(query, *together))
+    bias = query.new_zeros(1, 1, 1, own_tokens + keys.shape[1])
+    bias[..., own_tokens:] = math.log(strength)
+    return _merged(attn, functional.scaled_dot_product_attention(query, *together, attn_mask=bias))
 
 
 def _heads(attn: Attention, tokens: torch.Tensor) -> torch.Tensor:
@@ -204,6 +223,7 @@ def set_reference(
     bank: Mapping[str, torch.Tensor] | None,
     *,
     visible: Sequence[bool] | torch.Tensor | None = None,
+    strength: float = 1.0,
 ) -> None:
     """Show a bank to the readers, or hide the last one with ``bank=None``.
 
@@ -211,12 +231,14 @@ def set_reference(
         readers: from `install_hybrid_attention`.
         bank: from `AppearanceEncoder.forward`; must have an entry for every reader.
         visible: per video of the batch, whether it sees the reference; all do when ``None``.
+        strength: of the reference, 0 or more.
 
     Raises:
         KeyError: the encoder has no block of a reader's name.
     """
     for name, reader in readers.items():
         reader.show(None if bank is None else bank[name])
+        reader.strength = strength
     set_visible(readers, visible)
 
 

@@ -77,11 +77,15 @@ class Turns:
         before: called with a turn's number before it begins, to show the reference or hide it.
         share_down: run the down path once. Right only where the texts are equal and the down blocks do not
             read the reference.
+        deep: for each turn what reaches the last layer of the last up block from below in a step near by,
+            ``(B F) C H W``; then only that layer is computed, and the first skip connection is the only one
+            whose residual is asked for. See `magicanimate.models.deep_features`.
     """
 
     texts: Sequence[torch.Tensor]
     before: Callable[[int], None]
     share_down: bool
+    deep: Sequence[torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,16 @@ class VideoUNet(UNetMotionModel):
         turns: Turns,
         *,
         down_block_additional_residuals: Sequence[torch.Tensor],
-        mid_block_additional_residual: torch.Tensor,
+        mid_block_additional_residual: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
+        self._set_num_frames(sample.shape[2])
         predicted, path = [], None
         for i, text in enumerate(turns.texts):
             turns.before(i)
+            if turns.deep is not None:
+                residual = down_block_additional_residuals[0]
+                predicted.append(self._surface(sample, timestep, text, turns.deep[i], residual))
+                continue
             if path is None or not turns.share_down:
                 path = self._down(sample, timestep, text, down_block_additional_residuals)
             predicted.append(self._up(path, text, mid_block_additional_residual))
@@ -172,11 +181,8 @@ class VideoUNet(UNetMotionModel):
         self, sample: torch.Tensor, timestep, text: torch.Tensor, residuals: Sequence[torch.Tensor]
     ) -> DownPath:
         """From the latents to the last down block."""
-        videos, _, num_frames = sample.shape[:3]
-        self._set_num_frames(num_frames)
-        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(videos)
-        embedding = self.time_embedding(self.time_proj(timesteps).to(self.dtype))
-        embedding = embedding.repeat_interleave(num_frames, dim=0)
+        num_frames = sample.shape[2]
+        embedding = self._embedding(sample, timestep)
         hidden = self.conv_in(sample.transpose(1, 2).flatten(0, 1))  # B C F H W -> (B F) C H W
         skips = [hidden]
         for block in self.down_blocks:
@@ -203,8 +209,29 @@ class VideoUNet(UNetMotionModel):
                 upsample_size=skips[-1].shape[2:] if skips else None,  # odd sides do not come from doubling
                 **({"encoder_hidden_states": text} if _has_text(block) else {}),
             )
+        return self._out(hidden, num_frames)
+
+    def _surface(
+        self, sample: torch.Tensor, timestep, text: torch.Tensor, deep: torch.Tensor, residual: torch.Tensor
+    ) -> torch.Tensor:
+        """The prediction ``B C F H W`` from latents and ``deep``: first convolution, last layer, output."""
+        num_frames, block = sample.shape[2], self.up_blocks[-1]
+        skip = self.conv_in(sample.transpose(1, 2).flatten(0, 1))  # B C F H W -> (B F) C H W
+        hidden = torch.cat([deep.to(skip.dtype), skip + residual.to(skip.dtype)], dim=1)
+        hidden = block.resnets[-1](hidden, self._embedding(sample, timestep))
+        hidden = block.attentions[-1](hidden, encoder_hidden_states=text, return_dict=False)[0]
+        return self._out(block.motion_modules[-1](hidden, num_frames=num_frames), num_frames)
+
+    def _embedding(self, sample: torch.Tensor, timestep) -> torch.Tensor:
+        """Of the timestep for each frame, ``(B F) D``."""
+        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
+        embedding = self.time_embedding(self.time_proj(timesteps).to(self.dtype))
+        return embedding.repeat_interleave(sample.shape[2], dim=0)
+
+    def _out(self, hidden: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Last features ``(B F) C H W`` -> prediction ``B C F H W``."""
         hidden = self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
-        return hidden.unflatten(0, (-1, num_frames)).transpose(1, 2)  # (B F) C H W -> B C F H W
+        return hidden.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
     def _set_num_frames(self, num_frames: int) -> None:
         for module in self.modules():

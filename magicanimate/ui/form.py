@@ -1,4 +1,4 @@
-"""The settings on the page: their widgets, and the request they make."""
+"""The settings on the page: their widgets. What their values mean is in `magicanimate.studio.form_values`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,65 @@ from typing import Any
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import FITS, FUSIONS, WINDOW_MODES, AnimationRequest
-from magicanimate.errors import InputError
+from magicanimate.studio.form_values import (
+    LARGEST_SEED,
+    OWN_SCHEDULER,
+    Setting,
+    form_settings,
+    of_result,
+    request_of,
+    requests_of,
+)
+from magicanimate.studio.sizes import size_choices
+
+__all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 
 DICE = Path(__file__).with_name("dice.svg")
-LARGEST_SEED = 2**31 - 1
-OWN_SCHEDULER = "default"
-SCHEDULERS = (
-    OWN_SCHEDULER,
-    "DDIMScheduler",
-    "UniPCMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "EulerDiscreteScheduler",
-)
 
 Controls = dict[str, gr.components.Component]
+
+_WORDS = {
+    "seed": ("Seed", "chooses the noise it begins with; the same seed gives the same video"),
+    "random_seed": ("A new seed each time", None),
+    "seeds": ("Several seeds at once", "so many videos: this seed, the next one, ..."),
+    "num_inference_steps": ("Steps", "more refine, and take longer"),
+    "guidance_scale": ("Guidance", "how strongly the photo is followed; 1 is quickest"),
+    "size": ("Size", "about as many pixels as the checkpoint was trained with"),
+    "width": ("Width", "multiple of 8"),
+    "height": ("Height", "multiple of 8"),
+    "fit": ("Fit", "crop keeps proportions, pad shows all of both, stretch is as published"),
+    "start": ("From second", "0: the beginning"),
+    "end": ("To second", "0: the end"),
+    "stride": ("Frame step", "2: every second frame"),
+    "fps": ("Frame rate", "0: the clip's"),
+    "reference_strength": (
+        "Photo strength",
+        "how much the picture looks at the photo; 1 as trained, 0 not at all",
+    ),
+    "controlnet_conditioning_scale": ("Pose strength", "how strictly the pose is held; 1 as trained"),
+    "fusion": ("Fusion", "parts of the network that look at the photo; midup as trained"),
+    "windows": ("Windows", "ring joins the end to the beginning, as published"),
+    "window_size": ("Window size", "frames made together"),
+    "window_overlap": ("Overlap", "frames two windows share; more hides the seams and takes longer"),
+    "window_offset": ("Move windows from step to step", None),
+    "scheduler": ("Scheduler", "the method of denoising; default is the checkpoint's"),
+    "side_by_side": ("Also make the side by side video", None),
+    "sound": ("Keep the clip's sound", None),
+    "check_motion": ("Check that the clip is DensePose", None),
+    "prompt": ("Prompt", "may stay empty"),
+    "negative_prompt": ("Negative prompt", "what to stay away from"),
+}
+"""Label and explanation of each setting."""
+
+
+def values_of(settings: Mapping[str, Any], defaults: ModelDefaults) -> dict[str, Any]:
+    """Values by name of control that would make a result again, without photo and clip.
+
+    Args:
+        settings: the JSON beside the result.
+        defaults: of the checkpoint.
+    """
+    return of_result(settings, form_settings(defaults)).values
 
 
 def _path_only(payload: gr.FileData | None) -> str | None:
@@ -61,95 +105,101 @@ def inputs(*, photo: str | None, motion: str | None) -> Controls:
 
 def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
     """Seed, steps and guidance; also the dice."""
+    settings = form_settings(defaults)
     controls: Controls = {}
     with gr.Row(equal_height=True):
-        controls["seed"] = gr.Slider(0, LARGEST_SEED, value=1, step=1, label="Seed", scale=6, elem_id="seed")
+        controls["seed"] = _slider("seed", settings, scale=6)
         dice = gr.Button("Random", icon=DICE, scale=1, min_width=110, elem_id="dice", elem_classes="ma-dice")
-    controls["random_seed"] = gr.Checkbox(False, label="A new seed each time", container=False)
+    controls["random_seed"] = _checkbox("random_seed", settings)
     with gr.Row():
-        controls["num_inference_steps"] = gr.Slider(
-            1, 100, value=defaults.num_inference_steps, step=1, label="Steps", elem_id="steps", min_width=220
-        )
-        controls["guidance_scale"] = gr.Slider(
-            1,
-            20,
-            value=defaults.guidance_scale,
-            step=0.1,
-            label="Guidance",
-            min_width=220,
-            elem_id="guidance",
-        )
+        controls["num_inference_steps"] = _slider("num_inference_steps", settings, elem_id="steps")
+        controls["guidance_scale"] = _slider("guidance_scale", settings, step=0.1, elem_id="guidance")
     return controls, dice
 
 
 def more_settings(defaults: ModelDefaults) -> Controls:
-    """Everything else, with values that suit a first try."""
-    own = AnimationRequest(Path(), Path(), Path())
+    """Everything else in groups, with values that suit a first try."""
+    settings = form_settings(defaults)
     controls: Controls = {}
-    with gr.Row():
-        controls["width"] = gr.Number(defaults.width, label="Width", step=8, precision=0, min_width=90)
-        controls["height"] = gr.Number(defaults.height, label="Height", step=8, precision=0, min_width=90)
-        controls["fit"] = gr.Radio(
-            list(FITS),
-            value=own.fit,
-            label="Fit",
-            info="crop keeps proportions, pad shows all of both",
-            scale=3,
-            min_width=270,
-        )
-    with gr.Row():
-        controls["start"] = gr.Number(own.start, label="From second", minimum=0, min_width=120)
-        controls["end"] = gr.Number(0, label="To second", info="0: the end", minimum=0, min_width=120)
-        controls["stride"] = gr.Number(own.stride, label="Frame step", precision=0, minimum=1, min_width=120)
-        controls["fps"] = gr.Number(0, label="Frame rate", info="0: the clip's", minimum=0, min_width=120)
-    with gr.Row():
-        controls["window_size"] = gr.Slider(
-            1, 24, value=own.window_size, step=1, label="Window size", min_width=220
-        )
-        controls["window_overlap"] = gr.Slider(
-            0, 23, value=own.window_overlap, step=1, label="Overlap", min_width=220
-        )
-    with gr.Row():
-        controls["windows"] = gr.Radio(list(WINDOW_MODES), value=own.windows, label="Windows", min_width=160)
-        controls["fusion"] = gr.Radio(list(FUSIONS), value=own.fusion, label="Fusion", min_width=160)
-        controls["scheduler"] = gr.Dropdown(
-            list(SCHEDULERS), value=OWN_SCHEDULER, label="Scheduler", min_width=200
-        )
-    for row in (
-        (
-            ("side_by_side", True, "Also make the side by side video"),
-            ("sound", own.sound, "Keep the clip's sound"),
-        ),
-        (
-            ("window_offset", own.window_offset, "Move windows from step to step"),
-            ("check_motion", own.check_motion, "Check that the clip is DensePose"),
-        ),
-    ):
+    with _group("Picture"):
         with gr.Row():
-            for name, checked, label in row:
-                controls[name] = gr.Checkbox(checked, label=label, container=False)
-    with gr.Row(visible=defaults.kind != "mini"):
-        controls["prompt"] = gr.Textbox("", label="Prompt (may stay empty)")
-        controls["negative_prompt"] = gr.Textbox("", label="Negative prompt")
+            sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
+            controls["size"] = _dropdown("size", settings, choices=sizes, scale=2, min_width=250)
+            for name in ("width", "height"):
+                controls[name] = _number(name, settings, step=8, min_width=90)
+        controls["fit"] = _radio("fit", settings)
+    with _group("Clip"), gr.Row():
+        for name in ("start", "end", "stride", "fps"):
+            controls[name] = _number(name, settings, min_width=120)
+    with _group("Likeness and pose"):
+        with gr.Row():
+            controls["reference_strength"] = _slider("reference_strength", settings, step=0.05)
+            controls["controlnet_conditioning_scale"] = _slider(
+                "controlnet_conditioning_scale", settings, step=0.05
+            )
+        controls["fusion"] = _radio("fusion", settings)
+    with _group("Sampling"), gr.Row():
+        controls["scheduler"] = _dropdown("scheduler", settings, min_width=220)
+        controls["seeds"] = _slider("seeds", settings)
+    with _group("Long clips"):
+        with gr.Row():
+            controls["window_size"] = _slider("window_size", settings)
+            controls["window_overlap"] = _slider("window_overlap", settings)
+        controls["windows"] = _radio("windows", settings)
+        controls["window_offset"] = _checkbox("window_offset", settings)
+    with _group("Result"):
+        for name in ("side_by_side", "sound", "check_motion"):
+            controls[name] = _checkbox(name, settings)
+    with _group("Text", visible=defaults.kind != "mini"), gr.Row():
+        for name in ("prompt", "negative_prompt"):
+            label, info = _WORDS[name]
+            controls[name] = gr.Textbox(settings[name].default, label=label, info=info, min_width=220)
     return controls
 
 
-def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
-    """The request that the values of the widgets mean.
+def _group(title: str, *, visible: bool = True) -> gr.Column:
+    """A column under a short heading."""
+    with gr.Column(visible=visible, elem_classes="ma-group", min_width=0) as column:
+        gr.HTML(f"<h3>{title}</h3>", padding=False)
+    return column
 
-    Raises:
-        InputError: photo or clip is missing.
-    """
-    for name, what in (("photo", "a photo"), ("motion", "a motion clip")):
-        if not values[name]:
-            raise InputError(f"There is no {name} yet; upload {what} or choose an example.")
-    given = {
-        name: value
-        for name, value in values.items()
-        if name in AnimationRequest.names() and value not in (None, OWN_SCHEDULER)
-    }
-    for name in ("end", "fps"):
-        if given.get(name) == 0:
-            del given[name]
-    paths = {"photo": Path(values["photo"]), "motion": Path(values["motion"]), "output": output}
-    return AnimationRequest(**{**given, **paths, "seed": int(values["seed"]), "preview_every": 1})
+
+def _slider(name: str, settings: dict[str, Setting], *, step: float = 1, **layout: Any) -> gr.Slider:
+    setting, (label, info) = settings[name], _WORDS[name]
+    layout = {"elem_id": name, "min_width": 220} | layout
+    return gr.Slider(
+        setting.low, setting.high, value=setting.default, step=step, label=label, info=info, **layout
+    )
+
+
+def _number(name: str, settings: dict[str, Setting], *, step: float = 1, **layout: Any) -> gr.Number:
+    setting, (label, info) = settings[name], _WORDS[name]
+    whole = isinstance(setting.default, int)
+    return gr.Number(
+        setting.default,
+        label=label,
+        info=info,
+        minimum=setting.low,
+        maximum=setting.high,
+        step=step,
+        precision=0 if whole else None,
+        elem_id=name,
+        **layout,
+    )
+
+
+def _radio(name: str, settings: dict[str, Setting]) -> gr.Radio:
+    setting, (label, info) = settings[name], _WORDS[name]
+    return gr.Radio(list(setting.choices), value=setting.default, label=label, info=info, elem_id=name)
+
+
+def _dropdown(
+    name: str, settings: dict[str, Setting], *, choices: list | None = None, **layout: Any
+) -> gr.Dropdown:
+    setting, (label, info) = settings[name], _WORDS[name]
+    choices = choices or list(setting.choices)
+    return gr.Dropdown(choices, value=setting.default, label=label, info=info, elem_id=name, **layout)
+
+
+def _checkbox(name: str, settings: dict[str, Setting]) -> gr.Checkbox:
+    return gr.Checkbox(settings[name].default, label=_WORDS[name][0], container=False, elem_id=name)

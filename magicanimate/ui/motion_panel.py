@@ -160,12 +160,12 @@ class MotionPanel:
                 if isinstance(report, Progress):
                     yield {self.status: views.progress_bar(report)}
                     continue
-                video = str(report.made.extraction.video)
+                video = str(report.extraction.video)
                 yield {
                     self.notice: gr.update(visible=False),
                     self.start: gr.update(value=AGAIN, variant="secondary"),
                     self.status: views.motion_made(report),
-                    self.video: gr.update(value=str(report.playable), visible=True),
+                    self.video: gr.update(value=str(report.extraction.playable), visible=True),
                     self.download: gr.update(value=video, visible=True),
                     self.made: {**data[self.made], clip: video},
                     self.waiting: "",

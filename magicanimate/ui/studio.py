@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import queue
-import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from densepose_tools.engine_choice import EngineChoice, Forecast
-from densepose_tools.one_click import Findings, MadeMotion, Wish, examine, make_motion, write_playable
+from densepose_tools.one_click import Findings, MadeMotion, Wish, examine, make_motion
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled
+from magicanimate.memory.profiles import AUTO
 
 # Of the released weights, for the page before they are fetched.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
@@ -27,26 +27,13 @@ _UPDATES_EVERY = 0.2  # seconds between updates of the page
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class NewMotion:
-    """A motion clip that was made.
-
-    Attributes:
-        made: what and how.
-        playable: a copy for the browser, which does not play lossless video.
-    """
-
-    made: MadeMotion
-    playable: Path
-
-
 class Studio:
     """Runs requests of many visitors on one `Animator`, and makes motion clips of their videos.
 
     A visitor is named by any string; one who has two jobs at a time needs two names.
 
     Args:
-        model, device, dtype, offline: as `Animator` takes them.
+        model, device, dtype, offline, memory: as `Animator` takes them.
         output: folder of the results.
         engine: finds people in ordinary videos; by default the best on the same device.
     """
@@ -59,13 +46,19 @@ class Studio:
         device: str | None = None,
         dtype: str | None = None,
         offline: bool = False,
+        memory: str = AUTO,
         engine: EngineChoice | None = None,
     ):
         self.output = output
         self._engine = engine or EngineChoice(device=device, offline=offline)
         self._playable = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
         self.animator = Animator(
-            model, device=device, dtype=dtype, offline=offline, on_progress=self._while_loading
+            model,
+            device=device,
+            dtype=dtype,
+            offline=offline,
+            memory=memory,
+            on_progress=self._while_loading,
         )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
         self._stops: dict[str, threading.Event] = {}
@@ -121,28 +114,25 @@ class Studio:
         """
         return self._engine.forecast()
 
-    def make_motion(self, visitor: str, clip: Path, wish: Wish) -> Iterator[Progress | NewMotion]:
-        """Make a motion clip, as `animate` does an animation.
+    def make_motion(
+        self, visitor: str, clip: Path, wish: Wish, *, earlier: MadeMotion | None = None
+    ) -> Iterator[Progress | MadeMotion]:
+        """Make a motion clip, as `animate` does an animation; copies that browsers play go with the program.
 
         Raises:
             InputError: as `densepose_tools.one_click.make_motion`.
             Cancelled: stopped by `cancel`; the same again goes on from there.
         """
-
-        def work(on_progress: OnProgress, should_stop: ShouldStop) -> NewMotion:
-            made = make_motion(
-                clip,
-                self.output,
-                engine=self._engine,
-                wish=wish,
-                on_progress=on_progress,
-                should_stop=should_stop,
-            )
-            playable = Path(self._playable.name) / f"{secrets.token_hex(8)}.mp4"
-            write_playable(made.extraction.video, playable, on_progress=on_progress)
-            return NewMotion(made, playable)
-
-        return self._run(visitor, work)
+        work = partial(
+            make_motion,
+            clip,
+            self.output,
+            engine=self._engine,
+            wish=wish,
+            copies=Path(self._playable.name),
+            earlier=earlier,
+        )
+        return self._run(visitor, lambda progress, stop: work(on_progress=progress, should_stop=stop))
 
     def _run(
         self, visitor: str, work: Callable[[OnProgress, ShouldStop], Result]

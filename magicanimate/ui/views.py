@@ -15,7 +15,7 @@ from magicanimate.config import AnimationResult, Progress
 from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
 
 if TYPE_CHECKING:
-    from magicanimate.ui.studio import NewMotion
+    from densepose_tools.one_click import MadeMotion
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -44,7 +44,7 @@ def checkpoint_note(defaults: ModelDefaults) -> str:
 
 
 def progress_bar(progress: Progress) -> str:
-    """Stage, bar and time left."""
+    """Stage, bar and time left, and what is to be said of the run."""
     total = max(progress.total, 1)
     percent = min(100, round(100 * progress.step / total))
     stage = STAGES.get(progress.stage, progress.stage).capitalize()
@@ -55,11 +55,12 @@ def progress_bar(progress: Progress) -> str:
     else:
         count = f"{progress.step} of {total}"
     details = " · ".join(text for text in (count, time_left(progress.seconds_left)) if text)
+    note = message(progress.note) if progress.note else ""
     return (
         '<div class="ma-progress"><div class="ma-progress-text">'
         f"<span>{stage}</span><span>{details}</span></div>"
         f'<div class="ma-bar" role="progressbar" aria-label="{stage}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div></div>'
+        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div></div>{note}'
     )
 
 
@@ -78,10 +79,10 @@ def finished(result: AnimationResult) -> str:
     )
 
 
-def motion_made(new: NewMotion) -> str:
+def motion_made(new: MadeMotion) -> str:
     """What was made of the visitor's clip, by what, and what to know of it."""
-    made = new.made.extraction
-    how = "in the right colours" if new.made.engine is None else f"made by {ENGINE_NAMES[new.made.engine]}"
+    made = new.extraction
+    how = "in the right colours" if new.engine is None else f"made by {ENGINE_NAMES[new.engine]}"
     text = f"A DensePose clip of {made.num_frames} frames, {how}."
     for frames, what in ((made.empty, "nobody"), (made.filled, "the people of a frame beside them")):
         if frames:

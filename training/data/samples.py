@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 """``reference`` float32 3 H W in [-1, 1]; ``target`` F 3 H W likewise; ``control`` name -> F 3 H W in [0, 1];
+``reference_control`` name -> 3 H W, the reference's own;
 ``video``, ``frames`` int64 F and ``reference_frame``: where in the video set they come from. Of an image that
 belongs to no video, ``video`` is -1 and ``frames`` its number in the image set."""
 
@@ -277,6 +278,7 @@ def _sample(
         "reference": to_images(read.pixels[shown]),
         "target": to_images(read.pixels[targets]),
         "control": {name: drawn_to_control(drawn[targets]) for name, drawn in read.control.items()},
+        "reference_control": {name: drawn_to_control(drawn[shown]) for name, drawn in read.control.items()},
         "video": video,
         "frames": torch.tensor(frames, dtype=torch.int64),
         "reference_frame": reference,

@@ -34,6 +34,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
 
 from magicanimate.models.reference import install_hybrid_attention, set_reference
+from training.attention_loss import attention_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
 from training.diffusion import sample_latents
 from training.latents import Latents
@@ -86,6 +87,8 @@ class Denoiser(nn.Module):
         # diffusers' sum of the ControlNets' residuals; in a tuple, as each is registered by its own name.
         self._controlnets = (MultiControlNetModel([networks[name] for name in controlnet_names(config)]),)
         self.readers = install_hybrid_attention(self.unet, fusion=config.fusion) if self.has_reference else {}
+        if config.loss.attention_weight and self.readers:
+            self.readers = watch(self.unet, self.readers)
         self.register_buffer("text", text, persistent=False)
         self.register_buffer("channel_weights", channel_weights, persistent=False)
         self.has_time = hasattr(self.unet, "motion_parameters")
@@ -114,7 +117,7 @@ class Denoiser(nn.Module):
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         shown = self.latents.reference(batch) if self.has_reference else None
         predicted = self.predict(noisy, timesteps, shown, control, visible=visible)
-        return denoising_losses(
+        losses = denoising_losses(
             self.scheduler,
             config.loss,
             predicted,
@@ -123,6 +126,15 @@ class Denoiser(nn.Module):
             timesteps,
             channel_weights=self.channel_weights,
         )
+        if config.loss.attention_weight and self.readers:
+            looks = attention_losses(
+                self.readers,
+                batch["reference_control"]["densepose"],
+                batch["control"]["densepose"],
+                size=tuple(clean.shape[-2:]),
+            )
+            losses = losses + config.loss.attention_weight * looks * visible.to(device)
+        return losses
 
     def _noise_generator(self, index: int) -> np.random.Generator:
         step, place = divmod(index, self.config.samples_a_step)

@@ -1,0 +1,1 @@
+"""What the page and the command line share above the animator: jobs that outlive a page and the program."""

@@ -1,0 +1,81 @@
+"""The loss on where the blocks look in the reference."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+
+from magicanimate.models.reference import HybridSelfAttention
+from training.attention_loss import WatchedAttention, attention_losses
+from training.data.tensors import to_control
+
+SIDE, PIXELS = 4, 32  # tokens, pixels of a side
+
+
+def drawn(*places: tuple[int, int, int]) -> torch.Tensor:
+    """A part map, 3 H W: background but for one token's square of each (row, column, label)."""
+    labels = np.zeros((PIXELS, PIXELS), np.uint8)
+    cell = PIXELS // SIDE
+    for row, column, label in places:
+        labels[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = label
+    return to_control(labels)
+
+
+def looking(at: dict[int, int]) -> WatchedAttention:
+    """A reader whose tokens look at their own place, but for those in ``at``: token -> where it looks."""
+    seen = torch.eye(SIDE * SIDE)[None].clone()
+    for token, there in at.items():
+        seen[0, token] = 0
+        seen[0, token, there] = 1
+    reader = WatchedAttention()
+    reader.seen = seen
+    return reader
+
+
+def loss(reader: WatchedAttention, reference: torch.Tensor, target: torch.Tensor) -> float:
+    maps = reference[None], target[None, None]
+    return float(attention_losses({"block": reader}, *maps, size=(SIDE, SIDE)))
+
+
+def test_a_part_is_looked_for_where_it_is_and_background_at_its_own_place():
+    reference, target = drawn((0, 1, 3)), drawn((3, 2, 3))
+    hand_here, hand_there = 3 * SIDE + 2, 1
+    assert loss(looking({hand_here: hand_there}), reference, target) == pytest.approx(0, abs=1e-5)
+    # A hand that looks elsewhere costs the most there is, halved as background is one of the two.
+    assert loss(looking({}), reference, target) == pytest.approx(-math.log(1e-4) / 2, rel=1e-4)
+    # One of the 14 tokens that are background in both looks beside itself.
+    astray = loss(looking({hand_here: hand_there, 5: 6}), reference, target)
+    assert astray == pytest.approx(-math.log(1e-4) / 14 / 2, rel=1e-4)
+
+
+def test_what_the_reference_does_not_show_costs_nothing():
+    reference, target = drawn((0, 1, 3)), drawn((0, 1, 7))  # a hand is there; no leg to be seen
+    assert loss(looking({1: 9}), reference, target) == pytest.approx(0, abs=1e-5)
+
+
+def test_smaller_blocks_are_judged_by_the_same_maps():
+    small = WatchedAttention()
+    small.seen = torch.eye(4)[None]  # 2 x 2 tokens
+    maps = drawn()[None], drawn()[None, None]
+    assert float(attention_losses({"block": small}, *maps, size=(SIDE, SIDE))) == pytest.approx(0, abs=1e-5)
+
+
+def test_watching_changes_no_result_and_the_loss_has_a_gradient():
+    torch.manual_seed(0)
+    attn = Attention(query_dim=8, heads=2, dim_head=4, bias=False)
+    hidden, reference = torch.randn(4, SIDE * SIDE, 8), torch.randn(2, SIDE * SIDE, 8, requires_grad=True)
+    plain, watched = HybridSelfAttention(), WatchedAttention()
+    for reader in (plain, watched):
+        reader.show(reference)
+    torch.testing.assert_close(watched(attn, hidden), plain(attn, hidden), rtol=0, atol=0)
+    torch.testing.assert_close(watched.seen.sum(-1), torch.ones(4, SIDE * SIDE))
+
+    maps = torch.stack([drawn((0, 1, 3)), drawn()]), torch.stack([drawn((2, 2, 3)), drawn()])[:, None]
+    losses = attention_losses({"block": watched}, maps[0], maps[1].expand(-1, 2, -1, -1, -1), size=(4, 4))
+    assert losses.shape == (2,) and torch.isfinite(losses).all()
+    losses.sum().backward()
+    assert reference.grad.abs().sum() > 0 and attn.to_q.weight.grad.abs().sum() > 0

@@ -1,0 +1,105 @@
+"""The page's settings without a page: sizes, values read back, requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from magicanimate.animator import ModelDefaults
+from magicanimate.config import AnimationRequest
+from magicanimate.errors import InputError
+from magicanimate.request_checks import check_request
+from magicanimate.studio.form_values import (
+    LARGEST_SEED,
+    OWN_SCHEDULER,
+    form_settings,
+    of_result,
+    read_back,
+    requests_of,
+)
+from magicanimate.studio.sizes import CUSTOM, OWN, nearest_size, size_choices, size_of
+from tests.inputs import write_motion
+
+MINI = ModelDefaults("mini", 128, 128, 4, 1.0)
+FULL = ModelDefaults("full", 512, 512, 25, 7.5)
+
+
+def values(**changes) -> dict:
+    """What a form of the mini holds with both files in."""
+    settings = form_settings(MINI)
+    files = {"photo": "me.jpg", "motion": "dance.mp4"}
+    return {name: setting.default for name, setting in settings.items()} | files | changes
+
+
+@pytest.mark.parametrize("defaults", [MINI, FULL])
+def test_sizes_have_about_the_aspect_and_the_pixels(defaults):
+    area = defaults.width * defaults.height
+    offered = [choice.size for choice in size_choices(defaults) if choice.size]
+    assert len(offered) == len(set(offered)) >= 5
+    assert any(width > height for width, height in offered)
+    assert any(width < height for width, height in offered)
+    for width, height in offered:
+        assert 0.7 < width * height / area < 1.4
+        check_request(AnimationRequest(Path(), Path(), Path(), width=width, height=height))
+    width, height = nearest_size(9 / 16, defaults)
+    assert width / height == pytest.approx(9 / 16, rel=0.12)
+
+
+def test_size_as_a_file(tmp_path):
+    Image.fromarray(np.zeros((300, 200, 3), np.uint8)).save(tmp_path / "tall.png")
+    motion = write_motion(tmp_path / "dance.mp4", 2)
+    files = {"photo": str(tmp_path / "tall.png"), "motion": str(motion)}
+    assert size_of("photo", MINI, files) == nearest_size(2 / 3, MINI)
+    assert size_of("motion", MINI, files) is not None
+    assert size_of("photo", MINI, {"photo": None}) is None and size_of(CUSTOM, MINI, files) is None
+    assert size_of(OWN, MINI, files) == (128, 128)
+    with pytest.raises(InputError, match="gone.png"):
+        size_of("photo", MINI, {"photo": str(tmp_path / "gone.png")})
+
+
+def test_what_a_result_records_makes_it_again():
+    first = requests_of(values(seed=9, width=96, scheduler="DDIMScheduler", end=2.5, stride=2), Path("out"))[
+        0
+    ]
+    check_request(first)
+    recorded = first.settings() | {"program": "MagicAnimate", "seconds": {"denoise": 1.0}}
+    found = of_result(recorded, form_settings(MINI))
+    assert found.notes == () and found.values["size"] == CUSTOM
+    (again,) = requests_of(values(**found.values), Path("out"))
+    assert again.settings() == first.settings() | {"output": str(again.output)}
+    own = of_result(AnimationRequest(Path(), Path(), Path()).settings(), form_settings(MINI)).values
+    assert (own["size"], own["width"], own["num_inference_steps"]) == (OWN, 128, 4)
+    assert (own["end"], own["fps"], own["scheduler"]) == (0.0, 0.0, OWN_SCHEDULER)
+
+
+def test_what_does_not_suit_is_named_and_the_rest_is_taken():
+    given = {
+        "seed": 3,
+        "fit": "bend",
+        "num_inference_steps": "many",
+        "guidance_scale": float("nan"),
+        "sound": 1,
+        "stride": 1.5,
+        "moonlight": 4,
+        "seeds": 99,
+    }
+    found = read_back(given, form_settings(MINI))
+    assert found.values == {"seed": 3}
+    assert len(found.notes) == len(given) - 1
+    text = " ".join(found.notes)
+    assert all(name in text for name in given if name != "seed")
+    assert "crop, pad, stretch" in text and "not a setting of this version" in text
+
+
+def test_several_seeds_make_as_many_requests(tmp_path):
+    (only,) = requests_of(values(seed=7), tmp_path)
+    assert only.seed == 7
+    several = requests_of(values(seed=LARGEST_SEED, seeds=3), tmp_path)
+    assert [request.seed for request in several] == [LARGEST_SEED, 0, 1]
+    assert len({request.output for request in several}) == 3
+    assert {request.output.parent for request in several} == {tmp_path}
+    with pytest.raises(InputError, match="no motion yet"):
+        requests_of(values(motion=None), tmp_path)
