@@ -82,7 +82,10 @@ def main() -> None:
         return
     alone, together = run(1)[0], run(args.processes)
     print("| process | seconds | CPU seconds | of one alone |\n|---|---|---|---|")
-    for name, row in [("alone", alone), *((f"{row['rank'] + 1} of {len(together)}", row) for row in together)]:
+    for name, row in [
+        ("alone", alone),
+        *((f"{row['rank'] + 1} of {len(together)}", row) for row in together),
+    ]:
         share = row["CPU seconds"] / alone["CPU seconds"]
         print(f"| {name} | {row['seconds']:.1f} | {row['CPU seconds']:.2f} | {share:.2f} |")
     difference = max(abs(row["sum"] - alone["sum"]) for row in together) / alone["sum"]

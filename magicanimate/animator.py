@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +115,16 @@ class Animator:
         folder = self.folder
         self.device = pick_device(*self._wish)
         from magicanimate.distributed import Team
+        from magicanimate.loading import read_pipeline
         from magicanimate.memory.need import Work
         from magicanimate.memory.networks import PlacedNetworks
 
         networks = PlacedNetworks(
-            self._read, folder, self.device, wish=self._memory, team=self._team or Team()
+            partial(read_pipeline, folder, dtype=self.device.dtype),
+            folder,
+            self.device,
+            wish=self._memory,
+            team=self._team or Team(),
         )
         networks.prepare(Work(self.defaults.width, self.defaults.height))
         self._networks = networks
@@ -127,27 +133,6 @@ class Animator:
     @property
     def _pipe(self) -> MagicAnimatePipeline | None:
         return self._networks.pipe if self._networks is not None else None
-
-    def _read(self) -> MagicAnimatePipeline:
-        """The checkpoint's pipeline, on the CPU."""
-        import torch
-        from diffusers.utils import logging as diffusers_logging
-
-        from magicanimate.pipeline import MagicAnimatePipeline
-
-        diffusers_logging.disable_progress_bar()  # our own progress tells of the loading
-        try:
-            return MagicAnimatePipeline.from_pretrained(
-                self.folder,
-                text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others
-                tokenizer=None,
-                **{_dtype_argument(): getattr(torch, self.device.dtype)},
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise InputError(
-                f"The checkpoint {self.folder} cannot be loaded ({_first_line(error)}); "
-                "convert or fetch it again."
-            ) from error
 
     def animate(
         self,
@@ -254,7 +239,6 @@ class Animator:
             )
             if team.rank:
                 return None
-            ladder.team = Team()  # what follows this process does alone
             frames = pipe.decode(output.latents, ladder=ladder, should_stop=should_stop)
             return self._write(request, media, frames, meter, ladder)
         except (MemoryError, RuntimeError) as error:
@@ -357,15 +341,3 @@ class Animator:
 
             self._preview = LatentPreview(self._pipe.vae)
         return self._preview(latents)
-
-
-def _dtype_argument() -> str:
-    """What ``from_pretrained`` calls the number format: diffusers 0.42 renamed it."""
-    import diffusers
-
-    major, minor = diffusers.__version__.split(".")[:2]
-    return "dtype" if (int(major), int(minor)) >= (0, 42) else "torch_dtype"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -216,6 +216,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 on_step=on_step,
                 should_stop=should_stop,
             )
+        ladder.leave_team()
         frames = None
         if output_type != "latent":
             frames = self.decode(latents, ladder=ladder, should_stop=should_stop)

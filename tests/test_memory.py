@@ -261,6 +261,11 @@ def test_animator_without_any_memory(tiny_model, request_):
     assert not request_.output.exists()
 
 
+def test_animator_with_a_profile_of_other_devices(tiny_model):
+    with pytest.raises(InputError, match="no memory profile 'roomy' for cpu"):
+        Animator(tiny_model, device="cpu", memory="roomy").load()
+
+
 def test_networks_are_read_again_when_there_is_more_memory(tiny_model, request_, monkeypatch):
     free = {"bytes": 0}
     monkeypatch.setattr(networks, "available_bytes", lambda device: free["bytes"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
+from magicanimate.errors import InputError
 
 if TYPE_CHECKING:
     from magicanimate.checkpoints.locate import ModelInfo
@@ -56,17 +57,21 @@ def gather(device: str | None = None) -> dict[str, Any]:
     }
 
 
-def _profile(model: ModelInfo, device: Device) -> dict[str, str]:
-    """The memory profile that a checkpoint would begin with at its own size, and why."""
+def _profile(model: ModelInfo, device: Device) -> dict[str, str] | None:
+    """The memory profile that a checkpoint would begin with at its own size, and why; ``None`` if broken."""
     from magicanimate.checkpoints.disk import model_index
     from magicanimate.memory.available import available_bytes
     from magicanimate.memory.need import Footprint, Work, choose_profile
     from magicanimate.memory.profiles import AUTO
 
+    try:
+        footprint = Footprint.of(model.path)
+    except InputError:
+        return None
     index = model_index(model.path)
     profile, reason = choose_profile(
         AUTO,
-        Footprint.of(model.path),
+        footprint,
         Work(index["default_width"], index["default_height"]),
         device=device.name,
         dtype=device.dtype,

@@ -35,7 +35,6 @@ class MemoryLadder:
     Attributes:
         profile: the present one, ``None`` if there is none.
         placed: the profile that the networks are placed for.
-        team: see above; may be left for work that one process does alone.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class MemoryLadder:
         team: Team | None = None,
         on_descent: OnDescent | None = None,
     ):
-        self.team = team or Team()
+        self._team = team or Team()
         self.profile, self.placed = profile, placed
         self._pipe, self._device = pipe, device
         self._on_descent = on_descent or (lambda _: None)
@@ -60,6 +59,10 @@ class MemoryLadder:
         """``speed`` as the present profile wants it."""
         return speed if self.profile is None else self.profile.arrange(speed)
 
+    def leave_team(self) -> None:
+        """From now on this process works, and steps down, by itself."""
+        self._team = Team()
+
     def place(self) -> None:
         """Place the networks for the present profile, or for the first one below that they fit in.
 
@@ -67,7 +70,7 @@ class MemoryLadder:
             torch.OutOfMemoryError, MemoryError, RuntimeError: they fit in none.
         """
         for attempt in self.attempts():
-            with attempt, self.team.in_round():
+            with attempt, self._team.in_round():
                 place(self._pipe, self.profile, device=self._device, before=self.placed)
                 self.placed = self.profile
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
+from magicanimate.errors import InputError
 from magicanimate.memory.profiles import (
     AUTO,
     DECODED_AT_ONCE,
@@ -52,24 +55,27 @@ class Footprint:
         """Read the headers of a pipeline folder's weight files.
 
         Raises:
-            OSError, KeyError, ValueError: the folder is not a complete pipeline.
+            InputError: the folder is not a complete pipeline.
         """
-        vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-        # AutoencoderDC has a list for each half. AutoencoderKL has one for both, and its decoder reaches the
-        # full size with the channels of the second level.
-        levels = vae.get("decoder_block_out_channels") or vae["block_out_channels"][1:] + [0]
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-        return cls(
-            parameters={name: _blocks(folder / name) for name in (*DENOISERS, "vae")},
-            channels=unet["block_out_channels"][0],
-            decoder_channels=levels[0],
-            scale=2 ** (len(levels) - 1),
-        )
+        try:
+            vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+            unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+            # AutoencoderDC has a list for each half. AutoencoderKL has one for both, and its decoder reaches
+            # the full size with the channels of the second level.
+            levels = vae.get("decoder_block_out_channels") or vae["block_out_channels"][1:] + [0]
+            return cls(
+                parameters={name: _blocks(folder / name) for name in (*DENOISERS, "vae")},
+                channels=unet["block_out_channels"][0],
+                decoder_channels=levels[0],
+                scale=2 ** (len(levels) - 1),
+            )
+        except (OSError, ValueError, LookupError, SafetensorError) as error:
+            raise InputError(
+                f"The checkpoint {folder} cannot be loaded ({error}); convert or fetch it again."
+            ) from error
 
 
 def _blocks(folder: Path) -> dict[str, int]:
-    from safetensors import safe_open
-
     found: dict[str, int] = defaultdict(int)
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="np") as weights:

@@ -15,7 +15,7 @@ from magicanimate.memory.available import available_bytes, is_out_of_memory
 from magicanimate.memory.ladder import MemoryLadder, OnDescent
 from magicanimate.memory.need import Footprint, Work, choose_profile
 from magicanimate.memory.placing import bytes_on
-from magicanimate.memory.profiles import MemoryProfile, profiles_for
+from magicanimate.memory.profiles import AUTO, MemoryProfile, profile_named, profiles_for
 
 log = logging.getLogger(__name__)
 
@@ -24,23 +24,35 @@ class PlacedNetworks:
     """A pipeline and the memory profile that it is placed for.
 
     Args:
-        read: reads the pipeline into the computer's memory; again when a profile cannot be taken back.
+        read: reads the pipeline into the computer's memory for a profile; again when one cannot be taken
+            back.
         folder: of the checkpoint.
         device: where the networks compute.
         wish: "auto" or a profile's name.
         team: the processes of the animation.
+
+    Attributes:
+        pipe: the pipeline, ``None`` before `prepare`.
 
     Raises:
         InputError: the device has no such profile.
     """
 
     def __init__(
-        self, read: Callable[[], DiffusionPipeline], folder: Path, device: Device, wish: str, team: Team
+        self,
+        read: Callable[[MemoryProfile], DiffusionPipeline],
+        folder: Path,
+        device: Device,
+        *,
+        wish: str,
+        team: Team,
     ):
+        if wish != AUTO:
+            profile_named(wish, device.name)
         self._read, self._device, self._wish, self._team = read, device, wish, team
         self._footprint = Footprint.of(folder)
         self._ladder: MemoryLadder | None = None
-        self.pipe = read()
+        self.pipe: DiffusionPipeline | None = None
 
     def prepare(self, work: Work, *, on_descent: OnDescent | None = None) -> MemoryLadder:
         """Place the networks for some work.
@@ -54,9 +66,9 @@ class PlacedNetworks:
         """
         profile = self._choose(work)
         before = self._ladder.placed if self._ladder is not None else None
-        if before is not None and profile.undoes(before):
-            self._ladder = self.pipe = None
-            self.pipe, before = self._read(), None
+        if before is None or profile.undoes(before):
+            self._ladder = self.pipe = before = None  # frees them first
+            self.pipe = self._read(profile)
         self._ladder = MemoryLadder(
             self.pipe,
             profile,
@@ -75,7 +87,7 @@ class PlacedNetworks:
 
     def _choose(self, work: Work) -> MemoryProfile:
         name = self._device.name
-        own = bytes_on(self.pipe, name)  # would be free without them
+        own = bytes_on(self.pipe, name) if self.pipe is not None else 0  # would be free without them
         profile, reason = choose_profile(
             self._wish,
             self._footprint,

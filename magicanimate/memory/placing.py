@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 
 from magicanimate.memory.need import DENOISERS
 from magicanimate.memory.profiles import TILE, MemoryProfile
@@ -30,8 +30,8 @@ def place(
         raise ValueError(f"networks placed for {before.name!r} must be loaded again for {profile.name!r}")
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     for name in DENOISERS:
-        if profile.eight_bit and not _is_eight_bit(networks[name]):
-            networks[name].enable_layerwise_casting(EIGHT_BIT, compute_dtype=networks[name].dtype)
+        if profile.eight_bit:
+            store_in_eight_bits(networks[name])
         if profile.offload and not (before and before.offload):
             # Without a stream: those that fetch the next block early learn the order in the first forward
             # and want every block in it once, but the up blocks run once for each guidance half.
@@ -54,5 +54,7 @@ def bytes_on(pipe: DiffusionPipeline, device: str) -> int:
     )
 
 
-def _is_eight_bit(network: torch.nn.Module) -> bool:
-    return any(parameter.dtype == EIGHT_BIT for parameter in network.parameters())
+def store_in_eight_bits(network: ModelMixin) -> None:
+    """Keep the weights of linear layers and convolutions as float8; they compute as before."""
+    if not any(parameter.dtype == EIGHT_BIT for parameter in network.parameters()):
+        network.enable_layerwise_casting(EIGHT_BIT, compute_dtype=network.dtype)
