@@ -9,7 +9,10 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from densepose_tools import ENGINES
 from densepose_tools.engine_choice import EngineChoice
@@ -19,6 +22,12 @@ from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
+from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from magicanimate.ui.studio import Studio
 
 EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
 _PORTS_TO_TRY = 100
@@ -30,7 +39,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", default="mini", metavar="mini|full|FOLDER", help="checkpoint (default: %(default)s)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=int, default=7860, help="the next free one if taken (default: %(default)s)"
     )
@@ -39,6 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--queue", type=int, default=8, help="animations that may wait (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--unload-after",
+        type=float,
+        default=30.0,
+        metavar="MINUTES",
+        help="time without work after which the networks leave the memory; 0: never (default: %(default)g)",
     )
     parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: the fastest found)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
@@ -58,9 +73,27 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the released model_final_162be9.pkl, if you have it (default: fetched when it is needed)",
     )
-    parser.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
+    _add_access(parser)
     parser.add_argument("--version", action="version", version=f"MagicAnimate {__version__}")
     return parser
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "letting others in", "Without these only this computer reaches the page."
+    )
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    group.add_argument("--share", action="store_true", help="make a public link through Gradio's servers")
+    group.add_argument(
+        "--auth", metavar="NAME:PASSWORD|FILE", help="who may log in; a file has one NAME:PASSWORD a line"
+    )
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="https://NAME",
+        help="another site that may use the page, or the page's own name behind a proxy; may be repeated",
+    )
 
 
 def free_port(host: str, first: int) -> int:
@@ -88,8 +121,14 @@ def bypass_proxy(host: str) -> None:
         os.environ[name] = ",".join(filter(None, own))
 
 
-def serve(args: argparse.Namespace, scratch: Path) -> None:
-    """Show the page until interrupted; ``scratch`` holds uploads.
+def only_here(args: argparse.Namespace) -> bool:
+    """Whether nobody is let in from elsewhere, not even through a proxy on this machine."""
+    return is_loopback(args.host) and not (args.share or args.auth or args.allow_origin)
+
+
+@contextmanager
+def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks, Studio]]:
+    """Serve the page, as long as the context lasts, from a thread of its own; ``scratch`` holds uploads.
 
     Raises:
         InputError: the checkpoint, the folder or the address cannot be used.
@@ -97,17 +136,24 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these two are read when gradio is imported
     os.environ["GRADIO_TEMP_DIR"] = str(scratch)
     bypass_proxy(args.host)
-    port = free_port(args.host, args.port)
+    access = Access(args.host, origins=args.allow_origin)
+    accounts = parse_accounts(args.auth) if args.auth else None
+    for warning in exposure_warnings(args.host, share=args.share, accounts=bool(accounts)):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     output = args.output.expanduser().resolve()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
-    from magicanimate.ui import theme, views
+    from starlette.middleware import Middleware
+
+    from magicanimate.ui import player, theme, views
     from magicanimate.ui.page import Page, find_examples
     from magicanimate.ui.studio import Studio
+    from magicanimate.web.guard import Guard
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
+    shared = args.share or bool(accounts) or not is_loopback(args.host)
     studio = Studio(
         args.model,
         output,
@@ -116,30 +162,47 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
         offline=args.offline,
         memory=args.memory,
         engine=engine,
+        most_waiting=args.queue,
+        unload_after=args.unload_after,
+        shared=shared,
     )
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue)
+    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         page.blocks.launch(
             server_name=args.host,
-            server_port=port,
+            server_port=free_port(args.host, args.port),
             share=args.share,
+            auth=accounts,
             theme=theme.make(),
-            css_paths=views.STYLE,
+            css_paths=[views.STYLE, player.RESULTS_STYLE],
+            head=player.head(),
             allowed_paths=[str(output), str(EXAMPLES)],
+            blocked_paths=[str(studio.queue.folder)],
             max_file_size=MediaLimits().max_file_bytes,
+            app_kwargs={"middleware": [Middleware(Guard, access=access)]},
+            enable_monitoring=False,
             footer_links=[],
             run_history=False,
             ssr_mode=False,
             quiet=True,
             prevent_thread_lock=True,
         )
-        print(f"MagicAnimate runs on {page.blocks.local_url}  (Ctrl-C ends it)", flush=True)
         if page.blocks.share_url:
-            print(f"Public link: {page.blocks.share_url}", flush=True)
-        studio.start_loading()
-        page.blocks.block_thread()
+            access.allow(page.blocks.share_url)
+        yield page.blocks, studio
     finally:
+        page.blocks.close(verbose=False)
         studio.close()
+
+
+def serve(args: argparse.Namespace, scratch: Path) -> None:
+    """Show the page until interrupted; see `running`."""
+    with running(args, scratch) as (blocks, studio):
+        print(f"MagicAnimate runs on {blocks.local_url}  (Ctrl-C ends it)", flush=True)
+        if blocks.share_url:
+            print(f"Public link: {blocks.share_url}", flush=True)
+        studio.start_loading()
+        blocks.block_thread()
 
 
 def main(argv: list[str] | None = None) -> int:

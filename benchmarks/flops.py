@@ -1,18 +1,24 @@
 """Counts the arithmetic of one denoising step, on torch's "meta" device: shapes only, nothing is computed.
 
     python -m benchmarks.flops [--frames 16 40 125] [--size 512]
+    python -m benchmarks.flops --presets
 
 The published arithmetic: both guidance halves go through the whole UNet in every window; the reference is
 repeated for each frame and half before keys and values are made of it, the unconditional half attends to it
 and then again without it; the text is projected for each frame; the encoder has a batch of two; the clip is
 padded to a multiple of 16 frames and its windows are closed into a ring. The ControlNet runs once per frame.
 Networks of Stable Diffusion 1.5's size, guidance, windows of 16 frames with overlap 4.
+
+With ``--presets`` the arithmetic of one window in a whole animation of 25 steps, by preset
+(`magicanimate.presets`), with the decoding of its frames.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,10 +27,13 @@ from diffusers import ControlNetModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
+from magicanimate.config import PRESETS
 from magicanimate.models.appearance_encoder import SELF_ATTENTION, AppearanceEncoder
 from magicanimate.models.control_maps import control_maps
 from magicanimate.models.reference import install_attention, paired_blocks, set_reference, set_visible
+from magicanimate.models.shared_skips import shared_skips
 from magicanimate.models.unet import Turns, VideoUNet
+from magicanimate.presets import speed_preset
 from magicanimate.windows import WindowPlan
 
 SD15_CHANNELS = (320, 640, 1280, 1280)
@@ -118,7 +127,8 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
         else:
             show = [False, True]
             inputs = (clip, timestep)
-            turns = {"turns": Turns([text, text], lambda i: set_visible(readers, [show[i]]), True)}
+            before = lambda i: set_visible(readers, [show[i]])  # noqa: E731
+            turns = {"turns": Turns([text, text], before, share_down=True, skips=skips)}
         networks.unet(
             *inputs,
             down_block_additional_residuals=given[:-1],
@@ -130,6 +140,7 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
         if not published:
             maps = stack.enter_context(control_maps(networks.controlnet))
             maps.frames = range(length)
+            skips = stack.enter_context(shared_skips(networks.unet))
         residuals = run_control(unknown=length)
         with FlopCounterMode(display=False) as counter:
             run_control(unknown=length if published else 0)
@@ -179,15 +190,110 @@ def table(networks: Networks, *, frames: Sequence[int], size: int) -> str:
     return "\n".join(lines)
 
 
+def count_kinds(networks: Networks, *, size: int) -> dict[tuple[int, bool], float]:
+    """TFLOP of one step of a window of 16 frames by branches (1 or 2) and whether at the surface only.
+
+    A full step has its share of appearance encoder and ControlNet.
+    """
+    length, side, width = 16, size // 8, networks.unet.config.cross_attention_dim
+    with torch.device("meta"):
+        text, timestep = torch.empty(1, TEXT_TOKENS, width), torch.empty((), dtype=torch.int64)
+        reference, control = torch.empty(1, 4, side, side), torch.empty(length, 3, size, size)
+        deep = torch.empty(length, networks.unet.config.block_out_channels[0], side, side)
+    readers = install_attention(networks.unet, networks.controlnet, fusion="midup", keep_keys=True)
+    clip, found = reference[:, :, None].expand(-1, -1, length, -1, -1), {}
+    with torch.inference_mode(), contextlib.ExitStack() as stack:
+        maps = stack.enter_context(control_maps(networks.controlnet))
+        maps.frames = range(length)
+        skips = stack.enter_context(shared_skips(networks.unet))
+        for known in (False, True):  # the second time texts and driving frames are
+            with FlopCounterMode(display=False) as once:
+                set_reference(readers, networks.encoder(reference, timestep, text))
+                down, mid = networks.controlnet(
+                    reference.expand(length, -1, -1, -1),
+                    timestep,
+                    text,
+                    controlnet_cond=control[: 0 if known else length],
+                    return_dict=False,
+                )
+        for branches, surface in itertools.product((2, 1), (False, True)):
+            show = [False, True][-branches:]
+            turns = Turns(
+                [text] * branches,
+                lambda i, show=show: set_visible(readers, [show[i]]),
+                share_down=True,
+                deep=[deep] * branches if surface else None,
+                skips=skips,
+            )
+            with FlopCounterMode(display=False) as counter:
+                networks.unet(
+                    clip,
+                    timestep,
+                    turns=turns,
+                    down_block_additional_residuals=down,
+                    mid_block_additional_residual=mid,
+                )
+            flops = counter.get_total_flops() + (0 if surface else once.get_total_flops())
+            found[branches, surface] = flops / 1e12
+    set_reference(readers, None)
+    return found
+
+
+def count_decoding(*, frames: int, size: int) -> float:
+    """TFLOP of Stable Diffusion's picture decoder."""
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+        latents = torch.empty(1, 4, size // 8, size // 8)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        vae.decode(latents)
+    return frames * counter.get_total_flops() / 1e12
+
+
+def preset_table(networks: Networks, *, size: int, steps: int = 25) -> str:
+    """Markdown: a row for each preset of a checkpoint of ``steps`` steps."""
+    kinds, decoding = count_kinds(networks, size=size), count_decoding(frames=16, size=size)
+    lines = [
+        "| preset | steps | in full | at the surface | guided | TFLOP | ratio | with decoding |",
+        "|---" * 8 + "|",
+    ]
+    first = 0.0
+    for name in PRESETS:
+        preset = speed_preset(name)
+        number, spent, last, counts = preset.steps(steps), 0.0, None, Counter()
+        for i in range(number):
+            branches = 2 if preset.shortcuts.guides(i, number) else 1
+            timestep = 1000 - i * 1000 // number
+            surface = last is not None and last - timestep <= preset.shortcuts.deep_reuse
+            last = last if surface else timestep
+            spent += kinds[branches, surface]
+            counts.update({"surface": surface, "guided": branches == 2})
+        first = first or spent
+        ratios = f"{first / spent:.2f} | {(first + decoding) / (spent + decoding):.2f}"
+        steps_of = f"{number} | {number - counts['surface']} | {counts['surface']} | {counts['guided']}"
+        lines.append(f"| {name} | {steps_of} | {spent:.1f} | {ratios} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 40, 125])
     parser.add_argument("--size", type=int, default=512, help="side in pixels (%(default)s)")
+    parser.add_argument("--presets", action="store_true", help="whole animations by preset instead")
     args = parser.parse_args()
     with torch.device("meta"):
         networks = build_networks()
-    print(table(networks, frames=args.frames, size=args.size))
+    if args.presets:
+        print(preset_table(networks, size=args.size))
+    else:
+        print(table(networks, frames=args.frames, size=args.size))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from benchmarks.synthdance_data import Task
 
 # Photo and motion, as the published program pairs them.
 PAIRS = (
@@ -35,6 +42,34 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def pair_tasks(
+    samples: Path, segmenter, *, size: tuple[int, int], frames: int
+) -> Iterator[tuple[str, Task, np.ndarray]]:
+    """Name, task and motion as it is (uint8 ``F H W 3``) of each pair in ``samples``; says which are missing.
+
+    Args:
+        samples: folder.
+        segmenter: finds the parts of the photo.
+        size: width and height of the result.
+        frames: the first so many of each clip.
+    """
+    from benchmarks.synthdance_data import Task
+    from magicanimate.config import AnimationRequest
+    from magicanimate.media.prepare import prepare_media
+    from magicanimate.palette import nearest_labels
+
+    for photo, motion in PAIRS:
+        files = samples / photo, samples / motion
+        if missing := [str(file) for file in files if not file.is_file()]:
+            print(f"skipped {photo} + {motion}: {' and '.join(missing)} missing", file=sys.stderr)
+            continue
+        request = AnimationRequest(*files, Path(f"{Path(photo).stem}.mp4"))
+        with prepare_media(request, width=size[0], height=size[1]) as media:
+            control = media.control[:frames]
+        parts, photo_parts = nearest_labels(control)[0], segmenter.labels(media.photo[None])[0]
+        yield f"{photo} + {motion}", Task(Path(photo).stem, media.photo, photo_parts, parts, None), control
+
+
 def measure(samples: Path, model: Path, segmenter, *, frames: int, out: Path) -> dict[str, dict[str, float]]:
     """Animate the pairs whose files are in ``samples``; writes the strips.
 
@@ -43,30 +78,17 @@ def measure(samples: Path, model: Path, segmenter, *, frames: int, out: Path) ->
     """
     from benchmarks.figures import Judge
     from benchmarks.strips import save_png, strip
-    from benchmarks.synthdance_data import Task
-    from magicanimate.config import AnimationRequest
     from magicanimate.device import pick_device
-    from magicanimate.media.prepare import prepare_media
-    from magicanimate.palette import nearest_labels
     from magicanimate.pipeline import MagicAnimatePipeline
 
     pipe = MagicAnimatePipeline.from_pretrained(model).to(pick_device().name)
     pipe.set_progress_bar_config(disable=True)
     size, judge, rows = (pipe.config.default_width, pipe.config.default_height), Judge(segmenter), {}
-    for photo, motion in PAIRS:
-        files = samples / photo, samples / motion
-        if missing := [str(file) for file in files if not file.is_file()]:
-            print(f"skipped {photo} + {motion}: {' and '.join(missing)} missing", file=sys.stderr)
-            continue
-        request = AnimationRequest(*files, out / f"{Path(photo).stem}.mp4")
-        with prepare_media(request, width=size[0], height=size[1]) as media:
-            control = media.control[:frames]
-        parts, photo_parts = nearest_labels(control)[0], segmenter.labels(media.photo[None])[0]
-        task = Task(Path(photo).stem, media.photo, photo_parts, parts, None)
+    for name, task, control in pair_tasks(samples, segmenter, size=size, frames=frames):
         result = pipe(task.photo, control).frames
-        rows[f"{photo} + {motion}"] = judge.figures(task, result)
+        rows[name] = judge.figures(task, result)
         save_png(out / f"{task.name}.png", strip(task.photo, [control, result], moments=MOMENTS))
-        print(f"{photo} + {motion}: {len(control)} frames", flush=True)
+        print(f"{name}: {len(control)} frames", flush=True)
     return rows
 
 

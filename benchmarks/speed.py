@@ -115,20 +115,20 @@ def extra_memory(args: argparse.Namespace, speed: Speed) -> float:
     animate(pipe, short, speed, num_inference_steps=1)  # loads the libraries' code
     before = start_peak()
     animate(pipe, args, speed, num_inference_steps=1)
-    return (memory("VmHWM") - before) / 1000
+    return memory("VmHWM") - before
 
 
-def start_peak() -> int:
-    """Let the peak of this process begin anew; what the process has now, in kB."""
+def start_peak() -> float:
+    """Let the peak of this process begin anew; what the process has now, in MB."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     return memory("VmRSS")
 
 
-def memory(name: str) -> int:
-    """A memory figure of this process, in kB."""
+def memory(name: str) -> float:
+    """A memory figure of this process by its name in Linux' ``/proc``, in MB."""
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:"))
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:")) / 1000
 
 
 def measure(args: argparse.Namespace) -> str:

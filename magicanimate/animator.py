@@ -5,6 +5,7 @@ It knows nothing of widgets or terminals. Heavy libraries are imported when the 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
-from magicanimate.device import Device, pick_device
+from magicanimate.device import Device, empty_cache, pick_device
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.presets import Shortcuts, completed
@@ -80,7 +81,8 @@ class Animator:
         self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
         self._decode_pace: float | None = None
-        self._lock = threading.Lock()  # the networks hold state of the clip they run
+        self._told = {""}  # why results have no credentials: once each
+        self._lock = threading.RLock()  # the networks hold state of the clip they run
         self.device: Device | None = None
 
     @property
@@ -110,8 +112,26 @@ class Animator:
         Raises:
             InputError: the checkpoint or the device cannot be used.
         """
-        if self._networks is not None:
-            return
+        with self._lock:
+            if self._networks is None:
+                self._load()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the networks are in memory."""
+        return self._networks is not None
+
+    def unload(self) -> None:
+        """Free the memory of the networks; the next animation loads them again. Waits for a running one."""
+        with self._lock:
+            if self._networks is None:
+                return
+            self._networks = self._preview = None
+            gc.collect()
+            empty_cache(self.device.name)
+            log.info("unloaded %s", self._folder)
+
+    def _load(self) -> None:
         folder = self.folder
         self.device = pick_device(*self._wish)
         from magicanimate.distributed import Team
@@ -155,6 +175,7 @@ class Animator:
             meter.begin("load", 1)
             self.load()
             request = self._completed(request)
+            self._check_signals(request)
             meter.begin("read", 1)
             from magicanimate.media.prepare import prepare_media
 
@@ -176,6 +197,19 @@ class Animator:
             height=request.height or own.height,
             guidance_scale=own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         )
+
+    def _check_signals(self, request: AnimationRequest) -> None:
+        """Whether the request brings what drives this checkpoint."""
+        wanted = self._pipe.controlnet_keypoints is not None
+        if wanted and request.keypoints is None:
+            raise InputError(
+                f"The checkpoint {self.folder} is driven by keypoints, too; give the clip of drawn keypoints "
+                "(--keypoints)."
+            )
+        if request.keypoints is not None and not wanted:
+            raise InputError(
+                f"The checkpoint {self.folder} was not trained with keypoints; leave {request.keypoints} out."
+            )
 
     def _run(
         self,
@@ -203,15 +237,19 @@ class Animator:
             stride=request.window_stride,
             offset=request.window_offset,
         )
-        preview: list[Any] = [None]
+        steps_done, windows_done = 0, (0, 1)
 
         def on_window(done: int, total: int) -> None:
-            meter.update(done, total, preview=preview[0])
-            preview[0] = None
+            nonlocal windows_done
+            windows_done = (done, total)
+            meter.update(done, total, denoising_step=(steps_done + 1, request.num_inference_steps))
 
         def on_step(step: int, latents: torch.Tensor) -> None:
-            if request.preview_every and (step + 1) % request.preview_every == 0:
-                preview[0] = self._previewed(latents)
+            nonlocal steps_done
+            steps_done = step + 1
+            if request.preview_every and steps_done % request.preview_every == 0:
+                at_step = (steps_done, request.num_inference_steps)
+                meter.update(*windows_done, preview=self._previewed(latents), denoising_step=at_step)
 
         own_scheduler = pipe.scheduler
         pipe.scheduler = self._scheduler(request.scheduler)
@@ -220,6 +258,7 @@ class Animator:
             output = pipe(
                 media.photo,
                 media.control,
+                keypoints=media.keypoints,
                 num_inference_steps=request.num_inference_steps,
                 guidance_scale=request.guidance_scale,
                 seed=request.seed,
@@ -263,19 +302,31 @@ class Animator:
         from magicanimate.media.settings_file import write_settings
         from magicanimate.media.side_by_side import side_by_side
         from magicanimate.media.writer import VideoWriter
+        from magicanimate.provenance.signing import Claim, Seal
 
         settings = {**self._settings(request, media), "memory": ladder.profile.name}
         sound = {"sound_from": request.motion, "sound_start": media.sound_start} if request.sound else {}
         strip_path = side_by_side_path(request.output) if request.side_by_side else None
+        claims = [
+            Claim(request.photo, request.motion, settings["model"], composed=composed)
+            for composed in (False, True)
+        ]
+        seals = [Seal(claim) if request.credentials else None for claim in claims]
         meter.begin("decode", media.num_frames)
         with ExitStack() as stack:
             writers = [
                 stack.enter_context(
                     VideoWriter(
-                        path, width=width, height=request.height, fps=media.rate, metadata=settings, **sound
+                        path,
+                        width=width,
+                        height=request.height,
+                        fps=media.rate,
+                        metadata=settings,
+                        seal=seal,
+                        **sound,
                     )
                 )
-                for path, width in self._outputs(request, media, strip_path)
+                for (path, width), seal in zip(self._outputs(request, media, strip_path), seals, strict=False)
             ]
             for i, frame in enumerate(frames):
                 writers[0].write(frame)
@@ -285,6 +336,10 @@ class Animator:
         meter.finish()
         self._decode_pace = meter.seconds["decode"] / media.num_frames
         settings["seconds"] = dict(meter.seconds)
+        unsigned = seals[0].problem if seals[0] else ""
+        if unsigned not in self._told:
+            log.warning(unsigned)
+            self._told.add(unsigned)
         return AnimationResult(
             output=Path(request.output),
             settings_file=write_settings(request.output, settings),
@@ -295,6 +350,7 @@ class Animator:
             height=request.height,
             seconds=dict(meter.seconds),
             settings=settings,
+            unsigned=unsigned,
         )
 
     @staticmethod

@@ -30,12 +30,15 @@ class MediaLimits:
         max_pixels: largest width x height of a photo or of one frame.
         max_seconds: longest stretch of a clip that is used.
         max_frames: most frames that are animated.
+        max_total_pixels: of all frames that must be decoded, so that a small file does not unpack to days of
+            work; the default is 24 000 frames of 4K.
     """
 
     max_file_bytes: int = 2 * 1024**3
     max_pixels: int = 64_000_000
     max_seconds: float = 1200.0
     max_frames: int = 20_000
+    max_total_pixels: int = 200_000_000_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class AnimationRequest:
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
+        keypoints: clip of the same frames' keypoints, drawn in DWPose's style, for a checkpoint that was
+            trained with both.
+        credentials: sign the result with content credentials that say what it is and what made it.
         check_motion: refuse a clip whose colours are not those of a DensePose map.
         limits: bounds on the input files.
     """
@@ -105,6 +111,8 @@ class AnimationRequest:
     preview_every: int = 0
     sound: bool = False
     side_by_side: bool = False
+    keypoints: Path | None = None
+    credentials: bool = True
     check_motion: bool = True
     limits: MediaLimits = field(default_factory=MediaLimits)
 
@@ -130,6 +138,7 @@ class Progress:
         total: units of this stage (windows of all steps while denoising, frames elsewhere).
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.
         preview: cheap preview frames, uint8 (F, h, w, 3), or ``None``.
+        denoising_step: while denoising, which step runs, from 1, and how many there are.
         note: a sentence for the user that stands until the end, for instance that memory ran out.
     """
 
@@ -137,7 +146,8 @@ class Progress:
     step: int
     total: int
     seconds_left: float | None = None
-    preview: Any = None
+    preview: Any = field(default=None, compare=False)  # arrays have no one answer to `==`
+    denoising_step: tuple[int, int] | None = None
     note: str = ""
 
 
@@ -152,6 +162,7 @@ class AnimationResult:
         num_frames, fps, width, height: of the result.
         seconds: time spent, by stage.
         settings: what the JSON holds.
+        unsigned: why the result has no content credentials though it should, one sentence; else empty.
     """
 
     output: Path
@@ -163,6 +174,7 @@ class AnimationResult:
     height: int
     seconds: dict[str, float]
     settings: dict[str, Any]
+    unsigned: str = ""
 
 
 OnProgress = Callable[[Progress], None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from magicanimate.distributed import Team
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.control_maps import ControlMaps
 from magicanimate.models.deep_features import DeepFeatures
+from magicanimate.models.driver import Driver
 from magicanimate.models.reference import HybridSelfAttention, set_reference, set_visible
+from magicanimate.models.shared_skips import SkipSharing
 from magicanimate.models.unet import Turns, VideoUNet
 from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
@@ -30,6 +33,7 @@ class Conditions:
     Attributes:
         reference: latents of the photo, ``1 C h w``.
         control: DensePose frames, indexable by a list of frame numbers -> uint8 ``K H W 3``.
+        keypoints: a second signal of the motion, whose residuals are added (paper, table 1), or ``None``.
         text: embeddings ``B L D``, [negative, prompt] with guidance.
         guidance_scale: 1 or less means that ``text`` holds the prompt alone.
         control_scale: weight of the ControlNet's residuals.
@@ -44,6 +48,7 @@ class Conditions:
     control_scale: float
     bank_dtype: torch.dtype | None = None
     reference_strength: float = 1.0
+    keypoints: Driver | None = None
 
 
 class WindowDenoiser:
@@ -63,9 +68,11 @@ class WindowDenoiser:
         *,
         shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
+        skips: SkipSharing | None = None,
     ):
         self.unet, self.encoder, self.controlnet = unet, encoder, controlnet
-        self.readers, self.conditions, self.speed, self.maps = readers, conditions, speed, maps
+        self.readers, self.conditions, self.speed = readers, conditions, speed
+        self.maps, self.skips = maps, skips
         self.shortcuts, self.deep = shortcuts, DeepFeatures(unet, reuse=shortcuts.deep_reuse)
         text = conditions.text
         # Slices are made once: who keeps keys of a text knows it by the tensor.
@@ -90,8 +97,10 @@ class WindowDenoiser:
         if speed.window_batch != self.speed.window_batch:
             self.deep = DeepFeatures(self.unet, reuse=self.shortcuts.deep_reuse)  # kept for other windows
         self.speed = speed
-        if self.maps is not None and not speed.keep_maps:
-            self.maps.stop_keeping()
+        second = self.conditions.keypoints
+        for maps in (self.maps, second.maps if second is not None else None):
+            if maps is not None and not speed.keep_maps:
+                maps.stop_keeping()
 
     def start_step(self, timestep: torch.Tensor, *, guided: bool = True) -> None:
         """Begin a step: read the reference at ``timestep``, forget the predictions of the last step.
@@ -193,6 +202,7 @@ class WindowDenoiser:
             before=lambda i: set_visible(self.readers, [self.visible[i]]),
             share_down=self.share_down,
             deep=deep,
+            skips=self.skips if self.speed.share_skips else None,
         )
         predicted = self.unet(
             frames,
@@ -233,21 +243,15 @@ class WindowDenoiser:
     def _control_frames(self, latents: torch.Tensor, frames: list[int]) -> list[torch.Tensor]:
         given = self.conditions
         noisy = latents[0, :, frames].transpose(0, 1).to(self.unet.dtype)  # 1 C F h w -> K C h w
-        unknown = frames
-        if self.maps is not None:
-            self.maps.frames = frames
-            unknown = self.maps.unknown()
-        pixels = torch.from_numpy(np.ascontiguousarray(given.control[unknown or frames[:1]]))
-        pixels = pixels[: len(unknown)].to(noisy.device)
-        down, mid = self.controlnet(
-            noisy,
-            self.timestep,
-            self._text(self.texts[-1], len(frames)),
-            controlnet_cond=(pixels.movedim(-1, 1).to(torch.float32) / 255).to(noisy.dtype),
-            conditioning_scale=given.control_scale,
-            return_dict=False,
-        )
-        return [*down, mid]
+        text = self._text(self.texts[-1], len(frames))
+        drivers = [Driver(self.controlnet, given.control, self.maps)]
+        if given.keypoints is not None:
+            drivers.append(given.keypoints)
+        each = [
+            driver.residuals(frames, noisy, self.timestep, text, scale=given.control_scale)
+            for driver in drivers
+        ]
+        return [reduce(torch.add, level) for level in zip(*each, strict=True)]
 
     def _begin_sums(self, latents: torch.Tensor) -> None:
         if self.sum is None:

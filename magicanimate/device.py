@@ -67,6 +67,16 @@ def _multiplies_bfloat16() -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def empty_cache(name: str) -> None:
+    """Give the memory that torch keeps for later back to a device; the CPU's is given back anyway."""
+    import torch
+
+    if name.startswith("cuda"):
+        torch.cuda.empty_cache()
+    elif name == "mps":
+        torch.mps.empty_cache()
+
+
 def describe_devices() -> list[str]:
     """A line about each usable device and its memory, for ``info``."""
     import torch

@@ -21,6 +21,6 @@ class Cancelled(Exception):
         kept: files that remain all the same, such as a preview of what was being made.
     """
 
-    def __init__(self, message: str, *, kept: Sequence[Path] = ()):
+    def __init__(self, message: str = "stopped", *, kept: Sequence[Path] = ()):
         super().__init__(message)
         self.kept = tuple(kept)

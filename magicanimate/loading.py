@@ -10,6 +10,7 @@ from diffusers import ControlNetModel
 from diffusers.utils import logging
 
 from magicanimate.errors import InputError
+from magicanimate.memory.need import DENOISERS
 from magicanimate.memory.placing import store_in_eight_bits
 from magicanimate.memory.profiles import MemoryProfile
 from magicanimate.models.appearance_encoder import AppearanceEncoder
@@ -30,12 +31,14 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
     """
     logging.disable_progress_bar()  # our own progress tells of the loading
     wanted = {_dtype_argument(): getattr(torch, dtype)}
-    parts = {"unet": VideoUNet, "appearance_encoder": AppearanceEncoder, "controlnet": ControlNetModel}
+    classes = {"unet": VideoUNet, "appearance_encoder": AppearanceEncoder}
     networks = {}
     try:
-        for name, cls in parts.items() if profile.eight_bit else ():
-            networks[name] = cls.from_pretrained(folder / name, **wanted)
-            store_in_eight_bits(networks[name])
+        for name in DENOISERS if profile.eight_bit else ():
+            if (folder / name).is_dir():
+                cls = classes.get(name, ControlNetModel)
+                networks[name] = cls.from_pretrained(folder / name, **wanted)
+                store_in_eight_bits(networks[name])
         return MagicAnimatePipeline.from_pretrained(
             folder,
             text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,11 @@ from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.control_maps import ControlMaps, control_maps
+from magicanimate.models.driver import Driver
 from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
+from magicanimate.models.shared_skips import SkipSharing, shared_skips
 from magicanimate.models.unet import VideoUNet
 from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
@@ -59,7 +61,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
     Components:
         vae: image autoencoder; unet: video UNet; appearance_encoder; controlnet: pose ControlNet;
         scheduler: any diffusers scheduler; empty_prompt: the stored embedding of ""; text_encoder and
-        tokenizer: CLIP's, only needed for a prompt.
+        tokenizer: CLIP's, only needed for a prompt; controlnet_keypoints: a second ControlNet, for keypoints.
 
     Args:
         kind: "full" or "mini".
@@ -68,8 +70,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         noise_period: frames after which the initial noise repeats; 1 gives every frame the same noise.
     """
 
-    model_cpu_offload_seq = "text_encoder->appearance_encoder->controlnet->unet->vae"
-    _optional_components = ["text_encoder", "tokenizer"]
+    model_cpu_offload_seq = "text_encoder->appearance_encoder->controlnet->controlnet_keypoints->unet->vae"
+    _optional_components = ["text_encoder", "tokenizer", "controlnet_keypoints"]
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         empty_prompt: EmptyPrompt,
         text_encoder=None,
         tokenizer=None,
+        controlnet_keypoints: ControlNetModel | None = None,
         kind: str = "full",
         default_width: int = 512,
         default_height: int = 512,
@@ -98,6 +101,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             empty_prompt=empty_prompt,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
+            controlnet_keypoints=controlnet_keypoints,
         )
         self.register_to_config(
             kind=kind,
@@ -115,6 +119,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         image: np.ndarray,
         control: Sequence[np.ndarray] | np.ndarray,
         *,
+        keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_actual_steps: int | None = None,
@@ -144,6 +149,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             image: reference, uint8 ``H W 3``.
             control: DensePose frames of the same size, uint8 ``H W 3`` each; anything with a length that
                 takes a list of indices and returns ``K H W 3``, so it need not be in memory.
+            keypoints: drawings of the same frames' keypoints, likewise, for a checkpoint that has a
+                ControlNet for them.
             num_inference_steps, guidance_scale: the checkpoint's defaults when ``None``; guidance of 1 or
                 less runs the conditional branch only.
             num_actual_steps: run only the last so many of the steps.
@@ -174,7 +181,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
         steps = num_inference_steps or self.config.default_steps
         guidance = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
         plan = windows or WindowPlan()
-        self.check_inputs(image, control, steps=steps, fusion=fusion, output_type=output_type)
+        self.check_inputs(
+            image, control, keypoints=keypoints, steps=steps, fusion=fusion, output_type=output_type
+        )
 
         text = self.encode_text(
             prompt if prompt_embeds is None else prompt_embeds,
@@ -199,8 +208,17 @@ class MagicAnimatePipeline(DiffusionPipeline):
         speed = speed or Speed()
         with ExitStack() as stack:
             if speed.lean_modules and self._execution_device.type == "cpu":
-                stack.enter_context(lean_modules(self.unet, self.controlnet, self.appearance_encoder))
-            maps = stack.enter_context(control_maps(self.controlnet)) if speed.keep_maps else None
+                networks = (self.unet, self.appearance_encoder, *self.controlnets())
+                stack.enter_context(lean_modules(*networks))
+            kept = [
+                stack.enter_context(control_maps(network)) if speed.keep_maps else None
+                for network in self.controlnets()
+            ]
+            maps = kept[0]
+            if keypoints is not None:
+                second = Driver(self.controlnet_keypoints, keypoints, kept[1])
+                conditions = replace(conditions, keypoints=second)
+            skips = stack.enter_context(shared_skips(self.unet)) if speed.share_skips else None
             latents = self.denoise(
                 latents,
                 conditions,
@@ -212,6 +230,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 team=team,
                 shortcuts=shortcuts or Shortcuts(),
                 maps=maps,
+                skips=skips,
                 on_window=on_window,
                 on_step=on_step,
                 should_stop=should_stop,
@@ -224,7 +243,11 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 frames = np.stack(list(frames))
         return MagicAnimateOutput(frames=frames, latents=latents)
 
-    def check_inputs(self, image, control, *, steps: int, fusion: str, output_type: str) -> None:
+    def controlnets(self) -> list[ControlNetModel]:
+        """The ControlNet of the parts, and that of the keypoints if there is one."""
+        return [network for network in (self.controlnet, self.controlnet_keypoints) if network is not None]
+
+    def check_inputs(self, image, control, *, keypoints, steps: int, fusion: str, output_type: str) -> None:
         """Refuse what cannot be animated.
 
         Raises:
@@ -237,6 +260,16 @@ class MagicAnimatePipeline(DiffusionPipeline):
         if tuple(control[0].shape) != tuple(image.shape):
             raise ValueError(
                 f"image {tuple(image.shape)} and control frames {tuple(control[0].shape)} differ in size"
+            )
+        if (keypoints is None) != (self.controlnet_keypoints is None):
+            raise ValueError(
+                "keypoints and a ControlNet for them go together; this checkpoint has "
+                f"{'none' if self.controlnet_keypoints is None else 'one'}"
+            )
+        if keypoints is not None and (len(keypoints), *keypoints[0].shape) != (len(control), *image.shape):
+            raise ValueError(
+                f"{len(control)} control frames {tuple(image.shape)} and {len(keypoints)} of keypoints "
+                f"{tuple(keypoints[0].shape)} differ"
             )
         if any(side % self.vae_scale_factor for side in image.shape[:2]):
             raise ValueError(
@@ -331,6 +364,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         team: Team,
         shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
+        skips: SkipSharing | None = None,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -339,7 +373,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
         A step that runs out of memory is done again from its beginning, one memory profile down.
         """
-        readers = install_attention(self.unet, self.controlnet, fusion=fusion, keep_keys=speed.keep_keys)
+        readers = install_attention(self.unet, *self.controlnets(), fusion=fusion, keep_keys=speed.keep_keys)
         denoiser = WindowDenoiser(
             self.unet,
             self.appearance_encoder,
@@ -349,6 +383,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             speed,
             shortcuts=shortcuts,
             maps=maps,
+            skips=skips,
         )
         for attempt in ladder.attempts():
             with attempt, team.in_round():

@@ -29,14 +29,16 @@ class ProgressMeter:
         self._stage, self._began, self._frames_to_decode = stage, time.monotonic(), frames_to_decode
         self._report(Progress(stage, 0, total, note=self._note))
 
-    def update(self, step: int, total: int, *, preview: Any = None) -> None:
+    def update(
+        self, step: int, total: int, *, preview: Any = None, denoising_step: tuple[int, int] | None = None
+    ) -> None:
         """``step`` of ``total`` units of the stage are done."""
         left = None
         if step:
             left = (time.monotonic() - self._began) / step * (total - step)
             if self._frames_to_decode and self._decode_pace is not None:
                 left += self._decode_pace * self._frames_to_decode
-        self._report(Progress(self._stage, step, total, left, preview, self._note))
+        self._report(Progress(self._stage, step, total, left, preview, denoising_step, self._note))
 
     def note(self, sentence: str) -> None:
         """From now on every report says this, too."""

@@ -13,6 +13,8 @@ class Speed:
         halves_in_turn: run the guidance halves one after the other, which halves the largest activations,
             and the UNet's down path once for both while nothing tells them apart: the texts are equal and
             only middle and up blocks read the reference.
+        share_skips: where the down path is run once, so is what the up blocks' first convolutions make of its
+            skip connections. Kept for one window, it takes about as much memory as they do.
         keep_keys: project the reference's keys and values once per step and block, the text's once per
             animation, instead of in every window (the text's: for every frame).
         share_residuals: run the ControlNet once per frame and step; where windows overlap, the second one
@@ -31,6 +33,7 @@ class Speed:
     """
 
     halves_in_turn: bool = True
+    share_skips: bool = True
     keep_keys: bool = True
     share_residuals: bool = True
     keep_maps: bool = True
@@ -47,6 +50,7 @@ class Speed:
         """Everything as the networks are defined, nothing shared: what the others are measured against."""
         return cls(
             halves_in_turn=False,
+            share_skips=False,
             keep_keys=False,
             share_residuals=False,
             keep_maps=False,

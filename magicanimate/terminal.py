@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from magicanimate.config import Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
@@ -74,8 +74,12 @@ class ProgressBar:
 
 
 @contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[ShouldStop]:
-    """Ctrl-C makes the yielded function true, so that work ends cleanly; a second one interrupts at once."""
+def stop_on_interrupt(*, also: Iterable[int] = ()) -> Iterator[ShouldStop]:
+    """Ctrl-C makes the yielded function true, so that work ends cleanly; a second one interrupts at once.
+
+    Args:
+        also: other signals that do the same.
+    """
     pressed = False
 
     def handler(signum: int, frame) -> None:
@@ -85,8 +89,9 @@ def stop_on_interrupt() -> Iterator[ShouldStop]:
         pressed = True
         print("\nstopping; press Ctrl-C again to stop at once", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, handler)
+    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, *also)}
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 STAGES = {
+    "wait": "waiting for other work",
     "load": "loading the network",
     "download": "downloading the weights",
     "convert": "converting the weights",
@@ -29,14 +30,26 @@ def time_left(seconds: float | None) -> str:
     return f"{clock} left"
 
 
+def duration(seconds: float) -> str:
+    """A rough time for people: "8 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def timestamp() -> str:
     """Now, as it stands in names of results: "20260131-174500"."""
     return f"{datetime.now():%Y%m%d-%H%M%S}"
 
 
+def pair_name(photo: Path, motion: Path) -> str:
+    """What names of results say of photo and clip."""
+    return f"{photo.stem[:40]}_{motion.stem[:40]}"
+
+
 def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4") -> Path:
     """A name in ``folder`` made of date, photo and clip that nothing has yet."""
-    base = f"{timestamp()}_{photo.stem[:40]}_{motion.stem[:40]}"
+    base = f"{timestamp()}_{pair_name(photo, motion)}"
     path, number = folder / f"{base}{suffix}", 1
     while path.exists() or path.with_suffix(".json").exists():
         number += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.writer import VideoWriter, read_metadata
+from magicanimate.provenance.inspection import inspect
 from magicanimate.request_checks import side_by_side_path
 from tests.dancer_files import control_frames
 
@@ -34,6 +36,13 @@ def request_(tmp_path) -> AnimationRequest:
     return AnimationRequest(
         photo=tmp_path / "photo.png", motion=tmp_path / "motion.mp4", output=tmp_path / "out" / "dance.mp4"
     )
+
+
+def test_settings_say_what_a_preset_meant(animator, request_):
+    settings = animator.animate(replace(request_, preset="draft", guidance_start=0.25)).settings
+    assert settings["scheduler"] == "DPMSolverMultistepScheduler"
+    assert (settings["guidance_start"], settings["guidance_stop"]) == (0.25, 0.5)
+    assert settings["deep_reuse"] == settings["encoder_reuse"] == 260
 
 
 def video(path: Path) -> tuple[list[np.ndarray], float]:
@@ -59,17 +68,34 @@ def test_the_whole_way(animator, request_):
     embedded = read_metadata(result.output)
     assert embedded["seed"] == 1
     assert embedded["motion"] == str(request_.motion)
+    assert inspect(result.output).credentials.source_type == "trainedAlgorithmicMedia"
+    assert inspect(result.side_by_side).credentials.source_type == "compositeWithTrainedAlgorithmicMedia"
+    assert result.unsigned == ""
 
     stages = list(dict.fromkeys(p.stage for p in seen))
     assert stages == ["load", "read", "denoise", "decode"]
     denoise = [p for p in seen if p.stage == "denoise"]
-    assert [p.step for p in denoise] == list(range(len(denoise)))
+    assert [p.step for p in denoise] == [0, 1, 2, 2, 3, 4, 4]  # previews are told after a step
+    assert [p.denoising_step for p in denoise[1:]] == [(1, 2)] * 3 + [(2, 2)] * 3
     assert denoise[-1].step == denoise[-1].total == 4  # two windows, two steps
     assert all(p.seconds_left is not None for p in denoise[1:])
     previews = [p.preview for p in denoise if p.preview is not None]
     assert previews
     assert previews[0].shape == (16, 4, 4, 3)
     assert previews[0].dtype == np.uint8
+
+
+def test_content_credentials_can_be_left_out(animator, request_):
+    result = animator.animate(replace(request_, credentials=False, num_inference_steps=1))
+    assert inspect(result.output).credentials.state == "none" and result.unsigned == ""
+    assert read_metadata(result.output)["ai_generated"] is True
+
+
+def test_a_result_that_cannot_be_signed_is_said_to_be_so(animator, request_, tmp_path, caplog):
+    webm = replace(request_, output=tmp_path / "a.webm", num_inference_steps=1, end=0.2)
+    assert "webm files cannot carry" in animator.animate(webm).unsigned
+    assert "webm files cannot carry" in animator.animate(webm).unsigned
+    assert sum("webm files" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("stage", ["read", "denoise", "decode"])
@@ -144,6 +170,16 @@ def test_defaults_need_no_loading(tiny_model):
     animator = Animator(tiny_model)
     assert animator.defaults.num_inference_steps == 2
     assert animator._pipe is None
+
+
+def test_unloaded_networks_are_loaded_again(tiny_model, request_):
+    animator = Animator(tiny_model, device="cpu")
+    animator.unload()  # nothing is there yet
+    animator.load()
+    unet = weakref.ref(animator._pipe.unet)
+    animator.unload()
+    assert not animator.loaded and unet() is None
+    assert animator.animate(request_).num_frames == 20 and animator.loaded
 
 
 def test_broken_checkpoint(tiny_model, tmp_path):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,9 @@ import pytest
 
 import app
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import AnimationResult, Progress
-from magicanimate.errors import Cancelled, InputError
+from magicanimate.config import Progress
+from magicanimate.errors import InputError
+from magicanimate.presets import Shortcuts
 from magicanimate.ui import views
 from magicanimate.ui.form import OWN_SCHEDULER, request_of
 from magicanimate.ui.page import Page, find_examples
@@ -25,7 +24,7 @@ from tests.inputs import write_motion, write_photo
 @pytest.fixture
 def studio(tiny_model, tmp_path):
     studio = Studio(tiny_model, tmp_path / "out")
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out").mkdir(exist_ok=True)
     yield studio
     studio.close()
 
@@ -109,6 +108,7 @@ def test_page_has_a_widget_for_every_setting(studio):
     page = Page(studio, [], queue_size=2).animate
     assert page.defaults == ModelDefaults("mini", 32, 32, 2, 2.0)
     not_there = {"output", "window_stride", "preview_every", "limits"}
+    not_there |= set(Shortcuts.__dataclass_fields__)  # the preset decides
     from magicanimate.config import AnimationRequest
 
     assert set(AnimationRequest.names()) - set(page.controls) == not_there
@@ -122,58 +122,11 @@ def test_full_checkpoint_shows_its_page_before_it_is_here(tmp_path, monkeypatch)
     studio.close()
 
 
-def test_studio_reports_and_returns(studio, values, tmp_path):
-    studio.start_loading()
-    reports = list(studio.animate("me", request_of(values, tmp_path / "out" / "x.mp4")))
-    assert isinstance(reports[-1], AnimationResult)
-    assert all(isinstance(report, Progress) for report in reports[:-1])
-    assert reports[-1].num_frames == 5
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["x.json", "x.mp4", "x_side_by_side.mp4"]
-    assert json.loads((tmp_path / "out" / "x.json").read_text())["seed"] == 4
-
-
-def test_cancel_ends_the_running_one_and_nothing_remains(studio, values, tmp_path):
-    long = {**values, "motion": str(write_motion(tmp_path / "long.mp4", 60)), "num_inference_steps": 1000}
-    studio.admit("me")
-    with pytest.raises(Cancelled):
-        for report in studio.animate("me", request_of(long, tmp_path / "out" / "x.mp4")):
-            if report.stage == "denoise":
-                studio.cancel("me")
-    assert report.stage == "denoise" and report.step < report.total / 2
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_cancel_of_a_waiting_one_leaves_the_running_one(studio, values, tmp_path):
-    long = {**values, "motion": str(write_motion(tmp_path / "long.mp4", 60)), "num_inference_steps": 1000}
-    running = studio.animate("a", request_of(long, tmp_path / "out" / "a.mp4"))
-    next(running)
-    studio.admit("b")
-    threading.Timer(0.5, studio.cancel, ["b"]).start()
-    with pytest.raises(Cancelled):
-        list(studio.animate("b", request_of(values, tmp_path / "out" / "b.mp4")))
-    assert isinstance(next(running), Progress)
-    running.close()  # as when the visitor leaves the page
-    assert isinstance(
-        list(studio.animate("c", request_of(values, tmp_path / "out" / "c.mp4")))[-1], AnimationResult
-    )
-    assert not (tmp_path / "out" / "a.mp4").exists()
-
-
-def test_an_error_reaches_the_visitor_and_the_next_one_works(studio, values, tmp_path):
-    note = tmp_path / "note.png"
-    note.write_text("not a picture")
-    with pytest.raises(InputError, match="note.png"):
-        list(studio.animate("me", request_of({**values, "photo": str(note)}, tmp_path / "out" / "x.mp4")))
-    assert isinstance(
-        list(studio.animate("me", request_of(values, tmp_path / "out" / "y.mp4")))[-1], AnimationResult
-    )
-
-
 def test_texts_are_escaped_and_progress_is_readable():
     assert "<img" not in views.message("<img src=x>", kind="error")
-    html = views.progress_bar(Progress("denoise", 5, 20, 75.0))
-    assert 'aria-valuenow="25"' in html and "5 of 20" in html and "1:15 left" in html
+    html = views.progress_bar(Progress("denoise", 5, 20, 75.0, denoising_step=(3, 10)))
+    assert 'aria-valuenow="25"' in html and "step 3 of 10 · window 5 of 20 · 1:15 left" in html
+    assert "5 of 20" in views.progress_bar(Progress("decode", 5, 20))
     assert 'aria-valuenow="0"' in views.progress_bar(Progress("load", 0, 0))
 
 

@@ -47,15 +47,13 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def served(browser, tiny_model, segmenter, tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """Address of a running program, and its folder of results."""
-    output = tmp_path_factory.mktemp("served") / "results"
+def start(output: Path, model: Path, segmenter: Path) -> tuple[subprocess.Popen, str]:
+    """A running program and its address."""
     command = [
         sys.executable,
         "app.py",
         "--model",
-        str(tiny_model),
+        str(model),
         "--output",
         str(output),
         "--densepose",
@@ -69,7 +67,15 @@ def served(browser, tiny_model, segmenter, tmp_path_factory) -> Iterator[tuple[s
     line = process.stdout.readline()
     found = re.search(r"http://127\.0\.0\.1:\d+", line)
     assert found, line
-    yield found[0], output
+    return process, found[0]
+
+
+@pytest.fixture(scope="module")
+def served(browser, tiny_model, segmenter, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """Address of a running program, and its folder of results."""
+    output = tmp_path_factory.mktemp("served") / "results"
+    process, address = start(output, tiny_model, segmenter)
+    yield address, output
     process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
     process.wait(timeout=60)
 
@@ -142,7 +148,8 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     page.wait_for_function(f"{video}.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
     seen = page.evaluate(f"[{video}.videoWidth, {video}.videoHeight, {video}.duration, {video}.loop]")
     assert seen == [32, 32, pytest.approx(FRAMES / 25, abs=0.05), True]
-    assert page.evaluate("document.querySelector('#side-by-side video').videoWidth") > 32
+    page.click("#result [data-view=strip]")
+    page.wait_for_function("document.querySelector('#result .ma-shown').videoWidth === 3 * 32 + 8")
 
     with page.expect_download() as download:
         page.click("#download")
@@ -157,17 +164,18 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     assert written.read_bytes() == got.read_bytes()
 
 
-def test_cancel_leaves_nothing(page, served, tmp_path):
-    before = sorted(served[1].iterdir())
+def test_cancel_keeps_only_the_last_preview(page, served, tmp_path):
+    before = set(served[1].iterdir())
     upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
     set_steps(page, 100)
     page.click("#animate")
-    page.wait_for_function("document.querySelector('#status').innerText.startsWith('Denoising')")
+    page.wait_for_selector("#preview img[alt=preview]")
     page.click("#cancel")
-    wait_for_status(page, "Cancelled")
-    page.wait_for_selector("#animate:enabled")
-    page.wait_for_function("document.querySelector('#cancel').innerText === 'Cancel'")
-    assert sorted(served[1].iterdir()) == before
+    wait_for_status(page, "Cancelled. The last preview is kept as")
+    page.wait_for_selector("#preview img[alt='the last preview']")
+    assert page.is_enabled("#animate") and page.is_disabled("#cancel")
+    (kept,) = set(served[1].iterdir()) - before
+    assert kept.name.endswith("_me_long_cancelled_preview.webp")
 
 
 def test_mistakes_are_answered_in_a_sentence(page, tmp_path):
@@ -212,21 +220,98 @@ def test_an_ordinary_video_becomes_the_motion_with_one_click(page, served, tmp_p
     page.wait_for_selector("#densepose", state="hidden")
 
 
-def test_a_second_visitor_waits_and_can_leave(page, served, tmp_path):
-    long = write_motion(tmp_path / "long.mp4", 60)
-    upload(page, write_photo(tmp_path / "me.png"), long)
+def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path):
+    page.wait_for_selector("#photo img")
+    page.get_by_role("tab", name="DensePose").click()
+    page.set_input_files("#dp-clip input[type=file]", write_dance(tmp_path / "waltz.mp4", 12, size=160))
+    page.wait_for_selector("#dp-notice .ma-message")
+    assert "waltz.mp4 is an ordinary video" in page.inner_text("#dp-notice")
+    page.get_by_label("the one I point at").locator("visible=true").check()
+    page.click("#dp-picture img")  # in its middle somebody stands
+    page.wait_for_function(
+        "[...document.querySelectorAll('#dp-point input')].slice(0, 2).every(x => Number(x.value) > 60)"
+    )
+    page.get_by_label("Take out flicker").locator("visible=true").check()
+    page.click("#make-dp")
+    page.wait_for_selector("#dp-status .ma-done")
+    for player in ("#dp-before", "#dp-after"):
+        page.wait_for_function("name => document.querySelector(name + ' video')?.readyState >= 3", arg=player)
+    assert "Flicker" in page.inner_text("#dp-figures")
+    with page.expect_download() as download:
+        page.click("#dp-exact")
+    (written,) = served[1].glob("waltz_densepose.mp4")
+    assert Path(download.value.path()).read_bytes() == written.read_bytes()
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    page.click("#dp-use")
+    page.wait_for_selector("#animate:visible")
+    page.wait_for_function("document.querySelector('#motion video')?.src.includes('waltz_densepose_h264')")
+    set_steps(page, 1)
+    page.click("#animate")
+    wait_for_status(page, "12 frames of 32 x 32 at 25 fps")
+    assert list(served[1].glob("*_waltz_densepose.mp4"))  # named after the clip of exact colours
+
+
+def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
+    """Two jobs; the page is opened again in the middle; one is cancelled and the other ends."""
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
+    page.click("#jobs [data-action=clear]")
     set_steps(page, 100)
     page.click("#animate")
-    page.wait_for_function("document.querySelector('#status').innerText.startsWith('Denoising')")
-
-    other = page.context.new_page()
-    other.goto(served[0])
-    upload(other, tmp_path / "me.png", long)
-    other.click("#animate")
-    wait_for_status(other, "Waiting")
-    other.close()
+    page.wait_for_selector("#preview img[alt=preview]")
+    set_steps(page, 1)
+    page.click("#animate")
+    page.wait_for_selector("#jobs .ma-job-waiting")
+    page.reload()
+    page.wait_for_selector("#status [role=progressbar]")
+    page.wait_for_selector("#preview img[alt=preview]")
+    assert page.inner_text("#jobs .ma-job-running b") == "me · long · seed 1"
+    assert "next" in page.inner_text("#jobs .ma-job-waiting") or "behind 1" in page.inner_text("#jobs")
     page.click("#cancel")
-    wait_for_status(page, "Cancelled")
+    wait_for_status(page, "60 frames of 32 x 32 at 25 fps")
+    page.wait_for_selector("#result video")
+    assert page.locator("#jobs .ma-job-cancelled").count() == page.locator("#jobs .ma-job-done").count() == 1
+    assert len(list(served[1].glob("*_me_long.mp4"))) == 1
+    page.click("#jobs .ma-job-done [data-action=use]")
+    page.wait_for_function("document.querySelector('#steps input[type=number]').value === '1'")
+    page.click("#jobs [data-action=clear]")
+    page.wait_for_selector("#jobs", state="hidden")
+
+
+def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, tmp_path):
+    output = tmp_path / "results"
+    process, address = start(output, tiny_model, segmenter)
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(60 * _SECOND)
+    try:
+        page.goto(address)
+        page.wait_for_selector("#motion video")
+        set_steps(page, 100)
+        page.click("#animate")
+        page.wait_for_selector("#jobs .ma-job-running")
+        set_steps(page, 1)
+        page.click("#animate")
+        page.wait_for_selector("#jobs .ma-job-waiting")
+        page.close()
+        process.kill()
+        process.wait()
+        process, address = start(output, tiny_model, segmenter)
+        page = context.new_page()
+        page.set_default_timeout(60 * _SECOND)
+        page.goto(address)
+        page.wait_for_selector("#jobs [data-action=go-on]")
+        assert "Go on with 2 unfinished jobs" in page.inner_text("#jobs")
+        page.locator("#jobs .ma-job-interrupted [data-action=remove]").first.click()
+        page.get_by_text("Go on with 1 unfinished job").click()
+        page.wait_for_selector("#jobs .ma-job-done")
+        assert "64 frames of 32 x 32 at 25 fps" in status(page)
+    finally:
+        context.close()
+        process.kill()
+        process.wait()
 
 
 def test_the_first_example_needs_one_click(page, served):
@@ -245,6 +330,28 @@ def test_nothing_sticks_out(page, width):
     page.get_by_text("More", exact=True).click()
     page.wait_for_selector("text=Window size")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_settings_are_checked_saved_and_driven_by_keys(page):
+    page.wait_for_selector("#check section[aria-busy=false]")
+    assert "arms_motion.mp4 is a DensePose clip" in page.inner_text("#check")
+    assert page.locator("#check img").count() == 2
+    seed = "#seed input[type=number]"
+    page.get_by_text("More", exact=True).click()
+    page.fill(seed, "77")
+    page.fill("#settings-name textarea, #settings-name input", "mine")
+    page.click("#save-settings")
+    page.wait_for_selector("#settings-message:has-text('Saved as “mine”')")
+    page.click("#reset-settings")
+    page.wait_for_function("at => document.querySelector(at).value === '1'", arg=seed)
+    page.click("#saved-settings input")
+    page.get_by_role("option", name="mine").click()
+    page.wait_for_function("at => document.querySelector(at).value === '77'", arg=seed)
+
+    page.fill("#steps input[type=number]", "3000")
+    page.focus(seed)
+    page.keyboard.press("Control+Enter")
+    wait_for_status(page, "frames of 32 x 32")
 
 
 def test_dice_changes_the_seed(page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +11,10 @@ import pytest
 
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.one_click import MadeMotion, Wish
-from magicanimate.config import AnimationRequest, AnimationResult, Progress
+from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import Cancelled
 from magicanimate.palette import BACKGROUND
+from magicanimate.studio.job_watch import Seen
 from magicanimate.ui.animate_tab import AnimateTab
 from magicanimate.ui.motion_panel import CORRECT, MAKE, motion_of
 from magicanimate.ui.page import Page
@@ -20,8 +22,9 @@ from magicanimate.ui.studio import Studio
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_maps, write_clip
 from tests.small_segmenter import write_dance
+from tests.waiting_work import end_of
 
-VISITOR = SimpleNamespace(session_hash="me")
+VISITOR = SimpleNamespace(session_hash="me", username=None)
 
 
 @pytest.fixture
@@ -45,34 +48,37 @@ def page(studio) -> AnimateTab:
 def values_of(page: AnimateTab, **changes) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in (*page.controls.values(), *page.panel.settings.values())}
-    data |= {page.panel.made: {}, page.panel.waiting: ""}
+    data |= {page.panel.made: {}, page.panel.waiting: "", page.running.seen: Seen()}
+    data |= {page.running.visitor: "", page.changing: ""}
     return data | {page.controls[name]: value for name, value in changes.items()}
 
 
 def test_an_ordinary_video_is_offered_made_and_animated(page, studio, tmp_path, output):
     clip = str(write_dance(tmp_path / "dance.mp4", 12))
     offer = page.panel._examine(clip, VISITOR)
-    assert offer[page.panel.box]["visible"] and offer[page.panel.start]["value"] == MAKE
+    assert offer[page.panel.box]["visible"] and offer[page.panel.job.start]["value"] == MAKE
     assert "dance.mp4 is an ordinary video" in offer[page.panel.notice]["value"]
     assert "for trying (it is not DensePose)" in offer[page.panel.notice]["value"]
     assert offer[page.panel.animate]["variant"] == "secondary"
 
     data = values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip)
     data[page.panel.waiting] = offer[page.panel.waiting]
-    (refused,) = page._animate(data, VISITOR)
-    assert f"dance.mp4 is an ordinary video; press “{MAKE}” first." in refused[page.status]
+    refused = page._submit(data, VISITOR)
+    assert f"dance.mp4 is an ordinary video; press “{MAKE}” first." in refused[page.running.status]
 
-    page.panel._admit(VISITOR)
+    page.panel.job.admit(VISITOR)
     *moving, done = page.panel._make(data, VISITOR)
-    assert all("progressbar" in update[page.panel.status] for update in moving)
-    assert "12 frames" in done[page.panel.status] and "not DensePose" in done[page.panel.status]
+    assert all("progressbar" in update[page.panel.job.status] for update in moving)
+    assert "12 frames" in done[page.panel.job.status] and "not DensePose" in done[page.panel.job.status]
     motion = output / "dance_densepose.mp4"
     assert done[page.panel.made] == {clip: str(motion)} and motion.exists()
     assert Path(done[page.panel.video]["value"]).exists()
 
     data |= {page.panel.made: done[page.panel.made], page.panel.waiting: done[page.panel.waiting]}
-    *_, finished = page._animate(data, VISITOR)
-    assert finished[page.settings]["motion"] == str(motion) and finished[page.settings]["num_frames"] == 12
+    page._submit(data, VISITOR)
+    done = end_of(page.studio.queue, page.studio.queue.jobs()[-1])
+    settings = json.loads(Path(done.results[1]).read_text())
+    assert settings["motion"] == str(motion) and settings["num_frames"] == 12
 
 
 def test_clips_that_need_no_people_found(page, tmp_path):
@@ -82,10 +88,10 @@ def test_clips_that_need_no_people_found(page, tmp_path):
     swapped = [frame[..., ::-1] for frame in part_maps(5)]
     clip = str(write_clip(tmp_path / "swapped.mp4", swapped, pix_fmt="yuv444p", options={"crf": "0"}))
     offer = page.panel._examine(clip, VISITOR)
-    assert offer[page.panel.start]["value"] == CORRECT and not offer[page.panel.more]["visible"]
+    assert offer[page.panel.job.start]["value"] == CORRECT and not offer[page.panel.more]["visible"]
     assert "red and blue swapped" in offer[page.panel.notice]["value"]
     *_, done = page.panel._make(values_of(page, motion=clip), VISITOR)
-    assert "in the right colours" in done[page.panel.status]
+    assert "in the right colours" in done[page.panel.job.status]
 
 
 def test_what_cannot_be_used_is_a_sentence_and_no_button(page, tmp_path):
@@ -98,7 +104,7 @@ def test_what_cannot_be_used_is_a_sentence_and_no_button(page, tmp_path):
             words in offer[page.panel.notice]["value"]
             and str(tmp_path) not in offer[page.panel.notice]["value"]
         )
-        assert not offer[page.panel.start]["visible"] and words in offer[page.panel.waiting]
+        assert not offer[page.panel.job.start]["visible"] and words in offer[page.panel.waiting]
 
 
 def test_without_weights_and_network_the_panel_says_what_to_do(tiny_model, output, tmp_path, monkeypatch):
@@ -121,16 +127,16 @@ def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
     *_, new = studio.make_motion("me", clip, Wish())
     assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
-    page.panel._admit(VISITOR)
-    page.panel._cancel(VISITOR)
+    page.panel.job.admit(VISITOR)
+    page.panel.job.stop(VISITOR)
     (told,) = page.panel._make(values_of(page, motion=str(clip)), VISITOR)
-    assert "goes on from there" in told[page.panel.status]
+    assert "goes on from there" in told[page.panel.job.status]
 
 
 def test_a_clip_that_shows_nobody_is_a_sentence(page, tmp_path):
     clip = write_clip(tmp_path / "wall.mp4", [np.full((64, 64, 3), 255 - np.array(BACKGROUND), np.uint8)] * 4)
     *_, told = page.panel._make(values_of(page, motion=str(clip)), VISITOR)
-    assert "Nobody is seen in the clip wall.mp4" in told[page.panel.status]
+    assert "Nobody is seen in the clip wall.mp4" in told[page.panel.job.status]
 
 
 def test_only_the_clip_it_was_made_of_is_replaced():
@@ -142,10 +148,9 @@ def test_only_the_clip_it_was_made_of_is_replaced():
 def test_a_visitor_has_an_animation_and_a_clip_in_work(studio, tmp_path, output):
     """Stopping the one leaves the other."""
     photo, motion = write_photo(tmp_path / "me.png"), write_motion(tmp_path / "map.mp4", 5)
-    studio.admit("me")
     studio.admit("me/densepose")
     studio.cancel("me/densepose")
-    request = AnimationRequest(photo, motion, output / "x.mp4")
-    assert isinstance(list(studio.animate("me", request))[-1], AnimationResult)
+    job = studio.submit(AnimationRequest(photo, motion, output / "x.mp4"))
+    assert end_of(studio.queue, job).state == "done"
     with pytest.raises(Cancelled):
         list(studio.make_motion("me/densepose", write_dance(tmp_path / "dance.mp4", 5), Wish()))

@@ -5,48 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from magicanimate.config import Progress
-from magicanimate.errors import Cancelled, InputError
-from magicanimate.studio.job import Job
+from magicanimate.errors import InputError
 from magicanimate.studio.job_queue import JobQueue
 from tests.conftest import ROOT
-
-PATIENCE = 30.0  # seconds until a test gives up
-
-
-class Work:
-    """A runner whose jobs wait until they are let go, one by one, or stopped.
-
-    Attributes:
-        begun: names of the jobs in the order in which they began.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.begun: list[str] = []
-        self.go = threading.Semaphore(0)
-
-    def __call__(self, request: Mapping, on_progress, should_stop) -> list[Path]:
-        name = request["name"]
-        self.begun.append(name)
-        on_progress(Progress("denoise", 1, 4, preview="picture"))
-        on_progress(Progress("denoise", 2, 4))
-        while not self.go.acquire(timeout=0.01):
-            if should_stop():
-                raise Cancelled("stopped", kept=[self.folder / f"{name}.webp"])
-        if "wrong" in request:
-            raise (
-                request["wrong"] if isinstance(request["wrong"], Exception) else InputError(request["wrong"])
-            )
-        result = self.folder / f"{name}.txt"
-        result.write_text(name)
-        return [result]
+from tests.waiting_work import Work, end_of, submit, wait_until_running
 
 
 @pytest.fixture
@@ -59,20 +25,6 @@ def queue(tmp_path, work):
     queue = JobQueue(tmp_path, {"work": work})
     yield queue
     queue.close()
-
-
-def submit(queue: JobQueue, *names: str, **given) -> list[Job]:
-    return [queue.submit("work", {"name": name}, title=name, **given) for name in names]
-
-
-def end_of(queue: JobQueue, job: Job) -> Job:
-    for now in queue.follow(job.id):
-        last = now
-    return last
-
-
-def wait_until_running(queue: JobQueue, job: Job) -> Job:
-    return next(now for now in queue.follow(job.id) if now.progress is not None)
 
 
 def titles(queue: JobQueue, **which) -> list[str]:
@@ -88,7 +40,11 @@ def test_jobs_run_in_order_and_tell_of_their_progress(queue, work, tmp_path):
     work.go.release(2)
     done = end_of(queue, second)
     assert (done.state, done.results, done.progress) == ("done", (str(tmp_path / "second.txt"),), None)
-    assert work.begun == ["first", "second"] and queue.get(first.id).state == "done"
+    assert (
+        done.summary == "second is done."
+        and work.begun == ["first", "second"]
+        and queue.get(first.id).state == "done"
+    )
 
 
 def test_order_can_be_changed_and_jobs_taken_out(queue, work):
@@ -227,13 +183,14 @@ def test_files_that_are_no_jobs_are_passed_over(tmp_path, work, caplog):
 _KILLED = """
 import sys, time
 from pathlib import Path
+from magicanimate.studio.job import Made
 from magicanimate.studio.job_queue import JobQueue
 
 def work(request, on_progress, should_stop):
     if request["name"] == "slow":
         print("running", flush=True)
         time.sleep(600)
-    return []
+    return Made()
 
 folder = Path(sys.argv[1])
 queue = JobQueue(folder, {"work": work})

@@ -163,6 +163,17 @@ def test_goes_on_where_memory_ran_out(pipe, scheduler, part, failing, calls):
     assert done[-1] == (9, 9)
 
 
+@pytest.mark.parametrize("below", [TIGHT, OFFLOAD], ids=["eight bits", "offload"])
+def test_networks_are_placed_anew_amid_a_step(pipe, below):
+    """Whatever the UNet's stand-ins do with the weights, it must do otherwise from there on."""
+    expected = animate(pipe)
+    FailingOnce(pipe.unet.up_blocks[-1], 3, out_of_memory())
+    ladder = MemoryLadder(pipe, STANDARD, steps=[STANDARD, below], placed=STANDARD)
+    frames = animate(pipe, ladder=ladder)
+    assert ladder.placed == below
+    assert np.abs(frames - expected).mean() < (6 if below.eight_bit else 0.5)
+
+
 def test_the_last_profile_fails(pipe):
     error = out_of_memory()
     FailingOnce(pipe.unet, 1, error)

@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from magicanimate.models import control_maps
 from magicanimate.models.lean import OneDnnProducts, lean_modules
+from magicanimate.models.reference import install_attention
+from magicanimate.models.shared_skips import shared_skips
+from magicanimate.models.unet import Turns
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
@@ -21,6 +24,7 @@ from tests.golden_cases import tiny_pipeline
 PLAIN = Speed.plain()
 ARRANGEMENTS = {
     "halves in turn": replace(PLAIN, halves_in_turn=True),
+    "skips shared": replace(PLAIN, halves_in_turn=True, share_skips=True),
     "keys kept": replace(PLAIN, keep_keys=True),
     "residuals shared": replace(PLAIN, share_residuals=True),
     "maps kept": replace(PLAIN, keep_maps=True),
@@ -80,6 +84,48 @@ def plain(pipe) -> dict[str, torch.Tensor]:
 def test_same_result(pipe, plain, case, arrangement):
     result = animate(pipe, ARRANGEMENTS.get(arrangement, Speed()), **CASES[case])
     assert (result - plain[case]).abs().max() < 2e-5 * plain[case].abs().max()
+
+
+def test_skips_are_shared_within_one_prediction_only(pipe):
+    """Also where one breaks off in the second half, as when memory runs out."""
+    sample, text, timestep = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 7, 32), torch.tensor(500)
+
+    def fail_in_the_second_half(turn: int) -> None:
+        if turn == 1:
+            raise torch.OutOfMemoryError
+
+    with torch.inference_mode(), shared_skips(pipe.unet) as skips:
+        install_attention(pipe.unet, pipe.controlnet, fusion="midup", keep_keys=True)
+        down, mid = pipe.controlnet(
+            sample[0].transpose(0, 1), timestep, text, torch.rand(2, 3, 64, 64), return_dict=False
+        )
+
+        def predict(before, sharing) -> tuple[torch.Tensor, ...]:
+            return pipe.unet(
+                sample,
+                timestep,
+                turns=Turns([text, text], before, share_down=True, skips=sharing),
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=mid,
+            )
+
+        first = predict(lambda _: None, skips)
+        with pytest.raises(torch.OutOfMemoryError):
+            predict(fail_in_the_second_half, skips)
+        assert skips.turn is None and not skips.kept
+        torch.testing.assert_close(predict(lambda _: None, None), first, atol=1e-5, rtol=1e-4)
+        assert torch.equal(first[0], first[1])
+
+
+def test_weights_that_come_by_hooks_are_not_taken_apart(pipe):
+    hooked, other = pipe.unet.up_blocks[0].resnets[:2]
+    hooked.conv1._hf_hook = object()
+    try:
+        with shared_skips(pipe.unet):
+            assert isinstance(hooked.conv1, torch.nn.Conv2d) and not isinstance(other.conv1, torch.nn.Conv2d)
+    finally:
+        del hooked.conv1._hf_hook
+    assert isinstance(other.conv1, torch.nn.Conv2d)
 
 
 def calls(module: torch.nn.Module, run) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -14,13 +15,14 @@ import torch
 from magicanimate.errors import InputError
 from tests.training_files import write_video
 from tests.training_runs import command, finish, losses, rows, train, weights
+from training.__main__ import main
 from training.averages import Averages
 from training.batches import StepBatches
 from training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
 from training.config import OptimizerConfig, StageConfig, fixed_settings
 from training.loop import learning_rate
 from training.presets import preset
-from training.run_folder import Metrics, check_settings
+from training.run_folder import Metrics, alone_in, check_settings
 
 
 def with_earlier(folder: Path, trained: Path, stage: str) -> Path:
@@ -68,6 +70,27 @@ def test_killed_run_is_the_uninterrupted_run(data_folder, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_asked_to_end_it_writes_a_checkpoint_first(trained, data_folder, tmp_path, capsys):
+    """SIGTERM in the middle of step 3, where no checkpoint is due; then the same command goes on."""
+    rows_written = logging.getLogger("training.run_folder")
+    ask = logging.Handler()
+    ask.emit = lambda record: (
+        signal.raise_signal(signal.SIGTERM) if "'step': 3," in record.getMessage() else None
+    )
+    rows_written.addHandler(ask)
+    rows_written.setLevel(logging.INFO)
+    args = ["vae", "--data", str(data_folder), "--runs", str(tmp_path), "--preset", "tiny"]
+    try:
+        assert main(args) == 3
+    finally:
+        rows_written.removeHandler(ask)
+    assert "stopped, checkpoint written" in capsys.readouterr().err
+    assert read_checkpoint(newest_checkpoint(tmp_path / "vae"))["step"] == 3
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert main(args) == 0
+    assert losses(tmp_path / "vae") == losses(trained / "vae")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="torch's launcher is not the same on Windows")
 def test_two_processes_take_the_same_steps_as_one(trained, data_folder, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -89,6 +112,18 @@ def test_changed_setting_is_refused_and_named(trained, data_folder, tmp_path):
         train("vae", data_folder, tmp_path, optimizer=OptimizerConfig(learning_rate=0.1, warmup_steps=1))
     train("vae", data_folder, tmp_path, steps=6, log_every=2)
     assert [row["step"] for row in rows(run)] == [1, 2, 4, 6]
+
+
+def test_a_second_training_of_the_same_run_is_refused(data_folder, tmp_path):
+    (tmp_path / "vae").mkdir()
+    with (
+        alone_in(tmp_path / "vae"),
+        pytest.raises(InputError, match="vae is being trained by another program"),
+    ):
+        train("vae", data_folder, tmp_path)
+    assert not (tmp_path / "vae" / "config.json").exists()
+    with alone_in(tmp_path / "vae"):  # it was let go of
+        pass
 
 
 def test_settings_that_an_older_run_did_not_write_are_not_compared(tmp_path):

@@ -20,13 +20,16 @@ STAGES = {
     "stage2": "temporal layers on clips, everything else frozen",
 }
 
+STOPPED = 3
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line, without importing anything heavy."""
     top = argparse.ArgumentParser(
         prog="python -m training",
         description="Train the networks. The same command again resumes. For several processes put"
-        " `accelerate launch -m` before `training` in place of `python -m`.",
+        " `accelerate launch -m` before `training` in place of `python -m`. Ctrl-C, or SIGTERM, stops it"
+        " after the step it is at, with a checkpoint (exit status 3).",
     )
     commands = top.add_subparsers(dest="command", required=True)
     for stage, text in STAGES.items():
@@ -54,7 +57,12 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 2 for a mistake said in a sentence, 3 when a signal stopped a training and its
+        checkpoint is written, so that `make` does not go on to the next stage.
+    """
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     from training import runs
@@ -77,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
             export_pipeline(saved_config(args.runs, config), network, args.runs, args.out, start=start)
         else:
             config, network = preset(args.preset, args.command)
-            runs.train(
+            done = runs.train(
                 with_settings(config, args),
                 network,
                 data=DataFolders(videos=args.data, images=args.images),
@@ -86,6 +94,9 @@ def main(argv: list[str] | None = None) -> int:
                 stop_after=args.stop_after,
                 threads=args.threads,
             )
+            if not done:
+                print("stopped, checkpoint written; the same command goes on from there", file=sys.stderr)
+                return STOPPED
     except (InputError, OSError) as error:  # such as a full disk, which names its file
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from torch import nn
 from torch.utils.data import Dataset
 
+from magicanimate.config import ShouldStop
 from magicanimate.errors import InputError
 from training.averages import Averages
 from training.batches import batches
@@ -109,11 +110,12 @@ class Trainer:
         self.averages = Averages(self.parameters, decay=config.optimizer.ema_decay)
         self.step, self.mean_loss = 0, None
 
-    def run(self, *, stop_after: int | None = None) -> int:
+    def run(self, *, stop_after: int | None = None, should_stop: ShouldStop | None = None) -> int:
         """Train from the newest checkpoint, or from the start, to ``config.steps``.
 
         Args:
             stop_after: leave after this many steps of this call, checkpoint written.
+            should_stop: asked after every step, in every process: leave, checkpoint written.
 
         Returns:
             Steps taken.
@@ -142,11 +144,18 @@ class Trainer:
                 figures |= self._sample()
             if metrics and figures:
                 metrics.write(self.step, figures)
+            if should_stop and self._any_process(should_stop()):
+                last = self.step
             if self.step % self.config.checkpoint_every == 0 or self.step == last:
                 self.save()
         if metrics:
             metrics.close()
         return self.step - first
+
+    def _any_process(self, answer: bool) -> bool:
+        """Whether one process at least says yes; all learn the same, so that they leave at the same step."""
+        votes = torch.tensor(float(answer), device=self.accelerator.device)
+        return self.accelerator.reduce(votes, "sum").item() > 0
 
     def _parts(self) -> Iterator[Mapping[str, Any]]:
         """This process's parts of the batches, from the present step on."""

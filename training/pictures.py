@@ -19,10 +19,12 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def save_grid(path: Path, rows: Sequence[torch.Tensor]) -> None:
-    """PNG with one row of pictures per entry of ``rows`` (each ``B 3 H W`` in [-1, 1])."""
+    """PNG with one row of pictures per entry of ``rows`` (each ``B 3 H W`` in [-1, 1]), written at once."""
     sheet = torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=-1) for row in rows], dim=-2)
     pixels = ((sheet + 1) * 127.5).round().to(torch.uint8).movedim(0, -1)
-    Image.fromarray(pixels.numpy()).save(path)
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(pixels.numpy()).save(temporary, "PNG")
+    temporary.replace(path)
 
 
 def save_video(path: Path, columns: Sequence[torch.Tensor], *, fps: float = 8.0) -> None:

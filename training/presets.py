@@ -90,10 +90,10 @@ def mini(stage: Stage) -> Settings:
             **common,
         )
     elif stage == "base":
-        loss = replace(_FROM_NOTHING, weigh_channels=True)
+        loss = replace(_FROM_NOTHING, weigh_channels=True, attention_weight=0.3)
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=1000)
         common |= {"loss": loss, "drop_reference": 0.05, "targets": 2}
-        config = StageConfig("base", steps=5400, optimizer=optimizer, **common)
+        config = StageConfig("base", steps=8000, optimizer=optimizer, **common)
     else:
         optimizer = OptimizerConfig(learning_rate=1e-4, decay_steps=300)
         config = StageConfig(stage, steps=1000, optimizer=optimizer, **common)

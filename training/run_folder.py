@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from magicanimate.errors import InputError
 
 log = logging.getLogger(__name__)
 
 CONFIG, METRICS, SAMPLES, EVENTS = "config.json", "metrics.jsonl", "samples", "tensorboard"
+LOCK = ".training.lock"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,6 +58,24 @@ def check_settings(folder: Path, fixed: Mapping[str, Any]) -> None:
 
 
 _ABSENT = object()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a run's folder; also a killed one lets go of it.
+
+    Raises:
+        InputError: another one is at work there.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder} is being trained by another program; stop that one first.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Metrics:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from magicanimate.errors import InputError
+from magicanimate.terminal import stop_on_interrupt
 from training.build import (
     LATENTS,
     Start,
@@ -22,7 +25,7 @@ from training.export import export_pipeline
 from training.latents import Latents, channel_weights
 from training.loop import Stage, Trainer, make_accelerator
 from training.parts import NewParts
-from training.run_folder import CONFIG, check_settings, write_text
+from training.run_folder import CONFIG, alone_in, check_settings, write_text
 from training.sets import Data, DataFolders, open_data
 from training.stages.denoiser import Denoiser
 from training.stages.vae import VaeStage
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 
 PIPELINE = "pipeline"
 MEASURED_PICTURES = 16
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
+"""What asks a program to end: ``kill``'s on Unix; on Windows Ctrl-Break, which programs can send too."""
 
 
 def train(
@@ -42,8 +47,10 @@ def train(
     start: Start | None = None,
     stop_after: int | None = None,
     threads: int | None = None,
-) -> None:
+) -> bool:
     """Train one stage in ``runs/<stage>``, resuming if that run was begun.
+
+    Ctrl-C, or one of `STOP_SIGNALS`, ends it after the step it is at, with a checkpoint.
 
     Args:
         config: of the stage.
@@ -54,9 +61,12 @@ def train(
         stop_after: leave after so many steps of this call.
         threads: CPU threads; torch's choice when ``None``.
 
+    Returns:
+        Whether it came to its end, not stopped by a signal.
+
     Raises:
         InputError: an earlier stage or a file is missing, the data cannot be used, a run with other settings
-            is there, or the disk is full.
+            is there, another program trains there, or the disk is full.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -70,21 +80,25 @@ def train(
     with accelerator.main_process_first():  # it prepares the files that the others read
         sets = open_data(config, data, index_folder=folder)
         stage = build_stage(config, network, sets, runs, start, device=accelerator.device)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
-        write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
-    trainer = Trainer(stage, config, folder, accelerator=accelerator)
-    taken = trainer.run(stop_after=stop_after)
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone_in(folder))
+            record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
+            write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+        trainer = Trainer(stage, config, folder, accelerator=accelerator)
+        should_stop = stack.enter_context(stop_on_interrupt(also=STOP_SIGNALS))
+        taken = trainer.run(stop_after=stop_after, should_stop=should_stop)
     due = trainer.step >= config.steps and (taken or not (folder / PIPELINE).exists())
     if due and accelerator.is_main_process and _exportable(config):
         written = export_pipeline(config, network, runs, folder / PIPELINE, start=start)
         log.info("wrote %s", written)
+    return trainer.step >= config.steps or taken == stop_after
 
 
 def _exportable(config: StageConfig) -> bool:
-    """Whether the stage leaves something that animates: a reference and one motion signal."""
-    return config.stage in ("base", "stage1", "stage2") and config.reference and config.driving != "both"
+    """Whether the stage leaves something that animates: it needs a reference."""
+    return config.stage in ("base", "stage1", "stage2") and config.reference
 
 
 def build_stage(

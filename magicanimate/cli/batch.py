@@ -43,7 +43,7 @@ _RECORDED = (
     "memory",
     "seconds",
 )
-_PER_JOB = ("photo", "motion", "seed")
+_PER_JOB = ("photo", "motion", "keypoints", "seed")
 _RANDOM_SEED = -1  # as the published files write it
 
 

@@ -24,6 +24,8 @@ def _run(args) -> None:
         from magicanimate.cli.animate import run
     elif args.command == "convert":
         from magicanimate.cli.convert import run
+    elif args.command == "inspect":
+        from magicanimate.cli.inspect import run
     else:
         from magicanimate.cli.info import run
     run(args)

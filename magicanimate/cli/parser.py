@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_animate(commands)
     _add_convert(commands)
+    _add_inspect(commands)
     _add_info(commands)
     return parser
 
@@ -171,12 +172,24 @@ def _add_media(command) -> None:
         choices=FITS,
         help="crop keeps proportions, pad shows all, stretch as published (default: crop)",
     )
+    add(
+        "--keypoints",
+        type=Path,
+        metavar="CLIP",
+        help="the same frames' keypoints, drawn in DWPose's style, for a checkpoint trained with both",
+    )
     add("--start", type=float, metavar="SECONDS", help="where in the clip to begin")
     add("--end", type=float, metavar="SECONDS", help="where in the clip to end")
     add("--stride", type=int, help="use every n-th frame")
     add("--fps", type=float, help="frame rate to bring the clip to")
     add("--sound", action="store_true", help="keep the clip's sound")
     add("--side-by-side", action="store_true", help="also write photo, motion and result in one video")
+    add(
+        "--no-credentials",
+        dest="credentials",
+        action="store_false",
+        help="do not sign the result with content credentials, which say that it is AI-generated",
+    )
     add(
         "--no-check",
         dest="check_motion",
@@ -205,6 +218,14 @@ def _add_convert(commands) -> None:
     )
     command.add_argument("--overwrite", action="store_true", help="replace an earlier checkpoint at DEST")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _add_inspect(commands) -> None:
+    command = commands.add_parser(
+        "inspect", help="what a file says of itself: settings, AI-generated or not, content credentials"
+    )
+    command.add_argument("file", type=Path, help="photo, video, or folder of png frames")
+    command.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_info(commands) -> None:

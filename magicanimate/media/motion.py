@@ -93,6 +93,7 @@ def open_motion(
         width, height, has_sound = index.width, index.height, index.has_sound
         _check_complete(path, index, end)
     _check_length(path, timed, start=start, end=end, stride=stride, fps=fps, limits=limits)
+    _check_work(path, timed, width * height, start=start, end=end, limits=limits)
     plan = timing.plan(timed, start=start, end=end, stride=stride, fps=fps)
     source: _VideoSource | _FolderSource
     if path.is_dir():
@@ -235,6 +236,25 @@ def _check_length(
         raise InputError(
             f"The motion clip {path} gives {count} frames and the limit is {limits.max_frames}; choose a "
             "stretch with start and end, a lower fps or a larger stride, or raise max_frames."
+        )
+
+
+def _check_work(
+    path: Path,
+    timed: timing.SourceTiming,
+    pixels: int,
+    *,
+    start: float,
+    end: float | None,
+    limits: MediaLimits,
+) -> None:
+    """Refuse frames that are each allowed but together more than can be decoded in a sensible time."""
+    used = int(np.count_nonzero((timed.times >= start) & (timed.times <= (end or np.inf))))
+    if used * pixels > limits.max_total_pixels:
+        raise InputError(
+            f"The motion clip {path} unpacks to {used} frames of {pixels / 1e6:.1f} million pixels, which is "
+            "more than can be worked on; choose a stretch with start and end, scale it down, or raise "
+            "max_total_pixels."
         )
 
 

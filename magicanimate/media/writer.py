@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class VideoWriter:
         sound_start: float = 0.0,
         quality: int | None = None,
         lossless: bool = False,
+        seal: Callable[[Path], None] | None = None,
     ) -> None:
         """Open the output; its kind follows the suffix of ``path``.
 
@@ -101,6 +102,7 @@ class VideoWriter:
             sound_start: where in it the first frame lies, seconds.
             quality: constant rate factor of mp4 and webm, lower is better.
             lossless: keep every pixel of an mp4 (frames of a folder always are); sizes do not grow then.
+            seal: called with the finished output, still under its temporary name; may change the file.
 
         Raises:
             InputError: see ``check_output``; or the file cannot be opened.
@@ -114,6 +116,7 @@ class VideoWriter:
         if width < 1 or height < 1 or self.rate <= 0:
             raise ValueError(f"cannot write {width}x{height} pixels at {fps} frames a second")
         self.num_frames = 0
+        self._seal = seal
         suffix = self.path.suffix.lower()
         self._partial = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.partial{suffix}")
         self._open = True
@@ -181,6 +184,8 @@ class VideoWriter:
         try:
             self._encoder.finish()
             self._open = False
+            if self._seal is not None:
+                self._seal(self._partial)
             self._put_in_place()
         except (av.FFmpegError, OSError) as error:
             self.discard()

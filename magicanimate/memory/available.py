@@ -1,8 +1,6 @@
-"""How much memory a device has left, and giving back what nobody uses."""
+"""How much memory a device has left, and what it looks like when there is none."""
 
 from __future__ import annotations
-
-import gc
 
 # What torch says when an allocation fails: on a CPU (Linux and macOS; Windows) and on Apple's GPU. It raises
 # `torch.OutOfMemoryError` for CUDA only.
@@ -22,18 +20,6 @@ def available_bytes(device: str) -> int:
     import psutil
 
     return psutil.virtual_memory().available
-
-
-def release(device: str) -> None:
-    """Give back what torch holds in reserve on the device."""
-    import torch
-
-    gc.collect()
-    kind = device.partition(":")[0]
-    if kind == "cuda":
-        torch.cuda.empty_cache()
-    elif kind == "mps":
-        torch.mps.empty_cache()
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 
 import torch
 from diffusers import DiffusionPipeline
 
+from magicanimate.device import empty_cache
 from magicanimate.distributed import Team
-from magicanimate.memory.available import is_out_of_memory, release
+from magicanimate.memory.available import is_out_of_memory
 from magicanimate.memory.placing import place
 from magicanimate.memory.profiles import MemoryProfile, profiles_for
 from magicanimate.speed import Speed
@@ -89,7 +91,7 @@ class MemoryLadder:
 
     def _descend(self) -> None:
         """Free what the failed attempt held, which its traceback kept alive until now; next profile."""
-        release(self._device)
+        self._release()
         before, self.profile = self.profile, self._below.pop(0)
         sentence = (
             f"Out of memory on {self._device} with the profile {before.name!r}; "
@@ -99,7 +101,11 @@ class MemoryLadder:
         self._on_descent(sentence)
         if self.placed is not None:
             self.place()
-            release(self._device)
+            self._release()
+
+    def _release(self) -> None:
+        gc.collect()
+        empty_cache(self._device)
 
 
 class Attempt:

@@ -24,7 +24,7 @@ from magicanimate.memory.profiles import (
     profiles_for,
 )
 
-DENOISERS = ("unet", "controlnet", "appearance_encoder")
+DENOISERS = ("unet", "controlnet", "appearance_encoder", "controlnet_keypoints")  # the last where it exists
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DENOISING = 60  # times the bytes of a window's first feature maps; 49 measured for one, 53 for several
 DECODING = 6  # times the bytes of the decoded frames' feature maps at the picture's full size; 4.8 measured
@@ -121,7 +121,7 @@ def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, dt
 
 def _weights(footprint: Footprint, profile: MemoryProfile, size: int) -> int:
     stored = 1 if profile.eight_bit else size
-    networks = [footprint.parameters[name] for name in DENOISERS]
+    networks = [footprint.parameters.get(name, {}) for name in DENOISERS]
     if profile.offload:
         # What is outside the blocks stays for a network's whole turn, the blocks come one by one.
         largest = max(blocks.get("", 0) + max(blocks.values(), default=0) for blocks in networks)

@@ -18,7 +18,7 @@ def place(
     """Move and prepare the networks.
 
     Args:
-        pipe: has "unet", "controlnet", "appearance_encoder" and "vae" among its components.
+        pipe: has `DENOISERS` and "vae" among its components.
         profile: how.
         device: where they compute.
         before: the profile that they are prepared for already; not one that ``profile`` undoes.
@@ -29,7 +29,7 @@ def place(
     if before is not None and profile.undoes(before):
         raise ValueError(f"networks placed for {before.name!r} must be loaded again for {profile.name!r}")
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    for name in DENOISERS:
+    for name in networks.keys() & set(DENOISERS):
         if profile.eight_bit:
             store_in_eight_bits(networks[name])
         if profile.offload and not (before and before.offload):

@@ -44,6 +44,8 @@ class MemoryProfile:
             speed,
             window_batch=self.window_batch,
             keep_maps=speed.keep_maps and self.keep_maps,
+            # Parts of weights cannot be taken where a hook brings them.
+            share_skips=speed.share_skips and not (self.offload or self.eight_bit),
             banks_ahead=speed.banks_ahead or self.offload,  # moves the encoder once
         )
 

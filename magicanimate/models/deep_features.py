@@ -2,9 +2,9 @@
 
 Source: Ma et al. 2023, "DeepCache: Accelerating Diffusion Models for Free", with the cut at the shallowest
 skip connection: what reaches the last layer of the last up block from below is kept, and a step at the
-surface runs the first convolution, that last layer and the output. At Stable Diffusion 1.5's size this is a
-twelfth of a guided step's arithmetic. diffusers' caching hooks do not serve here: they look for a flat list of
-transformer blocks and know one state for each module, not one for each window.
+surface runs the first convolution, that last layer and the output. At the full model's size this is a
+twelfth of a guided step's arithmetic. diffusers' caching hooks do not serve here: they look for a flat list
+of transformer blocks and know one state for each module, not one for each window.
 
 Letters in shape comments: ``N`` windows at once, ``K`` frames of a window, ``C h w`` channels and latents.
 """

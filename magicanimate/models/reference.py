@@ -195,12 +195,12 @@ def install_hybrid_attention(
 
 
 def install_attention(
-    unet: nn.Module, controlnet: nn.Module, *, fusion: Fusion, keep_keys: bool
+    unet: nn.Module, *controlnets: nn.Module, fusion: Fusion, keep_keys: bool
 ) -> dict[str, HybridSelfAttention]:
-    """Give UNet and ControlNet their attentions for an animation.
+    """Give UNet and ControlNets their attentions for an animation.
 
     Args:
-        unet, controlnet: the networks.
+        unet, controlnets: the networks.
         fusion: see `paired_blocks`.
         keep_keys: the readers keep the reference's keys and values, and the cross-attentions are
             `TextAttention`; else nothing is kept and there is a text for each frame.
@@ -209,7 +209,7 @@ def install_attention(
         Path of each reading transformer block -> its processor.
     """
     readers = install_hybrid_attention(unet, fusion=fusion, keep_keys=keep_keys)
-    for network in (unet, controlnet):
+    for network in (unet, *controlnets):
         processors = network.attn_processors
         for key in processors:
             if key.endswith(f"{CROSS_ATTENTION}.processor") and ".motion_modules." not in key:

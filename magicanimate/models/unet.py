@@ -33,11 +33,16 @@ class ClipGroupNorm(nn.GroupNorm):
 
     num_frames: int = 1
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *, groups: int | None = None) -> torch.Tensor:
+        """Normalize ``(B F) C H W``; with ``groups`` the channels of the first so many groups alone."""
+        groups = groups or self.num_groups
+        channels = groups * self.num_channels // self.num_groups
+        hidden_states = hidden_states[:, :channels]
+        affine = self.weight[:channels], self.bias[:channels]
         if self.num_frames == 1:
-            return super().forward(hidden_states)
+            return functional.group_norm(hidden_states, groups, *affine, self.eps)
         clip = hidden_states.unflatten(0, (-1, self.num_frames)).transpose(1, 2)  # (B F) C H W -> B C F H W
-        clip = functional.group_norm(clip, self.num_groups, self.weight, self.bias, self.eps)
+        clip = functional.group_norm(clip, groups, *affine, self.eps)
         return clip.transpose(1, 2).flatten(0, 1)  # B C F H W -> (B F) C H W
 
 
@@ -68,6 +73,24 @@ def _has_text(block: nn.Module) -> bool:
     return getattr(block, "has_cross_attention", False)
 
 
+class SkipSharing:
+    """What the layers that share skip connections know of the turn that runs.
+
+    Attributes:
+        turn: 0 while the first half runs, 1 for the second; ``None`` when the halves are not alike.
+        kept: what a convolution made of its skip connection in turn 0, for turn 1.
+    """
+
+    def __init__(self) -> None:
+        self.turn: int | None = None
+        self.kept: dict[nn.Module, torch.Tensor] = {}
+
+    def end(self) -> None:
+        """No turn runs; nothing stays in memory, even where one was broken off."""
+        self.turn = None
+        self.kept.clear()
+
+
 @dataclass(frozen=True)
 class Turns:
     """Predictions of `VideoUNet` for the same latents and residuals one after another, as guidance needs.
@@ -80,12 +103,14 @@ class Turns:
         deep: for each turn what reaches the last layer of the last up block from below in a step near by,
             ``(B F) C H W``; then only that layer is computed, and the first skip connection is the only one
             whose residual is asked for. See `magicanimate.models.deep_features`.
+        skips: from `magicanimate.models.shared_skips`, for two turns that share the down path.
     """
 
     texts: Sequence[torch.Tensor]
     before: Callable[[int], None]
     share_down: bool
     deep: Sequence[torch.Tensor] | None = None
+    skips: SkipSharing | None = None
 
 
 @dataclass(frozen=True)
@@ -166,15 +191,22 @@ class VideoUNet(UNetMotionModel):
     ) -> tuple[torch.Tensor, ...]:
         self._set_num_frames(sample.shape[2])
         predicted, path = [], None
-        for i, text in enumerate(turns.texts):
-            turns.before(i)
-            if turns.deep is not None:
-                residual = down_block_additional_residuals[0]
-                predicted.append(self._surface(sample, timestep, text, turns.deep[i], residual))
-                continue
-            if path is None or not turns.share_down:
-                path = self._down(sample, timestep, text, down_block_additional_residuals)
-            predicted.append(self._up(path, text, mid_block_additional_residual))
+        alike = turns.share_down and len(turns.texts) == 2 and turns.deep is None
+        try:
+            for i, text in enumerate(turns.texts):
+                turns.before(i)
+                if turns.deep is not None:
+                    residual = down_block_additional_residuals[0]
+                    predicted.append(self._surface(sample, timestep, text, turns.deep[i], residual))
+                    continue
+                if path is None or not turns.share_down:
+                    path = self._down(sample, timestep, text, down_block_additional_residuals)
+                if turns.skips is not None and alike:
+                    turns.skips.turn = i
+                predicted.append(self._up(path, text, mid_block_additional_residual))
+        finally:
+            if turns.skips is not None:
+                turns.skips.end()
         return tuple(predicted)
 
     def _down(

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import FITS, FUSIONS, WINDOW_MODES, AnimationRequest
+from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.presets import completed
 from magicanimate.request_checks import SIDE_MULTIPLE
 from magicanimate.studio.sizes import CUSTOM, OWN, size_choices
 from magicanimate.wording import new_output
@@ -84,6 +85,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "seed": Setting(own.seed, 0, LARGEST_SEED),
         "random_seed": Setting(False),
         "seeds": Setting(1, 1, MOST_SEEDS),
+        "preset": Setting(own.preset, choices=PRESETS),
         "num_inference_steps": Setting(defaults.num_inference_steps, 1, 100),
         "guidance_scale": Setting(float(defaults.guidance_scale), 1, 20),
         "size": Setting(OWN, choices=tuple(choice.name for choice in size_choices(defaults))),
@@ -104,10 +106,17 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "scheduler": Setting(OWN_SCHEDULER, choices=SCHEDULERS),
         "side_by_side": Setting(True),
         "sound": Setting(own.sound),
+        "credentials": Setting(own.credentials),
         "check_motion": Setting(own.check_motion),
         "prompt": Setting(own.prompt),
         "negative_prompt": Setting(own.negative_prompt),
     }
+
+
+def steps_of(preset: str, defaults: ModelDefaults) -> int:
+    """Denoising steps that a speed preset means for a checkpoint."""
+    request = AnimationRequest(Path(), Path(), Path(), preset=preset)
+    return completed(request, steps=defaults.num_inference_steps).num_inference_steps
 
 
 def read_back(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> ReadBack:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from magicanimate.config import Progress
@@ -11,6 +12,14 @@ from magicanimate.config import Progress
 JobState = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
 STATES: tuple[JobState, ...] = get_args(JobState)
 ENDED: tuple[JobState, ...] = ("done", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job that is done leaves: files, the main one first, and a sentence about them."""
+
+    files: tuple[Path, ...] = ()
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Job:
         created, started, ended: seconds since 1970.
         progress: of a running job, with the last preview that came; not written to disk.
         error: one sentence on what went wrong, of a failed job.
+        summary: one sentence on what was made, of one that is done.
         results: files that were made, the main one first; of a cancelled job those that were kept.
     """
 
@@ -43,6 +53,7 @@ class Job:
     ended: float | None = None
     progress: Progress | None = None
     error: str = ""
+    summary: str = ""
     results: tuple[str, ...] = ()
 
     @property

@@ -90,7 +90,7 @@ class JobFiles:
             kept = self.folder / _INPUTS / _digest(upload) / upload.name
             if not kept.exists():
                 kept.parent.mkdir(exist_ok=True)
-                _link_or_copy(upload, kept)
+                link_or_copy(upload, kept)
         except OSError as error:
             raise InputError(
                 f"The file {upload.name} cannot be kept for the job ({error.strerror}); upload it again."
@@ -98,10 +98,10 @@ class JobFiles:
         return kept
 
     def sweep(self, jobs: Iterable[Job]) -> None:
-        """Remove the uploads that neither a job nor a result in the folder names any more."""
+        """Remove the uploads that neither a job nor a result, here or one folder down, names any more."""
         named = {value for job in jobs for value in job.request.values() if isinstance(value, str)}
-        for file in self.output.rglob("*.json"):
-            if self.folder not in file.parents:
+        for file in (*self.output.glob("*.json"), *self.output.glob("*/*.json")):
+            if file.parent != self.folder:
                 named |= _texts_of(file)
         for kept in (self.folder / _INPUTS).glob("*/*"):
             if str(kept) not in named:
@@ -123,7 +123,8 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link of ``source``, or a copy where that cannot be."""
     try:
         os.link(source, target)
     except OSError:  # another disk, or one that knows no links

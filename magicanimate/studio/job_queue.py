@@ -16,18 +16,19 @@ from typing import Any
 
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.studio.job import Job
+from magicanimate.studio.job import Job, Made
 from magicanimate.studio.job_files import JobFiles
 
 log = logging.getLogger(__name__)
 
-Runner = Callable[[Mapping[str, Any], OnProgress, ShouldStop], Sequence[Path]]
-"""Does the work of a request and returns the files it made, the main one first.
+Runner = Callable[[Mapping[str, Any], OnProgress, ShouldStop], Made]
+"""Does the work of a request.
 
 It may raise `InputError` or `Cancelled`, whose ``kept`` names files that remain.
 """
 
 _FOLLOW_EVERY = 0.1  # seconds
+_OVER_KEPT = 30  # jobs that have ended stay in the list, the newest of them
 
 
 class JobQueue:
@@ -61,6 +62,11 @@ class JobQueue:
                 self._files.save(job)
             self._jobs[job.id] = job
         self._files.sweep(self._jobs.values())
+
+    @property
+    def folder(self) -> Path:
+        """Where the jobs and their uploads are."""
+        return self._files.folder
 
     def submit(
         self,
@@ -150,9 +156,7 @@ class JobQueue:
             if job is None or job.state == "running":
                 self.cancel(job_id)
                 return
-            self._files.delete(job)
-            del self._jobs[job_id]
-            self._changed.notify_all()
+            self._forget(job)
         with self._inputs:
             self._files.sweep(self.jobs())
 
@@ -227,6 +231,11 @@ class JobQueue:
         self._jobs[job.id] = job
         self._changed.notify_all()
 
+    def _forget(self, job: Job) -> None:
+        self._files.delete(job)
+        del self._jobs[job.id]
+        self._changed.notify_all()
+
     def _work(self) -> None:
         """Let the worker see to what waits; it begins with the first job."""
         if self._worker is None and not self._closed:
@@ -258,11 +267,14 @@ class JobQueue:
         if run is None:
             return {"state": "failed", "error": f"This program does not know how to do a job {job.kind!r}."}
         try:
-            results = run(job.request, lambda progress: self._moved(job.id, progress), self._stop.is_set)
-            return {"state": "done", "results": tuple(map(str, results))}
+            made = run(job.request, lambda progress: self._moved(job.id, progress), self._stop.is_set)
+            return {"state": "done", "results": tuple(map(str, made.files)), "summary": made.summary}
         except Cancelled as stopped:
-            state = "interrupted" if self._closed else "cancelled"
-            return {"state": state, "results": tuple(map(str, stopped.kept))}
+            if not self._closed:
+                return {"state": "cancelled", "results": tuple(map(str, stopped.kept))}
+            for file in stopped.kept:  # it begins anew next time
+                file.unlink(missing_ok=True)
+            return {"state": "interrupted"}
         except InputError as error:
             return {"state": "failed", "error": str(error)}
         except Exception:  # a defect of ours must not end the queue
@@ -277,6 +289,9 @@ class JobQueue:
     def _finish(self, job_id: str, **outcome: Any) -> None:
         with self._changed:
             self._note(replace(self._jobs[job_id], progress=None, ended=time.time(), **outcome))
+            over = sorted((job for job in self._jobs.values() if job.is_over), key=lambda job: job.ended)
+            for job in over[:-_OVER_KEPT]:
+                self._forget(job)
 
     def _note(self, job: Job) -> None:
         """As `_put`, but a full disk does not end the worker."""

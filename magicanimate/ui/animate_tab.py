@@ -1,27 +1,25 @@
-"""The tab on which photo and clip become a video: its layout, and what each button does."""
+"""The tab on which photo and clip become a video: its layout, and the way from the form to jobs and back."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from magicanimate.config import AnimationResult, Progress
-from magicanimate.errors import Cancelled, InputError
+from magicanimate.errors import InputError
+from magicanimate.studio.job import Job
+from magicanimate.studio.setting_presets import SettingPresets
 from magicanimate.ui import form, views
+from magicanimate.ui.check_card import CheckCard
 from magicanimate.ui.motion_panel import MotionPanel, motion_of
+from magicanimate.ui.presets_panel import PresetsPanel
+from magicanimate.ui.running_panel import RunningPanel, Updates
 from magicanimate.ui.studio import Studio
-from magicanimate.wording import new_output
+from magicanimate.ui.use_again import UseAgain
 
-
-def _without_folders(text: str, *files: str | None) -> str:
-    """``text`` with the uploads named as the visitor knows them, not by where the program keeps them."""
-    for file in filter(None, files):
-        text = text.replace(file, Path(file).name)
-    return text
+_START, _CHANGE = "Animate", "Change the waiting job"
 
 
 class AnimateTab:
@@ -36,16 +34,18 @@ class AnimateTab:
         self.studio = studio
         self.examples = examples
         self.defaults = studio.defaults()
+        self.changing = gr.State("")  # id of the waiting job whose settings are in the form
         with gr.Row():
             with gr.Column(scale=6, min_width=320):
                 self._inputs()
             with gr.Column(scale=5, min_width=320):
-                self._results()
+                self.running = RunningPanel(studio, self.cancel)
+                self.note = gr.HTML(self._checkpoint_note, padding=False, elem_id="checkpoint")
 
     def _inputs(self) -> None:
         photo, motion = self.examples[0] if self.examples else (None, None)
         self.controls = form.inputs(photo=photo, motion=motion)
-        self.start = gr.Button("Animate", variant="primary", size="lg", elem_id="animate", render=False)
+        self.start = gr.Button(_START, variant="primary", size="lg", elem_id="animate", render=False)
         self.panel = MotionPanel(self.studio, self.controls["motion"], self.start)
         self.gallery = gr.Dataset(
             components=[gr.Image(visible=False)],
@@ -58,44 +58,25 @@ class AnimateTab:
         )
         settings, self.dice = form.main_settings(self.defaults)
         self.controls |= settings
+        self.check = CheckCard(self.studio, self.controls, self.panel)
         with gr.Row():
             self.start.render()
             self.cancel = gr.Button("Cancel", size="lg", interactive=False, elem_id="cancel")
+            self.leave = gr.Button("Leave it as it is", size="lg", visible=False, elem_id="leave-job")
+        gr.HTML(views.CONSENT, padding=False)
         with gr.Accordion("More", open=False):
             self.controls |= form.more_settings(self.defaults)
+            self.presets = PresetsPanel(
+                SettingPresets(self.studio.output / ".settings"), self.controls, self.defaults
+            )
+        self.use_again = UseAgain(self.studio, self.controls)
 
-    def _results(self) -> None:
-        self.status = gr.HTML(views.message("The video will appear here."), elem_id="status", padding=False)
-        self.preview = gr.HTML("", visible=False, elem_id="preview", padding=False)
-        self.video = gr.Video(
-            label="Result",
-            interactive=False,
-            autoplay=True,
-            loop=True,
-            height=420,
-            elem_id="result",
-            buttons=["download"],
-        )
-        self.strip = gr.Video(
-            label="Side by side",
-            interactive=False,
-            autoplay=True,
-            loop=True,
-            visible=False,
-            elem_id="side-by-side",
-            buttons=["download"],
-        )
-        self.download = gr.DownloadButton("Download the video", visible=False, elem_id="download")
-        with gr.Accordion("Settings of this result", open=False, visible=False) as self.settings_box:
-            self.settings = gr.JSON(show_label=False)
-            self.settings_file = gr.DownloadButton("Download the settings", size="sm")
-        gr.HTML(views.checkpoint_note(self.defaults), padding=False)
+    def _checkpoint_note(self) -> str:
+        """Right again whenever the page is opened."""
+        return views.checkpoint_note(self.studio.defaults(), trial=self.studio.trial)
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        widgets = [self.status, self.preview, self.video, self.strip, self.download]
-        widgets += [self.settings_box, self.settings, self.settings_file, self.controls["seed"]]
-        buttons = [self.start, self.cancel]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **private)
         self.gallery.click(
@@ -104,80 +85,75 @@ class AnimateTab:
             [self.controls["photo"], self.controls["motion"]],
             **private,
         )
-        admitted = self.start.click(
-            self._admit, None, [self.status, self.preview, *buttons], queue=False, **private
+        form_state = [self.changing, self.start, self.leave]
+        told = {self.running.seen, self.running.visitor, self.changing}
+        self.start.click(
+            self._submit,
+            {*self.controls.values(), self.panel.made, self.panel.waiting, *told},
+            [*self.running.widgets, *form_state, self.controls["seed"]],
+            queue=False,
+            **private,
         )
-        inputs = {*self.controls.values(), self.panel.made, self.panel.waiting}
-        ended = admitted.then(self._animate, inputs, widgets, **private)
-        ended.then(self._release, None, buttons, queue=False, **private)
-        self.cancel.click(self._cancel, None, self.cancel, queue=False, **private)
+        self.leave.click(self._leave, None, form_state, queue=False, **private)
+        filled = [*form_state, *self.controls.values()]
+        self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **private)
         self.panel.connect()
+        form.connect(self.controls, self.defaults)
+        self.presets.connect()
+        self.check.connect()
+        self.running.connect()
 
-    def _admit(self, request: gr.Request) -> dict:
-        self.studio.admit(request.session_hash)
-        return {
-            self.status: views.message("Waiting for the animation before this one."),
-            self.preview: gr.update(value="", visible=False),
-            self.start: gr.update(interactive=False),
-            self.cancel: gr.update(interactive=True),
-        }
-
-    def _cancel(self, request: gr.Request) -> dict:
-        self.studio.cancel(request.session_hash)
-        return {self.cancel: gr.update(value="Stopping…", interactive=False)}
-
-    def _release(self) -> dict:
-        return {
-            self.start: gr.update(interactive=True),
-            self.cancel: gr.update(value="Cancel", interactive=False),
-        }
-
-    def _animate(self, data: dict, request: gr.Request) -> Iterator[dict]:
-        """Run one animation, updating the page as it goes."""
+    def _submit(self, data: dict, request: gr.Request) -> Updates:
+        """Make a job, or several, of what is in the form; or change the waiting one that was put into it."""
         values = {name: data[widget] for name, widget in self.controls.items()}
+        seen, visitor = data[self.running.seen], data[self.running.visitor]
+        updates: Updates = {}
         if values["random_seed"]:
             values["seed"] = random.randint(0, form.LARGEST_SEED)
-            yield {self.controls["seed"]: values["seed"]}
+            updates[self.controls["seed"]] = values["seed"]
         values["motion"] = motion_of(values["motion"], data[self.panel.made])
+        owner, changing = self.running.owner(visitor, request), data[self.changing]
         try:
             if data[self.panel.waiting] and values["check_motion"]:
                 raise InputError(data[self.panel.waiting])
-            output = new_output(self.studio.output, Path(values["photo"] or ""), Path(values["motion"] or ""))
-            job = self.studio.animate(request.session_hash, form.request_of(values, output))
-            for report in job:
-                yield self._finished(report) if isinstance(report, AnimationResult) else self._moved(report)
+            first, *others = form.requests_of(values, self.studio.output)
+            jobs = [self.studio.submit(first, owner=owner, instead_of=changing)]
+            jobs += [self.studio.submit(other, owner=owner) for other in others]
         except InputError as error:
-            text = _without_folders(str(error), values["photo"], values["motion"])
-            yield self._ended(text, kind="error")
-            gr.Warning(text)
-        except Cancelled:
-            yield self._ended("Cancelled; nothing was written.")
+            gr.Warning(str(error))
+            told = self.running.look(seen, visitor, request)
+            return updates | told | {self.running.status: views.message(str(error), kind="error")}
+        return updates | self._leave() | self.running.turn_to(jobs[0], seen, visitor, request)
 
-    def _moved(self, progress: Progress) -> dict:
-        updates = {self.status: views.progress_bar(progress)}
-        if progress.preview is not None:
-            updates[self.preview] = gr.update(value=views.preview(progress.preview), visible=True)
-            updates[self.video] = gr.update(visible=False)  # the preview takes its place
-        return updates
+    def _leave(self) -> Updates:
+        """The form is about new jobs again."""
+        return {self.changing: "", self.start: gr.update(value=_START), self.leave: gr.update(visible=False)}
 
-    def _ended(self, text: str, *, kind: str = "info") -> dict:
-        return {
-            self.status: views.message(text, kind=kind),
-            self.preview: gr.update(value="", visible=False),
-            self.video: gr.update(visible=True),
+    def _fill_in(self, visitor: str, request: gr.Request, event: gr.EventData) -> Updates:
+        """Put the settings of a job into the form, to change it or to use them again."""
+        job = self.studio.queue.get(event.job or "")
+        mine = job is not None and job.owner == self.running.owner(visitor, request)
+        if not mine or event.action not in ("edit", "use"):
+            return {self.changing: gr.skip()}
+        try:
+            updates = self._settings_of(job)
+        except InputError as error:
+            gr.Warning(str(error))
+            return {self.changing: gr.skip()}
+        if event.action == "use":
+            return updates | self._leave()
+        return updates | {
+            self.changing: job.id,
+            self.start: gr.update(value=_CHANGE),
+            self.leave: gr.update(visible=True),
         }
 
-    def _finished(self, result: AnimationResult) -> dict:
-        return {
-            self.status: views.finished(result),
-            self.preview: gr.update(value="", visible=False),
-            self.video: gr.update(value=str(result.output), visible=True),
-            self.strip: gr.update(
-                value=str(result.side_by_side) if result.side_by_side else None,
-                visible=result.side_by_side is not None,
-            ),
-            self.download: gr.update(value=str(result.output), visible=True),
-            self.settings_box: gr.update(visible=True),
-            self.settings: result.settings,
-            self.settings_file: gr.update(value=str(result.settings_file)),
-        }
+    def _settings_of(self, job: Job) -> Updates:
+        """The form as it was for a job.
+
+        Raises:
+            InputError: photo or clip are not there any more.
+        """
+        values = form.values_of(job.request, self.defaults)
+        values |= {name: str(self.studio.lend(Path(job.request[name]))) for name in ("photo", "motion")}
+        return {self.controls[name]: value for name, value in values.items() if name in self.controls}

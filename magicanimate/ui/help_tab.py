@@ -6,13 +6,13 @@ from pathlib import Path
 
 import gradio as gr
 
-from magicanimate.animator import ModelDefaults
 from magicanimate.ui import views
+from magicanimate.ui.studio import Studio
 
 _TEXT = Path(__file__).with_name("help.md")
 
 
-def build(defaults: ModelDefaults) -> None:
+def build(studio: Studio) -> None:
     """Show the help, and which checkpoint runs."""
     gr.Markdown(_TEXT.read_text(encoding="utf-8"), elem_id="help")
-    gr.HTML(views.checkpoint_note(defaults), padding=False)
+    gr.HTML(lambda: views.checkpoint_note(studio.defaults(), trial=studio.trial), padding=False)

@@ -1,14 +1,16 @@
-"""One animator for every visitor: loaded in the background, one job at a time, each can be stopped."""
+"""One animator for every visitor: loaded in the background, jobs in a queue, one at a time."""
 
 from __future__ import annotations
 
 import queue
+import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,8 +19,14 @@ from densepose_tools.one_click import Findings, MadeMotion, Wish, examine, make_
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
-from magicanimate.errors import Cancelled
+from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.profiles import AUTO
+from magicanimate.request_checks import check_request
+from magicanimate.studio.animation_job import ANIMATE, UPLOADS, AnimationRunner, job_request, job_title
+from magicanimate.studio.idle import IdleTimer
+from magicanimate.studio.job import Job
+from magicanimate.studio.job_files import link_or_copy
+from magicanimate.studio.job_queue import JobQueue
 
 # Of the released weights, for the page before they are fetched.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
@@ -30,12 +38,16 @@ Result = TypeVar("Result")
 class Studio:
     """Runs requests of many visitors on one `Animator`, and makes motion clips of their videos.
 
-    A visitor is named by any string; one who has two jobs at a time needs two names.
+    Animations are jobs of a queue that outlives pages and programs. For motion clips a visitor is named by
+    any string; one who has two in work at a time needs two names.
 
     Args:
         model, device, dtype, offline, memory: as `Animator` takes them.
-        output: folder of the results.
+        output: folder of the results, and of the queue.
         engine: finds people in ordinary videos; by default the best on the same device.
+        most_waiting: animations that may wait; more are turned away.
+        unload_after: minutes without work after which the networks are taken out of memory; 0 for never.
+        shared: several people use the program, so that each sees only his or her own jobs.
     """
 
     def __init__(
@@ -48,22 +60,43 @@ class Studio:
         offline: bool = False,
         memory: str = AUTO,
         engine: EngineChoice | None = None,
+        most_waiting: int | None = None,
+        unload_after: float = 0.0,
+        shared: bool = False,
     ):
         self.output = output
+        self.shared = shared
+        self.unload_after = unload_after
+        self._most_waiting = most_waiting
         self._engine = engine or EngineChoice(device=device, offline=offline)
-        self._playable = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
-        self.animator = Animator(
-            model,
+        self._lent = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
+        self._new_animator = partial(
+            Animator,
             device=device,
             dtype=dtype,
             offline=offline,
             memory=memory,
             on_progress=self._while_loading,
         )
+        self._own_model = model
+        self.animator = self._new_animator(model)
+        self._device = threading.Lock()  # one piece of work at a time
+        self._idle = IdleTimer(60 * unload_after, self._unload)
+        self._unloaded = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
         self._stops: dict[str, threading.Event] = {}
         self._loading: Progress | None = None
         self._closed = threading.Event()
+
+    @cached_property
+    def queue(self) -> JobQueue:
+        """The jobs; made when first asked for.
+
+        Raises:
+            InputError: another program works on the output folder, or it cannot be written to.
+        """
+        runner = AnimationRunner(self._animate, self.output)
+        return JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting)
 
     def defaults(self) -> ModelDefaults:
         """The checkpoint's own settings, without fetching anything.
@@ -76,27 +109,80 @@ class Studio:
             return FULL_DEFAULTS
         return self.animator.defaults
 
+    @property
+    def trial(self) -> Path | None:
+        """The folder that `use_model` put in place of the program's own checkpoint, if it did."""
+        return None if self.animator.model == self._own_model else Path(self.animator.model)
+
+    def use_model(self, folder: Path | None) -> None:
+        """Animate with another checkpoint from the next animation on; it is loaded in the background.
+
+        Args:
+            folder: a pipeline folder; ``None`` for the program's own checkpoint again.
+
+        Raises:
+            InputError: the folder holds no checkpoint; nothing has changed then.
+        """
+        animator = self._new_animator(self._own_model if folder is None else folder)
+        if folder is not None:
+            _ = animator.defaults  # reads the folder
+        self.animator = animator  # an animation that runs keeps the one before alive until it ends
+        self.start_loading()
+
     def start_loading(self) -> None:
         """Load the checkpoint in the background; an error shows when somebody animates."""
-        self._worker.submit(self.animator.load)
+
+        def load() -> None:
+            with self._turn(lambda _: None, self._closed.is_set):
+                self.animator.load()
+
+        self._worker.submit(load)
+
+    def submit(self, request: AnimationRequest, *, owner: str = "", instead_of: str = "") -> Job:
+        """Put an animation into the queue; copies of photo and clip are kept as long as they are needed.
+
+        Args:
+            request: what to do; the queue names the output itself, when the job begins.
+            owner: who may see the job.
+            instead_of: id of a job that waits: it is changed into this one, in its place.
+
+        Raises:
+            InputError: the queue is full, a file cannot be kept, or the job to change has begun.
+        """
+        check_request(request)
+        uploads = [name for name in UPLOADS if self._is_upload(getattr(request, name))]
+        kept = {"title": job_title(request), "uploads": uploads}
+        if instead_of:
+            return self.queue.edit(instead_of, job_request(request), **kept)
+        return self.queue.submit(ANIMATE, job_request(request), owner=owner, **kept)
+
+    @property
+    def unloaded(self) -> bool:
+        """Whether the networks were taken out of memory after a time without work."""
+        return self._unloaded and not self.animator.loaded
+
+    def lend(self, file: Path) -> Path:
+        """A kept upload under a name that the page may show; the folder of the jobs itself is not served.
+
+        Raises:
+            InputError: it is not there any more.
+        """
+        lent = Path(self._lent.name) / secrets.token_hex(8) / file.name
+        try:
+            lent.parent.mkdir()
+            link_or_copy(file, lent)
+        except OSError as error:
+            raise InputError(f"The file {file.name} is not there any more ({error.strerror}).") from error
+        return lent
 
     def admit(self, visitor: str) -> None:
-        """A visitor wants something done: from now on `cancel` concerns this job."""
+        """A visitor wants a motion clip: from now on `cancel` concerns this work."""
         self._stops[visitor] = threading.Event()
 
     def cancel(self, visitor: str) -> None:
-        """Stop the visitor's job, waiting or running."""
+        """Stop the visitor's motion clip, waiting or in work."""
         if visitor in self._stops:
             self._stops[visitor].set()
-
-    def animate(self, visitor: str, request: AnimationRequest) -> Iterator[Progress | AnimationResult]:
-        """Yield progress, a few times a second, and at last the result. Closing the iterator stops it.
-
-        Raises:
-            InputError: as `Animator.animate`.
-            Cancelled: stopped by `cancel`.
-        """
-        return self._run(visitor, partial(self.animator.animate, request))
 
     def examine(self, clip: Path) -> Findings:
         """What a clip is.
@@ -117,7 +203,9 @@ class Studio:
     def make_motion(
         self, visitor: str, clip: Path, wish: Wish, *, earlier: MadeMotion | None = None
     ) -> Iterator[Progress | MadeMotion]:
-        """Make a motion clip, as `animate` does an animation; copies that browsers play go with the program.
+        """Yield progress, a few times a second, and at last the clip. Closing the iterator stops it.
+
+        Copies that browsers play go with the program.
 
         Raises:
             InputError: as `densepose_tools.one_click.make_motion`.
@@ -129,15 +217,20 @@ class Studio:
             self.output,
             engine=self._engine,
             wish=wish,
-            copies=Path(self._playable.name),
+            copies=Path(self._lent.name),
             earlier=earlier,
         )
-        return self._run(visitor, lambda progress, stop: work(on_progress=progress, should_stop=stop))
+
+        def in_turn(on_progress: OnProgress, should_stop: ShouldStop) -> MadeMotion:
+            with self._turn(on_progress, should_stop):
+                return work(on_progress=on_progress, should_stop=should_stop)
+
+        return self._run(visitor, in_turn)
 
     def _run(
         self, visitor: str, work: Callable[[OnProgress, ShouldStop], Result]
     ) -> Iterator[Progress | Result]:
-        """Do something in the worker; see `animate`."""
+        """Do something in the worker; see `make_motion`."""
         stop = self._stops.setdefault(visitor, threading.Event())
         reports: queue.Queue[Progress] = queue.Queue()
         job = self._worker.submit(work, reports.put, stop.is_set)
@@ -156,12 +249,49 @@ class Studio:
                 del self._stops[visitor]
 
     def close(self) -> None:
-        """Stop everything and let the thread end."""
+        """Stop everything and let the threads end; jobs that have not ended are offered next time."""
         self._closed.set()
+        self._idle.busy()
         for stop in list(self._stops.values()):
             stop.set()
         self._worker.shutdown(wait=False, cancel_futures=True)
-        self._playable.cleanup()
+        if "queue" in vars(self):
+            self.queue.close()
+        self._lent.cleanup()
+
+    def _is_upload(self, path: Path) -> bool:
+        """Whether a file may vanish; what lies in the output folder stays."""
+        return path.is_file() and self.output.resolve() not in path.resolve().parents
+
+    def _animate(
+        self, request: AnimationRequest, on_progress: OnProgress, should_stop: ShouldStop
+    ) -> AnimationResult:
+        with self._turn(on_progress, should_stop):
+            return self.animator.animate(request, on_progress, should_stop)
+
+    @contextmanager
+    def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
+        """Have the device to oneself; while waiting for it, what is waited for is told."""
+        while not self._device.acquire(timeout=_UPDATES_EVERY):
+            if should_stop():
+                raise Cancelled("stopped before it began")
+            loading = self._loading or Progress("load", 0, 1)
+            on_progress(Progress("wait", 0, 1) if self.animator.loaded else loading)
+        self._idle.busy()
+        try:
+            yield
+        finally:
+            self._device.release()
+            if not self._closed.is_set():
+                self._idle.idle()
+
+    def _unload(self) -> None:
+        if self._device.acquire(blocking=False):
+            try:
+                self._unloaded = self._unloaded or self.animator.loaded
+                self.animator.unload()
+            finally:
+                self._device.release()
 
     def _while_loading(self, progress: Progress) -> None:
         if self._closed.is_set():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densepose_tools.engine_choice import ENGINE_NAMES
 from magicanimate.animator import ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
-from magicanimate.config import AnimationResult, Progress
+from magicanimate.config import Progress
+from magicanimate.studio.job_watch import PlacedJob
+from magicanimate.studio.moving_picture import encode_webp
 from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
 
 if TYPE_CHECKING:
@@ -27,11 +28,23 @@ TITLE = """
 </header>
 """
 
+CONSENT = '<p class="ma-note">A photo of a real person? Animate it only if that person agrees.</p>'
 
-def checkpoint_note(defaults: ModelDefaults) -> str:
-    """Which checkpoint runs, and what may be expected of it."""
+
+def checkpoint_note(defaults: ModelDefaults, *, trial: Path | None = None) -> str:
+    """Which checkpoint runs, and what may be expected of it.
+
+    Args:
+        defaults: the checkpoint's.
+        trial: its folder, if it is one that was trained here and is being tried.
+    """
     size = f"{defaults.width} x {defaults.height} pixels"
-    if defaults.kind == "mini":
+    if trial is not None:
+        text = (
+            f"<b>You are trying a checkpoint of your own</b> ({size}), <code>{html.escape(str(trial))}</code>"
+            ". The Train tab goes back to the program's."
+        )
+    elif defaults.kind == "mini":
         text = (
             f"<b>This is the mini checkpoint</b> ({size}): a small model trained on computer-made people, so "
             "that the program can be tried without a large download. It keeps colours and poses; faces and "
@@ -52,6 +65,9 @@ def progress_bar(progress: Progress) -> str:
         count = ""
     elif progress.stage in STAGES_IN_BYTES:
         count = f"{human_bytes(progress.step)} of {human_bytes(total)}"
+    elif progress.denoising_step:
+        step, steps = progress.denoising_step
+        count = f"step {step} of {steps} · window {progress.step} of {total}"
     else:
         count = f"{progress.step} of {total}"
     details = " · ".join(text for text in (count, time_left(progress.seconds_left)) if text)
@@ -70,45 +86,53 @@ def message(text: str, *, kind: str = "info") -> str:
     return f'<div class="ma-message ma-{kind}" role="{role}">{html.escape(text)}</div>'
 
 
-def finished(result: AnimationResult) -> str:
-    """What was made, how long it took and where it is."""
-    return message(
-        f"{result.num_frames} frames of {result.width} x {result.height} at {result.fps:g} fps in "
-        f"{sum(result.seconds.values()):.0f} s. Saved as {result.output}",
-        kind="done",
+def job_status(placed: PlacedJob | None) -> str:
+    """How far a job is, or what has come of it."""
+    if placed is None:
+        return message("The video will appear here.")
+    job = placed.job
+    if job.state == "running":
+        return progress_bar(job.progress) if job.progress else message("Beginning…")
+    if job.state == "waiting":
+        others = "the job" if placed.before == 1 else f"{placed.before} jobs"
+        return message(f"Waiting for {others} before this one." if placed.before else "Beginning…")
+    if job.state == "done":
+        return message(job.summary or "Done.", kind="done")
+    if job.state == "failed":
+        return message(job.error, kind="error")
+    if job.state == "interrupted":
+        return message("The program ended before this job did; go on with it below.")
+    if not job.results:
+        return message("Cancelled; nothing was written.")
+    name = Path(job.results[0]).name
+    return message(f"Cancelled. The last preview is kept as {name}; the settings are still in the form.")
+
+
+def unloaded_note(minutes: float) -> str:
+    """Why the next animation begins a little later."""
+    return (
+        f'<p class="ma-note">After {minutes:g} minutes without work the networks were taken out of memory; '
+        "the next job loads them again.</p>"
     )
 
 
-def motion_made(new: MadeMotion) -> str:
-    """What was made of the visitor's clip, by what, and what to know of it."""
+def motion_made(new: MadeMotion, then: str = "") -> str:
+    """What was made of the visitor's clip, by what, and what to know of it; ``then`` is a sentence more."""
     made = new.extraction
     how = "in the right colours" if new.engine is None else f"made by {ENGINE_NAMES[new.engine]}"
     text = f"A DensePose clip of {made.num_frames} frames, {how}."
     for frames, what in ((made.empty, "nobody"), (made.filled, "the people of a frame beside them")):
         if frames:
             text += f" {len(frames)} of them show {what}."
-    return message(f"{text} Animate uses it now. Saved as {made.video}", kind="done")
+    return message(f"{text} {then} Saved as {made.video}".replace("  ", " "), kind="done")
 
 
-def preview(frames: Any, *, fps: float = 8.0, side: int = 384) -> str:
+def moving_picture(webp: bytes, *, label: str) -> str:
+    """A moving picture in the page itself."""
+    data = base64.b64encode(webp).decode()
+    return f'<img class="ma-preview" alt="{html.escape(label)}" src="data:image/webp;base64,{data}">'
+
+
+def preview(frames: Any) -> str:
     """Half-finished frames, uint8 ``F h w 3``, as a moving picture."""
-    from PIL import Image
-
-    pictures = []
-    for frame in frames:
-        picture = Image.fromarray(frame)
-        scale = side / max(picture.size)
-        size = (round(picture.width * scale), round(picture.height * scale))
-        pictures.append(picture.resize(size, Image.Resampling.BICUBIC))
-    file = io.BytesIO()
-    pictures[0].save(
-        file,
-        "WEBP",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=round(1000 / fps),
-        loop=0,
-        quality=60,
-    )
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img class="ma-preview" alt="preview" src="data:image/webp;base64,{data}">'
+    return moving_picture(encode_webp(frames), label="preview")

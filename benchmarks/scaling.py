@@ -1,0 +1,111 @@
+"""Time and memory of a whole animation over the length of the clip, and of the start.
+
+    python -m benchmarks.scaling [--model mini] [--frames 16 64 256 512] [--preset exact]
+
+Each length runs in a process of its own, from the files to the written video. CPU seconds of that process
+depend less on other work on the machine than the clock. Peak memory is of the whole process, beside what it
+holds when the checkpoint is loaded; Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from magicanimate.config import PRESETS
+
+SIDE, RATE = 128, 25
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
+    top.add_argument("--model", default="mini", help="name or folder of the checkpoint (%(default)s)")
+    top.add_argument("--frames", type=int, nargs="+", default=[16, 64, 256, 512])
+    top.add_argument("--preset", choices=PRESETS, default="exact")
+    top.add_argument("--one", type=int, help="run this length only and print its figures")
+    return top
+
+
+def write_inputs(folder: Path, frames: int) -> tuple[Path, Path]:
+    """A photo and a motion clip: a body part that goes to and fro."""
+    import numpy as np
+    from PIL import Image
+
+    from magicanimate.media.writer import VideoWriter
+    from magicanimate.palette import PALETTE
+
+    photo, motion = folder / "photo.png", folder / "motion.mp4"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(photo)
+    with VideoWriter(motion, width=SIDE, height=SIDE, fps=RATE) as writer:
+        for i in range(frames):
+            parts = np.zeros((SIDE, SIDE), dtype=np.uint8)
+            left = abs(i % (SIDE - 32) - 48)
+            parts[32:112, left : left + 32] = 2
+            writer.write(PALETTE[parts])
+    return photo, motion
+
+
+def run_one(model: str, preset: str, frames: int) -> tuple[float, float, float, float]:
+    """CPU seconds and seconds by the clock of an animation, MB before it and at its peak."""
+    from benchmarks.speed import memory
+    from magicanimate.animator import Animator
+    from magicanimate.config import AnimationRequest
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        inputs = write_inputs(folder, frames)
+        animator = Animator(model)
+        animator.load()
+        before = memory("VmRSS")
+        began, clock = time.process_time(), time.perf_counter()
+        request = AnimationRequest(*inputs, folder / "out.mp4", preset=preset, check_motion=False)
+        animator.animate(request)
+        spent = time.process_time() - began, time.perf_counter() - clock
+    return *spent, before, memory("VmHWM")
+
+
+def start_times(model: str) -> dict[str, tuple[float, float]]:
+    """CPU seconds and seconds by the clock until the help is printed, and until the checkpoint is ready."""
+    ready = f"from magicanimate.animator import Animator; Animator({model!r}).load()"
+    commands = {"--help": ["-m", "magicanimate", "--help"], f"{model} ready": ["-c", ready]}
+    found = {}
+    for name, command in commands.items():
+        began, children = time.perf_counter(), _children()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        found[name] = (_children() - children, time.perf_counter() - began)
+    return found
+
+
+def _children() -> float:
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    """Print both tables."""
+    args = parser().parse_args()
+    if args.one:
+        print(*run_one(args.model, args.preset, args.one))
+        return
+    print("| start | CPU s | clock s |\n|---|---|---|")
+    for name, (spent, clock) in start_times(args.model).items():
+        print(f"| {name} | {spent:.2f} | {clock:.2f} |")
+    print("\n| frames | CPU s | CPU s a frame | clock s | loaded, MB | peak, MB |\n" + "|---" * 6 + "|")
+    for frames in args.frames:
+        command = [sys.executable, "-m", "benchmarks.scaling", "--one", str(frames)]
+        command += ["--model", args.model, "--preset", args.preset]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        spent, clock, before, peak = map(float, printed.split()[-4:])
+        figures = f"{spent:.1f} | {spent / frames:.3f} | {clock:.1f} | {before:.0f} | {peak:.0f}"
+        print(f"| {frames} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

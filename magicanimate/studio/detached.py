@@ -1,0 +1,202 @@
+"""A program that goes on when the page, or the program that started it, has ended.
+
+Its folder holds ``NAME.process.json``, which says which process it is, and ``NAME.log``, what it printed
+since it was started last. A process is known by its number and the time it began, since numbers are used
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+from magicanimate.errors import InputError
+
+ERROR_PREFIX = "error: "
+"""How the commands of this project begin the sentence that says why they end."""
+_CLOCK_STEP = 2.0  # seconds by which a process may seem to begin elsewhen after the clock was set
+_TAIL_BYTES = 16_384
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of the program that was started last.
+
+    Attributes:
+        pid, began: its number, and when it began in seconds since 1970.
+        asked_to_stop: whether somebody asked it to end.
+        exit_status: ``None`` while it runs, and if it ended while nobody watched.
+    """
+
+    pid: int
+    began: float
+    asked_to_stop: bool = False
+    exit_status: int | None = None
+
+
+class DetachedProcess:
+    """One program at a time, started in a folder and found there again.
+
+    Args:
+        folder: holds the record and the output; made by `start`.
+        name: of both files.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.folder = folder
+        self.log = folder / f"{name}.log"
+        self._file = folder / f"{name}.process.json"
+        self._lock = threading.RLock()
+        self._child: subprocess.Popen | None = None
+
+    @property
+    def record(self) -> Record | None:
+        """Of the last start; ``None`` if there was none."""
+        with self._lock:
+            record = self._read()
+            if record and self._child and self._child.pid == record.pid and record.exit_status is None:
+                status = self._child.poll()
+                if status is not None:
+                    record = replace(record, exit_status=status)
+                    self._write(record)
+            return record
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs now, whoever started it."""
+        return _process(self.record) is not None
+
+    def start(self, command: Sequence[str], *, cwd: Path) -> None:
+        """Start a program here.
+
+        Args:
+            command: program and arguments.
+            cwd: folder it runs in.
+
+        Raises:
+            InputError: one is running here already, or it cannot be started.
+        """
+        with self._lock:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self._file.with_suffix(".lock")):
+                    self._start(command, cwd)
+            except OSError as error:
+                raise InputError(
+                    f"Nothing can be started in {self.folder} ({error.strerror or error}); "
+                    "choose a folder that can be written to."
+                ) from error
+
+    def _start(self, command: Sequence[str], cwd: Path) -> None:
+        if self.running:
+            raise InputError(f"{self.folder} is being worked on already; stop that first.")
+        apart = (
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+            if os.name == "nt"
+            else {"start_new_session": True}  # Ctrl-C in our terminal is not meant for it
+        )
+        with self.log.open("wb") as log:
+            self._child = subprocess.Popen(
+                command,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+                **apart,
+            )
+        try:
+            began = psutil.Process(self._child.pid).create_time()
+        except psutil.NoSuchProcess:  # it has ended already
+            began = time.time()
+        self._write(Record(self._child.pid, began))
+
+    def stop(self, *, grace: float) -> None:
+        """Ask the program to end; asked once more it ends at once. Returns without waiting.
+
+        Args:
+            grace: seconds after which it is made to end.
+        """
+        with self._lock:
+            record = self.record
+            process = _process(record)
+            if process is None:
+                return
+            if record.asked_to_stop:
+                _kill(process)
+                return
+            self._write(replace(record, asked_to_stop=True))
+            try:
+                if os.name == "nt":
+                    process.send_signal(signal.CTRL_BREAK_EVENT)  # reaches it from the same console only
+                else:
+                    process.terminate()
+            except (psutil.Error, OSError):
+                _kill(process)
+                return
+        patience = threading.Timer(grace, _kill, [process])
+        patience.daemon = True
+        patience.start()
+
+    def output(self, *, lines: int = 40) -> str:
+        """The last lines of what it printed; of a line that was written over, its last state."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, os.path.getsize(self.log) - _TAIL_BYTES))
+                text = file.read().decode("utf-8", errors="replace")
+        except OSError:
+            return ""
+        shown = [line.rstrip().rpartition("\r")[2].rstrip() for line in text.split("\n")]
+        return "\n".join([line for line in shown if line][-lines:])
+
+    def last_words(self) -> str:
+        """The sentence it ended with, or its last line."""
+        lines = self.output().splitlines()
+        errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
+        return (errors or lines or [""])[-1]
+
+    def _read(self) -> Record | None:
+        try:
+            return Record(**json.loads(self._file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None  # no start yet, or a file that somebody broke
+
+    def _write(self, record: Record) -> None:
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(record)) + "\n", encoding="utf-8")
+        os.replace(temporary, self._file)
+
+
+def _process(record: Record | None) -> psutil.Process | None:
+    """The living process of a record."""
+    if record is None or record.exit_status is not None:
+        return None
+    try:
+        process = psutil.Process(record.pid)
+        same = abs(process.create_time() - record.began) < _CLOCK_STEP
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def _kill(process: psutil.Process) -> None:
+    """End a process and those it started, if it still is the same one."""
+    try:
+        family = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue

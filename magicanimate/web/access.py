@@ -1,0 +1,149 @@
+"""Who may talk to the page: its own addresses, other sites that were named, people with a password."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from magicanimate.errors import InputError
+
+
+class Access:
+    """Tells requests of our own page, and of programs, from those that a foreign web page sends.
+
+    Every page that a browser shows may send requests to this computer, so that they come from this computer
+    proves nothing. What a page cannot choose are the headers ``Host``, ``Origin`` and ``Sec-Fetch-*``:
+
+    - ``Host`` must be an address in numbers, this computer's name, or a name that was allowed. A foreign name
+      means that its owner pointed it here (DNS rebinding).
+    - ``Origin``, where there is one, must be the page's own or one that was allowed.
+    - Without an origin a browser's ``Sec-Fetch-Site`` must say that the request is the page's own; opening
+      the page by a link from elsewhere is fine.
+
+    Programs send neither of the last two and are let in.
+
+    Args:
+        host: the address that is listened on.
+        origins: other sites that may use the page, ``https://example.org``.
+
+    Raises:
+        InputError: an origin is none.
+    """
+
+    def __init__(self, host: str, *, origins: Iterable[str] = ()):
+        machine = socket.gethostname().lower()
+        self._names = {"localhost", host.lower(), machine, f"{machine.split('.')[0]}.local"}
+        self._origins: set[str] = set()
+        for origin in origins:
+            self.allow(origin)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The other sites that may use the page."""
+        return tuple(sorted(self._origins))
+
+    def allow(self, origin: str) -> None:
+        """Let another site, or this page under another name, in.
+
+        Raises:
+            InputError: it is not of the form ``https://example.org``.
+        """
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+            raise InputError(
+                f"{origin!r} is not the origin of a site; write for example https://example.org."
+            )
+        self._origins.add(f"{parts.scheme}://{parts.netloc}".lower())
+        self._names.add(parts.hostname)
+
+    def refusal(self, method: str, headers: Mapping[str, str]) -> str:
+        """Why a request is refused, one sentence; empty if it is not.
+
+        Args:
+            method: of HTTP.
+            headers: by names in lower case.
+        """
+        host, origin = headers.get("host", "").lower(), headers.get("origin", "").lower()
+        if not self._is_own(host):
+            return (
+                f"This program does not answer to the name {_short(host)}; open the address it printed, "
+                "or start it with --allow-origin and the address with that name."
+            )
+        if origin:
+            if origin in self._origins or urlsplit(origin).netloc == host:
+                return ""
+            return (
+                f"The site {_short(origin)} may not use this program; "
+                "if it should, start the program with --allow-origin and its address."
+            )
+        site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
+        opened = method == "GET" and mode == "navigate" and headers.get("sec-fetch-dest") == "document"
+        if site in ("same-origin", "none") or opened:
+            return ""
+        return "Another site may not load parts of this program; open the program itself."
+
+    def _is_own(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name)  # nobody can point numbers elsewhere
+        except ValueError:
+            return False
+        return True
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this computer can reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_accounts(text: str) -> list[tuple[str, str]]:
+    """``NAME:PASSWORD``, or the name of a file with such lines, as pairs.
+
+    Raises:
+        InputError: it is neither.
+    """
+    file = Path(text).expanduser()
+    lines = [text]
+    if file.is_file():
+        try:
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The file of accounts {file} cannot be read; check it.") from error
+    accounts = [tuple(line.strip().split(":", 1)) for line in lines]
+    if not accounts or any(len(account) != 2 or not all(account) for account in accounts):
+        where = f"in {file}" if file.is_file() else "after --auth"  # not shown: it may be a password
+        raise InputError(f"What is {where} is no account; write NAME:PASSWORD, or a file with such lines.")
+    return accounts
+
+
+def exposure_warnings(host: str, *, share: bool, accounts: bool) -> list[str]:
+    """What to say of an address that others can reach, one sentence each."""
+    found = []
+    if share:
+        found.append(
+            "--share: everybody who has the link can use this program and its results; "
+            "all of it passes through Gradio's servers."
+        )
+    if not is_loopback(host):
+        found.append(
+            f"--host {host}: everybody in the network can reach this program, and reads along, "
+            "since the connection is not encrypted."
+        )
+    if found and not accounts:
+        found.append("NOBODY IS ASKED FOR A PASSWORD: add --auth NAME:PASSWORD.")
+    return found

@@ -1,0 +1,260 @@
+"""The running program as other programs, careless people and other people's web pages meet it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+import app
+from magicanimate.media.writer import read_metadata
+from magicanimate.provenance.inspection import inspect
+from tests.conftest import ROOT
+from tests.inputs import write_motion, write_photo
+
+FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a photo and a clip, as the README names them; its "results" are the program's."""
+    folder = tmp_path_factory.mktemp("user")
+    write_photo(folder / "me.png").rename(folder / "me.jpg")  # what is in a file counts, not its name
+    write_motion(folder / "dance.mp4", FRAMES)
+    (folder / "secret.txt").write_text("the secret")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model, folder) -> Iterator[tuple[str, object]]:
+    """Address and studio of a running program."""
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    words = ["--model", str(tiny_model), "--output", str(folder / "results"), "--port", "18800"]
+    before = os.environ.copy()
+    with app.running(app.build_parser().parse_args(words), scratch) as (blocks, studio):
+        yield blocks.local_url.rstrip("/"), studio
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def address(served) -> str:
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def client(served) -> Client:
+    return Client(served[0], verbose=False)
+
+
+def animate(client: Client, photo: Path, motion: Path, **settings) -> tuple[str, dict]:
+    files = {"photo": handle_file(photo), "motion": handle_file(motion)}
+    return client.predict(**files, settings=settings, api_name="/animate")
+
+
+def refused(client: Client, photo: Path, motion: Path, **settings) -> str:
+    """The sentence with which something is refused."""
+    with pytest.raises(AppError) as error:
+        animate(client, photo, motion, **settings)
+    assert "Traceback" not in str(error.value)
+    return str(error.value)
+
+
+def readme_code(language: str, first_word: str) -> str:
+    """The block of code in the README that begins so."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"```{language}\n({re.escape(first_word)}.*?)```", text, flags=re.S)
+    return code
+
+
+def test_the_readmes_python_example_runs(address, folder, monkeypatch, capsys):
+    code = readme_code("python", "from gradio_client")
+    assert "http://127.0.0.1:7860" in code
+    code = code.replace("http://127.0.0.1:7860", address)
+    code = code.replace('"num_inference_steps": 20', '"num_inference_steps": 2')
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("done") and any(line.startswith("denoise") for line in lines)
+    video, _, frames = lines[-1].rpartition(" ")
+    assert frames == str(FRAMES)
+    assert read_metadata(video)["seed"] == 7
+    assert inspect(Path(video)).credentials.state == "valid"
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("sh")), reason="needs curl and sh")
+def test_the_readmes_curl_example_runs(address, folder):
+    code = readme_code("sh", "API=").replace("http://127.0.0.1:7860", address)
+    code = code.replace('\\"num_inference_steps\\": 20', '\\"num_inference_steps\\": 2')
+    env = {**os.environ, "no_proxy": "127.0.0.1"}
+    run = subprocess.run(["sh", "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, env=env)
+    events = re.findall(r"event: (\w+)\ndata: (.*)", run.stdout)
+    assert events, run.stderr + run.stdout
+    assert {name for name, _ in events[:-1]} <= {"generating", "heartbeat"} and events[-1][0] == "complete"
+    video, report = json.loads(events[-1][1])
+    assert report["num_frames"] == FRAMES
+    assert httpx.get(video["url"], trust_env=False).content[4:8] == b"ftyp"
+
+
+def test_two_at_once_get_their_own(address, folder):
+    found: dict[int, tuple[str, dict]] = {}
+
+    def work(seed: int) -> None:
+        own = Client(address, verbose=False, download_files=str(folder / f"got{seed}"))
+        found[seed] = animate(own, folder / "me.jpg", folder / "dance.mp4", seed=seed, num_inference_steps=1)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (11, 12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=300)
+    assert {seed: report["seed"] for seed, (_, report) in found.items()} == {11: 11, 12: 12}
+    assert {seed: read_metadata(video)["seed"] for seed, (video, _) in found.items()} == {11: 11, 12: 12}
+    assert found[11][1]["output"] != found[12][1]["output"]
+
+
+def test_settings_that_cannot_be_are_refused(client, folder):
+    files = folder / "me.jpg", folder / "dance.mp4"
+    assert "There is no setting 'sed'" in refused(client, *files, sed=1)
+    assert "which is not between 1 and 100" in refused(client, *files, num_inference_steps=1000)
+    assert "not a positive multiple of 8" in refused(client, *files, width=33)
+    assert "not of the form" in str(
+        pytest.raises(
+            AppError,
+            client.predict,
+            handle_file(files[0]),
+            handle_file(files[1]),
+            [1],
+            api_name="/animate",
+        ).value
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("program.png", b"\x7fELF\x02\x01\x01" + bytes(range(256)) * 8, "not a picture"),
+        ("page.jpg", b"<!DOCTYPE html><script>alert(1)</script>", "holds text, not a picture"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", "holds text"),
+    ],
+)
+def test_a_photo_is_judged_by_its_content(client, folder, tmp_path, name, content, said):
+    file = tmp_path / name
+    file.write_bytes(content)
+    assert said in refused(client, file, folder / "dance.mp4")
+
+
+def gif_of(width: int, height: int, frames: int) -> bytes:
+    """A gif of a large canvas whose frames are a pixel each, in a few bytes."""
+    size = width.to_bytes(2, "little") + height.to_bytes(2, "little")
+    frame = b"\x21\xf9\x04\0\x04\0\0\0" + b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0"
+    return b"GIF89a" + size + b"\xf0\0\0" + bytes(6) + frame * frames + b"\x3b"
+
+
+@pytest.mark.parametrize(
+    ("gif", "said"),
+    [
+        (gif_of(16000, 16000, 3), "16000x16000 pixels and the limit is"),
+        (gif_of(60000, 60000, 3), "no frame that can be decoded"),
+        (gif_of(4000, 4000, 15000), "unpacks to 15000 frames of 16.0 million pixels"),
+        (gif_of(64, 64, 30000), "the limit is 20000"),
+    ],
+    ids=["wide", "wider", "wide and long", "long"],
+)
+def test_a_bomb_of_a_gif_does_not_go_off(client, folder, tmp_path, gif, said):
+    bomb = tmp_path / "bomb.gif"
+    bomb.write_bytes(gif)
+    assert len(gif) < 10**6
+    began = time.process_time()
+    assert said in refused(client, folder / "me.jpg", bomb)
+    assert time.process_time() - began < 10
+
+
+def uploaded(address: str, name: str, content: bytes) -> str:
+    """Where the server put an upload."""
+    reply = httpx.post(f"{address}/gradio_api/upload", files={"files": (name, content)}, trust_env=False)
+    assert reply.status_code == 200
+    return reply.json()[0]
+
+
+@pytest.mark.parametrize("name", ["page.html", "drawing.svg", "../../page.xhtml"])
+def test_an_upload_is_never_served_as_a_page(address, folder, name):
+    path = uploaded(address, name, b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    assert Path(path).resolve().is_relative_to(folder / "scratch")
+    reply = httpx.get(f"{address}/gradio_api/file={path}", trust_env=False)
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.headers["content-disposition"].startswith("attachment")
+    assert "sandbox" in reply.headers["content-security-policy"]
+
+
+def test_only_the_programs_own_folders_are_served(address, folder):
+    results = folder / "results"
+    (results / "mine.json").write_text("{}")
+    assert httpx.get(f"{address}/gradio_api/file={results}/mine.json", trust_env=False).status_code == 200
+    place = urlsplit(address)
+    prefixes = ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/", "/svelte/")
+    for path in (
+        f"{folder}/secret.txt",
+        f"{results}/../secret.txt",
+        f"{results}/%2e%2e/secret.txt",
+        f"{results}/..%2fsecret.txt",
+        f"{results}/....//secret.txt",
+        f"{folder}/scratch/../secret.txt",
+        f"file://{folder}/secret.txt",
+        str(ROOT / "app.py"),
+        "/etc/passwd",
+    ):
+        for prefix in prefixes:
+            raw = http.client.HTTPConnection(place.hostname, place.port, timeout=60)  # leaves paths alone
+            raw.request("GET", prefix + path)
+            reply = raw.getresponse()
+            assert reply.status in (403, 404, 405), prefix + path
+            assert b"secret" not in reply.read().replace(b"secret.txt", b"")
+            raw.close()
+
+
+def test_a_call_cannot_name_a_file_of_the_computer(address, folder):
+    data = [{"path": str(folder / "secret.txt"), "meta": {"_type": "gradio.FileData"}}] * 2
+    call = f"{address}/gradio_api/call/animate"
+    event = httpx.post(call, json={"data": [*data, {}]}, trust_env=False).json()["event_id"]
+    reply = httpx.get(f"{call}/{event}", trust_env=False, timeout=60).text
+    assert "event: error" in reply and "the secret" not in reply
+
+
+def test_other_sites_are_turned_away(address):
+    calls = (("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/upload"), ("GET", "/"))
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example:7860"}):
+        for method, path in calls:
+            reply = httpx.request(method, address + path, headers=headers, trust_env=False)
+            assert reply.status_code == 403, (headers, path)
+            assert "--allow-origin" in reply.text
+    assert httpx.get(address, headers={"Origin": address}, trust_env=False).status_code == 200
+
+
+def test_an_error_nobody_foresaw_is_a_number_for_the_caller(served, client, folder, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError(f"{folder} is none of your business")
+
+    monkeypatch.setattr(served[1], "submit", broken)
+    with caplog.at_level(logging.ERROR):
+        said = refused(client, folder / "me.jpg", folder / "dance.mp4")
+    number = re.search(r"error ([0-9a-f]{6})\)", said)[1]
+    assert "none of your business" not in said
+    (record,) = [record for record in caplog.records if number in record.message]
+    assert "none of your business" in str(record.exc_info[1])

@@ -1,0 +1,165 @@
+"""Who may talk to the page, and what goes out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from magicanimate.errors import InputError
+from magicanimate.web import incidents
+from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
+from magicanimate.web.guard import Guard
+
+OWN = {"host": "127.0.0.1:7860"}
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:7860", "localhost:9000", "[::1]:7860", "192.168.1.5:7860", "my.site", "LOCALHOST"]
+)
+def test_own_names_are_answered(host):
+    access = Access("127.0.0.1", origins=["https://my.site"])
+    assert access.refusal("GET", {"host": host}) == ""
+    assert access.refusal("POST", {"host": host, "origin": f"http://{host}"}) == ""
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:7860", "", "127.0.0.1.evil.example", "[::1", "a@evil.example"]
+)
+def test_a_foreign_name_is_not_answered(host):
+    """As when its owner lets the name point to this computer, so that his page counts as ours."""
+    assert "does not answer" in Access("127.0.0.1").refusal("GET", {"host": host, "origin": f"http://{host}"})
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost:3000", "http://127.0.0.1:7861", "file://"]
+)
+def test_a_foreign_page_may_not_send(origin):
+    assert "may not use this program" in Access("127.0.0.1").refusal("POST", {**OWN, "origin": origin})
+
+
+def test_a_page_that_was_named_may_send():
+    access = Access("127.0.0.1", origins=["https://Good.example/"])
+    assert access.refusal("POST", {**OWN, "origin": "https://good.example"}) == ""
+    assert access.refusal("POST", {**OWN, "origin": "http://good.example"})
+    for wrong in ("good.example", "ftp://good.example", "https://good.example/page", ""):
+        with pytest.raises(InputError, match="not the origin of a site"):
+            Access("127.0.0.1", origins=[wrong])
+
+
+def test_a_foreign_page_may_link_here_but_not_embed():
+    def asked(method="GET", **fetch):
+        headers = {f"sec-fetch-{name}": value for name, value in fetch.items()}
+        return Access("127.0.0.1").refusal(method, OWN | headers)
+
+    assert asked(site="same-origin", mode="cors", dest="empty") == ""
+    assert asked(site="none", mode="navigate", dest="document") == ""
+    assert asked(site="cross-site", mode="navigate", dest="document") == ""
+    for site in ("cross-site", "same-site"):
+        assert "Another site" in asked(site=site, mode="no-cors", dest="image")
+        assert "Another site" in asked(site=site, mode="navigate", dest="iframe")
+        assert "Another site" in asked("POST", site=site, mode="navigate", dest="document")
+
+
+def test_what_others_can_reach_is_said():
+    assert exposure_warnings("127.0.0.1", share=False, accounts=False) == []
+    assert exposure_warnings("::1", share=False, accounts=False) == []
+    assert is_loopback("localhost") and not is_loopback("example.org")
+    (network, password) = exposure_warnings("0.0.0.0", share=False, accounts=False)
+    assert "everybody in the network" in network and "NOBODY IS ASKED" in password
+    (link,) = exposure_warnings("127.0.0.1", share=True, accounts=True)
+    assert "everybody who has the link" in link
+
+
+def test_accounts_are_read(tmp_path):
+    assert parse_accounts("me:pass:word") == [("me", "pass:word")]
+    file = tmp_path / "accounts"
+    file.write_text("me:one\n\nyou:two\n")
+    assert parse_accounts(str(file)) == [("me", "one"), ("you", "two")]
+    for wrong in ("secret", ":secret", "me:"):
+        with pytest.raises(InputError) as error:
+            parse_accounts(wrong)
+        assert "secret" not in str(error.value)
+    file.write_text("")
+    with pytest.raises(InputError, match=r"in .*accounts is no account"):
+        parse_accounts(str(file))
+
+
+def answer(path: str, **headers: str) -> httpx.Response:
+    """What a guarded server says that would serve anything."""
+
+    async def file(request):
+        kind = request.query_params.get("kind", "text/html")
+        return Response("<script>", media_type=kind, headers={"Content-Disposition": "inline; filename=a"})
+
+    app = Starlette(
+        routes=[
+            Route("/", lambda request: PlainTextResponse("page")),
+            Route("/gradio_api/{path:path}", file),
+        ]
+    )
+    guarded = Guard(app, access=Access("127.0.0.1", origins=["https://good.example"]))
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(guarded)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7860") as client:
+            return await client.get(path, headers=headers)
+
+    return asyncio.run(ask())
+
+
+def test_the_page_may_not_be_framed_by_others():
+    reply = answer("/")
+    assert reply.text == "page"
+    assert reply.headers["content-security-policy"] == "frame-ancestors 'self' https://good.example"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "application/pdf", "application/xhtml+xml"])
+def test_files_that_may_hold_programs_are_only_saved(kind):
+    reply = answer(f"/gradio_api/file=/x/a?kind={kind}")
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert reply.headers["content-disposition"] == "attachment; filename=a"
+    assert "sandbox" in reply.headers["content-security-policy"]
+
+
+def test_videos_and_pictures_are_shown():
+    for kind in ("video/mp4", "image/png", "image/webp", "application/json"):
+        reply = answer(f"/gradio_api/file=/x/a?kind={kind}")
+        assert (reply.headers["content-type"], reply.headers["content-disposition"][:6]) == (kind, "inline")
+
+
+def test_refusals_are_plain_sentences(caplog):
+    for _ in range(3):
+        reply = answer("/", Origin="https://evil.example")
+        assert reply.status_code == 403 and reply.headers["content-type"].startswith("text/plain")
+        assert "'https://evil.example' may not use this program" in reply.text
+    assert answer("/", Host="evil.example").status_code == 403
+
+
+def test_routes_that_the_page_does_not_need_are_closed():
+    for path in (
+        "file=https://evil.example/a.png",
+        "file=HTTP://10.0.0.1/",
+        "file/http://a",
+        "proxy=https://a",
+    ):
+        assert answer(f"/gradio_api/{path}").status_code == 403, path
+    assert answer("/gradio_api/process_recording").status_code == 403
+
+
+def test_an_error_has_a_number_that_the_log_knows(caplog):
+    try:
+        raise RuntimeError("the inside of things")
+    except RuntimeError as error:
+        with caplog.at_level(logging.ERROR):
+            sentence = incidents.report(error)
+    (record,) = caplog.records
+    number = record.message.split()[-1]
+    assert number in sentence and "inside" not in sentence
+    assert record.exc_info[1].args == ("the inside of things",)
