@@ -45,6 +45,9 @@ class Timer(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Called by torch for each operation."""
         kwargs = kwargs or {}
+        with self:  # an operation made of others counts as these
+            if (out := func.decompose(*args, **kwargs)) is not NotImplemented:
+                return out
         began = time.thread_time()
         out = func(*args, **kwargs)
         spent = time.thread_time() - began

@@ -38,6 +38,13 @@ def request_(tmp_path) -> AnimationRequest:
     )
 
 
+def test_settings_say_what_a_preset_meant(animator, request_):
+    settings = animator.animate(replace(request_, preset="draft", guidance_start=0.25)).settings
+    assert settings["scheduler"] == "DPMSolverMultistepScheduler"
+    assert (settings["guidance_start"], settings["guidance_stop"]) == (0.25, 0.5)
+    assert settings["deep_reuse"] == settings["encoder_reuse"] == 260
+
+
 def video(path: Path) -> tuple[list[np.ndarray], float]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]

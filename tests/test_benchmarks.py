@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import flops, methods, real_pairs, synthdance
+from benchmarks import flops, kinds, methods, presets, real_pairs, synthdance
 from benchmarks.figures import Judge, mean_figures, write_json
 from benchmarks.strips import strip
 from benchmarks.synthdance_data import Task, cross_tasks, render, self_tasks
@@ -169,6 +169,33 @@ def test_published_order_of_attention_gives_the_same(pipe):
     assert not torch.allclose(ours[0], ours[1])
 
 
+def test_ways_are_compared_with_the_first(boxes, segmenter, pipe):
+    bench, task = presets.Bench(pipe, Judge(segmenter)), self_tasks(boxes, people=1)[0].first(2)
+    own = pipe.scheduler
+    ways = [presets.Way("exact", 3), presets.Way("less", 1, presets.UNIPC)]
+    rows = presets.summed([bench.compare(ways, task, task.control)])
+    assert rows["exact"]["psnr_exact"] == math.inf and rows["exact"]["seconds_ratio"] == 1
+    assert rows["less"]["psnr_exact"] < 100 and 0 < rows["less"]["denoising"] < rows["less"]["seconds"]
+    assert pipe.scheduler is own
+    lines = presets.report({"two ways": rows}).splitlines()
+    assert lines[0] == "**two ways**" and "PSNR to exact" in lines[2] and len(lines) == 6
+
+
+def test_every_preset_is_a_way():
+    exact, *others = presets.presets(25)
+    assert exact == presets.Way("exact", 25)
+    assert all(way.steps < 25 and way.scheduler for way in others)
+
+
+def test_time_and_arithmetic_are_told_by_kind():
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.SiLU(), torch.nn.Flatten())
+    with torch.inference_mode(), kinds.Timer() as timer:
+        torch.nn.functional.linear(layers(torch.randn(2, 3, 6, 6)), torch.randn(7, 80))
+    assert timer.flops["convolution"] == 2 * 2 * 3 * 9 * 5 * 16
+    assert timer.flops["linear"] == 2 * 2 * 80 * 7
+    assert set(timer.seconds) >= {"convolution", "linear", "activation"}
+
+
 @pytest.mark.slow
 def test_counted_arithmetic():
     with torch.device("meta"):
@@ -179,3 +206,14 @@ def test_counted_arithmetic():
     assert ours["appearance encoder"] == pytest.approx(published["appearance encoder"] / 2)
     assert ours["ControlNet"] < published["ControlNet"]
     assert 0.3 < ours["UNet"] / published["UNet"] < 2 / 3  # two windows instead of the ring's three
+
+
+@pytest.mark.slow
+def test_counted_arithmetic_of_presets():
+    with torch.device("meta"):
+        networks = flops.build_networks((32, 32, 32, 32), text_width=16)
+    kinds = flops.count_kinds(networks, size=64)
+    assert kinds[2, False] > kinds[1, False] > kinds[2, True] == pytest.approx(2 * kinds[1, True], rel=0.2)
+    rows = [line.split("|") for line in flops.preset_table(networks, size=64).splitlines()[2:]]
+    ratios = [float(row[7]) for row in rows]
+    assert ratios[0] == 1 and ratios == sorted(ratios)

@@ -38,19 +38,17 @@ class _SharedConv(nn.Module):
     def __init__(self, original: nn.Conv2d, own: int, sharing: SkipSharing):
         super().__init__()
         self.original, self.own, self.sharing = original, own, sharing
-        self._kept: torch.Tensor | None = None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """``(B F) C H W``, in the second turn its first channels -> ``(B F) D H W``."""
         if self.sharing.turn is None:
             return self.original(hidden_states)
         if self.sharing.turn == 0:
-            self._kept = self._part(hidden_states, slice(self.own, None), bias=None)
-        # New memory for each sum: the kept part is needed again.
-        hidden_states = self._part(hidden_states, slice(self.own), bias=self.original.bias).add_(self._kept)
-        if self.sharing.turn == 1:
-            self._kept = None
-        return hidden_states
+            shared = self._part(hidden_states, slice(self.own, None), bias=None)
+            self.sharing.kept[self] = shared
+        else:
+            shared = self.sharing.kept.pop(self)
+        return self._part(hidden_states, slice(self.own), bias=self.original.bias).add_(shared)
 
     def _part(
         self, hidden_states: torch.Tensor, channels: slice, *, bias: torch.Tensor | None

@@ -78,9 +78,17 @@ class SkipSharing:
 
     Attributes:
         turn: 0 while the first half runs, 1 for the second; ``None`` when the halves are not alike.
+        kept: what a convolution made of its skip connection in turn 0, for turn 1.
     """
 
-    turn: int | None = None
+    def __init__(self) -> None:
+        self.turn: int | None = None
+        self.kept: dict[nn.Module, torch.Tensor] = {}
+
+    def end(self) -> None:
+        """No turn runs; nothing stays in memory, even where one was broken off."""
+        self.turn = None
+        self.kept.clear()
 
 
 @dataclass(frozen=True)
@@ -183,18 +191,22 @@ class VideoUNet(UNetMotionModel):
     ) -> tuple[torch.Tensor, ...]:
         self._set_num_frames(sample.shape[2])
         predicted, path = [], None
-        for i, text in enumerate(turns.texts):
-            turns.before(i)
+        alike = turns.share_down and len(turns.texts) == 2 and turns.deep is None
+        try:
+            for i, text in enumerate(turns.texts):
+                turns.before(i)
+                if turns.deep is not None:
+                    residual = down_block_additional_residuals[0]
+                    predicted.append(self._surface(sample, timestep, text, turns.deep[i], residual))
+                    continue
+                if path is None or not turns.share_down:
+                    path = self._down(sample, timestep, text, down_block_additional_residuals)
+                if turns.skips is not None and alike:
+                    turns.skips.turn = i
+                predicted.append(self._up(path, text, mid_block_additional_residual))
+        finally:
             if turns.skips is not None:
-                alike = turns.share_down and len(turns.texts) == 2 and turns.deep is None
-                turns.skips.turn = i if alike else None
-            if turns.deep is not None:
-                residual = down_block_additional_residuals[0]
-                predicted.append(self._surface(sample, timestep, text, turns.deep[i], residual))
-                continue
-            if path is None or not turns.share_down:
-                path = self._down(sample, timestep, text, down_block_additional_residuals)
-            predicted.append(self._up(path, text, mid_block_additional_residual))
+                turns.skips.end()
         return tuple(predicted)
 
     def _down(
