@@ -89,7 +89,7 @@ def address(browser, tiny_model, tmp_path) -> Iterator[str]:  # noqa: F811
         for _ in range(2):
             training.stop()
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=_PATIENCE / 1000)
 
 
 def open_tab(page, address: str) -> None:
