@@ -18,7 +18,7 @@ AT_A_TIME = 4
 """Calls that may wait for their result; animations run one after the other anyway."""
 
 _DESCRIPTION = (
-    "Animate a photo with a DensePose clip. Settings are those of the JSON beside a result, all optional. "
+    "Animate a photo with a DensePose clip. Settings are optional and named as in the JSON beside a result. "
     "While it runs the report says stage, step, total and seconds_left; at last stage done and all settings."
 )
 
