@@ -29,6 +29,8 @@ FORBIDDEN = {
     "magicanimate.pipeline": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),
     "magicanimate.models": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
+    "magicanimate.memory": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
+    "magicanimate.distributed": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.media"),
     "magicanimate.media": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.checkpoints", "torch"),
     "magicanimate.web": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "gradio", "torch"),
     "magicanimate.provenance": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "torch"),
