@@ -66,7 +66,7 @@ class AnimationRequest:
         window_size, window_overlap, window_stride: of the temporal windows, in frames.
         window_offset: shift the windows from step to step so that seams do not add up ("open").
         controlnet_conditioning_scale: weight of the pose residuals.
-        reference_strength: share of the photo in the attention, 0..10; 1 is as published, 0 leaves it out.
+        reference_strength: of the photo in the attention, 0..2; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Shortcuts`.
         preview_every: steps between preview frames; 0 for none.

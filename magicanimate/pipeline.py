@@ -161,7 +161,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             fusion: "midup" or "full".
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
-            reference_strength: share of the photo in the attention, 0 or more; 1 as published.
+            reference_strength: of the photo in the attention, 0 or more; 1 as published.
             bank_dtype: round the reference bank to this type (the published program: float16).
             speed: how the work is arranged, the default one when ``None``; the result is the same within
                 rounding.

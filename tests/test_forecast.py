@@ -127,7 +127,7 @@ def test_builds_are_compared_in_the_picture():
     assert same.unseen == () and same.sentences() == []
     near = np.kron(usual, np.ones((2, 2), np.uint8))[:128, 60:188]  # twice as large, cut at the hips
     closer = compare(near, [usual] * 3)
-    assert closer.size == pytest.approx(2, rel=0.1) and "larger (2.0 : 1)" in closer.sentences()[0]
+    assert closer.size == pytest.approx(2, rel=0.1) and "larger (2.0:1)" in closer.sentences()[0]
     assert "lower legs" in closer.unseen and "made up" in closer.sentences()[-1]
     wide = np.repeat(usual, 2, axis=1)[:, 64:192]
     assert compare(wide, [usual] * 3).breadth > 1.4

@@ -32,6 +32,7 @@ FORBIDDEN = {
     "magicanimate.memory": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.distributed": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.media"),
     "magicanimate.media": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.checkpoints", "torch"),
+    "magicanimate.web": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "gradio", "torch"),
     "magicanimate.provenance": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "torch"),
     "magicanimate.checkpoints": (*TOP, *ANIMATOR, "magicanimate.media"),
     "magicanimate.cli": ("app", "magicanimate.ui", "gradio", *PIPELINE, *MODELS, "magicanimate.media"),

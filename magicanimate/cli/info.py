@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from magicanimate.checkpoints.locate import ModelInfo
     from magicanimate.device import Device
 
-PACKAGES = ("torch", "diffusers", "transformers", "huggingface_hub", "gradio", "av", "numpy", "pillow")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "huggingface_hub",
+    "gradio",
+    "av",
+    "numpy",
+    "pillow",
+    "c2pa-python",
+)
 
 
 def gather(device: str | None = None) -> dict[str, Any]:

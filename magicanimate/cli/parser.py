@@ -141,7 +141,7 @@ def _add_sampling(command) -> None:
         "--reference-strength",
         type=float,
         metavar="S",
-        help="how much the picture looks at the photo, 0 (not at all) to 10 (default: 1)",
+        help="how much the picture looks at the photo, 0 (not at all) to 2 (default: 1)",
     )
     add(
         "--windows",

@@ -15,7 +15,7 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.presets import completed
-from magicanimate.request_checks import SIDE_MULTIPLE
+from magicanimate.request_checks import LARGEST_REFERENCE_STRENGTH, SIDE_MULTIPLE
 from magicanimate.studio.sizes import CUSTOM, OWN, size_choices
 from magicanimate.wording import new_output
 
@@ -96,7 +96,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "end": Setting(0.0, 0, 86400),
         "stride": Setting(own.stride, 1, 1000),
         "fps": Setting(0.0, 0, 1000),
-        "reference_strength": Setting(own.reference_strength, 0, 3),
+        "reference_strength": Setting(own.reference_strength, 0, LARGEST_REFERENCE_STRENGTH),
         "controlnet_conditioning_scale": Setting(own.controlnet_conditioning_scale, 0, 2),
         "fusion": Setting(own.fusion, choices=FUSIONS),
         "windows": Setting(own.windows, choices=WINDOW_MODES),

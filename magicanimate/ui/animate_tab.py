@@ -19,7 +19,15 @@ from magicanimate.ui.running_panel import RunningPanel, Updates
 from magicanimate.ui.studio import Studio
 from magicanimate.ui.use_again import UseAgain
 
-_START, _CHANGE = "Animate", "Change the waiting job"
+_START, _CHANGE = "Animate", "Change the job"
+
+# On a narrow page what runs lies below the form.
+_SHOW_STATUS = """
+() => {
+  const status = document.querySelector("#status"), { top } = status.getBoundingClientRect();
+  if (top < 0 || top > innerHeight * 0.8) status.scrollIntoView({ behavior: "smooth", block: "start" });
+}
+"""
 
 
 class AnimateTab:
@@ -87,13 +95,14 @@ class AnimateTab:
         )
         form_state = [self.changing, self.start, self.leave]
         told = {self.running.seen, self.running.visitor, self.changing}
-        self.start.click(
+        submitted = self.start.click(
             self._submit,
             {*self.controls.values(), self.panel.made, self.panel.waiting, *told},
             [*self.running.widgets, *form_state, self.controls["seed"]],
             queue=False,
             **private,
         )
+        submitted.then(None, js=_SHOW_STATUS, **private)
         self.leave.click(self._leave, None, form_state, queue=False, **private)
         filled = [*form_state, *self.controls.values()]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **private)
