@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 # Of a feed-forward layer's middle or of attention's scores, per thread: they stay in a cache, and the
 # allocator reuses their memory.
 SLICE_BYTES = 2 * 1024**2
-LONG_ATTENTION = 1024  # queries and keys from which on slices by oneDNN beat torch's own CPU kernel
+LONG_ATTENTION = 1024  # queries and keys from which on slices by oneDNN beat torch's own CPU kernel,
+WIDE_HEADS = 32  # with heads as wide as this: of narrow ones the softmax takes most, which torch does quicker
 FEWEST_ROWS = 64  # below, oneDNN's preparations take longer than the product
 
 
@@ -124,7 +125,9 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
 
 def _is_long(query, key, value) -> bool:
     long = min(query.shape[-2], key.shape[-2]) >= LONG_ATTENTION
-    return long and query.device.type == "cpu" and query.dtype == torch.float32
+    return (
+        long and query.shape[-1] >= WIDE_HEADS and query.device.type == "cpu" and query.dtype == torch.float32
+    )
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
