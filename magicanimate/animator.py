@@ -152,6 +152,18 @@ class Animator:
         self._networks = networks
         log.info("loaded %s (%s)", folder, networks.pipe.config.kind)
 
+    def memory_outlook(self, request: AnimationRequest, num_frames: int) -> str | None:
+        """What memory a request with a size will take, in a sentence; ``None`` while nothing is loaded."""
+        networks = self._networks
+        if networks is None:
+            return None
+        from magicanimate.memory.need import Work
+
+        profile, reason = networks.outlook(
+            Work(request.width, request.height, window=request.window_size, frames=num_frames)
+        )
+        return f"Memory: {reason} ({profile.name}: {profile.summary})."
+
     @property
     def _pipe(self) -> MagicAnimatePipeline | None:
         return self._networks.pipe if self._networks is not None else None
