@@ -20,6 +20,8 @@ from magicanimate import __version__
 from magicanimate.config import MediaLimits
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
+from magicanimate.memory.profiles import AUTO
+from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
 
 if TYPE_CHECKING:
@@ -55,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: the fastest found)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
+    parser.add_argument(
+        "--memory",
+        default=AUTO,
+        choices=(AUTO, *PROFILE_NAMES),
+        help="how to spend memory, from roomy to tight (default: by what is free)",
+    )
     parser.add_argument("--offline", action="store_true", help="never ask the network for weights")
     parser.add_argument(
         "--densepose", choices=ENGINES, default="auto", help="what finds the people of an ordinary video"
@@ -113,6 +121,11 @@ def bypass_proxy(host: str) -> None:
         os.environ[name] = ",".join(filter(None, own))
 
 
+def only_here(args: argparse.Namespace) -> bool:
+    """Whether nobody is let in from elsewhere, not even through a proxy on this machine."""
+    return is_loopback(args.host) and not (args.share or args.auth or args.allow_origin)
+
+
 @contextmanager
 def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks, Studio]]:
     """Serve the page, as long as the context lasts, from a thread of its own; ``scratch`` holds uploads.
@@ -134,25 +147,26 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
     from starlette.middleware import Middleware
 
-    from magicanimate.ui import theme, views
+    from magicanimate.ui import player, theme, views
     from magicanimate.ui.page import Page, find_examples
     from magicanimate.ui.studio import Studio
     from magicanimate.web.guard import Guard
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
-    shared = args.share or not is_loopback(args.host)
+    shared = args.share or bool(accounts) or not is_loopback(args.host)
     studio = Studio(
         args.model,
         output,
         device=args.device,
         dtype=args.dtype,
         offline=args.offline,
+        memory=args.memory,
         engine=engine,
         most_waiting=args.queue,
         unload_after=args.unload_after,
         shared=shared,
     )
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=not shared)
+    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         page.blocks.launch(
             server_name=args.host,
@@ -160,7 +174,8 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
             share=args.share,
             auth=accounts,
             theme=theme.make(),
-            css_paths=views.STYLE,
+            css_paths=[views.STYLE, player.RESULTS_STYLE],
+            head=player.head(),
             allowed_paths=[str(output), str(EXAMPLES)],
             blocked_paths=[str(studio.queue.folder)],
             max_file_size=MediaLimits().max_file_bytes,

@@ -113,11 +113,16 @@ def extra_memory(args: argparse.Namespace, speed: Speed) -> float:
     pipe = build(args)
     short = argparse.Namespace(**{**vars(args), "frames": 1})
     animate(pipe, short, speed, num_inference_steps=1)  # loads the libraries' code
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak begins anew
-    before = memory("VmRSS")
+    before = start_peak()
     animate(pipe, args, speed, num_inference_steps=1)
     return memory("VmHWM") - before
+
+
+def start_peak() -> float:
+    """Let the peak of this process begin anew; what the process has now, in MB."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return memory("VmRSS")
 
 
 def memory(name: str) -> float:

@@ -7,7 +7,7 @@ Letters in shape comments: ``H W`` pixels. Points are x, y in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -172,6 +172,11 @@ def neighbours(mask: np.ndarray) -> np.ndarray:
     height, width = mask.shape
     around = (padded[dy : dy + height, dx : dx + width] for dy, dx in product(range(3), repeat=2))
     return sum(around) - mask
+
+
+def either_side(pairs: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Limbs as they are in ``Build.sizes``, left and right, which are alike there, under one name."""
+    return {_either(name): pair for name, pair in pairs.items()}
 
 
 def _either(name: str) -> str:

@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--recolour",
         action="store_true",
-        help="CLIP is a part map in other colours: correct them",
+        help="CLIP is a part map: bring it into the right colours; --steady, --flip and --like go with it",
     )
     add("--codec", choices=("lossless", "h264"), default="lossless", help="h264 plays everywhere")
     add("--sound", action="store_true", help="keep the clip's sound")

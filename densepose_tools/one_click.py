@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from densepose_tools.archive import Archive, is_archive
 from densepose_tools.doctor import diagnose
@@ -15,8 +16,10 @@ from densepose_tools.engine import Extractor, Selection
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.extraction import Extraction, extract, photo_map, recolour, redraw
 from densepose_tools.output import Output
+from densepose_tools.tracking import PersonAt
 from densepose_tools.treatment import Treatment
 from magicanimate.config import OnProgress, Progress, ShouldStop
+from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import check_densepose
 from magicanimate.media.motion import MotionClip, open_motion
 
@@ -61,6 +64,36 @@ class Wish:
     def changes_maps(self) -> bool:
         """Whether a clip that is a part map already comes out otherwise."""
         return self.treatment.steady or self.treatment.flip or self.like is not None
+
+
+MARGIN = 0.1
+"""How far the sides of boxes that cut off the body move out where a page offers that with one switch."""
+
+
+def wish_of(values: Mapping[str, Any]) -> Wish:
+    """The wish that the values of a page's widgets mean.
+
+    Args:
+        values: ``min_score``, ``people`` ("largest", "all" or "point"), ``start``, ``end`` (0: the end),
+            ``steady``; and where the page has them ``x``, ``y``, ``second``, ``flip``, ``margin`` (yes or
+            no), ``like`` (a photo's path or ``None``).
+
+    Raises:
+        InputError: a value makes no sense.
+    """
+    people: str | PersonAt = values["people"]
+    if people == "point":
+        if values["x"] is None or values["y"] is None:
+            raise InputError("Nobody is pointed at yet; click on the person in the picture.")
+        people = PersonAt(values["x"], values["y"], values["second"] or 0.0)
+    like = values.get("like")
+    return Wish(
+        selection=Selection(values["min_score"], margin=MARGIN if values.get("margin") else 0.0),
+        treatment=Treatment(people=people, steady=values["steady"], flip=values.get("flip", False)),
+        start=values["start"] or 0.0,
+        end=values["end"] or None,
+        like=Path(like) if like else None,
+    )
 
 
 @dataclass(frozen=True)

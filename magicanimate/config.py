@@ -66,12 +66,14 @@ class AnimationRequest:
         window_size, window_overlap, window_stride: of the temporal windows, in frames.
         window_offset: shift the windows from step to step so that seams do not add up ("open").
         controlnet_conditioning_scale: weight of the pose residuals.
-        reference_strength: share of the photo in the attention, 0..10; 1 is as published, 0 leaves it out.
+        reference_strength: of the photo in the attention, 0..2; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Shortcuts`.
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
+        keypoints: clip of the same frames' keypoints, drawn in DWPose's style, for a checkpoint that was
+            trained with both.
         credentials: sign the result with content credentials that say what it is and what made it.
         check_motion: refuse a clip whose colours are not those of a DensePose map.
         limits: bounds on the input files.
@@ -109,6 +111,7 @@ class AnimationRequest:
     preview_every: int = 0
     sound: bool = False
     side_by_side: bool = False
+    keypoints: Path | None = None
     credentials: bool = True
     check_motion: bool = True
     limits: MediaLimits = field(default_factory=MediaLimits)
@@ -136,6 +139,7 @@ class Progress:
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.
         preview: cheap preview frames, uint8 (F, h, w, 3), or ``None``.
         denoising_step: while denoising, which step runs, from 1, and how many there are.
+        note: a sentence for the user that stands until the end, for instance that memory ran out.
     """
 
     stage: str
@@ -144,6 +148,7 @@ class Progress:
     seconds_left: float | None = None
     preview: Any = field(default=None, compare=False)  # arrays have no one answer to `==`
     denoising_step: tuple[int, int] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

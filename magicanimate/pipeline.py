@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,14 @@ from diffusers.utils import BaseOutput
 
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.denoising import Conditions, WindowDenoiser
+from magicanimate.distributed import Team
 from magicanimate.errors import Cancelled
+from magicanimate.memory.ladder import MemoryLadder, remember
+from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.control_maps import ControlMaps, control_maps
+from magicanimate.models.driver import Driver
 from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
@@ -32,7 +36,6 @@ from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 
 NOISE_PERIOD = 16  # the published program repeats the noise of 16 frames along the clip
-DECODED_AT_ONCE = 4
 
 
 @dataclass
@@ -58,7 +61,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
     Components:
         vae: image autoencoder; unet: video UNet; appearance_encoder; controlnet: pose ControlNet;
         scheduler: any diffusers scheduler; empty_prompt: the stored embedding of ""; text_encoder and
-        tokenizer: CLIP's, only needed for a prompt.
+        tokenizer: CLIP's, only needed for a prompt; controlnet_keypoints: a second ControlNet, for keypoints.
 
     Args:
         kind: "full" or "mini".
@@ -67,8 +70,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         noise_period: frames after which the initial noise repeats; 1 gives every frame the same noise.
     """
 
-    model_cpu_offload_seq = "text_encoder->appearance_encoder->controlnet->unet->vae"
-    _optional_components = ["text_encoder", "tokenizer"]
+    model_cpu_offload_seq = "text_encoder->appearance_encoder->controlnet->controlnet_keypoints->unet->vae"
+    _optional_components = ["text_encoder", "tokenizer", "controlnet_keypoints"]
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         empty_prompt: EmptyPrompt,
         text_encoder=None,
         tokenizer=None,
+        controlnet_keypoints: ControlNetModel | None = None,
         kind: str = "full",
         default_width: int = 512,
         default_height: int = 512,
@@ -97,6 +101,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             empty_prompt=empty_prompt,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
+            controlnet_keypoints=controlnet_keypoints,
         )
         self.register_to_config(
             kind=kind,
@@ -114,6 +119,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         image: np.ndarray,
         control: Sequence[np.ndarray] | np.ndarray,
         *,
+        keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_actual_steps: int | None = None,
@@ -129,6 +135,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         reference_strength: float = 1.0,
         bank_dtype: torch.dtype | None = None,
         speed: Speed | None = None,
+        ladder: MemoryLadder | None = None,
+        team: Team | None = None,
         shortcuts: Shortcuts | None = None,
         output_type: str = "np",
         on_window: OnWindow | None = None,
@@ -141,6 +149,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             image: reference, uint8 ``H W 3``.
             control: DensePose frames of the same size, uint8 ``H W 3`` each; anything with a length that
                 takes a list of indices and returns ``K H W 3``, so it need not be in memory.
+            keypoints: drawings of the same frames' keypoints, likewise, for a checkpoint that has a
+                ControlNet for them.
             num_inference_steps, guidance_scale: the checkpoint's defaults when ``None``; guidance of 1 or
                 less runs the conditional branch only.
             num_actual_steps: run only the last so many of the steps.
@@ -151,10 +161,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
             fusion: "midup" or "full".
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
-            reference_strength: share of the photo in the attention, 0 or more; 1 as published.
+            reference_strength: of the photo in the attention, 0 or more; 1 as published.
             bank_dtype: round the reference bank to this type (the published program: float16).
             speed: how the work is arranged, the default one when ``None``; the result is the same within
                 rounding.
+            ladder: what to do when memory runs out; an error when ``None``.
+            team: processes that share the windows; each has the same arguments and gets the same result.
             shortcuts: what may be left out, which changes the result; nothing when ``None``.
             output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
             on_window: called after each window with windows done and windows in all.
@@ -169,15 +181,21 @@ class MagicAnimatePipeline(DiffusionPipeline):
         steps = num_inference_steps or self.config.default_steps
         guidance = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
         plan = windows or WindowPlan()
-        self.check_inputs(image, control, steps=steps, fusion=fusion, output_type=output_type)
+        self.check_inputs(
+            image, control, keypoints=keypoints, steps=steps, fusion=fusion, output_type=output_type
+        )
 
         text = self.encode_text(
             prompt if prompt_embeds is None else prompt_embeds,
             negative_prompt if negative_prompt_embeds is None else negative_prompt_embeds,
             guided=guidance > 1,
         )
+        ladder, team = ladder or MemoryLadder(), team or Team()
+        for attempt in ladder.attempts():
+            with attempt, team.in_round():
+                reference = self.encode_image(image)
         conditions = Conditions(
-            reference=self.encode_image(image),
+            reference=reference,
             control=control,
             text=text,
             guidance_scale=guidance,
@@ -190,8 +208,16 @@ class MagicAnimatePipeline(DiffusionPipeline):
         speed = speed or Speed()
         with ExitStack() as stack:
             if speed.lean_modules and self._execution_device.type == "cpu":
-                stack.enter_context(lean_modules(self.unet, self.controlnet, self.appearance_encoder))
-            maps = stack.enter_context(control_maps(self.controlnet)) if speed.keep_maps else None
+                networks = (self.unet, self.appearance_encoder, *self.controlnets())
+                stack.enter_context(lean_modules(*networks))
+            kept = [
+                stack.enter_context(control_maps(network)) if speed.keep_maps else None
+                for network in self.controlnets()
+            ]
+            maps = kept[0]
+            if keypoints is not None:
+                second = Driver(self.controlnet_keypoints, keypoints, kept[1])
+                conditions = replace(conditions, keypoints=second)
             skips = stack.enter_context(shared_skips(self.unet)) if speed.share_skips else None
             latents = self.denoise(
                 latents,
@@ -200,6 +226,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 plan=plan,
                 fusion=fusion,
                 speed=speed,
+                ladder=ladder,
+                team=team,
                 shortcuts=shortcuts or Shortcuts(),
                 maps=maps,
                 skips=skips,
@@ -207,14 +235,19 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 on_step=on_step,
                 should_stop=should_stop,
             )
+        ladder.leave_team()
         frames = None
         if output_type != "latent":
-            frames = self.decode(latents, should_stop=should_stop)
+            frames = self.decode(latents, ladder=ladder, should_stop=should_stop)
             if output_type == "np":
                 frames = np.stack(list(frames))
         return MagicAnimateOutput(frames=frames, latents=latents)
 
-    def check_inputs(self, image, control, *, steps: int, fusion: str, output_type: str) -> None:
+    def controlnets(self) -> list[ControlNetModel]:
+        """The ControlNet of the parts, and that of the keypoints if there is one."""
+        return [network for network in (self.controlnet, self.controlnet_keypoints) if network is not None]
+
+    def check_inputs(self, image, control, *, keypoints, steps: int, fusion: str, output_type: str) -> None:
         """Refuse what cannot be animated.
 
         Raises:
@@ -227,6 +260,16 @@ class MagicAnimatePipeline(DiffusionPipeline):
         if tuple(control[0].shape) != tuple(image.shape):
             raise ValueError(
                 f"image {tuple(image.shape)} and control frames {tuple(control[0].shape)} differ in size"
+            )
+        if (keypoints is None) != (self.controlnet_keypoints is None):
+            raise ValueError(
+                "keypoints and a ControlNet for them go together; this checkpoint has "
+                f"{'none' if self.controlnet_keypoints is None else 'one'}"
+            )
+        if keypoints is not None and (len(keypoints), *keypoints[0].shape) != (len(control), *image.shape):
+            raise ValueError(
+                f"{len(control)} control frames {tuple(image.shape)} and {len(keypoints)} of keypoints "
+                f"{tuple(keypoints[0].shape)} differ"
             )
         if any(side % self.vae_scale_factor for side in image.shape[:2]):
             raise ValueError(
@@ -317,6 +360,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         plan: WindowPlan,
         fusion: Fusion,
         speed: Speed,
+        ladder: MemoryLadder,
+        team: Team,
         shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
         skips: SkipSharing | None = None,
@@ -324,8 +369,11 @@ class MagicAnimatePipeline(DiffusionPipeline):
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
-        """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``."""
-        readers = install_attention(self.unet, self.controlnet, fusion=fusion, keep_keys=speed.keep_keys)
+        """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``.
+
+        A step that runs out of memory is done again from its beginning, one memory profile down.
+        """
+        readers = install_attention(self.unet, *self.controlnets(), fusion=fusion, keep_keys=speed.keep_keys)
         denoiser = WindowDenoiser(
             self.unet,
             self.appearance_encoder,
@@ -337,44 +385,99 @@ class MagicAnimatePipeline(DiffusionPipeline):
             maps=maps,
             skips=skips,
         )
-        if speed.banks_ahead:
-            denoiser.encode_ahead(timesteps)
+        for attempt in ladder.attempts():
+            with attempt, team.in_round():
+                if ladder.arrange(speed).banks_ahead:
+                    denoiser.encode_ahead(timesteps)
         schedule = [plan.windows(latents.shape[2], step=i) for i in range(len(timesteps))]
-        total, done = sum(map(len, schedule)), 0
+        total = sum(map(len, schedule))
         generator = torch.Generator("cpu").manual_seed(0)  # for schedulers that add noise of their own
-        takes_generator = "generator" in self.scheduler.step.__code__.co_varnames
-        extra = {"generator": generator} if takes_generator else {}
-        for i, (timestep, step_windows) in enumerate(zip(timesteps, schedule, strict=True)):
-            scaled = self.scheduler.scale_model_input(latents, timestep)
-            denoiser.start_step(timestep, guided=shortcuts.guides(i, len(timesteps)))
-            for first in range(0, len(step_windows), speed.window_batch):
-                if should_stop is not None and should_stop():
-                    raise Cancelled("stopped while denoising")
-                last = first + speed.window_batch
-                together = step_windows[first:last]
-                denoiser.add_windows(
-                    scaled,
-                    together,
-                    [plan.weights(window) for window in together],
-                    following=step_windows[last : last + speed.window_batch] if speed.share_residuals else (),
-                )
-                done += len(together)
-                if on_window is not None:
-                    on_window(done, total)
-            latents = self.scheduler.step(denoiser.prediction(), timestep, latents, **extra).prev_sample
+        for i, timestep in enumerate(timesteps):
+            put_back = remember(self.scheduler, generator)
+            for attempt in ladder.attempts():
+                with attempt:
+                    put_back()
+                    denoiser.rearrange(ladder.arrange(speed))
+                    done = sum(map(len, schedule[:i]))
+                    for finished in self._predict(
+                        denoiser,
+                        latents,
+                        timestep,
+                        schedule[i],
+                        plan,
+                        team,
+                        guided=shortcuts.guides(i, len(timesteps)),
+                        should_stop=should_stop,
+                    ):
+                        done += finished
+                        if on_window is not None:
+                            on_window(done, total)
+                    with team.in_round():
+                        after = self._step(denoiser.prediction(), timestep, latents, generator)
+            latents = after
             if on_step is not None:
                 on_step(i, latents)
         set_reference(readers, None)  # nothing of this animation stays in memory
         return latents
 
+    def _predict(
+        self,
+        denoiser: WindowDenoiser,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        windows: list[list[int]],
+        plan: WindowPlan,
+        team: Team,
+        *,
+        guided: bool,
+        should_stop: Callable[[], bool] | None,
+    ) -> Iterator[int]:
+        """Predict the noise of a step in the denoiser; yields how many more windows are done in all."""
+        speed = denoiser.speed
+        with team.in_round():
+            scaled = self.scheduler.scale_model_input(latents, timestep)
+            denoiser.start_step(timestep, guided=guided)
+        rounds = team.share(windows, speed.window_batch)
+        for number, shares in enumerate(rounds):
+            with team.in_round():
+                if should_stop is not None and should_stop():
+                    raise Cancelled("stopped while denoising")
+                own = shares[team.rank]
+                following = rounds[number + 1][team.rank] if number + 1 < len(rounds) else ()
+                if own:
+                    denoiser.add_windows(
+                        scaled,
+                        own,
+                        [plan.weights(window) for window in own],
+                        following=following if speed.share_residuals else (),
+                    )
+            yield sum(map(len, shares))
+        denoiser.add_up(team, latents)
+
+    def _step(
+        self, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The scheduler's step, ``1 C F h w``."""
+        takes_generator = "generator" in self.scheduler.step.__code__.co_varnames
+        extra = {"generator": generator} if takes_generator else {}
+        return self.scheduler.step(noise, timestep, latents, **extra).prev_sample
+
     @torch.inference_mode()  # of each step of the generator, not of who takes the frames
     def decode(
-        self, latents: torch.Tensor, *, should_stop: Callable[[], bool] | None = None
+        self,
+        latents: torch.Tensor,
+        *,
+        ladder: MemoryLadder | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow."""
+        ladder = ladder or MemoryLadder()
         for first in range(0, latents.shape[2], DECODED_AT_ONCE):
             if should_stop is not None and should_stop():
                 raise Cancelled("stopped while decoding")
             chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
-            pixels = (decode_scaled(self.vae, chunk) / 2 + 0.5).clamp(0, 1)
-            yield from (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+            for attempt in ladder.attempts():
+                with attempt:
+                    pixels = (decode_scaled(self.vae, chunk) / 2 + 0.5).clamp(0, 1)
+                    frames = (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+            yield from frames

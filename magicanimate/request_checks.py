@@ -9,7 +9,7 @@ from magicanimate.errors import InputError
 from magicanimate.presets import Shortcuts
 
 SIDE_MULTIPLE = 8
-LARGEST_REFERENCE_STRENGTH = 10
+LARGEST_REFERENCE_STRENGTH = 2
 
 
 def side_by_side_path(output: Path) -> Path:

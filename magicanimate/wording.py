@@ -30,6 +30,13 @@ def time_left(seconds: float | None) -> str:
     return f"{clock} left"
 
 
+def duration(seconds: float) -> str:
+    """A rough time for people: "8 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def timestamp() -> str:
     """Now, as it stands in names of results: "20260131-174500"."""
     return f"{datetime.now():%Y%m%d-%H%M%S}"

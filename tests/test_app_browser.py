@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.inputs import write_motion, write_photo
+from tests.result_files import ground, write_result
 from tests.small_segmenter import write_dance
 
 pytestmark = pytest.mark.browser
@@ -144,14 +145,15 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     page.wait_for_selector("#animate:enabled")
     assert page.is_hidden("#preview") and page.is_disabled("#cancel")
 
-    video = "document.querySelector('#result video')"
+    video = "document.querySelector('#result ma-player').shadowRoot.querySelector('.ma-shown')"
     page.wait_for_function(f"{video}.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
     seen = page.evaluate(f"[{video}.videoWidth, {video}.videoHeight, {video}.duration, {video}.loop]")
     assert seen == [32, 32, pytest.approx(FRAMES / 25, abs=0.05), True]
-    assert page.evaluate("document.querySelector('#side-by-side video').videoWidth") > 32
+    page.click("#result [data-view=strip]")
+    page.wait_for_function(f"{video}.videoWidth === 3 * 32 + 8")
 
     with page.expect_download() as download:
-        page.click("#download")
+        page.click("#result-downloads a:has-text('MP4')")
     got = tmp_path / "got.mp4"
     download.value.save_as(got)
     with av.open(str(got)) as container:
@@ -219,6 +221,40 @@ def test_an_ordinary_video_becomes_the_motion_with_one_click(page, served, tmp_p
     page.wait_for_selector("#densepose", state="hidden")
 
 
+def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path):
+    page.wait_for_selector("#photo img")
+    page.get_by_role("tab", name="DensePose").click()
+    page.set_input_files("#dp-clip input[type=file]", write_dance(tmp_path / "waltz.mp4", 12, size=160))
+    page.wait_for_selector("#dp-notice .ma-message")
+    assert "waltz.mp4 is an ordinary video" in page.inner_text("#dp-notice")
+    page.get_by_label("the one I point at").locator("visible=true").check()
+    page.click("#dp-picture img")  # in its middle somebody stands
+    page.wait_for_function(
+        "[...document.querySelectorAll('#dp-point input')].slice(0, 2).every(x => Number(x.value) > 60)"
+    )
+    page.get_by_label("Take out flicker").locator("visible=true").check()
+    page.click("#make-dp")
+    page.wait_for_selector("#dp-status .ma-done")
+    for player in ("#dp-before", "#dp-after"):
+        page.wait_for_function("name => document.querySelector(name + ' video')?.readyState >= 3", arg=player)
+    assert "Flicker" in page.inner_text("#dp-figures")
+    with page.expect_download() as download:
+        page.click("#dp-exact")
+    (written,) = served[1].glob("waltz_densepose.mp4")
+    assert Path(download.value.path()).read_bytes() == written.read_bytes()
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+
+    page.click("#dp-use")
+    page.wait_for_selector("#animate:visible")
+    page.wait_for_function("document.querySelector('#motion video')?.src.includes('waltz_densepose_h264')")
+    set_steps(page, 1)
+    page.click("#animate")
+    wait_for_status(page, "12 frames of 32 x 32 at 25 fps")
+    assert list(served[1].glob("*_waltz_densepose.mp4"))  # named after the clip of exact colours
+
+
 def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     """Two jobs; the page is opened again in the middle; one is cancelled and the other ends."""
     upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
@@ -260,16 +296,18 @@ def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, 
         set_steps(page, 1)
         page.click("#animate")
         page.wait_for_selector("#jobs .ma-job-waiting")
+        page.close()
         process.kill()
         process.wait()
         process, address = start(output, tiny_model, segmenter)
         page = context.new_page()
+        page.set_default_timeout(60 * _SECOND)
         page.goto(address)
-        page.wait_for_selector("#jobs [data-action=go-on]", timeout=60 * _SECOND)
+        page.wait_for_selector("#jobs [data-action=go-on]")
         assert "Go on with 2 unfinished jobs" in page.inner_text("#jobs")
         page.locator("#jobs .ma-job-interrupted [data-action=remove]").first.click()
         page.get_by_text("Go on with 1 unfinished job").click()
-        page.wait_for_selector("#jobs .ma-job-done", timeout=60 * _SECOND)
+        page.wait_for_selector("#jobs .ma-job-done")
         assert "64 frames of 32 x 32 at 25 fps" in status(page)
     finally:
         context.close()
@@ -295,9 +333,89 @@ def test_nothing_sticks_out(page, width):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_settings_are_checked_saved_and_driven_by_keys(page):
+    page.wait_for_selector("#check section[aria-busy=false]")
+    assert "arms_motion.mp4 is a DensePose clip" in page.inner_text("#check")
+    assert page.locator("#check img").count() == 2
+    seed = "#seed input[type=number]"
+    page.get_by_text("More", exact=True).click()
+    page.fill(seed, "77")
+    page.fill("#settings-name textarea, #settings-name input", "mine")
+    page.click("#save-settings")
+    page.wait_for_selector("#settings-message:has-text('Saved as “mine”')")
+    page.click("#reset-settings")
+    page.wait_for_function("at => document.querySelector(at).value === '1'", arg=seed)
+    page.click("#saved-settings input")
+    page.get_by_role("option", name="mine").click()
+    page.wait_for_function("at => document.querySelector(at).value === '77'", arg=seed)
+
+    page.fill("#steps input[type=number]", "3000")
+    page.focus(seed)
+    page.keyboard.press("Control+Enter")
+    wait_for_status(page, "frames of 32 x 32")
+
+
 def test_dice_changes_the_seed(page):
     before = page.input_value("#seed input[type=number]")
     page.click("#dice")
     page.wait_for_function(
         "before => document.querySelector('#seed input[type=number]').value !== before", arg=before
     )
+
+
+def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_path):
+    for day, seed in ((1, 41), (2, 42)):
+        photo = str(write_photo(tmp_path / f"me{day}.png"))
+        motion = str(write_motion(tmp_path / "waltz.mp4", 3))
+        output = served[1] / f"2026020{day}-090000_me{day}_waltz.mp4"
+        write_result(output, size=64, photo=photo, motion=motion, seed=seed, strip=True)
+    page.get_by_role("tab", name="Gallery").click()
+    page.fill("#gallery-search textarea, #gallery-search input", "waltz")
+    page.wait_for_function("document.querySelectorAll('#gallery .ma-card img').length === 2")
+    page.click("#gallery .ma-card >> nth=1")
+
+    player = "document.querySelector('#gallery-result ma-player')"
+    page.wait_for_function(f"{player} && {player}.lead.currentTime > 0.05")
+    page.click("#gallery-result [data-view=motion]")
+    page.wait_for_function(f"{player}.lead.readyState >= 3 && {player}.lead.videoWidth === 3 * 64 + 8")
+    page.click("#gallery-result .ma-play")
+    page.evaluate(f"{player}.goTo(3)")
+    page.locator("#gallery-result .ma-stage").focus()
+    page.keyboard.press(".")
+    page.keyboard.press(".")
+    page.keyboard.press(",")
+    page.wait_for_function(f"{player}.readout.textContent === '5 / 8' && !{player}.lead.seeking")
+    colour = f"""part => {{
+        const canvas = {player}.canvas, at = [part * canvas.width, 0.9 * canvas.height, 1, 1];
+        return [...canvas.getContext("2d").getImageData(...at).data].slice(0, 3);
+    }}"""
+    assert page.evaluate(colour, 0.25) == pytest.approx([0, 0, 200], abs=20)  # the motion
+    assert page.evaluate(colour, 0.75) == pytest.approx([ground(4)] * 3, abs=4)  # the result's fifth frame
+    page.locator("#gallery-result .ma-divider").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate(colour, 0.75) == pytest.approx([0, 0, 200], abs=20)
+    stage = page.locator("#gallery-result .ma-frame").bounding_box()
+    page.mouse.click(stage["x"] + 0.1 * stage["width"], stage["y"] + 20)
+    assert page.evaluate(colour, 0.25) == pytest.approx([ground(4)] * 3, abs=4)
+
+    page.click("#gallery-compare")
+    page.wait_for_selector("text=Choose the result to compare it with")
+    page.click("#gallery .ma-card >> nth=0")
+    page.wait_for_function(f"{player}.clips.length === 2 && {player}.lead.currentTime > 0.05")
+    page.click("#gallery-result .ma-play")
+    page.evaluate(f"{player}.goTo(6)")
+    times = f"{player}.playing.map(video => video.currentTime)"
+    page.wait_for_function(f"{times}.every(time => Math.abs(time - 6.5 / 25) < 1e-3)")
+
+    page.click("#gallery-compare")
+    page.click("#gallery-delete")
+    page.click("#gallery-undo")
+    page.wait_for_function("document.querySelectorAll('#gallery .ma-card img').length === 2")
+    page.wait_for_selector("#gallery-result-downloads [data-kind=gif]")
+    with page.expect_download() as download:
+        page.click("#gallery-result-downloads [data-kind=gif]")
+    assert download.value.suggested_filename == "20260201-090000_me1_waltz.gif"
+    page.click("#gallery-result-again")
+    page.wait_for_selector("#seed", state="visible")
+    assert page.input_value("#seed input[type=number]") == "41"

@@ -56,7 +56,7 @@ def values_of(page: AnimateTab, **changes) -> dict:
 def test_an_ordinary_video_is_offered_made_and_animated(page, studio, tmp_path, output):
     clip = str(write_dance(tmp_path / "dance.mp4", 12))
     offer = page.panel._examine(clip, VISITOR)
-    assert offer[page.panel.box]["visible"] and offer[page.panel.start]["value"] == MAKE
+    assert offer[page.panel.box]["visible"] and offer[page.panel.job.start]["value"] == MAKE
     assert "dance.mp4 is an ordinary video" in offer[page.panel.notice]["value"]
     assert "for trying (it is not DensePose)" in offer[page.panel.notice]["value"]
     assert offer[page.panel.animate]["variant"] == "secondary"
@@ -66,10 +66,10 @@ def test_an_ordinary_video_is_offered_made_and_animated(page, studio, tmp_path, 
     refused = page._submit(data, VISITOR)
     assert f"dance.mp4 is an ordinary video; press “{MAKE}” first." in refused[page.running.status]
 
-    page.panel._admit(VISITOR)
+    page.panel.job.admit(VISITOR)
     *moving, done = page.panel._make(data, VISITOR)
-    assert all("progressbar" in update[page.panel.status] for update in moving)
-    assert "12 frames" in done[page.panel.status] and "not DensePose" in done[page.panel.status]
+    assert all("progressbar" in update[page.panel.job.status] for update in moving)
+    assert "12 frames" in done[page.panel.job.status] and "not DensePose" in done[page.panel.job.status]
     motion = output / "dance_densepose.mp4"
     assert done[page.panel.made] == {clip: str(motion)} and motion.exists()
     assert Path(done[page.panel.video]["value"]).exists()
@@ -88,10 +88,10 @@ def test_clips_that_need_no_people_found(page, tmp_path):
     swapped = [frame[..., ::-1] for frame in part_maps(5)]
     clip = str(write_clip(tmp_path / "swapped.mp4", swapped, pix_fmt="yuv444p", options={"crf": "0"}))
     offer = page.panel._examine(clip, VISITOR)
-    assert offer[page.panel.start]["value"] == CORRECT and not offer[page.panel.more]["visible"]
+    assert offer[page.panel.job.start]["value"] == CORRECT and not offer[page.panel.more]["visible"]
     assert "red and blue swapped" in offer[page.panel.notice]["value"]
     *_, done = page.panel._make(values_of(page, motion=clip), VISITOR)
-    assert "in the right colours" in done[page.panel.status]
+    assert "in the right colours" in done[page.panel.job.status]
 
 
 def test_what_cannot_be_used_is_a_sentence_and_no_button(page, tmp_path):
@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_a_sentence_and_no_button(page, tmp_path):
             words in offer[page.panel.notice]["value"]
             and str(tmp_path) not in offer[page.panel.notice]["value"]
         )
-        assert not offer[page.panel.start]["visible"] and words in offer[page.panel.waiting]
+        assert not offer[page.panel.job.start]["visible"] and words in offer[page.panel.waiting]
 
 
 def test_without_weights_and_network_the_panel_says_what_to_do(tiny_model, output, tmp_path, monkeypatch):
@@ -127,16 +127,16 @@ def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
     *_, new = studio.make_motion("me", clip, Wish())
     assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
-    page.panel._admit(VISITOR)
-    page.panel._cancel(VISITOR)
+    page.panel.job.admit(VISITOR)
+    page.panel.job.stop(VISITOR)
     (told,) = page.panel._make(values_of(page, motion=str(clip)), VISITOR)
-    assert "goes on from there" in told[page.panel.status]
+    assert "goes on from there" in told[page.panel.job.status]
 
 
 def test_a_clip_that_shows_nobody_is_a_sentence(page, tmp_path):
     clip = write_clip(tmp_path / "wall.mp4", [np.full((64, 64, 3), 255 - np.array(BACKGROUND), np.uint8)] * 4)
     *_, told = page.panel._make(values_of(page, motion=str(clip)), VISITOR)
-    assert "Nobody is seen in the clip wall.mp4" in told[page.panel.status]
+    assert "Nobody is seen in the clip wall.mp4" in told[page.panel.job.status]
 
 
 def test_only_the_clip_it_was_made_of_is_replaced():

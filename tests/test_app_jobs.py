@@ -119,7 +119,7 @@ def test_a_waiting_job_goes_back_into_the_form_and_is_changed_in_its_place(page,
     running = submit(page, **long)
     waiting, last = submit(page, seed=5, end=0.1, **files), submit(page, seed=6, **files)
     filled = page._fill_in("", VISITOR, press("edit", waiting))
-    assert filled[page.changing] == waiting.id and filled[page.start]["value"] == "Change the waiting job"
+    assert filled[page.changing] == waiting.id and filled[page.start]["value"] == "Change the job"
     assert (filled[page.controls["seed"]], filled[page.controls["end"]]) == (5, 0.1)
     lent = Path(filled[page.controls["photo"]])
     assert lent.name == "me.png" and studio.queue.folder not in lent.parents

@@ -50,6 +50,29 @@ def request(inputs: tuple[Path, Path], **options) -> AnimationRequest:
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_keypoints_are_fitted_as_the_motion_is(inputs, tmp_path, fit):
+    # Drawn where the parts are: white bodies over black.
+    bodies = [
+        np.repeat(nearest_labels(frame)[0][..., None] > 0, 3, axis=2).astype(np.uint8) * 255
+        for frame in part_maps(10, width=192, height=96)
+    ]
+    drawn = write_clip(tmp_path / "drawn.mp4", bodies, rate=10)
+    chosen = {"fit": fit, "start": 0.2, "keypoints": drawn}
+    with prepare_media(request(inputs, **chosen), width=64, height=96) as media:
+        assert media.keypoints.shape == media.control.shape == (8, 96, 64, 3)
+        body, white = nearest_labels(media.control[:])[0] > 0, media.keypoints[:].mean(axis=-1) > 127
+        assert (body == white).mean() > 0.97
+        assert media.keypoints[:][:, 0].max() < 20  # black around, whatever parts lie on
+
+
+def test_keypoints_of_another_clip_are_refused(inputs, tmp_path, temporary):
+    drawn = write_clip(tmp_path / "drawn.mp4", part_maps(9, width=192, height=96), rate=10)
+    with pytest.raises(InputError, match="9 frames of 192x96 at 10 fps .* 10 frames of 192x96 .* one video"):
+        prepare_media(request(inputs, keypoints=drawn), width=64, height=48)
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_everything_has_the_size_of_the_result(inputs, fit):
     with prepare_media(request(inputs, fit=fit), width=64, height=48) as media:
         assert media.photo.shape == (48, 64, 3) and media.photo.dtype == np.uint8

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from magicanimate.errors import Cancelled
 from magicanimate.pipeline import MagicAnimatePipeline
+from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames
 
@@ -77,6 +80,24 @@ def test_schedulers(pipe, name):
         pipe.scheduler = own
     assert torch.isfinite(first).all()
     assert torch.equal(first, second)
+
+
+def test_residuals_of_a_second_controlnet_are_added(tiny_model):
+    """Both drawings and networks alike are one of twice the weight."""
+    pipe = MagicAnimatePipeline.from_pretrained(tiny_model)
+    assert pipe.controlnet_keypoints is None
+    for block in (*pipe.controlnet.controlnet_down_blocks, pipe.controlnet.controlnet_mid_block):
+        torch.nn.init.normal_(block.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    drawings = control_frames(20, 32)  # two windows
+    once, twice = (latents_of(pipe, frames=20, controlnet_conditioning_scale=scale) for scale in (1.0, 2.0))
+    pipe.register_modules(controlnet_keypoints=copy.deepcopy(pipe.controlnet))
+    torch.testing.assert_close(latents_of(pipe, frames=20, keypoints=drawings), twice, rtol=1e-4, atol=1e-4)
+    assert (once - twice).abs().max() > 0.01
+    lean = latents_of(pipe, frames=20, keypoints=drawings, speed=Speed.plain())
+    torch.testing.assert_close(lean, twice, rtol=1e-3, atol=1e-3)
+    for wrong in (None, drawings[:-1], drawings[:, :16]):
+        with pytest.raises(ValueError, match="keypoints"):
+            latents_of(pipe, frames=20, keypoints=wrong)
 
 
 def test_seed_decides(pipe):

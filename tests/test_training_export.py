@@ -70,7 +70,7 @@ def test_export_takes_the_settings_of_the_runs(trained, data_folder, tmp_path):
     saved = saved_config(tmp_path, config)
     assert saved.loss == loss
     with pytest.raises(InputError, match="comparison"):
-        export_pipeline(replace(saved, driving="both"), network, tmp_path, tmp_path / "out")
+        export_pipeline(replace(saved, reference=False), network, tmp_path, tmp_path / "out")
 
 
 def test_finished_run_is_left_alone(trained, data_folder):

@@ -24,7 +24,7 @@ def parts(published: Path) -> StableDiffusionParts:
 
 
 def test_networks_begin_as_copies_of_the_unet(parts):
-    unet, encoder, controlnet = parts.image_unet(), parts.appearance_encoder(), parts.controlnet()
+    unet, encoder, controlnet = parts.image_unet(), parts.appearance_encoder(), parts.controlnet("controlnet")
     key = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     expected = fill_tensor("unet", key, unet.state_dict()[key].shape)
     for network in (unet, encoder, controlnet):

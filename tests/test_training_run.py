@@ -24,7 +24,7 @@ from tests.training_runs import losses, train
 from training.__main__ import STAGES, parser
 from training.presets import PRESETS
 
-WAIT = 120  # seconds, on a busy machine
+WAIT = 400  # seconds, on a busy machine
 
 
 def wait_until(true: Callable[[], object], *, seconds: float = WAIT) -> None:
@@ -160,14 +160,16 @@ def test_curve_follows_a_run_that_takes_steps_again(tmp_path):
 
 def test_what_can_be_tried(tmp_path):
     index = json.dumps({"_class_name": "MagicAnimatePipeline"})
-    for folder in ("base/pipeline", f"{EXPORTED}/stage2_000050", f"{EXPORTED}/stage2_000100"):
+    for age, folder in enumerate((f"{EXPORTED}/stage2_000100", "base/pipeline", f"{EXPORTED}/old")):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "model_index.json").write_text(index)
+        file = tmp_path / folder / "model_index.json"
+        file.write_text(index)
+        os.utime(file, (1_000_000 - age, 1_000_000 - age))
     (tmp_path / "vae" / "pipeline").mkdir(parents=True)  # not a checkpoint
     assert [trial.name for trial in trials(tmp_path)] == [
-        "base, finished",
         "stage2, step 100",
-        "stage2, step 50",
+        "base, finished",
+        "old",
     ]
     with pytest.raises(InputError, match="no checkpoint yet"):
         export_folder(TrainingRun(tmp_path / "stage2"))

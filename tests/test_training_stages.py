@@ -10,7 +10,10 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from magicanimate.animator import Animator
+from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from tests.inputs import write_motion, write_photo
 from tests.training_files import write_points, write_video
 from tests.training_runs import losses, rows, train, weights
 from training.batches import Numbered
@@ -19,6 +22,7 @@ from training.checkpoints import load_averages
 from training.config import OptimizerConfig
 from training.latents import Latents, channel_weights
 from training.networks import build_image_unet
+from training.parts import PipelineParts
 from training.presets import preset
 from training.runs import build_stage
 from training.sets import DataFolders, open_data
@@ -233,7 +237,7 @@ def test_two_motion_signals_are_added(tmp_path):
         "controlnet",
         "controlnet_keypoints",
     }
-    assert not (run / "pipeline").exists()  # a pipeline takes one signal
+    _animates_with_both(run / "pipeline", tmp_path)
 
     stage = build("base", data, tmp_path, **plain)
     for name in ("controlnet", "controlnet_keypoints"):
@@ -246,6 +250,23 @@ def test_two_motion_signals_are_added(tmp_path):
         for name, picture in zip(("controlnet", "controlnet_keypoints"), maps, strict=True)
     ]
     torch.testing.assert_close(together, sum(apart))
+
+
+def _animates_with_both(pipeline: Path, folder: Path) -> None:
+    """The program takes the pipeline, with both signals and only with both."""
+    photo = write_photo(folder / "me.png")
+    part, points = (write_motion(folder / f"{name}.mp4", 5) for name in ("parts", "points"))
+    few = {"num_inference_steps": 1, "width": 32, "height": 32}
+    request = AnimationRequest(photo, part, folder / "out.mp4", keypoints=points, **few)
+    animator = Animator(pipeline, device="cpu")
+    result = animator.animate(request)
+    assert result.num_frames == 5 and result.settings["keypoints"] == str(points)
+    with pytest.raises(InputError, match="is driven by keypoints, too; give the clip"):
+        animator.animate(replace(request, keypoints=None))
+    again = PipelineParts(pipeline)
+    names = ("controlnet", "controlnet_keypoints")
+    one, other = (again.controlnet(name).controlnet_mid_block.weight for name in names)
+    assert not torch.equal(one, other)
 
 
 def test_keypoints_alone_leave_a_pipeline(tmp_path):

@@ -91,7 +91,7 @@ def image_networks(config: StageConfig, parts: Parts) -> dict[str, nn.Module]:
     made: dict[str, nn.Module] = {"unet": parts.image_unet()}
     if config.reference and config.stage != "controlnet":
         made["appearance_encoder"] = parts.appearance_encoder()
-    return made | {name: parts.controlnet() for name in controlnet_names(config)}
+    return made | {name: parts.controlnet(name) for name in controlnet_names(config)}
 
 
 def load_earlier(networks: dict[str, nn.Module], runs: Path, stages: tuple[Stage, ...]) -> list[Stage]:

@@ -55,10 +55,8 @@ def export_pipeline(
     Raises:
         InputError: a stage is missing, the settings do not make a pipeline, or the disk is full.
     """
-    if not config.reference or config.driving == "both":
-        raise InputError(
-            "a pipeline has a reference and one motion signal; these runs are for comparison only."
-        )
+    if not config.reference:
+        raise InputError("a pipeline has a reference; these runs are for comparison only.")
     start = start or Start()
     parts = start.parts(network)
     networks = image_networks(config, parts)
@@ -71,6 +69,7 @@ def export_pipeline(
         unet=networks["unet"],
         appearance_encoder=networks["appearance_encoder"],
         controlnet=networks["controlnet"],
+        controlnet_keypoints=networks.get("controlnet_keypoints"),
         scheduler=scheduler_of(config),
         empty_prompt=parts.empty_prompt(),
         **parts.pipeline_settings(config),

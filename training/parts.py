@@ -45,7 +45,8 @@ class Parts(Protocol):
 
     def appearance_encoder(self) -> AppearanceEncoder: ...
 
-    def controlnet(self) -> ControlNetModel: ...
+    def controlnet(self, name: str) -> ControlNetModel:
+        """For a driving signal, by the names of `training.stages.denoiser.controlnet_names`."""
 
     def video_unet(self) -> VideoUNet:
         """With the temporal layers to begin with; the weights of `image_unet` are put in afterwards."""
@@ -73,7 +74,7 @@ class NewParts:
     def appearance_encoder(self) -> AppearanceEncoder:
         return networks.build_appearance_encoder(self.config)
 
-    def controlnet(self) -> ControlNetModel:
+    def controlnet(self, name: str) -> ControlNetModel:
         return networks.build_controlnet(self.config)
 
     def video_unet(self) -> VideoUNet:
@@ -123,7 +124,7 @@ class StableDiffusionParts:
         encoder.load_state_dict({key: there[key] for key in wanted})
         return encoder
 
-    def controlnet(self) -> ControlNetModel:
+    def controlnet(self, name: str) -> ControlNetModel:
         return ControlNetModel.from_unet(self._unet)
 
     def video_unet(self) -> VideoUNet:
@@ -174,8 +175,9 @@ class PipelineParts:
     def appearance_encoder(self) -> AppearanceEncoder:
         return _load(AppearanceEncoder, self.folder / "appearance_encoder")
 
-    def controlnet(self) -> ControlNetModel:
-        return _load(ControlNetModel, self.folder / "controlnet")
+    def controlnet(self, name: str) -> ControlNetModel:
+        own = self.folder / name
+        return _load(ControlNetModel, own if own.is_dir() else self.folder / "controlnet")
 
     def video_unet(self) -> VideoUNet:
         return _load(VideoUNet, self.folder / "unet")

@@ -97,8 +97,8 @@ def train(
 
 
 def _exportable(config: StageConfig) -> bool:
-    """Whether the stage leaves something that animates: a reference and one motion signal."""
-    return config.stage in ("base", "stage1", "stage2") and config.reference and config.driving != "both"
+    """Whether the stage leaves something that animates: it needs a reference."""
+    return config.stage in ("base", "stage1", "stage2") and config.reference
 
 
 def build_stage(

@@ -9,6 +9,8 @@ from pathlib import Path
 from magicanimate import __version__
 from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, MediaLimits
 from magicanimate.device import DEVICES, DTYPES
+from magicanimate.memory.profiles import AUTO
+from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 
 _ANIMATE_EXAMPLES = """\
 examples:
@@ -104,6 +106,12 @@ def _add_model(command) -> None:
     group.add_argument(
         "--dtype", default=None, choices=DTYPES, help="number format (default: what suits the device)"
     )
+    group.add_argument(
+        "--memory",
+        default=AUTO,
+        choices=(AUTO, *PROFILE_NAMES),
+        help="how to spend memory, from roomy to tight (default: by what is free; `info` tells)",
+    )
     group.add_argument("--offline", action="store_true", default=False, help="never ask the network")
 
 
@@ -133,7 +141,7 @@ def _add_sampling(command) -> None:
         "--reference-strength",
         type=float,
         metavar="S",
-        help="how much the picture looks at the photo, 0 (not at all) to 10 (default: 1)",
+        help="how much the picture looks at the photo, 0 (not at all) to 2 (default: 1)",
     )
     add(
         "--windows",
@@ -163,6 +171,12 @@ def _add_media(command) -> None:
         "--fit",
         choices=FITS,
         help="crop keeps proportions, pad shows all, stretch as published (default: crop)",
+    )
+    add(
+        "--keypoints",
+        type=Path,
+        metavar="CLIP",
+        help="the same frames' keypoints, drawn in DWPose's style, for a checkpoint trained with both",
     )
     add("--start", type=float, metavar="SECONDS", help="where in the clip to begin")
     add("--end", type=float, metavar="SECONDS", help="where in the clip to end")

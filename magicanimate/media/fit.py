@@ -109,6 +109,7 @@ class MotionFit:
         place: where it goes on the canvas.
         width, height: of the canvas.
         keep_labels: scale by part labels, so that no colours between parts arise; otherwise by colours.
+        background: RGB of the canvas around the frame.
     """
 
     window: Box
@@ -116,6 +117,7 @@ class MotionFit:
     width: int
     height: int
     keep_labels: bool
+    background: tuple[int, int, int] = BACKGROUND
 
     def apply(self, frame: np.ndarray) -> np.ndarray:
         """Clip frame, uint8 (h, w, 3), to uint8 (height, width, 3); one that fits already stays as it is."""
@@ -131,7 +133,7 @@ class MotionFit:
         if size == (self.width, self.height):
             return np.ascontiguousarray(part)
         canvas = np.empty((self.height, self.width, 3), dtype=np.uint8)
-        canvas[:] = BACKGROUND
+        canvas[:] = self.background
         canvas[top:bottom, left:right] = part
         return canvas
 

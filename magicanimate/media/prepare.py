@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class PreparedMedia:
     Attributes:
         photo: uint8 (H, W, 3).
         control: the motion, one control frame for each frame of the result, uint8 (N, H, W, 3) on disk.
+        keypoints: the same of the clip of drawn keypoints, or ``None``.
         fps: of the result.
         rate: the same as an exact fraction.
         num_frames: N, at least 1.
@@ -52,10 +53,13 @@ class PreparedMedia:
     num_frames: int
     has_sound: bool
     sound_start: float
+    keypoints: FrameStore | None = None
 
     def close(self) -> None:
         """Delete the frames on disk."""
         self.control.close()
+        if self.keypoints is not None:
+            self.keypoints.close()
 
     def __enter__(self) -> PreparedMedia:
         return self
@@ -90,16 +94,10 @@ def prepare_media(
     photo = fit_photo(
         load_photo(request.photo, limits=request.limits), width=width, height=height, fit=request.fit
     )
-    clip = open_motion(
-        request.motion,
-        start=request.start,
-        end=request.end,
-        stride=request.stride,
-        fps=request.fps,
-        limits=request.limits,
-    )
+    clip = _opened(request.motion, request)
+    drawn = None if request.keypoints is None else _drawn_alike(request, clip)
     total = clip.num_frames_estimate or 0
-    _check_room(total * width * height * 3)
+    _check_room(total * width * height * 3 * (1 if drawn is None else 2))
     size = (clip.width, clip.height)
     two_passes = request.fit == "crop" and largest_window(size, width=width, height=height) != size
     reader = _Reader(clip, total * (2 if two_passes else 1), on_progress, should_stop)
@@ -119,6 +117,9 @@ def prepare_media(
     if len(control) == 0:
         control.close()
         raise InputError(f"The motion clip {clip.path} has no frame that can be decoded; export it again.")
+    keypoints = None
+    if drawn is not None:
+        keypoints = _keypoints(drawn, fit, control, should_stop)
     return PreparedMedia(
         photo=photo,
         control=control,
@@ -127,13 +128,61 @@ def prepare_media(
         num_frames=len(control),
         has_sound=clip.has_sound,
         sound_start=clip.start,
+        keypoints=keypoints,
     )
+
+
+def _opened(path: Path, request: AnimationRequest) -> MotionClip:
+    """The frames of a clip that are animated."""
+    return open_motion(
+        path,
+        start=request.start,
+        end=request.end,
+        stride=request.stride,
+        fps=request.fps,
+        limits=request.limits,
+    )
+
+
+def _drawn_alike(request: AnimationRequest, clip: MotionClip) -> MotionClip:
+    """The clip of drawn keypoints, which must be as large, fast and long as the motion clip."""
+    drawn = _opened(request.keypoints, request)
+    one, other = (
+        f"{each.num_frames_estimate} frames of {each.width}x{each.height} at {each.fps:g} fps"
+        for each in (drawn, clip)
+    )
+    if one != other:
+        raise InputError(
+            f"The keypoints {drawn.path} are {one} and the motion clip {clip.path} {other}; draw both from "
+            "one video."
+        )
+    return drawn
+
+
+def _keypoints(
+    drawn: MotionClip,
+    fit: MotionFit,
+    control: FrameStore,
+    should_stop: Callable[[], bool] | None,
+) -> FrameStore:
+    """The drawn keypoints, fitted as the motion is, over black as they are drawn."""
+    try:
+        reader = _Reader(drawn, 0, None, should_stop)
+        keypoints = _store(reader, replace(fit, keep_labels=False, background=(0, 0, 0)))
+        if len(keypoints) != len(control):
+            counts = f"{len(keypoints)} frames that can be decoded, the motion clip {len(control)}"
+            keypoints.close()
+            raise InputError(f"The keypoints {drawn.path} have {counts}; export both again.")
+    except BaseException:
+        control.close()
+        raise
+    return keypoints
 
 
 def _check_apart(request: AnimationRequest) -> None:
     """Refuse an output that would replace one of the inputs."""
     output = Path(request.output).resolve()
-    for given in (Path(request.photo), Path(request.motion)):
+    for given in map(Path, filter(None, (request.photo, request.motion, request.keypoints))):
         if output == given.resolve():
             raise InputError(f"The output {request.output} is also an input; choose another name for it.")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import FITS, FUSIONS, WINDOW_MODES, AnimationRequest
+from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.request_checks import SIDE_MULTIPLE
+from magicanimate.presets import completed
+from magicanimate.request_checks import LARGEST_REFERENCE_STRENGTH, SIDE_MULTIPLE
 from magicanimate.studio.sizes import CUSTOM, OWN, size_choices
 from magicanimate.wording import new_output
 
@@ -84,6 +85,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "seed": Setting(own.seed, 0, LARGEST_SEED),
         "random_seed": Setting(False),
         "seeds": Setting(1, 1, MOST_SEEDS),
+        "preset": Setting(own.preset, choices=PRESETS),
         "num_inference_steps": Setting(defaults.num_inference_steps, 1, 100),
         "guidance_scale": Setting(float(defaults.guidance_scale), 1, 20),
         "size": Setting(OWN, choices=tuple(choice.name for choice in size_choices(defaults))),
@@ -94,7 +96,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "end": Setting(0.0, 0, 86400),
         "stride": Setting(own.stride, 1, 1000),
         "fps": Setting(0.0, 0, 1000),
-        "reference_strength": Setting(own.reference_strength, 0, 3),
+        "reference_strength": Setting(own.reference_strength, 0, LARGEST_REFERENCE_STRENGTH),
         "controlnet_conditioning_scale": Setting(own.controlnet_conditioning_scale, 0, 2),
         "fusion": Setting(own.fusion, choices=FUSIONS),
         "windows": Setting(own.windows, choices=WINDOW_MODES),
@@ -109,6 +111,12 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "prompt": Setting(own.prompt),
         "negative_prompt": Setting(own.negative_prompt),
     }
+
+
+def steps_of(preset: str, defaults: ModelDefaults) -> int:
+    """Denoising steps that a speed preset means for a checkpoint."""
+    request = AnimationRequest(Path(), Path(), Path(), preset=preset)
+    return completed(request, steps=defaults.num_inference_steps).num_inference_steps
 
 
 def read_back(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> ReadBack:

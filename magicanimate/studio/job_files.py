@@ -98,10 +98,10 @@ class JobFiles:
         return kept
 
     def sweep(self, jobs: Iterable[Job]) -> None:
-        """Remove the uploads that neither a job nor a result in the folder names any more."""
+        """Remove the uploads that neither a job nor a result, here or one folder down, names any more."""
         named = {value for job in jobs for value in job.request.values() if isinstance(value, str)}
-        for file in self.output.rglob("*.json"):
-            if self.folder not in file.parents:
+        for file in (*self.output.glob("*.json"), *self.output.glob("*/*.json")):
+            if file.parent != self.folder:
                 named |= _texts_of(file)
         for kept in (self.folder / _INPUTS).glob("*/*"):
             if str(kept) not in named:

@@ -39,8 +39,9 @@ class TrainingDesk:
     def wish(self) -> TrainingWish:
         """What was asked for last; the defaults if nothing was."""
         try:
-            saved = json.loads(self._memory.read_text(encoding="utf-8"))
-            return TrainingWish(**saved)
+            saved = TrainingWish(**json.loads(self._memory.read_text(encoding="utf-8")))
+            _ = saved.run_folder  # a file of another version may know other presets
+            return saved
         except (OSError, ValueError, TypeError):
             return TrainingWish()
 

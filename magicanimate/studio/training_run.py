@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from magicanimate.checkpoints.disk import model_index
+from magicanimate.checkpoints.disk import MODEL_INDEX, model_index
 from magicanimate.errors import InputError
 from magicanimate.studio.detached import ERROR_PREFIX, DetachedProcess
 from magicanimate.studio.training_wish import PROGRAM_FOLDER, STAGES, TrainingWish
@@ -146,16 +145,18 @@ class TrainingRun:
         return sorted((self.folder / "samples").glob(f"[0-9]*{suffix}"), reverse=True)
 
 
-def trials(runs: Path) -> Iterator[Trial]:
-    """What the runs of a folder have made that animates, the newest of exports first."""
-    for stage in STAGES:
-        folder = runs / stage / _PIPELINE
-        if model_index(folder) is not None:
-            yield Trial(f"{stage}, finished", folder)
-    for folder in sorted((runs / EXPORTED).glob("[!.]*"), reverse=True):
-        if model_index(folder) is not None:
-            stage, _, step = folder.name.rpartition("_")
-            yield Trial(f"{stage}, step {int(step)}" if step.isdecimal() else folder.name, folder)
+def trials(runs: Path) -> list[Trial]:
+    """What the runs of a folder have made that animates, the newest first."""
+    folders = {runs / stage / _PIPELINE: f"{stage}, finished" for stage in STAGES}
+    for folder in (runs / EXPORTED).glob("[!.]*"):
+        stage, _, step = folder.name.rpartition("_")
+        folders[folder] = f"{stage}, step {int(step)}" if step.isdecimal() else folder.name
+    made = {
+        folder: (folder / MODEL_INDEX).stat().st_mtime
+        for folder in folders
+        if model_index(folder) is not None
+    }
+    return [Trial(folders[folder], folder) for folder in sorted(made, key=made.get, reverse=True)]
 
 
 def export_folder(run: TrainingRun) -> Path:

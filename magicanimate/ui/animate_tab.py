@@ -10,12 +10,24 @@ import gradio as gr
 
 from magicanimate.errors import InputError
 from magicanimate.studio.job import Job
+from magicanimate.studio.setting_presets import SettingPresets
 from magicanimate.ui import form, views
+from magicanimate.ui.check_card import CheckCard
 from magicanimate.ui.motion_panel import MotionPanel, motion_of
+from magicanimate.ui.presets_panel import PresetsPanel
 from magicanimate.ui.running_panel import RunningPanel, Updates
 from magicanimate.ui.studio import Studio
+from magicanimate.ui.use_again import UseAgain
 
-_START, _CHANGE = "Animate", "Change the waiting job"
+_START, _CHANGE = "Animate", "Change the job"
+
+# On a narrow page what runs lies below the form.
+_SHOW_STATUS = """
+() => {
+  const status = document.querySelector("#status"), { top } = status.getBoundingClientRect();
+  if (top < 0 || top > innerHeight * 0.8) status.scrollIntoView({ behavior: "smooth", block: "start" });
+}
+"""
 
 
 class AnimateTab:
@@ -54,6 +66,7 @@ class AnimateTab:
         )
         settings, self.dice = form.main_settings(self.defaults)
         self.controls |= settings
+        self.check = CheckCard(self.studio, self.controls, self.panel)
         with gr.Row():
             self.start.render()
             self.cancel = gr.Button("Cancel", size="lg", interactive=False, elem_id="cancel")
@@ -61,6 +74,10 @@ class AnimateTab:
         gr.HTML(views.CONSENT, padding=False)
         with gr.Accordion("More", open=False):
             self.controls |= form.more_settings(self.defaults)
+            self.presets = PresetsPanel(
+                SettingPresets(self.studio.output / ".settings"), self.controls, self.defaults
+            )
+        self.use_again = UseAgain(self.studio, self.controls)
 
     def _checkpoint_note(self) -> str:
         """Right again whenever the page is opened."""
@@ -78,17 +95,21 @@ class AnimateTab:
         )
         form_state = [self.changing, self.start, self.leave]
         told = {self.running.seen, self.running.visitor, self.changing}
-        self.start.click(
+        submitted = self.start.click(
             self._submit,
             {*self.controls.values(), self.panel.made, self.panel.waiting, *told},
             [*self.running.widgets, *form_state, self.controls["seed"]],
             queue=False,
             **private,
         )
+        submitted.then(None, js=_SHOW_STATUS, **private)
         self.leave.click(self._leave, None, form_state, queue=False, **private)
         filled = [*form_state, *self.controls.values()]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **private)
         self.panel.connect()
+        form.connect(self.controls, self.defaults)
+        self.presets.connect()
+        self.check.connect()
         self.running.connect()
 
     def _submit(self, data: dict, request: gr.Request) -> Updates:

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
+from magicanimate.errors import InputError
 from magicanimate.studio.form_values import (
     LARGEST_SEED,
     OWN_SCHEDULER,
@@ -17,40 +18,40 @@ from magicanimate.studio.form_values import (
     of_result,
     request_of,
     requests_of,
+    steps_of,
 )
-from magicanimate.studio.sizes import size_choices
+from magicanimate.studio.sizes import CUSTOM, size_choices, size_of
 
 __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 
-DICE = Path(__file__).with_name("dice.svg")
+DICE = Path(__file__).with_name("dice.png")
+KEYS = Path(__file__).with_name("keys.js")
 
 Controls = dict[str, gr.components.Component]
 
 _WORDS = {
-    "seed": ("Seed", "chooses the noise it begins with; the same seed gives the same video"),
+    "seed": ("Seed", "same seed, same video"),
     "random_seed": ("A new seed each time", None),
-    "seeds": ("Several seeds at once", "so many videos: this seed, the next one, ..."),
-    "num_inference_steps": ("Steps", "more refine, and take longer"),
-    "guidance_scale": ("Guidance", "how strongly the photo is followed; 1 is quickest"),
-    "size": ("Size", "about as many pixels as the checkpoint was trained with"),
+    "seeds": ("Several seeds at once", "this one, the next one ..."),
+    "preset": ("Speed", "what is given up for time; sets the steps, too"),
+    "num_inference_steps": ("Steps", "more refine, take longer"),
+    "guidance_scale": ("Guidance", "towards the photo; 1: quickest"),
+    "size": ("Size", "of the result in pixels"),
     "width": ("Width", "multiple of 8"),
     "height": ("Height", "multiple of 8"),
     "fit": ("Fit", "crop keeps proportions, pad shows all of both, stretch is as published"),
     "start": ("From second", "0: the beginning"),
     "end": ("To second", "0: the end"),
-    "stride": ("Frame step", "2: every second frame"),
+    "stride": ("Frame step", "2: every other"),
     "fps": ("Frame rate", "0: the clip's"),
-    "reference_strength": (
-        "Photo strength",
-        "how much the picture looks at the photo; 1 as trained, 0 not at all",
-    ),
-    "controlnet_conditioning_scale": ("Pose strength", "how strictly the pose is held; 1 as trained"),
+    "reference_strength": ("Photo strength", "1 as trained, 0 not at all"),
+    "controlnet_conditioning_scale": ("Pose strength", "of the clip; 1 as trained"),
     "fusion": ("Fusion", "parts of the network that look at the photo; midup as trained"),
     "windows": ("Windows", "ring joins the end to the beginning, as published"),
     "window_size": ("Window size", "frames made together"),
-    "window_overlap": ("Overlap", "frames two windows share; more hides the seams and takes longer"),
+    "window_overlap": ("Overlap", "more hides seams, takes longer"),
     "window_offset": ("Move windows from step to step", None),
-    "scheduler": ("Scheduler", "the method of denoising; default is the checkpoint's"),
+    "scheduler": ("Scheduler", "the method of denoising; default: as speed and checkpoint say"),
     "side_by_side": ("Also make the side by side video", None),
     "sound": ("Keep the clip's sound", None),
     "credentials": ("Sign the result as AI-generated (content credentials)", None),
@@ -71,7 +72,8 @@ def values_of(settings: Mapping[str, Any], defaults: ModelDefaults) -> dict[str,
     return of_result(settings, form_settings(defaults)).values
 
 
-def _path_only(payload: gr.FileData | None) -> str | None:
+def path_only(payload: gr.FileData | None) -> str | None:
+    """Instead of `gr.Image.preprocess`, which answers a broken picture with a traceback."""
     return payload.path if payload else None
 
 
@@ -98,9 +100,8 @@ def inputs(*, photo: str | None, motion: str | None) -> Controls:
                 elem_id="motion",
             ),
         }
-    # Gradio would open the picture itself and answer a broken one with a traceback. Set on the object,
-    # since a subclass would make Gradio write a file beside this one.
-    controls["photo"].preprocess = _path_only
+    # Set on the object, since a subclass would make Gradio write a file beside this one.
+    controls["photo"].preprocess = path_only
     return controls
 
 
@@ -122,7 +123,7 @@ def more_settings(defaults: ModelDefaults) -> Controls:
     """Everything else in groups, with values that suit a first try."""
     settings = form_settings(defaults)
     controls: Controls = {}
-    with _group("Picture"):
+    with _group("Size"):
         with gr.Row():
             sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
             controls["size"] = _dropdown("size", settings, choices=sizes, scale=2, min_width=250)
@@ -139,9 +140,11 @@ def more_settings(defaults: ModelDefaults) -> Controls:
                 "controlnet_conditioning_scale", settings, step=0.05
             )
         controls["fusion"] = _radio("fusion", settings)
-    with _group("Sampling"), gr.Row():
-        controls["scheduler"] = _dropdown("scheduler", settings, min_width=220)
-        controls["seeds"] = _slider("seeds", settings)
+    with _group("Sampling"):
+        controls["preset"] = _radio("preset", settings)
+        with gr.Row():
+            controls["scheduler"] = _dropdown("scheduler", settings, min_width=220)
+            controls["seeds"] = _slider("seeds", settings)
     with _group("Long clips"):
         with gr.Row():
             controls["window_size"] = _slider("window_size", settings)
@@ -156,6 +159,38 @@ def more_settings(defaults: ModelDefaults) -> Controls:
             label, info = _WORDS[name]
             controls[name] = gr.Textbox(settings[name].default, label=label, info=info, min_width=220)
     return controls
+
+
+def connect(controls: Controls, defaults: ModelDefaults) -> None:
+    """Let the settings that follow others follow them; every widget of the form is there now."""
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    gr.context.Context.root_block.load(None, None, None, js=KEYS.read_text(encoding="utf-8"), **private)
+    sides = [controls["width"], controls["height"]]
+
+    def sides_of(size: str, photo: str | None, motion: str | None) -> tuple[Any, Any]:
+        try:
+            found = size_of(size, defaults, {"photo": photo, "motion": motion})
+        except InputError:  # the check card says what is wrong with the file
+            found = None
+        return found or (gr.skip(), gr.skip())
+
+    files = [controls["photo"], controls["motion"]]
+    gr.on(
+        [controls["size"].change, *(file.change for file in files)],
+        sides_of,
+        [controls["size"], *files],
+        sides,
+        **private,
+    )
+    for side in sides:
+        side.input(lambda: CUSTOM, None, controls["size"], queue=False, **private)
+    controls["preset"].input(
+        lambda preset: steps_of(preset, defaults),
+        controls["preset"],
+        controls["num_inference_steps"],
+        queue=False,
+        **private,
+    )
 
 
 def _group(title: str, *, visible: bool = True) -> gr.Column:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
-from densepose_tools.one_click import Wish
+from densepose_tools.one_click import MadeMotion, wish_of
 from densepose_tools.treatment import Treatment
-from magicanimate.config import Progress
-from magicanimate.errors import Cancelled, InputError
+from magicanimate.errors import InputError
 from magicanimate.ui import views
+from magicanimate.ui.motion_job import PRIVATE, MotionJob, Updates
 from magicanimate.ui.studio import Studio
 
 MAKE, CORRECT, AGAIN = "Make a DensePose clip", "Correct the colours", "Make it again"
+USES = "Animate uses it now."
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,6 @@ class _Offer:
     text: str
     button: str | None
     refusal: str
-
-
-Updates = dict[gr.components.Component, Any]
 
 
 class MotionPanel:
@@ -47,7 +44,7 @@ class MotionPanel:
         self.waiting = gr.State("")  # what to say if this clip is animated as it is; empty if it can be
         with gr.Column(visible=False, elem_id="densepose", elem_classes="ma-panel") as self.box:
             self.notice = gr.HTML("", padding=False, elem_id="densepose-notice")
-            self.status = gr.HTML("", visible=False, padding=False, elem_id="densepose-status")
+            self.job = MotionJob(studio, "densepose", MAKE)
             self.video = gr.Video(
                 label="DensePose clip",
                 interactive=False,
@@ -58,40 +55,41 @@ class MotionPanel:
                 buttons=[],
                 elem_id="densepose-clip",
             )
-            self.download = gr.DownloadButton("Download the DensePose clip", size="sm", visible=False)
             with gr.Row():
-                self.start = gr.Button(MAKE, variant="primary", elem_id="make-densepose")
-                self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel-densepose")
+                self.download = gr.DownloadButton("Download the DensePose clip", size="sm", visible=False)
+                self.archive = gr.DownloadButton("Download what was found (npz)", size="sm", visible=False)
             with gr.Accordion("More on how it is made", open=False) as self.more:
-                self.settings = _settings()
+                self.settings = settings()
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        shown = [self.box, self.notice, self.start, self.status, self.video, self.download]
+        shown = [
+            self.box,
+            self.notice,
+            self.job.start,
+            self.job.status,
+            self.video,
+            self.download,
+            self.archive,
+        ]
         shown += [self.more, self.waiting, self.animate]
-        self.clip.change(self._examine, self.clip, shown, concurrency_limit=4, **private)
-        buttons = [self.start, self.cancel]
-        admitted = self.start.click(self._admit, None, [self.status, *buttons], queue=False, **private)
-        ended = admitted.then(
+        self.clip.change(self._examine, self.clip, shown, concurrency_limit=4, **PRIVATE)
+        self.job.connect(
             self._make,
             {self.clip, self.made, *self.settings.values()},
-            [self.notice, self.start, self.status, self.video, self.download, self.made]
-            + [self.waiting, self.animate],
-            **private,
+            [self.notice, self.video, self.download, self.archive, self.made, self.waiting, self.animate],
         )
-        ended.then(self._release, None, buttons, queue=False, **private)
-        self.cancel.click(self._cancel, None, self.cancel, queue=False, **private)
 
     def _examine(self, clip: str | None, request: gr.Request) -> Updates:
         """A clip was put in, or taken away: say what it is and offer what it needs."""
-        self.studio.cancel(_job(request))
+        self.job.stop(request)
         hidden = gr.update(value=None, visible=False)
         updates: Updates = {
             self.box: gr.update(visible=False),
-            self.status: gr.update(value="", visible=False),
+            self.job.status: gr.update(value="", visible=False),
             self.video: hidden,
             self.download: hidden,
+            self.archive: hidden,
             self.waiting: "",
             self.animate: gr.update(variant="primary"),
         }
@@ -104,7 +102,7 @@ class MotionPanel:
             self.notice: gr.update(
                 value=views.message(offer.text, kind="info" if possible else "error"), visible=True
             ),
-            self.start: gr.update(value=offer.button or MAKE, variant="primary", visible=possible),
+            self.job.start: gr.update(value=offer.button or MAKE, variant="primary", visible=possible),
             self.more: gr.update(visible=offer.button == MAKE),
             self.waiting: offer.refusal,
             self.animate: gr.update(variant="secondary"),
@@ -133,50 +131,31 @@ class MotionPanel:
             return _Offer(text, None, text)
         return _Offer(text, MAKE, f"{what}; press “{MAKE}” first.")
 
-    def _admit(self, request: gr.Request) -> Updates:
-        self.studio.admit(_job(request))
-        return {
-            self.status: gr.update(value=views.message("Waiting for the work before this."), visible=True),
-            self.start: gr.update(interactive=False),
-            self.cancel: gr.update(visible=True),
-        }
-
-    def _cancel(self, request: gr.Request) -> Updates:
-        self.studio.cancel(_job(request))
-        return {self.cancel: gr.update(value="Stopping…", interactive=False)}
-
-    def _release(self) -> Updates:
-        return {
-            self.start: gr.update(interactive=True),
-            self.cancel: gr.update(value="Cancel", interactive=True, visible=False),
-        }
-
     def _make(self, data: dict, request: gr.Request) -> Iterator[Updates]:
         """Make the motion clip, updating the panel as it goes."""
         clip = data[self.clip]
-        try:
-            wish = _wish_of({name: data[widget] for name, widget in self.settings.items()})
-            for report in self.studio.make_motion(_job(request), Path(clip), wish):
-                if isinstance(report, Progress):
-                    yield {self.status: views.progress_bar(report)}
-                    continue
-                video = str(report.extraction.video)
-                yield {
-                    self.notice: gr.update(visible=False),
-                    self.start: gr.update(value=AGAIN, variant="secondary"),
-                    self.status: views.motion_made(report),
-                    self.video: gr.update(value=str(report.extraction.playable), visible=True),
-                    self.download: gr.update(value=video, visible=True),
-                    self.made: {**data[self.made], clip: video},
-                    self.waiting: "",
-                    self.animate: gr.update(variant="primary"),
-                }
-        except InputError as error:
-            text = str(error).replace(clip, Path(clip).name)
-            yield {self.status: views.message(text, kind="error")}
-        except Cancelled:
-            text = f"Cancelled. What was found in {Path(clip).name} is kept; the button goes on from there."
-            yield {self.status: views.message(text)}
+        values = {name: data[widget] for name, widget in self.settings.items()}
+
+        def made(new: MadeMotion) -> Updates:
+            video = str(new.extraction.video)
+            return {
+                self.notice: gr.update(visible=False),
+                self.job.start: gr.update(value=AGAIN, variant="secondary"),
+                self.video: gr.update(value=str(new.extraction.playable), visible=True),
+                self.download: gr.update(value=video, visible=True),
+                self.archive: archive_download(new),
+                self.made: {**data[self.made], clip: video},
+                self.waiting: "",
+                self.animate: gr.update(variant="primary"),
+            }
+
+        yield from self.job.run(request, clip, lambda: wish_of(values), made, then=USES)
+
+
+def archive_download(new: MadeMotion) -> Updates:
+    """The download of what was found; of a part map that was recoloured there is none."""
+    archive = new.extraction.archive
+    return gr.update(value=str(archive) if archive else None, visible=archive is not None)
 
 
 def motion_of(clip: str | None, made: dict[str, str]) -> str | None:
@@ -184,12 +163,12 @@ def motion_of(clip: str | None, made: dict[str, str]) -> str | None:
     return made.get(clip, clip) if clip else clip
 
 
-def _job(request: gr.Request) -> str:
-    """The visitor's name for this kind of work, which may wait beside an animation."""
-    return f"{request.session_hash}/densepose"
+def settings(*, pointing: bool = False) -> dict[str, gr.components.Component]:
+    """Widgets of how a motion clip is made, by the names of `densepose_tools.one_click.wish_of`.
 
-
-def _settings() -> dict[str, gr.components.Component]:
+    ``pointing`` adds the choice of a person in a picture, which has to be there.
+    """
+    choices = [("the largest", "largest"), ("all", "all")]
     with gr.Row():
         score = gr.Slider(
             PUBLISHED_MIN_SCORE,
@@ -201,7 +180,7 @@ def _settings() -> dict[str, gr.components.Component]:
             min_width=260,
         )
         people = gr.Radio(
-            [("the largest", "largest"), ("all", "all")],
+            choices + [("the one I point at", "point")] * pointing,
             value=Treatment().people,
             label="People",
             info="the largest is followed through the clip",
@@ -211,20 +190,8 @@ def _settings() -> dict[str, gr.components.Component]:
         start = gr.Number(0, label="From second", info="0: the beginning", minimum=0, min_width=120)
         end = gr.Number(0, label="To second", info="0: the end", minimum=0, min_width=120)
     steady = gr.Checkbox(
-        Treatment().steady, label="Take out flicker: parts that change for a moment", container=False
+        Treatment().steady,
+        label="Take out flicker: boxes that tremble, parts that change for a moment",
+        container=False,
     )
     return {"min_score": score, "people": people, "start": start, "end": end, "steady": steady}
-
-
-def _wish_of(values: dict[str, Any]) -> Wish:
-    """The wish that the values of the widgets mean.
-
-    Raises:
-        InputError: a value makes no sense.
-    """
-    return Wish(
-        selection=Selection(min_score=values["min_score"]),
-        treatment=Treatment(people=values["people"], steady=values["steady"]),
-        start=values["start"] or 0.0,
-        end=values["end"] or None,
-    )

@@ -9,6 +9,8 @@ import gradio as gr
 from magicanimate.ui import help_tab, views
 from magicanimate.ui.animate_tab import AnimateTab
 from magicanimate.ui.api import AnimateEndpoint
+from magicanimate.ui.densepose_tab import DensePoseTab
+from magicanimate.ui.gallery_tab import GalleryTab
 from magicanimate.ui.guarded_blocks import GuardedBlocks
 from magicanimate.ui.studio import Studio
 from magicanimate.ui.train_tab import TrainTab
@@ -44,6 +46,10 @@ class Page:
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 with gr.Tab("Animate", id="animate"):
                     self.animate = AnimateTab(studio, examples)
+                with gr.Tab("DensePose", id="densepose"):
+                    self.densepose = DensePoseTab(studio)
+                with gr.Tab("Gallery", id="gallery") as gallery_tab:
+                    self.gallery = GalleryTab(studio, gallery_tab)
                 if training:
                     with gr.Tab("Train", id="train") as train_tab:
                         train = TrainTab(studio)
@@ -51,6 +57,10 @@ class Page:
                     help_tab.build(studio)
             AnimateEndpoint(studio)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
+            self.densepose.connect(self.animate.panel, self.tabs)
+            running, gallery = self.animate.running, self.gallery
+            gallery.connect(running)
+            self.animate.use_again.connect(running.result, gallery.result, tabs=self.tabs)
             if training:
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)
         self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)

@@ -1,72 +1,154 @@
-"""A finished result on the page: the video, its strip, the download and the settings."""
+"""A finished result on the page: player, downloads, settings, and the way back into the form."""
 
 from __future__ import annotations
 
-import json
+import html
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from magicanimate.config import AnimationResult, Progress
 from magicanimate.errors import InputError
-from magicanimate.request_checks import side_by_side_path
+from magicanimate.studio.export import KINDS, export
+from magicanimate.studio.following import followed
+from magicanimate.studio.results import StoredResult, result_of
+from magicanimate.ui import views
+from magicanimate.ui.player import file_url, player
+
+_KIND_NAMES = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "frames": "Frames (zip)"}
+
+# A chip that is no link asks for a file to be made first.
+_ASK = """
+element.addEventListener("click", (event) => {
+  const chip = event.target.closest("button[data-kind]");
+  if (chip) trigger("click", { kind: chip.dataset.kind });
+});
+"""
 
 Updates = dict[gr.components.Component, Any]
 
 
 class ResultPanel:
-    """Builds itself where it is made, with nothing to show yet."""
+    """Builds itself where it is made, with nothing to show yet.
 
-    def __init__(self) -> None:
-        self.video = gr.Video(
-            label="Result",
-            interactive=False,
-            autoplay=True,
-            loop=True,
-            height=420,
-            elem_id="result",
-            buttons=["download"],
-        )
-        self.strip = gr.Video(
-            label="Side by side",
-            interactive=False,
-            autoplay=True,
-            loop=True,
+    Args:
+        name: prefix of the ids of its elements, since more than one may be on the page.
+    """
+
+    def __init__(self, name: str = "result"):
+        self.viewer = gr.HTML("", visible=False, elem_id=name, padding=False, apply_default_css=False)
+        self.downloads = gr.HTML(
+            "",
             visible=False,
-            elem_id="side-by-side",
-            buttons=["download"],
+            elem_id=f"{name}-downloads",
+            padding=False,
+            apply_default_css=False,
+            js_on_load=_ASK,
         )
-        self.download = gr.DownloadButton("Download the video", visible=False, elem_id="download")
-        with gr.Accordion("Settings of this result", open=False, visible=False) as self.settings_box:
+        self.exporting = gr.HTML("", visible=False, elem_id=f"{name}-exporting", padding=False)
+        self.again = gr.Button("Use these settings again", size="sm", visible=False, elem_id=f"{name}-again")
+        with gr.Accordion(
+            "Settings of this result", open=False, visible=False, elem_id=f"{name}-settings"
+        ) as self.settings_box:
             self.settings = gr.JSON(show_label=False)
-            self.settings_file = gr.DownloadButton("Download the settings", size="sm")
+        self.shown = gr.State("")
 
     @property
     def widgets(self) -> list[gr.components.Component]:
-        """What `show` updates."""
-        return [
-            self.video, self.strip, self.download, self.settings_box, self.settings, self.settings_file
-        ]  # fmt: skip
+        """What `show` and `hide` update."""
+        files = [self.downloads, self.exporting]
+        return [self.viewer, *files, self.again, self.settings_box, self.settings, self.shown]
 
-    def show(self, output: Path | str) -> Updates:
-        """Show a result by the path of its video.
+    def show(self, result: AnimationResult | StoredResult | Path | str) -> Updates:
+        """Show a result; a path is that of its video.
 
         Raises:
             InputError: it is not there any more.
         """
-        output = Path(output)
-        file = output.with_suffix(".json")
-        if not output.exists() or not file.exists():
-            raise InputError(f"The result {output} is not there any more.")
-        strip = side_by_side_path(output)
+        if isinstance(result, AnimationResult):
+            result = result.output
+        if not isinstance(result, StoredResult):
+            result = result_of(Path(result))
         return {
-            self.video: gr.update(value=str(output)),
-            self.strip: gr.update(value=str(strip) if strip.exists() else None, visible=strip.exists()),
-            self.download: gr.update(value=str(output), visible=True),
+            self.viewer: gr.update(value=player(result), visible=True),
+            self.downloads: gr.update(value=_downloads(result), visible=True),
+            self.exporting: gr.update(value="", visible=False),
+            self.again: gr.update(visible=True),
             self.settings_box: gr.update(visible=True),
-            self.settings: json.loads(file.read_text(encoding="utf-8")),
-            self.settings_file: gr.update(value=str(file)),
+            self.settings: dict(result.settings),
+            self.shown: str(result.output),
+        }
+
+    def compare(self, first: StoredResult, second: StoredResult) -> Updates:
+        """Show two results in step."""
+        return self.hide() | {self.viewer: gr.update(value=player(first, second), visible=True)}
+
+    def hide(self) -> Updates:
+        """Show nothing."""
+        empty, hidden = gr.update(value="", visible=False), gr.update(visible=False)
+        return {
+            **dict.fromkeys((self.viewer, self.downloads, self.exporting), empty),
+            **dict.fromkeys((self.again, self.settings_box), hidden),
+            self.settings: None,
+            self.shown: "",
         }
 
     def connect(self) -> None:
-        """Nothing here asks for anything."""
+        """Attach the handlers."""
+        self.downloads.click(
+            self._export,
+            self.shown,
+            [self.exporting, self.downloads],
+            api_visibility="private",
+            show_progress="hidden",
+        )
+
+    def _export(self, shown: str, event: gr.EventData) -> Iterator[Updates]:
+        """Make a file of the kind asked for, and have the browser fetch it."""
+        kind = event.kind
+        if kind not in KINDS or not shown:
+            return
+        try:
+            result = result_of(Path(shown))
+            work = partial(export, result, kind)
+            for report in followed(work):
+                if isinstance(report, Progress):
+                    yield {self.exporting: gr.update(value=views.progress_bar(report), visible=True)}
+                    continue
+                yield {
+                    self.exporting: gr.update(value=_ready(report), visible=True),
+                    self.downloads: _downloads(result),
+                }
+        except InputError as error:
+            yield {self.exporting: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+
+
+def _downloads(result: StoredResult) -> str:
+    """Links to what is there, buttons for what can be made."""
+    chips = []
+    for kind, name in _KIND_NAMES.items():
+        if result.output.suffix == f".{kind}":
+            chips.insert(0, _link(result.output, name))
+        else:
+            chips.append(f'<button type="button" class="ma-chip" data-kind="{kind}">{name}</button>')
+    if result.strip:
+        chips.append(_link(result.strip, "Side by side"))
+    chips.append(_link(result.settings_file, "Settings"))
+    return f'<div class="ma-chips"><span>Download</span>{"".join(chips)}</div>'
+
+
+def _link(path: Path, text: str) -> str:
+    url, name = html.escape(file_url(path)), html.escape(path.name)
+    return f'<a class="ma-chip" href="{url}" download="{name}">{text}</a>'
+
+
+def _ready(path: Path) -> str:
+    url, name = html.escape(file_url(path)), html.escape(path.name)
+    return (
+        f'<ma-download data-name="{name}" data-src="{url}"></ma-download>'
+        '<div class="ma-message ma-done" role="status">Ready; if the download does not begin: '
+        f"{_link(path, name)}</div>"
+    )

@@ -1,0 +1,221 @@
+"""What is to be expected of an animation before it is made: the check card's pictures and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from magicanimate.animator import ModelDefaults
+from magicanimate.config import AnimationRequest
+from magicanimate.device import Device
+from magicanimate.errors import InputError
+from magicanimate.presets import completed
+from magicanimate.request_checks import check_request
+from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible, thinned
+from magicanimate.studio.clip_look import ClipLook, look_at_clip, look_at_photo
+from magicanimate.studio.form_values import request_of
+from magicanimate.studio.pace import Work, seconds_for
+from magicanimate.wording import duration
+
+Level = Literal["good", "note", "warning", "error"]
+
+_UNUSUAL_AREA = 1.6
+"""Times the checkpoint's own number of pixels, or by this less, from which on results get worse."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A sentence about an animation that is to be made."""
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the check card shows.
+
+    Attributes:
+        photo: as the networks will see it, uint8 (height, width, 3), if it can be read.
+        motion: the first frame of the clip with somebody in it, likewise.
+        remarks: in the order in which they are read.
+        complete: whether everything was looked at.
+    """
+
+    photo: np.ndarray | None = None
+    motion: np.ndarray | None = None
+    remarks: tuple[Remark, ...] = ()
+    complete: bool = False
+
+    def and_then(self, *remarks: Remark) -> Forecast:
+        return replace(self, remarks=(*self.remarks, *remarks))
+
+
+class Forecaster:
+    """Looks at photo, clip and settings.
+
+    Args:
+        defaults: of the checkpoint.
+        output: folder of results, which know how long they took.
+        bodies: finds people in photos; ``None`` if nothing can.
+        device: the device that computes, ``None`` as long as that is not decided.
+    """
+
+    def __init__(
+        self,
+        defaults: ModelDefaults,
+        output: Path,
+        *,
+        bodies: PhotoBodies | None,
+        device: Callable[[], Device | None],
+    ):
+        self.defaults, self.output, self.bodies, self.device = defaults, output, bodies, device
+
+    def looks(self, values: Mapping[str, Any]) -> Iterator[Forecast]:
+        """Yield what is known, more and more of it; errors are remarks.
+
+        Args:
+            values: of the form, with photo and clip.
+        """
+        try:
+            request = self._completed(request_of(values, self.output / "forecast.mp4"))
+            check_request(request)
+        except InputError as error:
+            yield Forecast(remarks=(_sorry(error, values),), complete=True)
+            return
+        found, photo, clip = Forecast(), None, None
+        try:
+            photo = look_at_photo(request)
+            found = replace(found, photo=photo)
+        except InputError as error:
+            found = found.and_then(_sorry(error, values))
+        yield found
+        try:
+            clip = look_at_clip(request)
+            maps = clip.fitted(width=request.width, height=request.height, fit=request.fit)
+            found = replace(found, motion=maps[0]).and_then(*_on_clip(clip, request, values))
+        except InputError as error:
+            found = found.and_then(_sorry(error, values))
+        yield found
+        animates = clip is not None and clip.report.is_densepose
+        if photo is not None:
+            found = found.and_then(*self._on_people(photo, maps if animates else []))
+        if animates:  # last, as by now torch is there and the device chosen, also when the program just began
+            found = found.and_then(*self._on_time(clip, request, values))
+        yield replace(found.and_then(*self._on_checkpoint(request)), complete=True)
+
+    def _completed(self, request: AnimationRequest) -> AnimationRequest:
+        own = self.defaults
+        return replace(
+            completed(request, steps=own.num_inference_steps),
+            width=request.width or own.width,
+            height=request.height or own.height,
+            guidance_scale=own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+        )
+
+    def _on_time(
+        self, clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]
+    ) -> Iterator[Remark]:
+        device = self.device()
+        if device is not None and device.name == "cpu" and self.defaults.kind != "mini":
+            yield Remark(
+                "warning",
+                "A checkpoint of this size is very slow on a CPU; try a short stretch and a few steps first.",
+            )
+        if device is None:
+            yield Remark("note", "How long it takes is told when the networks are loaded.")
+            return
+        settings = request.settings() | {
+            "model": self.defaults.kind,
+            "device": device.name,
+            "dtype": device.dtype,
+            "num_frames": clip.frames,
+        }
+        seconds = seconds_for(Work.of(settings), self.output)
+        if seconds is None:
+            text = (
+                f"How long it takes on {device.name} with such settings is known after the first animation."
+            )
+            yield Remark("note", text)
+            return
+        count = int(values.get("seeds") or 1)
+        text = f"About {duration(seconds * count)} on {device.name}, by the pace of earlier animations here."
+        yield Remark("note", text)
+
+    def _on_people(self, photo: np.ndarray, maps: list[np.ndarray]) -> Iterator[Remark]:
+        if self.bodies is None:
+            yield Remark("note", "Nothing here can tell whether the photo shows a person.")
+            return
+        from magicanimate.palette import nearest_labels
+
+        try:
+            person = self.bodies.labels(photo)
+        except InputError as error:
+            yield Remark("note", f"The photo was not searched for people: {error}")
+            return
+        if not is_plausible(person):
+            yield Remark(
+                "warning",
+                "No person was recognised in this part of the photo. The small network that looks is easily "
+                "mistaken; if one is clearly there, go ahead.",
+            )
+            return
+        people = count_people(person)
+        dancers = [thinned(nearest_labels(frame)[0]) for frame in maps]
+        dancing = int(np.median([count_people(labels) for labels in dancers])) if dancers else people
+        shown = "one person" if people == 1 else f"{people} people"
+        if dancing not in (0, people):
+            dance = "one dancer" if dancing == 1 else f"{dancing} dancers"
+            text = f"The photo probably shows {shown} and the clip {dance}; they should be as many."
+            yield Remark("warning", text)
+            return
+        yield Remark("good", f"The photo probably shows {shown}.")
+        if people == 1 and dancers:
+            for text in compare(person, dancers).sentences():
+                yield Remark("warning", text)
+
+    def _on_checkpoint(self, request: AnimationRequest) -> Iterator[Remark]:
+        own = self.defaults
+        ratio = request.width * request.height / (own.width * own.height)
+        if max(ratio, 1 / ratio) >= _UNUSUAL_AREA:
+            yield Remark(
+                "warning",
+                f"The checkpoint learned from pictures of {own.width} x {own.height}; results that are much "
+                f"{'larger' if ratio > 1 else 'smaller'} get worse.",
+            )
+        if own.kind == "mini":
+            yield Remark(
+                "note",
+                "The mini checkpoint keeps colours and poses; faces, hands and fine patterns are beyond it.",
+            )
+
+
+def _on_clip(clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]) -> Iterator[Remark]:
+    """What the clip is, and how long the result will be."""
+    name = Path(request.motion).name
+    if clip.report.is_densepose:
+        yield Remark("good", f"{name} is a DensePose clip.")
+    elif clip.report.is_ordinary:
+        yield Remark("error", f"{name} is an ordinary video; below it a DensePose clip can be made of it.")
+    else:
+        yield Remark("error", f"{name} {clip.report.reason}.")
+    count = int(values.get("seeds") or 1)
+    times = f", {count} times with different seeds" if count > 1 else ""
+    yield Remark(
+        "note",
+        f"{clip.frames} frames of {request.width} x {request.height} pixels, "
+        f"{clip.frames / clip.fps:.1f} s at {clip.fps:g} fps{times}.",
+    )
+
+
+def _sorry(error: InputError, values: Mapping[str, Any]) -> Remark:
+    """An error as a remark, the files named as the visitor knows them."""
+    text = str(error)
+    for name in ("photo", "motion"):
+        if values.get(name):
+            text = text.replace(str(values[name]), Path(values[name]).name)
+    return Remark("error", text)

@@ -1,0 +1,97 @@
+"""The settings of a result again: read out of the result itself or the JSON beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magicanimate.errors import InputError
+from magicanimate.studio.results import file_name
+
+SUFFIXES = (".json", ".mp4", ".webm", ".gif", ".png")
+_LARGEST_SETTINGS = 4 * 2**20  # bytes; ours have a few thousand
+
+
+@dataclass(frozen=True)
+class Reused:
+    """What a result was made with.
+
+    Attributes:
+        settings: by the names of `AnimationRequest`, and what else was recorded.
+        photo, motion: the files, where they are still there and may be used.
+        missing: sentences that name those that are not.
+    """
+
+    settings: Mapping[str, Any]
+    photo: Path | None
+    motion: Path | None
+    missing: tuple[str, ...]
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Settings of a result file: mp4, webm, gif, a png frame, or the JSON.
+
+    Raises:
+        InputError: it has none.
+    """
+    if file.suffix.lower() == ".json":
+        settings = _from_json(file)
+    elif file.suffix.lower() in SUFFIXES:
+        from magicanimate.media.file_metadata import read_metadata
+
+        settings = read_metadata(file)
+    else:
+        raise InputError(
+            f"{file.name} is no result; drop an {', '.join(SUFFIXES[1:])} or {SUFFIXES[0]} file."
+        )
+    if not isinstance(settings, dict) or not {"photo", "motion", "seed"} <= settings.keys():
+        raise InputError(
+            f"{file.name} has no settings of MagicAnimate inside; drop a result that was made here."
+        )
+    return settings
+
+
+def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused:
+    """Settings, with the photo and the clip that they name.
+
+    Args:
+        settings: of a result; they may come from anybody.
+        folders: those that photo and clip may lie in; anywhere when ``None``.
+    """
+    found: dict[str, Path | None] = {}
+    missing = []
+    for name, what in (("photo", "photo"), ("motion", "clip")):
+        named = settings.get(name)
+        path = _within(Path(named), folders) if isinstance(named, str) and named else None
+        found[name] = path if path is not None and path.is_file() else None
+        called = f"The {what} {file_name(named) or 'it had'}"
+        if path is None:
+            missing.append(f"{called} is not there any more; choose it again.")
+        elif found[name] is None:
+            missing.append(f"{called} is a folder of frames; choose a video.")
+    return Reused(settings, found["photo"], found["motion"], tuple(missing))
+
+
+def _from_json(file: Path) -> Any:
+    try:
+        if file.stat().st_size > _LARGEST_SETTINGS:
+            return None
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file.name} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise InputError(f"{file.name} is not valid JSON; drop the settings of a result.") from error
+
+
+def _within(path: Path, folders: Sequence[Path] | None) -> Path | None:
+    """The real path of a file, or folder of frames, that lies in one of the folders."""
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, ValueError):
+        return None
+    if folders is None or any(real.is_relative_to(folder.resolve()) for folder in folders):
+        return real
+    return None

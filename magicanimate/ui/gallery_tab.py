@@ -1,0 +1,219 @@
+"""The tab with everything that was made: looked at, compared, used again, put into the bin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from magicanimate.errors import InputError
+from magicanimate.studio.folder_window import open_folder
+from magicanimate.studio.gallery import Gallery, GalleryPage, Looking
+from magicanimate.studio.library import Library
+from magicanimate.studio.moving_thumbnails import Thumbnails
+from magicanimate.ui import views
+from magicanimate.ui.gallery_views import ON_LOAD, Card, grid
+from magicanimate.ui.result_panel import ResultPanel, Updates
+from magicanimate.ui.running_panel import RunningPanel
+from magicanimate.ui.studio import Studio
+
+_MADE, _BIN = "Results", "Bin"
+_COMPARE, _STOP = "Compare with another", "Stop comparing"
+_CHOOSE = "Choose a result to look at it."
+
+# On a phone the chosen result is below the grid.
+_SHOW_CHOSEN = """
+() => document.querySelector("#gallery-shown").scrollIntoView({ block: "nearest", behavior: "smooth" })
+"""
+
+
+class GalleryTab:
+    """Builds itself where it is made, inside a tab.
+
+    Args:
+        studio: has the folder of results.
+        tab: the tab it is in.
+    """
+
+    def __init__(self, studio: Studio, tab: gr.Tab):
+        self.studio, self.tab = studio, tab
+        self.library, self.thumbnails = Library(studio.output), Thumbnails(studio.output)
+        self.looking = gr.State(Looking())
+        with gr.Row():
+            with gr.Column(scale=6, min_width=320):
+                self._finding()
+            with gr.Column(scale=5, min_width=320, elem_id="gallery-shown"):
+                self._shown()
+
+    def _finding(self) -> None:
+        with gr.Row(equal_height=True):
+            self.search = gr.Textbox(
+                label="Search",
+                placeholder="photo, clip, 2026-11-24, today",
+                max_lines=1,
+                scale=3,
+                min_width=190,
+                elem_id="gallery-search",
+            )
+            self.which = gr.Radio([_MADE, _BIN], value=_MADE, label="Show", scale=2, min_width=190)
+        self.grid = gr.HTML("", elem_id="gallery", padding=False, apply_default_css=False, js_on_load=ON_LOAD)
+        with gr.Row():
+            self.folder = gr.Button("Open the folder", size="sm", visible=not self.studio.shared)
+            self.empty = gr.Button("Empty the bin…", size="sm", visible=False, elem_id="gallery-empty")
+        with gr.Row(visible=False) as self.sure:
+            self.keep = gr.Button("Keep them", size="sm")
+            self.really = gr.Button("", size="sm", variant="stop", elem_id="gallery-really")
+
+    def _shown(self) -> None:
+        self.notice = gr.HTML(views.message(_CHOOSE), padding=False, elem_id="gallery-notice")
+        self.undo = gr.Button("Undo", size="sm", visible=False, elem_id="gallery-undo")
+        self.result = ResultPanel("gallery-result")
+        self.restore = gr.Button("Take out of the bin", size="sm", visible=False, elem_id="gallery-restore")
+        with gr.Row():
+            self.compare = gr.Button(_COMPARE, size="sm", visible=False, elem_id="gallery-compare")
+            self.delete = gr.Button("Move to the bin", size="sm", visible=False, elem_id="gallery-delete")
+
+    @property
+    def widgets(self) -> list[gr.components.Component]:
+        """What the handlers update."""
+        buttons = [self.undo, self.compare, self.delete, self.restore, self.empty, self.really]
+        return [self.looking, self.grid, self.notice, self.sure, *buttons, *self.result.widgets]
+
+    def connect(self, running: RunningPanel) -> None:
+        """Attach the handlers; every widget of the page is there now.
+
+        Args:
+            running: knows who looks.
+        """
+        self.running = running
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        several = {**private, "concurrency_limit": 4}
+        at = [self.looking, running.visitor]
+        self.tab.select(self._list, at, self.widgets, **several)
+        for changed in (self.search.input, self.which.input):
+            inputs = [*at, self.search, self.which]
+            changed(self._find, inputs, self.widgets, trigger_mode="always_last", **several)
+        self.grid.click(self._choose, at, self.widgets, **several).then(fn=None, js=_SHOW_CHOSEN)
+        for button, step, told in (
+            (self.compare, Gallery.compare, ""),
+            (self.delete, Gallery.delete, "Moved to the bin."),
+            (self.undo, Gallery.undo, "It is back."),
+            (self.restore, Gallery.restore, "It is among the results again."),
+            (self.really, Gallery.empty_bin, "The bin is empty."),
+        ):
+            button.click(self._stepping(step, told), at, self.widgets, **several)
+        self.empty.click(lambda: gr.update(visible=True), None, self.sure, queue=False, **private)
+        self.keep.click(lambda: gr.update(visible=False), None, self.sure, queue=False, **private)
+        self.folder.click(self._open, None, self.notice, **private)
+        self.result.connect()
+
+    def _gallery(self, visitor: str, request: gr.Request) -> Gallery:
+        """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""
+        if not self.studio.shared:
+            return Gallery(self.library)
+        jobs = self.studio.queue.jobs(self.running.owner(visitor, request))
+        names = {Path(result).stem for job in jobs for result in job.results}
+        return Gallery(self.library.limited(lambda result: result.name in names))
+
+    def _list(self, at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
+        yield from self._listed(self._gallery(visitor, request), at)
+
+    def _find(
+        self, at: Looking, visitor: str, search: str, which: str, request: gr.Request
+    ) -> Iterator[Updates]:
+        gallery = self._gallery(visitor, request)
+        found = gallery.find(at, search, in_bin=which == _BIN)
+        if found.in_bin != at.in_bin:
+            yield self._told(gallery, found)
+        yield from self._listed(gallery, found)
+
+    def _choose(
+        self, at: Looking, visitor: str, request: gr.Request, event: gr.EventData
+    ) -> Iterator[Updates]:
+        """A card, or another page, was chosen in the grid."""
+        gallery = self._gallery(visitor, request)
+        if event.page is not None:
+            yield from self._listed(gallery, replace(at, page=int(event.page)))
+        else:
+            yield from self._stepped(gallery, at, lambda: gallery.choose(at, event.id))
+
+    def _stepping(self, step: Callable[[Gallery, Looking], Looking], told: str) -> Callable:
+        """A handler that does ``step``; Gradio hands the request to plain functions only."""
+
+        def handler(at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
+            gallery = self._gallery(visitor, request)
+            yield from self._stepped(gallery, at, lambda: step(gallery, at), told)
+
+        return handler
+
+    def _stepped(
+        self, gallery: Gallery, at: Looking, step: Callable[[], Looking], told: str = ""
+    ) -> Iterator[Updates]:
+        """Do something, show what comes of it, and list what there is then."""
+        try:
+            at = step()
+            yield self._told(gallery, at, told)
+        except InputError as error:
+            at = replace(at, chosen="", beside="", comparing=False, undo="")
+            yield self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
+        yield from self._listed(gallery, at)
+
+    def _listed(self, gallery: Gallery, at: Looking) -> Iterator[Updates]:
+        """Draw the grid with the thumbnails that are there, then with the others as they are made."""
+        page = gallery.page(at)
+        yield {
+            self.looking: page.at,
+            self.grid: self._drawn(page),
+            self.empty: gr.update(visible=page.at.in_bin and page.binned > 0),
+            self.really: gr.update(value=f"Delete {page.binned} for good"),
+            self.sure: gr.update(visible=False),
+        }
+        for _, result in page.entries:
+            if self.thumbnails.ready(result) is None and self.thumbnails.make(result) is not None:
+                yield {self.grid: self._drawn(page)}
+
+    def _drawn(self, page: GalleryPage) -> str:
+        marked = (page.at.chosen, page.at.beside)
+        cards = [
+            Card(id, result, self.thumbnails.ready(result), chosen=id in marked)
+            for id, result in page.entries
+        ]
+        return grid(cards, page=page.at.page, pages=page.pages, empty=page.nothing)
+
+    def _told(self, gallery: Gallery, at: Looking, told: str = "") -> Updates:
+        """What is shown of the chosen result, or of the two that are compared, and what can be done with it.
+
+        Raises:
+            InputError: it is not there any more.
+        """
+        shown = gallery.shown(at)
+        match shown:
+            case (first, second):
+                panel = self.result.compare(first, second)
+                text = f"Left {first.name}, right {second.name}; choose another for the right."
+            case (first,):
+                panel = self.result.show(first)
+                text = "Choose the result to compare it with." if at.comparing else first.name
+            case _:
+                panel, text = self.result.hide(), _CHOOSE
+        one = len(shown) == 1
+        compare = gr.update(value=_STOP if at.comparing else _COMPARE, visible=bool(shown) and not at.in_bin)
+        return {
+            **panel,
+            self.looking: at,
+            self.notice: views.message(told or text, kind="done" if told else "info"),
+            self.undo: gr.update(visible=bool(at.undo) and not at.in_bin),
+            self.compare: compare,
+            self.delete: gr.update(visible=one and not at.in_bin),
+            self.restore: gr.update(visible=one and at.in_bin),
+        }
+
+    def _open(self) -> str:
+        try:
+            open_folder(self.studio.output)
+        except InputError as error:
+            return views.message(str(error))
+        return views.message(f"The results are in {self.studio.output}.")

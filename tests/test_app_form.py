@@ -1,0 +1,88 @@
+"""What stands behind the form on the page: saved settings, the check card, sizes that follow."""
+
+from __future__ import annotations
+
+import re
+
+import gradio as gr
+import pytest
+
+from magicanimate.animator import ModelDefaults
+from magicanimate.studio.forecast import Forecast, Remark
+from magicanimate.studio.form_values import form_settings
+from magicanimate.studio.setting_presets import SettingPresets
+from magicanimate.ui import form
+from magicanimate.ui.check_card import card
+from magicanimate.ui.presets_panel import PresetsPanel
+
+MINI = ModelDefaults("mini", 128, 128, 4, 1.0)
+
+
+@pytest.fixture
+def panel(tmp_path) -> PresetsPanel:
+    with gr.Blocks():
+        controls, _ = form.main_settings(MINI)
+        controls |= form.more_settings(MINI)
+        return PresetsPanel(SettingPresets(tmp_path / "saved"), controls, MINI)
+
+
+def data_of(panel: PresetsPanel, *, name: str = "", pending=None, **changes) -> dict:
+    """What the widgets hold, as Gradio hands it to the handlers."""
+    data = {widget: widget.value for widget in panel.controls.values()}
+    data |= {panel.controls[key]: value for key, value in changes.items()}
+    return data | {panel.name: name, panel.saved: None, panel.pending: pending}
+
+
+def test_every_setting_has_a_widget_with_its_range(panel):
+    settings = form_settings(MINI)
+    assert set(panel.controls) == set(settings)
+    for name, setting in settings.items():
+        widget = panel.controls[name]
+        assert widget.value == setting.default, name
+        assert widget.label, name
+        if setting.low is not None:
+            assert (widget.minimum, widget.maximum) == (setting.low, setting.high), name
+        if setting.choices:
+            assert [value for _, value in widget.choices] == list(setting.choices), name
+
+
+def test_settings_are_saved_chosen_and_reset(panel):
+    saved = panel._save(data_of(panel, name=" slow ", seed=9, fit="pad"))
+    assert saved[panel.saved]["choices"] == ["slow"] and "Saved as" in saved[panel.message]["value"]
+    chosen = panel._load("slow")
+    assert (chosen[panel.controls["seed"]], chosen[panel.controls["fit"]]) == (9, "pad")
+    reset = panel._reset()
+    assert reset[panel.controls["seed"]] == 1 and reset[panel.controls["fit"]] == "crop"
+    assert set(panel.controls.values()) <= set(reset)
+
+
+def test_nothing_is_overwritten_or_deleted_without_a_yes(panel):
+    panel._save(data_of(panel, name="slow", seed=9))
+    asked = panel._save(data_of(panel, name="slow", seed=10))
+    assert asked[panel.question]["visible"] and "Overwrite “slow”" in asked[panel.yes]["value"]
+    assert panel._load("slow")[panel.controls["seed"]] == 9
+    done = panel._confirmed(data_of(panel, name="slow", seed=10, pending=asked[panel.pending]))
+    assert not done[panel.question]["visible"] and panel._load("slow")[panel.controls["seed"]] == 10
+
+    asked = panel._ask_to_delete("slow")
+    assert "Delete “slow”" in asked[panel.yes]["value"] and panel.presets.names() == ["slow"]
+    done = panel._confirmed(data_of(panel, pending=asked[panel.pending]))
+    assert done[panel.saved]["choices"] == [] and panel.presets.names() == []
+    assert "no settings named" in panel._load("slow")[panel.message]["value"]
+
+
+def test_mistakes_are_told(panel):
+    assert "no name yet" in panel._save(data_of(panel))[panel.message]["value"]
+    assert "Choose" in panel._ask_to_delete(None)[panel.message]["value"]
+    panel.presets.save("odd", {"seed": 4, "glitter": 1, "fit": "bend"})
+    told = panel._load("odd")
+    assert told[panel.controls["seed"]] == 4 and panel.controls["fit"] not in told
+    assert "glitter" in told[panel.message]["value"] and "fit (bend)" in told[panel.message]["value"]
+
+
+def test_card_shows_what_is_known_and_escapes_it():
+    remarks = (Remark("good", "fine"), Remark("error", "<b>no</b>"))
+    html = card(Forecast(remarks=remarks, complete=True))
+    assert "<b>no</b>" not in html and 'aria-busy="false"' in html and "<img" not in html
+    assert re.search(r'ma-is-error"><span aria-label="problem"', html)
+    assert 'aria-busy="true"' in card(Forecast())

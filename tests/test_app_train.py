@@ -1,0 +1,159 @@
+"""The Train tab: who gets it, and a training from its start to its trial in the browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import app
+from magicanimate.errors import InputError
+from magicanimate.studio.training_run import TrainingRun
+from magicanimate.ui import train_views
+from magicanimate.ui.page import Page
+from magicanimate.ui.studio import Studio
+from tests.conftest import ROOT
+from tests.test_app_browser import browser  # noqa: F401
+
+_PATIENCE = 400_000  # milliseconds, on a busy machine
+
+
+@pytest.mark.parametrize(
+    ("words", "only_here"),
+    [
+        ([], True),
+        (["--host", "127.0.0.2"], True),
+        (["--host", "localhost"], True),
+        (["--host", "::1"], True),
+        (["--host", "0.0.0.0"], False),
+        (["--host", "studio.example"], False),
+        (["--share"], False),
+        (["--auth", "me:secret"], False),
+        (["--allow-origin", "https://studio.example"], False),
+    ],
+)
+def test_visitors_from_elsewhere_start_no_trainings(words, only_here):
+    assert app.only_here(app.build_parser().parse_args(words)) is only_here
+
+
+@pytest.fixture
+def studio(tiny_model, tmp_path) -> Iterator[Studio]:
+    studio = Studio(tiny_model, tmp_path)
+    yield studio
+    studio.close()
+
+
+def test_a_page_for_others_has_no_handler_that_trains(studio):
+    pages = [Page(studio, [], queue_size=2, training=training).blocks for training in (False, True)]
+    without, with_it = ({fn.fn.__module__ for fn in page.fns.values() if fn.fn} for page in pages)
+    handlers = {"magicanimate.ui.train_tab", "magicanimate.ui.trial_panel"}
+    assert handlers <= with_it and not handlers & without
+
+
+def test_another_checkpoint_is_tried_and_left(studio, tiny_model, tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        studio.use_model(tmp_path / "nowhere")
+    assert studio.trial is None
+    trained = shutil.copytree(tiny_model, tmp_path / "runs" / "base" / "pipeline")
+    index = trained / "model_index.json"
+    index.write_text(index.read_text().replace('"default_steps": 2', '"default_steps": 7'))
+    studio.use_model(trained)
+    assert studio.trial == trained and studio.defaults().num_inference_steps == 7
+    studio.use_model(None)
+    assert studio.trial is None and studio.defaults().num_inference_steps == 2
+
+
+def test_what_a_check_says_is_escaped_and_short():
+    html = train_views.lines(["3 videos", "left out: <b>.mp4", "left out: c.mp4"])
+    assert "2 files cannot be used" in html and "&lt;b&gt;" in html and "<b>" not in html
+
+
+@pytest.fixture
+def address(browser, tiny_model, tmp_path) -> Iterator[str]:  # noqa: F811
+    """Of a running program; trainings it started end with it."""
+    command = [sys.executable, "app.py", "--model", str(tiny_model), "--output", str(tmp_path / "results")]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
+    try:
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, line
+        yield found[0]
+    finally:
+        training = TrainingRun(tmp_path / "runs" / "vae")
+        for _ in range(2):
+            training.stop()
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def open_tab(page, address: str) -> None:
+    page.goto(address)
+    page.get_by_role("tab", name="Train").click()
+    page.wait_for_selector("#start-training")
+
+
+def wait_for_status(page, text: str) -> None:
+    page.wait_for_function(
+        "text => document.querySelector('#training-status').innerText.includes(text)", arg=text
+    )
+
+
+@pytest.mark.browser
+def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tmp_path):  # noqa: F811
+    """Start, close the page, stop, resume, finish; then what was trained is tried."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(_PATIENCE)
+    trouble = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda entry: trouble.append(entry.text) if entry.type == "error" else None)
+    open_tab(page, address)
+    wait_for_status(page, "vae has not been trained")
+    page.fill("#runs input, #runs textarea", str(tmp_path / "runs"))
+    page.fill("#data input, #data textarea", str(data_folder))
+    page.click("#preset input")
+    page.get_by_role("option", name="tiny").click()
+    page.get_by_text("More", exact=True).locator("visible=true").click()
+    page.fill("#train-steps input", "100000")
+    page.keyboard.press("Tab")
+    page.wait_for_function(
+        "document.querySelector('#training-command textarea').value.includes('--preset tiny')"
+        " && document.querySelector('#training-command textarea').value.endsWith('--steps 100000')"
+    )
+    page.click("#start-training")
+    page.wait_for_selector("#loss-curve canvas, #loss-curve svg.marks")
+    page.close()
+
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.set_default_timeout(_PATIENCE)
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    open_tab(page, address)
+    wait_for_status(page, "of 100000")
+    assert page.input_value("#runs textarea, #runs input") == str(tmp_path / "runs")
+    page.wait_for_selector("#samples img")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.click("#stop-training")
+    wait_for_status(page, "Stopped at step")
+    step = int(re.search(r"at step (\d+) of", page.inner_text("#training-status"))[1])
+    assert page.inner_text("#start-training") == "Resume"
+
+    shutil.copytree(tiny_model, tmp_path / "runs" / "base" / "pipeline")  # as a finished stage leaves it
+    page.get_by_text("More", exact=True).locator("visible=true").click()
+    page.fill("#train-steps input", str(step + 3))
+    page.keyboard.press("Tab")
+    page.click("#start-training")
+    wait_for_status(page, f"Finished vae after {step + 3} steps")
+
+    page.click("#try")
+    page.wait_for_selector("#animate:visible")
+    page.wait_for_function("document.querySelector('#checkpoint').innerText.includes('base/pipeline')")
+    page.get_by_role("tab", name="Train").click()
+    page.click("#back")
+    page.wait_for_function("!document.querySelector('#checkpoint').textContent.includes('base/pipeline')")
+    page.close()
+    assert trouble == []

@@ -1,0 +1,138 @@
+"""What stands behind the DensePose tab: what a clip is, who is pointed at, and what comes of the settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densepose_tools.engine_choice import EngineChoice
+from densepose_tools.one_click import MARGIN, wish_of
+from densepose_tools.pointing import picture_at, with_mark
+from densepose_tools.tracking import PersonAt
+from magicanimate.errors import InputError
+from magicanimate.palette import BACKGROUND
+from magicanimate.ui.densepose_tab import CHANGE, DensePoseTab
+from magicanimate.ui.motion_figures import figures
+from magicanimate.ui.motion_panel import CORRECT, MAKE
+from magicanimate.ui.page import Page
+from magicanimate.ui.studio import Studio
+from tests.media_files import numbered, part_maps, write_clip, write_output
+from tests.small_segmenter import dancing, negatives, write_dance
+
+VISITOR = SimpleNamespace(session_hash="me")
+VALUES = {"min_score": 0.5, "people": "largest", "start": 0, "end": 0, "steady": False}
+
+
+@pytest.fixture
+def tab(tiny_model, segmenter, tmp_path) -> DensePoseTab:
+    (tmp_path / "out").mkdir()
+    engine = EngineChoice("mini", segmenter, "cpu")
+    studio = Studio(tiny_model, tmp_path / "out", device="cpu", engine=engine)
+    yield Page(studio, [], queue_size=2).densepose
+    studio.close()
+
+
+def pressed(tab: DensePoseTab, clip: Path, *, made=None, photo=None, **changes) -> dict:
+    """What the tab shows after the button was pressed with these settings."""
+    data = {widget: changes.get(name, widget.value) for name, widget in tab.settings.items()}
+    data |= {tab.clip: str(clip), tab.photo: photo and str(photo), tab.use_photo: True, tab.made: made}
+    tab.job.admit(VISITOR)
+    *_, last = tab._make(data, VISITOR)
+    return last
+
+
+def test_values_of_the_widgets_are_a_wish():
+    assert wish_of(VALUES).treatment.people == "largest" and wish_of(VALUES).end is None
+    point = VALUES | {"people": "point", "x": 20, "y": 30, "second": 1.5, "margin": True, "flip": True}
+    wish = wish_of(point | {"start": 2, "end": 4, "like": "me.jpg"})
+    assert wish.treatment.people == PersonAt(20, 30, 1.5) and wish.treatment.flip
+    assert (wish.start, wish.end, wish.like, wish.selection.margin) == (2, 4, Path("me.jpg"), MARGIN)
+    with pytest.raises(InputError, match="click on the person"):
+        wish_of(point | {"x": None})
+
+
+def test_the_picture_to_point_at_is_the_frame_of_that_second(tmp_path):
+    clip = write_output(tmp_path / "clip.mp4", numbered(20), lossless=True)
+    assert picture_at(clip, 0.4)[0, 0, 0] == 8 * 10 + 8
+    with pytest.raises(InputError, match="clip.mp4"):
+        picture_at(clip, 5)
+    marked = with_mark(np.full((90, 90, 3), 128, dtype=np.uint8), 30, 60)
+    assert (marked[60, 30] == 255).all() and (marked[60, 80] == 128).all()
+
+
+def test_every_kind_of_clip_is_told_and_offered_something(tab, tmp_path):
+    swapped = [frame[..., ::-1] for frame in part_maps(5)]
+    empty = [np.full((64, 64, 3), BACKGROUND, dtype=np.uint8)] * 5
+    note = tmp_path / "note.mp4"
+    note.write_text("not a video")
+    clips = (
+        (write_dance(tmp_path / "dance.mp4", 3), "dance.mp4 is an ordinary video. People are", MAKE),
+        (write_output(tmp_path / "bgr.mp4", swapped, lossless=True), "red and blue swapped", CORRECT),
+        (write_output(tmp_path / "map.mp4", part_maps(5), lossless=True), "takes it as it is", CHANGE),
+        (write_clip(tmp_path / "empty.mp4", empty), "shows nobody", None),
+        (note, "note.mp4", None),
+    )
+    for clip, words, button in clips:
+        told = tab._examine(str(clip), VISITOR)
+        assert words in told[tab.notice]["value"] and str(tmp_path) not in told[tab.notice]["value"]
+        assert told[tab.job.start]["interactive"] == (button is not None)
+        if button is not None:
+            assert told[tab.job.start]["value"] == button
+            assert told[tab.settings["people"]]["visible"] == (button == MAKE)
+
+
+def test_a_clip_is_made_and_made_again_without_looking_for_people(tab, tmp_path):
+    clip = write_dance(tmp_path / "dance.mp4", 8)
+    first = pressed(tab, clip)
+    assert first[tab.before]["value"] == str(clip) and not first[tab.figures]["visible"]
+    for widget in (tab.exact, tab.near, tab.archive):
+        assert Path(first[widget]["value"]).is_file() and first[widget]["visible"]
+    photo = tmp_path / "me.png"
+    Image.fromarray(negatives(dancing(1)[0])).save(photo)
+    again = pressed(tab, clip, made=first[tab.made], photo=photo, steady=True, people="point", x=48, y=40)
+    assert again[tab.before]["label"] == "Before: as it was found"
+    assert again[tab.before]["value"].endswith("_before.mp4") and again[tab.before]["value"] != str(clip)
+    assert "Flicker" in again[tab.figures]["value"] and "Torso" in again[tab.figures]["value"]
+    assert again[tab.archive]["value"] == first[tab.archive]["value"]
+
+    nobody = pressed(tab, clip, made=first[tab.made], people="point", x=1, y=1)
+    assert "The point 1,1 at 0 s shows nobody" in nobody[tab.job.status]
+    playable, tabs = tab._send(again[tab.made])
+    assert tabs.selected == "animate"
+    linked = tab._link("as uploaded.mp4", {"other.mp4": "map.mp4"}, again[tab.made])
+    assert linked == {"other.mp4": "map.mp4", "as uploaded.mp4": again[tab.exact]["value"]}
+    assert playable == again[tab.near]["value"]
+
+
+def test_a_clip_that_is_right_is_changed_only_if_something_is_chosen(tab, tmp_path):
+    clip = write_output(tmp_path / "map.mp4", part_maps(4), lossless=True)
+    assert "animate with it as it is" in pressed(tab, clip)[tab.job.status]
+    made = pressed(tab, clip, flip=True)
+    assert made[tab.before]["value"] == str(clip) and not made[tab.archive]["visible"]
+    assert "There is no clip yet" in pressed(tab, "")[tab.job.status]
+
+
+def test_a_picture_to_point_at_is_shown_when_it_is_wanted(tab, tmp_path):
+    clip = str(write_dance(tmp_path / "dance.mp4", 5))
+    assert not tab._show_picture(clip, "all", 0, 0, None, None)[tab.pointing]["visible"]
+    plain = tab._show_picture(clip, "point", 0, 0, None, None)[tab.picture]["value"]
+    marked = tab._show_picture(clip, "point", 0, 0, 40, 40)[tab.picture]["value"]
+    assert plain.shape == marked.shape == (96, 96, 3) and (plain != marked).any()
+    assert tab._point(SimpleNamespace(index=[12, 34])) == (12, 34)
+    with pytest.warns(UserWarning, match="dance.mp4"):
+        tab._show_picture(clip, "point", 0, 9, None, None)
+
+
+def test_changes_of_the_build_are_told_in_words(tab, tmp_path):
+    new = pressed(tab, write_dance(tmp_path / "dance.mp4", 4))[tab.made]
+    assert figures(new) == ""
+    stretch = {"left shank": (1.25, 1.01), "right shank": (1.25, 1.01), "torso": (0.9, 0.7)}
+    text = figures(replace(new, extraction=replace(new.extraction, stretch=stretch, flicker=(0.05, 0.0125))))
+    assert text.count("<tr>") == 3 and "5.00%" in text and "1.25%" in text
+    assert ">Shank</th><td>25% longer</td><td>as it is<" in text
+    assert ">Torso</th><td>10% shorter</td><td>30% narrower<" in text

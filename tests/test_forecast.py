@@ -1,0 +1,142 @@
+"""What the check card says before anything is made."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from magicanimate.animator import ModelDefaults
+from magicanimate.device import Device
+from magicanimate.media.prepare import prepare_media
+from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible
+from magicanimate.studio.forecast import Forecast, Forecaster
+from magicanimate.studio.form_values import form_settings, request_of
+from magicanimate.studio.pace import Work, seconds_for
+from tests.inputs import write_motion, write_photo
+from tests.media_files import part_labels
+from tests.small_segmenter import negatives, write_dance
+
+MINI = ModelDefaults("mini", 64, 64, 4, 1.0)
+CPU = Device("cpu", "float32", "")
+
+
+@pytest.fixture
+def values(tmp_path) -> dict:
+    files = {
+        "photo": str(write_photo(tmp_path / "me.png", size=90)),
+        "motion": str(write_motion(tmp_path / "dance.mp4", 30)),
+    }
+    return {name: setting.default for name, setting in form_settings(MINI).items()} | files
+
+
+def look(values, tmp_path, *, bodies=None, device=CPU) -> Forecast:
+    *_, last = Forecaster(MINI, tmp_path, bodies=bodies, device=lambda: device).looks(values)
+    assert last.complete
+    return last
+
+
+def said(forecast: Forecast, *levels: str) -> str:
+    return " ".join(remark.text for remark in forecast.remarks if remark.level in levels)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_pictures_are_what_the_networks_will_see(values, tmp_path, fit):
+    values |= {"fit": fit, "width": 48, "height": 80}
+    forecast = look(values, tmp_path)
+    request = request_of(values, tmp_path / "x.mp4")
+    with prepare_media(request, width=48, height=80) as media:
+        assert np.array_equal(forecast.photo, media.photo)
+        assert np.array_equal(forecast.motion, media.control[0])
+
+
+def test_length_follows_the_stretch_and_the_seeds(values, tmp_path):
+    assert "30 frames of 64 x 64 pixels, 1.2 s at 25 fps." in said(look(values, tmp_path), "note")
+    text = said(look(values | {"start": 0.4, "stride": 2, "seeds": 3}, tmp_path), "note")
+    assert "10 frames of 64 x 64 pixels, 0.8 s at 12.5 fps" in text and "3 times with different seeds" in text
+
+
+def test_what_cannot_be_used_is_a_sentence_without_folders(values, tmp_path):
+    note = tmp_path / "note.png"
+    note.write_text("this is no picture")
+    forecast = look(values | {"photo": str(note)}, tmp_path)
+    assert "The photo note.png" in said(forecast, "error") and str(tmp_path) not in said(forecast, "error")
+    assert forecast.photo is None and forecast.motion is not None
+    forecast = look(values | {"start": 9.0}, tmp_path)
+    assert "earlier start" in said(forecast, "error") and forecast.photo is not None
+    forecast = look(values | {"window_overlap": 20}, tmp_path)
+    assert "cannot overlap" in said(forecast, "error")
+    ordinary = str(write_dance(tmp_path / "tango.mp4", 6))
+    assert "tango.mp4 is an ordinary video" in said(look(values | {"motion": ordinary}, tmp_path), "error")
+
+
+def test_time_is_known_from_earlier_animations(values, tmp_path):
+    assert "known after the first" in said(look(values, tmp_path), "note")
+    assert "when the networks are loaded" in said(look(values, tmp_path, device=None), "note")
+    first = settings_of(values, tmp_path, num_frames=16)
+    seconds = {"load": 100.0, "read": 1.0, "denoise": 20.0, "decode": 3.0}
+    (tmp_path / "a.json").write_text(json.dumps(first | {"seconds": seconds}))
+    (tmp_path / "b.json").write_text("{}")
+    assert seconds_for(Work.of(first), tmp_path) == pytest.approx(24)
+    twice = Work.of(first | {"num_inference_steps": 8, "height": 128})
+    assert seconds_for(twice, tmp_path) == pytest.approx(2 * (40 + 4))
+    longer = Work.of(first | {"num_frames": 28})  # two windows of 16
+    assert seconds_for(longer, tmp_path) == pytest.approx(40 + 4 * 28 / 16)
+    assert seconds_for(Work.of(first | {"device": "cuda"}), tmp_path) is None
+    assert seconds_for(Work.of(first), tmp_path / "none") is None
+    assert "About 68 s on cpu" in said(look(values, tmp_path), "note")
+
+
+def settings_of(values, tmp_path, *, num_frames: int) -> dict:
+    """What the file beside a result of these values would hold."""
+    from magicanimate.presets import completed
+
+    request = completed(request_of(values, tmp_path / "x.mp4"), steps=MINI.num_inference_steps)
+    ran = {"model": "mini", "device": "cpu", "dtype": "float32", "num_frames": num_frames}
+    return request.settings() | ran
+
+
+def test_a_person_is_looked_for(values, tmp_path, segmenter):
+    bodies = PhotoBodies(segmenter)  # knows the figure in these colours
+    Image.fromarray(negatives(part_labels())).save(tmp_path / "person.png")
+    Image.fromarray(negatives(np.zeros((96, 96), np.uint8))).save(tmp_path / "wall.png")
+    found = look(values | {"photo": str(tmp_path / "person.png")}, tmp_path, bodies=bodies)
+    assert "probably shows one person" in said(found, "good")
+    found = look(values | {"photo": str(tmp_path / "wall.png")}, tmp_path, bodies=bodies)
+    assert "No person was recognised" in said(found, "warning")
+    found = look(values, tmp_path, bodies=PhotoBodies(tmp_path / "none"))
+    assert "not searched for people" in said(found, "note")
+
+
+def test_people_are_counted_by_their_heads():
+    one = part_labels(width=128, height=128)
+    assert count_people(one) == 1 and is_plausible(one)
+    two = np.concatenate([one, one], axis=1)
+    assert count_people(two) == 2 and is_plausible(two)
+    assert count_people(np.zeros_like(one)) == 0 and not is_plausible(np.zeros_like(one))
+    scattered = np.where(np.random.default_rng(0).random(one.shape) < 0.1, 23, 0).astype(np.uint8)
+    assert not is_plausible(scattered)
+
+
+def test_builds_are_compared_in_the_picture():
+    usual = part_labels(width=128, height=128)
+    same = compare(usual, [usual] * 3)
+    assert same.size == pytest.approx(1) and same.breadth == pytest.approx(1)
+    assert same.unseen == () and same.sentences() == []
+    near = np.kron(usual, np.ones((2, 2), np.uint8))[:128, 60:188]  # twice as large, cut at the hips
+    closer = compare(near, [usual] * 3)
+    assert closer.size == pytest.approx(2, rel=0.1) and "larger (2.0:1)" in closer.sentences()[0]
+    assert "lower legs" in closer.unseen and "made up" in closer.sentences()[-1]
+    wide = np.repeat(usual, 2, axis=1)[:, 64:192]
+    assert compare(wide, [usual] * 3).breadth > 1.4
+    assert compare(np.zeros_like(usual), [usual]).size is None
+
+
+def test_limits_of_the_checkpoint_are_told(values, tmp_path):
+    assert "mini checkpoint" in said(look(values, tmp_path), "note")
+    assert "much larger" in said(look(values | {"width": 128}, tmp_path), "warning")
+    full = Forecaster(ModelDefaults("full", 64, 64, 25, 7.5), tmp_path, bodies=None, device=lambda: CPU)
+    *_, last = full.looks(values)
+    assert "mini" not in said(last, "note") and "slow on a CPU" in said(last, "warning")

@@ -1,0 +1,192 @@
+"""The gallery behind the page: pages, choices, comparison, the bin; what a visitor of a shared page sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from magicanimate.errors import InputError
+from magicanimate.studio.gallery import PER_PAGE, Gallery, Looking
+from magicanimate.studio.library import Library
+from magicanimate.ui import player
+from magicanimate.ui.page import Page
+from magicanimate.ui.studio import Studio
+from tests.inputs import write_motion, write_photo
+from tests.result_files import write_result
+
+VISITOR = SimpleNamespace(session_hash="me", username=None)
+
+
+def names(page) -> list[str]:
+    return [result.name for _, result in page.entries]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three results, one of them with its side by side video."""
+    for day, name in enumerate(("anna", "ben", "carl"), start=1):
+        path = tmp_path / f"2026010{day}-090000_{name}_waltz.mp4"
+        write_result(path, photo=f"{name}.png", seed=day, strip=name == "carl")
+    return tmp_path
+
+
+@pytest.fixture
+def gallery(folder) -> Gallery:
+    return Gallery(Library(folder))
+
+
+def test_choose_compare_and_stop(gallery):
+    page = gallery.page(Looking())
+    assert names(page) == [
+        f"2026010{day}-090000_{name}_waltz" for day, name in ((3, "carl"), (2, "ben"), (1, "anna"))
+    ]
+    (carl, _), (ben, _), (anna, _) = page.entries
+    at = gallery.choose(page.at, carl)
+    assert [result.photo_name for result in gallery.shown(at)] == ["carl.png"]
+    at = gallery.choose(gallery.compare(at), ben)
+    assert [result.photo_name for result in gallery.shown(at)] == ["carl.png", "ben.png"]
+    at = gallery.choose(at, anna)
+    assert [result.photo_name for result in gallery.shown(at)] == ["carl.png", "anna.png"]
+    at = gallery.compare(at)
+    assert not at.comparing and [result.photo_name for result in gallery.shown(at)] == ["carl.png"]
+    assert gallery.shown(gallery.choose(at, ben)) == (page.entries[1][1],)
+
+
+def test_delete_undo_restore_empty(gallery, folder):
+    page = gallery.page(Looking(search="waltz"))
+    at = gallery.delete(gallery.choose(page.at, page.entries[0][0]))
+    assert at.chosen == "" and len(gallery.page(at).entries) == 2 and gallery.page(at).binned == 1
+    at = gallery.undo(at)
+    assert gallery.shown(at)[0].strip is not None and gallery.page(at).binned == 0 and at.search == "waltz"
+
+    at = gallery.delete(at)
+    at = gallery.find(at, "", in_bin=True)
+    ((id, result),) = gallery.page(at).entries
+    assert result.photo_name == "carl.png"
+    at = gallery.restore(gallery.choose(at, id))
+    assert gallery.page(at).nothing == "The bin is empty." and gallery.page(at).entries == ()
+
+    at = gallery.find(at, "", in_bin=False)
+    at = gallery.delete(gallery.choose(at, gallery.page(at).entries[0][0]))
+    gallery.empty_bin(at)
+    assert len(gallery.page(at).entries) == 2 and not list(folder.glob("*carl*"))
+    with pytest.raises(InputError, match="not in the bin"):
+        gallery.undo(at)
+
+
+def test_a_result_that_went_away_is_told(gallery, folder):
+    page = gallery.page(Looking())
+    at = gallery.choose(page.at, page.entries[0][0])
+    page.entries[0][1].output.unlink()
+    for act in (gallery.shown, gallery.delete):
+        with pytest.raises(InputError, match="not there any more"):
+            act(at)
+
+
+def test_pages_exist(tmp_path):
+    gallery = Gallery(Library(tmp_path))
+    assert (
+        gallery.page(Looking(page=7)).at.page == 0
+        and gallery.page(Looking()).nothing == "Nothing was made yet."
+    )
+    first = write_result(tmp_path / "r00.mp4", frames=1)
+    for i in range(1, PER_PAGE + 2):
+        (tmp_path / f"r{i:02}.mp4").write_bytes(first.output.read_bytes())
+        (tmp_path / f"r{i:02}.json").write_text(first.settings_file.read_text())
+    page = gallery.page(Looking(page=7))
+    assert (page.at.page, page.pages, len(page.entries)) == (1, 2, 2)
+    assert gallery.page(Looking(search="zzz")).nothing == "Nothing matches the search."
+    assert gallery.find(page.at, "r0", in_bin=False).page == 0
+
+
+@pytest.fixture
+def make_page(tiny_model, folder):
+    studios = []
+
+    def make(*, shared: bool) -> Page:
+        studios.append(Studio(tiny_model, folder, device="cpu", shared=shared))
+        return Page(studios[-1], [], queue_size=2)
+
+    yield make
+    for studio in studios:
+        studio.close()
+
+
+def test_the_page_shows_what_it_may(make_page, folder):
+    tab = make_page(shared=False).gallery
+    *_, last = tab._list(Looking(), "", VISITOR)
+    assert last[tab.grid].count("<img") == 3  # with thumbnails, the last of which was just made
+    card = f'data-id="{folder.name}'
+    assert card not in last[tab.grid] and 'data-id="20260103-090000_carl_waltz.json"' in last[tab.grid]
+    event = SimpleNamespace(id="20260103-090000_carl_waltz.json", page=None)
+    shown, *_ = tab._choose(Looking(), "", VISITOR, event)
+    assert "_side_by_side.mp4" in shown[tab.result.viewer]["value"] and shown[tab.delete]["visible"]
+    event.id = "../secret.json"
+    told, *_ = tab._choose(Looking(), "", VISITOR, event)
+    assert "not there any more" in told[tab.notice] and told[tab.result.viewer]["value"] == ""
+
+
+def test_visitors_of_a_shared_page_see_their_own(make_page, folder, monkeypatch):
+    tab = make_page(shared=True).gallery
+    other = SimpleNamespace(session_hash="other", username=None)
+    mine = folder / "20260102-090000_ben_waltz.mp4"
+    done = SimpleNamespace(results=(str(mine),))
+    monkeypatch.setattr(tab.studio.queue, "jobs", lambda owner: [done] if owner == "me" else [])
+    *_, seen = tab._list(Looking(), "", VISITOR)
+    assert "ben_waltz" in seen[tab.grid] and "anna" not in seen[tab.grid]
+    assert not tab.folder.visible
+    *_, seen = tab._list(Looking(), "", other)
+    assert "Nothing was made yet" in seen[tab.grid]
+    told, *_ = tab._choose(
+        Looking(), "", other, SimpleNamespace(id="20260102-090000_ben_waltz.json", page=None)
+    )
+    assert "not there any more" in told[tab.notice]
+
+
+def test_settings_come_back_into_the_form(make_page, folder, tmp_path):
+    page = make_page(shared=False)
+    again, controls = page.animate.use_again, page.animate.controls
+    photo, motion = write_photo(tmp_path / "zoe.png"), write_motion(tmp_path / "polka.mp4", 3)
+    result = write_result(
+        folder / "20260104-090000_zoe_polka.mp4", photo=str(photo), motion=str(motion), seed=77, fit="pad"
+    )
+    updates = again._from_result(page.tabs, str(result.output))
+    assert (updates[controls["seed"]], updates[controls["fit"]]) == (77, "pad")
+    assert Path(updates[controls["photo"]]).read_bytes() == photo.read_bytes()
+    assert Path(updates[controls["motion"]]).name == "polka.mp4"
+    assert updates[page.tabs]["selected"] == "animate" and "ma-done" in updates[again.notice]["value"]
+
+    motion.unlink()
+    updates = again._from_file(str(result.settings_file))
+    assert "The clip polka.mp4 is not there any more" in updates[again.notice]["value"]
+    assert controls["photo"] in updates and controls["motion"] not in updates
+
+    (tmp_path / "x.json").write_text(json.dumps({"photo": "", "motion": "", "seed": "many"}))
+    updates = again._from_file(str(tmp_path / "x.json"))
+    assert "seed (many) is not a whole number" in updates[again.notice]["value"]
+    refused = again._from_file(str(write_photo(tmp_path / "plain.png")))
+    assert list(refused) == [again.notice] and "plain.png has no settings" in refused[again.notice]["value"]
+
+
+def test_a_shared_page_takes_no_files_from_elsewhere(make_page, folder, tmp_path_factory):
+    page = make_page(shared=True)
+    secret = write_photo(tmp_path_factory.mktemp("home") / "secret.png")
+    file = folder / "forged.json"
+    file.write_text(json.dumps({"photo": str(secret), "motion": "", "seed": 1}))
+    updates = page.animate.use_again._from_file(str(file))
+    assert page.animate.controls["photo"] not in updates
+    assert "The photo secret.png is not there any more" in updates[page.animate.use_again.notice]["value"]
+
+
+def test_names_of_files_cannot_break_out_of_the_html(folder):
+    result = write_result(
+        folder / "20260105-090000_a_b.mp4", photo='"><script>alert(1)</script>.png', frames=2
+    )
+    from magicanimate.ui.gallery_views import Card, grid
+
+    html = grid([Card('"x', result, None)], page=0, pages=1, empty="")
+    assert "<script" not in html and 'data-id="&quot;x"' in html
+    assert "<script" not in player.player(result)
