@@ -85,10 +85,11 @@ class PlacedNetworks:
             raise InputError(f"The memory of {self._device.name} does not hold the networks.") from error
         return self._ladder
 
-    def _choose(self, work: Work) -> MemoryProfile:
+    def outlook(self, work: Work) -> tuple[MemoryProfile, str]:
+        """The profile that some work would begin with, and one sentence about why."""
         name = self._device.name
         own = bytes_on(self.pipe, name) if self.pipe is not None else 0  # would be free without them
-        profile, reason = choose_profile(
+        return choose_profile(
             self._wish,
             self._footprint,
             work,
@@ -96,7 +97,10 @@ class PlacedNetworks:
             dtype=self._device.dtype,
             free=available_bytes(name) + own,
         )
-        found = profiles_for(name)
+
+    def _choose(self, work: Work) -> MemoryProfile:
+        profile, reason = self.outlook(work)
+        found = profiles_for(self._device.name)
         profile = found[self._team.largest(found.index(profile))]  # the tightest that one of them needs
         if self._ladder is None or profile is not self._ladder.profile:
             log.info("memory profile %s (%s): %s", profile.name, profile.summary, reason)
