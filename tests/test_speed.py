@@ -225,22 +225,19 @@ def test_networks_are_as_before_after_lean_modules(pipe):
     assert [dict(network.named_modules()) for network in networks] == before
 
 
-@pytest.mark.parametrize(
-    ("dtype", "width", "sliced", "tolerance"),
-    [(torch.float32, 32, True, 1e-5), (torch.float32, 8, False, 1e-5), (torch.bfloat16, 8, True, 4e-3)],
-)
-def test_long_attention_in_slices_where_that_is_quicker(dtype, width, sliced, tolerance):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
+def test_long_attention_in_slices(dtype, tolerance):
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("oneDNN has no bfloat16 on this processor")
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, n, 2 * width).unflatten(-1, (2, width)) for n in (1030, 2050, 2050))
+    q, k, v = (torch.randn(2, n, 16).unflatten(-1, (2, 8)) for n in (1030, 2050, 2050))
     q, k, v = (x.transpose(1, 2).to(dtype) for x in (q, k, v))
     expected = functional.scaled_dot_product_attention(q, k, v)
     with torch.inference_mode(), OneDnnProducts():
         found = functional.scaled_dot_product_attention(q, k, v)
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=10 * tolerance)
-    assert torch.equal(found, expected) != sliced  # computed otherwise
+    assert not torch.equal(found, expected)  # it was indeed computed otherwise
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1)])

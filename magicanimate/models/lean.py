@@ -25,8 +25,7 @@ from torch.overrides import TorchFunctionMode
 # Of a feed-forward layer's middle or of attention's scores, per thread: they stay in a cache, and the
 # allocator reuses their memory.
 SLICE_BYTES = 2 * 1024**2
-LONG_ATTENTION = 1024  # queries and keys from which on slices by oneDNN beat torch's own CPU kernel,
-WIDE_HEADS = 32  # with heads as wide as this: of narrow ones the softmax takes most, which torch does quicker
+LONG_ATTENTION = 1024  # queries and keys from which on slices by oneDNN beat torch's own CPU kernel
 FEWEST_ROWS = 64  # below, oneDNN's preparations take longer than the product
 
 
@@ -130,7 +129,7 @@ def _is_long(query, key, value) -> bool:
         return False
     if query.dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return query.dtype == torch.float32 and query.shape[-1] >= WIDE_HEADS
+    return query.dtype == torch.float32
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
