@@ -20,6 +20,8 @@ from magicanimate import __version__
 from magicanimate.config import MediaLimits
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
+from magicanimate.memory.profiles import AUTO
+from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
 
 if TYPE_CHECKING:
@@ -55,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help=f"{', '.join(DEVICES)} (default: the fastest found)")
     parser.add_argument("--dtype", choices=DTYPES, help="number format (default: what suits the device)")
+    parser.add_argument(
+        "--memory",
+        default=AUTO,
+        choices=(AUTO, *PROFILE_NAMES),
+        help="how to spend memory, from roomy to tight (default: by what is free)",
+    )
     parser.add_argument("--offline", action="store_true", help="never ask the network for weights")
     parser.add_argument(
         "--densepose", choices=ENGINES, default="auto", help="what finds the people of an ordinary video"
@@ -152,6 +160,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         device=args.device,
         dtype=args.dtype,
         offline=args.offline,
+        memory=args.memory,
         engine=engine,
         most_waiting=args.queue,
         unload_after=args.unload_after,

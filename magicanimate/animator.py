@@ -9,8 +9,10 @@ import gc
 import json
 import logging
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +20,20 @@ from magicanimate import __version__
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
 from magicanimate.device import Device, empty_cache, pick_device
 from magicanimate.errors import InputError
+from magicanimate.imports import HEAVY_IMPORTS
+from magicanimate.memory.profiles import AUTO
 from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
 from magicanimate.request_checks import check_outputs, check_request, side_by_side_path
 from magicanimate.text import add_text_encoder
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from magicanimate.distributed import Team
     from magicanimate.media.prepare import PreparedMedia
+    from magicanimate.memory.ladder import MemoryLadder
+    from magicanimate.memory.networks import PlacedNetworks
     from magicanimate.pipeline import MagicAnimatePipeline
     from magicanimate.preview import LatentPreview
 
@@ -49,6 +58,8 @@ class Animator:
         model: "mini", "full" or a pipeline folder.
         device, dtype: see `magicanimate.device.pick_device`.
         offline: never ask the network; "full" must have been fetched before.
+        memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
+        team: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
     """
 
@@ -59,13 +70,16 @@ class Animator:
         device: str | None = None,
         dtype: str | None = None,
         offline: bool = False,
+        memory: str = AUTO,
+        team: Team | None = None,
         on_progress: OnProgress | None = None,
     ):
         self.model, self.offline = model, offline
         self._wish = (device, dtype)
         self._on_load = on_progress
         self._folder: Path | None = None
-        self._pipe: MagicAnimatePipeline | None = None
+        self._memory, self._team = memory, team
+        self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
         self._decode_pace: float | None = None
         self._told = {""}  # why results have no credentials: once each
@@ -100,20 +114,20 @@ class Animator:
             InputError: the checkpoint or the device cannot be used.
         """
         with self._lock:
-            if self._pipe is None:
+            if self._networks is None:
                 self._load()
 
     @property
     def loaded(self) -> bool:
         """Whether the networks are in memory."""
-        return self._pipe is not None
+        return self._networks is not None
 
     def unload(self) -> None:
         """Free the memory of the networks; the next animation loads them again. Waits for a running one."""
         with self._lock:
-            if self._pipe is None:
+            if self._networks is None:
                 return
-            self._pipe, self._preview = None, None
+            self._networks = self._preview = None
             gc.collect()
             empty_cache(self.device.name)
             log.info("unloaded %s", self._folder)
@@ -121,33 +135,48 @@ class Animator:
     def _load(self) -> None:
         folder = self.folder
         self.device = pick_device(*self._wish)
-        import torch
-        from diffusers.utils import logging as diffusers_logging
+        with HEAVY_IMPORTS:
+            from magicanimate.distributed import Team
+            from magicanimate.loading import read_pipeline
+            from magicanimate.memory.need import Work
+            from magicanimate.memory.networks import PlacedNetworks
 
-        from magicanimate.pipeline import MagicAnimatePipeline
+        networks = PlacedNetworks(
+            partial(read_pipeline, folder, dtype=self.device.dtype),
+            folder,
+            self.device,
+            wish=self._memory,
+            team=self._team or Team(),
+        )
+        networks.prepare(Work(self.defaults.width, self.defaults.height))
+        self._networks = networks
+        log.info("loaded %s (%s)", folder, networks.pipe.config.kind)
 
-        diffusers_logging.disable_progress_bar()  # our own progress tells of the loading
-        try:
-            pipe = MagicAnimatePipeline.from_pretrained(
-                folder,
-                text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others
-                tokenizer=None,
-                **{_dtype_argument(): getattr(torch, self.device.dtype)},
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise InputError(
-                f"The checkpoint {folder} cannot be loaded ({_first_line(error)}); convert or fetch it again."
-            ) from error
-        self._pipe = pipe.to(self.device.name)
-        log.info("loaded %s (%s)", folder, pipe.config.kind)
+    def memory_outlook(self, request: AnimationRequest, num_frames: int) -> str | None:
+        """What memory a request with a size will take, in a sentence; ``None`` while nothing is loaded."""
+        networks = self._networks
+        if networks is None:
+            return None
+        from magicanimate.memory.need import Work
+
+        profile, reason = networks.outlook(
+            Work(request.width, request.height, window=request.window_size, frames=num_frames)
+        )
+        return f"Memory: {reason} ({profile.name}: {profile.summary})."
+
+    @property
+    def _pipe(self) -> MagicAnimatePipeline | None:
+        return self._networks.pipe if self._networks is not None else None
 
     def animate(
         self,
         request: AnimationRequest,
         on_progress: OnProgress | None = None,
         should_stop: ShouldStop | None = None,
-    ) -> AnimationResult:
+    ) -> AnimationResult | None:
         """Animate one photo with one clip and write the result; one animation runs at a time.
+
+        In a team the first process writes it, for the others the result is ``None``.
 
         Raises:
             InputError: an input, a setting or the output cannot be used.
@@ -176,8 +205,6 @@ class Animator:
     def _completed(self, request: AnimationRequest) -> AnimationRequest:
         """``request`` with the preset's and the checkpoint's values where it has none."""
         own = self.defaults
-        if request.prompt or request.negative_prompt:
-            add_text_encoder(self._pipe, self.folder, device=self.device.name, dtype=self._pipe.unet.dtype)
         return replace(
             completed(request, steps=own.num_inference_steps),
             width=request.width or own.width,
@@ -204,12 +231,19 @@ class Animator:
         media: PreparedMedia,
         meter: ProgressMeter,
         should_stop: ShouldStop | None,
-    ) -> AnimationResult:
+    ) -> AnimationResult | None:
         import torch
 
+        from magicanimate.distributed import Team
+        from magicanimate.memory.available import is_out_of_memory
+        from magicanimate.memory.need import Work
         from magicanimate.windows import WindowPlan
 
+        work = Work(request.width, request.height, window=request.window_size, frames=media.num_frames)
+        ladder, team = self._networks.prepare(work, on_descent=meter.note), self._team or Team()
         pipe = self._pipe
+        if request.prompt or request.negative_prompt:
+            add_text_encoder(pipe, self.folder, device=self.device.name, dtype=pipe.unet.dtype)
         windows = WindowPlan(
             mode=request.windows,
             size=request.window_size,
@@ -247,6 +281,8 @@ class Animator:
                 fusion=request.fusion,
                 windows=windows,
                 controlnet_conditioning_scale=request.controlnet_conditioning_scale,
+                ladder=ladder,
+                team=team,
                 reference_strength=request.reference_strength,
                 shortcuts=Shortcuts.of(request),
                 output_type="latent",
@@ -254,8 +290,13 @@ class Animator:
                 on_step=on_step,
                 should_stop=should_stop,
             )
-            return self._write(request, media, pipe.decode(output.latents, should_stop=should_stop), meter)
-        except torch.OutOfMemoryError as error:
+            if team.rank:
+                return None
+            frames = pipe.decode(output.latents, ladder=ladder, should_stop=should_stop)
+            return self._write(request, media, frames, meter, ladder)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise InputError(
                 f"The memory of {self.device.name} does not hold {request.width}x{request.height} pixels "
                 f"with windows of {request.window_size} frames; choose a smaller size."
@@ -263,14 +304,21 @@ class Animator:
         finally:
             pipe.scheduler = own_scheduler
 
-    def _write(self, request: AnimationRequest, media: PreparedMedia, frames, meter: ProgressMeter):
+    def _write(
+        self,
+        request: AnimationRequest,
+        media: PreparedMedia,
+        frames: Iterator[np.ndarray],
+        meter: ProgressMeter,
+        ladder: MemoryLadder,
+    ) -> AnimationResult:
         """Decode frame by frame into the output and, if asked for, the side-by-side strip."""
         from magicanimate.media.settings_file import write_settings
         from magicanimate.media.side_by_side import side_by_side
         from magicanimate.media.writer import VideoWriter
         from magicanimate.provenance.signing import Claim, Seal
 
-        settings = self._settings(request, media)
+        settings = {**self._settings(request, media), "memory": ladder.profile.name}
         sound = {"sound_from": request.motion, "sound_start": media.sound_start} if request.sound else {}
         strip_path = side_by_side_path(request.output) if request.side_by_side else None
         claims = [
@@ -363,15 +411,3 @@ class Animator:
 
             self._preview = LatentPreview(self._pipe.vae)
         return self._preview(latents)
-
-
-def _dtype_argument() -> str:
-    """What ``from_pretrained`` calls the number format: diffusers 0.42 renamed it."""
-    import diffusers
-
-    major, minor = diffusers.__version__.split(".")[:2]
-    return "dtype" if (int(major), int(minor)) >= (0, 42) else "torch_dtype"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -139,6 +139,7 @@ class Progress:
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.
         preview: cheap preview frames, uint8 (F, h, w, 3), or ``None``.
         denoising_step: while denoising, which step runs, from 1, and how many there are.
+        note: a sentence for the user that stands until the end, for instance that memory ran out.
     """
 
     stage: str
@@ -147,6 +148,7 @@ class Progress:
     seconds_left: float | None = None
     preview: Any = field(default=None, compare=False)  # arrays have no one answer to `==`
     denoising_step: tuple[int, int] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel
 
+from magicanimate.distributed import Team
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.control_maps import ControlMaps
 from magicanimate.models.deep_features import DeepFeatures
@@ -91,6 +92,16 @@ class WindowDenoiser:
                 read_at = float(timestep)
                 self._banks[read_at] = self._bank(timestep)
 
+    def rearrange(self, speed: Speed) -> None:
+        """Go on in another arrangement from the next step, with as much kept as before or less."""
+        if speed.window_batch != self.speed.window_batch:
+            self.deep = DeepFeatures(self.unet, reuse=self.shortcuts.deep_reuse)  # kept for other windows
+        self.speed = speed
+        second = self.conditions.keypoints
+        for maps in (self.maps, second.maps if second is not None else None):
+            if maps is not None and not speed.keep_maps:
+                maps.stop_keeping()
+
     def start_step(self, timestep: torch.Tensor, *, guided: bool = True) -> None:
         """Begin a step: read the reference at ``timestep``, forget the predictions of the last step.
 
@@ -99,8 +110,8 @@ class WindowDenoiser:
             guided: predict all branches, else the conditional one only.
         """
         if self._outdated(self._read_at, timestep):
+            bank = self._banks.get(float(timestep)) or self._bank(timestep)
             self._read_at = float(timestep)
-            bank = self._banks.get(self._read_at) or self._bank(timestep)
             set_reference(self.readers, bank, strength=self.conditions.reference_strength)
         self.branches = len(self.texts) if guided else 1
         self.visible = [False, True][-self.branches :]  # who sees the reference
@@ -138,10 +149,7 @@ class WindowDenoiser:
         """
         frames = torch.cat([latents[:, :, window] for window in windows]).to(self.unet.dtype)  # N C K h w
         predicted = self._predict(latents, frames, windows, following)  # B N C K h w
-        if self.sum is None:
-            shape = (self.branches, predicted.shape[2], *latents.shape[2:])
-            self.sum = torch.zeros(shape, device=predicted.device)
-            self.weight = torch.zeros(latents.shape[2], device=predicted.device)
+        self._begin_sums(latents)
         for i, window in enumerate(windows):
             index = torch.tensor(window, device=predicted.device)
             weight = torch.tensor(weights[i], device=predicted.device)
@@ -244,6 +252,17 @@ class WindowDenoiser:
             for driver in drivers
         ]
         return [reduce(torch.add, level) for level in zip(*each, strict=True)]
+
+    def _begin_sums(self, latents: torch.Tensor) -> None:
+        if self.sum is None:
+            shape = (self.branches, self.unet.config.out_channels, *latents.shape[2:])
+            self.sum = torch.zeros(shape, device=latents.device)
+            self.weight = torch.zeros(latents.shape[2], device=latents.device)
+
+    def add_up(self, team: Team, latents: torch.Tensor) -> None:
+        """Bring together what the processes of a team predicted for ``latents``."""
+        self._begin_sums(latents)
+        team.add_up(self.sum, self.weight)
 
     def prediction(self) -> torch.Tensor:
         """Blended and guided noise prediction of the step, ``1 C F h w``, float32."""

@@ -18,7 +18,10 @@ from diffusers.utils import BaseOutput
 
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.denoising import Conditions, WindowDenoiser
+from magicanimate.distributed import Team
 from magicanimate.errors import Cancelled
+from magicanimate.memory.ladder import MemoryLadder, remember
+from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.control_maps import ControlMaps, control_maps
@@ -33,7 +36,6 @@ from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 
 NOISE_PERIOD = 16  # the published program repeats the noise of 16 frames along the clip
-DECODED_AT_ONCE = 4
 
 
 @dataclass
@@ -133,6 +135,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         reference_strength: float = 1.0,
         bank_dtype: torch.dtype | None = None,
         speed: Speed | None = None,
+        ladder: MemoryLadder | None = None,
+        team: Team | None = None,
         shortcuts: Shortcuts | None = None,
         output_type: str = "np",
         on_window: OnWindow | None = None,
@@ -161,6 +165,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             bank_dtype: round the reference bank to this type (the published program: float16).
             speed: how the work is arranged, the default one when ``None``; the result is the same within
                 rounding.
+            ladder: what to do when memory runs out; an error when ``None``.
+            team: processes that share the windows; each has the same arguments and gets the same result.
             shortcuts: what may be left out, which changes the result; nothing when ``None``.
             output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
             on_window: called after each window with windows done and windows in all.
@@ -184,8 +190,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
             negative_prompt if negative_prompt_embeds is None else negative_prompt_embeds,
             guided=guidance > 1,
         )
+        ladder, team = ladder or MemoryLadder(), team or Team()
+        for attempt in ladder.attempts():
+            with attempt, team.in_round():
+                reference = self.encode_image(image)
         conditions = Conditions(
-            reference=self.encode_image(image),
+            reference=reference,
             control=control,
             text=text,
             guidance_scale=guidance,
@@ -216,6 +226,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 plan=plan,
                 fusion=fusion,
                 speed=speed,
+                ladder=ladder,
+                team=team,
                 shortcuts=shortcuts or Shortcuts(),
                 maps=maps,
                 skips=skips,
@@ -223,9 +235,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 on_step=on_step,
                 should_stop=should_stop,
             )
+        ladder.leave_team()
         frames = None
         if output_type != "latent":
-            frames = self.decode(latents, should_stop=should_stop)
+            frames = self.decode(latents, ladder=ladder, should_stop=should_stop)
             if output_type == "np":
                 frames = np.stack(list(frames))
         return MagicAnimateOutput(frames=frames, latents=latents)
@@ -347,6 +360,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         plan: WindowPlan,
         fusion: Fusion,
         speed: Speed,
+        ladder: MemoryLadder,
+        team: Team,
         shortcuts: Shortcuts,
         maps: ControlMaps | None = None,
         skips: SkipSharing | None = None,
@@ -354,7 +369,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
-        """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``."""
+        """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``.
+
+        A step that runs out of memory is done again from its beginning, one memory profile down.
+        """
         readers = install_attention(self.unet, *self.controlnets(), fusion=fusion, keep_keys=speed.keep_keys)
         denoiser = WindowDenoiser(
             self.unet,
@@ -367,44 +385,99 @@ class MagicAnimatePipeline(DiffusionPipeline):
             maps=maps,
             skips=skips,
         )
-        if speed.banks_ahead:
-            denoiser.encode_ahead(timesteps)
+        for attempt in ladder.attempts():
+            with attempt, team.in_round():
+                if ladder.arrange(speed).banks_ahead:
+                    denoiser.encode_ahead(timesteps)
         schedule = [plan.windows(latents.shape[2], step=i) for i in range(len(timesteps))]
-        total, done = sum(map(len, schedule)), 0
+        total = sum(map(len, schedule))
         generator = torch.Generator("cpu").manual_seed(0)  # for schedulers that add noise of their own
-        takes_generator = "generator" in self.scheduler.step.__code__.co_varnames
-        extra = {"generator": generator} if takes_generator else {}
-        for i, (timestep, step_windows) in enumerate(zip(timesteps, schedule, strict=True)):
-            scaled = self.scheduler.scale_model_input(latents, timestep)
-            denoiser.start_step(timestep, guided=shortcuts.guides(i, len(timesteps)))
-            for first in range(0, len(step_windows), speed.window_batch):
-                if should_stop is not None and should_stop():
-                    raise Cancelled("stopped while denoising")
-                last = first + speed.window_batch
-                together = step_windows[first:last]
-                denoiser.add_windows(
-                    scaled,
-                    together,
-                    [plan.weights(window) for window in together],
-                    following=step_windows[last : last + speed.window_batch] if speed.share_residuals else (),
-                )
-                done += len(together)
-                if on_window is not None:
-                    on_window(done, total)
-            latents = self.scheduler.step(denoiser.prediction(), timestep, latents, **extra).prev_sample
+        for i, timestep in enumerate(timesteps):
+            put_back = remember(self.scheduler, generator)
+            for attempt in ladder.attempts():
+                with attempt:
+                    put_back()
+                    denoiser.rearrange(ladder.arrange(speed))
+                    done = sum(map(len, schedule[:i]))
+                    for finished in self._predict(
+                        denoiser,
+                        latents,
+                        timestep,
+                        schedule[i],
+                        plan,
+                        team,
+                        guided=shortcuts.guides(i, len(timesteps)),
+                        should_stop=should_stop,
+                    ):
+                        done += finished
+                        if on_window is not None:
+                            on_window(done, total)
+                    with team.in_round():
+                        after = self._step(denoiser.prediction(), timestep, latents, generator)
+            latents = after
             if on_step is not None:
                 on_step(i, latents)
         set_reference(readers, None)  # nothing of this animation stays in memory
         return latents
 
+    def _predict(
+        self,
+        denoiser: WindowDenoiser,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        windows: list[list[int]],
+        plan: WindowPlan,
+        team: Team,
+        *,
+        guided: bool,
+        should_stop: Callable[[], bool] | None,
+    ) -> Iterator[int]:
+        """Predict the noise of a step in the denoiser; yields how many more windows are done in all."""
+        speed = denoiser.speed
+        with team.in_round():
+            scaled = self.scheduler.scale_model_input(latents, timestep)
+            denoiser.start_step(timestep, guided=guided)
+        rounds = team.share(windows, speed.window_batch)
+        for number, shares in enumerate(rounds):
+            with team.in_round():
+                if should_stop is not None and should_stop():
+                    raise Cancelled("stopped while denoising")
+                own = shares[team.rank]
+                following = rounds[number + 1][team.rank] if number + 1 < len(rounds) else ()
+                if own:
+                    denoiser.add_windows(
+                        scaled,
+                        own,
+                        [plan.weights(window) for window in own],
+                        following=following if speed.share_residuals else (),
+                    )
+            yield sum(map(len, shares))
+        denoiser.add_up(team, latents)
+
+    def _step(
+        self, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The scheduler's step, ``1 C F h w``."""
+        takes_generator = "generator" in self.scheduler.step.__code__.co_varnames
+        extra = {"generator": generator} if takes_generator else {}
+        return self.scheduler.step(noise, timestep, latents, **extra).prev_sample
+
     @torch.inference_mode()  # of each step of the generator, not of who takes the frames
     def decode(
-        self, latents: torch.Tensor, *, should_stop: Callable[[], bool] | None = None
+        self,
+        latents: torch.Tensor,
+        *,
+        ladder: MemoryLadder | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow."""
+        ladder = ladder or MemoryLadder()
         for first in range(0, latents.shape[2], DECODED_AT_ONCE):
             if should_stop is not None and should_stop():
                 raise Cancelled("stopped while decoding")
             chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
-            pixels = (decode_scaled(self.vae, chunk) / 2 + 0.5).clamp(0, 1)
-            yield from (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+            for attempt in ladder.attempts():
+                with attempt:
+                    pixels = (decode_scaled(self.vae, chunk) / 2 + 0.5).clamp(0, 1)
+                    frames = (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+            yield from frames

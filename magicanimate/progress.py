@@ -20,13 +20,14 @@ class ProgressMeter:
         self._decode_pace = seconds_per_decoded_frame
         self._stage, self._began = "", 0.0
         self._frames_to_decode = 0
+        self._note = ""
         self.seconds: dict[str, float] = {}
 
     def begin(self, stage: str, total: int, *, frames_to_decode: int = 0) -> None:
         """Enter a stage of ``total`` units; ``frames_to_decode`` wait behind it."""
         self.finish()
         self._stage, self._began, self._frames_to_decode = stage, time.monotonic(), frames_to_decode
-        self._report(Progress(stage, 0, total))
+        self._report(Progress(stage, 0, total, note=self._note))
 
     def update(
         self, step: int, total: int, *, preview: Any = None, denoising_step: tuple[int, int] | None = None
@@ -37,7 +38,11 @@ class ProgressMeter:
             left = (time.monotonic() - self._began) / step * (total - step)
             if self._frames_to_decode and self._decode_pace is not None:
                 left += self._decode_pace * self._frames_to_decode
-        self._report(Progress(self._stage, step, total, left, preview, denoising_step))
+        self._report(Progress(self._stage, step, total, left, preview, denoising_step, self._note))
+
+    def note(self, sentence: str) -> None:
+        """From now on every report says this, too."""
+        self._note = sentence
 
     def finish(self) -> None:
         """Leave the current stage."""

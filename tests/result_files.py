@@ -15,6 +15,11 @@ from magicanimate.request_checks import side_by_side_path
 from magicanimate.studio.results import StoredResult, result_of
 
 
+def ground(frame: int) -> int:
+    """Brightness of what is behind the bar, which tells the frames apart."""
+    return 40 + 10 * frame
+
+
 def write_result(
     output: Path,
     *,
@@ -34,7 +39,7 @@ def write_result(
             target, width=width, height=size, fps=25, metadata=settings, sound_from=sound_from
         ) as writer:
             for i in range(frames):
-                frame = np.full((size, size, 3), 40 + 10 * i, np.uint8)
+                frame = np.full((size, size, 3), ground(i), np.uint8)
                 frame[:, 2 * i : 2 * i + 6] = (200, 60, 60)
                 green, blue = np.zeros_like(frame), np.zeros_like(frame)
                 green[..., 1], blue[..., 2] = 200, 200

@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.inputs import write_motion, write_photo
+from tests.result_files import ground, write_result
 from tests.small_segmenter import write_dance
 
 pytestmark = pytest.mark.browser
@@ -144,15 +145,15 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     page.wait_for_selector("#animate:enabled")
     assert page.is_hidden("#preview") and page.is_disabled("#cancel")
 
-    video = "document.querySelector('#result video')"
+    video = "document.querySelector('#result ma-player')?.shadowRoot.querySelector('.ma-shown')"
     page.wait_for_function(f"{video}?.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
     seen = page.evaluate(f"[{video}.videoWidth, {video}.videoHeight, {video}.duration, {video}.loop]")
     assert seen == [32, 32, pytest.approx(FRAMES / 25, abs=0.05), True]
     page.click("#result [data-view=strip]")
-    page.wait_for_function("document.querySelector('#result .ma-shown').videoWidth === 3 * 32 + 8")
+    page.wait_for_function(f"{video}.videoWidth === 3 * 32 + 8")
 
     with page.expect_download() as download:
-        page.click("#download")
+        page.click("#result-downloads a:has-text('MP4')")
     got = tmp_path / "got.mp4"
     download.value.save_as(got)
     with av.open(str(got)) as container:
@@ -243,7 +244,7 @@ def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path
     assert Path(download.value.path()).read_bytes() == written.read_bytes()
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
 
     page.click("#dp-use")
     page.wait_for_selector("#animate:visible")
@@ -352,7 +353,7 @@ def test_settings_are_checked_saved_and_driven_by_keys(page):
     page.get_by_role("option", name="mine").click()
     page.wait_for_function("at => document.querySelector(at).value === '77'", arg=seed)
 
-    page.fill("#steps input[type=number]", "3000")
+    page.fill("#steps input[type=number]", "1")
     page.focus(seed)
     page.keyboard.press("Control+Enter")
     wait_for_status(page, "frames of 32 x 32")
@@ -364,3 +365,61 @@ def test_dice_changes_the_seed(page):
     page.wait_for_function(
         "before => document.querySelector('#seed input[type=number]').value !== before", arg=before
     )
+
+
+def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_path):
+    for day, seed in ((1, 41), (2, 42)):
+        photo = str(write_photo(tmp_path / f"me{day}.png"))
+        motion = str(write_motion(tmp_path / "waltz.mp4", 3))
+        output = served[1] / f"2026020{day}-090000_me{day}_waltz.mp4"
+        write_result(output, size=64, photo=photo, motion=motion, seed=seed, strip=True)
+    page.get_by_role("tab", name="Gallery").click()
+    page.fill("#gallery-search textarea, #gallery-search input", "waltz")
+    page.wait_for_function("document.querySelectorAll('#gallery .ma-card img').length === 2")
+    page.click("#gallery .ma-card >> nth=1")
+
+    player = "document.querySelector('#gallery-result ma-player')"
+    page.wait_for_function(f"{player} && {player}.lead.currentTime > 0.05")
+    page.click("#gallery-result [data-view=motion]")
+    page.wait_for_function(f"{player}.lead.readyState >= 3 && {player}.lead.videoWidth === 3 * 64 + 8")
+    page.click("#gallery-result .ma-play")
+    page.evaluate(f"{player}.goTo(3)")
+    page.locator("#gallery-result .ma-stage").focus()
+    page.keyboard.press(".")
+    page.keyboard.press(".")
+    page.keyboard.press(",")
+    page.wait_for_function(f"{player}.readout.textContent === '5 / 8' && !{player}.lead.seeking")
+    colour = f"""part => {{
+        const canvas = {player}.canvas, at = [part * canvas.width, 0.9 * canvas.height, 1, 1];
+        return [...canvas.getContext("2d").getImageData(...at).data].slice(0, 3);
+    }}"""
+    assert page.evaluate(colour, 0.25) == pytest.approx([0, 0, 200], abs=20)  # the motion
+    assert page.evaluate(colour, 0.75) == pytest.approx([ground(4)] * 3, abs=4)  # the result's fifth frame
+    page.locator("#gallery-result .ma-divider").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate(colour, 0.75) == pytest.approx([0, 0, 200], abs=20)
+    stage = page.locator("#gallery-result .ma-frame").bounding_box()
+    page.mouse.click(stage["x"] + 0.1 * stage["width"], stage["y"] + 20)
+    assert page.evaluate(colour, 0.25) == pytest.approx([ground(4)] * 3, abs=4)
+
+    page.click("#gallery-compare")
+    page.wait_for_selector("text=Choose the result to compare it with")
+    page.click("#gallery .ma-card >> nth=0")
+    page.wait_for_function(f"{player}.clips.length === 2 && {player}.lead.currentTime > 0.05")
+    page.click("#gallery-result .ma-play")
+    page.evaluate(f"{player}.goTo(6)")
+    times = f"{player}.playing.map(video => video.currentTime)"
+    page.wait_for_function(f"{times}.every(time => Math.abs(time - 6.5 / 25) < 1e-3)")
+
+    page.click("#gallery-compare")
+    page.click("#gallery-delete")
+    page.click("#gallery-undo")
+    page.wait_for_function("document.querySelectorAll('#gallery .ma-card img').length === 2")
+    page.wait_for_selector("#gallery-result-downloads [data-kind=gif]")
+    with page.expect_download() as download:
+        page.click("#gallery-result-downloads [data-kind=gif]")
+    assert download.value.suggested_filename == "20260201-090000_me1_waltz.gif"
+    page.click("#gallery-result-again")
+    page.wait_for_selector("#seed", state="visible")
+    assert page.input_value("#seed input[type=number]") == "41"

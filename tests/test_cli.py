@@ -281,7 +281,8 @@ def test_info(capsys):
     assert all(free > 0 for free in info["free_disk"].values())
     assert {model["name"] for model in info["checkpoints"]} == {"mini", "full"}
     assert main(["info"]) == 0
-    assert "checkpoint" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "checkpoint" in printed and "memory profile" in printed
     assert main(["info", "--device", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
 

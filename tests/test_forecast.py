@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from magicanimate.animator import ModelDefaults
+from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
 from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible
@@ -127,11 +127,26 @@ def test_builds_are_compared_in_the_picture():
     assert same.unseen == () and same.sentences() == []
     near = np.kron(usual, np.ones((2, 2), np.uint8))[:128, 60:188]  # twice as large, cut at the hips
     closer = compare(near, [usual] * 3)
-    assert closer.size == pytest.approx(2, rel=0.1) and "larger (2.0 : 1)" in closer.sentences()[0]
+    assert closer.size == pytest.approx(2, rel=0.1) and "larger (2.0:1)" in closer.sentences()[0]
     assert "lower legs" in closer.unseen and "made up" in closer.sentences()[-1]
     wide = np.repeat(usual, 2, axis=1)[:, 64:192]
     assert compare(wide, [usual] * 3).breadth > 1.4
     assert compare(np.zeros_like(usual), [usual]).size is None
+
+
+def test_memory_is_told_when_the_networks_are_there(values, tmp_path, tiny_model):
+    animator = Animator(tiny_model, device="cpu")
+
+    def text() -> str:
+        forecaster = Forecaster(
+            MINI, tmp_path, bodies=None, device=lambda: animator.device, memory=animator.memory_outlook
+        )
+        *_, last = forecaster.looks(values)
+        return said(last, "note")
+
+    assert "Memory" not in text()
+    animator.load()
+    assert "GB needed for 64x64 pixels" in text() and "free on cpu" in text()
 
 
 def test_limits_of_the_checkpoint_are_told(values, tmp_path):

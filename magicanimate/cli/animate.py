@@ -27,27 +27,45 @@ def run(args: argparse.Namespace) -> None:
     requests = requests_of(args)
     for request in requests:
         check_request(request)
-    failed = []
-    with ProgressBar(quiet=args.quiet) as bar:
+    from magicanimate.distributed import join_team, own_device
+
+    device = own_device(args.device)
+    with join_team(device) as team, ProgressBar(quiet=args.quiet or team.rank > 0) as bar:
         animator = Animator(
-            args.model, device=args.device, dtype=args.dtype, offline=args.offline, on_progress=bar
+            args.model,
+            device=device,
+            dtype=args.dtype,
+            offline=args.offline,
+            memory=args.memory,
+            team=team,
+            on_progress=bar,
         )
         animator.load()  # outside `stop_on_interrupt`: here Ctrl-C may end it at once
-        with stop_on_interrupt() as should_stop:
-            for request in requests:
-                try:
-                    result = animator.animate(request, on_progress=bar, should_stop=should_stop)
-                except InputError as error:
-                    if len(requests) == 1:
-                        raise
-                    failed.append(request)
-                    bar.close()
-                    print(f"error: {error}", file=sys.stderr)
-                    continue
-                bar.close()
-                _report(result, quiet=args.quiet)
+        failed = _animate_all(animator, requests, bar, quiet=args.quiet)
     if failed:
-        raise InputError(f"{len(failed)} of {len(requests)} animations failed; see the messages above.")
+        raise InputError(f"{failed} of {len(requests)} animations failed; see the messages above.")
+
+
+def _animate_all(
+    animator: Animator, requests: list[AnimationRequest], bar: ProgressBar, *, quiet: bool
+) -> int:
+    """Animate one after the other; how many could not be."""
+    failed = 0
+    with stop_on_interrupt() as should_stop:
+        for request in requests:
+            try:
+                result = animator.animate(request, on_progress=bar, should_stop=should_stop)
+            except InputError as error:
+                if len(requests) == 1:
+                    raise
+                failed += 1
+                bar.close()
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            bar.close()
+            if result is not None:
+                _report(result, quiet=quiet)
+    return failed
 
 
 def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:

@@ -32,7 +32,17 @@ _NO_EFFECT: dict[str, Any] = {
     "save_individual_videos": False,
 }
 # What our own settings files record about a run; such a file repeats it.
-_RECORDED = ("program", "ai_generated", "model", "device", "dtype", "num_frames", "output_fps", "seconds")
+_RECORDED = (
+    "program",
+    "ai_generated",
+    "model",
+    "device",
+    "dtype",
+    "num_frames",
+    "output_fps",
+    "memory",
+    "seconds",
+)
 _PER_JOB = ("photo", "motion", "keypoints", "seed")
 _RANDOM_SEED = -1  # as the published files write it
 

@@ -7,11 +7,26 @@ import json
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
+from magicanimate.errors import InputError
 
-PACKAGES = ("torch", "diffusers", "transformers", "huggingface_hub", "gradio", "av", "numpy", "pillow")
+if TYPE_CHECKING:
+    from magicanimate.checkpoints.locate import ModelInfo
+    from magicanimate.device import Device
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "huggingface_hub",
+    "gradio",
+    "av",
+    "numpy",
+    "pillow",
+    "c2pa-python",
+)
 
 
 def gather(device: str | None = None) -> dict[str, Any]:
@@ -45,10 +60,34 @@ def gather(device: str | None = None) -> dict[str, Any]:
                 "available": model.available,
                 "path": str(model.path) if model.path else None,
                 "bytes": model.bytes,
+                "memory_profile": _profile(model, picked) if model.available else None,
             }
             for model in describe_models()
         ],
     }
+
+
+def _profile(model: ModelInfo, device: Device) -> dict[str, str] | None:
+    """The memory profile that a checkpoint would begin with at its own size, and why; ``None`` if broken."""
+    from magicanimate.checkpoints.disk import model_index
+    from magicanimate.memory.available import available_bytes
+    from magicanimate.memory.need import Footprint, Work, choose_profile
+    from magicanimate.memory.profiles import AUTO
+
+    try:
+        footprint = Footprint.of(model.path)
+    except InputError:
+        return None
+    index = model_index(model.path)
+    profile, reason = choose_profile(
+        AUTO,
+        footprint,
+        Work(index["default_width"], index["default_height"]),
+        device=device.name,
+        dtype=device.dtype,
+        free=available_bytes(device.name),
+    )
+    return {"name": profile.name, "summary": profile.summary, "reason": reason}
 
 
 def _version(package: str) -> str | None:
@@ -76,6 +115,10 @@ def _lines(info: dict[str, Any]) -> list[str]:
         if not model["available"] and model["name"] == "full":
             where += "; the first run with --model full fetches it"
         lines.append(f"checkpoint   {model['name']}: {where}")
+        if profile := model["memory_profile"]:
+            lines.append(
+                f"             memory profile {profile['name']} ({profile['summary']}): {profile['reason']}"
+            )
     return lines
 
 

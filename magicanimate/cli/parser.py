@@ -9,6 +9,8 @@ from pathlib import Path
 from magicanimate import __version__
 from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, MediaLimits
 from magicanimate.device import DEVICES, DTYPES
+from magicanimate.memory.profiles import AUTO
+from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 
 _ANIMATE_EXAMPLES = """\
 examples:
@@ -103,6 +105,12 @@ def _add_model(command) -> None:
     group.add_argument("--device", default=None, help=f"{', '.join(DEVICES)} (default: the fastest found)")
     group.add_argument(
         "--dtype", default=None, choices=DTYPES, help="number format (default: what suits the device)"
+    )
+    group.add_argument(
+        "--memory",
+        default=AUTO,
+        choices=(AUTO, *PROFILE_NAMES),
+        help="how to spend memory, from roomy to tight (default: by what is free; `info` tells)",
     )
     group.add_argument("--offline", action="store_true", default=False, help="never ask the network")
 

@@ -38,3 +38,23 @@ def spatial_factor(vae: Autoencoder) -> int:
         config.encoder_block_out_channels if isinstance(vae, AutoencoderDC) else config.block_out_channels
     )
     return 2 ** (len(levels) - 1)
+
+
+def set_sliced(vae: Autoencoder, tile: int | None) -> None:
+    """Let the autoencoder take pictures one by one, those above ``tile`` pixels in overlapping tiles.
+
+    ``None`` takes both back. Slices change nothing but the order of sums; seams of tiles are blended.
+    """
+    if tile is None:
+        vae.disable_slicing()
+        vae.disable_tiling()
+        return
+    vae.enable_slicing()
+    vae.enable_tiling()
+    if isinstance(vae, AutoencoderDC):
+        scale = spatial_factor(vae)
+        stride = tile // scale * 7 // 8 * scale  # what is left of a tile overlaps
+        vae.enable_tiling(tile, tile, stride, stride)
+    else:  # which has no arguments for it; its own tiles are as large as its training pictures
+        vae.tile_sample_min_size = tile
+        vae.tile_latent_min_size = tile // spatial_factor(vae)

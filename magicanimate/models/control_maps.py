@@ -31,6 +31,11 @@ class ControlMaps(nn.Module):
         """Those of ``frames`` whose pixels the next call wants."""
         return [frame for frame in self.frames if frame not in self._kept]
 
+    def stop_keeping(self) -> None:
+        """Forget what was computed and keep nothing from now on."""
+        self._kept.clear()
+        self._room = 0
+
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels ``N 3 H W`` in [0, 1] of the `unknown` frames -> maps ``N C h w`` of all ``frames``."""
         fresh: list[torch.Tensor] = []

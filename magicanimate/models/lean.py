@@ -92,6 +92,8 @@ class SlicedFeedForward(nn.Module):
 class OneDnnProducts(TorchFunctionMode):
     """Computes float32 linear layers, 1x1 convolutions and long attention by oneDNN's matrix product.
 
+    Of bfloat16 the long attention only: for the rest torch takes oneDNN by itself.
+
     torch hands them to the BLAS it was built with, MKL as a rule, which has no 512-bit kernels for AMD's
     processors, and adds the bias in a pass of its own. oneDNN computes torch's other convolutions anyway.
     """
@@ -123,20 +125,24 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
 
 
 def _is_long(query, key, value) -> bool:
-    long = min(query.shape[-2], key.shape[-2]) >= LONG_ATTENTION
-    return long and query.device.type == "cpu" and query.dtype == torch.float32
+    if min(query.shape[-2], key.shape[-2]) < LONG_ATTENTION or query.device.type != "cpu":
+        return False
+    if query.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return query.dtype == torch.float32
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Softmax attention of ``B N L d``, head by head and some queries at a time."""
+    """Softmax attention of ``B N L d``, head by head and some queries at a time; scores are float32."""
     batch, heads, length, width = query.shape
     out = query.new_empty(batch, length, heads, width).transpose(1, 2)
-    rows = max(1, SLICE_BYTES * torch.get_num_threads() // (key.shape[-2] * key.element_size()))
-    scaled = query * width**-0.5
+    rows = max(1, SLICE_BYTES * torch.get_num_threads() // (key.shape[-2] * torch.float32.itemsize))
+    scaled = query.float() * width**-0.5
     for i, j in itertools.product(range(batch), range(heads)):
-        keys, values = key[i, j].contiguous(), value[i, j].t().contiguous()
+        keys, values = key[i, j].float().contiguous(), value[i, j].t().contiguous()
         for some, target in zip(scaled[i, j].split(rows), out[i, j].split(rows), strict=True):
-            target.copy_(_product(torch.softmax(_product(some.contiguous(), keys), dim=-1), values))
+            weights = torch.softmax(_product(some.contiguous(), keys), dim=-1)
+            target.copy_(_product(weights.to(values.dtype), values))
     return out
 
 

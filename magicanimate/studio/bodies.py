@@ -118,9 +118,7 @@ class Comparison:
         said, differs = [], []
         if self.size is not None and max(self.size, 1 / self.size) >= _SIZE_MISMATCH:
             larger = self.size > 1
-            differs.append(
-                f"larger ({self.size:.1f} : 1)" if larger else f"smaller (1 : {1 / self.size:.1f})"
-            )
+            differs.append(f"larger ({self.size:.1f}:1)" if larger else f"smaller (1:{1 / self.size:.1f})")
         if self.breadth is not None and max(self.breadth, 1 / self.breadth) >= _BREADTH_MISMATCH:
             differs.append("broader" if self.breadth > 1 else "narrower")
         if differs:

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,7 +30,8 @@ def export(
 ) -> Path:
     """The result as a file of another kind, beside it; made only once and never over another file.
 
-    Sound is kept where the kind has any, settings and the mark "AI-generated" are in every kind.
+    Sound is kept where the kind has any; settings and the mark "AI-generated" are in every kind, content
+    credentials where it can carry them.
 
     Args:
         result: of any kind itself.
@@ -115,6 +116,7 @@ def _rewrite(
         height=clip.height,
         fps=clip.rate,
         metadata=_exported_settings(result),
+        seal=_seal(result, target),
         **sound,
     ) as writer:
         for i, frame in enumerate(clip.frames()):
@@ -123,6 +125,17 @@ def _rewrite(
             writer.write(frame)
             meter.update(i + 1, clip.num_frames_estimate)
     meter.finish()
+
+
+def _seal(result: StoredResult, target: Path) -> Callable[[Path], None] | None:
+    """Content credentials for an export, where the result was to have them and the kind of file can."""
+    from magicanimate.provenance.signing import SIGNED_KINDS, Claim, Seal
+
+    kind = target.suffix or ".png"
+    if kind not in SIGNED_KINDS or not result.settings.get("credentials"):
+        return None
+    photo, motion = (Path(str(result.settings.get(name))) for name in ("photo", "motion"))
+    return Seal(Claim(photo, motion, str(result.settings.get("model"))))
 
 
 def _zipped(frames: Path, result: StoredResult) -> Path:

@@ -63,6 +63,7 @@ class Forecaster:
         output: folder of results, which know how long they took.
         bodies: finds people in photos; ``None`` if nothing can.
         device: the device that computes, ``None`` as long as that is not decided.
+        memory: what a request with so many frames takes, in a sentence, ``None`` while that is not known.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Forecaster:
         *,
         bodies: PhotoBodies | None,
         device: Callable[[], Device | None],
+        memory: Callable[[AnimationRequest, int], str | None] = lambda *_: None,
     ):
-        self.defaults, self.output, self.bodies, self.device = defaults, output, bodies, device
+        self.defaults, self.output, self.bodies = defaults, output, bodies
+        self.device, self.memory = device, memory
 
     def looks(self, values: Mapping[str, Any]) -> Iterator[Forecast]:
         """Yield what is known, more and more of it; errors are remarks.
@@ -106,6 +109,8 @@ class Forecaster:
             found = found.and_then(*self._on_people(photo, maps if animates else []))
         if animates:  # last, as by now torch is there and the device chosen, also when the program just began
             found = found.and_then(*self._on_time(clip, request, values))
+            memory = self.memory(request, clip.frames)
+            found = found.and_then(*([Remark("note", memory)] if memory else []))
         yield replace(found.and_then(*self._on_checkpoint(request)), complete=True)
 
     def _completed(self, request: AnimationRequest) -> AnimationRequest:

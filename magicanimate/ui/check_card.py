@@ -87,6 +87,7 @@ class CheckCard:
             self.studio.output,
             bodies=self.bodies,
             device=lambda: self.studio.animator.device,
+            memory=self.studio.animator.memory_outlook,
         )
         for forecast in forecaster.looks(values):
             yield gr.update(value=card(forecast), visible=True)

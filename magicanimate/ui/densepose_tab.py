@@ -170,7 +170,7 @@ class DensePoseTab:
             return found.kind, f"{name} {found.text}. {self.studio.forecast().sentence}", MAKE
         text = {
             "ready": "; Animate takes it as it is. Choose what to change.",
-            "recolourable": "; Animate knows others, into which it can be brought.",
+            "recolourable": ". The button brings it into those that Animate knows.",
             "empty": ".",
         }[found.kind]
         button = {"ready": CHANGE, "recolourable": CORRECT}.get(found.kind)

@@ -24,8 +24,8 @@ from magicanimate.studio.sizes import CUSTOM, size_choices, size_of
 
 __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 
-KEYS = Path(__file__).with_name("keys.js")
 DICE = Path(__file__).with_name("dice.png")
+KEYS = Path(__file__).with_name("keys.js")
 
 Controls = dict[str, gr.components.Component]
 

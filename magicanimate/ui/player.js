@@ -83,7 +83,8 @@ they cannot run apart. With two clips the second follows the first.
       const third = (i) => {
         const total = strip().videoWidth || 3 * first.width + 8;
         const gap = (total - 3 * first.width) / 2;
-        return [(i * (first.width + gap)) / total, first.width / total];
+        // A pixel less at either side: there the colours of the gap run into the picture.
+        return [(i * (first.width + gap) + 1) / total, (first.width - 2) / total];
       };
       const against = (id, name, i) => ({
         id, name: `Against ${name}`,

@@ -20,6 +20,7 @@ from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
 from magicanimate.studio.animation_job import ANIMATE, UPLOADS, AnimationRunner, job_request, job_title
 from magicanimate.studio.idle import IdleTimer
@@ -41,7 +42,7 @@ class Studio:
     any string; one who has two in work at a time needs two names.
 
     Args:
-        model, device, dtype, offline: as `Animator` takes them.
+        model, device, dtype, offline, memory: as `Animator` takes them.
         output: folder of the results, and of the queue.
         engine: finds people in ordinary videos; by default the best on the same device.
         most_waiting: animations that may wait; more are turned away.
@@ -57,6 +58,7 @@ class Studio:
         device: str | None = None,
         dtype: str | None = None,
         offline: bool = False,
+        memory: str = AUTO,
         engine: EngineChoice | None = None,
         most_waiting: int | None = None,
         unload_after: float = 0.0,
@@ -69,7 +71,12 @@ class Studio:
         self._engine = engine or EngineChoice(device=device, offline=offline)
         self._lent = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
         self._new_animator = partial(
-            Animator, device=device, dtype=dtype, offline=offline, on_progress=self._while_loading
+            Animator,
+            device=device,
+            dtype=dtype,
+            offline=offline,
+            memory=memory,
+            on_progress=self._while_loading,
         )
         self._own_model = model
         self.animator = self._new_animator(model)

@@ -18,6 +18,11 @@ from magicanimate.ui.form import Controls
 from magicanimate.ui.result_panel import ResultPanel, Updates
 from magicanimate.ui.studio import Studio
 
+_EXPLAINED = (
+    '<p class="ma-note">A video made here remembers how. Drop it, one of its png frames, or the JSON beside '
+    "it: photo, clip and settings go back into the form.</p>"
+)
+
 
 class UseAgain:
     """A place to drop a result on, and what its settings do to the form. Builds itself where it is made.
@@ -30,11 +35,8 @@ class UseAgain:
     def __init__(self, studio: Studio, controls: Controls):
         self.studio, self.controls = studio, controls
         with gr.Accordion("Settings of an earlier result", open=False, elem_id="use-again"):
-            self.dropped = gr.File(
-                label="Drop a result here: mp4, webm, gif, a png frame, or the settings beside it",
-                file_types=list(SUFFIXES),
-                height=110,
-            )
+            gr.HTML(_EXPLAINED, padding=False)
+            self.dropped = gr.File(label="Result", file_types=list(SUFFIXES), height=130)
             self.notice = gr.HTML("", visible=False, elem_id="use-again-notice", padding=False)
 
     @property
@@ -59,13 +61,12 @@ class UseAgain:
     def _from_result(self, tabs: gr.Tabs, shown: str) -> Updates:
         try:
             result = result_of(Path(shown))
-            return {
-                **self.from_settings(result.settings, result.name),
-                tabs: gr.update(selected="animate"),
-            }
+            filled = self.from_settings(result.settings, result.name)
         except InputError as error:
             gr.Warning(str(error))
             return {self.notice: gr.skip()}
+        gr.Info(f"Photo, clip and settings are those of {result.name}, as far as they are there.")
+        return filled | {tabs: gr.update(selected="animate")}
 
     def from_settings(self, settings: Mapping[str, Any], source: str) -> Updates:
         """The form as it was for a result; what cannot be had again is said, and left as it is.

@@ -57,7 +57,7 @@ def checkpoint_note(defaults: ModelDefaults, *, trial: Path | None = None) -> st
 
 
 def progress_bar(progress: Progress) -> str:
-    """Stage, bar and time left."""
+    """Stage, bar and time left, and what is to be said of the run."""
     total = max(progress.total, 1)
     percent = min(100, round(100 * progress.step / total))
     stage = STAGES.get(progress.stage, progress.stage).capitalize()
@@ -71,11 +71,12 @@ def progress_bar(progress: Progress) -> str:
     else:
         count = f"{progress.step} of {total}"
     details = " · ".join(text for text in (count, time_left(progress.seconds_left)) if text)
+    note = message(progress.note) if progress.note else ""
     return (
         '<div class="ma-progress"><div class="ma-progress-text">'
         f"<span>{stage}</span><span>{details}</span></div>"
         f'<div class="ma-bar" role="progressbar" aria-label="{stage}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div></div>'
+        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div></div>{note}'
     )
 
 

@@ -1,0 +1,151 @@
+"""One animation in several processes: each denoises a share of the windows of every step.
+
+Started by ``torchrun --nproc-per-node N -m magicanimate animate ...``. All processes read photo and clip and
+hold the latents of the whole clip; in each step they add up one prediction for each frame. The first process
+decodes and writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import distributed
+
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.memory.available import is_out_of_memory
+
+# What a process tells the others after each round; the largest counts.
+_WELL, _NO_MEMORY, _CANCELLED, _FAILED = range(4)
+
+
+class Team:
+    """The processes of an animation; by itself a team of one, in which nothing is exchanged.
+
+    Attributes:
+        rank: number of this process, the first is 0.
+        size: of how many.
+    """
+
+    rank, size = 0, 1
+
+    def share(self, windows: Sequence[list[int]], batch: int) -> list[list[list[list[int]]]]:
+        """Whose turn it is in which round: ``[round][rank]`` is a list of at most ``batch`` windows.
+
+        Each process has neighbouring windows, so that it can share what they have in common.
+        """
+        each = math.ceil(len(windows) / self.size)
+        blocks = [windows[rank * each : (rank + 1) * each] for rank in range(self.size)]
+        return [[block[i : i + batch] for block in blocks] for i in range(0, each, batch)]
+
+    def in_round(self) -> contextlib.AbstractContextManager[None]:
+        """Around each part of the work that all processes have in common: they fail together."""
+        return contextlib.nullcontext()
+
+    def add_up(self, *tensors: torch.Tensor) -> None:
+        """Replace the tensors by the sums over all processes."""
+
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that the processes give."""
+        return number
+
+
+class ProcessTeam(Team):
+    """Processes that `torch.distributed` connects.
+
+    Args:
+        device: where tensors are exchanged from.
+    """
+
+    def __init__(self, device: str):
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self._device = device
+
+    @contextlib.contextmanager
+    def in_round(self) -> Iterator[None]:
+        """See `Team.in_round`.
+
+        Raises:
+            torch.OutOfMemoryError: another process has no memory left; all try again alike.
+            Cancelled: another process was told to stop.
+            InputError: another process failed or is gone.
+        """
+        own, worst = _WELL, None
+        try:
+            yield
+        except Exception as error:
+            own = _what(error)
+            worst = self.largest(own)
+            if worst == own:
+                raise
+        if worst is None:
+            worst = self.largest(own)
+        if worst == _NO_MEMORY:
+            raise torch.OutOfMemoryError("another process of this run is out of memory")
+        if worst == _CANCELLED:
+            raise Cancelled("stopped in another process")
+        if worst == _FAILED:
+            raise InputError("Another process of this run failed; see what it said.")
+
+    def largest(self, number: int) -> int:
+        """See `Team.largest`."""
+        told = torch.tensor(number, device=self._device)
+        self._reduce(told, distributed.ReduceOp.MAX)
+        return int(told)
+
+    def add_up(self, *tensors: torch.Tensor) -> None:
+        """See `Team.add_up`."""
+        for tensor in tensors:
+            self._reduce(tensor, distributed.ReduceOp.SUM)
+
+    @staticmethod
+    def _reduce(tensor: torch.Tensor, operation) -> None:
+        try:
+            distributed.all_reduce(tensor, operation)
+        except RuntimeError as error:
+            raise InputError("Another process of this run has ended; start it again.") from error
+
+
+def _what(error: Exception) -> int:
+    if is_out_of_memory(error):
+        return _NO_MEMORY
+    return _CANCELLED if isinstance(error, Cancelled) else _FAILED
+
+
+def own_device(device: str | None) -> str | None:
+    """The device of this process where torchrun started several: of CUDA's the one with its number.
+
+    Raises:
+        InputError: there are more processes than GPUs.
+    """
+    if "LOCAL_RANK" not in os.environ or device not in (None, "cuda") or not torch.cuda.is_available():
+        return device
+    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= count:
+        raise InputError(
+            f"There are more processes than GPUs ({count}); start as many, or choose --device cpu."
+        )
+    return f"cuda:{number}"
+
+
+@contextlib.contextmanager
+def join_team(device: str | None) -> Iterator[Team]:
+    """Meet the other processes that torchrun started; without it, a team of one.
+
+    Args:
+        device: of this process, see `own_device`; ``None`` is the fastest found.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Team()
+        return
+    kind = (device or "cpu").partition(":")[0]
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield ProcessTeam(device if kind == "cuda" else "cpu")
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,62 @@
+"""Reading a checkpoint's pipeline into the computer's memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import ControlNetModel
+from diffusers.utils import logging
+
+from magicanimate.errors import InputError
+from magicanimate.memory.need import DENOISERS
+from magicanimate.memory.placing import store_in_eight_bits
+from magicanimate.memory.profiles import MemoryProfile
+from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.unet import VideoUNet
+from magicanimate.pipeline import MagicAnimatePipeline
+
+
+def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicAnimatePipeline:
+    """The pipeline of a folder, on the CPU and without its text encoder.
+
+    Args:
+        folder: of the checkpoint.
+        profile: with 8 bits the networks are read one by one, so that only one is there at its full size.
+        dtype: "float32", "float16" or "bfloat16".
+
+    Raises:
+        InputError: the checkpoint cannot be used.
+    """
+    logging.disable_progress_bar()  # our own progress tells of the loading
+    wanted = {_dtype_argument(): getattr(torch, dtype)}
+    classes = {"unet": VideoUNet, "appearance_encoder": AppearanceEncoder}
+    networks = {}
+    try:
+        for name in DENOISERS if profile.eight_bit else ():
+            if (folder / name).is_dir():
+                cls = classes.get(name, ControlNetModel)
+                networks[name] = cls.from_pretrained(folder / name, **wanted)
+                store_in_eight_bits(networks[name])
+        return MagicAnimatePipeline.from_pretrained(
+            folder,
+            text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others
+            tokenizer=None,
+            **networks,
+            **wanted,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"The checkpoint {folder} cannot be loaded ({_first_line(error)}); convert or fetch it again."
+        ) from error
+
+
+def _dtype_argument() -> str:
+    """What ``from_pretrained`` calls the number format: diffusers 0.42 renamed it."""
+    major, minor = diffusers.__version__.split(".")[:2]
+    return "dtype" if (int(major), int(minor)) >= (0, 42) else "torch_dtype"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,159 @@
+"""What an animation needs: an estimate from the checkpoint's files and the size of the work.
+
+Weights are counted from the files' headers. What the networks hold while they run is proportional to their
+first feature maps; the factors were measured (`python -m benchmarks.memory`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from magicanimate.errors import InputError
+from magicanimate.memory.profiles import (
+    AUTO,
+    DECODED_AT_ONCE,
+    TILE,
+    MemoryProfile,
+    profile_named,
+    profiles_for,
+)
+
+DENOISERS = ("unet", "controlnet", "appearance_encoder", "controlnet_keypoints")  # the last where it exists
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+DENOISING = 60  # times the bytes of a window's first feature maps; 49 measured for one, 53 for several
+DECODING = 6  # times the bytes of the decoded frames' feature maps at the picture's full size; 4.8 measured
+KEPT_MAPS = 256 * 1024**2
+SPARE = 0.9  # share of the free memory that is planned with
+OVERHEAD = 200 * 1024**2  # what the libraries take when they first compute
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Sizes of a checkpoint.
+
+    Attributes:
+        parameters: component -> block -> number of its parameters; "" is what lies outside the down and up
+            blocks.
+        channels: of the UNet's first feature maps.
+        decoder_channels: of the decoder's first feature maps at the picture's full size.
+        scale: pixels of a side for one of the latents.
+    """
+
+    parameters: dict[str, dict[str, int]]
+    channels: int
+    decoder_channels: int
+    scale: int
+
+    @classmethod
+    def of(cls, folder: Path) -> Footprint:
+        """Read the headers of a pipeline folder's weight files.
+
+        Raises:
+            InputError: the folder is not a complete pipeline.
+        """
+        try:
+            vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+            unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+            # AutoencoderDC has a list for each half. AutoencoderKL has one for both, and its decoder reaches
+            # the full size with the channels of the second level.
+            levels = vae.get("decoder_block_out_channels") or vae["block_out_channels"][1:] + [0]
+            return cls(
+                parameters={
+                    name: _blocks(folder / name) for name in (*DENOISERS, "vae") if (folder / name).is_dir()
+                },
+                channels=unet["block_out_channels"][0],
+                decoder_channels=levels[0],
+                scale=2 ** (len(levels) - 1),
+            )
+        except (OSError, ValueError, LookupError, SafetensorError) as error:
+            raise InputError(
+                f"The checkpoint {folder} cannot be loaded ({error}); convert or fetch it again."
+            ) from error
+
+
+def _blocks(folder: Path) -> dict[str, int]:
+    found: dict[str, int] = defaultdict(int)
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="np") as weights:
+            for key in weights.keys():  # noqa: SIM118  (it is not a mapping)
+                parts = key.split(".")
+                block = ".".join(parts[:2]) if parts[0] in ("down_blocks", "up_blocks") else ""
+                found[block] += prod(weights.get_slice(key).get_shape())
+    return dict(found)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much is animated.
+
+    Attributes:
+        width, height: pixels.
+        window: frames of a window.
+        frames: of the clip.
+    """
+
+    width: int
+    height: int
+    window: int = 16
+    frames: int = 64
+
+
+def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, dtype: str) -> int:
+    """Estimate of the device's memory that an animation takes at its worst moment, with the weights."""
+    size = BYTES[dtype]
+    latents = -(-work.width // footprint.scale) * -(-work.height // footprint.scale)  # pixels of one frame
+    first_maps = latents * footprint.channels * size
+    windows = max(1, min(profile.window_batch, work.frames // max(1, work.window)))
+    denoising = DENOISING * windows * min(work.window, work.frames) * first_maps
+    if profile.keep_maps:
+        denoising += min(KEPT_MAPS, work.frames * first_maps)
+    pixels = work.width * work.height
+    if profile.sliced:
+        pixels = min(pixels, TILE**2)
+    frames = 1 if profile.sliced else min(DECODED_AT_ONCE, work.frames)
+    decoding = DECODING * frames * pixels * footprint.decoder_channels * size
+    return _weights(footprint, profile, size) + max(denoising, decoding) + OVERHEAD
+
+
+def _weights(footprint: Footprint, profile: MemoryProfile, size: int) -> int:
+    stored = 1 if profile.eight_bit else size
+    networks = [footprint.parameters.get(name, {}) for name in DENOISERS]
+    if profile.offload:
+        # What is outside the blocks stays for a network's whole turn, the blocks come one by one.
+        largest = max(blocks.get("", 0) + max(blocks.values(), default=0) for blocks in networks)
+    else:
+        largest = sum(sum(blocks.values()) for blocks in networks)
+    return largest * stored + sum(footprint.parameters["vae"].values()) * size
+
+
+def choose_profile(
+    wish: str, footprint: Footprint, work: Work, *, device: str, dtype: str, free: int
+) -> tuple[MemoryProfile, str]:
+    """The profile to begin with, and one sentence about why.
+
+    Args:
+        wish: "auto" for the roomiest that fits, or a profile's name.
+        footprint, work: what is animated by what.
+        device, dtype: where and in which number format.
+        free: bytes of the device's memory that the networks and their work may take.
+
+    Raises:
+        InputError: the device has no such profile.
+    """
+    if wish != AUTO:
+        return profile_named(wish, device), "as asked for"
+    found = profiles_for(device)
+    needs = {profile.name: needed_bytes(footprint, work, profile, dtype=dtype) for profile in found}
+    fits = [profile for profile in found if needs[profile.name] <= SPARE * free]
+    chosen = fits[0] if fits else found[-1]
+    verdict = "enough" if fits else "perhaps too little"
+    return chosen, (
+        f"about {needs[chosen.name] / 1e9:.1f} GB needed for {work.width}x{work.height} pixels, "
+        f"{free / 1e9:.1f} GB free on {device}: {verdict}"
+    )

@@ -1,0 +1,75 @@
+"""Several processes share the windows of an animation."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+
+import pytest
+import torch
+
+from magicanimate.distributed import Team
+from magicanimate.pipeline import MagicAnimatePipeline
+from tests import team_member
+
+
+class Member(Team):
+    """A process of a team that exchanges nothing."""
+
+    def __init__(self, rank: int, size: int):
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize(
+    ("windows", "size", "batch"), [(1, 1, 1), (7, 2, 1), (7, 2, 3), (2, 4, 1), (12, 3, 8)]
+)
+def test_every_window_is_somebodys(windows, size, batch):
+    all_windows = [[i] for i in range(windows)]
+    rounds = Member(0, size).share(all_windows, batch)
+    assert all(len(shares) == size for shares in rounds)
+    assert max(len(some) for shares in rounds for some in shares) <= batch
+    own = [list(itertools.chain(*(shares[rank] for shares in rounds))) for rank in range(size)]
+    assert list(itertools.chain(*own)) == all_windows  # neighbours stay together
+    assert max(map(len, own)) == -(-windows // size)
+
+
+@pytest.fixture(scope="module")
+def seen(tiny_model, tmp_path_factory) -> list[dict]:
+    """What two processes saw."""
+    folder = tmp_path_factory.mktemp("team")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=team_member.run, args=(rank, 2, port, tiny_model, folder)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+        assert process.exitcode == 0
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_two_processes_give_the_result_of_one(seen, tiny_model):
+    alone = team_member.animate(MagicAnimatePipeline.from_pretrained(tiny_model))
+    assert torch.allclose(seen[0]["latents"], alone, atol=1e-5)
+    assert torch.equal(seen[0]["latents"], seen[1]["latents"])
+
+
+def test_each_does_its_share(seen):
+    """Three windows a step: two for the first process, one for the second."""
+    assert [member["calls"] for member in seen] == [2 * 2, 2 * 1]
+
+
+def test_they_step_down_together_when_one_has_no_memory(seen):
+    for member in seen:
+        assert member["profile"] == "frugal"
+        assert torch.allclose(member["after memory ran out"], member["latents"], atol=1e-5)
+
+
+def test_they_end_together(seen):
+    assert [member["one is told to stop"] for member in seen] == ["Cancelled", "Cancelled"]
+    assert [member["one fails"] for member in seen] == ["InputError", "ArithmeticError"]
+    assert seen[0]["the other is gone"] == "InputError"
