@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.flops import TEXT_TOKENS, build_networks
 from magicanimate.checkpoints.architectures import SCHEDULER
+from magicanimate.device import DTYPES
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.speed import Speed
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--text-width", type=int, default=64)
     top.add_argument("--steps", type=int, default=5)
     top.add_argument("--guidance", type=float, default=7.5)
+    top.add_argument("--dtype", choices=DTYPES, default="float32")
     top.add_argument("--threads", type=int, default=2)
     top.add_argument("--rounds", type=int, default=3, help="runs of each (%(default)s)")
     top.add_argument(
@@ -68,7 +70,7 @@ def build(args: argparse.Namespace) -> MagicAnimatePipeline:
         for parameter in (*pipe.controlnet.parameters(), *pipe.unet.parameters()):
             if not parameter.any():
                 parameter.normal_(std=0.02)
-    return pipe
+    return pipe.to(getattr(torch, args.dtype))
 
 
 def animate(pipe: MagicAnimatePipeline, args: argparse.Namespace, speed: Speed, **settings) -> torch.Tensor:

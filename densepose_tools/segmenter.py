@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.errors import InputError
+from magicanimate.imports import HEAVY_IMPORTS
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,8 @@ class PartSegmenter:
         """
         folder = Path(folder)
         require_segmenter(folder)
-        from diffusers import UNet2DModel
+        with HEAVY_IMPORTS:
+            from diffusers import UNet2DModel
 
         network = UNet2DModel.from_pretrained(folder).float().eval().requires_grad_(False)
         if network.config.out_channels != NUM_LABELS * PATCH**2:

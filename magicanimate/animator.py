@@ -20,6 +20,7 @@ from magicanimate import __version__
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
 from magicanimate.device import Device, empty_cache, pick_device
 from magicanimate.errors import InputError
+from magicanimate.imports import HEAVY_IMPORTS
 from magicanimate.memory.profiles import AUTO
 from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
@@ -134,10 +135,11 @@ class Animator:
     def _load(self) -> None:
         folder = self.folder
         self.device = pick_device(*self._wish)
-        from magicanimate.distributed import Team
-        from magicanimate.loading import read_pipeline
-        from magicanimate.memory.need import Work
-        from magicanimate.memory.networks import PlacedNetworks
+        with HEAVY_IMPORTS:
+            from magicanimate.distributed import Team
+            from magicanimate.loading import read_pipeline
+            from magicanimate.memory.need import Work
+            from magicanimate.memory.networks import PlacedNetworks
 
         networks = PlacedNetworks(
             partial(read_pipeline, folder, dtype=self.device.dtype),

@@ -89,7 +89,7 @@ def address(browser, tiny_model, tmp_path) -> Iterator[str]:  # noqa: F811
         for _ in range(2):
             training.stop()
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=_PATIENCE / 1000)
 
 
 def open_tab(page, address: str) -> None:
@@ -116,7 +116,7 @@ def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tm
     wait_for_status(page, "vae has not been trained")
     page.fill("#runs input, #runs textarea", str(tmp_path / "runs"))
     page.fill("#data input, #data textarea", str(data_folder))
-    page.click("#preset input")
+    page.click("#train-preset input")
     page.get_by_role("option", name="tiny").click()
     page.get_by_text("More", exact=True).locator("visible=true").click()
     page.fill("#train-steps input", "100000")

@@ -166,3 +166,13 @@ def test_kinds_are_those_of_the_page():
     from magicanimate.ui.result_panel import _KIND_NAMES
 
     assert tuple(_KIND_NAMES) == KINDS
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_exports_have_credentials_as_the_result_was_to_have(tmp_path, wanted):
+    pytest.importorskip("c2pa", reason="needs c2pa-python, which has no wheel for this machine")
+    from magicanimate.provenance.inspection import inspect
+
+    made = export(write_result(tmp_path / "me.mp4", credentials=wanted), "gif")
+    found = inspect(made)
+    assert found.ai_generated and found.credentials.state == ("valid" if wanted else "none")

@@ -230,8 +230,8 @@ def test_long_attention_in_slices(dtype, tolerance):
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("oneDNN has no bfloat16 on this processor")
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, n, 16).unflatten(-1, (2, 8)).transpose(1, 2) for n in (1030, 2050, 2050))
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    q, k, v = (torch.randn(2, n, 16).unflatten(-1, (2, 8)) for n in (1030, 2050, 2050))
+    q, k, v = (x.transpose(1, 2).to(dtype) for x in (q, k, v))
     expected = functional.scaled_dot_product_attention(q, k, v)
     with torch.inference_mode(), OneDnnProducts():
         found = functional.scaled_dot_product_attention(q, k, v)

@@ -64,7 +64,9 @@ class Footprint:
             # the full size with the channels of the second level.
             levels = vae.get("decoder_block_out_channels") or vae["block_out_channels"][1:] + [0]
             return cls(
-                parameters={name: _blocks(folder / name) for name in (*DENOISERS, "vae")},
+                parameters={
+                    name: _blocks(folder / name) for name in (*DENOISERS, "vae") if (folder / name).is_dir()
+                },
                 channels=unet["block_out_channels"][0],
                 decoder_channels=levels[0],
                 scale=2 ** (len(levels) - 1),

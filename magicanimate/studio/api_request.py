@@ -27,7 +27,8 @@ def api_request(
 
     Args:
         photo, motion: files.
-        settings: as in the JSON beside a result; what is left out is as on the page, but "side_by_side" off.
+        settings: by the names of `AnimationRequest`, within the page's ranges; what is left out or ``None``
+            is as the preset and the checkpoint say.
         defaults: of the checkpoint.
         output: where the result goes.
 
@@ -37,11 +38,10 @@ def api_request(
     known = {name: each for name, each in form_settings(defaults).items() if name not in _OF_THE_FORM}
     if not isinstance(settings or {}, Mapping):
         raise InputError('The settings are not of the form {name: value}; write for example {"seed": 7}.')
-    given = dict(settings or {})
+    given = {name: value for name, value in (settings or {}).items() if value is not None}
     for name, value in given.items():
         if name not in known:
             raise InputError(f"There is no setting {name!r}; choose from: {', '.join(known)}.")
         if trouble := known[name].trouble(value):
             raise InputError(f"The setting {name} is {str(value)[:40]!r}, which {trouble}.")
-    values = {name: each.default for name, each in known.items()} | {"side_by_side": False} | given
-    return request_of({"photo": photo, "motion": motion, **values}, output)
+    return request_of({"photo": photo, "motion": motion, "seed": known["seed"].default, **given}, output)

@@ -14,11 +14,14 @@ from magicanimate.studio.api_request import api_request
 from magicanimate.studio.job import Job
 from magicanimate.ui.studio import Studio
 
+API_NAME = "animate"
+"""The only event of the page that programs may call."""
+
 AT_A_TIME = 4
 """Calls that may wait for their result; animations run one after the other anyway."""
 
 _DESCRIPTION = (
-    "Animate a photo with a DensePose clip. Settings are those of the JSON beside a result, all optional. "
+    "Animate a photo with a DensePose clip. Settings are optional and named as in the JSON beside a result. "
     "While it runs the report says stage, step, total and seconds_left; at last stage done and all settings."
 )
 
@@ -43,7 +46,7 @@ class AnimateEndpoint:
             self._animate,
             [photo, motion, settings],
             [video, report],
-            api_name="animate",
+            api_name=API_NAME,
             api_description=_DESCRIPTION,
             concurrency_limit=AT_A_TIME,
         )

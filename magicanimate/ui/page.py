@@ -8,7 +8,7 @@ import gradio as gr
 
 from magicanimate.ui import help_tab, views
 from magicanimate.ui.animate_tab import AnimateTab
-from magicanimate.ui.api import AnimateEndpoint
+from magicanimate.ui.api import API_NAME, AnimateEndpoint
 from magicanimate.ui.densepose_tab import DensePoseTab
 from magicanimate.ui.gallery_tab import GalleryTab
 from magicanimate.ui.guarded_blocks import GuardedBlocks
@@ -63,4 +63,7 @@ class Page:
             self.animate.use_again.connect(running.result, gallery.result, tabs=self.tabs)
             if training:
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)
+        for event in self.blocks.fns.values():  # texts worked out when the page opens are events, too
+            if event.api_name != API_NAME:
+                event.api_visibility = "private"
         self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)

@@ -27,7 +27,7 @@ def what(wish: TrainingWish) -> Controls:
             label=name.capitalize(),
             info=texts[getattr(wish, name)],
             filterable=False,
-            elem_id=name,
+            elem_id=f"train-{name}",
         )
         for name, names, texts in (("preset", PRESETS, PRESETS), ("stage", stages_of(wish.preset), STAGES))
     }

@@ -18,10 +18,9 @@ from magicanimate.ui.form import Controls
 from magicanimate.ui.result_panel import ResultPanel, Updates
 from magicanimate.ui.studio import Studio
 
-
 _EXPLAINED = (
-    '<p class="ma-note">A video made here remembers how. Drop it, one of its png frames or the JSON beside it: '
-    "photo, clip and settings go back into the form.</p>"
+    '<p class="ma-note">A video made here remembers how. Drop it, one of its png frames, or the JSON beside '
+    "it: photo, clip and settings go back into the form.</p>"
 )
 
 

@@ -1,0 +1,51 @@
+"""What programs ask for becomes a request, or is refused by a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from magicanimate.animator import ModelDefaults
+from magicanimate.config import AnimationRequest
+from magicanimate.errors import InputError
+from magicanimate.studio.api_request import api_request
+
+
+def asked(settings, photo="me.jpg", motion="dance.mp4") -> AnimationRequest:
+    defaults = ModelDefaults("mini", 128, 128, 20, 2.0)
+    return api_request(photo, motion, settings, defaults=defaults, output=Path("out.mp4"))
+
+
+def test_what_is_left_out_is_left_to_preset_and_checkpoint():
+    plain = AnimationRequest(Path("me.jpg"), Path("dance.mp4"), Path("out.mp4"), preview_every=1)
+    assert asked(None) == asked({}) == asked({"end": None, "scheduler": None}) == plain
+    request = asked({"seed": 7, "preset": "fast", "end": 2, "fit": "pad", "credentials": False})
+    assert (request.seed, request.preset, request.end, request.fit) == (7, "fast", 2, "pad")
+    assert request.num_inference_steps is None and request.credentials is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sed": 7}, "no setting 'sed'; choose from: seed, "),
+        ({"output": "/etc/passwd"}, "no setting 'output'"),
+        ({"limits": {"max_frames": 10**9}}, "no setting 'limits'"),
+        ({"random_seed": True}, "no setting 'random_seed'"),
+        ({"seed": "seven"}, "seed is 'seven', which is not a whole number"),
+        ({"num_inference_steps": 1000}, "is not between 1 and 100"),
+        ({"fit": "squeeze"}, "which is none of: crop"),
+        ({"end": float("nan")}, "is not between"),
+        ([7], "not of the form"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, said):
+    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+        asked(settings)
+
+
+def test_files_are_needed():
+    with pytest.raises(InputError, match="no photo"):
+        asked({}, photo=None)
+    with pytest.raises(InputError, match="no motion"):
+        asked({}, motion=None)
