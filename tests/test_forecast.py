@@ -110,6 +110,19 @@ def test_a_person_is_looked_for(values, tmp_path, segmenter):
     assert "not searched for people" in said(found, "note")
 
 
+def test_before_the_networks_are_loaded_nothing_else_is(values, tmp_path, segmenter, monkeypatch):
+    monkeypatch.setattr("magicanimate.studio.forecast._PATIENCE", 0.3)
+    forecaster = Forecaster(
+        MINI, tmp_path, bodies=PhotoBodies(segmenter), device=lambda: None, ready=lambda: False
+    )
+    *_, last = forecaster.looks(values)
+    assert "person is told when the networks are loaded" in said(last, "note") and last.motion is not None
+    answers = iter([False, False, True, True, True])
+    forecaster.ready = lambda: next(answers)
+    *_, last = forecaster.looks(values)
+    assert "person is told" not in said(last, "note")
+
+
 def test_people_are_counted_by_their_heads():
     one = part_labels(width=128, height=128)
     assert count_people(one) == 1 and is_plausible(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,10 @@ Level = Literal["good", "note", "warning", "error"]
 
 _UNUSUAL_AREA = 1.6
 """Times the checkpoint's own number of pixels, or by this less, from which on results get worse."""
+
+
+_PATIENCE, _LOOK_AGAIN = 30.0, 0.2
+"""Seconds: so long it is waited for networks that are being loaded, and how often it is looked."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Forecaster:
         bodies: finds people in photos; ``None`` if nothing can.
         device: the device that computes, ``None`` as long as that is not decided.
         memory: what a request with so many frames takes, in a sentence, ``None`` while that is not known.
+        ready: whether the animator has loaded its networks once. Before that nothing is loaded here, since
+            diffusers cannot be imported by two threads at the same time.
     """
 
     def __init__(
@@ -74,9 +81,10 @@ class Forecaster:
         bodies: PhotoBodies | None,
         device: Callable[[], Device | None],
         memory: Callable[[AnimationRequest, int], str | None] = lambda *_: None,
+        ready: Callable[[], bool] = lambda: True,
     ):
         self.defaults, self.output, self.bodies = defaults, output, bodies
-        self.device, self.memory = device, memory
+        self.device, self.memory, self.ready = device, memory, ready
 
     def looks(self, values: Mapping[str, Any]) -> Iterator[Forecast]:
         """Yield what is known, more and more of it; errors are remarks.
@@ -104,10 +112,14 @@ class Forecaster:
         except InputError as error:
             found = found.and_then(_sorry(error, values))
         yield found
+        waited = 0.0
+        while not self.ready() and waited < _PATIENCE:
+            time.sleep(_LOOK_AGAIN)
+            waited += _LOOK_AGAIN
         animates = clip is not None and clip.report.is_densepose
         if photo is not None:
             found = found.and_then(*self._on_people(photo, maps if animates else []))
-        if animates:  # last, as by now torch is there and the device chosen, also when the program just began
+        if animates:  # last, as by now the device is chosen, also when the program just began
             found = found.and_then(*self._on_time(clip, request, values))
             memory = self.memory(request, clip.frames)
             found = found.and_then(*([Remark("note", memory)] if memory else []))
@@ -154,6 +166,9 @@ class Forecaster:
     def _on_people(self, photo: np.ndarray, maps: list[np.ndarray]) -> Iterator[Remark]:
         if self.bodies is None:
             yield Remark("note", "Nothing here can tell whether the photo shows a person.")
+            return
+        if not self.ready():
+            yield Remark("note", "Whether the photo shows a person is told when the networks are loaded.")
             return
         from magicanimate.palette import nearest_labels
 

@@ -58,6 +58,7 @@ class CheckCard:
     def __init__(self, studio: Studio, controls: Controls, panel: MotionPanel):
         self.studio, self.controls, self.panel = studio, controls, panel
         self.bodies = PhotoBodies.at_hand()
+        self._was_loaded = False
         self.card = gr.HTML("", visible=False, padding=False, elem_id="check")
 
     def connect(self) -> None:
@@ -88,9 +89,14 @@ class CheckCard:
             bodies=self.bodies,
             device=lambda: self.studio.animator.device,
             memory=self.studio.animator.memory_outlook,
+            ready=self._ready,
         )
         for forecast in forecaster.looks(values):
             yield gr.update(value=card(forecast), visible=True)
+
+    def _ready(self) -> bool:
+        self._was_loaded = self._was_loaded or self.studio.animator.loaded
+        return self._was_loaded
 
 
 def card(forecast: Forecast) -> str:
