@@ -258,12 +258,12 @@ class Animator:
             windows_done = (done, total)
             meter.update(done, total, denoising_step=(steps_done + 1, request.num_inference_steps))
 
-        def on_step(step: int, latents: torch.Tensor) -> None:
+        def on_step(step: int, _: torch.Tensor, expected: torch.Tensor) -> None:
             nonlocal steps_done
             steps_done = step + 1
             if request.preview_every and steps_done % request.preview_every == 0:
                 at_step = (steps_done, request.num_inference_steps)
-                meter.update(*windows_done, preview=self._previewed(latents), denoising_step=at_step)
+                meter.update(*windows_done, preview=self._previewed(expected), denoising_step=at_step)
 
         own_scheduler = pipe.scheduler
         pipe.scheduler = self._scheduler(request.scheduler)

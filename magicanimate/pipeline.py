@@ -52,7 +52,7 @@ class MagicAnimateOutput(BaseOutput):
 
 
 OnWindow = Callable[[int, int], None]
-OnStep = Callable[[int, torch.Tensor], None]
+OnStep = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 
 class MagicAnimatePipeline(DiffusionPipeline):
@@ -170,8 +170,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             shortcuts: what may be left out, which changes the result; nothing when ``None``.
             output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
             on_window: called after each window with windows done and windows in all.
-            on_step: called after each step with its index and the predicted clean latents' stand-in, the
-                current latents ``1 C F h w``.
+            on_step: called after each step with its index, the latents and what the scheduler expects of them
+                when they are clean, ``1 C F h w`` each; schedulers that do not say so give the latents again.
             should_stop: asked before each window and each decoded chunk.
 
         Raises:
@@ -413,10 +413,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
                         if on_window is not None:
                             on_window(done, total)
                     with team.in_round():
-                        after = self._step(denoiser.prediction(), timestep, latents, generator)
+                        after, expected = self._step(denoiser.prediction(), timestep, latents, generator)
             latents = after
             if on_step is not None:
-                on_step(i, latents)
+                on_step(i, latents, expected)
         set_reference(readers, None)  # nothing of this animation stays in memory
         return latents
 
@@ -456,11 +456,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
     def _step(
         self, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """The scheduler's step, ``1 C F h w``."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scheduler's step, and the clean latents it expects, ``1 C F h w`` each."""
         takes_generator = "generator" in self.scheduler.step.__code__.co_varnames
         extra = {"generator": generator} if takes_generator else {}
-        return self.scheduler.step(noise, timestep, latents, **extra).prev_sample
+        output = self.scheduler.step(noise, timestep, latents, **extra)
+        return output.prev_sample, output.get("pred_original_sample", output.prev_sample)
 
     @torch.inference_mode()  # of each step of the generator, not of who takes the frames
     def decode(

@@ -213,7 +213,7 @@ def _loop(case, pipe):
             controlnet_conditioning_scale=case.get("controlnet_conditioning_scale", 1.0),
             bank_dtype=torch.float16 if case.get("bank") == "float16" else None,
             output_type="latent",
-            on_step=lambda _, latents: steps.append(latents),
+            on_step=lambda _, latents, __: steps.append(latents),
         )
     finally:
         del pipe.scheduler.step

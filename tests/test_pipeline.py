@@ -82,6 +82,22 @@ def test_schedulers(pipe, name):
     assert torch.equal(first, second)
 
 
+def test_expected_clean_latents_are_told_where_the_scheduler_has_them(pipe):
+    from diffusers import UniPCMultistepScheduler
+
+    steps = []
+    last = latents_of(pipe, on_step=lambda i, latents, expected: steps.append((i, latents, expected)))
+    assert [i for i, _, _ in steps] == [0, 1]
+    assert not torch.equal(steps[0][1], steps[0][2])  # still noisy, and without its noise
+    assert torch.equal(steps[1][1], last) and torch.allclose(steps[1][1], steps[1][2], atol=1e-4)
+
+    own, steps = pipe.scheduler, []
+    pipe.scheduler = UniPCMultistepScheduler.from_config(own.config)
+    latents_of(pipe, on_step=lambda i, latents, expected: steps.append((latents, expected)))
+    pipe.scheduler = own
+    assert all(torch.equal(*both) for both in steps)
+
+
 def test_residuals_of_a_second_controlnet_are_added(tiny_model):
     """Both drawings and networks alike are one of twice the weight."""
     pipe = MagicAnimatePipeline.from_pretrained(tiny_model)
