@@ -50,6 +50,16 @@ class ModelDefaults:
     num_inference_steps: int
     guidance_scale: float
 
+    def completed(self, request: AnimationRequest) -> AnimationRequest:
+        """``request`` with the preset's and the checkpoint's values where it has none."""
+        guidance_scale = self.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        return replace(
+            completed(request, steps=self.num_inference_steps),
+            width=request.width or self.width,
+            height=request.height or self.height,
+            guidance_scale=guidance_scale,
+        )
+
 
 class Animator:
     """Animates photos with one checkpoint.
@@ -188,7 +198,7 @@ class Animator:
             check_outputs(request)
             meter.begin("load", 1)
             self.load()
-            request = self._completed(request)
+            request = self.defaults.completed(request)
             self._check_signals(request)
             meter.begin("read", 1)
             from magicanimate.media.prepare import prepare_media
@@ -201,16 +211,6 @@ class Animator:
                 should_stop=should_stop,
             ) as media:
                 return self._run(request, media, meter, should_stop)
-
-    def _completed(self, request: AnimationRequest) -> AnimationRequest:
-        """``request`` with the preset's and the checkpoint's values where it has none."""
-        own = self.defaults
-        return replace(
-            completed(request, steps=own.num_inference_steps),
-            width=request.width or own.width,
-            height=request.height or own.height,
-            guidance_scale=own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
-        )
 
     def _check_signals(self, request: AnimationRequest) -> None:
         """Whether the request brings what drives this checkpoint."""

@@ -105,6 +105,7 @@ def wait_for_status(page, text: str) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tmp_path):  # noqa: F811
     """Start, close the page, stop, resume, finish; then what was trained is tried."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})

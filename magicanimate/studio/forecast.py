@@ -14,7 +14,6 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.device import Device
 from magicanimate.errors import InputError
-from magicanimate.presets import completed
 from magicanimate.request_checks import check_request
 from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible, thinned
 from magicanimate.studio.clip_look import ClipLook, look_at_clip, look_at_photo
@@ -93,7 +92,7 @@ class Forecaster:
             values: of the form, with photo and clip.
         """
         try:
-            request = self._completed(request_of(values, self.output / "forecast.mp4"))
+            request = self.defaults.completed(request_of(values, self.output / "forecast.mp4"))
             check_request(request)
         except InputError as error:
             yield Forecast(remarks=(_sorry(error, values),), complete=True)
@@ -124,15 +123,6 @@ class Forecaster:
             memory = self.memory(request, clip.frames)
             found = found.and_then(*([Remark("note", memory)] if memory else []))
         yield replace(found.and_then(*self._on_checkpoint(request)), complete=True)
-
-    def _completed(self, request: AnimationRequest) -> AnimationRequest:
-        own = self.defaults
-        return replace(
-            completed(request, steps=own.num_inference_steps),
-            width=request.width or own.width,
-            height=request.height or own.height,
-            guidance_scale=own.guidance_scale if request.guidance_scale is None else request.guidance_scale,
-        )
 
     def _on_time(
         self, clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]
