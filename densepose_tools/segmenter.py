@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.errors import InputError
-from magicanimate.imports import HEAVY_IMPORTS
+from magicanimate.loading_lock import LOADING
 
 if TYPE_CHECKING:
     import torch
@@ -76,10 +76,10 @@ class PartSegmenter:
         """
         folder = Path(folder)
         require_segmenter(folder)
-        with HEAVY_IMPORTS:
+        with LOADING:
             from diffusers import UNet2DModel
 
-        network = UNet2DModel.from_pretrained(folder).float().eval().requires_grad_(False)
+            network = UNet2DModel.from_pretrained(folder).float().eval().requires_grad_(False)
         if network.config.out_channels != NUM_LABELS * PATCH**2:
             raise InputError(
                 f"The network in {folder} does not tell {NUM_LABELS} labels apart; choose another."

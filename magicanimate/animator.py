@@ -20,7 +20,7 @@ from magicanimate import __version__
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
 from magicanimate.device import Device, empty_cache, pick_device
 from magicanimate.errors import InputError
-from magicanimate.imports import HEAVY_IMPORTS
+from magicanimate.loading_lock import LOADING
 from magicanimate.memory.profiles import AUTO
 from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
@@ -145,7 +145,7 @@ class Animator:
     def _load(self) -> None:
         folder = self.folder
         self.device = pick_device(*self._wish)
-        with HEAVY_IMPORTS:
+        with LOADING:
             from magicanimate.distributed import Team
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.need import Work

@@ -10,6 +10,7 @@ from diffusers import ControlNetModel
 from diffusers.utils import logging
 
 from magicanimate.errors import InputError
+from magicanimate.loading_lock import LOADING
 from magicanimate.memory.need import DENOISERS
 from magicanimate.memory.placing import store_in_eight_bits
 from magicanimate.memory.profiles import MemoryProfile
@@ -34,18 +35,19 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
     classes = {"unet": VideoUNet, "appearance_encoder": AppearanceEncoder}
     networks = {}
     try:
-        for name in DENOISERS if profile.eight_bit else ():
-            if (folder / name).is_dir():
-                cls = classes.get(name, ControlNetModel)
-                networks[name] = cls.from_pretrained(folder / name, **wanted)
-                store_in_eight_bits(networks[name])
-        return MagicAnimatePipeline.from_pretrained(
-            folder,
-            text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others
-            tokenizer=None,
-            **networks,
-            **wanted,
-        )
+        with LOADING:
+            for name in DENOISERS if profile.eight_bit else ():
+                if (folder / name).is_dir():
+                    cls = classes.get(name, ControlNetModel)
+                    networks[name] = cls.from_pretrained(folder / name, **wanted)
+                    store_in_eight_bits(networks[name])
+            return MagicAnimatePipeline.from_pretrained(
+                folder,
+                text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others
+                tokenizer=None,
+                **networks,
+                **wanted,
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
             f"The checkpoint {folder} cannot be loaded ({_first_line(error)}); convert or fetch it again."

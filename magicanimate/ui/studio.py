@@ -254,9 +254,9 @@ class Studio:
         self._idle.busy()
         for stop in list(self._stops.values()):
             stop.set()
-        self._worker.shutdown(wait=False, cancel_futures=True)
         if "queue" in vars(self):
             self.queue.close()
+        self._worker.shutdown(cancel_futures=True)
         self._lent.cleanup()
 
     def _is_upload(self, path: Path) -> bool:
