@@ -119,10 +119,12 @@ def test_without_weights_and_network_the_panel_says_what_to_do(tiny_model, outpu
 def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
     clip = write_dance(tmp_path / "dance.mp4", 60, size=480)  # large, so that there is time to cancel
     studio.admit("me")
+    reports = []
     with pytest.raises(Cancelled):
         for report in studio.make_motion("me", clip, Wish()):
+            reports.append(report)
             studio.cancel("me")
-    assert isinstance(report, Progress) and not list(output.glob("*.mp4"))
+    assert all(isinstance(report, Progress) for report in reports) and not list(output.glob("*.mp4"))
     *_, new = studio.make_motion("me", clip, Wish())
     assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
