@@ -18,6 +18,7 @@ from magicanimate.checkpoints.disk import free_bytes, human_bytes, require_free
 from magicanimate.checkpoints.download import RETRY_DELAYS, Unreachable, WebFile, download, partial_bytes
 from magicanimate.checkpoints.home import HOME_VARIABLE, home
 from magicanimate.config import OnProgress, Progress, ShouldStop
+from magicanimate.digest import sha256_of
 from magicanimate.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,8 +57,6 @@ several public projects state for it.)"""
 
 _CHECKSUM, _SOURCE = "tensors_sha256", "source_sha256"
 """Entries of the converted file's header."""
-
-_BLOCK = 1 << 22
 
 
 def folder() -> Path:
@@ -298,11 +297,7 @@ def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    return digest.hexdigest()

@@ -55,3 +55,10 @@ def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4")
         number += 1
         path = folder / f"{base}_{number}{suffix}"
     return path
+
+
+def without_folders(text: str, *files: Path | str | None) -> str:
+    """``text`` with uploads named as the visitor knows them, not by where the program keeps them."""
+    for file in filter(None, files):
+        text = text.replace(str(file), Path(file).name)
+    return text

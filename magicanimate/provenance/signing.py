@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import secrets
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate import __version__
+from magicanimate.digest import sha256_of
 from magicanimate.errors import InputError
 from magicanimate.provenance.certificate import Identity, load_identity
 
@@ -109,16 +109,8 @@ def _ingredient(label: str, path: Path) -> dict[str, Any]:
     """Name and hash only: the file's own metadata may say where and when a private photo was taken."""
     found: dict[str, Any] = {"label": label, "title": Path(path).name, "relationship": "inputTo"}
     if Path(path).is_file():
-        found["description"] = f"{label}, SHA-256 {_sha256(path)}"
+        found["description"] = f"{label}, SHA-256 {sha256_of(Path(path))}"
     return found
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sign(path: Path, kind: str, statement: dict[str, Any], identity: Identity) -> None:

@@ -19,7 +19,7 @@ from magicanimate.config import (
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.studio.job import Made
 from magicanimate.studio.moving_picture import encode_webp
-from magicanimate.wording import new_output, pair_name
+from magicanimate.wording import new_output, pair_name, without_folders
 
 ANIMATE = "animate"
 """The kind of these jobs."""
@@ -88,7 +88,7 @@ class AnimationRunner:
         try:
             result = self._animate(request, on_news, should_stop)
         except InputError as error:
-            raise InputError(_without_folders(str(error), request.photo, request.motion)) from error
+            raise InputError(without_folders(str(error), request.photo, request.motion)) from error
         except Cancelled as stopped:
             if preview is None:
                 raise
@@ -112,10 +112,3 @@ def _summary(result: AnimationResult) -> str:
         f"{sum(result.seconds.values()):.0f} s. Saved as {result.output}"
     )
     return f"{text}. {result.unsigned}" if result.unsigned else text
-
-
-def _without_folders(text: str, *files: Path) -> str:
-    """``text`` with the uploads named as the visitor knows them, not by where the program keeps them."""
-    for file in files:
-        text = text.replace(str(file), file.name)
-    return text

@@ -19,7 +19,7 @@ from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_pl
 from magicanimate.studio.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.studio.form_values import request_of
 from magicanimate.studio.pace import Work, seconds_for
-from magicanimate.wording import duration
+from magicanimate.wording import duration, without_folders
 
 Level = Literal["good", "note", "warning", "error"]
 
@@ -224,8 +224,4 @@ def _on_clip(clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any
 
 def _sorry(error: InputError, values: Mapping[str, Any]) -> Remark:
     """An error as a remark, the files named as the visitor knows them."""
-    text = str(error)
-    for name in ("photo", "motion"):
-        if values.get(name):
-            text = text.replace(str(values[name]), Path(values[name]).name)
-    return Remark("error", text)
+    return Remark("error", without_folders(str(error), values.get("photo"), values.get("motion")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from magicanimate.digest import sha256_of
 from magicanimate.errors import InputError
 from magicanimate.studio.job import Job
 
@@ -87,7 +87,7 @@ class JobFiles:
             InputError: the upload cannot be read, or there is no room.
         """
         try:
-            kept = self.folder / _INPUTS / _digest(upload) / upload.name
+            kept = self.folder / _INPUTS / sha256_of(upload)[:32] / upload.name
             if not kept.exists():
                 kept.parent.mkdir(exist_ok=True)
                 link_or_copy(upload, kept)
@@ -113,14 +113,6 @@ class JobFiles:
     def close(self) -> None:
         """Let another program have the folder."""
         self._lock.release()
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()[:32]
 
 
 def link_or_copy(source: Path, target: Path) -> None:

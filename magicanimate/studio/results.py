@@ -18,7 +18,7 @@ EXPORT_SUFFIXES = (".mp4", ".webm", ".gif", "_frames.zip")
 """What a result may have beside it under its own name."""
 
 _STAMP = re.compile(r"(\d{8}-\d{6})_")
-_LARGEST_SETTINGS = 4 * 2**20  # bytes; ours have a few thousand
+LARGEST_SETTINGS = 4 * 2**20  # bytes; ours have a few thousand
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_result(settings_file: Path) -> StoredResult | None:
         InputError: it is meant to be JSON and cannot be read.
     """
     try:
-        if settings_file.stat().st_size > _LARGEST_SETTINGS:
+        if settings_file.stat().st_size > LARGEST_SETTINGS:
             return None
         settings = json.loads(settings_file.read_text(encoding="utf-8"))
         changed = settings_file.stat().st_mtime

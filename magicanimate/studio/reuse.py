@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.errors import InputError
-from magicanimate.studio.results import file_name
+from magicanimate.studio.results import LARGEST_SETTINGS, file_name
 
 SUFFIXES = (".json", ".mp4", ".webm", ".gif", ".png")
-_LARGEST_SETTINGS = 4 * 2**20  # bytes; ours have a few thousand
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused
 
 def _from_json(file: Path) -> Any:
     try:
-        if file.stat().st_size > _LARGEST_SETTINGS:
+        if file.stat().st_size > LARGEST_SETTINGS:
             return None
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

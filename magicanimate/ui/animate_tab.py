@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -13,9 +12,10 @@ from magicanimate.studio.job import Job
 from magicanimate.studio.setting_presets import SettingPresets
 from magicanimate.ui import form, views
 from magicanimate.ui.check_card import CheckCard
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.motion_panel import MotionPanel, motion_of
 from magicanimate.ui.presets_panel import PresetsPanel
-from magicanimate.ui.running_panel import RunningPanel, Updates
+from magicanimate.ui.running_panel import RunningPanel
 from magicanimate.ui.studio import Studio
 from magicanimate.ui.use_again import UseAgain
 
@@ -85,13 +85,12 @@ class AnimateTab:
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **private)
+        self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **PRIVATE)
         self.gallery.click(
             lambda index: tuple(self.examples[index]),
             self.gallery,
             [self.controls["photo"], self.controls["motion"]],
-            **private,
+            **PRIVATE,
         )
         form_state = [self.changing, self.start, self.leave]
         told = {self.running.seen, self.running.visitor, self.changing}
@@ -100,12 +99,12 @@ class AnimateTab:
             {*self.controls.values(), self.panel.made, self.panel.waiting, *told},
             [*self.running.widgets, *form_state, self.controls["seed"]],
             queue=False,
-            **private,
+            **PRIVATE,
         )
-        submitted.then(None, js=_SHOW_STATUS, **private)
-        self.leave.click(self._leave, None, form_state, queue=False, **private)
+        submitted.then(None, js=_SHOW_STATUS, **PRIVATE)
+        self.leave.click(self._leave, None, form_state, queue=False, **PRIVATE)
         filled = [*form_state, *self.controls.values()]
-        self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **private)
+        self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
         self.panel.connect()
         form.connect(self.controls, self.defaults)
         self.presets.connect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from PIL import Image
 
 from magicanimate.studio.bodies import PhotoBodies
 from magicanimate.studio.forecast import Forecast, Forecaster
+from magicanimate.ui import views
 from magicanimate.ui.form import Controls
 from magicanimate.ui.motion_panel import MotionPanel, motion_of
 from magicanimate.ui.studio import Studio
@@ -126,5 +126,4 @@ def _picture(pixels: np.ndarray, label: str) -> str:
     picture.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=85)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{label}" src="data:image/webp;base64,{data}">'
+    return views.picture(file.getvalue(), label=label, css="ma-check-picture")

@@ -12,10 +12,12 @@ from densepose_tools.one_click import Findings, MadeMotion, wish_of
 from densepose_tools.pointing import picture_at, with_mark
 from magicanimate.errors import InputError
 from magicanimate.ui import form, views
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.motion_figures import figures
-from magicanimate.ui.motion_job import PRIVATE, MotionJob, Updates
+from magicanimate.ui.motion_job import MotionJob
 from magicanimate.ui.motion_panel import CORRECT, MAKE, MotionPanel, archive_download, settings
 from magicanimate.ui.studio import Studio
+from magicanimate.wording import without_folders
 
 CHANGE = "Change the DensePose clip"
 
@@ -150,7 +152,7 @@ class DensePoseTab:
         try:
             kind, text, button = self._offer(self.studio.examine(Path(clip)), Path(clip).name)
         except InputError as error:
-            kind, text, button = "", str(error).replace(clip, Path(clip).name), None
+            kind, text, button = "", without_folders(str(error), clip), None
         for name in ("min_score", "people", "margin"):
             updates[self.settings[name]] = gr.update(visible=kind in ("", "ordinary"))
         return updates | {
@@ -191,7 +193,7 @@ class DensePoseTab:
         try:
             picture = picture_at(Path(clip), (start or 0) + (second or 0))
         except InputError as error:
-            gr.Warning(str(error).replace(clip, Path(clip).name))
+            gr.Warning(without_folders(str(error), clip))
             return {self.pointing: gr.update(visible=True)}
         if x is not None and y is not None:
             picture = with_mark(picture, x, y)

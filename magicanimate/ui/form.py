@@ -21,6 +21,7 @@ from magicanimate.studio.form_values import (
     steps_of,
 )
 from magicanimate.studio.sizes import CUSTOM, size_choices, size_of
+from magicanimate.ui.events import PRIVATE
 
 __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 
@@ -163,8 +164,7 @@ def more_settings(defaults: ModelDefaults) -> Controls:
 
 def connect(controls: Controls, defaults: ModelDefaults) -> None:
     """Let the settings that follow others follow them; every widget of the form is there now."""
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.context.Context.root_block.load(None, None, None, js=KEYS.read_text(encoding="utf-8"), **private)
+    gr.context.Context.root_block.load(None, None, None, js=KEYS.read_text(encoding="utf-8"), **PRIVATE)
     sides = [controls["width"], controls["height"]]
 
     def sides_of(size: str, photo: str | None, motion: str | None) -> tuple[Any, Any]:
@@ -180,16 +180,16 @@ def connect(controls: Controls, defaults: ModelDefaults) -> None:
         sides_of,
         [controls["size"], *files],
         sides,
-        **private,
+        **PRIVATE,
     )
     for side in sides:
-        side.input(lambda: CUSTOM, None, controls["size"], queue=False, **private)
+        side.input(lambda: CUSTOM, None, controls["size"], queue=False, **PRIVATE)
     controls["preset"].input(
         lambda preset: steps_of(preset, defaults),
         controls["preset"],
         controls["num_inference_steps"],
         queue=False,
-        **private,
+        **PRIVATE,
     )
 
 

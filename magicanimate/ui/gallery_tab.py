@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -15,8 +14,9 @@ from magicanimate.studio.gallery import Gallery, GalleryPage, Looking
 from magicanimate.studio.library import Library
 from magicanimate.studio.moving_thumbnails import Thumbnails
 from magicanimate.ui import views
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.gallery_views import ON_LOAD, Card, grid
-from magicanimate.ui.result_panel import ResultPanel, Updates
+from magicanimate.ui.result_panel import ResultPanel
 from magicanimate.ui.running_panel import RunningPanel
 from magicanimate.ui.studio import Studio
 
@@ -89,8 +89,7 @@ class GalleryTab:
             running: knows who looks.
         """
         self.running = running
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        several = {**private, "concurrency_limit": 4}
+        several = {**PRIVATE, "concurrency_limit": 4}
         at = [self.looking, running.visitor]
         self.tab.select(self._list, at, self.widgets, **several)
         for changed in (self.search.input, self.which.input):
@@ -105,9 +104,9 @@ class GalleryTab:
             (self.really, Gallery.empty_bin, "The bin is empty."),
         ):
             button.click(self._stepping(step, told), at, self.widgets, **several)
-        self.empty.click(lambda: gr.update(visible=True), None, self.sure, queue=False, **private)
-        self.keep.click(lambda: gr.update(visible=False), None, self.sure, queue=False, **private)
-        self.folder.click(self._open, None, self.notice, **private)
+        self.empty.click(lambda: gr.update(visible=True), None, self.sure, queue=False, **PRIVATE)
+        self.keep.click(lambda: gr.update(visible=False), None, self.sure, queue=False, **PRIVATE)
+        self.folder.click(self._open, None, self.notice, **PRIVATE)
         self.result.connect()
 
     def _gallery(self, visitor: str, request: gr.Request) -> Gallery:

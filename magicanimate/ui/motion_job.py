@@ -12,10 +12,9 @@ from densepose_tools.one_click import MadeMotion, Wish
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.ui import views
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.studio import Studio
-
-Updates = dict[gr.components.Component, Any]
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+from magicanimate.wording import without_folders
 
 
 class MotionJob:
@@ -89,11 +88,7 @@ class MotionJob:
                 else:
                     yield {self.status: views.motion_made(report, then), **made(report)}
         except InputError as error:
-            yield {
-                self.status: views.message(
-                    str(error).replace(clip or "", Path(clip or "").name), kind="error"
-                )
-            }
+            yield {self.status: views.message(without_folders(str(error), clip), kind="error")}
         except Cancelled:
             text = f"Cancelled. What was found in {Path(clip).name} is kept; the button goes on from there."
             yield {self.status: views.message(text)}

@@ -13,8 +13,10 @@ from densepose_tools.one_click import MadeMotion, wish_of
 from densepose_tools.treatment import Treatment
 from magicanimate.errors import InputError
 from magicanimate.ui import views
-from magicanimate.ui.motion_job import PRIVATE, MotionJob, Updates
+from magicanimate.ui.events import PRIVATE, Updates
+from magicanimate.ui.motion_job import MotionJob
 from magicanimate.ui.studio import Studio
+from magicanimate.wording import without_folders
 
 MAKE, CORRECT, AGAIN = "Make a DensePose clip", "Correct the colours", "Make it again"
 USES = "Animate uses it now."
@@ -114,7 +116,7 @@ class MotionPanel:
         try:
             found = self.studio.examine(Path(clip))
         except InputError as error:
-            text = str(error).replace(clip, name)
+            text = without_folders(str(error), clip)
             return _Offer(text, None, text)
         what = f"{name} {found.text}"
         if found.kind == "ready":

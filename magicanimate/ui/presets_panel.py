@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
@@ -11,9 +9,8 @@ from magicanimate.errors import InputError
 from magicanimate.studio.form_values import form_settings
 from magicanimate.studio.setting_presets import LONGEST_NAME, SettingPresets
 from magicanimate.ui import views
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.form import Controls
-
-Updates = dict[gr.components.Component, Any]
 
 _OVERWRITE, _DELETE = "Overwrite", "Delete"
 
@@ -63,7 +60,7 @@ class PresetsPanel:
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+        private = {**PRIVATE, "queue": False}
         asked = [self.saved, self.name, self.message, self.question, self.yes, self.pending]
         values = {self.name, self.saved, self.pending, *self.controls.values()}
         shown = [*self.controls.values(), self.message, self.question, self.pending]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -12,6 +11,7 @@ import gradio as gr
 from magicanimate.studio.job import Job, JobState
 from magicanimate.studio.job_watch import PlacedJob
 from magicanimate.studio.photo_thumbnail import thumbnail
+from magicanimate.ui import views
 
 # Tells Python which button of which job was pressed. The list is drawn anew when it changes; whoever walks
 # through it by keyboard then finds the focus where it was.
@@ -121,8 +121,7 @@ def _picture(job: Job) -> str:
     small = thumbnail(Path(photo)) if photo else None
     if small is None:
         return '<span class="ma-job-picture"></span>'
-    data = base64.b64encode(small).decode()
-    return f'<img class="ma-job-picture" alt="" src="data:image/webp;base64,{data}">'
+    return views.picture(small, label="", css="ma-job-picture")
 
 
 def _button(action: str, text: str, hint: str, *, job: Job | None = None, main: bool = False) -> str:

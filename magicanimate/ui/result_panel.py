@@ -6,7 +6,6 @@ import html
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -16,6 +15,7 @@ from magicanimate.studio.export import KINDS, export
 from magicanimate.studio.following import followed
 from magicanimate.studio.results import StoredResult, result_of
 from magicanimate.ui import views
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.player import file_url, player
 
 _KIND_NAMES = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "frames": "Frames (zip)"}
@@ -27,8 +27,6 @@ element.addEventListener("click", (event) => {
   if (chip) trigger("click", { kind: chip.dataset.kind });
 });
 """
-
-Updates = dict[gr.components.Component, Any]
 
 
 class ResultPanel:
@@ -102,8 +100,7 @@ class ResultPanel:
             self._export,
             self.shown,
             [self.exporting, self.downloads],
-            api_visibility="private",
-            show_progress="hidden",
+            **PRIVATE,
         )
 
     def _export(self, shown: str, event: gr.EventData) -> Iterator[Updates]:

@@ -11,8 +11,7 @@ import gradio as gr
 
 from magicanimate.studio.training_run import RunStatus, TrainingRun
 from magicanimate.ui import train_views
-
-Updates = dict[gr.components.Component, Any]
+from magicanimate.ui.events import Updates
 
 _CURVES = {"one step": "#a3b5c9", "mean": "#21918c"}
 """Of `TrainingRun.curve`, with their colours."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -15,13 +14,12 @@ from magicanimate.errors import InputError
 from magicanimate.studio.job import Job
 from magicanimate.studio.job_watch import JobWatch, News, PlacedJob, Seen
 from magicanimate.ui import views
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.queue_panel import QueuePanel
 from magicanimate.ui.result_panel import ResultPanel
 from magicanimate.ui.studio import Studio
 
 _WHILE_BUSY, _WHILE_IDLE = 0.4, 2.0  # seconds between looks
-
-Updates = dict[gr.components.Component, Any]
 
 
 class RunningPanel:
@@ -54,7 +52,7 @@ class RunningPanel:
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
         told = [self.seen, self.visitor]
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+        private = {**PRIVATE, "queue": False}
         self.timer.tick(self.look, told, self.widgets, **private)
         self.cancel.click(self._cancel, told, self.widgets, **private)
         self.jobs.list.click(self._act, told, self.widgets, **private)

@@ -12,7 +12,8 @@ from magicanimate.studio.training_desk import TrainingDesk
 from magicanimate.studio.training_wish import FROM_NOTHING, PRESETS, STAGES, TrainingWish, shown, stages_of
 from magicanimate.ui import train_form, train_views, views
 from magicanimate.ui.animate_tab import AnimateTab
-from magicanimate.ui.run_panel import RunPanel, Updates
+from magicanimate.ui.events import PRIVATE, Updates
+from magicanimate.ui.run_panel import RunPanel
 from magicanimate.ui.studio import Studio
 from magicanimate.ui.trial_panel import TrialPanel
 
@@ -79,8 +80,7 @@ class TrainTab:
 
     def connect(self, blocks: gr.Blocks, animate: AnimateTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        at_once = private | {"queue": False}
+        at_once = PRIVATE | {"queue": False}
         fields = {*self.fields.values()}
         wish = {*fields, self.seen}
         looks = [*self.run.widgets, *self.trials.widgets, self.output, self.start, self.stop]
@@ -99,7 +99,7 @@ class TrainTab:
         gr.on(chosen, self._look, wish, looks, trigger_mode="always_last", **at_once)
         self.start.click(self._start, wish, looks, **at_once)
         self.stop.click(self._stop, wish, looks, **at_once)
-        self.check.click(self._check, self.fields["data"], [self.checked, self.check], **private)
+        self.check.click(self._check, self.fields["data"], [self.checked, self.check], **PRIVATE)
         self.render.click(self._render, {*wish, self.dancers}, looks, **at_once)
         self.stop_rendering.click(self._stop_rendering, wish, looks, **at_once)
         exported = self.trials.connect(blocks, animate, tabs, wish, self._wish)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -14,7 +13,7 @@ from magicanimate.studio.training_run import RunStatus, TrainingRun, trials
 from magicanimate.studio.training_wish import TrainingWish
 from magicanimate.ui import train_form, views
 from magicanimate.ui.animate_tab import AnimateTab
-from magicanimate.ui.run_panel import Updates
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.studio import Studio
 
 
@@ -58,17 +57,16 @@ class TrialPanel:
             The export's event, for what is to follow it.
         """
         self.animate, self.tabs = animate, tabs
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         switched = [tabs, animate.note, self.back, self.note]
         switched += [animate.controls[name] for name in train_form.CHECKPOINTS_OWN]
-        blocks.load(lambda: gr.update(visible=self.studio.trial is not None), None, self.back, **private)
-        self.use.click(self._use, self.choice, switched, **private)
-        self.back.click(self._back, None, switched, **private)
+        blocks.load(lambda: gr.update(visible=self.studio.trial is not None), None, self.back, **PRIVATE)
+        self.use.click(self._use, self.choice, switched, **PRIVATE)
+        self.back.click(self._back, None, switched, **PRIVATE)
 
         def export(data: dict) -> Iterator[Updates]:
             yield from self._export(wish_of(data))
 
-        return self.export.click(export, wish, [self.note, self.export, self.choice], **private)
+        return self.export.click(export, wish, [self.note, self.export, self.choice], **PRIVATE)
 
     def updates(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
         """What has changed; see `RunPanel.updates`."""

@@ -14,8 +14,9 @@ from magicanimate.studio.form_values import form_settings, of_result
 from magicanimate.studio.results import result_of
 from magicanimate.studio.reuse import SUFFIXES, read_settings, reuse
 from magicanimate.ui import views
+from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.form import Controls
-from magicanimate.ui.result_panel import ResultPanel, Updates
+from magicanimate.ui.result_panel import ResultPanel
 from magicanimate.ui.studio import Studio
 
 _EXPLAINED = (
@@ -46,11 +47,10 @@ class UseAgain:
 
     def connect(self, *panels: ResultPanel, tabs: gr.Tabs) -> None:
         """Attach the handlers; the results that ``panels`` show can be used again, on the first tab."""
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        self.dropped.upload(self._from_file, self.dropped, self.filled, **private)
+        self.dropped.upload(self._from_file, self.dropped, self.filled, **PRIVATE)
         for panel in panels:
             work = partial(self._from_result, tabs)
-            panel.again.click(work, panel.shown, [*self.filled, tabs], **private)
+            panel.again.click(work, panel.shown, [*self.filled, tabs], **PRIVATE)
 
     def _from_file(self, file: str) -> Updates:
         try:

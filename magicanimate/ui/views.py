@@ -127,10 +127,15 @@ def motion_made(new: MadeMotion, then: str = "") -> str:
     return message(f"{text} {then} Saved as {made.video}".replace("  ", " "), kind="done")
 
 
-def moving_picture(webp: bytes, *, label: str) -> str:
-    """A moving picture in the page itself."""
+def picture(webp: bytes, *, label: str, css: str) -> str:
+    """A picture, still or moving, in the page itself."""
     data = base64.b64encode(webp).decode()
-    return f'<img class="ma-preview" alt="{html.escape(label)}" src="data:image/webp;base64,{data}">'
+    return f'<img class="{css}" alt="{html.escape(label)}" src="data:image/webp;base64,{data}">'
+
+
+def moving_picture(webp: bytes, *, label: str) -> str:
+    """A moving picture in the place of the result."""
+    return picture(webp, label=label, css="ma-preview")
 
 
 def preview(frames: Any) -> str:
