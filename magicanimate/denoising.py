@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-import numpy as np
 import torch
-from diffusers import ControlNetModel
 
 from magicanimate.distributed import Team
 from magicanimate.models.appearance_encoder import AppearanceEncoder
-from magicanimate.models.control_maps import ControlMaps
 from magicanimate.models.deep_features import DeepFeatures
 from magicanimate.models.driver import Driver
 from magicanimate.models.reference import HybridSelfAttention, set_reference, set_visible
@@ -32,8 +29,7 @@ class Conditions:
 
     Attributes:
         reference: latents of the photo, ``1 C h w``.
-        control: DensePose frames, indexable by a list of frame numbers -> uint8 ``K H W 3``.
-        keypoints: a second signal of the motion, whose residuals are added (paper, table 1), or ``None``.
+        drivers: the signals of the motion, whose residuals are added (paper, table 1).
         text: embeddings ``B L D``, [negative, prompt] with guidance.
         guidance_scale: 1 or less means that ``text`` holds the prompt alone.
         control_scale: weight of the ControlNet's residuals.
@@ -42,37 +38,34 @@ class Conditions:
     """
 
     reference: torch.Tensor
-    control: Sequence[np.ndarray] | np.ndarray
+    drivers: Sequence[Driver]
     text: torch.Tensor
     guidance_scale: float
     control_scale: float
     bank_dtype: torch.dtype | None = None
     reference_strength: float = 1.0
-    keypoints: Driver | None = None
 
 
 class WindowDenoiser:
     """Predicts the noise of a whole clip window by window.
 
-    The ControlNet's residuals go to both guidance branches; the reference only to the conditional one.
+    The ControlNets' residuals go to both guidance branches; the reference only to the conditional one.
     """
 
     def __init__(
         self,
         unet: VideoUNet,
         encoder: AppearanceEncoder,
-        controlnet: ControlNetModel,
         readers: Mapping[str, HybridSelfAttention],
         conditions: Conditions,
         speed: Speed,
         *,
         shortcuts: Shortcuts,
-        maps: ControlMaps | None = None,
         skips: SkipSharing | None = None,
     ):
-        self.unet, self.encoder, self.controlnet = unet, encoder, controlnet
+        self.unet, self.encoder = unet, encoder
         self.readers, self.conditions, self.speed = readers, conditions, speed
-        self.maps, self.skips = maps, skips
+        self.skips = skips
         self.shortcuts, self.deep = shortcuts, DeepFeatures(unet, reuse=shortcuts.deep_reuse)
         text = conditions.text
         # Slices are made once: who keeps keys of a text knows it by the tensor.
@@ -97,10 +90,9 @@ class WindowDenoiser:
         if speed.window_batch != self.speed.window_batch:
             self.deep = DeepFeatures(self.unet, reuse=self.shortcuts.deep_reuse)  # kept for other windows
         self.speed = speed
-        second = self.conditions.keypoints
-        for maps in (self.maps, second.maps if second is not None else None):
-            if maps is not None and not speed.keep_maps:
-                maps.stop_keeping()
+        for driver in self.conditions.drivers:
+            if driver.maps is not None and not speed.keep_maps:
+                driver.maps.stop_keeping()
 
     def start_step(self, timestep: torch.Tensor, *, guided: bool = True) -> None:
         """Begin a step: read the reference at ``timestep``, forget the predictions of the last step.
@@ -220,7 +212,7 @@ class WindowDenoiser:
     def _control(
         self, latents: torch.Tensor, windows: Sequence[list[int]], following: Sequence[list[int]]
     ) -> list[torch.Tensor]:
-        """Residuals of the ControlNet for the windows, ``(N K) C' h' w'`` each, the middle block's last."""
+        """Residuals of the ControlNets for the windows, ``(N K) C' h' w'`` each, the middle block's last."""
         wanted = [frame for window in windows for frame in window]
         known = self._residuals
         new = [frame for frame in dict.fromkeys(wanted) if frame not in known]
@@ -244,12 +236,9 @@ class WindowDenoiser:
         given = self.conditions
         noisy = latents[0, :, frames].transpose(0, 1).to(self.unet.dtype)  # 1 C F h w -> K C h w
         text = self._text(self.texts[-1], len(frames))
-        drivers = [Driver(self.controlnet, given.control, self.maps)]
-        if given.keypoints is not None:
-            drivers.append(given.keypoints)
         each = [
             driver.residuals(frames, noisy, self.timestep, text, scale=given.control_scale)
-            for driver in drivers
+            for driver in given.drivers
         ]
         return [reduce(torch.add, level) for level in zip(*each, strict=True)]
 

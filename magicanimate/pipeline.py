@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from magicanimate.memory.ladder import MemoryLadder, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
-from magicanimate.models.control_maps import ControlMaps, control_maps
+from magicanimate.models.control_maps import control_maps
 from magicanimate.models.driver import Driver
 from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
@@ -194,15 +194,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
         for attempt in ladder.attempts():
             with attempt, team.in_round():
                 reference = self.encode_image(image)
-        conditions = Conditions(
-            reference=reference,
-            control=control,
-            text=text,
-            guidance_scale=guidance,
-            control_scale=controlnet_conditioning_scale,
-            bank_dtype=bank_dtype,
-            reference_strength=reference_strength,
-        )
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
         speed = speed or Speed()
@@ -210,18 +201,22 @@ class MagicAnimatePipeline(DiffusionPipeline):
             if speed.lean_modules and self._execution_device.type == "cpu":
                 networks = (self.unet, self.appearance_encoder, *self.controlnets())
                 stack.enter_context(lean_modules(*networks))
-            kept = [
-                stack.enter_context(control_maps(network)) if speed.keep_maps else None
-                for network in self.controlnets()
-            ]
-            maps = kept[0]
-            if keypoints is not None:
-                second = Driver(self.controlnet_keypoints, keypoints, kept[1])
-                conditions = replace(conditions, keypoints=second)
+            drivers = []
+            for network, drawings in zip(self.controlnets(), (control, keypoints), strict=False):
+                maps = stack.enter_context(control_maps(network)) if speed.keep_maps else None
+                drivers.append(Driver(network, drawings, maps))
             skips = stack.enter_context(shared_skips(self.unet)) if speed.share_skips else None
             latents = self.denoise(
                 latents,
-                conditions,
+                Conditions(
+                    reference=reference,
+                    drivers=drivers,
+                    text=text,
+                    guidance_scale=guidance,
+                    control_scale=controlnet_conditioning_scale,
+                    bank_dtype=bank_dtype,
+                    reference_strength=reference_strength,
+                ),
                 timesteps,
                 plan=plan,
                 fusion=fusion,
@@ -229,7 +224,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 ladder=ladder,
                 team=team,
                 shortcuts=shortcuts or Shortcuts(),
-                maps=maps,
                 skips=skips,
                 on_window=on_window,
                 on_step=on_step,
@@ -363,7 +357,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
         ladder: MemoryLadder,
         team: Team,
         shortcuts: Shortcuts,
-        maps: ControlMaps | None = None,
         skips: SkipSharing | None = None,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
@@ -377,12 +370,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         denoiser = WindowDenoiser(
             self.unet,
             self.appearance_encoder,
-            self.controlnet,
             readers,
             conditions,
             speed,
             shortcuts=shortcuts,
-            maps=maps,
             skips=skips,
         )
         for attempt in ladder.attempts():
