@@ -151,12 +151,13 @@ class Animator:
             from magicanimate.memory.need import Work
             from magicanimate.memory.networks import PlacedNetworks
 
+        self._team = self._team or Team()
         networks = PlacedNetworks(
             partial(read_pipeline, folder, dtype=self.device.dtype),
             folder,
             self.device,
             wish=self._memory,
-            team=self._team or Team(),
+            team=self._team,
         )
         networks.prepare(Work(self.defaults.width, self.defaults.height))
         self._networks = networks
@@ -234,23 +235,15 @@ class Animator:
     ) -> AnimationResult | None:
         import torch
 
-        from magicanimate.distributed import Team
         from magicanimate.memory.available import is_out_of_memory
         from magicanimate.memory.need import Work
         from magicanimate.windows import WindowPlan
 
         work = Work(request.width, request.height, window=request.window_size, frames=media.num_frames)
-        ladder, team = self._networks.prepare(work, on_descent=meter.note), self._team or Team()
+        ladder, team = self._networks.prepare(work, on_descent=meter.note), self._team
         pipe = self._pipe
         if request.prompt or request.negative_prompt:
             add_text_encoder(pipe, self.folder, device=self.device.name, dtype=pipe.unet.dtype)
-        windows = WindowPlan(
-            mode=request.windows,
-            size=request.window_size,
-            overlap=request.window_overlap,
-            stride=request.window_stride,
-            offset=request.window_offset,
-        )
         steps_done, windows_done = 0, (0, 1)
 
         def on_window(done: int, total: int) -> None:
@@ -279,7 +272,7 @@ class Animator:
                 prompt=request.prompt,
                 negative_prompt=request.negative_prompt,
                 fusion=request.fusion,
-                windows=windows,
+                windows=WindowPlan.of(request.settings()),
                 controlnet_conditioning_scale=request.controlnet_conditioning_scale,
                 ladder=ladder,
                 team=team,

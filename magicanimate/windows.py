@@ -7,7 +7,9 @@ predictions are averaged where they do. "ring" reproduces the published schedule
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from magicanimate.config import WINDOW_MODES, WindowMode
 
@@ -32,6 +34,22 @@ class WindowPlan:
     overlap: int = 4
     stride: int = 1
     offset: bool = False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> WindowPlan:
+        """Those of a request's settings, see `AnimationRequest.settings`.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: a value outside its range.
+        """
+        return cls(
+            mode=settings["windows"],
+            size=settings["window_size"],
+            overlap=settings["window_overlap"],
+            stride=settings["window_stride"],
+            offset=settings["window_offset"],
+        )
 
     def __post_init__(self) -> None:
         if self.mode not in WINDOW_MODES:

@@ -110,3 +110,21 @@ def trained(data_folder, tmp_path_factory) -> Path:
     for stage in ("vae", "base", "stage2"):
         train(stage, data_folder, folder)
     return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path):
+    """A runner of jobs that wait until they are let go."""
+    from tests.waiting_work import Work
+
+    return Work(tmp_path)
+
+
+@pytest.fixture
+def queue(tmp_path: Path, work):
+    """A queue of such jobs, in ``tmp_path``."""
+    from magicanimate.studio.job_queue import JobQueue
+
+    queue = JobQueue(tmp_path, {"work": work})
+    yield queue
+    queue.close()

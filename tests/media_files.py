@@ -188,3 +188,16 @@ def loudness(path: Path, *, block: float = 0.05) -> np.ndarray:
     size = round(block * rate)
     whole = wave[: len(wave) // size * size].reshape(-1, size)
     return np.sqrt((whole**2).mean(axis=1))
+
+
+def sound_only(folder: Path) -> Path:
+    """A file without a picture, ``song.m4a``."""
+    return write_sound(folder / "song.m4a", 0.5)
+
+
+def cut_off(folder: Path) -> Path:
+    """The first half of a clip, ``cut.mp4``."""
+    frames = list(np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), dtype=np.uint8))
+    clip = write_clip(folder / "cut.mp4", frames, container_options={"movflags": "faststart"})
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    return clip

@@ -31,7 +31,7 @@ from magicanimate.palette import colourise, nearest_labels
 from tests import densepose_golden
 from tests.conftest import ROOT
 from tests.densepose_clips import SETTINGS, NegativeReader, figures, frames_of, negative_clip, run
-from tests.media_files import loudness, numbered, write_clip, write_output, write_sound
+from tests.media_files import cut_off, loudness, numbered, sound_only, write_clip, write_output
 
 
 def test_every_frame_comes_back_in_its_colours(tmp_path):
@@ -256,17 +256,6 @@ def _missing(folder: Path) -> Path:
     return folder / "missing.mp4"
 
 
-def _sound_only(folder: Path) -> Path:
-    return write_sound(folder / "song.m4a", 0.5)
-
-
-def _cut_off(folder: Path) -> Path:
-    frames = list(np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), dtype=np.uint8))
-    clip = write_clip(folder / "cut.mp4", frames, container_options={"movflags": "faststart"})
-    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    return clip
-
-
 def _text(folder: Path) -> Path:
     path = folder / "page.mp4"
     path.write_text("<html>not found</html>")
@@ -281,8 +270,8 @@ def _no_archive(folder: Path) -> Path:
     ("make", "reason"),
     [
         (_missing, "does not exist; check the name"),
-        (_sound_only, "has only sound, no picture"),
-        (_cut_off, "is cut off .* download it again"),
+        (sound_only, "has only sound, no picture"),
+        (cut_off, "is cut off .* download it again"),
         (_text, "holds text, not a video"),
         (_no_archive, "cannot be read or was not written by this program"),
     ],

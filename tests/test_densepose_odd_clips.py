@@ -13,7 +13,7 @@ from densepose_tools.one_click import make_motion
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, nearest_labels
-from tests.media_files import part_labels, write_clip, write_sound
+from tests.media_files import cut_off, part_labels, sound_only, write_clip
 from tests.small_segmenter import dancing, negatives, write_dance
 
 
@@ -35,22 +35,11 @@ def _nobody(folder: Path) -> Path:
     return write_clip(folder / "wall.mp4", [np.full((64, 64, 3), 255 - np.array(BACKGROUND), np.uint8)] * 4)
 
 
-def _sound_only(folder: Path) -> Path:
-    return write_sound(folder / "song.m4a", 0.5)
-
-
-def _cut_off(folder: Path) -> Path:
-    frames = list(np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), dtype=np.uint8))
-    clip = write_clip(folder / "cut.mp4", frames, container_options={"movflags": "faststart"})
-    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    return clip
-
-
 RIGHT = {_one_frame: (96, 96, 1), _turned: (96, 64, 3), _four_k: (3840, 2160, 2)}
 WRONG = {
     _nobody: "Nobody is seen in the clip .*wall.mp4; choose one",
-    _sound_only: "song.m4a has only sound, no picture",
-    _cut_off: "cut.mp4 is cut off .* download it again",
+    sound_only: "song.m4a has only sound, no picture",
+    cut_off: "cut.mp4 is cut off .* download it again",
 }
 
 

@@ -12,19 +12,7 @@ import pytest
 from magicanimate.errors import InputError
 from magicanimate.studio.job_queue import JobQueue
 from tests.conftest import ROOT
-from tests.waiting_work import Work, end_of, submit, wait_until_running
-
-
-@pytest.fixture
-def work(tmp_path) -> Work:
-    return Work(tmp_path)
-
-
-@pytest.fixture
-def queue(tmp_path, work):
-    queue = JobQueue(tmp_path, {"work": work})
-    yield queue
-    queue.close()
+from tests.waiting_work import end_of, submit, wait_until_running
 
 
 def titles(queue: JobQueue, **which) -> list[str]:

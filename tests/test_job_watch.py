@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from magicanimate.studio.job_queue import JobQueue
 from magicanimate.studio.job_watch import JobWatch, Seen
-from tests.waiting_work import Work, end_of, submit, wait_until_running
-
-
-@pytest.fixture
-def work(tmp_path) -> Work:
-    return Work(tmp_path)
-
-
-@pytest.fixture
-def queue(tmp_path, work):
-    queue = JobQueue(tmp_path, {"work": work})
-    yield queue
-    queue.close()
+from tests.waiting_work import end_of, submit, wait_until_running
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from magicanimate.errors import InputError
 from magicanimate.memory.profiles import (
     AUTO,
     DECODED_AT_ONCE,
+    KEPT_MAPS,
     TILE,
     MemoryProfile,
     profile_named,
@@ -28,7 +29,6 @@ DENOISERS = ("unet", "controlnet", "appearance_encoder", "controlnet_keypoints")
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DENOISING = 60  # times the bytes of a window's first feature maps; 49 measured for one, 53 for several
 DECODING = 6  # times the bytes of the decoded frames' feature maps at the picture's full size; 4.8 measured
-KEPT_MAPS = 256 * 1024**2
 SPARE = 0.9  # share of the free memory that is planned with
 OVERHEAD = 200 * 1024**2  # what the libraries take when they first compute
 

@@ -9,7 +9,8 @@ import torch
 from diffusers import ControlNetModel
 from torch import nn
 
-KEPT_BYTES = 256 * 1024**2  # 50 frames of 512x512 in float32, twice that in half precision
+from magicanimate.memory.profiles import KEPT_MAPS as KEPT_BYTES
+
 EMBEDDED_AT_ONCE = 4  # frames; the first layers work at the picture's full size
 
 

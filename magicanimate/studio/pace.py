@@ -52,13 +52,7 @@ class Work:
         Raises:
             KeyError, TypeError, ValueError: something is missing or makes no sense.
         """
-        plan = WindowPlan(
-            mode=settings["windows"],
-            size=settings["window_size"],
-            overlap=settings["window_overlap"],
-            stride=settings["window_stride"],
-            offset=settings["window_offset"],
-        )
+        plan = WindowPlan.of(settings)
         frames, steps = settings["num_frames"], settings["num_inference_steps"]
         denoised = sum(len(window) for step in range(steps) for window in plan.windows(frames, step=step))
         return cls(
