@@ -39,6 +39,6 @@ def followed(work: Callable[[OnProgress, ShouldStop], Result]) -> Iterator[Progr
                     if job.done():  # then it is the work's own
                         raise
                 if newest:
-                    yield newest[0]
+                    yield newest.pop()
         finally:
             stop.set()

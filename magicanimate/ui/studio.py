@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +21,7 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
 from magicanimate.studio.animation_job import ANIMATE, UPLOADS, AnimationRunner, job_request, job_title
+from magicanimate.studio.following import followed
 from magicanimate.studio.idle import IdleTimer
 from magicanimate.studio.job import Job
 from magicanimate.studio.job_files import link_or_copy
@@ -230,21 +229,11 @@ class Studio:
     def _run(
         self, visitor: str, work: Callable[[OnProgress, ShouldStop], Result]
     ) -> Iterator[Progress | Result]:
-        """Do something in the worker; see `make_motion`."""
+        """Do something that `cancel` stops; see `make_motion`."""
         stop = self._stops.setdefault(visitor, threading.Event())
-        reports: queue.Queue[Progress] = queue.Queue()
-        job = self._worker.submit(work, reports.put, stop.is_set)
         try:
-            while not job.done():
-                if stop.is_set() and job.cancel():
-                    raise Cancelled("stopped before it began")
-                progress = _newest(reports) or (None if job.running() else self._loading)
-                if progress is not None:
-                    yield progress
-                _wait(job)
-            yield job.result()
+            yield from followed(lambda report, left: work(report, lambda: stop.is_set() or left()))
         finally:
-            stop.set()
             if self._stops.get(visitor) is stop:
                 del self._stops[visitor]
 
@@ -272,11 +261,14 @@ class Studio:
     @contextmanager
     def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
         """Have the device to oneself; while waiting for it, what is waited for is told."""
-        while not self._device.acquire(timeout=_UPDATES_EVERY):
+        waiting = True
+        while waiting:
             if should_stop():
                 raise Cancelled("stopped before it began")
-            loading = self._loading or Progress("load", 0, 1)
-            on_progress(Progress("wait", 0, 1) if self.animator.loaded else loading)
+            waiting = not self._device.acquire(timeout=_UPDATES_EVERY)
+            if waiting:
+                loading = self._loading or Progress("load", 0, 1)
+                on_progress(Progress("wait", 0, 1) if self.animator.loaded else loading)
         self._idle.busy()
         try:
             yield
@@ -297,18 +289,3 @@ class Studio:
         if self._closed.is_set():
             raise Cancelled("the program ends")
         self._loading = progress
-
-
-def _newest(reports: queue.Queue[Progress]) -> Progress | None:
-    """The last report, with the last preview of those that came with it."""
-    newest, preview = None, None
-    while not reports.empty():
-        newest = reports.get()
-        preview = newest.preview if newest.preview is not None else preview
-    return newest if newest is None else replace(newest, preview=preview)
-
-
-def _wait(job: Future) -> None:
-    finished = threading.Event()
-    job.add_done_callback(lambda _: finished.set())
-    finished.wait(_UPDATES_EVERY)
