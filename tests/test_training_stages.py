@@ -279,3 +279,6 @@ def test_keypoints_alone_leave_a_pipeline(tmp_path):
     for stage in ("vae", "base"):
         run = train(stage, data, tmp_path, **plain)
     assert (run / "pipeline" / "controlnet").is_dir()
+    loss = replace(preset("tiny", "base")[0].loss, attention_weight=0.1)
+    with pytest.raises(InputError, match="attention_weight goes by part maps"):
+        build("base", data, tmp_path, loss=loss, **plain)

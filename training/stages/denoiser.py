@@ -33,6 +33,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
 
+from magicanimate.errors import InputError
 from magicanimate.models.reference import install_hybrid_attention, set_reference
 from training.attention_loss import attention_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
@@ -63,6 +64,9 @@ class Denoiser(nn.Module):
         latents, samples: of the training data.
         held_out: samples to show, and their latents.
         channel_weights: of the latent channels in the loss, ``C``, with mean 1; all alike when ``None``.
+
+    Raises:
+        InputError: the loss goes by part maps, and they drive nothing.
     """
 
     def __init__(
@@ -87,7 +91,12 @@ class Denoiser(nn.Module):
         # diffusers' sum of the ControlNets' residuals; in a tuple, as each is registered by its own name.
         self._controlnets = (MultiControlNetModel([networks[name] for name in controlnet_names(config)]),)
         self.readers = install_hybrid_attention(self.unet, fusion=config.fusion) if self.has_reference else {}
-        if config.loss.attention_weight and self.readers:
+        self._teaches_looks = bool(config.loss.attention_weight and self.readers)
+        if self._teaches_looks:
+            if "densepose" not in SIGNALS[config.driving]:
+                raise InputError(
+                    "attention_weight goes by part maps; leave it at 0, or drive with densepose or both."
+                )
             self.readers = watch(self.unet, self.readers)
         self.register_buffer("text", text, persistent=False)
         self.register_buffer("channel_weights", channel_weights, persistent=False)
@@ -126,7 +135,7 @@ class Denoiser(nn.Module):
             timesteps,
             channel_weights=self.channel_weights,
         )
-        if config.loss.attention_weight and self.readers:
+        if self._teaches_looks:
             looks = attention_losses(
                 self.readers,
                 batch["reference_control"]["densepose"],
