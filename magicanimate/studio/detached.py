@@ -24,6 +24,8 @@ from magicanimate.errors import InputError
 
 ERROR_PREFIX = "error: "
 """How the commands of this project begin the sentence that says why they end."""
+OUTPUT_AT_ONCE = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+"""Environment of a command whose output is read while it runs."""
 _CLOCK_STEP = 2.0  # seconds by which a process may seem to begin elsewhen after the clock was set
 _TAIL_BYTES = 16_384
 
@@ -112,7 +114,7 @@ class DetachedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+                env=os.environ | OUTPUT_AT_ONCE,
                 **apart,
             )
         try:

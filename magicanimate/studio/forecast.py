@@ -68,8 +68,8 @@ class Forecaster:
         bodies: finds people in photos; ``None`` if nothing can.
         device: the device that computes, ``None`` as long as that is not decided.
         memory: what a request with so many frames takes, in a sentence, ``None`` while that is not known.
-        ready: whether the animator has loaded its networks once. Before that nothing is loaded here, since
-            diffusers cannot be imported by two threads at the same time.
+        ready: whether the animator has loaded its networks once. Before that nothing is loaded here: networks
+            are read one after the other, and the animator's come first.
     """
 
     def __init__(

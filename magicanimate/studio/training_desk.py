@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from magicanimate.errors import InputError
-from magicanimate.studio.detached import ERROR_PREFIX, DetachedProcess
+from magicanimate.studio.detached import ERROR_PREFIX, OUTPUT_AT_ONCE, DetachedProcess
 from magicanimate.studio.training_run import GRACE, TrainingRun, export_folder
 from magicanimate.studio.training_wish import (
     PROGRAM_FOLDER,
@@ -121,7 +121,7 @@ def _lines(command: Sequence[str]) -> Iterator[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+        env=os.environ | OUTPUT_AT_ONCE,
         encoding="utf-8",
         errors="replace",
     ) as process:
