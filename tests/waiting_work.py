@@ -12,6 +12,10 @@ from magicanimate.studio.job import Job, Made
 from magicanimate.studio.job_queue import JobQueue
 
 
+BEFORE_THE_WAIT = 2
+"""The last step that a job reports before it waits."""
+
+
 class Work:
     """A runner whose jobs wait until they are let go, one by one, or stopped.
 
@@ -28,7 +32,7 @@ class Work:
         name = request["name"]
         self.begun.append(name)
         on_progress(Progress("denoise", 1, 4, preview="picture"))
-        on_progress(Progress("denoise", 2, 4))
+        on_progress(Progress("denoise", BEFORE_THE_WAIT, 4))
         while not self.go.acquire(timeout=0.01):
             if should_stop():
                 raise Cancelled("stopped", kept=[self.folder / f"{name}.webp"])
@@ -52,4 +56,7 @@ def end_of(queue: JobQueue, job: Job) -> Job:
 
 
 def wait_until_running(queue: JobQueue, job: Job) -> Job:
-    return next(now for now in queue.follow(job.id) if now.progress is not None)
+    """The job when it waits to be let go: a follower may see it earlier, between two reports."""
+    return next(
+        now for now in queue.follow(job.id) if now.progress and now.progress.step == BEFORE_THE_WAIT
+    )
