@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import gradio as gr
 
 from magicanimate.errors import InputError
 from magicanimate.studio.folder_window import open_folder
 from magicanimate.studio.gallery import Gallery, GalleryPage, Looking
-from magicanimate.studio.library import Library
 from magicanimate.studio.moving_thumbnails import Thumbnails
 from magicanimate.ui import views
 from magicanimate.ui.events import PRIVATE, Updates
@@ -40,7 +38,7 @@ class GalleryTab:
 
     def __init__(self, studio: Studio, tab: gr.Tab):
         self.studio, self.tab = studio, tab
-        self.library, self.thumbnails = Library(studio.output), Thumbnails(studio.output)
+        self.thumbnails = Thumbnails(studio.output)
         self.looking = gr.State(Looking())
         with gr.Row():
             with gr.Column(scale=6, min_width=320):
@@ -110,12 +108,7 @@ class GalleryTab:
         self.result.connect()
 
     def _gallery(self, visitor: str, request: gr.Request) -> Gallery:
-        """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""
-        if not self.studio.shared:
-            return Gallery(self.library)
-        jobs = self.studio.queue.jobs(self.running.owner(visitor, request))
-        names = {Path(result).stem for job in jobs for result in job.results}
-        return Gallery(self.library.limited(lambda result: result.name in names))
+        return Gallery(self.studio.library(self.running.owner(visitor, request)))
 
     def _list(self, at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
         yield from self._listed(self._gallery(visitor, request), at)
