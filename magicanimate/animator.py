@@ -71,6 +71,10 @@ class Animator:
         memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
         team: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
+
+    Attributes:
+        device: what computes; ``None`` before `load`.
+        time_trial: what a settings file would hold of the blank clip of `run_time_trial`; ``None`` before.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class Animator:
         self._told = {""}  # why results have no credentials: once each
         self._lock = threading.RLock()  # the networks hold state of the clip they run
         self.device: Device | None = None
+        self.time_trial: dict[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
@@ -162,6 +167,36 @@ class Animator:
         networks.prepare(Work(self.defaults.width, self.defaults.height))
         self._networks = networks
         log.info("loaded %s (%s)", folder, networks.pipe.config.kind)
+
+    def run_time_trial(self) -> None:
+        """Time one step of a blank clip, so that there is something to go by before the first animation.
+
+        `time_trial` has the figures afterwards, unless memory does not suffice for it.
+
+        Raises:
+            InputError: the checkpoint or the device cannot be used.
+        """
+        with self._lock:
+            self.load()
+            from magicanimate.memory.available import is_out_of_memory
+            from magicanimate.memory.need import Work
+            from magicanimate.time_trial import WINDOW, time_trial
+
+            own = self.defaults
+            ladder = self._networks.prepare(Work(own.width, own.height, frames=WINDOW))
+            try:
+                found = time_trial(self._pipe, ladder, device=self.device.name)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                log.warning("memory of %s does not suffice for a trial of one window", self.device.name)
+                return
+            blank = AnimationRequest(Path(), Path(), Path(), num_inference_steps=1, guidance_scale=1.0)
+            self.time_trial = {**blank.settings(), **self.ran_on(), **found}
+
+    def ran_on(self) -> dict[str, str]:
+        """What settings of results say of checkpoint and device; only when the device is chosen."""
+        return {"model": self.defaults.kind, "device": self.device.name, "dtype": self.device.dtype}
 
     def memory_outlook(self, request: AnimationRequest, num_frames: int) -> str | None:
         """What memory a request with a size will take, in a sentence; ``None`` while nothing is loaded."""
@@ -277,7 +312,7 @@ class Animator:
                 ladder=ladder,
                 team=team,
                 reference_strength=request.reference_strength,
-                shortcuts=Shortcuts.of(request),
+                shortcuts=Shortcuts.of(request.settings()),
                 output_type="latent",
                 on_window=on_window,
                 on_step=on_step,
@@ -376,9 +411,7 @@ class Animator:
         return {
             "program": f"MagicAnimate {__version__}",
             "ai_generated": True,
-            "model": self.defaults.kind,
-            "device": self.device.name,
-            "dtype": self.device.dtype,
+            **self.ran_on(),
             "num_frames": media.num_frames,
             "output_fps": media.fps,
             **request.settings(),

@@ -27,6 +27,7 @@ from magicanimate.studio.job import Job
 from magicanimate.studio.job_files import link_or_copy
 from magicanimate.studio.job_queue import JobQueue
 from magicanimate.studio.library import Library
+from magicanimate.studio.pace import is_known
 
 # Of the released weights, for the page before they are fetched.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
@@ -48,6 +49,9 @@ class Studio:
         most_waiting: animations that may wait; more are turned away.
         unload_after: minutes without work after which the networks are taken out of memory; 0 for never.
         shared: several people use the program, so that each sees only his or her own jobs.
+
+    Attributes:
+        was_ready: whether the networks were loaded once and it is known how quick they are.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class Studio:
         self.animator = self._new_animator(model)
         self._device = threading.Lock()  # one piece of work at a time
         self._idle = IdleTimer(60 * unload_after, self._unload)
-        self._unloaded = False
+        self._unloaded = self.was_ready = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
         self._stops: dict[str, threading.Event] = {}
         self._loading: Progress | None = None
@@ -136,6 +140,9 @@ class Studio:
         def load() -> None:
             with self._turn(lambda _: None, self._closed.is_set):
                 self.animator.load()
+                if not is_known(self.animator.ran_on(), self.output):
+                    self.animator.run_time_trial()
+                self.was_ready = True
 
         self._worker.submit(load)
 
