@@ -31,6 +31,7 @@ from magicanimate.ui.studio import Studio
 from magicanimate.web.file_keys import key_of
 from magicanimate.web.login import Login, LoginDelays
 from tests.conftest import ROOT
+from tests.hostile_files import ELF, HTML, SVG, gif_of
 from tests.inputs import write_motion, write_photo
 
 FRAMES = 5
@@ -163,22 +164,15 @@ def test_settings_that_cannot_be_are_refused(client, folder):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("program.png", b"\x7fELF\x02\x01\x01" + bytes(range(256)) * 8, "not a picture"),
-        ("page.jpg", b"<!DOCTYPE html><script>alert(1)</script>", "holds text, not a picture"),
-        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", "holds text"),
+        ("program.png", ELF, "not a picture"),
+        ("page.jpg", HTML, "holds text, not a picture"),
+        ("drawing.svg", SVG, "holds text"),
     ],
 )
 def test_a_photo_is_judged_by_its_content(client, folder, tmp_path, name, content, said):
     file = tmp_path / name
     file.write_bytes(content)
     assert said in refused(client, file, folder / "dance.mp4")
-
-
-def gif_of(width: int, height: int, frames: int) -> bytes:
-    """A gif of a large canvas whose frames are a pixel each, in a few bytes."""
-    size = width.to_bytes(2, "little") + height.to_bytes(2, "little")
-    frame = b"\x21\xf9\x04\0\x04\0\0\0" + b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0"
-    return b"GIF89a" + size + b"\xf0\0\0" + bytes(6) + frame * frames + b"\x3b"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +210,7 @@ def test_an_upload_has_a_limit(served, address, monkeypatch):
 
 @pytest.mark.parametrize("name", ["page.html", "drawing.svg", "../../page.xhtml"])
 def test_an_upload_is_never_served_as_a_page(address, folder, name):
-    path = uploaded(address, name, b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    path = uploaded(address, name, SVG)
     assert Path(path).resolve().is_relative_to(folder / "scratch")
     reply = httpx.get(f"{address}/gradio_api/file={path}", trust_env=False)
     assert reply.status_code == 200

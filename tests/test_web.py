@@ -136,6 +136,7 @@ def test_videos_and_pictures_are_shown():
     for kind in ("video/mp4", "image/png", "image/webp", "application/json"):
         reply = answer(f"/gradio_api/file=/x/a?kind={kind}")
         assert (reply.headers["content-type"], reply.headers["content-disposition"][:6]) == (kind, "inline")
+        assert "script-src 'none'" in reply.headers["content-security-policy"]
 
 
 def test_refusals_are_plain_sentences(caplog):

@@ -25,9 +25,8 @@ _FETCHED = re.compile(r"(/gradio_api)?/file[=/]+https?:", re.IGNORECASE)
 _UNUSED = ("/gradio_api/process_recording", "/gradio_api/proxy=", "/gradio_api/vibe", "/monitoring")
 """What Gradio's server offers and this page has no use for: converting recordings, passing requests on."""
 
-_SHOWN = re.compile(
-    r"(image/(png|jpeg|gif|webp)|video/[\w.+-]+|audio/[\w.+-]+|application/json|text/plain)(;|$)"
-)
+_PLAYED = re.compile(r"(image/(png|jpeg|gif|webp)|video/[\w.+-]+|audio/[\w.+-]+)(;|$)")
+_SHOWN = re.compile(rf"{_PLAYED.pattern}|(application/json|text/plain)(;|$)")
 """Kinds of files a browser may show. Any other is only saved: HTML, SVG and PDF can hold programs."""
 
 
@@ -99,7 +98,12 @@ class Guard:
         if not _FILE.match(path):
             headers["Content-Security-Policy"] = framed_by
             return
-        headers["Content-Security-Policy"] = f"sandbox; script-src 'none'; {framed_by}"
+        # A video opened by itself is fetched by the page that the browser makes of it, which in a sandbox would
+        # be a foreign one.
+        sandbox = "" if _PLAYED.match(headers.get("content-type", "")) else "sandbox; "
+        headers["Content-Security-Policy"] = f"{sandbox}script-src 'none'; {framed_by}"
+        if not self.access.origins:  # what the browser keeps is not shown in others' pages either
+            headers["Cross-Origin-Resource-Policy"] = "same-origin"
         if not _SHOWN.match(headers.get("content-type", "")):
             headers["Content-Type"] = "application/octet-stream"
             kept = headers.get("content-disposition", "").partition(";")[2]
