@@ -95,7 +95,7 @@ def visit(browser, address: str, *, complaints: bool = False) -> Iterator:
         yield page
     finally:
         context.close()
-    assert trouble == []
+    assert not trouble, "\n".join(trouble)
 
 
 def _local(url: str) -> bool:

@@ -285,11 +285,12 @@ def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_
         write_result(output, size=64, photo=photo, motion=motion, seed=seed, strip=True)
     page.get_by_role("tab", name="Gallery").click()
     page.fill("#gallery-search textarea, #gallery-search input", "waltz")
-    page.wait_for_function("document.querySelectorAll('#gallery .ma-card img').length === 2")
-    page.click("#gallery .ma-card >> nth=1")
+    first, second = "20260201-090000_me1_waltz", "20260202-090000_me2_waltz"
+    wait_for_cards(page, second, first)
+    page.click(f"#gallery .ma-card[title='{first}']")
 
     player = "document.querySelector('#gallery-result ma-player')"
-    page.wait_for_function(f"{player} && {player}.lead.currentTime > 0.05")
+    page.wait_for_function(f"{player}?.clips.length === 1 && {player}.lead.currentTime > 0.05")
     page.click("#gallery-result [data-view=motion]")
     page.wait_for_function(f"{player}.lead.readyState >= 3 && {player}.lead.videoWidth === 3 * 64 + 8")
     page.click("#gallery-result .ma-play")
@@ -311,28 +312,42 @@ def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_
     for _ in range(20):
         page.keyboard.press("ArrowRight")
     page.wait_for_function(shows, arg=[0.75, *motion])
-    stage = page.locator("#gallery-result .ma-frame").bounding_box()
-    page.mouse.click(stage["x"] + 0.1 * stage["width"], stage["y"] + 20)
+    stage = page.locator("#gallery-result .ma-frame")  # may still be on its way: the page scrolls to it
+    stage.click(position={"x": 0.1 * stage.bounding_box()["width"], "y": 20})
     page.wait_for_function(shows, arg=[0.25, *fifth])
 
     page.click("#gallery-compare")
     page.wait_for_selector("text=Choose the result to compare it with")
-    page.click("#gallery .ma-card >> nth=0")
-    page.wait_for_function(f"{player}.clips.length === 2 && {player}.lead.currentTime > 0.05")
+    page.click(f"#gallery .ma-card[title='{second}']")
+    page.wait_for_function(f"{player}?.clips.length === 2 && {player}.lead.currentTime > 0.05")
     page.click("#gallery-result .ma-play")
     page.evaluate(f"{player}.goTo(6)")
     times = f"{player}.playing.map(video => video.currentTime)"
     page.wait_for_function(f"{times}.every(time => Math.abs(time - 6.5 / 25) < 1e-3)")
 
     page.click("#gallery-compare")
-    page.wait_for_function(f"{player}.clips.length === 1")
+    page.wait_for_function(f"{player}?.clips.length === 1")
     page.click("#gallery-delete")
+    wait_for_cards(page, second)
+    page.wait_for_selector("#gallery-result-downloads", state="hidden")
     page.click("#gallery-undo")
-    page.wait_for_function("document.querySelectorAll('#gallery .ma-card img').length === 2")
+    wait_for_cards(page, second, first)
     page.wait_for_selector("#gallery-result-downloads [data-kind=gif]")
     with page.expect_download() as download:
         page.click("#gallery-result-downloads [data-kind=gif]")
-    assert download.value.suggested_filename == "20260201-090000_me1_waltz.gif"
+    assert download.value.suggested_filename == f"{first}.gif"
     page.click("#gallery-result-again")
     page.wait_for_selector("#seed", state="visible")
-    assert page.input_value("#seed input[type=number]") == "41"
+    page.wait_for_function("document.querySelector('#seed input[type=number]').value === '41'")
+
+
+def wait_for_cards(page, *names: str) -> None:
+    """Wait until the gallery shows these results with their thumbnails, and no others."""
+    page.wait_for_function(
+        """names => {
+            const cards = [...document.querySelectorAll("#gallery .ma-card")];
+            const shown = cards.map((card) => card.title);
+            return shown.join() === names.join() && cards.every((card) => card.querySelector("img"));
+        }""",
+        arg=list(names),
+    )

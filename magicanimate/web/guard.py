@@ -98,7 +98,7 @@ class Guard:
         if not _FILE.match(path):
             headers["Content-Security-Policy"] = framed_by
             return
-        # A video opened by itself is fetched by the page that the browser makes of it, which in a sandbox would
+        # A video opened by itself is fetched by a page that the browser makes of it; in a sandbox that would
         # be a foreign one.
         sandbox = "" if _PLAYED.match(headers.get("content-type", "")) else "sandbox; "
         headers["Content-Security-Policy"] = f"{sandbox}script-src 'none'; {framed_by}"
