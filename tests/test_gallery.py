@@ -136,11 +136,22 @@ def test_what_was_asked_for_last_is_shown_last(make_page, folder):
     slow = tab._list(Looking(), "", VISITOR)
     assert next(slow)[tab.grid].count("ma-card-empty") == 3
     assert next(slow)[tab.grid].count("ma-card-empty") == 2
-    quick = tab._find(Looking(), "", "ben", "Results", VISITOR)
-    assert next(quick)[tab.looking].search == "ben"
+    quick = tab._find(Looking(), "", "anna", "Results", VISITOR)
+    assert next(quick)[tab.looking].search == "anna"
     assert next(slow, None) is None
     other = tab._list(Looking(), "", SimpleNamespace(session_hash="other", username=None))
     assert next(other) and next(quick)[tab.grid].count("<img") == 1  # another visitor is not in the way
+
+
+def test_every_update_repeats_what_was_told_before(make_page, folder):
+    """A browser that is busy may look at the last one only."""
+    tab = make_page(shared=False).gallery
+    event = SimpleNamespace(id="20260102-090000_ben_waltz.json", page=None)
+    first, *later = tab._choose(Looking(), "", VISITOR, event)
+    assert "ben_waltz.mp4" in first[tab.result.viewer]["value"] and len(later) == 3
+    for updates in later:
+        assert updates.keys() == first.keys()
+        assert updates[tab.result.viewer] == first[tab.result.viewer]
 
 
 def test_visitors_of_a_shared_page_see_their_own(make_page, folder, monkeypatch):

@@ -105,7 +105,7 @@ class GalleryTab:
             (self.really, Gallery.empty_bin, "The bin is empty."),
         ):
             button.click(self._stepping(step, told), at, self.widgets, **several)
-        self.empty.click(lambda: gr.update(visible=True), None, self.sure, queue=False, **PRIVATE)
+        self.empty.click(self._ask, None, self.sure, queue=False, **PRIVATE)
         self.keep.click(lambda: gr.update(visible=False), None, self.sure, queue=False, **PRIVATE)
         self.folder.click(self._open, None, self.notice, **PRIVATE)
         self.result.connect()
@@ -121,9 +121,8 @@ class GalleryTab:
     ) -> Iterator[Updates]:
         gallery, wanted = self._gallery(visitor, request), self._begin(request)
         found = gallery.find(at, search, in_bin=which == _BIN)
-        if found.in_bin != at.in_bin:
-            yield self._told(gallery, found)
-        yield from self._listed(gallery, found, wanted)
+        told = self._told(gallery, found) if found.in_bin != at.in_bin else {}
+        yield from self._listed(gallery, found, wanted, told)
 
     def _choose(
         self, at: Looking, visitor: str, request: gr.Request, event: gr.EventData
@@ -147,6 +146,11 @@ class GalleryTab:
     def _begin(self, request: gr.Request) -> Callable[[], bool]:
         return self.latest.begin(request.session_hash)
 
+    def _ask(self, request: gr.Request) -> Updates:
+        """Ask whether the bin is to be emptied; what is being listed would take the question away."""
+        self._begin(request)
+        return {self.sure: gr.update(visible=True)}
+
     def _stepped(
         self,
         gallery: Gallery,
@@ -158,32 +162,40 @@ class GalleryTab:
         """Do something, show what comes of it, and list what there is then."""
         try:
             at = step()
-            yield self._told(gallery, at, told)
+            updates = self._told(gallery, at, told)
         except InputError as error:
             at = replace(at, chosen="", beside="", comparing=False, undo="")
-            yield self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
-        yield from self._listed(gallery, at, wanted)
+            updates = self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
+        yield from self._listed(gallery, at, wanted, updates)
 
-    def _listed(self, gallery: Gallery, at: Looking, wanted: Callable[[], bool]) -> Iterator[Updates]:
+    def _listed(
+        self, gallery: Gallery, at: Looking, wanted: Callable[[], bool], told: Updates | None = None
+    ) -> Iterator[Updates]:
         """Draw the grid with the thumbnails that are there, then with the others as they are made.
 
         Stops when it is not ``wanted`` any more: what was asked for since draws the grid itself.
+
+        Gradio sends what differs from the update before, and a browser that is busy forgets what an earlier
+        one had and a later one has not. So each update repeats those before it, beginning with ``told``.
         """
         page = gallery.page(at)
-        if not wanted():
-            return
-        yield {
+        updates = (told or {}) | {
             self.looking: page.at,
             self.grid: self._drawn(page),
             self.empty: gr.update(visible=page.at.in_bin and page.binned > 0),
             self.really: gr.update(value=f"Delete {page.binned} for good"),
             self.sure: gr.update(visible=False),
         }
+        if not wanted():
+            if told:
+                yield told
+            return
+        yield updates
         for _, result in page.entries:
             if self.thumbnails.ready(result) is None and self.thumbnails.make(result) is not None:
                 if not wanted():
                     return
-                yield {self.grid: self._drawn(page)}
+                yield updates | {self.grid: self._drawn(page)}
 
     def _drawn(self, page: GalleryPage) -> str:
         marked = (page.at.chosen, page.at.beside)
