@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,7 +67,7 @@ def serving(output: Path, model: Path, *words: str, **environment: str) -> Itera
     try:
         yield address
     finally:
-        process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
+        process.terminate()  # Ctrl-C is ignored where the tests run in the background of a shell
         process.wait(timeout=60)
 
 
