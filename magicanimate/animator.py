@@ -42,13 +42,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What a checkpoint's ``model_index.json`` says of itself."""
+    """What a checkpoint's ``model_index.json`` says of itself.
+
+    Attributes:
+        kind: "full" or "mini".
+        width, height: pixels it was trained at.
+        num_inference_steps, guidance_scale: what suits it.
+        takes_keypoints: whether drawn keypoints drive it, too.
+    """
 
     kind: str
     width: int
     height: int
     num_inference_steps: int
     guidance_scale: float
+    takes_keypoints: bool = False
 
     def completed(self, request: AnimationRequest) -> AnimationRequest:
         """``request`` with the preset's and the checkpoint's values where it has none."""
@@ -120,6 +128,7 @@ class Animator:
             height=index["default_height"],
             num_inference_steps=index["default_steps"],
             guidance_scale=index["default_guidance_scale"],
+            takes_keypoints=any(index.get("controlnet_keypoints") or ()),
         )
 
     def load(self) -> None:
