@@ -214,9 +214,7 @@ class Animator:
             return None
         from magicanimate.memory.need import Work
 
-        profile, reason = networks.outlook(
-            Work(request.width, request.height, window=request.window_size, frames=num_frames)
-        )
+        profile, reason = networks.outlook(Work.of(request, num_frames))
         return f"Memory: {reason} ({profile.name}: {profile.summary})."
 
     @property
@@ -283,7 +281,7 @@ class Animator:
         from magicanimate.memory.need import Work
         from magicanimate.windows import WindowPlan
 
-        work = Work(request.width, request.height, window=request.window_size, frames=media.num_frames)
+        work = Work.of(request, media.num_frames)
         ladder, team = self._networks.prepare(work, on_descent=meter.note), self._team
         pipe = self._pipe
         if request.prompt or request.negative_prompt:
