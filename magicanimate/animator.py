@@ -42,13 +42,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What a checkpoint's ``model_index.json`` says of itself."""
+    """What a checkpoint's ``model_index.json`` says of itself.
+
+    Attributes:
+        kind: "full" or "mini".
+        width, height: pixels it was trained at.
+        num_inference_steps, guidance_scale: what suits it.
+        takes_keypoints: whether drawn keypoints drive it, too.
+    """
 
     kind: str
     width: int
     height: int
     num_inference_steps: int
     guidance_scale: float
+    takes_keypoints: bool = False
 
     def completed(self, request: AnimationRequest) -> AnimationRequest:
         """``request`` with the preset's and the checkpoint's values where it has none."""
@@ -120,6 +128,7 @@ class Animator:
             height=index["default_height"],
             num_inference_steps=index["default_steps"],
             guidance_scale=index["default_guidance_scale"],
+            takes_keypoints=any(index.get("controlnet_keypoints") or ()),
         )
 
     def load(self) -> None:
@@ -205,9 +214,7 @@ class Animator:
             return None
         from magicanimate.memory.need import Work
 
-        profile, reason = networks.outlook(
-            Work(request.width, request.height, window=request.window_size, frames=num_frames)
-        )
+        profile, reason = networks.outlook(Work.of(request, num_frames))
         return f"Memory: {reason} ({profile.name}: {profile.summary})."
 
     @property
@@ -274,7 +281,7 @@ class Animator:
         from magicanimate.memory.need import Work
         from magicanimate.windows import WindowPlan
 
-        work = Work(request.width, request.height, window=request.window_size, frames=media.num_frames)
+        work = Work.of(request, media.num_frames)
         ladder, team = self._networks.prepare(work, on_descent=meter.note), self._team
         pipe = self._pipe
         if request.prompt or request.negative_prompt:

@@ -158,11 +158,13 @@ class Studio:
             InputError: the queue is full, a file cannot be kept, or the job to change has begun.
         """
         check_request(request)
-        uploads = [name for name in UPLOADS if self._is_upload(getattr(request, name))]
+        files = {name: getattr(request, name) for name in UPLOADS}
+        uploads = [name for name, file in files.items() if file is not None and self._is_upload(file)]
+        wanted = job_request(request, checkpoint=self.trial)
         kept = {"title": job_title(request), "uploads": uploads}
         if instead_of:
-            return self.queue.edit(instead_of, job_request(request), **kept)
-        return self.queue.submit(ANIMATE, job_request(request), owner=owner, **kept)
+            return self.queue.edit(instead_of, wanted, **kept)
+        return self.queue.submit(ANIMATE, wanted, owner=owner, **kept)
 
     def library(self, owner: str) -> Library:
         """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""
@@ -269,10 +271,18 @@ class Studio:
         return path.is_file() and self.output.resolve() not in path.resolve().parents
 
     def _animate(
-        self, request: AnimationRequest, on_progress: OnProgress, should_stop: ShouldStop
+        self,
+        request: AnimationRequest,
+        checkpoint: Path | None,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
     ) -> AnimationResult:
+        """Animate with the checkpoint that was in use when the job was made."""
         with self._turn(on_progress, should_stop):
-            return self.animator.animate(request, on_progress, should_stop)
+            animator = self.animator
+            if checkpoint != self.trial:
+                animator = self._new_animator(self._own_model if checkpoint is None else checkpoint)
+            return animator.animate(request, on_progress, should_stop)
 
     @contextmanager
     def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
