@@ -151,6 +151,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
     from magicanimate.ui.page import Page, find_examples
     from magicanimate.ui.studio import Studio
     from magicanimate.web.guard import Guard
+    from magicanimate.web.login import Login
 
     engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
     shared = args.share or bool(accounts) or not is_loopback(args.host)
@@ -166,20 +167,21 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         unload_after=args.unload_after,
         shared=shared,
     )
+    open_folders = [scratch, EXAMPLES] if shared else None  # names of results can be guessed
     page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         page.blocks.launch(
             server_name=args.host,
             server_port=free_port(args.host, args.port),
             share=args.share,
-            auth=accounts,
+            auth=Login(accounts).admits if accounts else None,
             theme=theme.make(),
             css_paths=[views.STYLE, player.RESULTS_STYLE],
             head=player.head(),
             allowed_paths=[str(output), str(EXAMPLES)],
             blocked_paths=[str(studio.queue.folder)],
             max_file_size=MediaLimits().max_file_bytes,
-            app_kwargs={"middleware": [Middleware(Guard, access=access)]},
+            app_kwargs={"middleware": [Middleware(Guard, access=access, open_folders=open_folders)]},
             enable_monitoring=False,
             footer_links=[],
             run_history=False,

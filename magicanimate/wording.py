@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 STAGES = {
     "wait": "waiting for other work",
@@ -55,6 +57,11 @@ def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4")
         number += 1
         path = folder / f"{base}_{number}{suffix}"
     return path
+
+
+def file_name(path: Any) -> str:
+    """Last part of a path of any system, which may be text; empty for what is no path."""
+    return re.split(r"[/\\]", str(path))[-1] if isinstance(path, (str, Path)) else ""
 
 
 def without_folders(text: str, *files: Path | str | None) -> str:

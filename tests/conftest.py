@@ -71,6 +71,15 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_segmenter(tmp_path_factory.mktemp("segmenter"))
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    from tests.browser_page import launched
+
+    with launched() as browser:
+        yield browser
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published layout at tiny size; not to be written to."""

@@ -67,7 +67,9 @@ def test_the_whole_way(animator, request_):
     assert settings["ai_generated"] is True
     embedded = read_metadata(result.output)
     assert embedded["seed"] == 1
-    assert embedded["motion"] == str(request_.motion)
+    assert settings["motion"] == str(request_.motion) and embedded["motion"] == request_.motion.name
+    for made in (result.output, result.side_by_side):
+        assert str(request_.motion.parent).encode() not in made.read_bytes()
     assert inspect(result.output).credentials.source_type == "trainedAlgorithmicMedia"
     assert inspect(result.side_by_side).credentials.source_type == "compositeWithTrainedAlgorithmicMedia"
     assert result.unsigned == ""

@@ -2,136 +2,46 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import av
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.browser_page import (
+    PATIENCE,
+    clear,
+    mini_densepose,
+    serving,
+    set_steps,
+    start,
+    status,
+    upload,
+    visit,
+    wait_for_status,
+)
 from tests.inputs import write_motion, write_photo
 from tests.result_files import ground, write_result
 from tests.small_segmenter import write_dance
 
 pytestmark = pytest.mark.browser
 FRAMES = 20
-_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-_SECOND = 1000  # milliseconds
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("needs Chromium (on the PATH, or its path in CHROMIUM)")
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (requirements-dev.txt)")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=_FLAGS)
-        yield browser
-        browser.close()
-
-
-def start(output: Path, model: Path, segmenter: Path) -> tuple[subprocess.Popen, str]:
-    """A running program and its address."""
-    command = [
-        sys.executable,
-        "app.py",
-        "--model",
-        str(model),
-        "--output",
-        str(output),
-        "--densepose",
-        "mini",
-        "--densepose-weights",
-        str(segmenter),
-    ]
-    nowhere = "http://127.0.0.1:9"  # a proxy that answers nothing: the program must not need the network
-    env = {**os.environ, "http_proxy": nowhere, "https_proxy": nowhere, "HF_ENDPOINT": nowhere}
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
-    line = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+", line)
-    assert found, line
-    return process, found[0]
 
 
 @pytest.fixture(scope="module")
 def served(browser, tiny_model, segmenter, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     """Address of a running program, and its folder of results."""
     output = tmp_path_factory.mktemp("served") / "results"
-    process, address = start(output, tiny_model, segmenter)
-    yield address, output
-    process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
-    process.wait(timeout=60)
+    with serving(output, tiny_model, *mini_densepose(segmenter)) as address:
+        yield address, output
 
 
 @pytest.fixture
 def page(browser, served):
     """The page, freshly opened; what it asks of other machines or complains about fails the test."""
-    address, _ = served
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(60 * _SECOND)
-    trouble = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda entry: trouble.append(entry.text) if entry.type == "error" else None)
-    page.on("request", lambda request: None if _local(request.url) else trouble.append(request.url))
-    page.goto(address)
-    page.wait_for_selector("#animate")
-    yield page
-    context.close()
-    assert trouble == []
-
-
-def _local(url: str) -> bool:
-    return urlsplit(url).scheme in ("data", "blob") or urlsplit(url).hostname == "127.0.0.1"
-
-
-def clear(page) -> None:
-    """Take away the example that the page begins with, once it is there."""
-    page.wait_for_selector("#photo img")
-    page.wait_for_selector("#motion video")
-    for button in ("#photo button[aria-label='Remove Image']", "#motion button[aria-label='Clear']"):
-        page.click(button)
-    page.wait_for_selector("#photo input[type=file]", state="attached")
-    page.wait_for_selector("#motion input[type=file]", state="attached")
-
-
-def upload(page, photo: Path, motion: Path) -> None:
-    clear(page)
-    page.set_input_files("#photo input[type=file]", photo)
-    page.set_input_files("#motion input[type=file]", motion)
-    page.wait_for_selector("#photo img")
-    page.wait_for_selector("#motion video")
-
-
-def set_steps(page, steps: int) -> None:
-    page.fill("#steps input[type=number]", str(steps))
-    page.keyboard.press("Tab")
-
-
-def status(page) -> str:
-    return page.inner_text("#status")
-
-
-def wait_for_status(page, text: str) -> None:
-    page.wait_for_function("text => document.querySelector('#status').innerText.includes(text)", arg=text)
+    with visit(browser, served[0]) as page:
+        yield page
 
 
 def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
@@ -267,7 +177,7 @@ def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     context = page.context
     page.close()
     page = context.new_page()
-    page.set_default_timeout(60 * _SECOND)
+    page.set_default_timeout(PATIENCE)
     page.goto(served[0])
     page.wait_for_selector("#status [role=progressbar]")
     page.wait_for_selector("#preview img[alt=preview]")
@@ -286,10 +196,10 @@ def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
 
 def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, tmp_path):
     output = tmp_path / "results"
-    process, address = start(output, tiny_model, segmenter)
+    process, address = start(output, tiny_model, *mini_densepose(segmenter))
     context = browser.new_context()
     page = context.new_page()
-    page.set_default_timeout(60 * _SECOND)
+    page.set_default_timeout(PATIENCE)
     try:
         page.goto(address)
         page.wait_for_selector("#motion video")
@@ -302,9 +212,9 @@ def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, 
         page.close()
         process.kill()
         process.wait()
-        process, address = start(output, tiny_model, segmenter)
+        process, address = start(output, tiny_model, *mini_densepose(segmenter))
         page = context.new_page()
-        page.set_default_timeout(60 * _SECOND)
+        page.set_default_timeout(PATIENCE)
         page.goto(address)
         page.wait_for_selector("#jobs [data-action=go-on]")
         assert "Go on with 2 unfinished jobs" in page.inner_text("#jobs")
@@ -375,11 +285,12 @@ def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_
         write_result(output, size=64, photo=photo, motion=motion, seed=seed, strip=True)
     page.get_by_role("tab", name="Gallery").click()
     page.fill("#gallery-search textarea, #gallery-search input", "waltz")
-    page.wait_for_function("document.querySelectorAll('#gallery .ma-card img').length === 2")
-    page.click("#gallery .ma-card >> nth=1")
+    first, second = "20260201-090000_me1_waltz", "20260202-090000_me2_waltz"
+    wait_for_cards(page, second, first)
+    page.click(f"#gallery .ma-card[title='{first}']")
 
     player = "document.querySelector('#gallery-result ma-player')"
-    page.wait_for_function(f"{player} && {player}.lead.currentTime > 0.05")
+    page.wait_for_function(f"{player}?.clips.length === 1 && {player}.lead.currentTime > 0.05")
     page.click("#gallery-result [data-view=motion]")
     page.wait_for_function(f"{player}.lead.readyState >= 3 && {player}.lead.videoWidth === 3 * 64 + 8")
     page.click("#gallery-result .ma-play")
@@ -401,28 +312,42 @@ def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_
     for _ in range(20):
         page.keyboard.press("ArrowRight")
     page.wait_for_function(shows, arg=[0.75, *motion])
-    stage = page.locator("#gallery-result .ma-frame").bounding_box()
-    page.mouse.click(stage["x"] + 0.1 * stage["width"], stage["y"] + 20)
+    stage = page.locator("#gallery-result .ma-frame")  # may still be on its way: the page scrolls to it
+    stage.click(position={"x": 0.1 * stage.bounding_box()["width"], "y": 20})
     page.wait_for_function(shows, arg=[0.25, *fifth])
 
     page.click("#gallery-compare")
     page.wait_for_selector("text=Choose the result to compare it with")
-    page.click("#gallery .ma-card >> nth=0")
-    page.wait_for_function(f"{player}.clips.length === 2 && {player}.lead.currentTime > 0.05")
+    page.click(f"#gallery .ma-card[title='{second}']")
+    page.wait_for_function(f"{player}?.clips.length === 2 && {player}.lead.currentTime > 0.05")
     page.click("#gallery-result .ma-play")
     page.evaluate(f"{player}.goTo(6)")
     times = f"{player}.playing.map(video => video.currentTime)"
     page.wait_for_function(f"{times}.every(time => Math.abs(time - 6.5 / 25) < 1e-3)")
 
     page.click("#gallery-compare")
-    page.wait_for_function(f"{player}.clips.length === 1")
+    page.wait_for_function(f"{player}?.clips.length === 1")
     page.click("#gallery-delete")
+    wait_for_cards(page, second)
+    page.wait_for_selector("#gallery-result-downloads", state="hidden")
     page.click("#gallery-undo")
-    page.wait_for_function("document.querySelectorAll('#gallery .ma-card img').length === 2")
+    wait_for_cards(page, second, first)
     page.wait_for_selector("#gallery-result-downloads [data-kind=gif]")
     with page.expect_download() as download:
         page.click("#gallery-result-downloads [data-kind=gif]")
-    assert download.value.suggested_filename == "20260201-090000_me1_waltz.gif"
+    assert download.value.suggested_filename == f"{first}.gif"
     page.click("#gallery-result-again")
     page.wait_for_selector("#seed", state="visible")
-    assert page.input_value("#seed input[type=number]") == "41"
+    page.wait_for_function("document.querySelector('#seed input[type=number]').value === '41'")
+
+
+def wait_for_cards(page, *names: str) -> None:
+    """Wait until the gallery shows these results with their thumbnails, and no others."""
+    page.wait_for_function(
+        """names => {
+            const cards = [...document.querySelectorAll("#gallery .ma-card")];
+            const shown = cards.map((card) => card.title);
+            return shown.join() === names.join() && cards.every((card) => card.querySelector("img"));
+        }""",
+        arg=list(names),
+    )

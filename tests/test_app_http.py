@@ -26,8 +26,12 @@ import app
 from magicanimate.config import MediaLimits
 from magicanimate.media.writer import read_metadata
 from magicanimate.provenance.inspection import inspect
+from magicanimate.ui.player import file_url
 from magicanimate.ui.studio import Studio
+from magicanimate.web.file_keys import key_of
+from magicanimate.web.login import Login, LoginDelays
 from tests.conftest import ROOT
+from tests.hostile_files import ELF, HTML, SVG, gif_of
 from tests.inputs import write_motion, write_photo
 
 FRAMES = 5
@@ -160,22 +164,15 @@ def test_settings_that_cannot_be_are_refused(client, folder):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("program.png", b"\x7fELF\x02\x01\x01" + bytes(range(256)) * 8, "not a picture"),
-        ("page.jpg", b"<!DOCTYPE html><script>alert(1)</script>", "holds text, not a picture"),
-        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", "holds text"),
+        ("program.png", ELF, "not a picture"),
+        ("page.jpg", HTML, "holds text, not a picture"),
+        ("drawing.svg", SVG, "holds text"),
     ],
 )
 def test_a_photo_is_judged_by_its_content(client, folder, tmp_path, name, content, said):
     file = tmp_path / name
     file.write_bytes(content)
     assert said in refused(client, file, folder / "dance.mp4")
-
-
-def gif_of(width: int, height: int, frames: int) -> bytes:
-    """A gif of a large canvas whose frames are a pixel each, in a few bytes."""
-    size = width.to_bytes(2, "little") + height.to_bytes(2, "little")
-    frame = b"\x21\xf9\x04\0\x04\0\0\0" + b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0"
-    return b"GIF89a" + size + b"\xf0\0\0" + bytes(6) + frame * frames + b"\x3b"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +210,7 @@ def test_an_upload_has_a_limit(served, address, monkeypatch):
 
 @pytest.mark.parametrize("name", ["page.html", "drawing.svg", "../../page.xhtml"])
 def test_an_upload_is_never_served_as_a_page(address, folder, name):
-    path = uploaded(address, name, b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    path = uploaded(address, name, SVG)
     assert Path(path).resolve().is_relative_to(folder / "scratch")
     reply = httpx.get(f"{address}/gradio_api/file={path}", trust_env=False)
     assert reply.status_code == 200
@@ -279,15 +276,90 @@ def test_an_error_nobody_foresaw_is_a_number_for_the_caller(served, client, fold
     assert "none of your business" in str(record.exc_info[1])
 
 
+@contextmanager
+def signed_in(address: str, name: str, password: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, trust_env=False) as visitor:
+        assert visitor.post("/login", data={"username": name, "password": password}).status_code == 200
+        yield visitor
+
+
 def test_who_has_no_password_gets_nothing(tiny_model, tmp_path):
     with running(tiny_model, tmp_path, "--auth", "me:secret") as (blocks, _):
         address = blocks.local_url.rstrip("/")
-        (tmp_path / "results" / "mine.json").write_text("{}")
-        file = f"/gradio_api/file={tmp_path}/results/mine.json"
+        mine = tmp_path / "results" / "mine.json"
+        mine.write_text("{}")
         with httpx.Client(base_url=address, trust_env=False) as visitor:
-            for path in ("/config", "/gradio_api/info", file):
+            for path in ("/config", "/gradio_api/info", f"/{file_url(mine)}"):
                 assert visitor.get(path).status_code == 401, path
             assert visitor.post("/gradio_api/upload", files={"files": ("a", b"a")}).status_code == 401
             assert visitor.post("/login", data={"username": "me", "password": "guess"}).status_code == 400
-            assert visitor.post("/login", data={"username": "me", "password": "secret"}).status_code == 200
-            assert visitor.get(file).status_code == 200
+        with signed_in(address, "me", "secret") as visitor:
+            assert visitor.get(f"/{file_url(mine)}").status_code == 200
+
+
+def test_results_of_others_cannot_be_guessed(tiny_model, folder, tmp_path):
+    accounts = tmp_path / "accounts"
+    accounts.write_text("anna:one\nben:two\n")
+    with running(tiny_model, tmp_path, "--auth", str(accounts)) as (blocks, studio):
+        address = blocks.local_url.rstrip("/")
+        anna = Client(address, auth=("anna", "one"), verbose=False, download_files=str(tmp_path / "got"))
+        video, report = animate(anna, folder / "me.jpg", folder / "dance.mp4", num_inference_steps=1)
+        assert read_metadata(video)["seed"] == report["seed"]  # she has got it
+        result = Path(report["output"])
+        (job,) = studio.queue.jobs("anna")
+        assert str(result) in job.results and studio.queue.jobs("ben") == []
+        (tmp_path / "link").symlink_to(tmp_path / "results")
+        with signed_in(address, "ben", "two") as ben:
+            for path in (
+                str(result),
+                str(result.with_suffix(".json")),
+                f"{tmp_path}/scratch/../results/{result.name}",
+                f"{tmp_path}/link/{result.name}",
+                os.path.relpath(result),
+                f"/{result}",
+            ):
+                for key in ("", "?key=", f"?key={'0' * 32}", f"?key={key_of('another')}", "?key=%ff"):
+                    # Encoded, since the client would work out the dots itself.
+                    reply = ben.get(f"/gradio_api/file={path.replace('..', '%2e%2e')}{key}")
+                    assert (reply.status_code, reply.text[:23]) == (403, "This file is only for t"), (
+                        path + key
+                    )
+            assert ben.get(f"/gradio_api/file/{result}").status_code == 403
+        with signed_in(address, "anna", "one") as visitor:  # as it stands in her page
+            assert visitor.get(f"/{file_url(result)}").content == result.read_bytes()
+            part = visitor.get(f"/{file_url(result)}", headers={"Range": "bytes=0-3"})
+            assert (part.status_code, len(part.content)) == (206, 4)
+            upload = visitor.post("/gradio_api/upload", files={"files": ("a.txt", b"abc")}).json()[0]
+            assert visitor.get(f"/gradio_api/file={upload}").content == b"abc"
+
+
+def test_guessing_passwords_takes_longer_with_every_guess(tiny_model, tmp_path, monkeypatch):
+    now, waited = 0.0, []
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+
+    def login(accounts):
+        return Login(accounts, delays=LoginDelays(lambda: now), wait=wait)
+
+    monkeypatch.setattr("magicanimate.web.login.Login", login)
+    with (
+        running(tiny_model, tmp_path, "--auth", "me:secret") as (blocks, _),
+        httpx.Client(base_url=blocks.local_url.rstrip("/"), trust_env=False) as visitor,
+    ):
+
+        def tried(name: str, password: str, address: str) -> int:
+            headers = {"X-Forwarded-For": address}  # as a proxy on this computer says it
+            data = {"username": name, "password": password}
+            return visitor.post("/login", data=data, headers=headers).status_code
+
+        for name in ("me", "me", "you", "you", "her"):  # from one address
+            assert tried(name, "guess", "10.0.0.1") == 400
+        assert waited == [0.0, 0.2, 0.4, 0.8, 1.6]
+        assert tried("me", "guess", "10.0.0.2") == 400  # of one account
+        assert waited.pop() == 0.4
+        assert tried("her", "guess", "10.0.0.3") == 400 and waited.pop() == 0.2
+        assert tried("me", "secret", "10.0.0.4") == 200 and waited.pop() == 0.8
+        assert tried("me", "secret", "10.0.0.4") == 200 and waited.pop() == 0.0
+        now += 601
+        assert tried("you", "guess", "10.0.0.1") == 400 and waited.pop() == 0.0

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from densepose_tools.segmenter import DEFAULT_FOLDER
+from tests.browser_page import clear, mini_densepose, start
 from tests.conftest import ROOT
-from tests.test_app_browser import browser, clear, start  # noqa: F401
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 _TIMEOUT = 120_000  # milliseconds
@@ -25,10 +25,10 @@ def frames_of(video: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_from_a_real_photo_to_a_saved_animation(browser, shared, tmp_path):  # noqa: F811
+def test_from_a_real_photo_to_a_saved_animation(browser, shared, tmp_path):
     """Checked, animated, watched against the photo, and found again in the gallery."""
     photo, motion = shared / "samples" / "demo4.png", shared / "samples" / "running2.mp4"
-    process, address = start(tmp_path, ROOT / "assets" / "mini", DEFAULT_FOLDER)
+    process, address = start(tmp_path, ROOT / "assets" / "mini", *mini_densepose(DEFAULT_FOLDER))
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(_TIMEOUT)
     try:

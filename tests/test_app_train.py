@@ -23,7 +23,6 @@ from magicanimate.ui.page import Page
 from magicanimate.ui.studio import Studio
 from tests.conftest import ROOT
 from tests.inputs import write_motion, write_photo
-from tests.test_app_browser import browser  # noqa: F401
 from tests.waiting_work import end_of
 
 _PATIENCE = 400_000  # milliseconds, on a busy machine
@@ -123,7 +122,7 @@ def test_what_a_check_says_is_escaped_and_short():
 
 
 @pytest.fixture
-def address(browser, tiny_model, tmp_path) -> Iterator[str]:  # noqa: F811
+def address(browser, tiny_model, tmp_path) -> Iterator[str]:
     """Of a running program; trainings it started end with it."""
     command = [sys.executable, "app.py", "--model", str(tiny_model), "--output", str(tmp_path / "results")]
     env = os.environ | {"ACCELERATE_USE_CPU": "true"}
@@ -165,7 +164,7 @@ def wait_for_status(page, text: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tmp_path):  # noqa: F811
+def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tmp_path):
     """Start, close the page, stop, resume, finish; then what was trained is tried."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(_PATIENCE)

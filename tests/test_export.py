@@ -17,8 +17,9 @@ from magicanimate.media.motion import open_motion
 from magicanimate.media.sound import has_sound
 from magicanimate.studio.export import KINDS, export
 from magicanimate.studio.following import followed
+from magicanimate.studio.library import Library
 from magicanimate.studio.results import result_of
-from magicanimate.studio.reuse import read_settings, reuse
+from magicanimate.studio.reuse import original, read_settings, reuse
 from tests.inputs import write_motion
 from tests.result_files import write_result
 
@@ -50,6 +51,7 @@ def test_every_kind_has_the_frames_the_settings_and_is_made_once(result, kind, t
         assert made.name == f"me.{kind}"
         settings, frames = read_metadata(made), made
     assert settings["ai_generated"] is True and settings["seed"] == 7
+    assert (settings["photo"], settings["motion"]) == ("me.png", "dance.mp4")  # without their folders
     assert has_sound(result.output) and (kind != "webm" or has_sound(made))
     seen, wanted = pixels(frames), pixels(result.output)
     assert seen.shape == wanted.shape
@@ -160,6 +162,20 @@ def test_photo_and_clip_are_used_only_from_the_folders_given(tmp_path):
     climbing["motion"] = str(tmp_path / "out" / "link.mp4")
     assert len(reuse(climbing, [tmp_path / "out"]).missing) == 2
     assert len(reuse({"photo": None, "motion": "a\0b", "seed": 1}, [tmp_path]).missing) == 2
+
+
+def test_a_copy_is_known_by_what_it_says_of_itself(result, tmp_path):
+    """Whatever became of its name; where two would fit that were made of other files, none does."""
+    write_result(tmp_path / "out" / "you.mp4", seed=7)
+    for kind in ("webm", "gif"):
+        found = original(read_settings(export(result, kind)), Library(tmp_path / "out").results())
+        assert found["photo"] == str(Path("in/me.png")) and found["output"] == str(result.output)
+    copied = read_settings(result.output)
+    assert original({**copied, "seed": 8}, [result]) is None
+    (tmp_path / "out" / "batch").mkdir()
+    twin = write_result(tmp_path / "out" / "batch" / "me.mp4", seed=7, photo=str(tmp_path / "me.png"))
+    assert original(copied, [result, twin]) is None
+    assert original(copied, [result, result])["photo"] == str(Path("in/me.png"))
 
 
 def test_kinds_are_those_of_the_page():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -129,6 +130,30 @@ def test_the_page_shows_what_it_may(make_page, folder):
     assert "not there any more" in told[tab.notice] and told[tab.result.viewer]["value"] == ""
 
 
+def test_what_was_asked_for_last_is_shown_last(make_page, folder):
+    """Thumbnails of an earlier look may come later, the more so on a busy machine."""
+    tab = make_page(shared=False).gallery
+    slow = tab._list(Looking(), "", VISITOR)
+    assert next(slow)[tab.grid].count("ma-card-empty") == 3
+    assert next(slow)[tab.grid].count("ma-card-empty") == 2
+    quick = tab._find(Looking(), "", "anna", "Results", VISITOR)
+    assert next(quick)[tab.looking].search == "anna"
+    assert next(slow, None) is None
+    other = tab._list(Looking(), "", SimpleNamespace(session_hash="other", username=None))
+    assert next(other) and next(quick)[tab.grid].count("<img") == 1  # another visitor is not in the way
+
+
+def test_every_update_repeats_what_was_told_before(make_page, folder):
+    """A browser that is busy may look at the last one only."""
+    tab = make_page(shared=False).gallery
+    event = SimpleNamespace(id="20260102-090000_ben_waltz.json", page=None)
+    first, *later = tab._choose(Looking(), "", VISITOR, event)
+    assert "ben_waltz.mp4" in first[tab.result.viewer]["value"] and len(later) == 3
+    for updates in later:
+        assert updates.keys() == first.keys()
+        assert updates[tab.result.viewer] == first[tab.result.viewer]
+
+
 def test_visitors_of_a_shared_page_see_their_own(make_page, folder, monkeypatch):
     tab = make_page(shared=True).gallery
     other = SimpleNamespace(session_hash="other", username=None)
@@ -159,26 +184,58 @@ def test_settings_come_back_into_the_form(make_page, folder, tmp_path):
     assert Path(updates[controls["motion"]]).name == "polka.mp4"
     assert updates[page.tabs]["selected"] == "animate" and "ma-done" in updates[again.notice]["value"]
 
+    copy = shutil.copy(result.output, tmp_path / "from_the_net (1).mp4")  # knows names of files only
+    assert b"zoe.png" in copy.read_bytes() and str(tmp_path).encode() not in copy.read_bytes()
+    updates = again._from_file(str(copy), "", VISITOR)
+    assert Path(updates[controls["photo"]]).read_bytes() == photo.read_bytes()
+    assert updates[controls["seed"]] == 77 and "ma-done" in updates[again.notice]["value"]
+
     motion.unlink()
-    updates = again._from_file(str(result.settings_file))
+    updates = again._from_file(str(result.settings_file), "", VISITOR)
     assert "The clip polka.mp4 is not there any more" in updates[again.notice]["value"]
     assert controls["photo"] in updates and controls["motion"] not in updates
 
     (tmp_path / "x.json").write_text(json.dumps({"photo": "", "motion": "", "seed": "many"}))
-    updates = again._from_file(str(tmp_path / "x.json"))
+    updates = again._from_file(str(tmp_path / "x.json"), "", VISITOR)
     assert "seed (many) is not a whole number" in updates[again.notice]["value"]
-    refused = again._from_file(str(write_photo(tmp_path / "plain.png")))
+    refused = again._from_file(str(write_photo(tmp_path / "plain.png")), "", VISITOR)
     assert list(refused) == [again.notice] and "plain.png has no settings" in refused[again.notice]["value"]
 
 
-def test_a_shared_page_takes_no_files_from_elsewhere(make_page, folder, tmp_path_factory):
+def test_a_copy_of_a_result_that_is_gone_asks_for_photo_and_clip(make_page, folder, tmp_path, monkeypatch):
+    page = make_page(shared=False)
+    again, controls = page.animate.use_again, page.animate.controls
+    write_photo(tmp_path / "zoe.png")
+    monkeypatch.chdir(tmp_path)  # what lies here under that name is another photo
+    result = write_result(folder / "20260104-090000_zoe_polka.mp4", photo=str(folder / "zoe.png"), seed=77)
+    copy = shutil.copy(result.output, tmp_path / "copy.mp4")
+    result.settings_file.unlink()
+    updates = again._from_file(str(copy), "", VISITOR)
+    assert updates[controls["seed"]] == 77 and controls["photo"] not in updates
+    for said in ("The photo zoe.png is not there any more", "The clip dance.mp4 is not there any more"):
+        assert said in updates[again.notice]["value"]
+
+
+def test_a_shared_page_takes_files_only_from_ones_own_results(make_page, folder, tmp_path, monkeypatch):
     page = make_page(shared=True)
-    secret = write_photo(tmp_path_factory.mktemp("home") / "secret.png")
-    file = folder / "forged.json"
-    file.write_text(json.dumps({"photo": str(secret), "motion": "", "seed": 1}))
-    updates = page.animate.use_again._from_file(str(file))
-    assert page.animate.controls["photo"] not in updates
-    assert "The photo secret.png is not there any more" in updates[page.animate.use_again.notice]["value"]
+    again, controls = page.animate.use_again, page.animate.controls
+    photo = write_photo(folder / "mine.png")
+    mine = write_result(folder / "20260104-090000_me_polka.mp4", photo=str(photo), seed=5)
+    others = folder / "20260103-090000_carl_waltz.mp4"  # its name can be guessed
+    done = SimpleNamespace(results=(str(mine.output),))
+    monkeypatch.setattr(page.animate.studio.queue, "jobs", lambda owner: [done] if owner == "me" else [])
+    (tmp_path / "home").mkdir()
+    elsewhere = write_photo(tmp_path / "home" / "secret.png")
+    forged = tmp_path / "forged.json"
+    for secret in (elsewhere, others, folder / "20260103-090000_carl_waltz.json", photo):
+        forged.write_text(json.dumps({"photo": str(secret), "motion": str(secret), "seed": 1}))
+        updates = again._from_file(str(forged), "", VISITOR)
+        assert controls["photo"] not in updates and controls["motion"] not in updates
+        assert f"The photo {secret.name} is not there any more" in updates[again.notice]["value"]
+    updates = again._from_file(str(mine.output), "", VISITOR)
+    assert Path(updates[controls["photo"]]).read_bytes() == photo.read_bytes()
+    other = SimpleNamespace(session_hash="other", username=None)
+    assert controls["photo"] not in again._from_file(str(mine.output), "", other)
 
 
 def test_names_of_files_cannot_break_out_of_the_html(folder):

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from magicanimate.errors import InputError
+from magicanimate.media.file_metadata import PATHS
 from magicanimate.media.motion import open_motion
 from magicanimate.media.settings_file import write_settings
 from magicanimate.media.side_by_side import side_by_side
@@ -29,6 +30,7 @@ SETTINGS = {
     "nested": {"quote": '"\\;=#\n'},
     "long": "x" * 3000,
 }
+INSIDE = {**SETTINGS, "photo": "照片.png"}  # what a file carries of them
 
 
 def photo_like(count: int, *, width: int = 96, height: int = 64) -> list[np.ndarray]:
@@ -125,7 +127,7 @@ def test_folder_holds_exact_numbered_frames(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["000000.png", "000001.png", "000002.png"]
     for number, frame in enumerate(frames):
         np.testing.assert_array_equal(np.array(Image.open(folder / f"{number:06d}.png")), frame)
-        assert read_metadata(folder / f"{number:06d}.png") == SETTINGS
+        assert read_metadata(folder / f"{number:06d}.png") == INSIDE
 
 
 # Settings
@@ -134,8 +136,31 @@ def test_folder_holds_exact_numbered_frames(tmp_path):
 @pytest.mark.parametrize("name", KINDS)
 def test_settings_travel_inside_the_file(tmp_path, name):
     path = write_output(tmp_path / name, photo_like(3), metadata=SETTINGS)
-    assert read_metadata(path) == SETTINGS
+    assert read_metadata(path) == INSIDE
     assert len(list(open_motion(path).frames())) == 3
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_folder_of_this_computer_travels_inside_the_file(tmp_path, name):
+    """Folders name people, "/home/anna/..."; the prompt is left as it is, whatever it looks like."""
+    home = tmp_path / "anna"
+    settings = {name: home / f"{name}.x" for name in PATHS} | {
+        "prompt": "/dev/null, a coat",
+        "keypoints": None,
+    }
+    settings["photo"] = "C:\\Users\\Anna\\me.png"
+    path = write_output(tmp_path / name, photo_like(2), metadata=settings)
+    read = read_metadata(path)
+    assert read == {
+        "photo": "me.png",
+        "motion": "motion.x",
+        "keypoints": None,
+        "output": "output.x",
+        "weights": "weights.x",
+        "prompt": "/dev/null, a coat",
+    }
+    for file in path.iterdir() if path.is_dir() else [path]:
+        assert b"anna" not in file.read_bytes().lower()
 
 
 def test_files_without_settings(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +15,9 @@ from starlette.routing import Route
 from magicanimate.errors import InputError
 from magicanimate.web import incidents
 from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
+from magicanimate.web.file_keys import is_key_of, key_of
 from magicanimate.web.guard import Guard
+from magicanimate.web.login import LoginDelays
 
 OWN = {"host": "127.0.0.1:7860"}
 
@@ -90,7 +93,7 @@ def test_accounts_are_read(tmp_path):
         parse_accounts(str(file))
 
 
-def answer(path: str, **headers: str) -> httpx.Response:
+def answer(path: str, *, open_folders: list[Path] | None = None, **headers: str) -> httpx.Response:
     """What a guarded server says that would serve anything."""
 
     async def file(request):
@@ -103,7 +106,8 @@ def answer(path: str, **headers: str) -> httpx.Response:
             Route("/gradio_api/{path:path}", file),
         ]
     )
-    guarded = Guard(app, access=Access("127.0.0.1", origins=["https://good.example"]))
+    access = Access("127.0.0.1", origins=["https://good.example"])
+    guarded = Guard(app, access=access, open_folders=open_folders)
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(guarded)
@@ -132,6 +136,7 @@ def test_videos_and_pictures_are_shown():
     for kind in ("video/mp4", "image/png", "image/webp", "application/json"):
         reply = answer(f"/gradio_api/file=/x/a?kind={kind}")
         assert (reply.headers["content-type"], reply.headers["content-disposition"][:6]) == (kind, "inline")
+        assert "script-src 'none'" in reply.headers["content-security-policy"]
 
 
 def test_refusals_are_plain_sentences(caplog):
@@ -163,3 +168,69 @@ def test_an_error_has_a_number_that_the_log_knows(caplog):
     number = record.message.split()[-1]
     assert number in sentence and "inside" not in sentence
     assert record.exc_info[1].args == ("the inside of things",)
+
+
+def test_files_outside_the_open_folders_need_their_key(tmp_path):
+    open_folder, results = tmp_path / "uploads", tmp_path / "results"
+    for folder in (open_folder, results):
+        folder.mkdir()
+    (open_folder / "link").symlink_to(results)
+    mine = results / "é.mp4"
+
+    def status(path: Path | str) -> int:
+        return answer(f"/gradio_api/file={path}", open_folders=[open_folder]).status_code
+
+    key = key_of(str(mine))
+    assert status(open_folder / "a.png") == 200
+    assert status(f"{mine}?key={key}") == status(f"{mine}?a=b&key={key}") == 200
+    for path in (
+        mine,
+        f"{results / 'other.mp4'}?key={key}",
+        f"{mine}?key={key[:-1]}",
+        f"{open_folder}/%2e%2e/results/a",
+        f"{open_folder}/link/a",
+        f"{open_folder}s/a",
+        f"{open_folder}/a%00",
+        "",
+    ):
+        assert status(path) == 403, path
+    assert is_key_of(key, str(mine)) and not is_key_of("", str(mine)) and not is_key_of("é", str(mine))
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_delays_grow_up_to_a_limit_and_are_forgotten():
+    clock = Clock()
+    delays = LoginDelays(clock)
+    assert [delays.begin("me", "a") for _ in range(8)] == [0, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5]
+    assert delays.begin("me", "b") == 5 and delays.begin("you", "a") == 5 and delays.begin("you", "c") == 0.2
+    for _ in range(5000):
+        delays.begin("me", "a")
+    assert delays.begin("me", "d") == 5  # nobody is locked out
+    delays.forget("me", "d")
+    assert delays.begin("me", "d") == 0 and delays.begin("her", "a") == 5
+    clock.now = 600
+    assert delays.begin("her", "a") == 5
+    clock.now = 1201
+    assert delays.begin("her", "a") == 0
+
+
+def test_attempts_at_once_do_not_all_count_as_the_first():
+    delays = LoginDelays(Clock())
+    begun = [delays.begin("me", f"{i}") for i in range(100)]  # none has ended yet
+    assert begun[:3] == [0, 0.2, 0.4] and begun[10:] == [5] * 90
+
+
+def test_whoever_tries_many_names_fills_no_memory():
+    delays = LoginDelays(Clock())
+    for i in range(20_000):
+        delays.begin(f"{i}" * 1000, "a")
+    assert len(delays) == 10_000
+    assert delays.begin("new", "a") == 5  # who did it is still known

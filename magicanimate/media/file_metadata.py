@@ -10,6 +10,8 @@ from typing import Any
 import av
 from PIL import Image
 
+from magicanimate.wording import file_name
+
 PNG_KEY = "magicanimate"
 """Keyword of the text chunk in png frames; other files have the JSON as their comment."""
 
@@ -18,9 +20,21 @@ PNG_SOFTWARE = "MagicAnimate"
 """Software text of every png frame written here; a folder is replaced only if its frames have it."""
 
 
+PATHS = ("photo", "motion", "keypoints", "output", "weights")
+"""Settings that name files."""
+
+
+def names_only(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file may carry them that goes to others: of paths, which name people, the last part."""
+    return {
+        name: file_name(value) if name in PATHS and value is not None else value
+        for name, value in settings.items()
+    }
+
+
 def encode_settings(settings: Mapping[str, Any]) -> str:
-    """Settings as one line of ASCII JSON, which every container keeps unchanged."""
-    return json.dumps(dict(settings), default=str)
+    """Settings as one line of ASCII JSON, which every container keeps unchanged; files without folders."""
+    return json.dumps(names_only(settings), default=str)
 
 
 def read_metadata(path: Path | str) -> dict[str, Any] | None:

@@ -97,7 +97,8 @@ class VideoWriter:
             path: where the output goes.
             width, height: of the frames, pixels.
             fps: frames a second; 29.97003 is written as 30000/1001.
-            metadata: JSON-ready settings, stored inside the file; ``read_metadata`` gives them back.
+            metadata: JSON-ready settings, stored inside the file, which names photo and clip without their
+                folders; ``read_metadata`` gives them back.
             sound_from: file whose sound is added; one without sound is no error.
             sound_start: where in it the first frame lies, seconds.
             quality: constant rate factor of mp4 and webm, lower is better.

@@ -14,6 +14,7 @@ from magicanimate import __version__
 from magicanimate.digest import sha256_of
 from magicanimate.errors import InputError
 from magicanimate.provenance.certificate import Identity, load_identity
+from magicanimate.wording import file_name
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Seal:
 
 def _ingredient(label: str, path: Path) -> dict[str, Any]:
     """Name and hash only: the file's own metadata may say where and when a private photo was taken."""
-    found: dict[str, Any] = {"label": label, "title": Path(path).name, "relationship": "inputTo"}
+    found: dict[str, Any] = {"label": label, "title": file_name(path), "relationship": "inputTo"}
     if Path(path).is_file():
         found["description"] = f"{label}, SHA-256 {sha256_of(Path(path))}"
     return found

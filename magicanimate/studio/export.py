@@ -18,7 +18,7 @@ from magicanimate.studio.results import StoredResult
 ExportKind = Literal["mp4", "webm", "gif", "frames"]
 KINDS: tuple[ExportKind, ...] = get_args(ExportKind)
 
-_MAKER = "exported_from"
+EXPORTED_FROM = "exported_from"
 """Setting inside an export: the name of the result it was made of."""
 
 
@@ -80,7 +80,7 @@ def _is_export(path: Path, result: StoredResult) -> bool:
     """Whether a file was exported from this very result: same name, and not older."""
     if path.stat().st_mtime < result.output.stat().st_mtime:
         return False
-    return (_settings_inside(path) or {}).get(_MAKER) == result.name
+    return (_settings_inside(path) or {}).get(EXPORTED_FROM) == result.name
 
 
 def _settings_inside(path: Path) -> Mapping[str, Any] | None:
@@ -96,7 +96,9 @@ def _settings_inside(path: Path) -> Mapping[str, Any] | None:
 
 
 def _exported_settings(result: StoredResult) -> dict[str, Any]:
-    return {**result.settings, "ai_generated": True, _MAKER: result.name}
+    from magicanimate.media.file_metadata import names_only
+
+    return names_only({**result.settings, "ai_generated": True, EXPORTED_FROM: result.name})
 
 
 def _rewrite(

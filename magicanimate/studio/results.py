@@ -13,6 +13,7 @@ from typing import Any
 
 from magicanimate.errors import InputError
 from magicanimate.request_checks import side_by_side_path
+from magicanimate.wording import file_name
 
 EXPORT_SUFFIXES = (".mp4", ".webm", ".gif", "_frames.zip")
 """What a result may have beside it under its own name."""
@@ -125,11 +126,6 @@ def _made(stem: str, changed: float) -> datetime:
         except ValueError:  # digits that are no date
             return datetime.fromtimestamp(changed)
     return datetime.fromtimestamp(changed)
-
-
-def file_name(path: Any) -> str:
-    """Last part of a path of any system."""
-    return re.split(r"[/\\]", path)[-1] if isinstance(path, str) else ""
 
 
 def _positive(value: Any, kind: type) -> Any:

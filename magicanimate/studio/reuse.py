@@ -1,15 +1,21 @@
-"""The settings of a result again: read out of the result itself or the JSON beside it."""
+"""The settings of a result again: read out of the result itself or the JSON beside it.
+
+What is inside a result names photo and clip without their folders. Where they are says the JSON in the folder
+of results, if that very result still lies there.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from magicanimate.errors import InputError
-from magicanimate.studio.results import LARGEST_SETTINGS, file_name
+from magicanimate.studio.export import EXPORTED_FROM
+from magicanimate.studio.results import LARGEST_SETTINGS, StoredResult
+from magicanimate.wording import file_name
 
 SUFFIXES = (".json", ".mp4", ".webm", ".gif", ".png")
 
@@ -53,12 +59,35 @@ def read_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
+def names_files_only(file: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether settings that `read_settings` found come out of a copy, which says nothing of folders."""
+    return file.suffix.lower() != ".json" or EXPORTED_FROM in settings
+
+
+def original(settings: Mapping[str, Any], results: Iterable[StoredResult]) -> Mapping[str, Any] | None:
+    """The settings beside the result that others were copied from, with the whole paths of its files.
+
+    Args:
+        settings: as `read_settings` found them anywhere; they may come from anybody.
+        results: those that it may be.
+
+    Returns:
+        ``None`` if it is none of them, or if several that differ in photo or clip would fit.
+    """
+    from magicanimate.media.file_metadata import names_only
+
+    wanted = {name: value for name, value in names_only(settings).items() if name != EXPORTED_FROM}
+    found = [each.settings for each in results if wanted.items() <= names_only(each.settings).items()]
+    files = {(each.get("photo"), each.get("motion")) for each in found}
+    return found[0] if len(files) == 1 else None
+
+
 def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused:
     """Settings, with the photo and the clip that they name.
 
     Args:
         settings: of a result; they may come from anybody.
-        folders: those that photo and clip may lie in; anywhere when ``None``.
+        folders: those that photo and clip may lie in; nowhere when empty, anywhere when ``None``.
     """
     found: dict[str, Path | None] = {}
     missing = []

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import gradio as gr
 
 from magicanimate.errors import InputError
 from magicanimate.studio.folder_window import open_folder
 from magicanimate.studio.gallery import Gallery, GalleryPage, Looking
-from magicanimate.studio.library import Library
+from magicanimate.studio.latest import Latest
 from magicanimate.studio.moving_thumbnails import Thumbnails
 from magicanimate.ui import views
 from magicanimate.ui.events import PRIVATE, Updates
@@ -40,7 +39,7 @@ class GalleryTab:
 
     def __init__(self, studio: Studio, tab: gr.Tab):
         self.studio, self.tab = studio, tab
-        self.library, self.thumbnails = Library(studio.output), Thumbnails(studio.output)
+        self.thumbnails, self.latest = Thumbnails(studio.output), Latest()
         self.looking = gr.State(Looking())
         with gr.Row():
             with gr.Column(scale=6, min_width=320):
@@ -95,7 +94,9 @@ class GalleryTab:
         for changed in (self.search.input, self.which.input):
             inputs = [*at, self.search, self.which]
             changed(self._find, inputs, self.widgets, trigger_mode="always_last", **several)
-        self.grid.click(self._choose, at, self.widgets, **several).then(fn=None, js=_SHOW_CHOSEN)
+        # Another card may be chosen while thumbnails are being made.
+        chosen = self.grid.click(self._choose, at, self.widgets, trigger_mode="multiple", **several)
+        chosen.then(fn=None, js=_SHOW_CHOSEN)
         for button, step, told in (
             (self.compare, Gallery.compare, ""),
             (self.delete, Gallery.delete, "Moved to the bin."),
@@ -104,75 +105,97 @@ class GalleryTab:
             (self.really, Gallery.empty_bin, "The bin is empty."),
         ):
             button.click(self._stepping(step, told), at, self.widgets, **several)
-        self.empty.click(lambda: gr.update(visible=True), None, self.sure, queue=False, **PRIVATE)
+        self.empty.click(self._ask, None, self.sure, queue=False, **PRIVATE)
         self.keep.click(lambda: gr.update(visible=False), None, self.sure, queue=False, **PRIVATE)
         self.folder.click(self._open, None, self.notice, **PRIVATE)
         self.result.connect()
 
     def _gallery(self, visitor: str, request: gr.Request) -> Gallery:
-        """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""
-        if not self.studio.shared:
-            return Gallery(self.library)
-        jobs = self.studio.queue.jobs(self.running.owner(visitor, request))
-        names = {Path(result).stem for job in jobs for result in job.results}
-        return Gallery(self.library.limited(lambda result: result.name in names))
+        return Gallery(self.studio.library(self.running.owner(visitor, request)))
 
     def _list(self, at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
-        yield from self._listed(self._gallery(visitor, request), at)
+        yield from self._listed(self._gallery(visitor, request), at, self._begin(request))
 
     def _find(
         self, at: Looking, visitor: str, search: str, which: str, request: gr.Request
     ) -> Iterator[Updates]:
-        gallery = self._gallery(visitor, request)
+        gallery, wanted = self._gallery(visitor, request), self._begin(request)
         found = gallery.find(at, search, in_bin=which == _BIN)
-        if found.in_bin != at.in_bin:
-            yield self._told(gallery, found)
-        yield from self._listed(gallery, found)
+        told = self._told(gallery, found) if found.in_bin != at.in_bin else {}
+        yield from self._listed(gallery, found, wanted, told)
 
     def _choose(
         self, at: Looking, visitor: str, request: gr.Request, event: gr.EventData
     ) -> Iterator[Updates]:
         """A card, or another page, was chosen in the grid."""
-        gallery = self._gallery(visitor, request)
+        gallery, wanted = self._gallery(visitor, request), self._begin(request)
         if event.page is not None:
-            yield from self._listed(gallery, replace(at, page=int(event.page)))
+            yield from self._listed(gallery, replace(at, page=int(event.page)), wanted)
         else:
-            yield from self._stepped(gallery, at, lambda: gallery.choose(at, event.id))
+            yield from self._stepped(gallery, at, lambda: gallery.choose(at, event.id), wanted)
 
     def _stepping(self, step: Callable[[Gallery, Looking], Looking], told: str) -> Callable:
         """A handler that does ``step``; Gradio hands the request to plain functions only."""
 
         def handler(at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
-            gallery = self._gallery(visitor, request)
-            yield from self._stepped(gallery, at, lambda: step(gallery, at), told)
+            gallery, wanted = self._gallery(visitor, request), self._begin(request)
+            yield from self._stepped(gallery, at, lambda: step(gallery, at), wanted, told)
 
         return handler
 
+    def _begin(self, request: gr.Request) -> Callable[[], bool]:
+        return self.latest.begin(request.session_hash)
+
+    def _ask(self, request: gr.Request) -> Updates:
+        """Ask whether the bin is to be emptied; what is being listed would take the question away."""
+        self._begin(request)
+        return {self.sure: gr.update(visible=True)}
+
     def _stepped(
-        self, gallery: Gallery, at: Looking, step: Callable[[], Looking], told: str = ""
+        self,
+        gallery: Gallery,
+        at: Looking,
+        step: Callable[[], Looking],
+        wanted: Callable[[], bool],
+        told: str = "",
     ) -> Iterator[Updates]:
         """Do something, show what comes of it, and list what there is then."""
         try:
             at = step()
-            yield self._told(gallery, at, told)
+            updates = self._told(gallery, at, told)
         except InputError as error:
             at = replace(at, chosen="", beside="", comparing=False, undo="")
-            yield self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
-        yield from self._listed(gallery, at)
+            updates = self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
+        yield from self._listed(gallery, at, wanted, updates)
 
-    def _listed(self, gallery: Gallery, at: Looking) -> Iterator[Updates]:
-        """Draw the grid with the thumbnails that are there, then with the others as they are made."""
+    def _listed(
+        self, gallery: Gallery, at: Looking, wanted: Callable[[], bool], told: Updates | None = None
+    ) -> Iterator[Updates]:
+        """Draw the grid with the thumbnails that are there, then with the others as they are made.
+
+        Stops when it is not ``wanted`` any more: what was asked for since draws the grid itself.
+
+        Gradio sends what differs from the update before, and a browser that is busy forgets what an earlier
+        one had and a later one has not. So each update repeats those before it, beginning with ``told``.
+        """
         page = gallery.page(at)
-        yield {
+        updates = (told or {}) | {
             self.looking: page.at,
             self.grid: self._drawn(page),
             self.empty: gr.update(visible=page.at.in_bin and page.binned > 0),
             self.really: gr.update(value=f"Delete {page.binned} for good"),
             self.sure: gr.update(visible=False),
         }
+        if not wanted():
+            if told:
+                yield told
+            return
+        yield updates
         for _, result in page.entries:
             if self.thumbnails.ready(result) is None and self.thumbnails.make(result) is not None:
-                yield {self.grid: self._drawn(page)}
+                if not wanted():
+                    return
+                yield updates | {self.grid: self._drawn(page)}
 
     def _drawn(self, page: GalleryPage) -> str:
         marked = (page.at.chosen, page.at.beside)

@@ -60,7 +60,7 @@ class Page:
             self.densepose.connect(self.animate.panel, self.tabs)
             running, gallery = self.animate.running, self.gallery
             gallery.connect(running)
-            self.animate.use_again.connect(running.result, gallery.result, tabs=self.tabs)
+            self.animate.use_again.connect(running, running.result, gallery.result, tabs=self.tabs)
             if training:
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)
         for event in self.blocks.fns.values():  # texts worked out when the page opens are events, too

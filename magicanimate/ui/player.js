@@ -101,7 +101,8 @@ they cannot run apart. With two clips the second follows the first.
         const src = i === 1 && this.clips.length === 1 ? this.clips[0].strip : this.clips[i].src;
         const video = make("video", "ma-video", { src, playsinline: "", preload: "auto" });
         video.muted = true;
-        for (const name of ["loadeddata", "seeked"]) video.addEventListener(name, () => this.refresh());
+        video.addEventListener("loadeddata", () => this.onLoaded());
+        video.addEventListener("seeked", () => this.refresh());
         for (const name of ["play", "pause"]) video.addEventListener(name, () => this.onPlaying());
         this.frame.prepend(video);
         this.made[i] = video;
@@ -277,6 +278,12 @@ they cannot run apart. With two clips the second follows the first.
         if (this.lead.paused) video.pause();
         else if (video.paused && wanted < last) video.play().catch(() => this.onPlaying());
       }
+    }
+
+    /* A video that comes late goes to where the other one was paused. */
+    onLoaded() {
+      if (this.lead?.paused) this.follow();
+      this.refresh();
     }
 
     onPlaying() {

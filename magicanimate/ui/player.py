@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from magicanimate.studio.results import StoredResult
+from magicanimate.web.file_keys import key_of
 
 RESULTS_STYLE = Path(__file__).with_name("results.css")
 _PLAYED = (".mp4", ".webm")
@@ -23,8 +24,8 @@ def head() -> str:
 
 
 def file_url(path: Path) -> str:
-    """Where the browser gets a file, seen from the page; the folder must be one that is served."""
-    return f"gradio_api/file={quote(path.as_posix())}"
+    """Where the browser gets a file of a served folder, seen from the page; with the key that it may need."""
+    return f"gradio_api/file={quote(path.as_posix())}?key={key_of(path.as_posix())}"
 
 
 def player(first: StoredResult, second: StoredResult | None = None) -> str:

@@ -26,6 +26,7 @@ from magicanimate.studio.idle import IdleTimer
 from magicanimate.studio.job import Job
 from magicanimate.studio.job_files import link_or_copy
 from magicanimate.studio.job_queue import JobQueue
+from magicanimate.studio.library import Library
 from magicanimate.studio.pace import is_known
 
 # Of the released weights, for the page before they are fetched.
@@ -90,6 +91,7 @@ class Studio:
         self._stops: dict[str, threading.Event] = {}
         self._loading: Progress | None = None
         self._closed = threading.Event()
+        self._library = Library(output)
 
     @cached_property
     def queue(self) -> JobQueue:
@@ -163,6 +165,13 @@ class Studio:
         if instead_of:
             return self.queue.edit(instead_of, wanted, **kept)
         return self.queue.submit(ANIMATE, wanted, owner=owner, **kept)
+
+    def library(self, owner: str) -> Library:
+        """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""
+        if not self.shared:
+            return self._library
+        names = {Path(result).stem for job in self.queue.jobs(owner) for result in job.results}
+        return self._library.limited(lambda result: result.name in names)
 
     @property
     def unloaded(self) -> bool:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
 from magicanimate.errors import InputError
 from magicanimate.studio.form_values import form_settings, of_result
 from magicanimate.studio.results import result_of
-from magicanimate.studio.reuse import SUFFIXES, read_settings, reuse
+from magicanimate.studio.reuse import SUFFIXES, Reused, names_files_only, original, read_settings, reuse
 from magicanimate.ui import views
 from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.form import Controls
 from magicanimate.ui.result_panel import ResultPanel
+from magicanimate.ui.running_panel import RunningPanel
 from magicanimate.ui.studio import Studio
 
 _EXPLAINED = (
     '<p class="ma-note">A video made here remembers how. Drop it, one of its png frames, or the JSON beside '
-    "it: photo, clip and settings go back into the form.</p>"
+    "it: its settings go back into the form, and so do photo and clip if the result still lies in the folder "
+    "of results.</p>"
 )
 
 
@@ -42,42 +43,60 @@ class UseAgain:
 
     @property
     def filled(self) -> list[gr.components.Component]:
-        """What `from_settings` updates."""
+        """What the handlers update."""
         return [self.notice, *self.controls.values()]
 
-    def connect(self, *panels: ResultPanel, tabs: gr.Tabs) -> None:
-        """Attach the handlers; the results that ``panels`` show can be used again, on the first tab."""
-        self.dropped.upload(self._from_file, self.dropped, self.filled, **PRIVATE)
+    def connect(self, running: RunningPanel, *panels: ResultPanel, tabs: gr.Tabs) -> None:
+        """Attach the handlers; the results that ``panels`` show can be used again, on the first tab.
+
+        Args:
+            running: knows whose page it is.
+        """
+        self.running = running
+        self.dropped.upload(self._from_file, [self.dropped, running.visitor], self.filled, **PRIVATE)
         for panel in panels:
             work = partial(self._from_result, tabs)
             panel.again.click(work, panel.shown, [*self.filled, tabs], **PRIVATE)
 
-    def _from_file(self, file: str) -> Updates:
+    def _from_file(self, file: str, visitor: str, request: gr.Request) -> Updates:
         try:
-            return self.from_settings(read_settings(Path(file)), Path(file).name)
+            settings = read_settings(Path(file))
         except InputError as error:
             return {self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+        # Whoever drops a file may have written into it what he likes. What is beside one's own results may be
+        # believed, and on a machine of one's own also a JSON from elsewhere.
+        mine = self.studio.library(self.running.owner(visitor, request)).results()
+        found = original(settings, mine)
+        if found is not None:
+            again = reuse(found, self._folders)
+        else:
+            elsewhere = self.studio.shared or names_files_only(Path(file), settings)
+            again = reuse(settings, [] if elsewhere else None)
+        return self._filled(again, Path(file).name)
 
     def _from_result(self, tabs: gr.Tabs, shown: str) -> Updates:
         try:
             result = result_of(Path(shown))
-            filled = self.from_settings(result.settings, result.name)
+            filled = self._filled(reuse(result.settings, self._folders), result.name)
         except InputError as error:
             gr.Warning(str(error))
             return {self.notice: gr.skip()}
         gr.Info(f"Photo, clip and settings are those of {result.name}, as far as they are there.")
         return filled | {tabs: gr.update(selected="animate")}
 
-    def from_settings(self, settings: Mapping[str, Any], source: str) -> Updates:
+    @property
+    def _folders(self) -> Sequence[Path] | None:
+        """Where photo and clip of one's own results may lie: anywhere on a machine of one's own."""
+        return [self.studio.output] if self.studio.shared else None
+
+    def _filled(self, again: Reused, source: str) -> Updates:
         """The form as it was for a result; what cannot be had again is said, and left as it is.
 
         Args:
-            settings: of the result.
+            again: the result's settings and files.
             source: what the visitor calls it.
         """
-        # On a machine of one's own any file that one's own results name may be used.
-        again = reuse(settings, [self.studio.output] if self.studio.shared else None)
-        found = of_result(settings, form_settings(self.studio.defaults()))
+        found = of_result(again.settings, form_settings(self.studio.defaults()))
         values = dict(found.values)
         for name in ("photo", "motion"):
             file = getattr(again, name)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magicanimate.web.access import Access
+from magicanimate.web.file_keys import is_key_of
+from magicanimate.web.login import caller
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +25,8 @@ _FETCHED = re.compile(r"(/gradio_api)?/file[=/]+https?:", re.IGNORECASE)
 _UNUSED = ("/gradio_api/process_recording", "/gradio_api/proxy=", "/gradio_api/vibe", "/monitoring")
 """What Gradio's server offers and this page has no use for: converting recordings, passing requests on."""
 
-_SHOWN = re.compile(
-    r"(image/(png|jpeg|gif|webp)|video/[\w.+-]+|audio/[\w.+-]+|application/json|text/plain)(;|$)"
-)
+_PLAYED = re.compile(r"(image/(png|jpeg|gif|webp)|video/[\w.+-]+|audio/[\w.+-]+)(;|$)")
+_SHOWN = re.compile(rf"{_PLAYED.pattern}|(application/json|text/plain)(;|$)")
 """Kinds of files a browser may show. Any other is only saved: HTML, SVG and PDF can hold programs."""
 
 
@@ -31,11 +36,14 @@ class Guard:
     Args:
         app: what is guarded.
         access: who may talk to it.
+        open_folders: where files need no key (`magicanimate.web.file_keys`), since nobody can guess their
+            names or everybody may have them; ``None`` if none needs one.
     """
 
-    def __init__(self, app: ASGIApp, *, access: Access):
+    def __init__(self, app: ASGIApp, *, access: Access, open_folders: Sequence[Path] | None = None):
         self.app = app
         self.access = access
+        self._open = None if open_folders is None else [folder.resolve() for folder in open_folders]
         self._told: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +55,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008, "reason": refusal[:120]})
             return
         app = PlainTextResponse(refusal, status_code=403) if refusal else self.app
+        caller.set((scope.get("client") or ("",))[0])
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -64,7 +73,23 @@ class Guard:
             return "This program does not offer that."
         if not refusal and _FETCHED.match(scope["path"]):
             return "This program fetches nothing from other sites."
+        if not refusal and self._lacks_key(scope):
+            return "This file is only for those that it was shown to; open it from the page."
         return refusal
+
+    def _lacks_key(self, scope: Scope) -> bool:
+        asked = _FILE.match(scope["path"])
+        if asked is None or self._open is None:
+            return False
+        path = scope["path"][asked.end() :]
+        (key,) = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[:1]
+        if is_key_of(key, path):
+            return False
+        try:
+            real = Path(os.path.abspath(path)).resolve()  # as Gradio looks at it
+        except (OSError, ValueError):
+            return True
+        return not any(real.is_relative_to(folder) for folder in self._open)
 
     def _add_headers(self, path: str, headers: MutableHeaders) -> None:
         headers["X-Content-Type-Options"] = "nosniff"
@@ -73,7 +98,12 @@ class Guard:
         if not _FILE.match(path):
             headers["Content-Security-Policy"] = framed_by
             return
-        headers["Content-Security-Policy"] = f"sandbox; script-src 'none'; {framed_by}"
+        # A video opened by itself is fetched by a page that the browser makes of it; in a sandbox that would
+        # be a foreign one.
+        sandbox = "" if _PLAYED.match(headers.get("content-type", "")) else "sandbox; "
+        headers["Content-Security-Policy"] = f"{sandbox}script-src 'none'; {framed_by}"
+        if not self.access.origins:  # what the browser keeps is not shown in others' pages either
+            headers["Cross-Origin-Resource-Policy"] = "same-origin"
         if not _SHOWN.match(headers.get("content-type", "")):
             headers["Content-Type"] = "application/octet-stream"
             kept = headers.get("content-disposition", "").partition(";")[2]
