@@ -1,10 +1,10 @@
 """Time and memory of a whole animation over the length of the clip, and of the start.
 
-    python -m benchmarks.scaling [--model mini] [--frames 16 64 256 512] [--preset exact]
+    python -m benchmarks.scaling [--model mini] [--frames 16 64 256 512] [--preset exact] [--plot FILE]
 
 Each length runs in a process of its own, from the files to the written video. CPU seconds of that process
 depend less on other work on the machine than the clock. Peak memory is of the whole process, beside what it
-holds when the checkpoint is loaded; Linux only.
+holds when the checkpoint is loaded; Linux only. ``--plot`` draws both over the frames, as SVG.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.plots import Panel, svg
 from magicanimate.config import PRESETS
 
 SIDE, RATE = 128, 25
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--model", default="mini", help="name or folder of the checkpoint (%(default)s)")
     top.add_argument("--frames", type=int, nargs="+", default=[16, 64, 256, 512])
     top.add_argument("--preset", choices=PRESETS, default="exact")
+    top.add_argument("--plot", type=Path, metavar="FILE", help="SVG to write")
     top.add_argument("--one", type=int, help="run this length only and print its figures")
     return top
 
@@ -98,6 +100,7 @@ def main() -> None:
     for name, (spent, clock) in start_times(args.model).items():
         print(f"| {name} | {spent:.2f} | {clock:.2f} |")
     print("\n| frames | CPU s | CPU s a frame | clock s | loaded, MB | peak, MB |\n" + "|---" * 6 + "|")
+    spent_by, peak_by = [], []
     for frames in args.frames:
         command = [sys.executable, "-m", "benchmarks.scaling", "--one", str(frames)]
         command += ["--model", args.model, "--preset", args.preset]
@@ -105,6 +108,14 @@ def main() -> None:
         spent, clock, before, peak = map(float, printed.split()[-4:])
         figures = f"{spent:.1f} | {spent / frames:.3f} | {clock:.1f} | {before:.0f} | {peak:.0f}"
         print(f"| {frames} | {figures} |", flush=True)
+        spent_by.append((frames, spent))
+        peak_by.append((frames, peak))
+    if args.plot:
+        panels = [
+            Panel(f"{args.model}: CPU seconds of an animation", "frames", spent_by),
+            Panel(f"{args.model}: peak memory of the process, MB", "frames", peak_by),
+        ]
+        args.plot.write_text(svg(panels), encoding="utf-8")
 
 
 if __name__ == "__main__":
