@@ -22,6 +22,7 @@ from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
+from magicanimate.quick_start import import_diffusers, without_collection
 from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
 
 if TYPE_CHECKING:
@@ -145,48 +146,50 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
-    from starlette.middleware import Middleware
+    with without_collection():
+        from starlette.middleware import Middleware
 
-    from magicanimate.ui import player, theme, views
-    from magicanimate.ui.page import Page, find_examples
-    from magicanimate.ui.studio import Studio
-    from magicanimate.web.guard import Guard
+        from magicanimate.ui import player, theme, views
+        from magicanimate.ui.page import Page, find_examples
+        from magicanimate.ui.studio import Studio
+        from magicanimate.web.guard import Guard
 
-    engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
-    shared = args.share or bool(accounts) or not is_loopback(args.host)
-    studio = Studio(
-        args.model,
-        output,
-        device=args.device,
-        dtype=args.dtype,
-        offline=args.offline,
-        memory=args.memory,
-        engine=engine,
-        most_waiting=args.queue,
-        unload_after=args.unload_after,
-        shared=shared,
-    )
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
-    try:
-        page.blocks.launch(
-            server_name=args.host,
-            server_port=free_port(args.host, args.port),
-            share=args.share,
-            auth=accounts,
-            theme=theme.make(),
-            css_paths=[views.STYLE, player.RESULTS_STYLE],
-            head=player.head(),
-            allowed_paths=[str(output), str(EXAMPLES)],
-            blocked_paths=[str(studio.queue.folder)],
-            max_file_size=MediaLimits().max_file_bytes,
-            app_kwargs={"middleware": [Middleware(Guard, access=access)]},
-            enable_monitoring=False,
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            quiet=True,
-            prevent_thread_lock=True,
+        engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
+        shared = args.share or bool(accounts) or not is_loopback(args.host)
+        studio = Studio(
+            args.model,
+            output,
+            device=args.device,
+            dtype=args.dtype,
+            offline=args.offline,
+            memory=args.memory,
+            engine=engine,
+            most_waiting=args.queue,
+            unload_after=args.unload_after,
+            shared=shared,
         )
+        page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
+    try:
+        with without_collection():
+            page.blocks.launch(
+                server_name=args.host,
+                server_port=free_port(args.host, args.port),
+                share=args.share,
+                auth=accounts,
+                theme=theme.make(),
+                css_paths=[views.STYLE, player.RESULTS_STYLE],
+                head=player.head(),
+                allowed_paths=[str(output), str(EXAMPLES)],
+                blocked_paths=[str(studio.queue.folder)],
+                max_file_size=MediaLimits().max_file_bytes,
+                app_kwargs={"middleware": [Middleware(Guard, access=access)]},
+                enable_monitoring=False,
+                footer_links=[],
+                run_history=False,
+                ssr_mode=False,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
         if page.blocks.share_url:
             access.allow(page.blocks.share_url)
         yield page.blocks, studio
@@ -201,7 +204,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> None:
         print(f"MagicAnimate runs on {blocks.local_url}  (Ctrl-C ends it)", flush=True)
         if blocks.share_url:
             print(f"Public link: {blocks.share_url}", flush=True)
-        studio.start_loading()
+        studio.start_loading(import_diffusers)
         blocks.block_thread()
 
 

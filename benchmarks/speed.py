@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -127,14 +127,14 @@ def animate(
 
 
 class Stopwatch:
-    """Seconds a step by the clock and of the CPU, in all and by network."""
+    """Seconds a step by the clock and of the CPU, the latter in all and by network."""
 
     def __init__(self, pipe: MagicAnimatePipeline):
         self.parts: dict[str, float] = defaultdict(float)
         for name in PARTS:
             network = getattr(pipe, name)
-            network.register_forward_pre_hook(lambda *_, name=name: self._add(name, -time.perf_counter()))
-            network.register_forward_hook(lambda *_, name=name: self._add(name, time.perf_counter()))
+            network.register_forward_pre_hook(lambda *_, name=name: self._add(name, -time.process_time()))
+            network.register_forward_hook(lambda *_, name=name: self._add(name, time.process_time()))
 
     def _add(self, name: str, seconds: float) -> None:
         self.parts[name] += seconds
@@ -145,7 +145,11 @@ class Stopwatch:
         began, began_cpu = time.perf_counter(), time.process_time()
         result = work()
         spent, spent_cpu = time.perf_counter() - began, time.process_time() - began_cpu
-        times = {"seconds": spent, "CPU seconds": spent_cpu, **self.parts}
+        times = {
+            "seconds": spent,
+            "CPU seconds": spent_cpu,
+            **{f"{part}, CPU s": seconds for part, seconds in self.parts.items()},
+        }
         return result, {name: seconds / steps for name, seconds in times.items()}
 
 
@@ -153,7 +157,7 @@ def extra_memory(args: argparse.Namespace, way: Arrangement) -> float:
     """MB by which one step raises this process's peak above what it holds before."""
     pipe = build(args)
     short = argparse.Namespace(**{**vars(args), "frames": 1})
-    animate(pipe, short, way, num_inference_steps=1)  # loads the libraries' code
+    animate(pipe, short, replace(way, padded=False), num_inference_steps=1)  # loads the libraries' code
     before = start_peak()
     animate(pipe, args, way, num_inference_steps=1)
     return memory("VmHWM") - before

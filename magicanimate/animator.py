@@ -24,6 +24,7 @@ from magicanimate.loading_lock import LOADING
 from magicanimate.memory.profiles import AUTO
 from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
+from magicanimate.quick_start import without_collection
 from magicanimate.request_checks import check_outputs, check_request, side_by_side_path
 from magicanimate.text import add_text_encoder
 
@@ -145,7 +146,7 @@ class Animator:
     def _load(self) -> None:
         folder = self.folder
         self.device = pick_device(*self._wish)
-        with LOADING:
+        with LOADING, without_collection():
             from magicanimate.distributed import Team
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.need import Work

@@ -128,11 +128,12 @@ class Studio:
         self.animator = animator  # an animation that runs keeps the one before alive until it ends
         self.start_loading()
 
-    def start_loading(self) -> None:
-        """Load the checkpoint in the background; an error shows when somebody animates."""
+    def start_loading(self, before: Callable[[], None] = lambda: None) -> None:
+        """Load the checkpoint in the background, ``before`` first; an error shows when somebody animates."""
 
         def load() -> None:
             with self._turn(lambda _: None, self._closed.is_set):
+                before()
                 self.animator.load()
 
         self._worker.submit(load)
