@@ -24,6 +24,7 @@ from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.quick_start import import_diffusers, without_collection
 from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
+from magicanimate.wording import COMPILE
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=(AUTO, *PROFILE_NAMES),
         help="how to spend memory, from roomy to tight (default: by what is free)",
     )
+    parser.add_argument("--compile", action="store_true", help=COMPILE)
     parser.add_argument("--offline", action="store_true", help="never ask the network for weights")
     parser.add_argument(
         "--densepose", choices=ENGINES, default="auto", help="what finds the people of an ordinary video"
@@ -163,6 +165,7 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
             dtype=args.dtype,
             offline=args.offline,
             memory=args.memory,
+            compile=args.compile,
             engine=engine,
             most_waiting=args.queue,
             unload_after=args.unload_after,

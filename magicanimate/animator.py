@@ -70,6 +70,7 @@ class Animator:
         device, dtype: see `magicanimate.device.pick_device`.
         offline: never ask the network; "full" must have been fetched before.
         memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
+        compile: compile blocks of the networks (`magicanimate.models.compiled`), where that works.
         team: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
     """
@@ -82,6 +83,7 @@ class Animator:
         dtype: str | None = None,
         offline: bool = False,
         memory: str = AUTO,
+        compile: bool = False,
         team: Team | None = None,
         on_progress: OnProgress | None = None,
     ):
@@ -89,7 +91,7 @@ class Animator:
         self._wish = (device, dtype)
         self._on_load = on_progress
         self._folder: Path | None = None
-        self._memory, self._team = memory, team
+        self._memory, self._compile, self._team = memory, compile, team
         self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
         self._decode_pace: float | None = None
@@ -159,6 +161,7 @@ class Animator:
             self.device,
             wish=self._memory,
             team=self._team,
+            compile=self._compile,
         )
         networks.prepare(Work(self.defaults.width, self.defaults.height))
         self._networks = networks

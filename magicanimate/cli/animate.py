@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
             dtype=args.dtype,
             offline=args.offline,
             memory=args.memory,
+            compile=args.compile,
             team=team,
             on_progress=bar,
         )

@@ -41,7 +41,7 @@ class Studio:
     any string; one who has two in work at a time needs two names.
 
     Args:
-        model, device, dtype, offline, memory: as `Animator` takes them.
+        model, device, dtype, offline, memory, compile: as `Animator` takes them.
         output: folder of the results, and of the queue.
         engine: finds people in ordinary videos; by default the best on the same device.
         most_waiting: animations that may wait; more are turned away.
@@ -58,6 +58,7 @@ class Studio:
         dtype: str | None = None,
         offline: bool = False,
         memory: str = AUTO,
+        compile: bool = False,
         engine: EngineChoice | None = None,
         most_waiting: int | None = None,
         unload_after: float = 0.0,
@@ -75,6 +76,7 @@ class Studio:
             dtype=dtype,
             offline=offline,
             memory=memory,
+            compile=compile,
             on_progress=self._while_loading,
         )
         self._own_model = model
