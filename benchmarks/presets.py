@@ -106,7 +106,9 @@ def presets(steps: int) -> list[Way]:
     ways = []
     for name in PRESETS:
         request = completed(AnimationRequest(Path(), Path(), Path(), preset=name), steps=steps)
-        ways.append(Way(name, request.num_inference_steps, request.scheduler, Shortcuts.of(request)))
+        ways.append(
+            Way(name, request.num_inference_steps, request.scheduler, Shortcuts.of(request.settings()))
+        )
     return ways
 
 

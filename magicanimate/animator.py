@@ -43,13 +43,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What a checkpoint's ``model_index.json`` says of itself."""
+    """What a checkpoint's ``model_index.json`` says of itself.
+
+    Attributes:
+        kind: "full" or "mini".
+        width, height: pixels it was trained at.
+        num_inference_steps, guidance_scale: what suits it.
+        takes_keypoints: whether drawn keypoints drive it, too.
+    """
 
     kind: str
     width: int
     height: int
     num_inference_steps: int
     guidance_scale: float
+    takes_keypoints: bool = False
 
     def completed(self, request: AnimationRequest) -> AnimationRequest:
         """``request`` with the preset's and the checkpoint's values where it has none."""
@@ -73,6 +81,10 @@ class Animator:
         compile: compile blocks of the networks (`magicanimate.models.compiled`), where that works.
         team: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
+
+    Attributes:
+        device: what computes; ``None`` before `load`.
+        time_trial: what a settings file would hold of the blank clip of `run_time_trial`; ``None`` before.
     """
 
     def __init__(
@@ -98,6 +110,7 @@ class Animator:
         self._told = {""}  # why results have no credentials: once each
         self._lock = threading.RLock()  # the networks hold state of the clip they run
         self.device: Device | None = None
+        self.time_trial: dict[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
@@ -118,6 +131,7 @@ class Animator:
             height=index["default_height"],
             num_inference_steps=index["default_steps"],
             guidance_scale=index["default_guidance_scale"],
+            takes_keypoints=any(index.get("controlnet_keypoints") or ()),
         )
 
     def load(self) -> None:
@@ -167,6 +181,36 @@ class Animator:
         self._networks = networks
         log.info("loaded %s (%s)", folder, networks.pipe.config.kind)
 
+    def run_time_trial(self) -> None:
+        """Time one step of a blank clip, so that there is something to go by before the first animation.
+
+        `time_trial` has the figures afterwards, unless memory does not suffice for it.
+
+        Raises:
+            InputError: the checkpoint or the device cannot be used.
+        """
+        with self._lock:
+            self.load()
+            from magicanimate.memory.available import is_out_of_memory
+            from magicanimate.memory.need import Work
+            from magicanimate.time_trial import WINDOW, time_trial
+
+            own = self.defaults
+            ladder = self._networks.prepare(Work(own.width, own.height, frames=WINDOW))
+            try:
+                found = time_trial(self._pipe, ladder, device=self.device.name)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                log.warning("memory of %s does not suffice for a trial of one window", self.device.name)
+                return
+            blank = AnimationRequest(Path(), Path(), Path(), num_inference_steps=1, guidance_scale=1.0)
+            self.time_trial = {**blank.settings(), **self.ran_on(), **found}
+
+    def ran_on(self) -> dict[str, str]:
+        """What settings of results say of checkpoint and device; only when the device is chosen."""
+        return {"model": self.defaults.kind, "device": self.device.name, "dtype": self.device.dtype}
+
     def memory_outlook(self, request: AnimationRequest, num_frames: int) -> str | None:
         """What memory a request with a size will take, in a sentence; ``None`` while nothing is loaded."""
         networks = self._networks
@@ -174,9 +218,7 @@ class Animator:
             return None
         from magicanimate.memory.need import Work
 
-        profile, reason = networks.outlook(
-            Work(request.width, request.height, window=request.window_size, frames=num_frames)
-        )
+        profile, reason = networks.outlook(Work.of(request, num_frames))
         return f"Memory: {reason} ({profile.name}: {profile.summary})."
 
     @property
@@ -243,7 +285,7 @@ class Animator:
         from magicanimate.memory.need import Work
         from magicanimate.windows import WindowPlan
 
-        work = Work(request.width, request.height, window=request.window_size, frames=media.num_frames)
+        work = Work.of(request, media.num_frames)
         ladder, team = self._networks.prepare(work, on_descent=meter.note), self._team
         pipe = self._pipe
         if request.prompt or request.negative_prompt:
@@ -281,7 +323,7 @@ class Animator:
                 ladder=ladder,
                 team=team,
                 reference_strength=request.reference_strength,
-                shortcuts=Shortcuts.of(request),
+                shortcuts=Shortcuts.of(request.settings()),
                 output_type="latent",
                 on_window=on_window,
                 on_step=on_step,
@@ -380,9 +422,7 @@ class Animator:
         return {
             "program": f"MagicAnimate {__version__}",
             "ai_generated": True,
-            "model": self.defaults.kind,
-            "device": self.device.name,
-            "dtype": self.device.dtype,
+            **self.ran_on(),
             "num_frames": media.num_frames,
             "output_fps": media.fps,
             **request.settings(),

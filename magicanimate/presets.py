@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicanimate.config import PRESETS, AnimationRequest
 
@@ -51,9 +51,13 @@ class Shortcuts:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0")
 
     @classmethod
-    def of(cls, request: AnimationRequest) -> Shortcuts:
-        """Those of a request; what it leaves open is not shortened."""
-        asked = {name: getattr(request, name) for name in cls.__dataclass_fields__}
+    def of(cls, settings: Mapping[str, Any]) -> Shortcuts:
+        """Those of a request's settings, see `AnimationRequest.settings`; what is open is not shortened.
+
+        Raises:
+            ValueError: a value outside its range.
+        """
+        asked = {name: settings.get(name) for name in cls.__dataclass_fields__}
         return cls(**{name: value for name, value in asked.items() if value is not None})
 
     def guides(self, step: int, steps: int) -> bool:

@@ -33,7 +33,7 @@ def check_request(request: AnimationRequest) -> None:
         if getattr(request, name) not in choices:
             raise InputError(f"{name} is {getattr(request, name)!r}; choose one of: {', '.join(choices)}.")
     try:
-        Shortcuts.of(request)
+        Shortcuts.of(request.settings())
     except ValueError as error:
         raise InputError(f"The shortcuts cannot be used: {error}.") from error
     steps = request.num_inference_steps

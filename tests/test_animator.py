@@ -81,7 +81,7 @@ def test_the_whole_way(animator, request_):
     assert all(p.seconds_left is not None for p in denoise[1:])
     previews = [p.preview for p in denoise if p.preview is not None]
     assert previews
-    assert previews[0].shape == (16, 4, 4, 3)
+    assert previews[0].shape == (16, 16, 16, 3)
     assert previews[0].dtype == np.uint8
 
 

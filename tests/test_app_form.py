@@ -23,7 +23,7 @@ def panel(tmp_path) -> PresetsPanel:
     with gr.Blocks():
         controls, _ = form.main_settings(MINI)
         controls |= form.more_settings(MINI)
-        return PresetsPanel(SettingPresets(tmp_path / "saved"), controls, MINI)
+        return PresetsPanel(SettingPresets(tmp_path / "saved"), controls, lambda: MINI)
 
 
 def data_of(panel: PresetsPanel, *, name: str = "", pending=None, **changes) -> dict:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import app
+from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.studio.training_run import TrainingRun
 from magicanimate.ui import train_views
 from magicanimate.ui.page import Page
 from magicanimate.ui.studio import Studio
 from tests.conftest import ROOT
+from tests.inputs import write_motion, write_photo
 from tests.test_app_browser import browser  # noqa: F401
+from tests.waiting_work import end_of
 
 _PATIENCE = 400_000  # milliseconds, on a busy machine
 
@@ -66,6 +72,49 @@ def test_another_checkpoint_is_tried_and_left(studio, tiny_model, tmp_path):
     assert studio.trial == trained and studio.defaults().num_inference_steps == 7
     studio.use_model(None)
     assert studio.trial is None and studio.defaults().num_inference_steps == 2
+
+
+@pytest.fixture
+def trained(tiny_model, tmp_path) -> Path:
+    """A checkpoint that differs from the program's own in its steps and wants keypoints, too."""
+    from diffusers import ControlNetModel
+
+    from magicanimate.pipeline import MagicAnimatePipeline
+
+    pipe = MagicAnimatePipeline.from_pretrained(tiny_model, local_files_only=True)
+    keypoints = ControlNetModel.from_config(pipe.controlnet.config)
+    pipe.register_modules(controlnet_keypoints=keypoints)
+    pipe.register_to_config(**pipe.config | {"default_steps": 7})
+    pipe.save_pretrained(tmp_path / "runs" / "base" / "pipeline")
+    return tmp_path / "runs" / "base" / "pipeline"
+
+
+def test_a_job_keeps_the_checkpoint_it_was_made_for(studio, trained, tmp_path, tmp_path_factory):
+    """Also when another one is in use by the time it runs; keypoints go along."""
+    files = write_photo(tmp_path / "me.png"), write_motion(tmp_path / "dance.mp4", 5)
+    request = AnimationRequest(*files, tmp_path / "out.mp4", guidance_scale=1.0)
+    long = studio.submit(replace(request, num_inference_steps=1000))
+    own = studio.submit(request)
+    studio.use_model(trained)
+    points = write_motion(tmp_path_factory.mktemp("uploads") / "points.mp4", 5)
+    tried = studio.submit(replace(request, keypoints=points))
+    points.unlink()
+    studio.use_model(None)
+    studio.queue.cancel(long.id)
+    ended = [end_of(studio.queue, job) for job in (own, tried)]
+    assert [job.error for job in ended] == ["", ""]
+    settings = [json.loads(Path(job.results[1]).read_text()) for job in ended]
+    assert [made["num_inference_steps"] for made in settings] == [2, 7]
+
+
+def test_the_form_follows_the_checkpoint_that_is_tried(studio, trained):
+    page = Page(studio, [], queue_size=2, training=True).animate
+    assert page.controls["keypoints"].visible is False and not studio.defaults().takes_keypoints
+    studio.use_model(trained)
+    assert studio.defaults().takes_keypoints
+    reset = page.presets._reset()
+    assert reset[page.controls["num_inference_steps"]] == 7
+    assert Page(studio, [], queue_size=2).animate.controls["keypoints"].visible is True
 
 
 def test_what_a_check_says_is_escaped_and_short():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from magicanimate.errors import InputError
@@ -15,8 +16,10 @@ from tests.dancer_files import write_boxes
 from tests.training_files import number_in, write_picture, write_video
 from training.data.dancers import DancerVideos
 from training.data.images import ImageFolder
+from training.data.latents import encode_all
 from training.data.samples import ClipSamples, FixedSamples, ImageSamples, PairSamples
 from training.data.sources import VideoFrames
+from training.data.tensors import to_images
 from training.data.videos import VideoFolder
 
 
@@ -48,6 +51,22 @@ def same(a, b) -> bool:
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_latents_are_computed_once_for_an_autoencoder(dancers, tmp_path):
+    def shrink(images: torch.Tensor) -> torch.Tensor:
+        return functional.avg_pool2d(images, 8)
+
+    path = tmp_path / "latents.npy"
+    latents = encode_all(dancers, path, shrink)
+    assert latents.shape == (4, 11, 3, 4, 4) and latents.dtype == np.float16
+    expected = shrink(to_images(dancers.rgb[1, 2:3]))[0]
+    np.testing.assert_allclose(latents[1, 2], expected, atol=1e-3)
+    made = path.stat().st_mtime_ns
+    encode_all(dancers, path, lambda images: shrink(images) * 1.001)  # as rounding may differ
+    assert path.stat().st_mtime_ns == made
+    other = encode_all(dancers, path, lambda images: -shrink(images))
+    np.testing.assert_allclose(other, -np.asarray(latents))
 
 
 def test_pair_is_what_its_numbers_say(videos):

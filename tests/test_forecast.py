@@ -14,7 +14,7 @@ from magicanimate.media.prepare import prepare_media
 from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible
 from magicanimate.studio.forecast import Forecast, Forecaster
 from magicanimate.studio.form_values import form_settings, request_of
-from magicanimate.studio.pace import Work, seconds_for
+from magicanimate.studio.pace import Work, estimate, is_known
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_labels
 from tests.small_segmenter import negatives, write_dance
@@ -79,14 +79,62 @@ def test_time_is_known_from_earlier_animations(values, tmp_path):
     seconds = {"load": 100.0, "read": 1.0, "denoise": 20.0, "decode": 3.0}
     (tmp_path / "a.json").write_text(json.dumps(first | {"seconds": seconds}))
     (tmp_path / "b.json").write_text("{}")
-    assert seconds_for(Work.of(first), tmp_path) == pytest.approx(24)
-    twice = Work.of(first | {"num_inference_steps": 8, "height": 128})
-    assert seconds_for(twice, tmp_path) == pytest.approx(2 * (40 + 4))
-    longer = Work.of(first | {"num_frames": 28})  # two windows of 16
-    assert seconds_for(longer, tmp_path) == pytest.approx(40 + 4 * 28 / 16)
-    assert seconds_for(Work.of(first | {"device": "cuda"}), tmp_path) is None
-    assert seconds_for(Work.of(first), tmp_path / "none") is None
+    assert seconds_for(first, tmp_path) == pytest.approx(24)
+    assert seconds_for(first | {"num_inference_steps": 8, "height": 128}, tmp_path) == pytest.approx(2 * 44)
+    assert seconds_for(first | {"num_frames": 28}, tmp_path) == pytest.approx(40 + 4 * 28 / 16)  # two windows
+    assert estimate(Work.of(first | {"device": "cuda"}), tmp_path) is None
+    assert estimate(Work.of(first), tmp_path / "none") is None
     assert "About 68 s on cpu" in said(look(values, tmp_path), "note")
+
+
+def seconds_for(settings: dict, folder) -> float:
+    found = estimate(Work.of(settings), folder)
+    assert not found.is_rough
+    return found.seconds
+
+
+def test_guidance_counts_only_where_it_is(values, tmp_path):
+    first = settings_of(values, tmp_path, num_frames=16)
+    (tmp_path / "a.json").write_text(json.dumps(first | {"seconds": {"denoise": 20.0}}))
+    guided = first | {"guidance_scale": 3.0, "guidance_stop": 0.5}  # two of the four steps
+    assert seconds_for(guided, tmp_path) == pytest.approx(10 + 1.5 * 10)
+
+
+def test_other_settings_are_known_roughly(values, tmp_path):
+    first = settings_of(values, tmp_path, num_frames=16)
+    quick = first | {"deep_reuse": 130}
+    (tmp_path / "quick.json").write_text(json.dumps(quick | {"seconds": {"denoise": 5.0}}))
+    assert estimate(Work.of(first), tmp_path) is None and not is_known(first, tmp_path)
+    trial = first | {"num_inference_steps": 1, "seconds": {"denoise": 3.0, "decode": 1.0}}
+    assert estimate(Work.of(first), tmp_path, time_trial=trial).seconds == pytest.approx(12 + 1)
+    assert estimate(Work.of(first | {"dtype": "bfloat16"}), tmp_path, time_trial=trial) is None
+    (tmp_path / "first.json").write_text(json.dumps(first | {"seconds": {"denoise": 20.0}}))
+    assert is_known(first, tmp_path)
+    assert seconds_for(first, tmp_path) == 20 and seconds_for(quick, tmp_path) == 5
+    other = estimate(Work.of(first | {"encoder_reuse": 130}), tmp_path, time_trial=trial)
+    assert other.is_rough and other.seconds == 20
+
+
+def test_a_time_trial_tells_the_time_before_the_first_animation(values, tmp_path, tiny_model):
+    animator = Animator(tiny_model, device="cpu")
+    animator.run_time_trial()
+    tried = animator.time_trial
+    assert (tried["width"], tried["height"], tried["num_frames"]) == (32, 32, 16)
+    assert set(tried["seconds"]) == {"denoise", "decode"} and min(tried["seconds"].values()) > 0
+
+    def text(**changed) -> str:
+        forecaster = Forecaster(
+            animator.defaults,
+            tmp_path,
+            bodies=None,
+            device=lambda: animator.device,
+            time_trial=lambda: animator.time_trial,
+        )
+        *_, last = forecaster.looks(values | changed)
+        return said(last, "note")
+
+    assert "Roughly " in text() and " s on cpu" in text()
+    assert "At most about " in text(preset="fast")
 
 
 def settings_of(values, tmp_path, *, num_frames: int) -> dict:

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 
 TOP = ("app", "magicanimate.__main__", "magicanimate.cli", "magicanimate.ui")
 PIPELINE = ("magicanimate.pipeline", "magicanimate.denoising", "magicanimate.windows", "magicanimate.preview")
-WINDOWS = {"magicanimate.windows"}  # plain arithmetic, which a forecast of time needs
+# The windows are plain arithmetic, which forecasts of time and memory need.
+NETWORKS = tuple(name for name in PIPELINE if name != "magicanimate.windows")
 MODELS = ("magicanimate.models",)
 ANIMATOR = ("magicanimate.animator",)
 
@@ -26,11 +27,11 @@ FORBIDDEN = {
     "training": ("benchmarks", "tests", "app", *TOP, *ANIMATOR),
     "training.metrics": ("densepose_tools", "magicanimate.media", *PIPELINE, *MODELS),
     "magicanimate.animator": (*TOP, "magicanimate.studio"),
-    "magicanimate.studio": (*TOP, "gradio", "torch", *sorted({*PIPELINE} - WINDOWS), *MODELS),
+    "magicanimate.studio": (*TOP, "gradio", "torch", *NETWORKS, *MODELS),
     "magicanimate.pipeline": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),
     "magicanimate.models": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
-    "magicanimate.memory": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
+    "magicanimate.memory": (*TOP, *ANIMATOR, *NETWORKS, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.distributed": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.media"),
     "magicanimate.media": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.checkpoints", "torch"),
     "magicanimate.web": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "gradio", "torch"),

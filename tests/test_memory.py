@@ -115,6 +115,22 @@ def test_larger_pictures_need_more():
     assert small < large
 
 
+def test_features_that_serve_again_are_counted():
+    """By as much as is kept, up to the room that there is for it."""
+    request = AnimationRequest(Path(), Path(), Path(), width=512, height=512, guidance_scale=7.5)
+
+    def more(frames: int, **changes) -> int:
+        alone, kept = (
+            needed_bytes(FULL, Work.of(asked, frames), FRUGAL, dtype="float16")
+            for asked in (request, replace(request, deep_reuse=130, **changes))
+        )
+        return kept - alone
+
+    assert more(16) == pytest.approx(126e6, rel=0.01)
+    assert more(28) == 2 * more(16) and more(16, guidance_scale=1.0) == more(16) * 2 // 3
+    assert more(2000) == 2 * 1024**3
+
+
 def test_footprint_counts_what_is_loaded(tiny_model, pipe):
     footprint = Footprint.of(tiny_model)
     for name, blocks in footprint.parameters.items():

@@ -140,11 +140,11 @@ def test_presets_fill_in_what_is_open():
 
     exact = filled(25)
     assert (exact.num_inference_steps, exact.scheduler) == (25, None)
-    assert Shortcuts.of(exact) == Shortcuts()
+    assert Shortcuts.of(exact.settings()) == Shortcuts()
     for name in PRESETS[1:]:
         found = filled(25, preset=name)
         assert found.num_inference_steps < 25 and found.scheduler == speed_preset(name).scheduler
-        assert Shortcuts.of(found) == speed_preset(name).shortcuts
+        assert Shortcuts.of(found.settings()) == speed_preset(name).shortcuts
     asked = filled(25, preset="fast", num_inference_steps=20, scheduler="DDIMScheduler", deep_reuse=0)
     assert (asked.num_inference_steps, asked.scheduler, asked.deep_reuse) == (20, "DDIMScheduler", 0)
     assert completed(found, steps=25) == found  # a settings file repeats its run

@@ -98,6 +98,13 @@ def test_any_stage_goes_on_from_a_pipeline(stage, trained, data_folder, tmp_path
     assert len(configs) == 5 and not any(str(trained) in config for config in configs)
 
 
+def test_a_pipeline_goes_on_with_what_it_predicts(trained, data_folder, tmp_path):
+    start = Start(pipeline=trained / "stage2" / "pipeline")
+    loss = replace(preset("tiny", "base")[0].loss, prediction="epsilon", zero_terminal_snr=False)
+    with pytest.raises(InputError, match="predict 'v_prediction'.*--prediction v_prediction"):
+        train("base", data_folder, tmp_path, start=start, loss=loss)
+
+
 def test_folder_that_is_no_pipeline_is_named(tmp_path, data_folder):
     with pytest.raises(InputError, match="no model_index.json"):
         train("base", data_folder, tmp_path, start=Start(pipeline=tmp_path))

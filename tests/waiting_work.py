@@ -11,7 +11,6 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.studio.job import Job, Made
 from magicanimate.studio.job_queue import JobQueue
 
-
 BEFORE_THE_WAIT = 2
 """The last step that a job reports before it waits."""
 
@@ -57,6 +56,4 @@ def end_of(queue: JobQueue, job: Job) -> Job:
 
 def wait_until_running(queue: JobQueue, job: Job) -> Job:
     """The job when it waits to be let go: a follower may see it earlier, between two reports."""
-    return next(
-        now for now in queue.follow(job.id) if now.progress and now.progress.step == BEFORE_THE_WAIT
-    )
+    return next(now for now in queue.follow(job.id) if now.progress and now.progress.step == BEFORE_THE_WAIT)

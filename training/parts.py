@@ -24,7 +24,7 @@ from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import NOISE_PERIOD
 from training import networks
-from training.config import NetworkConfig, Stage, StageConfig
+from training.config import LossConfig, NetworkConfig, Stage, StageConfig
 
 MINI_STEPS = 4  # trained this shortly, it is truer in few steps: more of them add grain
 MINI_GUIDANCE = 1.0
@@ -184,6 +184,20 @@ class PipelineParts:
 
     def empty_prompt(self) -> EmptyPrompt:
         return _load(EmptyPrompt, self.folder / "empty_prompt")
+
+    def check(self, loss: LossConfig) -> None:
+        """Whether a loss is the one that these networks learned with.
+
+        Raises:
+            InputError: they predict something else.
+        """
+        file = self.folder / "scheduler" / "scheduler_config.json"
+        own = json.loads(file.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
+        if own != loss.prediction:
+            raise InputError(
+                f"The networks of {self.folder} predict {own!r} and would have to learn {loss.prediction!r} "
+                f"anew; choose --prediction {own}."
+            )
 
     def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
         kept = ("kind", "default_steps", "default_guidance_scale", "noise_period")

@@ -24,7 +24,7 @@ from training.config import NetworkConfig, StageConfig, as_json, fixed_settings,
 from training.export import export_pipeline
 from training.latents import Latents, channel_weights
 from training.loop import Stage, Trainer, make_accelerator
-from training.parts import NewParts
+from training.parts import NewParts, PipelineParts
 from training.run_folder import CONFIG, alone_in, check_settings, write_text
 from training.sets import Data, DataFolders, open_data
 from training.stages.denoiser import Denoiser
@@ -121,6 +121,8 @@ def build_stage(
             raise InputError("a pretrained autoencoder is used as it is: there is no stage 'vae' for it.")
         torch.manual_seed(config.seed)
         return VaeStage(config, parts.autoencoder(), samples=sets.samples, held_out=sets.held_out)
+    if isinstance(parts, PipelineParts):
+        parts.check(config.loss)
     networks: dict[str, nn.Module] = build_networks(config, parts, runs, motion=start.motion)
     vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
     cached, cached_held_out = sets.encoded(

@@ -14,22 +14,27 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import (
     AUTO,
     DECODED_AT_ONCE,
+    KEPT_DEEP,
     KEPT_MAPS,
     TILE,
     MemoryProfile,
     profile_named,
     profiles_for,
 )
+from magicanimate.presets import Shortcuts
+from magicanimate.windows import WindowPlan
 
 DENOISERS = ("unet", "controlnet", "appearance_encoder", "controlnet_keypoints")  # the last where it exists
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DENOISING = 60  # times the bytes of a window's first feature maps; 49 measured for one, 53 for several
 DECODING = 6  # times the bytes of the decoded frames' feature maps at the picture's full size; 4.8 measured
 SPARE = 0.9  # share of the free memory that is planned with
+_KEPT_SIZE = 2  # bytes of a number of kept features, whatever the format of the run
 OVERHEAD = 200 * 1024**2  # what the libraries take when they first compute
 
 
@@ -96,12 +101,24 @@ class Work:
         width, height: pixels.
         window: frames of a window.
         frames: of the clip.
+        kept: frames, over all windows and guidance branches, whose deep features serve again in later steps.
     """
 
     width: int
     height: int
     window: int = 16
     frames: int = 64
+    kept: int = 0
+
+    @classmethod
+    def of(cls, request: AnimationRequest, frames: int) -> Work:
+        """That of a request with size and guidance, see `ModelDefaults.completed`."""
+        settings, kept = request.settings(), 0
+        if Shortcuts.of(settings).deep_reuse:
+            windows = WindowPlan.of(settings).windows(frames)
+            # The ControlNet's residual is kept beside the branches.
+            kept = sum(map(len, windows)) * (3 if request.guidance_scale > 1 else 2)
+        return cls(request.width, request.height, request.window_size, frames, kept)
 
 
 def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, dtype: str) -> int:
@@ -113,6 +130,7 @@ def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, dt
     denoising = DENOISING * windows * min(work.window, work.frames) * first_maps
     if profile.keep_maps:
         denoising += min(KEPT_MAPS, work.frames * first_maps)
+    denoising += min(KEPT_DEEP, work.kept * latents * footprint.channels * _KEPT_SIZE)
     pixels = work.width * work.height
     if profile.sliced:
         pixels = min(pixels, TILE**2)

@@ -10,6 +10,7 @@ from magicanimate.speed import Speed
 AUTO = "auto"
 DECODED_AT_ONCE = 4  # frames, unless the autoencoder works in slices
 KEPT_MAPS = 256 * 1024**2  # bytes of embedded driving frames: 50 of 512x512 in float32
+KEPT_DEEP = 2 * 1024**3  # bytes of deep features, see `magicanimate.models.deep_features`
 TILE = 512  # pixels; smaller tiles would show, and pictures up to this size are decoded as they are
 
 

@@ -18,11 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from magicanimate.memory.profiles import KEPT_DEEP as KEPT_BYTES
 from magicanimate.models.unet import VideoUNet
-
-KEPT_BYTES = 2 * 1024**3
-"""Room for what is kept; windows that find none are computed in full. A guided window of 16 frames takes
-126 MB at 512x512 pixels and Stable Diffusion 1.5's size, so that 17 windows (208 frames) fit."""
 
 Windows = Sequence[Sequence[int]]
 
@@ -49,6 +46,9 @@ class Kept:
 
 class DeepFeatures:
     """Keeps the deep features of windows for some timesteps.
+
+    There is room for 2 GiB; windows that find none are computed in full. A guided window of 16 frames takes
+    126 MB at 512x512 pixels and Stable Diffusion 1.5's size, so that 17 windows (208 frames) fit.
 
     Args:
         unet: whose features.

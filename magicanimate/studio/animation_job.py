@@ -24,13 +24,25 @@ from magicanimate.wording import new_output, pair_name, without_folders
 ANIMATE = "animate"
 """The kind of these jobs."""
 
-UPLOADS = ("photo", "motion")
+UPLOADS = ("photo", "motion", "keypoints")
+_NEEDED = UPLOADS[:2]
+CHECKPOINT = "checkpoint"
 _PREVIEW_SUFFIX = "_cancelled_preview.webp"
 
 
-def job_request(request: AnimationRequest) -> dict[str, Any]:
-    """What a job keeps of a request: all but the output, whose name is found when the job begins."""
-    return {name: value for name, value in request.settings().items() if name != "output"}
+Animate = Callable[[AnimationRequest, Path | None, OnProgress, ShouldStop], AnimationResult]
+"""`Animator.animate` with a checkpoint that is tried; ``None`` for the program's own."""
+
+
+def job_request(request: AnimationRequest, *, checkpoint: Path | None = None) -> dict[str, Any]:
+    """What a job keeps of a request: all but the output, whose name is found when the job begins.
+
+    Args:
+        request: what is to be made.
+        checkpoint: pipeline folder that is tried; ``None`` for the program's own.
+    """
+    kept = {name: value for name, value in request.settings().items() if name != "output"}
+    return kept | ({} if checkpoint is None else {CHECKPOINT: str(checkpoint)})
 
 
 def job_title(request: AnimationRequest) -> str:
@@ -45,11 +57,11 @@ def animation_request(job: Mapping[str, Any], output: Path) -> AnimationRequest:
         InputError: photo or motion is missing.
     """
     given = {name: value for name, value in job.items() if name in AnimationRequest.names()}
-    if not all(given.get(name) for name in UPLOADS):
+    if not all(given.get(name) for name in _NEEDED):
         raise InputError("The job names no photo or no motion clip; make a new one.")
     limits = {f.name for f in fields(MediaLimits)}
     known = {name: value for name, value in (given.get("limits") or {}).items() if name in limits}
-    paths = {name: Path(given[name]) for name in UPLOADS}
+    paths = {name: Path(given[name]) for name in UPLOADS if given.get(name)}
     return AnimationRequest(**{**given, **paths, "output": output, "limits": MediaLimits(**known)})
 
 
@@ -57,13 +69,11 @@ class AnimationRunner:
     """Does the work of animation jobs.
 
     Args:
-        animate: as `Animator.animate`.
+        animate: see `Animate`.
         output: folder of the results; names are made of date, photo and clip.
     """
 
-    def __init__(
-        self, animate: Callable[[AnimationRequest, OnProgress, ShouldStop], AnimationResult], output: Path
-    ):
+    def __init__(self, animate: Animate, output: Path):
         self._animate = animate
         self._output = output
 
@@ -78,6 +88,7 @@ class AnimationRunner:
         self._sweep(request)
         output = new_output(self._output, request.photo, request.motion)
         request = animation_request(job, output)
+        checkpoint = Path(job[CHECKPOINT]) if job.get(CHECKPOINT) else None
         preview = None
 
         def on_news(progress: Progress) -> None:
@@ -86,9 +97,11 @@ class AnimationRunner:
             on_progress(progress)
 
         try:
-            result = self._animate(request, on_news, should_stop)
+            result = self._animate(request, checkpoint, on_news, should_stop)
         except InputError as error:
-            raise InputError(without_folders(str(error), request.photo, request.motion)) from error
+            raise InputError(
+                without_folders(str(error), *(getattr(request, name) for name in UPLOADS))
+            ) from error
         except Cancelled as stopped:
             if preview is None:
                 raise

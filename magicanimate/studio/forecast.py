@@ -18,7 +18,7 @@ from magicanimate.request_checks import check_request
 from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible, thinned
 from magicanimate.studio.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.studio.form_values import request_of
-from magicanimate.studio.pace import Work, seconds_for
+from magicanimate.studio.pace import Work, estimate
 from magicanimate.wording import duration, without_folders
 
 Level = Literal["good", "note", "warning", "error"]
@@ -67,9 +67,10 @@ class Forecaster:
         output: folder of results, which know how long they took.
         bodies: finds people in photos; ``None`` if nothing can.
         device: the device that computes, ``None`` as long as that is not decided.
+        time_trial: figures of a blank clip, to go by before the first animation; see `Animator.time_trial`.
         memory: what a request with so many frames takes, in a sentence, ``None`` while that is not known.
-        ready: whether the animator has loaded its networks once. Before that nothing is loaded here: networks
-            are read one after the other, and the animator's come first.
+        ready: whether the networks have been loaded once and their pace is known. Before that nothing is
+            loaded here: networks are read one after the other, and the animator's come first.
     """
 
     def __init__(
@@ -79,11 +80,12 @@ class Forecaster:
         *,
         bodies: PhotoBodies | None,
         device: Callable[[], Device | None],
+        time_trial: Callable[[], Mapping[str, Any] | None] = lambda: None,
         memory: Callable[[AnimationRequest, int], str | None] = lambda *_: None,
         ready: Callable[[], bool] = lambda: True,
     ):
         self.defaults, self.output, self.bodies = defaults, output, bodies
-        self.device, self.memory, self.ready = device, memory, ready
+        self.device, self.time_trial, self.memory, self.ready = device, time_trial, memory, ready
 
     def looks(self, values: Mapping[str, Any]) -> Iterator[Forecast]:
         """Yield what is known, more and more of it; errors are remarks.
@@ -142,15 +144,21 @@ class Forecaster:
             "dtype": device.dtype,
             "num_frames": clip.frames,
         }
-        seconds = seconds_for(Work.of(settings), self.output)
-        if seconds is None:
-            text = (
-                f"How long it takes on {device.name} with such settings is known after the first animation."
-            )
+        work = Work.of(settings)
+        expected = estimate(work, self.output, time_trial=self.time_trial())
+        if expected is None:
+            text = f"How long it takes on {device.name} is known after the first animation."
             yield Remark("note", text)
             return
-        count = int(values.get("seeds") or 1)
-        text = f"About {duration(seconds * count)} on {device.name}, by the pace of earlier animations here."
+        took = duration(expected.seconds * int(values.get("seeds") or 1))
+        if not expected.is_rough:
+            text = f"About {took} on {device.name}, by the pace of earlier animations here."
+        elif work.way.leaves_out:
+            text = (
+                f"At most about {took} on {device.name}; the first time shows how much these settings save."
+            )
+        else:
+            text = f"Roughly {took} on {device.name}; the first animation with such settings tells it better."
         yield Remark("note", text)
 
     def _on_people(self, photo: np.ndarray, maps: list[np.ndarray]) -> Iterator[Remark]:

@@ -1,7 +1,7 @@
 """The settings of the page's form: their defaults and ranges, and what their values mean.
 
-A form's values are a dictionary by the names below, plus "photo" and "motion". They can be saved, read back
-from a result, and turned into requests.
+A form's values are a dictionary by the names below, plus the files: "photo", "motion" and, for some
+checkpoints, "keypoints". They can be saved, read back from a result, and turned into requests.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler",
     "EulerDiscreteScheduler",
 )
+FILES = ("photo", "motion", "keypoints")
 _ZERO_MEANS_NONE = ("end", "fps")
 
 
@@ -176,7 +177,7 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     for name in _ZERO_MEANS_NONE:
         if given.get(name) == 0:
             del given[name]
-    paths = {"photo": Path(values["photo"]), "motion": Path(values["motion"]), "output": output}
+    paths = {name: Path(values[name]) for name in FILES if values.get(name)} | {"output": output}
     return AnimationRequest(**{**given, **paths, "seed": int(values["seed"]), "preview_every": 1})
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from magicanimate.presets import Shortcuts
 from magicanimate.windows import WindowPlan
 
 _NEWEST = 60
@@ -24,9 +25,21 @@ _GUIDED = 1.5
 """A guided step against one without guidance: 35 TFLOP to 23 at 512 x 512 with networks of Stable Diffusion's
 size, the halves sharing the way down."""
 
-_SHORTCUTS = ("guidance_start", "guidance_stop", "deep_reuse", "encoder_reuse")
-_SAME = ("model", "device", "dtype", "fusion", *_SHORTCUTS)
-"""Settings without which paces cannot be compared."""
+_NETWORKS = ("model", "device", "dtype")
+"""Settings without which paces have nothing to do with each other."""
+
+
+class Way(NamedTuple):
+    """Settings that change the pace of the same networks, see `AnimationRequest`."""
+
+    fusion: str
+    deep_reuse: int
+    encoder_reuse: int
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether features of one step serve in others."""
+        return self.deep_reuse > 0 or self.encoder_reuse > 0
 
 
 @dataclass(frozen=True)
@@ -34,13 +47,15 @@ class Work:
     """What an animation computes.
 
     Attributes:
-        kind: what must be alike for paces to be comparable.
+        networks: which ones on which device.
+        way: settings that change the pace of the same networks.
         pixels: of a frame.
         denoised: frames that go through the networks, over all windows and steps, guided ones counting more.
         frames: of the result.
     """
 
-    kind: tuple[Any, ...]
+    networks: tuple[Any, ...]
+    way: Way
     pixels: int
     denoised: float
     frames: int
@@ -52,13 +67,18 @@ class Work:
         Raises:
             KeyError, TypeError, ValueError: something is missing or makes no sense.
         """
-        plan = WindowPlan.of(settings)
+        plan, shortcuts = WindowPlan.of(settings), Shortcuts.of(settings)
         frames, steps = settings["num_frames"], settings["num_inference_steps"]
-        denoised = sum(len(window) for step in range(steps) for window in plan.windows(frames, step=step))
+        denoised = 0.0
+        for step in range(steps):
+            guided = settings["guidance_scale"] > 1 and shortcuts.guides(step, steps)
+            seen = sum(len(window) for window in plan.windows(frames, step=step))
+            denoised += seen * (_GUIDED if guided else 1.0)
         return cls(
-            kind=tuple(settings.get(name) for name in _SAME),
+            networks=tuple(settings[name] for name in _NETWORKS),
+            way=Way(settings["fusion"], shortcuts.deep_reuse, shortcuts.encoder_reuse),
             pixels=settings["width"] * settings["height"],
-            denoised=denoised * (_GUIDED if settings["guidance_scale"] > 1 else 1.0),
+            denoised=denoised,
             frames=frames,
         )
 
@@ -71,21 +91,54 @@ class Run:
     seconds: Mapping[str, float]
 
 
-def seconds_for(work: Work, folder: Path) -> float | None:
-    """Seconds that the work should take by the newest animations of its kind; ``None`` before the first one.
+@dataclass(frozen=True)
+class Estimate:
+    """How long some work takes.
 
-    Those of the nearest size decide. Loading the networks is left out.
+    Attributes:
+        seconds: loading the networks is left out.
+        is_rough: it is told from work of another kind, and at most as long where that left out nothing.
+    """
+
+    seconds: float
+    is_rough: bool
+
+
+def estimate(work: Work, folder: Path, *, time_trial: Mapping[str, Any] | None = None) -> Estimate | None:
+    """What the work should take by the newest animations of its kind, those of the nearest size.
+
+    Before the first one it is told roughly, from animations with the same networks that left out nothing, or
+    from a trial; ``None`` if there is neither.
 
     Args:
         work: what is to be done.
         folder: of results.
+        time_trial: see `magicanimate.animator.Animator.time_trial`.
     """
-    alike = [run for run in _runs(folder) if run.work.kind == work.kind]
-    if not alike:
+    same = [run for run in _runs(folder) if run.work.networks == work.networks]
+    alike = [run for run in same if run.work.way == work.way]
+    whole = [run for run in same if not run.work.way.leaves_out]
+    if time_trial is not None and not whole:
+        tried = Work.of(time_trial)
+        whole = [Run(tried, time_trial["seconds"])] if tried.networks == work.networks else []
+    go_by = alike or whole
+    if not go_by:
         return None
-    distances = [abs(math.log(run.work.pixels / work.pixels)) for run in alike]
-    nearest = [run for run, far in zip(alike, distances, strict=True) if far <= min(distances) + 0.01]
-    return statistics.median(_scaled(run, work) for run in nearest[:_GO_BY])
+    distances = [abs(math.log(run.work.pixels / work.pixels)) for run in go_by]
+    nearest = [run for run, far in zip(go_by, distances, strict=True) if far <= min(distances) + 0.01]
+    seconds = statistics.median(_scaled(run, work) for run in nearest[:_GO_BY])
+    return Estimate(seconds, is_rough=not alike)
+
+
+def is_known(settings: Mapping[str, Any], folder: Path) -> bool:
+    """Whether animations in a folder tell how quick networks are.
+
+    Args:
+        settings: "model", "device" and "dtype" of the networks.
+        folder: of results.
+    """
+    networks = tuple(settings[name] for name in _NETWORKS)
+    return any(run.work.networks == networks and not run.work.way.leaves_out for run in _runs(folder))
 
 
 def _scaled(run: Run, work: Work) -> float:

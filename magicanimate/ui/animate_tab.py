@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from magicanimate.errors import InputError
+from magicanimate.studio.form_values import FILES
 from magicanimate.studio.job import Job
 from magicanimate.studio.setting_presets import SettingPresets
 from magicanimate.ui import form, views
@@ -41,7 +42,6 @@ class AnimateTab:
     def __init__(self, studio: Studio, examples: list[list[str]]):
         self.studio = studio
         self.examples = examples
-        self.defaults = studio.defaults()
         self.changing = gr.State("")  # id of the waiting job whose settings are in the form
         with gr.Row():
             with gr.Column(scale=6, min_width=320):
@@ -52,7 +52,8 @@ class AnimateTab:
 
     def _inputs(self) -> None:
         photo, motion = self.examples[0] if self.examples else (None, None)
-        self.controls = form.inputs(photo=photo, motion=motion)
+        defaults = self.studio.defaults()
+        self.controls = form.inputs(photo=photo, motion=motion, keypoints=defaults.takes_keypoints)
         self.start = gr.Button(_START, variant="primary", size="lg", elem_id="animate", render=False)
         self.panel = MotionPanel(self.studio, self.controls["motion"], self.start)
         self.gallery = gr.Dataset(
@@ -64,7 +65,7 @@ class AnimateTab:
             samples_per_page=12,
             visible=bool(self.examples),
         )
-        settings, self.dice = form.main_settings(self.defaults)
+        settings, self.dice = form.main_settings(defaults)
         self.controls |= settings
         self.check = CheckCard(self.studio, self.controls, self.panel)
         with gr.Row():
@@ -73,9 +74,9 @@ class AnimateTab:
             self.leave = gr.Button("Leave it as it is", size="lg", visible=False, elem_id="leave-job")
         gr.HTML(views.CONSENT, padding=False)
         with gr.Accordion("More", open=False):
-            self.controls |= form.more_settings(self.defaults)
+            self.controls |= form.more_settings(defaults)
             self.presets = PresetsPanel(
-                SettingPresets(self.studio.output / ".settings"), self.controls, self.defaults
+                SettingPresets(self.studio.output / ".settings"), self.controls, self.studio.defaults
             )
         self.use_again = UseAgain(self.studio, self.controls)
 
@@ -106,7 +107,7 @@ class AnimateTab:
         filled = [*form_state, *self.controls.values()]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
         self.panel.connect()
-        form.connect(self.controls, self.defaults)
+        form.connect(self.controls, self.studio.defaults)
         self.presets.connect()
         self.check.connect()
         self.running.connect()
@@ -162,6 +163,7 @@ class AnimateTab:
         Raises:
             InputError: photo or clip are not there any more.
         """
-        values = form.values_of(job.request, self.defaults)
-        values |= {name: str(self.studio.lend(Path(job.request[name]))) for name in ("photo", "motion")}
+        values = form.values_of(job.request, self.studio.defaults())
+        files = {name: job.request[name] for name in FILES if job.request.get(name)}
+        values |= {name: str(self.studio.lend(Path(file))) for name, file in files.items()}
         return {self.controls[name]: value for name, value in values.items() if name in self.controls}

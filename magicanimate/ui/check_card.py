@@ -58,7 +58,6 @@ class CheckCard:
     def __init__(self, studio: Studio, controls: Controls, panel: MotionPanel):
         self.studio, self.controls, self.panel = studio, controls, panel
         self.bodies = PhotoBodies.at_hand()
-        self._was_loaded = False
         self.card = gr.HTML("", visible=False, padding=False, elem_id="check")
 
     def connect(self) -> None:
@@ -88,15 +87,12 @@ class CheckCard:
             self.studio.output,
             bodies=self.bodies,
             device=lambda: self.studio.animator.device,
+            time_trial=lambda: self.studio.animator.time_trial,
             memory=self.studio.animator.memory_outlook,
-            ready=self._ready,
+            ready=lambda: self.studio.was_ready,
         )
         for forecast in forecaster.looks(values):
             yield gr.update(value=card(forecast), visible=True)
-
-    def _ready(self) -> bool:
-        self._was_loaded = self._was_loaded or self.studio.animator.loaded
-        return self._was_loaded
 
 
 def card(forecast: Forecast) -> str:

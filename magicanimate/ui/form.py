@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ def path_only(payload: gr.FileData | None) -> str | None:
     return payload.path if payload else None
 
 
-def inputs(*, photo: str | None, motion: str | None) -> Controls:
-    """Photo and motion clip."""
+def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Controls:
+    """Photo, motion clip and, if the checkpoint takes one, the clip of drawn keypoints."""
     with gr.Row(equal_height=True):
         controls: Controls = {
             "photo": gr.Image(
@@ -101,6 +101,14 @@ def inputs(*, photo: str | None, motion: str | None) -> Controls:
                 elem_id="motion",
             ),
         }
+    controls["keypoints"] = gr.Video(
+        label="Keypoint clip (this checkpoint wants the same frames' keypoints, drawn)",
+        sources=["upload"],
+        height=240,
+        loop=True,
+        visible=keypoints,
+        elem_id="keypoints",
+    )
     # Set on the object, since a subclass would make Gradio write a file beside this one.
     controls["photo"].preprocess = path_only
     return controls
@@ -162,14 +170,19 @@ def more_settings(defaults: ModelDefaults) -> Controls:
     return controls
 
 
-def connect(controls: Controls, defaults: ModelDefaults) -> None:
-    """Let the settings that follow others follow them; every widget of the form is there now."""
+def connect(controls: Controls, defaults: Callable[[], ModelDefaults]) -> None:
+    """Let the settings that follow others follow them; every widget of the form is there now.
+
+    Args:
+        controls: of the form.
+        defaults: of the checkpoint that is used now.
+    """
     gr.context.Context.root_block.load(None, None, None, js=KEYS.read_text(encoding="utf-8"), **PRIVATE)
     sides = [controls["width"], controls["height"]]
 
     def sides_of(size: str, photo: str | None, motion: str | None) -> tuple[Any, Any]:
         try:
-            found = size_of(size, defaults, {"photo": photo, "motion": motion})
+            found = size_of(size, defaults(), {"photo": photo, "motion": motion})
         except InputError:  # the check card says what is wrong with the file
             found = None
         return found or (gr.skip(), gr.skip())
@@ -185,7 +198,7 @@ def connect(controls: Controls, defaults: ModelDefaults) -> None:
     for side in sides:
         side.input(lambda: CUSTOM, None, controls["size"], queue=False, **PRIVATE)
     controls["preset"].input(
-        lambda preset: steps_of(preset, defaults),
+        lambda preset: steps_of(preset, defaults()),
         controls["preset"],
         controls["num_inference_steps"],
         queue=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
@@ -21,13 +23,12 @@ class PresetsPanel:
     Args:
         presets: where settings are saved.
         controls: of the form; photo and clip are left alone.
-        defaults: of the checkpoint.
+        defaults: of the checkpoint that is used now.
     """
 
-    def __init__(self, presets: SettingPresets, controls: Controls, defaults: ModelDefaults):
+    def __init__(self, presets: SettingPresets, controls: Controls, defaults: Callable[[], ModelDefaults]):
         self.presets, self.defaults = presets, defaults
-        self.settings = form_settings(defaults)
-        self.controls = {name: controls[name] for name in self.settings}
+        self.controls = {name: controls[name] for name in form_settings(defaults())}
         self.pending = gr.State(None)  # (what the question is about, name) while one is asked
         gr.HTML("<h3>Saved settings</h3>", padding=False, elem_classes="ma-group")
         with gr.Row(equal_height=True):
@@ -76,14 +77,15 @@ class PresetsPanel:
         if not name:
             return self._told()
         try:
-            found = self.presets.load(name, self.settings)
+            found = self.presets.load(name, form_settings(self.defaults()))
         except InputError as error:
             return self._told(str(error), kind="error")
         text = " ".join([f"The settings “{name}” are in the form.", *found.notes])
         return {self.controls[key]: value for key, value in found.values.items()} | self._told(text)
 
     def _reset(self) -> Updates:
-        own = {self.controls[name]: setting.default for name, setting in self.settings.items()}
+        settings = form_settings(self.defaults())
+        own = {self.controls[name]: setting.default for name, setting in settings.items()}
         return own | self._told("Every setting is as the checkpoint has it.") | {self.saved: None}
 
     def _save(self, data: dict) -> Updates:

@@ -26,6 +26,7 @@ from magicanimate.studio.idle import IdleTimer
 from magicanimate.studio.job import Job
 from magicanimate.studio.job_files import link_or_copy
 from magicanimate.studio.job_queue import JobQueue
+from magicanimate.studio.pace import is_known
 
 # Of the released weights, for the page before they are fetched.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
@@ -47,6 +48,9 @@ class Studio:
         most_waiting: animations that may wait; more are turned away.
         unload_after: minutes without work after which the networks are taken out of memory; 0 for never.
         shared: several people use the program, so that each sees only his or her own jobs.
+
+    Attributes:
+        was_ready: whether the networks were loaded once and it is known how quick they are.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Studio:
         self.animator = self._new_animator(model)
         self._device = threading.Lock()  # one piece of work at a time
         self._idle = IdleTimer(60 * unload_after, self._unload)
-        self._unloaded = False
+        self._unloaded = self.was_ready = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
         self._stops: dict[str, threading.Event] = {}
         self._loading: Progress | None = None
@@ -137,6 +141,9 @@ class Studio:
             with self._turn(lambda _: None, self._closed.is_set):
                 before()
                 self.animator.load()
+                if not is_known(self.animator.ran_on(), self.output):
+                    self.animator.run_time_trial()
+                self.was_ready = True
 
         self._worker.submit(load)
 
@@ -152,11 +159,13 @@ class Studio:
             InputError: the queue is full, a file cannot be kept, or the job to change has begun.
         """
         check_request(request)
-        uploads = [name for name in UPLOADS if self._is_upload(getattr(request, name))]
+        files = {name: getattr(request, name) for name in UPLOADS}
+        uploads = [name for name, file in files.items() if file is not None and self._is_upload(file)]
+        wanted = job_request(request, checkpoint=self.trial)
         kept = {"title": job_title(request), "uploads": uploads}
         if instead_of:
-            return self.queue.edit(instead_of, job_request(request), **kept)
-        return self.queue.submit(ANIMATE, job_request(request), owner=owner, **kept)
+            return self.queue.edit(instead_of, wanted, **kept)
+        return self.queue.submit(ANIMATE, wanted, owner=owner, **kept)
 
     @property
     def unloaded(self) -> bool:
@@ -256,10 +265,18 @@ class Studio:
         return path.is_file() and self.output.resolve() not in path.resolve().parents
 
     def _animate(
-        self, request: AnimationRequest, on_progress: OnProgress, should_stop: ShouldStop
+        self,
+        request: AnimationRequest,
+        checkpoint: Path | None,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
     ) -> AnimationResult:
+        """Animate with the checkpoint that was in use when the job was made."""
         with self._turn(on_progress, should_stop):
-            return self.animator.animate(request, on_progress, should_stop)
+            animator = self.animator
+            if checkpoint != self.trial:
+                animator = self._new_animator(self._own_model if checkpoint is None else checkpoint)
+            return animator.animate(request, on_progress, should_stop)
 
     @contextmanager
     def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:

@@ -58,7 +58,7 @@ class TrialPanel:
         """
         self.animate, self.tabs = animate, tabs
         switched = [tabs, animate.note, self.back, self.note]
-        switched += [animate.controls[name] for name in train_form.CHECKPOINTS_OWN]
+        switched += [animate.controls[name] for name in (*train_form.CHECKPOINTS_OWN, "keypoints")]
         blocks.load(lambda: gr.update(visible=self.studio.trial is not None), None, self.back, **PRIVATE)
         self.use.click(self._use, self.choice, switched, **PRIVATE)
         self.back.click(self._back, None, switched, **PRIVATE)
@@ -117,6 +117,7 @@ class TrialPanel:
             for name, update in train_form.checkpoints_own(defaults).items()
         }
         return updates | {
+            self.animate.controls["keypoints"]: gr.update(value=None, visible=defaults.takes_keypoints),
             self.animate.note: views.checkpoint_note(defaults, trial=self.studio.trial),
             self.back: gr.update(visible=self.studio.trial is not None),
             self.note: gr.update(visible=False),

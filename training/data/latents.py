@@ -16,6 +16,8 @@ from training.data.tensors import to_images
 
 log = logging.getLogger(__name__)
 LOGGED = 8192  # images between two lines of progress
+_COMPARED = 4  # images
+_ROUNDING = 0.05  # of the latents' size; those of other autoencoders are about as far away as they are large
 
 
 def encode_all(
@@ -27,6 +29,8 @@ def encode_all(
 ) -> np.ndarray:
     """Latents of every image, computed once: float16 ``I K C h w`` at ``path``, memory-mapped.
 
+    A file that holds others, of another autoencoder or other images, is made anew.
+
     Args:
         data: the images.
         path: ``.npy`` file to make or reuse.
@@ -34,9 +38,9 @@ def encode_all(
         batch_size: images at once; few, so that a CPU keeps them in its caches.
     """
     count, per = data.rgb.shape[:2]
-    if not path.exists() or len(np.load(path, mmap_mode="r")) != count * per:  # of fewer identities, say
+    flat = data.rgb.reshape(count * per, *data.rgb.shape[2:])
+    if not (path.exists() and _agree(np.load(path, mmap_mode="r"), flat, encode)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        flat = data.rgb.reshape(count * per, *data.rgb.shape[2:])
         first = encode(to_images(flat[:1]))
         temporary = path.with_suffix(".tmp")
         latents = open_memmap(temporary, mode="w+", dtype=np.float16, shape=(count * per, *first.shape[1:]))
@@ -49,3 +53,14 @@ def encode_all(
         os.replace(temporary, path)
     latents = np.load(path, mmap_mode="r")
     return latents.reshape(*data.rgb.shape[:2], *latents.shape[1:])
+
+
+def _agree(latents: np.ndarray, images: np.ndarray, encode: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """Whether some of the latents are those of the images; rounding may differ with the size of a batch."""
+    if len(latents) != len(images):
+        return False
+    some = np.linspace(0, len(images) - 1, _COMPARED).round().astype(int)
+    fresh = encode(to_images(images[some])).numpy()
+    if fresh.shape != latents[some].shape:
+        return False
+    return np.abs(fresh - latents[some]).mean() <= _ROUNDING * np.abs(fresh).mean()

@@ -1,0 +1,66 @@
+"""How quick a checkpoint is on a device: a blank clip is denoised for one step and decoded.
+
+It is what there is to go by before the first animation, and must not keep anybody waiting: on a CPU large
+networks are known by two small frames; all others do a whole window.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from magicanimate.memory.ladder import MemoryLadder
+    from magicanimate.pipeline import MagicAnimatePipeline
+
+WINDOW = 16  # frames, as many as a window has by default
+_LARGE = 300_000_000  # parameters; Stable Diffusion's UNet alone has 860 million
+_SMALLEST = 64  # pixels of a side, below which networks of several levels run out of feature map
+
+
+def time_trial(
+    pipe: MagicAnimatePipeline, ladder: MemoryLadder, *, device: str
+) -> dict[str, int | dict[str, float]]:
+    """Time the networks.
+
+    Args:
+        pipe: placed, with its own scheduler.
+        ladder: for a window of the checkpoint's own size.
+        device: where the networks compute, "cpu", "cuda", ...
+
+    Returns:
+        ``width`` and ``height`` in pixels, ``num_frames``, and ``seconds`` by stage, "denoise" and "decode",
+        named as in the settings of a result. One step without guidance was made.
+    """
+    own = pipe.config.default_width, pipe.config.default_height
+    small = tuple(min(side, max(_SMALLEST, side // 16 * 8)) for side in own)
+    parameters = sum(weight.numel() for weight in pipe.unet.parameters())
+    slow = device == "cpu" and parameters > _LARGE
+    _timed(pipe, ladder, *small, 2)  # what is only done once is done then
+    if slow:
+        return _timed(pipe, ladder, *small, 2)
+    tries = [_timed(pipe, ladder, *own, WINDOW) for _ in range(2)]
+    return min(tries, key=lambda found: found["seconds"]["denoise"])  # the other one was disturbed
+
+
+def _timed(pipe: MagicAnimatePipeline, ladder: MemoryLadder, width: int, height: int, frames: int) -> dict:
+    blank = np.zeros((frames, height, width, 3), dtype=np.uint8)
+    keypoints = None if pipe.controlnet_keypoints is None else blank
+    began = time.monotonic()
+    output = pipe(
+        blank[0],
+        blank,
+        keypoints=keypoints,
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        ladder=ladder,
+        output_type="latent",
+    )
+    output.latents.cpu()  # a GPU has only then done its work
+    denoised = time.monotonic()
+    for _ in pipe.decode(output.latents, ladder=ladder):
+        pass
+    seconds = {"denoise": denoised - began, "decode": time.monotonic() - denoised}
+    return {"width": width, "height": height, "num_frames": frames, "seconds": seconds}
