@@ -22,11 +22,14 @@ from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
+from magicanimate.quick_start import import_diffusers, without_collection
 from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
+from magicanimate.wording import COMPILE
 
 if TYPE_CHECKING:
     import gradio as gr
 
+    from magicanimate.ui.page import Page
     from magicanimate.ui.studio import Studio
 
 EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
@@ -63,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=(AUTO, *PROFILE_NAMES),
         help="how to spend memory, from roomy to tight (default: by what is free)",
     )
+    parser.add_argument("--compile", action="store_true", help=COMPILE)
     parser.add_argument("--offline", action="store_true", help="never ask the network for weights")
     parser.add_argument(
         "--densepose", choices=ENGINES, default="auto", help="what finds the people of an ordinary video"
@@ -145,50 +149,29 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
-    from starlette.middleware import Middleware
-
-    from magicanimate.ui import player, theme, views
-    from magicanimate.ui.page import Page, find_examples
-    from magicanimate.ui.studio import Studio
-    from magicanimate.web.guard import Guard
-    from magicanimate.web.login import Login
-
-    engine = EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline)
     shared = args.share or bool(accounts) or not is_loopback(args.host)
-    studio = Studio(
-        args.model,
-        output,
-        device=args.device,
-        dtype=args.dtype,
-        offline=args.offline,
-        memory=args.memory,
-        engine=engine,
-        most_waiting=args.queue,
-        unload_after=args.unload_after,
-        shared=shared,
-    )
-    open_folders = [scratch, EXAMPLES] if shared else None  # names of results can be guessed
-    page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
-    try:
-        page.blocks.launch(
-            server_name=args.host,
-            server_port=free_port(args.host, args.port),
-            share=args.share,
-            auth=Login(accounts).admits if accounts else None,
-            theme=theme.make(),
-            css_paths=[views.STYLE, player.RESULTS_STYLE],
-            head=player.head(),
-            allowed_paths=[str(output), str(EXAMPLES)],
-            blocked_paths=[str(studio.queue.folder)],
-            max_file_size=MediaLimits().max_file_bytes,
-            app_kwargs={"middleware": [Middleware(Guard, access=access, open_folders=open_folders)]},
-            enable_monitoring=False,
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            quiet=True,
-            prevent_thread_lock=True,
+    with without_collection():
+        from magicanimate.ui.page import Page, find_examples
+        from magicanimate.ui.studio import Studio
+
+        studio = Studio(
+            args.model,
+            output,
+            device=args.device,
+            dtype=args.dtype,
+            offline=args.offline,
+            memory=args.memory,
+            compile=args.compile,
+            engine=EngineChoice(args.densepose, args.densepose_weights, args.device, args.offline),
+            most_waiting=args.queue,
+            unload_after=args.unload_after,
+            shared=shared,
         )
+        page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
+    try:
+        with without_collection():
+            open_folders = [scratch, EXAMPLES] if shared else None  # names of results can be guessed
+            launch(page, args, access, accounts, open_folders=open_folders)
         if page.blocks.share_url:
             access.allow(page.blocks.share_url)
         yield page.blocks, studio
@@ -197,13 +180,49 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         studio.close()
 
 
+def launch(
+    page: Page,
+    args: argparse.Namespace,
+    access: Access,
+    accounts: list[tuple[str, str]] | None,
+    *,
+    open_folders: list[Path] | None,
+) -> None:
+    """Start the server of a page in a thread of its own; see `magicanimate.web.guard.Guard`."""
+    from starlette.middleware import Middleware
+
+    from magicanimate.ui import player, theme, views
+    from magicanimate.web.guard import Guard
+    from magicanimate.web.login import Login
+
+    page.blocks.launch(
+        server_name=args.host,
+        server_port=free_port(args.host, args.port),
+        share=args.share,
+        auth=Login(accounts).admits if accounts else None,
+        theme=theme.make(),
+        css_paths=[views.STYLE, player.RESULTS_STYLE],
+        head=player.head(),
+        allowed_paths=[str(page.studio.output), str(EXAMPLES)],
+        blocked_paths=[str(page.studio.queue.folder)],
+        max_file_size=MediaLimits().max_file_bytes,
+        app_kwargs={"middleware": [Middleware(Guard, access=access, open_folders=open_folders)]},
+        enable_monitoring=False,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+
+
 def serve(args: argparse.Namespace, scratch: Path) -> None:
     """Show the page until interrupted; see `running`."""
     with running(args, scratch) as (blocks, studio):
         print(f"MagicAnimate runs on {blocks.local_url}  (Ctrl-C ends it)", flush=True)
         if blocks.share_url:
             print(f"Public link: {blocks.share_url}", flush=True)
-        studio.start_loading()
+        studio.start_loading(import_diffusers)
         blocks.block_thread()
 
 

@@ -3,10 +3,7 @@
     python -m benchmarks.flops [--frames 16 40 125] [--size 512]
     python -m benchmarks.flops --presets
 
-The published arithmetic: both guidance halves go through the whole UNet in every window; the reference is
-repeated for each frame and half before keys and values are made of it, the unconditional half attends to it
-and then again without it; the text is projected for each frame; the encoder has a batch of two; the clip is
-padded to a multiple of 16 frames and its windows are closed into a ring. The ControlNet runs once per frame.
+The published arithmetic is that of `benchmarks.published`, the clip padded to a multiple of 16 frames.
 Networks of Stable Diffusion 1.5's size, guidance, windows of 16 frames with overlap 4.
 
 With ``--presets`` the arithmetic of one window in a whole animation of 25 steps, by preset
@@ -24,13 +21,13 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import ControlNetModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.published import PLAN, install_published_attention
 from magicanimate.config import PRESETS
-from magicanimate.models.appearance_encoder import SELF_ATTENTION, AppearanceEncoder
+from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.control_maps import control_maps
-from magicanimate.models.reference import install_attention, paired_blocks, set_reference, set_visible
+from magicanimate.models.reference import install_attention, set_reference, set_visible
 from magicanimate.models.shared_skips import shared_skips
 from magicanimate.models.unet import Turns, VideoUNet
 from magicanimate.presets import speed_preset
@@ -63,21 +60,6 @@ def build_networks(channels: Sequence[int] = SD15_CHANNELS, *, text_width: int =
         AppearanceEncoder(attention_head_dim=8, **common).eval(),
         ControlNetModel(attention_head_dim=8, **common).eval(),
     )
-
-
-class PublishedSelfAttention(AttnProcessor2_0):
-    """Self-attention in the published order of work: all rows read the bank, then one half does it again."""
-
-    def __init__(self, bank: torch.Tensor):
-        super().__init__()
-        self.bank = bank
-
-    def __call__(self, attn: Attention, hidden_states: torch.Tensor, *_, **__) -> torch.Tensor:
-        rows = hidden_states.shape[0]
-        tokens = torch.cat([hidden_states, self.bank.expand(rows, -1, -1)], dim=1)
-        seen = super().__call__(attn, hidden_states, tokens)
-        half = hidden_states[: rows // 2]
-        return torch.cat([super().__call__(attn, half), seen[rows // 2 :]])
 
 
 def count_step(networks: Networks, *, frames: int, size: int, published: bool) -> dict[str, float]:
@@ -146,7 +128,7 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
             run_control(unknown=length if published else 0)
         found["ControlNet"] = counter.get_total_flops() / 1e12 * frames / length
         if published:
-            _install_published(networks.unet, bank)
+            install_published_attention(networks.unet, bank)
         else:
             run_window()  # projects the text, which then is known
             set_reference(readers, bank)
@@ -163,15 +145,8 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
 def step_windows(frames: int, *, published: bool) -> list[list[int]]:
     """The windows of a step: open, or a ring over the padded clip."""
     if published:
-        return WindowPlan(mode="ring").windows(-(-frames // 16) * 16)
+        return PLAN.windows(-(-frames // 16) * 16)
     return WindowPlan().windows(frames)
-
-
-def _install_published(unet: VideoUNet, bank: dict[str, torch.Tensor]) -> None:
-    processors = unet.attn_processors
-    for name in paired_blocks(unet, fusion="midup"):
-        processors[f"{name}{SELF_ATTENTION}.processor"] = PublishedSelfAttention(bank[name])
-    unet.set_attn_processor(processors)
 
 
 def table(networks: Networks, *, frames: Sequence[int], size: int) -> str:

@@ -17,8 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from benchmarks.speed import animate, build, parser
-from magicanimate.speed import Speed
+from benchmarks.speed import Arrangement, animate, build, parser
 
 KINDS = {
     "convolution": ("convolution",),
@@ -87,9 +86,9 @@ def main() -> None:
     args.steps = 1
     torch.set_num_threads(1)
     pipe = build(args)
-    animate(pipe, args, Speed(), num_inference_steps=1)  # loads the libraries' code
+    animate(pipe, args, Arrangement(), num_inference_steps=1)  # loads the libraries' code
     with Timer() as timer:
-        animate(pipe, args, Speed())
+        animate(pipe, args, Arrangement())
     rate, total = product_rate(), sum(timer.seconds.values())
     print("| kind | CPU s | share | GFLOP | GFLOP/s | of a product's rate |\n" + "|---" * 6 + "|")
     for kind, seconds in sorted(timer.seconds.items(), key=lambda item: -item[1]):

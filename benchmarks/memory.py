@@ -34,7 +34,7 @@ def factor(what: str, args: argparse.Namespace) -> float:
         def work(side: int) -> None:
             decode_scaled(pipe.vae, latents[..., :side, :side])
     else:
-        arrangement = Speed(lean_modules=what == WORK[0])
+        arrangement = speed.Arrangement(Speed(lean_modules=what == WORK[0]))
         maps = args.frames * args.channels[0] * args.side**2 * 4
 
         def work(side: int) -> None:

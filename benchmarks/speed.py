@@ -1,31 +1,64 @@
-"""The default arrangement of the work against the plain one: time, agreement, memory.
+"""The default arrangement of the work against the plain and the published one: time, agreement, memory.
 
     python -m benchmarks.speed [--frames 24] [--side 32] [--channels 64 128 256 256] [--steps 5] [--threads 2]
 
-Random networks of Stable Diffusion 1.5's topology; the two take turns in one process, so that other work on
-the machine slows both. CPU seconds (of all threads) depend less on it than the clock. The extra memory is how
-far the peak of a process of its own lies above what it has before it denoises; Linux only.
+Random networks of Stable Diffusion 1.5's topology; the arrangements take turns in one process, so that other
+work on the machine slows all. "Published" is the order of work in `benchmarks.published`, of the clip as it
+is and padded as by the published scripts. CPU seconds (of all threads) depend less on other work than the
+clock. The extra memory is how far the peak of a process of its own lies above what it has before it denoises;
+Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from benchmarks.flops import TEXT_TOKENS, build_networks
+from benchmarks.published import PLAN, SPEED, padded, published_order
 from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.device import DTYPES
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.speed import Speed
+from magicanimate.windows import WindowPlan
 
-ARRANGEMENTS = {"plain": Speed.plain(), "default": Speed()}
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A way to do the work.
+
+    Attributes:
+        speed, plan: of this program.
+        published: in the published order.
+        padded: the clip is filled up to a multiple of 16 frames.
+    """
+
+    speed: Speed = Speed()
+    plan: WindowPlan = WindowPlan()
+    published: bool = False
+    padded: bool = False
+
+
+ARRANGEMENTS = {
+    "plain": Arrangement(Speed.plain()),
+    "published": Arrangement(SPEED, PLAN, published=True),
+    "published, padded": Arrangement(SPEED, PLAN, published=True, padded=True),
+    "default": Arrangement(),
+}
+SAME = {  # what must give the same latents
+    "plain": Arrangement(),
+    "published": Arrangement(plan=PLAN),
+    "published, padded": Arrangement(plan=PLAN, padded=True),
+}
 PARTS = ("appearance_encoder", "controlnet", "unet")
 
 
@@ -73,29 +106,35 @@ def build(args: argparse.Namespace) -> MagicAnimatePipeline:
     return pipe.to(getattr(torch, args.dtype))
 
 
-def animate(pipe: MagicAnimatePipeline, args: argparse.Namespace, speed: Speed, **settings) -> torch.Tensor:
+def animate(
+    pipe: MagicAnimatePipeline, args: argparse.Namespace, way: Arrangement, **settings
+) -> torch.Tensor:
     """Latents of the workload."""
     rng = np.random.default_rng(0)
     side = 8 * args.side
-    return pipe(
-        rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
-        rng.integers(0, 256, (args.frames, side, side, 3), dtype=np.uint8),
-        guidance_scale=args.guidance,
-        output_type="latent",
-        speed=speed,
-        **{"num_inference_steps": args.steps, **settings},
-    ).latents
+    photo = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    control = rng.integers(0, 256, (args.frames, side, side, 3), dtype=np.uint8)
+    with published_order() if way.published else contextlib.nullcontext():
+        return pipe(
+            photo,
+            padded(control) if way.padded else control,
+            guidance_scale=args.guidance,
+            windows=way.plan,
+            output_type="latent",
+            speed=way.speed,
+            **{"num_inference_steps": args.steps, **settings},
+        ).latents
 
 
 class Stopwatch:
-    """Seconds a step by the clock and of the CPU, in all and by network."""
+    """Seconds a step by the clock and of the CPU, the latter in all and by network."""
 
     def __init__(self, pipe: MagicAnimatePipeline):
         self.parts: dict[str, float] = defaultdict(float)
         for name in PARTS:
             network = getattr(pipe, name)
-            network.register_forward_pre_hook(lambda *_, name=name: self._add(name, -time.perf_counter()))
-            network.register_forward_hook(lambda *_, name=name: self._add(name, time.perf_counter()))
+            network.register_forward_pre_hook(lambda *_, name=name: self._add(name, -time.process_time()))
+            network.register_forward_hook(lambda *_, name=name: self._add(name, time.process_time()))
 
     def _add(self, name: str, seconds: float) -> None:
         self.parts[name] += seconds
@@ -106,17 +145,21 @@ class Stopwatch:
         began, began_cpu = time.perf_counter(), time.process_time()
         result = work()
         spent, spent_cpu = time.perf_counter() - began, time.process_time() - began_cpu
-        times = {"seconds": spent, "CPU seconds": spent_cpu, **self.parts}
+        times = {
+            "seconds": spent,
+            "CPU seconds": spent_cpu,
+            **{f"{part}, CPU s": seconds for part, seconds in self.parts.items()},
+        }
         return result, {name: seconds / steps for name, seconds in times.items()}
 
 
-def extra_memory(args: argparse.Namespace, speed: Speed) -> float:
+def extra_memory(args: argparse.Namespace, way: Arrangement) -> float:
     """MB by which one step raises this process's peak above what it holds before."""
     pipe = build(args)
     short = argparse.Namespace(**{**vars(args), "frames": 1})
-    animate(pipe, short, speed, num_inference_steps=1)  # loads the libraries' code
+    animate(pipe, short, replace(way, padded=False), num_inference_steps=1)  # loads the libraries' code
     before = start_peak()
-    animate(pipe, args, speed, num_inference_steps=1)
+    animate(pipe, args, way, num_inference_steps=1)
     return memory("VmHWM") - before
 
 
@@ -134,14 +177,14 @@ def memory(name: str) -> float:
 
 
 def measure(args: argparse.Namespace) -> str:
-    """Run both in turn; returns the table."""
+    """Run all in turn; returns the table."""
     pipes = {name: build(args) for name in ARRANGEMENTS}  # one each: weights keep the layout that suits one
     watches = {name: Stopwatch(pipe) for name, pipe in pipes.items()}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in ARRANGEMENTS}
     latents = {}
     for turn in range(args.rounds):
-        for name, speed in ARRANGEMENTS.items():
-            work = lambda name=name, speed=speed: animate(pipes[name], args, speed)  # noqa: E731
+        for name, way in ARRANGEMENTS.items():
+            work = lambda name=name, way=way: animate(pipes[name], args, way)  # noqa: E731
             latents[name], times = watches[name].run(work, args.steps)
             rows[name].append(times)
             print(f"round {turn + 1}, {name}: {times['seconds']:.2f} s a step", file=sys.stderr, flush=True)
@@ -150,14 +193,27 @@ def measure(args: argparse.Namespace) -> str:
         command = [sys.executable, "-m", "benchmarks.speed", "--memory-of", name, *sys.argv[1:]]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         best[name]["extra memory, MB"] = float(printed)
-    difference = (latents["default"] - latents["plain"]).abs().max() / latents["plain"].abs().max()
-    lines = ["| a step | plain | default | ratio |", "|---|---|---|---|"]
-    for key, plain in best["plain"].items():
-        ours = best["default"][key]
-        lines.append(f"| {key} | {plain:.2f} | {ours:.2f} | {ours / plain:.2f} |")
-    return "\n".join(
-        [*lines, "", f"largest difference of the results: {difference:.1e} of the largest value"]
-    )
+    lines = [table(best), ""]
+    for name, way in SAME.items():
+        ours = latents["default"] if way == ARRANGEMENTS["default"] else animate(pipes["default"], args, way)
+        difference = (ours - latents[name]).abs().max() / latents[name].abs().max()
+        lines.append(
+            f"largest difference of this program's result to {name}: {difference:.1e} of the largest value"
+        )
+    return "\n".join(lines)
+
+
+def table(best: dict[str, dict[str, float]]) -> str:
+    """Markdown: a column for each arrangement, and one for the share of each that the default one takes."""
+    others = [name for name in best if name != "default"]
+    lines = [f"| a step | {' | '.join([*best, *(f'default / {name}' for name in others)])} |"]
+    lines.append("|---" * (1 + len(best) + len(others)) + "|")
+    for key, ours in best["default"].items():
+        figures = [f"{row[key]:.2f}" for row in best.values()] + [
+            f"{ours / best[name][key]:.2f}" for name in others
+        ]
+        lines.append(f"| {key} | {' | '.join(figures)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from magicanimate.loading_lock import LOADING
 from magicanimate.memory.profiles import AUTO
 from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
+from magicanimate.quick_start import without_collection
 from magicanimate.request_checks import check_outputs, check_request, side_by_side_path
 from magicanimate.text import add_text_encoder
 
@@ -77,6 +78,7 @@ class Animator:
         device, dtype: see `magicanimate.device.pick_device`.
         offline: never ask the network; "full" must have been fetched before.
         memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
+        compile: compile blocks of the networks (`magicanimate.models.compiled`), where that works.
         team: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
 
@@ -93,6 +95,7 @@ class Animator:
         dtype: str | None = None,
         offline: bool = False,
         memory: str = AUTO,
+        compile: bool = False,
         team: Team | None = None,
         on_progress: OnProgress | None = None,
     ):
@@ -100,7 +103,7 @@ class Animator:
         self._wish = (device, dtype)
         self._on_load = on_progress
         self._folder: Path | None = None
-        self._memory, self._team = memory, team
+        self._memory, self._compile, self._team = memory, compile, team
         self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
         self._decode_pace: float | None = None
@@ -159,7 +162,7 @@ class Animator:
     def _load(self) -> None:
         folder = self.folder
         self.device = pick_device(*self._wish)
-        with LOADING:
+        with LOADING, without_collection():
             from magicanimate.distributed import Team
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.need import Work
@@ -172,6 +175,7 @@ class Animator:
             self.device,
             wish=self._memory,
             team=self._team,
+            compile=self._compile,
         )
         networks.prepare(Work(self.defaults.width, self.defaults.height))
         self._networks = networks

@@ -17,6 +17,7 @@ from magicanimate.memory.profiles import MemoryProfile
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import MagicAnimatePipeline
+from magicanimate.quick_start import without_collection
 
 
 def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicAnimatePipeline:
@@ -35,7 +36,7 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
     classes = {"unet": VideoUNet, "appearance_encoder": AppearanceEncoder}
     networks = {}
     try:
-        with LOADING:
+        with LOADING, without_collection():
             for name in DENOISERS if profile.eight_bit else ():
                 if (folder / name).is_dir():
                     cls = classes.get(name, ControlNetModel)

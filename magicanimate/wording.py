@@ -19,6 +19,7 @@ STAGES = {
     "detect": "finding people",
     "write": "writing frames",
 }
+COMPILE = "compile parts of the networks with torch.compile; meant for CUDA, slower on a CPU"
 STAGES_IN_BYTES = ("download", "convert")
 
 

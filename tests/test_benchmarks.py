@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import flops, kinds, methods, presets, real_pairs, synthdance
+from benchmarks import flops, kinds, methods, plots, presets, published, real_pairs, synthdance
 from benchmarks.figures import Judge, mean_figures, write_json
 from benchmarks.strips import strip
 from benchmarks.synthdance_data import Task, cross_tasks, render, self_tasks
@@ -19,7 +20,11 @@ from densepose_tools.segmenter import PartSegmenter
 from magicanimate.errors import InputError
 from magicanimate.models.reference import install_hybrid_attention, set_reference
 from magicanimate.pipeline import MagicAnimatePipeline
+from magicanimate.speed import Speed
+from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames, write_boxes
+from tests.golden_cases import tiny_pipeline
+from tests.test_speed import animate
 from training.segmenter.network import build_segmenter
 
 
@@ -162,11 +167,30 @@ def test_published_order_of_attention_gives_the_same(pipe):
         bank = pipe.appearance_encoder(torch.randn(1, 4, 4, 4), timestep, text)
         set_reference(install_hybrid_attention(unet, fusion="midup"), bank, visible=[False, True])
         ours = unet(clip.expand(2, -1, -1, -1, -1), timestep, text.expand(2, -1, -1)).sample
-        flops._install_published(unet, bank)
-        published = unet(clip.expand(2, -1, -1, -1, -1), timestep, text.expand(2, -1, -1)).sample
+        published.install_published_attention(unet, bank)
+        theirs = unet(clip.expand(2, -1, -1, -1, -1), timestep, text.expand(2, -1, -1)).sample
     install_hybrid_attention(unet, fusion="midup")
-    torch.testing.assert_close(published, ours, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(ours[0], ours[1])
+
+
+def test_published_order_of_the_whole_loop_gives_the_same():
+    """Over windows that close into a ring; the ControlNet sees each frame once in a step, 16 at a time."""
+    pipe, ring = tiny_pipeline(), WindowPlan(mode="ring", size=4, overlap=1)
+    given = []
+    hook = pipe.controlnet.register_forward_pre_hook(lambda _, inputs: given.append(len(inputs[0])))
+    with published.published_order():
+        theirs = animate(pipe, published.SPEED, frames=18, windows=ring)
+    hook.remove()
+    assert given == [16, 2] * 2
+    ours = animate(pipe, Speed(), frames=18, windows=ring)
+    assert (theirs - ours).abs().max() < 1e-4 * ours.abs().max()
+
+
+def test_clips_are_padded_as_published():
+    frames = np.arange(18)[:, None]
+    assert published.padded(frames)[:, 0].tolist() == [*range(18), *[17] * 14]
+    assert len(published.padded(frames[:16])) == 16
 
 
 def test_ways_are_compared_with_the_first(boxes, segmenter, pipe):
@@ -194,6 +218,24 @@ def test_time_and_arithmetic_are_told_by_kind():
     assert timer.flops["convolution"] == 2 * 2 * 3 * 9 * 5 * 16
     assert timer.flops["linear"] == 2 * 2 * 80 * 7
     assert set(timer.seconds) >= {"convolution", "linear", "activation"}
+
+
+@pytest.mark.parametrize(
+    ("largest", "last", "step"),
+    [(512, 600, 100), (0.31, 0.4, 0.1), (6, 6, 1), (1, 1, 0.2), (640, 800, 200)],
+)
+def test_axes_have_round_numbers(largest, last, step):
+    found = plots.ticks(largest)
+    assert found[0] == 0 and found[-1] == pytest.approx(last) and found[1] == pytest.approx(step)
+
+
+def test_plot_draws_each_point_in_its_place():
+    panel = plots.Panel("a < b", "frames", [(0, 0), (5, 10), (10, 20)])
+    root = ElementTree.fromstring(plots.svg([panel, panel]))
+    groups = root.findall("{*}g")
+    circles = [[float(c.get(name)) for c in groups[1].findall("{*}circle")] for name in ("cx", "cy")]
+    assert len(groups) == 2 and circles[0] == [60, 230, 400] and circles[1] == [230, 135, 40]
+    assert "a < b" in [text.text for text in groups[0].findall("{*}text")]
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +30,7 @@ from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests import inputs
+from tests.conftest import ROOT
 from tests.published_layout import (
     MOTION,
     TINY_TEXT,
@@ -162,6 +165,25 @@ def test_text_encoder_is_loaded_for_a_prompt_only(converted, tmp_path):
     assert np.abs(prompted - plain).max() > 1
     assert np.abs(negative - plain).max() > 1
     assert np.abs(frame(output=tmp_path / "again") - plain).max() <= 1
+
+
+@pytest.mark.slow
+def test_prompt_where_diffusers_was_imported_without_transformers(converted, tmp_path):
+    """As in `app.py`, which leaves it out to start sooner; in a process of its own."""
+    photo, motion = inputs.write_photo(tmp_path / "me.png"), inputs.write_motion(tmp_path / "dance.mp4", 2)
+    script = f"""
+from pathlib import Path
+from magicanimate.quick_start import import_diffusers
+from magicanimate.animator import Animator
+from magicanimate.config import AnimationRequest
+import_diffusers()
+request = AnimationRequest(Path({str(photo)!r}), Path({str(motion)!r}), Path({str(tmp_path / "out.gif")!r}),
+    prompt="a b", width=64, height=64, num_inference_steps=1)
+print(Animator({str(converted)!r}, device="cpu").animate(request).num_frames)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2"]
 
 
 def test_progress_counts_every_byte(published, tmp_path):

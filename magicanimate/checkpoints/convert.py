@@ -59,7 +59,7 @@ GUIDANCE_SCALE = 7.5
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything known about a conversion before its first byte is written."""
+    """Everything known about a conversion before its first byte is written; then sources go one by one."""
 
     parts: PublishedParts
     networks: dict[str, nn.Module]
@@ -214,11 +214,14 @@ def _ticker(
 
 def _write(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
     _write_text(plan, folder, tick)  # first: what can still be wrong with it shows before gigabytes
+    plan.text.clear()
     for name, network in plan.networks.items():
         part = folder / name
         part.mkdir()
         network.save_config(part)
-        write_weights(part, plan.sources[name], dtype=plan.dtype, tables=position_tables(network), tick=tick)
+        sources = plan.sources[name]
+        write_weights(part, sources, dtype=plan.dtype, tables=position_tables(network), tick=tick)
+        sources.clear()  # closes the mapped files, whose pages count as this process's memory
     DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
     (folder / MODEL_INDEX).write_text(json.dumps(_index(plan), indent=2) + "\n", encoding="utf-8")
 

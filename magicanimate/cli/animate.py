@@ -12,6 +12,7 @@ from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
 from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.quick_start import import_diffusers
 from magicanimate.request_checks import check_request
 from magicanimate.terminal import ProgressBar, stop_on_interrupt
 from magicanimate.wording import timestamp
@@ -37,9 +38,12 @@ def run(args: argparse.Namespace) -> None:
             dtype=args.dtype,
             offline=args.offline,
             memory=args.memory,
+            compile=args.compile,
             team=team,
             on_progress=bar,
         )
+        _ = animator.folder  # what is wrong with it is said before the imports
+        import_diffusers()
         animator.load()  # outside `stop_on_interrupt`: here Ctrl-C may end it at once
         failed = _animate_all(animator, requests, bar, quiet=args.quiet)
     if failed:

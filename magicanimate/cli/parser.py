@@ -11,6 +11,7 @@ from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, MediaLimit
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
+from magicanimate.wording import COMPILE
 
 _ANIMATE_EXAMPLES = """\
 examples:
@@ -112,6 +113,7 @@ def _add_model(command) -> None:
         choices=(AUTO, *PROFILE_NAMES),
         help="how to spend memory, from roomy to tight (default: by what is free; `info` tells)",
     )
+    group.add_argument("--compile", action="store_true", default=False, help=COMPILE)
     group.add_argument("--offline", action="store_true", default=False, help="never ask the network")
 
 

@@ -14,8 +14,9 @@ from magicanimate.errors import InputError
 from magicanimate.memory.available import available_bytes, is_out_of_memory
 from magicanimate.memory.ladder import MemoryLadder, OnDescent
 from magicanimate.memory.need import Footprint, Work, choose_profile
-from magicanimate.memory.placing import bytes_on
+from magicanimate.memory.placing import bytes_on, compile_denoisers
 from magicanimate.memory.profiles import AUTO, MemoryProfile, profile_named, profiles_for
+from magicanimate.models.compiled import compiler_problem
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class PlacedNetworks:
         device: where the networks compute.
         wish: "auto" or a profile's name.
         team: the processes of the animation.
+        compile: compile blocks of the networks, where the profile and the machine allow it.
 
     Attributes:
         pipe: the pipeline, ``None`` before `prepare`.
@@ -46,10 +48,12 @@ class PlacedNetworks:
         *,
         wish: str,
         team: Team,
+        compile: bool = False,
     ):
         if wish != AUTO:
             profile_named(wish, device.name)
         self._read, self._device, self._wish, self._team = read, device, wish, team
+        self._compile, self._compiled = compile, False
         self._footprint = Footprint.of(folder)
         self._ladder: MemoryLadder | None = None
         self.pipe: DiffusionPipeline | None = None
@@ -68,7 +72,7 @@ class PlacedNetworks:
         before = self._ladder.placed if self._ladder is not None else None
         if before is None or profile.undoes(before):
             self._ladder = self.pipe = before = None  # frees them first
-            self.pipe = self._read(profile)
+            self.pipe, self._compiled = self._read(profile), False
         self._ladder = MemoryLadder(
             self.pipe,
             profile,
@@ -83,7 +87,24 @@ class PlacedNetworks:
             if not is_out_of_memory(error):
                 raise
             raise InputError(f"The memory of {self._device.name} does not hold the networks.") from error
+        if self._compile and not self._compiled:
+            self._compile_blocks(self._ladder.placed)
         return self._ladder
+
+    def _compile_blocks(self, profile: MemoryProfile) -> None:
+        """Compile once, or say why not."""
+        if not profile.compilable:
+            log.warning(
+                "--compile has no effect with the memory profile %s, whose weights come and go; "
+                "going on without it.",
+                profile.name,
+            )
+        elif problem := compiler_problem(self._device.name):
+            log.warning(problem)
+            self._compile = False
+        else:
+            compile_denoisers(self.pipe)
+        self._compiled = True
 
     def outlook(self, work: Work) -> tuple[MemoryProfile, str]:
         """The profile that some work would begin with, and one sentence about why."""

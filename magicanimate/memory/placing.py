@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from magicanimate.memory.need import DENOISERS
 from magicanimate.memory.profiles import TILE, MemoryProfile
 from magicanimate.models.autoencoder import set_sliced
+from magicanimate.models.compiled import compile_blocks, undo_compilation
+
+log = logging.getLogger(__name__)
 
 EIGHT_BIT = torch.float8_e4m3fn
 
@@ -30,6 +35,8 @@ def place(
         raise ValueError(f"networks placed for {before.name!r} must be loaded again for {profile.name!r}")
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     for name in networks.keys() & set(DENOISERS):
+        if not profile.compilable:
+            undo_compilation(networks[name])
         if profile.eight_bit:
             store_in_eight_bits(networks[name])
         if profile.offload and not (before and before.offload):
@@ -40,6 +47,12 @@ def place(
         if not (profile.offload and name in DENOISERS):
             network.to(device)
     set_sliced(networks["vae"], TILE if profile.sliced else None)
+
+
+def compile_denoisers(pipe: DiffusionPipeline) -> None:
+    """Compile the blocks of the networks that run in every step."""
+    blocks = sum(compile_blocks(pipe.components[name]) for name in DENOISERS if pipe.components.get(name))
+    log.info("torch.compile: %d blocks, compiled when they first run", blocks)
 
 
 def bytes_on(pipe: DiffusionPipeline, device: str) -> int:

@@ -40,6 +40,11 @@ class MemoryProfile:
     offload: bool = False
     eight_bit: bool = False
 
+    @property
+    def compilable(self) -> bool:
+        """Whether blocks can be compiled: hooks that bring their weights cannot."""
+        return not (self.offload or self.eight_bit)
+
     def arrange(self, speed: Speed) -> Speed:
         """``speed`` with what this profile decides."""
         return replace(

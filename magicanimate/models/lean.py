@@ -76,6 +76,10 @@ class SlicedFeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """``N L D`` -> ``N L D``."""
+        if torch.compiler.is_compiling():  # the compiler cuts by itself
+            for layer in self.net:
+                hidden_states = layer(hidden_states)
+            return hidden_states
         tokens = hidden_states.flatten(0, 1)
         width = (
             2 * self.net[-1].in_features * tokens.element_size()
@@ -100,6 +104,8 @@ class OneDnnProducts(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Called by torch in place of ``func``."""
+        if torch.compiler.is_compiling():  # inductor takes these products with constant weights only
+            return func(*args, **(kwargs or {}))
         if not kwargs and func is functional.linear and _suits(*args[:2]):
             return _product(*args)
         if not kwargs and func is functional.conv2d and _is_product(*args):

@@ -39,6 +39,7 @@ class Page:
     """
 
     def __init__(self, studio: Studio, examples: list[list[str]], *, queue_size: int, training: bool = False):
+        self.studio = studio
         with GuardedBlocks(
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:

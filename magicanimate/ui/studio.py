@@ -43,7 +43,7 @@ class Studio:
     any string; one who has two in work at a time needs two names.
 
     Args:
-        model, device, dtype, offline, memory: as `Animator` takes them.
+        model, device, dtype, offline, memory, compile: as `Animator` takes them.
         output: folder of the results, and of the queue.
         engine: finds people in ordinary videos; by default the best on the same device.
         most_waiting: animations that may wait; more are turned away.
@@ -63,6 +63,7 @@ class Studio:
         dtype: str | None = None,
         offline: bool = False,
         memory: str = AUTO,
+        compile: bool = False,
         engine: EngineChoice | None = None,
         most_waiting: int | None = None,
         unload_after: float = 0.0,
@@ -80,6 +81,7 @@ class Studio:
             dtype=dtype,
             offline=offline,
             memory=memory,
+            compile=compile,
             on_progress=self._while_loading,
         )
         self._own_model = model
@@ -134,11 +136,12 @@ class Studio:
         self.animator = animator  # an animation that runs keeps the one before alive until it ends
         self.start_loading()
 
-    def start_loading(self) -> None:
-        """Load the checkpoint in the background; an error shows when somebody animates."""
+    def start_loading(self, before: Callable[[], None] = lambda: None) -> None:
+        """Load the checkpoint in the background, ``before`` first; an error shows when somebody animates."""
 
         def load() -> None:
             with self._turn(lambda _: None, self._closed.is_set):
+                before()
                 self.animator.load()
                 if not is_known(self.animator.ran_on(), self.output):
                     self.animator.run_time_trial()

@@ -1,0 +1,53 @@
+"""Blocks of the networks compiled by ``torch.compile``, where that is wanted and possible.
+
+Only blocks that keep nothing between calls: the transformer blocks of the motion modules and the feed-forward
+layers of the others. The attentions to photo and text keep keys, and residual blocks share what they make of
+skip connections; each change of such state would compile them anew. A block is compiled at its first call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+def compiler_problem(device: str) -> str | None:
+    """Why ``torch.compile`` does not work here, in a sentence; ``None`` if a small function compiles."""
+    try:
+        torch.compile(lambda x: (x * x).sum())(torch.ones(8, device=device))
+    except (RuntimeError, ImportError, OSError) as error:  # no compiler, no triton, too new a Python
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        return f"torch.compile does not work here ({reason}); going on without it."
+    return None
+
+
+def compile_blocks(network: nn.Module) -> int:
+    """Compile the blocks of a network that can be, in place and with the same names; how many there are."""
+    network.compiled_blocks = list(_blocks(network))  # lean modules may stand in their places later
+    for block in network.compiled_blocks:
+        block.compile()
+    return len(network.compiled_blocks)
+
+
+def undo_compilation(network: nn.Module) -> None:
+    """Let the blocks run as they are defined again, if they were compiled."""
+    for block in getattr(network, "compiled_blocks", ()):
+        block._compiled_call_impl = None  # there is no public way back
+    network.compiled_blocks = []
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    inside = ""
+    for name, module in network.named_modules():
+        if inside and name.startswith(inside):
+            continue  # is compiled with the block around it
+        in_time = isinstance(module, BasicTransformerBlock) and ".motion_modules." in name
+        if in_time or isinstance(module, FeedForward):
+            inside = f"{name}."
+            yield module

@@ -1,0 +1,57 @@
+"""A quicker start: leaving out what a program does not need before its networks are there.
+
+diffusers imports transformers and torchvision wherever they are installed, for pipelines that are not used
+here. Together with Python's looking for garbage among all the new objects that is a third of the time until
+the mini is ready. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+from collections.abc import Iterator
+
+from magicanimate.loading_lock import LOADING
+
+_UNUSED = ("transformers", "torchvision")
+
+
+def import_diffusers() -> None:
+    """Import diffusers, if that has not happened yet, as where transformers and torchvision are missing.
+
+    It stays so in this process, so only a program calls this, not a library: pipelines with a text encoder
+    must be given one (`magicanimate.text` does), as diffusers loads none. Both libraries can be imported
+    afterwards as ever.
+    """
+    with LOADING:
+        if "diffusers" in sys.modules:
+            return
+        import torch  # noqa: F401  (needs nothing of what is left out)
+
+        absent = [name for name in _UNUSED if name not in sys.modules]
+        sys.modules.update(dict.fromkeys(absent))  # None: "not installed"
+        try:
+            with without_collection():
+                from diffusers import (  # noqa: F401  (what loading needs, all of whose imports come along)
+                    AutoencoderKL,
+                    ControlNetModel,
+                    DDIMScheduler,
+                    DiffusionPipeline,
+                    UNetMotionModel,
+                )
+        finally:
+            for name in absent:
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """While it lasts, Python looks for no garbage: imports and new networks leave next to none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
