@@ -10,7 +10,6 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from magicanimate.memory.profiles import AUTO
 from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
 from magicanimate.quick_start import without_collection
-from magicanimate.request_checks import check_outputs, check_request, side_by_side_path
+from magicanimate.request_checks import check_outputs, check_request
 from magicanimate.text import add_text_encoder
 
 if TYPE_CHECKING:
@@ -351,72 +350,15 @@ class Animator:
         meter: ProgressMeter,
         ladder: MemoryLadder,
     ) -> AnimationResult:
-        """Decode frame by frame into the output and, if asked for, the side-by-side strip."""
-        from magicanimate.media.settings_file import write_settings
-        from magicanimate.media.side_by_side import side_by_side
-        from magicanimate.media.writer import VideoWriter
-        from magicanimate.provenance.signing import Claim, Seal
+        from magicanimate.result_writer import write_result
 
         settings = {**self._settings(request, media), "memory": ladder.profile.name}
-        sound = {"sound_from": request.motion, "sound_start": media.sound_start} if request.sound else {}
-        strip_path = side_by_side_path(request.output) if request.side_by_side else None
-        claims = [
-            Claim(request.photo, request.motion, settings["model"], composed=composed)
-            for composed in (False, True)
-        ]
-        seals = [Seal(claim) if request.credentials else None for claim in claims]
-        meter.begin("decode", media.num_frames)
-        with ExitStack() as stack:
-            writers = [
-                stack.enter_context(
-                    VideoWriter(
-                        path,
-                        width=width,
-                        height=request.height,
-                        fps=media.rate,
-                        metadata=settings,
-                        seal=seal,
-                        **sound,
-                    )
-                )
-                for (path, width), seal in zip(self._outputs(request, media, strip_path), seals, strict=False)
-            ]
-            for i, frame in enumerate(frames):
-                writers[0].write(frame)
-                if strip_path is not None:
-                    writers[1].write(side_by_side(media.photo, media.control[i], frame))
-                meter.update(i + 1, media.num_frames)
-        meter.finish()
+        result = write_result(request, media, frames, settings=settings, meter=meter)
         self._decode_pace = meter.seconds["decode"] / media.num_frames
-        settings["seconds"] = dict(meter.seconds)
-        unsigned = seals[0].problem if seals[0] else ""
-        if unsigned not in self._told:
-            log.warning(unsigned)
-            self._told.add(unsigned)
-        return AnimationResult(
-            output=Path(request.output),
-            settings_file=write_settings(request.output, settings),
-            side_by_side=strip_path,
-            num_frames=media.num_frames,
-            fps=media.fps,
-            width=request.width,
-            height=request.height,
-            seconds=dict(meter.seconds),
-            settings=settings,
-            unsigned=unsigned,
-        )
-
-    @staticmethod
-    def _outputs(
-        request: AnimationRequest, media: PreparedMedia, strip: Path | None
-    ) -> list[tuple[Path, int]]:
-        """Path and width of each video to write."""
-        from magicanimate.media.side_by_side import side_by_side
-
-        outputs = [(Path(request.output), request.width)]
-        if strip is not None:
-            outputs.append((strip, side_by_side(media.photo, media.control[0], media.photo).shape[1]))
-        return outputs
+        if result.unsigned not in self._told:
+            log.warning(result.unsigned)
+            self._told.add(result.unsigned)
+        return result
 
     def _settings(self, request: AnimationRequest, media: PreparedMedia) -> dict[str, Any]:
         return {

@@ -1,0 +1,91 @@
+"""Writes what was animated: the video, the side-by-side strip if wanted, and the JSON with every setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magicanimate.config import AnimationRequest, AnimationResult
+from magicanimate.media.prepare import PreparedMedia
+from magicanimate.media.settings_file import write_settings
+from magicanimate.media.side_by_side import side_by_side
+from magicanimate.media.writer import VideoWriter
+from magicanimate.progress import ProgressMeter
+from magicanimate.provenance.signing import Claim, Seal
+from magicanimate.request_checks import side_by_side_path
+
+
+def write_result(
+    request: AnimationRequest,
+    media: PreparedMedia,
+    frames: Iterator[np.ndarray],
+    *,
+    settings: Mapping[str, Any],
+    meter: ProgressMeter,
+) -> AnimationResult:
+    """Take frame by frame and write it; all files appear at the end, or none.
+
+    Args:
+        request: with the size of the result.
+        media: photo and motion as they were used.
+        frames: of the result, uint8 ``H W 3``; they are decoded as they are taken.
+        settings: JSON-ready; the seconds of all stages are added to those beside the result.
+        meter: told of the stage "decode", which is the last one.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    strip_path = side_by_side_path(request.output) if request.side_by_side else None
+    sound = {"sound_from": request.motion, "sound_start": media.sound_start} if request.sound else {}
+    claims = [
+        Claim(request.photo, request.motion, settings["model"], composed=composed)
+        for composed in (False, True)
+    ]
+    seals = [Seal(claim) if request.credentials else None for claim in claims]
+    meter.begin("decode", media.num_frames)
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                VideoWriter(
+                    path,
+                    width=width,
+                    height=request.height,
+                    fps=media.rate,
+                    metadata=settings,
+                    seal=seal,
+                    **sound,
+                )
+            )
+            for (path, width), seal in zip(_outputs(request, media, strip_path), seals, strict=False)
+        ]
+        for i, frame in enumerate(frames):
+            writers[0].write(frame)
+            if strip_path is not None:
+                writers[1].write(side_by_side(media.photo, media.control[i], frame))
+            meter.update(i + 1, media.num_frames)
+    meter.finish()
+    settings = {**settings, "seconds": dict(meter.seconds)}
+    return AnimationResult(
+        output=Path(request.output),
+        settings_file=write_settings(request.output, settings),
+        side_by_side=strip_path,
+        num_frames=media.num_frames,
+        fps=media.fps,
+        width=request.width,
+        height=request.height,
+        seconds=dict(meter.seconds),
+        settings=settings,
+        unsigned=seals[0].problem if seals[0] else "",
+    )
+
+
+def _outputs(request: AnimationRequest, media: PreparedMedia, strip: Path | None) -> list[tuple[Path, int]]:
+    """Path and width of each video to write."""
+    outputs = [(Path(request.output), request.width)]
+    if strip is not None:
+        outputs.append((strip, side_by_side(media.photo, media.control[0], media.photo).shape[1]))
+    return outputs
