@@ -33,7 +33,7 @@ def build_segmenter(preset: str) -> UNet2DModel:
 
 
 def segmenter_config(preset: str) -> StageConfig:
-    """Settings of the run. The mini takes about half an hour on one core."""
+    """Settings of the run. The mini takes about an hour on one core."""
     if preset == "tiny":
         return StageConfig(
             "segmenter",
@@ -47,11 +47,11 @@ def segmenter_config(preset: str) -> StageConfig:
             optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=1, ema_decay=0.98),
         )
     optimizer = OptimizerConfig(
-        learning_rate=1.5e-3, warmup_steps=100, decay_steps=800, final_ratio=0.02, ema_decay=0.995
+        learning_rate=1.5e-3, warmup_steps=100, decay_steps=2500, final_ratio=0.02, ema_decay=0.995
     )
     return StageConfig(
         "segmenter",
-        steps=3000,
+        steps=9000,
         batch_size=16,
         size=128,
         mixed_precision="bf16",
