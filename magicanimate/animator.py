@@ -180,13 +180,14 @@ class Animator:
         self._networks = networks
         log.info("loaded %s (%s)", folder, networks.pipe.config.kind)
 
-    def run_time_trial(self) -> None:
+    def run_time_trial(self, should_stop: ShouldStop | None = None) -> None:
         """Time one step of a blank clip, so that there is something to go by before the first animation.
 
         `time_trial` has the figures afterwards, unless memory does not suffice for it.
 
         Raises:
             InputError: the checkpoint or the device cannot be used.
+            Cancelled: ``should_stop()`` was true, asked a few times.
         """
         with self._lock:
             self.load()
@@ -197,7 +198,7 @@ class Animator:
             own = self.defaults
             ladder = self._networks.prepare(Work(own.width, own.height, frames=WINDOW))
             try:
-                found = time_trial(self._pipe, ladder, device=self.device.name)
+                found = time_trial(self._pipe, ladder, should_stop=should_stop)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise

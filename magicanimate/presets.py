@@ -94,10 +94,10 @@ _CHOICES: Mapping[str, SpeedPreset] = {
         scheduler=SOLVER,
     ),
     "fast": SpeedPreset(
-        "Few steps, every second one at the surface only: five times as quick; fine detail may suffer.",
+        "Few steps, two of three at the surface only: five times as quick; fine detail may suffer.",
         most_steps=8,
         scheduler=SOLVER,
-        shortcuts=Shortcuts(guidance_stop=0.75, deep_reuse=130, encoder_reuse=130),
+        shortcuts=Shortcuts(guidance_stop=0.75, deep_reuse=255, encoder_reuse=255),
     ),
     "draft": SpeedPreset(
         "The quickest, to see whether photo and motion suit each other.",

@@ -1,15 +1,18 @@
 """How quick a checkpoint is on a device: a blank clip is denoised for one step and decoded.
 
-It is what there is to go by before the first animation, and must not keep anybody waiting: on a CPU large
-networks are known by two small frames; all others do a whole window.
+It is what there is to go by before the first animation, and must not keep anybody waiting: where two small
+frames take long they have to do; otherwise it is a whole window.
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from magicanimate.config import ShouldStop
 
 if TYPE_CHECKING:
     from magicanimate.memory.ladder import MemoryLadder
@@ -17,35 +20,48 @@ if TYPE_CHECKING:
 
 WINDOW = 16  # frames, as many as a window has by default
 _LARGE = 300_000_000  # parameters; Stable Diffusion's UNet alone has 860 million
+_LONG = 1.0  # seconds of the small frames
 _SMALLEST = 64  # pixels of a side, below which networks of several levels run out of feature map
 
 
 def time_trial(
-    pipe: MagicAnimatePipeline, ladder: MemoryLadder, *, device: str
+    pipe: MagicAnimatePipeline, ladder: MemoryLadder, *, should_stop: ShouldStop | None = None
 ) -> dict[str, int | dict[str, float]]:
     """Time the networks.
 
     Args:
         pipe: placed, with its own scheduler.
         ladder: for a window of the checkpoint's own size.
-        device: where the networks compute, "cpu", "cuda", ...
+        should_stop: asked before each network's turn.
 
     Returns:
         ``width`` and ``height`` in pixels, ``num_frames``, and ``seconds`` by stage, "denoise" and "decode",
         named as in the settings of a result. One step without guidance was made.
+
+    Raises:
+        Cancelled: ``should_stop()`` was true.
     """
     own = pipe.config.default_width, pipe.config.default_height
     small = tuple(min(side, max(_SMALLEST, side // 16 * 8)) for side in own)
-    parameters = sum(weight.numel() for weight in pipe.unet.parameters())
-    slow = device == "cpu" and parameters > _LARGE
-    _timed(pipe, ladder, *small, 2)  # what is only done once is done then
-    if slow:
-        return _timed(pipe, ladder, *small, 2)
-    tries = [_timed(pipe, ladder, *own, WINDOW) for _ in range(2)]
+    timed = partial(_timed, pipe, ladder, should_stop)
+    timed(*small, 2)  # what is only done once is done then
+    # Small networks are always quick; that a try of theirs took long would only say that the machine is busy.
+    if sum(weight.numel() for weight in pipe.unet.parameters()) > _LARGE:
+        found = timed(*small, 2)
+        if sum(found["seconds"].values()) > _LONG:
+            return found
+    tries = [timed(*own, WINDOW) for _ in range(2)]
     return min(tries, key=lambda found: found["seconds"]["denoise"])  # the other one was disturbed
 
 
-def _timed(pipe: MagicAnimatePipeline, ladder: MemoryLadder, width: int, height: int, frames: int) -> dict:
+def _timed(
+    pipe: MagicAnimatePipeline,
+    ladder: MemoryLadder,
+    should_stop: ShouldStop | None,
+    width: int,
+    height: int,
+    frames: int,
+) -> dict:
     blank = np.zeros((frames, height, width, 3), dtype=np.uint8)
     keypoints = None if pipe.controlnet_keypoints is None else blank
     began = time.monotonic()
@@ -57,10 +73,11 @@ def _timed(pipe: MagicAnimatePipeline, ladder: MemoryLadder, width: int, height:
         guidance_scale=1.0,
         ladder=ladder,
         output_type="latent",
+        should_stop=should_stop,
     )
     output.latents.cpu()  # a GPU has only then done its work
     denoised = time.monotonic()
-    for _ in pipe.decode(output.latents, ladder=ladder):
+    for _ in pipe.decode(output.latents, ladder=ladder, should_stop=should_stop):
         pass
     seconds = {"denoise": denoised - began, "decode": time.monotonic() - denoised}
     return {"width": width, "height": height, "num_frames": frames, "seconds": seconds}

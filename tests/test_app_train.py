@@ -97,23 +97,40 @@ def test_a_job_keeps_the_checkpoint_it_was_made_for(studio, trained, tmp_path, t
     studio.use_model(trained)
     points = write_motion(tmp_path_factory.mktemp("uploads") / "points.mp4", 5)
     tried = studio.submit(replace(request, keypoints=points))
-    points.unlink()
     studio.use_model(None)
+    edited = studio.submit(replace(request, keypoints=points, seed=5), instead_of=tried.id)
+    assert (edited.request["checkpoint"], edited.request["seed"]) == (str(trained), 5)
     studio.queue.cancel(long.id)
     ended = [end_of(studio.queue, job) for job in (own, tried)]
     assert [job.error for job in ended] == ["", ""]
     settings = [json.loads(Path(job.results[1]).read_text()) for job in ended]
     assert [made["num_inference_steps"] for made in settings] == [2, 7]
+    assert not studio.animator.loaded, "networks of one checkpoint at a time"
+
+
+def test_the_page_that_is_opened_during_a_trial_shows_its_settings(studio, trained):
+    page = Page(studio, [], queue_size=2, training=True)
+    (opened,) = [fn.fn for fn in page.blocks.fns.values() if getattr(fn.fn, "__name__", "") == "_opened"]
+    steps, keypoints = (page.animate.controls[name] for name in ("num_inference_steps", "keypoints"))
+    assert keypoints not in opened()
+    studio.use_model(trained)
+    assert opened()[steps]["value"] == 7 and opened()[keypoints]["visible"] is True
+
+
+def test_a_checkpoint_that_cannot_be_loaded_keeps_no_card_waiting(tiny_model, tmp_path):
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    (broken / "unet" / "config.json").unlink()
+    studio = Studio(broken, tmp_path / "out", device="cpu")
+    studio.start_loading()
+    studio.close()
+    assert studio.was_ready
 
 
 def test_the_form_follows_the_checkpoint_that_is_tried(studio, trained):
     page = Page(studio, [], queue_size=2, training=True).animate
-    assert page.controls["keypoints"].visible is False and not studio.defaults().takes_keypoints
+    assert page.controls["keypoints"].visible is False
     studio.use_model(trained)
-    assert studio.defaults().takes_keypoints
-    reset = page.presets._reset()
-    assert reset[page.controls["num_inference_steps"]] == 7
-    assert Page(studio, [], queue_size=2).animate.controls["keypoints"].visible is True
+    assert page.presets._reset()[page.controls["num_inference_steps"]] == 7
 
 
 def test_what_a_check_says_is_escaped_and_short():

@@ -134,7 +134,7 @@ def test_a_time_trial_tells_the_time_before_the_first_animation(values, tmp_path
         return said(last, "note")
 
     assert "Roughly " in text() and " s on cpu" in text()
-    assert "At most about " in text(preset="fast")
+    assert " or less; the first time" in text(preset="fast")
 
 
 def settings_of(values, tmp_path, *, num_frames: int) -> dict:

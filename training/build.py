@@ -177,6 +177,7 @@ def _basis(vae: Autoencoder, file: Path, checkpoint: str, samples: Dataset | Non
     temporary = file.with_suffix(".tmp")
     torch.save({"basis": basis, "checkpoint": checkpoint}, temporary)
     temporary.replace(file)
+    (file.parent.parent / LATENTS).unlink(missing_ok=True)  # of the autoencoder before
     return basis
 
 

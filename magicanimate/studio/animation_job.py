@@ -17,6 +17,7 @@ from magicanimate.config import (
     ShouldStop,
 )
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.studio.form_values import FILES
 from magicanimate.studio.job import Made
 from magicanimate.studio.moving_picture import encode_webp
 from magicanimate.wording import new_output, pair_name, without_folders
@@ -24,25 +25,24 @@ from magicanimate.wording import new_output, pair_name, without_folders
 ANIMATE = "animate"
 """The kind of these jobs."""
 
-UPLOADS = ("photo", "motion", "keypoints")
-_NEEDED = UPLOADS[:2]
+_NEEDED = ("photo", "motion")
 CHECKPOINT = "checkpoint"
 _PREVIEW_SUFFIX = "_cancelled_preview.webp"
 
 
-Animate = Callable[[AnimationRequest, Path | None, OnProgress, ShouldStop], AnimationResult]
-"""`Animator.animate` with a checkpoint that is tried; ``None`` for the program's own."""
+Animate = Callable[[AnimationRequest, str | None, OnProgress, ShouldStop], AnimationResult]
+"""`Animator.animate` with the checkpoint that the job names, if it does."""
 
 
-def job_request(request: AnimationRequest, *, checkpoint: Path | None = None) -> dict[str, Any]:
+def job_request(request: AnimationRequest, *, checkpoint: str | None) -> dict[str, Any]:
     """What a job keeps of a request: all but the output, whose name is found when the job begins.
 
     Args:
         request: what is to be made.
-        checkpoint: pipeline folder that is tried; ``None`` for the program's own.
+        checkpoint: see `magicanimate.studio.animators.checkpoint_name`; ``None`` for whichever is in use.
     """
     kept = {name: value for name, value in request.settings().items() if name != "output"}
-    return kept | ({} if checkpoint is None else {CHECKPOINT: str(checkpoint)})
+    return kept | {CHECKPOINT: checkpoint}
 
 
 def job_title(request: AnimationRequest) -> str:
@@ -61,7 +61,7 @@ def animation_request(job: Mapping[str, Any], output: Path) -> AnimationRequest:
         raise InputError("The job names no photo or no motion clip; make a new one.")
     limits = {f.name for f in fields(MediaLimits)}
     known = {name: value for name, value in (given.get("limits") or {}).items() if name in limits}
-    paths = {name: Path(given[name]) for name in UPLOADS if given.get(name)}
+    paths = {name: Path(given[name]) for name in FILES if given.get(name)}
     return AnimationRequest(**{**given, **paths, "output": output, "limits": MediaLimits(**known)})
 
 
@@ -88,7 +88,6 @@ class AnimationRunner:
         self._sweep(request)
         output = new_output(self._output, request.photo, request.motion)
         request = animation_request(job, output)
-        checkpoint = Path(job[CHECKPOINT]) if job.get(CHECKPOINT) else None
         preview = None
 
         def on_news(progress: Progress) -> None:
@@ -97,10 +96,10 @@ class AnimationRunner:
             on_progress(progress)
 
         try:
-            result = self._animate(request, checkpoint, on_news, should_stop)
+            result = self._animate(request, job.get(CHECKPOINT), on_news, should_stop)
         except InputError as error:
             raise InputError(
-                without_folders(str(error), *(getattr(request, name) for name in UPLOADS))
+                without_folders(str(error), *(getattr(request, name) for name in FILES))
             ) from error
         except Cancelled as stopped:
             if preview is None:

@@ -154,9 +154,7 @@ class Forecaster:
         if not expected.is_rough:
             text = f"About {took} on {device.name}, by the pace of earlier animations here."
         elif work.way.leaves_out:
-            text = (
-                f"At most about {took} on {device.name}; the first time shows how much these settings save."
-            )
+            text = f"Roughly {took} on {device.name} or less; the first time shows what these settings save."
         else:
             text = f"Roughly {took} on {device.name}; the first animation with such settings tells it better."
         yield Remark("note", text)

@@ -97,7 +97,7 @@ class Estimate:
 
     Attributes:
         seconds: loading the networks is left out.
-        is_rough: it is told from work of another kind, and at most as long where that left out nothing.
+        is_rough: it is told from work with other settings; if only these leave something out, it takes less.
     """
 
     seconds: float

@@ -14,6 +14,7 @@ from typing import Any
 
 from magicanimate.errors import InputError
 from magicanimate.studio.export import EXPORTED_FROM
+from magicanimate.studio.form_values import FILES
 from magicanimate.studio.results import LARGEST_SETTINGS, StoredResult
 from magicanimate.wording import file_name
 
@@ -26,13 +27,12 @@ class Reused:
 
     Attributes:
         settings: by the names of `AnimationRequest`, and what else was recorded.
-        photo, motion: the files, where they are still there and may be used.
+        files: by the names of `FILES`, those that are still there and may be used.
         missing: sentences that name those that are not.
     """
 
     settings: Mapping[str, Any]
-    photo: Path | None
-    motion: Path | None
+    files: Mapping[str, Path]
     missing: tuple[str, ...]
 
 
@@ -72,13 +72,13 @@ def original(settings: Mapping[str, Any], results: Iterable[StoredResult]) -> Ma
         results: those that it may be.
 
     Returns:
-        ``None`` if it is none of them, or if several that differ in photo or clip would fit.
+        ``None`` if it is none of them, or if several that differ in their files would fit.
     """
     from magicanimate.media.file_metadata import names_only
 
     wanted = {name: value for name, value in names_only(settings).items() if name != EXPORTED_FROM}
     found = [each.settings for each in results if wanted.items() <= names_only(each.settings).items()]
-    files = {(each.get("photo"), each.get("motion")) for each in found}
+    files = {tuple(each.get(name) for name in FILES) for each in found}
     return found[0] if len(files) == 1 else None
 
 
@@ -89,18 +89,21 @@ def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused
         settings: of a result; they may come from anybody.
         folders: those that photo and clip may lie in; nowhere when empty, anywhere when ``None``.
     """
-    found: dict[str, Path | None] = {}
+    found: dict[str, Path] = {}
     missing = []
-    for name, what in (("photo", "photo"), ("motion", "clip")):
+    for name, what in zip(FILES, ("photo", "clip", "keypoint clip"), strict=True):
         named = settings.get(name)
+        if name == "keypoints" and named is None:
+            continue
         path = _within(Path(named), folders) if isinstance(named, str) and named else None
-        found[name] = path if path is not None and path.is_file() else None
         called = f"The {what} {file_name(named) or 'it had'}"
         if path is None:
             missing.append(f"{called} is not there any more; choose it again.")
-        elif found[name] is None:
+        elif path.is_file():
+            found[name] = path
+        else:
             missing.append(f"{called} is a folder of frames; choose a video.")
-    return Reused(settings, found["photo"], found["motion"], tuple(missing))
+    return Reused(settings, found, tuple(missing))
 
 
 def _from_json(file: Path) -> Any:

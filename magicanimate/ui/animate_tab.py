@@ -163,7 +163,9 @@ class AnimateTab:
         Raises:
             InputError: photo or clip are not there any more.
         """
-        values = form.values_of(job.request, self.studio.defaults())
-        files = {name: job.request[name] for name in FILES if job.request.get(name)}
+        defaults = self.studio.defaults()
+        values = form.values_of(job.request, defaults)
+        names = FILES if defaults.takes_keypoints else FILES[:2]
+        files = {name: job.request[name] for name in names if job.request.get(name)}
         values |= {name: str(self.studio.lend(Path(file))) for name, file in files.items()}
         return {self.controls[name]: value for name, value in values.items() if name in self.controls}

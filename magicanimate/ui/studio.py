@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import tempfile
 import threading
@@ -20,14 +21,24 @@ from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, P
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
-from magicanimate.studio.animation_job import ANIMATE, UPLOADS, AnimationRunner, job_request, job_title
+from magicanimate.studio.animation_job import (
+    ANIMATE,
+    CHECKPOINT,
+    AnimationRunner,
+    job_request,
+    job_title,
+)
+from magicanimate.studio.animators import Animators, checkpoint_name
 from magicanimate.studio.following import followed
+from magicanimate.studio.form_values import FILES
 from magicanimate.studio.idle import IdleTimer
 from magicanimate.studio.job import Job
 from magicanimate.studio.job_files import link_or_copy
 from magicanimate.studio.job_queue import JobQueue
 from magicanimate.studio.library import Library
 from magicanimate.studio.pace import is_known
+
+log = logging.getLogger(__name__)
 
 # Of the released weights, for the page before they are fetched.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
@@ -51,7 +62,7 @@ class Studio:
         shared: several people use the program, so that each sees only his or her own jobs.
 
     Attributes:
-        was_ready: whether the networks were loaded once and it is known how quick they are.
+        was_ready: whether it was tried to load the networks and to find out how quick they are.
     """
 
     def __init__(
@@ -75,7 +86,7 @@ class Studio:
         self._most_waiting = most_waiting
         self._engine = engine or EngineChoice(device=device, offline=offline)
         self._lent = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
-        self._new_animator = partial(
+        new_animator = partial(
             Animator,
             device=device,
             dtype=dtype,
@@ -84,9 +95,9 @@ class Studio:
             compile=compile,
             on_progress=self._while_loading,
         )
-        self._own_model = model
-        self.animator = self._new_animator(model)
+        self._animators = Animators(new_animator, model)
         self._device = threading.Lock()  # one piece of work at a time
+        self._awaited = threading.Event()  # somebody waits for it
         self._idle = IdleTimer(60 * unload_after, self._unload)
         self._unloaded = self.was_ready = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
@@ -105,6 +116,11 @@ class Studio:
         runner = AnimationRunner(self._animate, self.output)
         return JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting)
 
+    @property
+    def animator(self) -> Animator:
+        """That of the checkpoint in use."""
+        return self._animators.current
+
     def defaults(self) -> ModelDefaults:
         """The checkpoint's own settings, without fetching anything.
 
@@ -112,14 +128,13 @@ class Studio:
             InputError: there is no such checkpoint.
         """
         absent = {model.name for model in describe_models() if not model.available}
-        if self.animator.model == "full" and "full" in absent:
-            return FULL_DEFAULTS
-        return self.animator.defaults
+        animator = self.animator
+        return FULL_DEFAULTS if animator.model == "full" and "full" in absent else animator.defaults
 
     @property
     def trial(self) -> Path | None:
         """The folder that `use_model` put in place of the program's own checkpoint, if it did."""
-        return None if self.animator.model == self._own_model else Path(self.animator.model)
+        return self._animators.trial
 
     def use_model(self, folder: Path | None) -> None:
         """Animate with another checkpoint from the next animation on; it is loaded in the background.
@@ -130,10 +145,7 @@ class Studio:
         Raises:
             InputError: the folder holds no checkpoint; nothing has changed then.
         """
-        animator = self._new_animator(self._own_model if folder is None else folder)
-        if folder is not None:
-            _ = animator.defaults  # reads the folder
-        self.animator = animator  # an animation that runs keeps the one before alive until it ends
+        self._animators.use(folder)
         self.start_loading()
 
     def start_loading(self, before: Callable[[], None] = lambda: None) -> None:
@@ -141,11 +153,16 @@ class Studio:
 
         def load() -> None:
             with self._turn(lambda _: None, self._closed.is_set):
-                before()
-                self.animator.load()
-                if not is_known(self.animator.ran_on(), self.output):
-                    self.animator.run_time_trial()
-                self.was_ready = True
+                animator = self._animators.of(None)
+                try:
+                    before()
+                    animator.load()
+                    if not is_known(animator.ran_on(), self.output):
+                        animator.run_time_trial(lambda: self._closed.is_set() or self._awaited.is_set())
+                except Cancelled:
+                    log.info("how quick the networks are was not measured: other work waits")
+                finally:
+                    self.was_ready = True
 
         self._worker.submit(load)
 
@@ -161,9 +178,11 @@ class Studio:
             InputError: the queue is full, a file cannot be kept, or the job to change has begun.
         """
         check_request(request)
-        files = {name: getattr(request, name) for name in UPLOADS}
+        files = {name: getattr(request, name) for name in FILES}
         uploads = [name for name, file in files.items() if file is not None and self._is_upload(file)]
-        wanted = job_request(request, checkpoint=self.trial)
+        before = self.queue.get(instead_of) if instead_of else None
+        checkpoint = before.request.get(CHECKPOINT) if before else checkpoint_name(self.animator.model)
+        wanted = job_request(request, checkpoint=checkpoint)
         kept = {"title": job_title(request), "uploads": uploads}
         if instead_of:
             return self.queue.edit(instead_of, wanted, **kept)
@@ -276,16 +295,13 @@ class Studio:
     def _animate(
         self,
         request: AnimationRequest,
-        checkpoint: Path | None,
+        checkpoint: str | None,
         on_progress: OnProgress,
         should_stop: ShouldStop,
     ) -> AnimationResult:
         """Animate with the checkpoint that was in use when the job was made."""
         with self._turn(on_progress, should_stop):
-            animator = self.animator
-            if checkpoint != self.trial:
-                animator = self._new_animator(self._own_model if checkpoint is None else checkpoint)
-            return animator.animate(request, on_progress, should_stop)
+            return self._animators.of(checkpoint).animate(request, on_progress, should_stop)
 
     @contextmanager
     def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
@@ -296,8 +312,10 @@ class Studio:
                 raise Cancelled("stopped before it began")
             waiting = not self._device.acquire(timeout=_UPDATES_EVERY)
             if waiting:
+                self._awaited.set()
                 loading = self._loading or Progress("load", 0, 1)
                 on_progress(Progress("wait", 0, 1) if self.animator.loaded else loading)
+        self._awaited.clear()
         self._idle.busy()
         try:
             yield
@@ -310,7 +328,7 @@ class Studio:
         if self._device.acquire(blocking=False):
             try:
                 self._unloaded = self._unloaded or self.animator.loaded
-                self.animator.unload()
+                self._animators.unload()
             finally:
                 self._device.release()
 

@@ -59,7 +59,7 @@ class TrialPanel:
         self.animate, self.tabs = animate, tabs
         switched = [tabs, animate.note, self.back, self.note]
         switched += [animate.controls[name] for name in (*train_form.CHECKPOINTS_OWN, "keypoints")]
-        blocks.load(lambda: gr.update(visible=self.studio.trial is not None), None, self.back, **PRIVATE)
+        blocks.load(self._opened, None, switched, **PRIVATE)
         self.use.click(self._use, self.choice, switched, **PRIVATE)
         self.back.click(self._back, None, switched, **PRIVATE)
 
@@ -104,6 +104,10 @@ class TrialPanel:
         except InputError as error:
             return {self.note: gr.update(value=views.message(str(error), kind="error"), visible=True)}
         return self._switched() | {self.tabs: gr.Tabs(selected="animate")}
+
+    def _opened(self) -> Updates:
+        """The page was opened: it was built for the program's own checkpoint."""
+        return {self.back: gr.update(visible=False)} if self.studio.trial is None else self._switched()
 
     def _back(self) -> Updates:
         self.studio.use_model(None)

@@ -59,20 +59,26 @@ class UseAgain:
             panel.again.click(work, panel.shown, [*self.filled, tabs], **PRIVATE)
 
     def _from_file(self, file: str, visitor: str, request: gr.Request) -> Updates:
+        owner = self.running.owner(visitor, request)
         try:
-            settings = read_settings(Path(file))
+            return self._filled(self._again(Path(file), owner), Path(file).name)
         except InputError as error:
             return {self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)}
-        # Whoever drops a file may have written into it what he likes. What is beside one's own results may be
-        # believed, and on a machine of one's own also a JSON from elsewhere.
-        mine = self.studio.library(self.running.owner(visitor, request)).results()
-        found = original(settings, mine)
-        if found is not None:
-            again = reuse(found, self._folders)
-        else:
-            elsewhere = self.studio.shared or names_files_only(Path(file), settings)
-            again = reuse(settings, [] if elsewhere else None)
-        return self._filled(again, Path(file).name)
+
+    def _again(self, file: Path, owner: str) -> Reused:
+        """What a dropped file was made with.
+
+        Whoever drops a file may have written into it what he likes. What is beside one's own results may be
+        believed, and on a machine of one's own also a JSON from elsewhere.
+
+        Raises:
+            InputError: it has no settings.
+        """
+        settings = read_settings(file)
+        if not (self.studio.shared or names_files_only(file, settings)):
+            return reuse(settings, None)
+        found = original(settings, self.studio.library(owner).results())
+        return reuse(settings, []) if found is None else reuse(found, self._folders)
 
     def _from_result(self, tabs: gr.Tabs, shown: str) -> Updates:
         try:
@@ -96,12 +102,13 @@ class UseAgain:
             again: the result's settings and files.
             source: what the visitor calls it.
         """
-        found = of_result(again.settings, form_settings(self.studio.defaults()))
+        defaults = self.studio.defaults()
+        found = of_result(again.settings, form_settings(defaults))
         values = dict(found.values)
-        for name in ("photo", "motion"):
-            file = getattr(again, name)
-            if file is not None:
-                values[name] = str(self.studio.lend(file))
+        files = dict(again.files)
+        if not defaults.takes_keypoints:
+            files.pop("keypoints", None)
+        values |= {name: str(self.studio.lend(file)) for name, file in files.items()}
         notes = [*again.missing, *found.notes]
         text = " ".join([f"The form has the settings of {source} now.", *notes])
         return {

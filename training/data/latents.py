@@ -29,7 +29,7 @@ def encode_all(
 ) -> np.ndarray:
     """Latents of every image, computed once: float16 ``I K C h w`` at ``path``, memory-mapped.
 
-    A file that holds others, of another autoencoder or other images, is made anew.
+    A file that plainly holds others, as a look at a few images shows, is made anew.
 
     Args:
         data: the images.
