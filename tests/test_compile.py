@@ -20,6 +20,10 @@ from tests.conftest import ROOT
 from tests.golden_cases import tiny_pipeline
 from tests.test_speed import animate
 
+# With the smaller picture the widest blocks see one pixel.
+SIZES = [{"frames": frames} for frames in (6, 3, 5, 4, 2, 7, 1)]
+SIZES += [{"frames": frames, "height": 40, "width": 72} for frames in (5, 1)]
+
 
 def compiled(pipe: MagicAnimatePipeline) -> set[str]:
     return {
@@ -30,17 +34,26 @@ def compiled(pipe: MagicAnimatePipeline) -> set[str]:
     }
 
 
+@pytest.fixture
+def fresh_compiler():
+    """Nothing is compiled yet, and what is compiled too often is an error."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lean", [True, False])
-def test_same_result_in_every_shape(lean):
+def test_same_result_in_every_size(lean, fresh_compiler):
     if problem := compiler_problem("cpu"):
         pytest.skip(problem)
     pipe, speed = tiny_pipeline(), Speed(lean_modules=lean)
-    plain = [animate(pipe, speed, frames=frames) for frames in (6, 3)]
+    plain = [animate(pipe, speed, **size) for size in SIZES]
     compile_denoisers(pipe)
-    torch._dynamo.utils.counters.clear()
-    for frames, expected in zip((6, 3), plain, strict=True):
-        found = animate(pipe, speed, frames=frames)
+    for size, expected in zip(SIZES, plain, strict=True):
+        found = animate(pipe, speed, **size)
         assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     place(pipe, profile_named("tight", "cpu"), device="cpu")

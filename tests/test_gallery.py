@@ -143,6 +143,35 @@ def test_what_was_asked_for_last_is_shown_last(make_page, folder):
     assert next(other) and next(quick)[tab.grid].count("<img") == 1  # another visitor is not in the way
 
 
+def test_a_bin_that_is_kept_gets_its_other_thumbnails(make_page, folder):
+    page = make_page(shared=False)
+    tab, at = page.gallery, Looking(in_bin=True)
+    gallery = Gallery(Library(folder))
+    for id, _ in gallery.page(Looking()).entries:
+        gallery.delete(gallery.choose(Looking(), id))
+    slow = tab._list(at, "", VISITOR)
+    assert next(slow)[tab.grid].count("ma-card-empty") == 3
+    assert tab._ask(VISITOR)[tab.sure]["visible"] and next(slow, None) is None
+    (keep,) = (fn for fn in page.blocks.fns.values() if (tab.keep._id, "click") in fn.targets)
+    first, *_, last = keep.fn(at, "", VISITOR)
+    assert not first[tab.sure]["visible"] and not last[tab.sure]["visible"]
+    assert last[tab.grid].count("<img") == 3 and set(keep.outputs) == set(tab.widgets)
+
+
+def test_what_comes_too_late_shows_nothing_but_what_was_done(make_page, monkeypatch):
+    tab = make_page(shared=False).gallery
+    read, other = Gallery.page, SimpleNamespace(id="20260102-090000_ben_waltz.json", page=None)
+    # The visitor asks for something else while the folder is read.
+    monkeypatch.setattr(Gallery, "page", lambda *args: tab._begin(VISITOR) and read(*args))
+    at = Looking(chosen=other.id)
+    assert list(tab._choose(Looking(), "", VISITOR, other)) == []
+    assert list(tab._find(Looking(), "", "", "Bin", VISITOR)) == []
+    assert list(tab._stepping(Gallery.compare, "")(at, "", VISITOR)) == []
+    for said in ("Moved to the bin.", "not there any more"):
+        (updates,) = tab._stepping(Gallery.delete, "Moved to the bin.")(at, "", VISITOR)
+        assert updates.keys() == {tab.notice} and said in updates[tab.notice]
+
+
 def test_every_update_repeats_what_was_told_before(make_page, folder):
     """A browser that is busy may look at the last one only."""
     tab = make_page(shared=False).gallery

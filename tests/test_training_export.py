@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from training.__main__ import main
 from training.build import Start
 from training.data.dancers import DancerVideos
 from training.export import export_pipeline, saved_config
+from training.networks import build_scheduler
+from training.parts import PipelineParts
 from training.presets import preset
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -100,9 +103,27 @@ def test_any_stage_goes_on_from_a_pipeline(stage, trained, data_folder, tmp_path
 
 def test_a_pipeline_goes_on_with_what_it_predicts(trained, data_folder, tmp_path):
     start = Start(pipeline=trained / "stage2" / "pipeline")
-    loss = replace(preset("tiny", "base")[0].loss, prediction="epsilon", zero_terminal_snr=False)
-    with pytest.raises(InputError, match="predict 'v_prediction'.*--prediction v_prediction"):
-        train("base", data_folder, tmp_path, start=start, loss=loss)
+    own = preset("tiny", "base")[0].loss
+    for prediction in ("epsilon", "v_prediction"):
+        loss = replace(own, prediction=prediction, zero_terminal_snr=False)
+        said = (
+            f"predict 'v_prediction' with zero terminal SNR.* learn '{prediction}' without zero.*"
+            "--prediction v_prediction --zero-terminal-snr"
+        )
+        with pytest.raises(InputError, match=said):
+            train("base", data_folder, tmp_path, start=start, loss=loss)
+
+
+def test_a_pipeline_without_zero_snr_goes_on_without(trained, tmp_path):
+    folder = shutil.copytree(trained / "stage2" / "pipeline", tmp_path / "pipeline")
+    build_scheduler("v_prediction", zero_terminal_snr=False).save_pretrained(folder / "scheduler")
+    loss = preset("tiny", "base")[0].loss
+    parts = PipelineParts(folder)
+    parts.check(replace(loss, zero_terminal_snr=False))
+    with pytest.raises(InputError, match="choose --prediction v_prediction --no-zero-terminal-snr"):
+        parts.check(loss)
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")  # as older files leave it out
+    parts.check(replace(loss, prediction="epsilon", zero_terminal_snr=False))
 
 
 def test_folder_that_is_no_pipeline_is_named(tmp_path, data_folder):

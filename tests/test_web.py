@@ -17,7 +17,7 @@ from magicanimate.web import incidents
 from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
 from magicanimate.web.file_keys import is_key_of, key_of
 from magicanimate.web.guard import Guard
-from magicanimate.web.login import LoginDelays
+from magicanimate.web.login import Login, LoginDelays, caller
 
 OWN = {"host": "127.0.0.1:7860"}
 
@@ -234,3 +234,81 @@ def test_whoever_tries_many_names_fills_no_memory():
         delays.begin(f"{i}" * 1000, "a")
     assert len(delays) == 10_000
     assert delays.begin("new", "a") == 5  # who did it is still known
+
+
+class Attempts:
+    """Attempts to log in, which wait until they are let go on."""
+
+    def __init__(self):
+        self.go_on, self.waiting = asyncio.Event(), []
+        self.login = Login([("me", "secret"), ("you", "other")], delays=LoginDelays(Clock()), wait=self._wait)
+
+    async def _wait(self, seconds: float) -> None:
+        self.waiting.append(seconds)
+        await self.go_on.wait()
+
+    async def _attempt(self, name: str, password: str, address: str) -> bool:
+        caller.set(address)
+        return await self.login.admits(name, password)
+
+    async def begin(self, *attempts: tuple[str, str, str]) -> list[asyncio.Task]:
+        """Begin attempts (name, password, address) until each waits or has its answer."""
+        tasks = [asyncio.create_task(self._attempt(*attempt)) for attempt in attempts]
+        for _ in range(3):
+            await asyncio.sleep(0)  # each gets its turn
+        return tasks
+
+
+def answers(tasks: list[asyncio.Task]) -> list[bool]:
+    return [task.result() for task in tasks if task.done()]
+
+
+@pytest.mark.parametrize(
+    ("many", "places"),
+    [
+        ([("me", "secret", f"{i}") for i in range(5000)], 20),  # an account from many addresses
+        ([(f"{i}", "guess", "a") for i in range(5000)], 3),  # many accounts from an address
+    ],
+)
+def test_of_many_attempts_at_once_only_a_few_are_looked_at(many, places):
+    async def run() -> None:
+        attempts = Attempts()
+        tasks = await attempts.begin(*many)
+        assert answers(tasks) == [False] * (5000 - places) and len(attempts.waiting) == places
+        (elsewhere,) = await attempts.begin(("you", "other", "b"))
+        assert not elsewhere.done()  # neither of that account nor of that address
+        attempts.go_on.set()
+        looked_at = await asyncio.gather(*tasks[:places], elsewhere)
+        assert looked_at == [password == "secret" for _, password, _ in many[:places]] + [True]
+        again = await attempts.begin(*many[-places:])  # the places are free again
+        assert await asyncio.gather(*again) == looked_at[:places]
+        assert len(attempts.login.places) == 0
+
+    asyncio.run(run())
+
+
+def test_an_attempt_that_is_broken_off_leaves_its_place():
+    async def run() -> None:
+        attempts = Attempts()
+        tasks = await attempts.begin(*[("me", "guess", "a")] * 3)
+        assert answers(await attempts.begin(("me", "secret", "a"))) == [False]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert len(attempts.login.places) == 0
+        attempts.go_on.set()
+        (last,) = await attempts.begin(("me", "secret", "a"))
+        assert await last
+
+    asyncio.run(run())
+
+
+def test_refused_attempts_do_not_make_the_next_one_wait_longer():
+    async def run() -> None:
+        attempts = Attempts()
+        await attempts.begin(*[("me", "guess", "a")] * 100)
+        attempts.go_on.set()
+        await attempts.begin(("me", "guess", "b"))
+        assert attempts.waiting == [0, 0.2, 0.4, 0.8]
+
+    asyncio.run(run())

@@ -189,20 +189,28 @@ class PipelineParts:
         """Whether a loss is the one that these networks learned with.
 
         Raises:
-            InputError: they predict something else.
+            InputError: they predict something else, or with another noise at the last timestep.
         """
         file = self.folder / "scheduler" / "scheduler_config.json"
-        own = json.loads(file.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
-        if own != loss.prediction:
+        schedule = json.loads(file.read_text(encoding="utf-8"))
+        own = schedule.get("prediction_type", "epsilon"), schedule.get("rescale_betas_zero_snr", False)
+        wanted = loss.prediction, loss.zero_terminal_snr
+        if own != wanted:
             raise InputError(
-                f"The networks of {self.folder} predict {own!r} and would have to learn {loss.prediction!r} "
-                f"anew; choose --prediction {own}."
+                f"The networks of {self.folder} predict {_in_words(own)} and would have to learn "
+                f"{_in_words(wanted)} anew; choose --prediction {own[0]} "
+                f"--{'' if own[1] else 'no-'}zero-terminal-snr."
             )
 
     def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
         kept = ("kind", "default_steps", "default_guidance_scale", "noise_period")
         sides = {"default_width": config.size, "default_height": config.size}
         return sides | {name: self._index[name] for name in kept}
+
+
+def _in_words(learned: tuple[str, bool]) -> str:
+    prediction, zero_terminal_snr = learned
+    return f"{prediction!r} {'with' if zero_terminal_snr else 'without'} zero terminal SNR"
 
 
 def _load(cls: type, folder: Path):

@@ -3,6 +3,11 @@
 Only blocks that keep nothing between calls: the transformer blocks of the motion modules and the feed-forward
 layers of the others. The attentions to photo and text keep keys, and residual blocks share what they make of
 skip connections; each change of such state would compile them anew. A block is compiled at its first call.
+
+torch compiles a method 8 times at most, counted over all blocks that share it, and then runs it as it is
+defined. So sizes are symbols in what is compiled. What still counts is the width of a block and whether a
+size is 1, as in one frame or where the widest blocks see one pixel: 8 kinds in Stable Diffusion's networks,
+which have three widths, and 6 if the picture is larger than 64 pixels a side.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ def compile_blocks(network: nn.Module) -> int:
     """Compile the blocks of a network that can be, in place and with the same names; how many there are."""
     network.compiled_blocks = list(_blocks(network))  # lean modules may stand in their places later
     for block in network.compiled_blocks:
-        block.compile()
+        block.compile(dynamic=True)
     return len(network.compiled_blocks)
 
 

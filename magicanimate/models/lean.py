@@ -76,7 +76,9 @@ class SlicedFeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """``N L D`` -> ``N L D``."""
-        if torch.compiler.is_compiling():  # the compiler cuts by itself
+        # Compiled, the layer runs whole: how many slices there are follows from the sizes, so with slices
+        # each size would be compiled for itself.
+        if torch.compiler.is_compiling():
             for layer in self.net:
                 hidden_states = layer(hidden_states)
             return hidden_states

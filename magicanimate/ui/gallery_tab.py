@@ -106,7 +106,7 @@ class GalleryTab:
         ):
             button.click(self._stepping(step, told), at, self.widgets, **several)
         self.empty.click(self._ask, None, self.sure, queue=False, **PRIVATE)
-        self.keep.click(lambda: gr.update(visible=False), None, self.sure, queue=False, **PRIVATE)
+        self.keep.click(self._list, at, self.widgets, **several)  # goes on where the question ended it
         self.folder.click(self._open, None, self.notice, **PRIVATE)
         self.result.connect()
 
@@ -166,14 +166,21 @@ class GalleryTab:
         except InputError as error:
             at = replace(at, chosen="", beside="", comparing=False, undo="")
             updates = self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
-        yield from self._listed(gallery, at, wanted, updates)
+        yield from self._listed(gallery, at, wanted, updates, done=bool(told))
 
     def _listed(
-        self, gallery: Gallery, at: Looking, wanted: Callable[[], bool], told: Updates | None = None
+        self,
+        gallery: Gallery,
+        at: Looking,
+        wanted: Callable[[], bool],
+        told: Updates | None = None,
+        *,
+        done: bool = False,
     ) -> Iterator[Updates]:
         """Draw the grid with the thumbnails that are there, then with the others as they are made.
 
-        Stops when it is not ``wanted`` any more: what was asked for since draws the grid itself.
+        Stops when it is not ``wanted`` any more: what was asked for since draws the grid itself, and shows
+        what is chosen now. Only what was ``done`` to results, or why it was not, is said even then.
 
         Gradio sends what differs from the update before, and a browser that is busy forgets what an earlier
         one had and a later one has not. So each update repeats those before it, beginning with ``told``.
@@ -187,8 +194,8 @@ class GalleryTab:
             self.sure: gr.update(visible=False),
         }
         if not wanted():
-            if told:
-                yield told
+            if done:
+                yield {self.notice: told[self.notice]}
             return
         yield updates
         for _, result in page.entries:

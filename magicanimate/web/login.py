@@ -1,12 +1,13 @@
-"""Who may log in, and how long a guess takes: the more went wrong lately, the longer."""
+"""Who may log in, how long guesses take and how many of them wait at once."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
 
 caller: ContextVar[str] = ContextVar("caller", default="")
@@ -16,12 +17,13 @@ _FIRST, _LONGEST = 0.2, 5.0  # seconds to wait after one failure; it doubles wit
 _FORGOTTEN_AFTER = 600.0  # seconds
 _MOST_KEPT = 10_000  # accounts and addresses; beyond that the oldest are forgotten
 _LONGEST_NAME = 100  # characters that are kept of what somebody says he is called
+_MOST_WAITING = {"account": 20, "address": 3}  # attempts that wait at the same time
 
 
 class LoginDelays:
     """Counts failures by account and by address, so that neither many addresses nor many names help.
 
-    Nobody is locked out: who knows the password waits five seconds at most, whatever others do.
+    An attempt never waits longer than five seconds, whatever others do.
 
     Args:
         clock: seconds that only grow.
@@ -61,8 +63,40 @@ def _keys(name: str, address: str) -> tuple[tuple[str, str], ...]:
     return ("account", name[:_LONGEST_NAME]), ("address", address)
 
 
+class WaitingPlaces:
+    """Where attempts wait: 3 of an address, 20 for an account, so that many at once are no quicker."""
+
+    def __init__(self) -> None:
+        self._taken: Counter[tuple[str, str]] = Counter()
+
+    @contextlib.contextmanager
+    def taking(self, name: str, address: str) -> Iterator[bool]:
+        """Take a place for as long as the context lasts; whether there was one."""
+        keys = _keys(name, address)
+        if any(self._taken[kind, of] >= _MOST_WAITING[kind] for kind, of in keys):
+            yield False
+            return
+        self._taken.update(keys)
+        try:
+            yield True
+        finally:
+            for key in keys:
+                self._taken[key] -= 1
+                if not self._taken[key]:  # or every name ever tried would stay
+                    del self._taken[key]
+
+    def __len__(self) -> int:
+        """Accounts and addresses that places are taken for."""
+        return len(self._taken)
+
+
 class Login:
     """The accounts of a page.
+
+    Guesses at one account are answered after five seconds each once some were wrong, and 20 at a time: about
+    four a second at most, from however many addresses. The price: while somebody keeps all places of an
+    account or of an address taken, others are refused there, too, with the right password as well. That ends
+    five seconds after he stops. A proxy or link that hides where requests come from is one address.
 
     Args:
         accounts: names and passwords.
@@ -80,11 +114,18 @@ class Login:
         self._passwords = dict(accounts)
         self._delays = LoginDelays() if delays is None else delays
         self._wait = wait
+        self.places = WaitingPlaces()
 
     async def admits(self, name: str, password: str) -> bool:
-        """Whether it is the password of an account, which is said after the delay that is due."""
+        """Whether it is the password of an account, which is said after the delay that is due.
+
+        Not looked at and refused at once if too many attempts of the address or for the account are waiting.
+        """
         address = caller.get()
-        await self._wait(self._delays.begin(name, address))
+        with self.places.taking(name, address) as free:
+            if not free:
+                return False
+            await self._wait(self._delays.begin(name, address))
         known = self._passwords.get(name)
         right = hmac.compare_digest(password.encode(), (known or "").encode()) and known is not None
         if right:
