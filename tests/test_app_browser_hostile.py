@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -366,6 +367,9 @@ def test_a_foreign_page_starts_nothing_and_shows_nothing(browser, served, page, 
         foreign.wait_for_selector("#animate")
     assert served.jobs == before
     animate(page, tmp_path)
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not served.jobs - before and time.monotonic() < deadline:
+        page.wait_for_timeout(100)  # the status may still be that of an earlier animation
     assert len(served.jobs - before) == 1
 
 
