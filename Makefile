@@ -3,22 +3,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 APP_ARGS ?=
+# Build of torch that a new environment gets: cpu, cu126, ... as PyTorch names them; that of PyPI if empty.
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
+TEST_ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_TRAIN := $(VENV)/.installed-train
 
-.PHONY: app test test-slow lint format mini mini-data mini-vae mini-base mini-stage2 mini-export segmenter examples
+.PHONY: app test test-slow test-elsewhere lint format mini mini-data mini-vae mini-base mini-stage2 mini-export segmenter examples
 
 app: $(INSTALLED)
 	$(BIN)/python app.py $(APP_ARGS)
 
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
 
 test-slow: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+
+# The quick tests as on other machines: other instruction sets, threads, languages, homes, orders, a busy machine.
+test-elsewhere: $(INSTALLED_DEV)
+	$(BIN)/python -m tests.elsewhere $(TEST_ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/python -m ruff check .
@@ -35,10 +43,18 @@ $(BIN)/python:
 
 # The stamps make a second start install nothing.
 $(INSTALLED): requirements.txt | $(BIN)/python
+ifneq ($(TORCH),)
+	$(BIN)/python -m pip install --retries 1 --timeout 10 --index-url $(TORCH_INDEX) \
+		$$(sed -n 's/^\(torch[a-z]*[^ ]*\).*/\1/p' requirements.txt) || \
+		echo "$(TORCH_INDEX) cannot be reached; going on with the build of torch that pip finds by itself."
+else ifeq ($(shell uname -s),Linux)
+	@nvidia-smi -L >/dev/null 2>&1 || $(BIN)/python -c 'import torch' 2>/dev/null || \
+		echo "No NVIDIA GPU was found: 'make $(MAKECMDGOALS) TORCH=cpu' would install some 4 GB less."
+endif
 	$(BIN)/python -m pip install -r requirements.txt
 	@touch $@
 
-$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+$(INSTALLED_DEV): requirements-dev.txt requirements-train.txt $(INSTALLED)
 	$(BIN)/python -m pip install -r requirements-dev.txt
 	@touch $@
 

@@ -14,10 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 
-SECOND = 1000  # milliseconds
-PATIENCE = 60 * SECOND
+MILLISECONDS = 1000 * PATIENCE
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -35,8 +34,10 @@ def launched() -> Iterator:
     names = ("chromium", "chromium-browser", "google-chrome")
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if program is None:
-        pytest.skip("needs Chromium (on the PATH, or its path in CHROMIUM)")
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (requirements-dev.txt)")
+        pytest.skip("need Chromium: install it (apt-get install chromium), or name it in CHROMIUM")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="need playwright: pip install -r requirements-dev.txt"
+    )
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=_FLAGS)
         yield browser
@@ -68,7 +69,7 @@ def serving(output: Path, model: Path, *words: str, **environment: str) -> Itera
         yield address
     finally:
         process.terminate()  # Ctrl-C is ignored where the tests run in the background of a shell
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def visit(browser, address: str, *, complaints: bool = False) -> Iterator:
     """
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(MILLISECONDS)
     trouble = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
     if not complaints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,18 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 400
+"""Seconds after which a test gives up waiting. Slowness alone must not reach it: it only ends what hangs."""
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say in one line what was left out, and what it needs."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
+    )
+    if reasons:
+        each = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"Left out: {each}.")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,7 +42,7 @@ def shared() -> Path:
     """The folder of reference numbers and real samples beside the checkout; users do not have it."""
     folder = ROOT.parent / "shared"
     if not (folder / "golden").is_dir():
-        pytest.skip("needs ../shared (reference numbers and real samples), which is not here")
+        pytest.skip("need ../shared (reference numbers and real samples), which only developers have")
     return folder
 
 

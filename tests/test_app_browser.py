@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.browser_page import (
-    PATIENCE,
+    MILLISECONDS,
     clear,
     mini_densepose,
     serving,
@@ -177,7 +177,7 @@ def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     context = page.context
     page.close()
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(MILLISECONDS)
     page.goto(served[0])
     page.wait_for_selector("#status [role=progressbar]")
     page.wait_for_selector("#preview img[alt=preview]")
@@ -199,7 +199,7 @@ def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, 
     process, address = start(output, tiny_model, *mini_densepose(segmenter))
     context = browser.new_context()
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(MILLISECONDS)
     try:
         page.goto(address)
         page.wait_for_selector("#motion video")
@@ -214,7 +214,7 @@ def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, 
         process.wait()
         process, address = start(output, tiny_model, *mini_densepose(segmenter))
         page = context.new_page()
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(MILLISECONDS)
         page.goto(address)
         page.wait_for_selector("#jobs [data-action=go-on]")
         assert "Go on with 2 unfinished jobs" in page.inner_text("#jobs")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser_page import PATIENCE, serving, set_steps, status, visit, wait_for_status
-from tests.conftest import ROOT
+from tests.browser_page import MILLISECONDS, serving, set_steps, status, visit, wait_for_status
+from tests.conftest import PATIENCE, ROOT
 from tests.hostile_files import ELF, HTML, SVG, gif_of
 from tests.inputs import write_motion, write_photo
 
@@ -242,7 +242,7 @@ def test_what_was_uploaded_runs_no_script(browser, served):
         assert ran == []
         photo, clip = (page.locator(what).get_attribute("src") for what in ("#photo img", "#motion video"))
         other = page.context.new_page()
-        other.set_default_timeout(PATIENCE)
+        other.set_default_timeout(MILLISECONDS)
         other.goto(photo)
         other.wait_for_function("document.querySelector('img')?.naturalWidth > 0")
         other.goto(clip)  # pictures and videos, though, are shown
@@ -309,7 +309,7 @@ def test_a_foreign_page_starts_nothing_and_shows_nothing(browser, served, page, 
     answers = []
     with foreign_site({}) as site:
         foreign = page.context.new_page()
-        foreign.set_default_timeout(PATIENCE)
+        foreign.set_default_timeout(MILLISECONDS)
         foreign.on(
             "response",
             lambda reply: answers.append(reply) if reply.url.startswith(served.address) else None,
@@ -367,7 +367,7 @@ def test_a_foreign_page_starts_nothing_and_shows_nothing(browser, served, page, 
         foreign.wait_for_selector("#animate")
     assert served.jobs == before
     animate(page, tmp_path)
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + PATIENCE
     while not served.jobs - before and time.monotonic() < deadline:
         page.wait_for_timeout(100)  # the status may still be that of an earlier animation
     assert len(served.jobs - before) == 1
@@ -381,7 +381,7 @@ def test_two_visitors_at_once_see_their_own(browser, tiny_model, tmp_path):
     with _served(home, tiny_model, "--auth", str(accounts)) as served:
         pages = {name: browser.new_context().new_page() for name in ("anna", "ben")}
         for (name, page), password in zip(pages.items(), ("one", "two"), strict=True):
-            page.set_default_timeout(PATIENCE)
+            page.set_default_timeout(MILLISECONDS)
             page.goto(served.address)
             page.get_by_label("username").fill(name)
             page.get_by_label("password").fill(password)

@@ -30,7 +30,7 @@ from magicanimate.ui.player import file_url
 from magicanimate.ui.studio import Studio
 from magicanimate.web.file_keys import key_of
 from magicanimate.web.login import Login, LoginDelays
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.hostile_files import ELF, HTML, SVG, gif_of
 from tests.inputs import write_motion, write_photo
 
@@ -113,7 +113,9 @@ def test_the_readmes_curl_example_runs(address, folder):
     code = readme_code("sh", "API=").replace("http://127.0.0.1:7860", address)
     code = code.replace('\\"num_inference_steps\\": 20', '\\"num_inference_steps\\": 2')
     env = {**os.environ, "no_proxy": "127.0.0.1"}
-    run = subprocess.run(["sh", "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, env=env)
+    run = subprocess.run(
+        ["sh", "-c", code], cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=env
+    )
     events = re.findall(r"event: (\w+)\ndata: (.*)", run.stdout)
     assert events, run.stderr + run.stdout
     assert {name for name, _ in events[:-1]} <= {"generating", "heartbeat"} and events[-1][0] == "complete"
@@ -133,7 +135,7 @@ def test_two_at_once_get_their_own(address, folder):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=300)
+        thread.join(timeout=PATIENCE)
     assert {seed: report["seed"] for seed, (_, report) in found.items()} == {11: 11, 12: 12}
     assert {seed: read_metadata(video)["seed"] for seed, (video, _) in found.items()} == {11: 11, 12: 12}
     assert found[11][1]["output"] != found[12][1]["output"]
@@ -191,7 +193,7 @@ def test_a_bomb_of_a_gif_does_not_go_off(client, folder, tmp_path, gif, said):
     assert len(gif) < 10**6
     began = time.process_time()
     assert said in refused(client, folder / "me.jpg", bomb)
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < 60  # hundreds of times what a refusal takes
 
 
 def uploaded(address: str, name: str, content: bytes) -> str:
@@ -237,7 +239,9 @@ def test_only_the_programs_own_folders_are_served(address, folder):
         "/etc/passwd",
     ):
         for prefix in prefixes:
-            raw = http.client.HTTPConnection(place.hostname, place.port, timeout=60)  # leaves paths alone
+            raw = http.client.HTTPConnection(
+                place.hostname, place.port, timeout=PATIENCE
+            )  # leaves paths alone
             raw.request("GET", prefix + path)
             reply = raw.getresponse()
             assert reply.status in (403, 404, 405), prefix + path
@@ -249,7 +253,7 @@ def test_a_call_cannot_name_a_file_of_the_computer(address, folder):
     data = [{"path": str(folder / "secret.txt"), "meta": {"_type": "gradio.FileData"}}] * 2
     call = f"{address}/gradio_api/call/animate"
     event = httpx.post(call, json={"data": [*data, {}]}, trust_env=False).json()["event_id"]
-    reply = httpx.get(f"{call}/{event}", trust_env=False, timeout=60).text
+    reply = httpx.get(f"{call}/{event}", trust_env=False, timeout=PATIENCE).text
     assert "event: error" in reply and "the secret" not in reply
 
 

@@ -17,6 +17,7 @@ from magicanimate.studio.job_watch import Seen
 from magicanimate.ui.animate_tab import AnimateTab
 from magicanimate.ui.page import Page
 from magicanimate.ui.studio import Studio
+from tests.conftest import PATIENCE
 from tests.inputs import write_motion, write_photo
 from tests.waiting_work import end_of
 
@@ -194,7 +195,7 @@ def test_networks_leave_the_memory_when_nothing_happens(tiny_model, files, tmp_p
     studio = Studio(tiny_model, tmp_path / "out", device="cpu", unload_after=0.3 / 60)
     page = Page(studio, [], queue_size=2).animate
     assert end_of(studio.queue, submit(page, **files)).state == "done"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not studio.unloaded and time.monotonic() < deadline:
         time.sleep(0.05)
     told = page.running.look(Seen(), "", VISITOR)

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from densepose_tools.segmenter import DEFAULT_FOLDER
-from tests.browser_page import clear, mini_densepose, start
-from tests.conftest import ROOT
+from tests.browser_page import MILLISECONDS, clear, mini_densepose, start
+from tests.conftest import PATIENCE, ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-_TIMEOUT = 120_000  # milliseconds
 
 
 def frames_of(video: Path) -> np.ndarray:
@@ -30,7 +29,7 @@ def test_from_a_real_photo_to_a_saved_animation(browser, shared, tmp_path):
     photo, motion = shared / "samples" / "demo4.png", shared / "samples" / "running2.mp4"
     process, address = start(tmp_path, ROOT / "assets" / "mini", *mini_densepose(DEFAULT_FOLDER))
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(_TIMEOUT)
+    page.set_default_timeout(MILLISECONDS)
     try:
         page.goto(address)
         clear(page)
@@ -49,7 +48,7 @@ def test_from_a_real_photo_to_a_saved_animation(browser, shared, tmp_path):
     finally:
         page.close()
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
 
     (video,) = (path for path in tmp_path.glob("*.mp4") if "side_by_side" not in path.name)
     frames = frames_of(video)

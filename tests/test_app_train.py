@@ -21,11 +21,10 @@ from magicanimate.studio.training_run import TrainingRun
 from magicanimate.ui import train_views
 from magicanimate.ui.page import Page
 from magicanimate.ui.studio import Studio
-from tests.conftest import ROOT
+from tests.browser_page import MILLISECONDS
+from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
 from tests.waiting_work import end_of
-
-_PATIENCE = 400_000  # milliseconds, on a busy machine
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ def address(browser, tiny_model, tmp_path) -> Iterator[str]:
         for _ in range(2):
             training.stop()
         process.terminate()
-        process.wait(timeout=_PATIENCE / 1000)
+        process.wait(timeout=PATIENCE)
 
 
 def open_tab(page, address: str) -> None:
@@ -184,7 +183,7 @@ def wait_for_status(page, text: str) -> None:
 def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tmp_path):
     """Start, close the page, stop, resume, finish; then what was trained is tried."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(_PATIENCE)
+    page.set_default_timeout(MILLISECONDS)
     trouble = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("console", lambda entry: trouble.append(entry.text) if entry.type == "error" else None)
@@ -206,7 +205,7 @@ def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tm
     page.close()
 
     page = browser.new_page(viewport={"width": 390, "height": 800})
-    page.set_default_timeout(_PATIENCE)
+    page.set_default_timeout(MILLISECONDS)
     page.on("pageerror", lambda error: trouble.append(str(error)))
     open_tab(page, address)
     wait_for_status(page, "of 100000")

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("anny", reason="the dancer generator needs requirements-train.txt")
-pytest.importorskip("numba", reason="the dancer generator needs requirements-train.txt")
+pytest.importorskip("anny", reason="need anny: pip install -r requirements-dev.txt")
+pytest.importorskip("numba", reason="need numba: pip install -r requirements-dev.txt")
 
 from densepose_tools.keypoints import draw_keypoints, read_keypoints  # noqa: E402
 from magicanimate.errors import InputError  # noqa: E402

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -176,9 +175,7 @@ def test_check_of_dancers_shards_and_nothing(folder, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 2
 
 
-def test_help_is_quick_and_loads_nothing_heavy():
+def test_help_loads_nothing_heavy():
     code = "import sys, training.data.__main__ as m; m.parser(); print({'torch', 'av'} & set(sys.modules))"
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-    assert time.monotonic() - start < 20

@@ -29,7 +29,7 @@ from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import read_metadata
 from magicanimate.palette import colourise, nearest_labels
 from tests import densepose_golden
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from tests.densepose_clips import SETTINGS, NegativeReader, figures, frames_of, negative_clip, run
 from tests.media_files import cut_off, loudness, numbered, sound_only, write_clip, write_output
 
@@ -173,7 +173,7 @@ def test_killed_run_goes_on_at_the_last_whole_frame(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     journal = tmp_path / ".map.mp4.frames"
     sizes = set()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while len(sizes) < 4 and time.monotonic() < deadline:
         if journal.exists():
             sizes.add(journal.stat().st_size)

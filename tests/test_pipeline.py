@@ -13,6 +13,7 @@ from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames
+from tests.rounding import assert_same_but_for_rounding
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_unconditional_branch_is_blind_to_the_reference(pipe):
         latents_of(pipe, image=photo(seed), num_inference_steps=1, guidance_scale=2.0)
         hook.remove()
         predictions.append(outputs)
-    assert torch.equal(predictions[0][0], predictions[1][0])
+    assert_same_but_for_rounding(predictions[0][0], predictions[1][0])
     assert not torch.allclose(predictions[0][1], predictions[1][1])
 
 
@@ -201,7 +202,7 @@ def test_stop_is_honoured_within_one_window(pipe):
 def test_saved_and_loaded_pipeline_gives_the_same(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "copy")
     again = MagicAnimatePipeline.from_pretrained(tmp_path / "copy")
-    assert torch.equal(latents_of(pipe), latents_of(again))
+    assert_same_but_for_rounding(latents_of(again), latents_of(pipe))
     assert again.config.kind == "mini"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -83,9 +82,7 @@ def test_help_needs_nothing_heavy():
         "import sys\nfrom training.__main__ import parser\nparser().parse_args(['stage1', '--data', 'x'])\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'numpy')))"
     )
-    began = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-    assert time.monotonic() - began < 10
 
 
 def test_wrong_folder_is_one_sentence(tmp_path, capsys):

@@ -20,14 +20,13 @@ from magicanimate.studio.detached import DetachedProcess
 from magicanimate.studio.training_desk import TrainingDesk
 from magicanimate.studio.training_run import EXPORTED, TrainingRun, export_folder, trials
 from magicanimate.studio.training_wish import TrainingWish, dancers_command, shown, stages_of
+from tests.conftest import PATIENCE
 from tests.training_runs import losses, train
 from training.__main__ import STAGES, parser
 from training.presets import PRESETS
 
-WAIT = 400  # seconds, on a busy machine
 
-
-def wait_until(true: Callable[[], object], *, seconds: float = WAIT) -> None:
+def wait_until(true: Callable[[], object], *, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

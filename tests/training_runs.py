@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE, ROOT
 from training import runs
 from training.build import Start
 from training.checkpoints import newest_checkpoint, read_checkpoint
@@ -90,6 +90,6 @@ def command(*args: str | Path, launcher: tuple[str, ...] = (), module: str = "tr
 
 def finish(process: subprocess.Popen) -> str:
     """Wait for a process that must succeed; returns its output."""
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     return output

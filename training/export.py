@@ -75,7 +75,10 @@ def export_pipeline(
         **parts.pipeline_settings(config),
     )
     with staged_folder(out) as folder:
-        pipe.to(torch.float16).save_pretrained(folder)
+        for part in pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.half()  # unlike pipe.to(torch.float16), which warns of every network for nothing
+        pipe.save_pretrained(folder)
         _forget_origins(folder)
         for kept in KEPT_FILES:
             if (out / kept).exists():

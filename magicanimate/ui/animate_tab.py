@@ -104,7 +104,7 @@ class AnimateTab:
         )
         submitted.then(None, js=_SHOW_STATUS, **PRIVATE)
         self.leave.click(self._leave, None, form_state, queue=False, **PRIVATE)
-        filled = [*form_state, *self.controls.values()]
+        filled = [*form_state, *self.controls.values(), self.running.status]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
         self.panel.connect()
         form.connect(self.controls, self.studio.defaults)
@@ -129,7 +129,6 @@ class AnimateTab:
             jobs = [self.studio.submit(first, owner=owner, instead_of=changing)]
             jobs += [self.studio.submit(other, owner=owner) for other in others]
         except InputError as error:
-            gr.Warning(str(error))
             told = self.running.look(seen, visitor, request)
             return updates | told | {self.running.status: views.message(str(error), kind="error")}
         return updates | self._leave() | self.running.turn_to(jobs[0], seen, visitor, request)
@@ -147,8 +146,7 @@ class AnimateTab:
         try:
             updates = self._settings_of(job)
         except InputError as error:
-            gr.Warning(str(error))
-            return {self.changing: gr.skip()}
+            return {self.running.status: views.message(str(error), kind="error")}
         if event.action == "use":
             return updates | self._leave()
         return updates | {

@@ -149,7 +149,7 @@ class RunningPanel:
                     for other in dropped:
                         queue.remove(other.id)
         except InputError as error:
-            gr.Warning(str(error))
+            return self.look(seen, visitor, request) | {self.status: views.message(str(error), kind="error")}
         return self.look(seen, visitor, request)
 
 
