@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from densepose_tools import ENGINES
 from densepose_tools.engine_choice import EngineChoice
-from magicanimate import __version__
+from magicanimate import ASSETS, __version__
 from magicanimate.config import MediaLimits
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from magicanimate.ui.page import Page
     from magicanimate.ui.studio import Studio
 
-EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
+EXAMPLES = ASSETS / "examples"
 _PORTS_TO_TRY = 100
 
 

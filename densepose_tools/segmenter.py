@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from magicanimate import ASSETS
 from magicanimate.errors import InputError
 from magicanimate.loading_lock import LOADING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import UNet2DModel
 
-DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "assets" / "segmenter"
+DEFAULT_FOLDER = ASSETS / "segmenter"
 NUM_LABELS = 25
 PATCH = 4  # the network takes and gives squares of so many pixels as channels
 STRIDE = 8 * PATCH  # sides of what the network sees are multiples of this

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from magicanimate import ASSETS
 from magicanimate.checkpoints.disk import model_index
 from magicanimate.checkpoints.layout import looks_published
 from magicanimate.config import OnProgress, ShouldStop
@@ -34,7 +35,7 @@ class ModelInfo:
 
 def mini_folder() -> Path:
     """The checkpoint that comes with this program."""
-    return Path(__file__).resolve().parents[2] / "assets" / "mini"
+    return ASSETS / "mini"
 
 
 def resolve_model(
