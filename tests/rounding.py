@@ -21,7 +21,7 @@ GREY_LEVELS = 1
 def assert_same_but_for_rounding(found: torch.Tensor, expected: torch.Tensor) -> None:
     """Floating-point tensors of one shape, `ROUNDING` of the largest expected value apart at most."""
     assert found.shape == expected.shape
-    apart, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    apart, largest = float((found - expected).detach().abs().max()), float(expected.detach().abs().max())
     assert apart <= ROUNDING * largest, f"{apart:.2e} apart, where {largest:.2e} is the largest value"
 
 
