@@ -39,7 +39,7 @@ FRAMES = 5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with a photo and a clip, as the README names them; its "results" are the program's."""
+    """A folder with a photo and a clip, as the guide names them; its "results" are the program's."""
     folder = tmp_path_factory.mktemp("user")
     write_photo(folder / "me.png").rename(folder / "me.jpg")  # what is in a file counts, not its name
     write_motion(folder / "dance.mp4", FRAMES)
@@ -88,20 +88,20 @@ def refused(client: Client, photo: Path, motion: Path, **settings) -> str:
     return str(error.value)
 
 
-def readme_code(language: str, first_word: str) -> str:
-    """The block of code in the README that begins so."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def guide_code(language: str, first_word: str) -> str:
+    """The block of code in the guide that begins so."""
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
     (code,) = re.findall(rf"```{language}\n({re.escape(first_word)}.*?)```", text, flags=re.S)
     return code
 
 
-def test_the_readmes_python_example_runs(address, folder, monkeypatch, capsys):
-    code = readme_code("python", "import time")
+def test_the_guides_python_example_runs(address, folder, monkeypatch, capsys):
+    code = guide_code("python", "import time")
     assert "http://127.0.0.1:7860" in code
     code = code.replace("http://127.0.0.1:7860", address)
     code = code.replace('"num_inference_steps": 20', '"num_inference_steps": 2')
     monkeypatch.chdir(folder)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "guide.md", "exec"), {})
     video, _, frames = capsys.readouterr().out.splitlines()[-1].rpartition(" ")
     assert frames == str(FRAMES)
     assert read_metadata(video)["seed"] == 7
@@ -109,8 +109,8 @@ def test_the_readmes_python_example_runs(address, folder, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("sh")), reason="needs curl and sh")
-def test_the_readmes_curl_example_runs(address, folder):
-    code = readme_code("sh", "API=").replace("http://127.0.0.1:7860", address)
+def test_the_guides_curl_example_runs(address, folder):
+    code = guide_code("sh", "API=").replace("http://127.0.0.1:7860", address)
     code = code.replace('\\"num_inference_steps\\": 20', '\\"num_inference_steps\\": 2')
     env = {**os.environ, "no_proxy": "127.0.0.1"}
     run = subprocess.run(
