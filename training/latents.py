@@ -68,9 +68,14 @@ class Latents:
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """``N 3 H W`` in [-1, 1] -> float32 ``N C h w``, a few pictures at a time."""
-        with torch.autocast(pixels.device.type, self.format, enabled=self.format is not None):
-            return torch.cat([encode_scaled(self.vae, p).float() for p in pixels.split(ENCODED_AT_ONCE)])
+        """``N 3 H W`` in [-1, 1], on any device -> float32 ``N C h w`` on the autoencoder's.
+
+        A few pictures at a time.
+        """
+        device = self.vae.device
+        with torch.autocast(device.type, self.format, enabled=self.format is not None):
+            parts = pixels.split(ENCODED_AT_ONCE)
+            return torch.cat([encode_scaled(self.vae, part.to(device)).float() for part in parts])
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ def encode_all(
     Args:
         data: the images.
         path: ``.npy`` file to make or reuse.
-        encode: images ``B 3 H W`` -> latents ``B C h w``.
+        encode: images ``B 3 H W`` on the CPU -> latents ``B C h w`` on any device.
         batch_size: images at once; few, so that a CPU keeps them in its caches.
     """
     count, per = data.rgb.shape[:2]
@@ -45,7 +45,7 @@ def encode_all(
         temporary = path.with_suffix(".tmp")
         latents = open_memmap(temporary, mode="w+", dtype=np.float16, shape=(count * per, *first.shape[1:]))
         for i in range(0, len(flat), batch_size):
-            latents[i : i + batch_size] = encode(to_images(flat[i : i + batch_size])).numpy()
+            latents[i : i + batch_size] = encode(to_images(flat[i : i + batch_size])).cpu().numpy()
             if i % LOGGED == 0:
                 log.info("encoded %d of %d images", i, len(flat))
         latents.flush()
@@ -60,7 +60,7 @@ def _agree(latents: np.ndarray, images: np.ndarray, encode: Callable[[torch.Tens
     if len(latents) != len(images):
         return False
     some = np.linspace(0, len(images) - 1, _COMPARED).round().astype(int)
-    fresh = encode(to_images(images[some])).numpy()
+    fresh = encode(to_images(images[some])).cpu().numpy()
     if fresh.shape != latents[some].shape:
         return False
     return np.abs(fresh - latents[some]).mean() <= _ROUNDING * np.abs(fresh).mean()

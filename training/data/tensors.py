@@ -31,10 +31,14 @@ def jitter_colours(images: torch.Tensor, rng: np.random.Generator) -> torch.Tens
 
     The autoencoder must reproduce photographs whose colours the renderer never draws.
     """
-    out = torch.empty_like(images)
-    for i, image in enumerate(images):
-        order = torch.from_numpy(rng.permutation(3))
-        gain = torch.from_numpy(rng.uniform(0.7, 1.3, (3, 1, 1))).float()
-        offset = torch.from_numpy(rng.uniform(-0.2, 0.2, (3, 1, 1))).float()
-        out[i] = (image[order] * gain + offset).clamp(-1, 1)
-    return out
+    order, gain, offset = [], [], []
+    for _ in images:
+        order.append(torch.from_numpy(rng.permutation(3)))
+        gain.append(torch.from_numpy(rng.uniform(0.7, 1.3, (3, 1, 1))).float())
+        offset.append(torch.from_numpy(rng.uniform(-0.2, 0.2, (3, 1, 1))).float())
+    # Drawn on the CPU, the same for every device, and brought to the pictures' device in one copy each.
+    order, gain, offset = (
+        torch.stack(drawn).to(images.device, non_blocking=True) for drawn in (order, gain, offset)
+    )
+    shuffled = images.gather(1, order[:, :, None, None].expand_as(images))
+    return (shuffled * gain + offset).clamp(-1, 1)
