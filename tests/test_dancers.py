@@ -14,7 +14,14 @@ from magicanimate.palette import PALETTE  # noqa: E402
 from training.dancers.__main__ import main  # noqa: E402
 from training.dancers.body import Body  # noqa: E402
 from training.dancers.clip import identity_keypoints, render_identity  # noqa: E402
-from training.dancers.dataset import DancerFolder, DatasetInfo, Spec, write_identity, write_info  # noqa: E402
+from training.dancers.dataset import (  # noqa: E402
+    POINTS_SIDE,
+    DancerFolder,
+    DatasetInfo,
+    Spec,
+    write_identity,
+    write_info,
+)
 from training.dancers.motion import Dance, choreograph  # noqa: E402
 from training.dancers.parts import soften, wobble  # noqa: E402
 from training.dancers.raster import Visibility  # noqa: E402
@@ -36,7 +43,7 @@ def identities(body):
 
 def test_same_seed_same_pixels_other_seed_others(body, identities):
     again = render_identity(body, (5, 0), TINY)
-    for name in ("stills_rgb", "stills_parts", "clip_rgb", "clip_parts"):
+    for name in ("stills_rgb", "stills_parts", "stills_points", "clip_rgb", "clip_parts", "clip_points"):
         assert np.array_equal(getattr(again, name), getattr(identities[0], name))
     assert not np.array_equal(identities[0].clip_rgb, identities[1].clip_rgb)
 
@@ -62,6 +69,33 @@ def test_map_lies_on_the_person(identities):
             continue
         change = np.abs(identity.clip_rgb[0].astype(int) - identity.clip_rgb[-1]).mean(-1)
         assert change[moved].mean() > change[still].mean()
+
+
+def test_body_points_are_the_same_place_in_every_picture(identities):
+    """Points of the head are at the top of the rest pose, feet at its bottom; left is left of right."""
+    found = {label: [] for label in (LEFT_HAND, RIGHT_HAND, LEFT_HEAD, 5, 6)}
+    for identity in identities:
+        maps = np.concatenate([identity.stills_parts, identity.clip_parts])
+        points = np.concatenate([identity.stills_points, identity.clip_points])
+        assert points.shape == (6, POINTS_SIDE, POINTS_SIDE, 4) and points.dtype == np.uint8
+        body = points[..., 3] > 0
+        assert (points[~body] == 0).all()
+        at = (np.arange(POINTS_SIDE) * 48 + 24) // POINTS_SIDE
+        maps = maps[:, at][:, :, at]
+        assert (body == (maps > 0)).mean() > 0.9, "clothes and softened maps differ at the edge only"
+        for label, places in found.items():
+            places.append(points[(maps == label) & body][:, :3].astype(int))
+    middle = {label: np.median(np.concatenate(places), 0) for label, places in found.items()}
+    assert middle[LEFT_HEAD][2] - middle[5][2] > 140, "a head is a body's height above a foot, in cm"
+    assert middle[LEFT_HAND][0] - middle[RIGHT_HAND][0] > 60 and middle[5][0] > middle[6][0]
+
+
+def test_close_framing_shows_people_larger(body):
+    def share(framing: str) -> float:
+        spec = Spec(size=32, stills=4, frames=1, framing=framing)
+        return np.mean([(render_identity(body, (6, i), spec).stills_parts > 0).mean() for i in range(10)])
+
+    assert share("close") > 1.1 * share("varied")
 
 
 def test_right_parts_are_image_left_of_left_parts_when_facing_the_camera(identities):
@@ -122,6 +156,8 @@ def test_folder_round_trip(tmp_path, identities):
     rgb, parts = folder[1]
     assert rgb.shape == (6, 48, 48, 3) and rgb.dtype == parts.dtype == np.uint8
     assert np.array_equal(parts, np.concatenate([identities[2].stills_parts, identities[2].clip_parts]))
+    points = np.concatenate([identities[2].stills_points, identities[2].clip_points])
+    assert np.array_equal(folder.points(1), points)
     truth = np.concatenate([identities[2].stills_rgb, identities[2].clip_rgb]).astype(int)
     assert np.abs(rgb - truth).mean() < 8
     assert np.abs(rgb[..., ::-1] - truth).mean() > np.abs(rgb - truth).mean(), "channels are RGB"

@@ -30,6 +30,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fps", type=float, default=25.0, help="frames a second of the clip; less shows longer motion"
     )
+    parser.add_argument(
+        "--framing",
+        choices=("varied", "close"),
+        default="varied",
+        help="close: half of the pictures show the upper body or less, and few show two people",
+    )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument(
         "--workers", type=_positive, default=1, help="processes, of one thread each (%(default)s)"
@@ -67,7 +73,7 @@ def _render(options: argparse.Namespace) -> None:
     """Render what is missing in the folder; prints progress."""
     from training.dancers.dataset import DatasetInfo, Spec, is_written, keypoints_path, write_info
 
-    spec = Spec(options.size, options.stills, options.frames, options.fps)
+    spec = Spec(options.size, options.stills, options.frames, options.fps, options.framing)
     info = DatasetInfo.of(spec, seed=options.seed, count=options.identities)
     write_info(options.out, info)
     todo = [

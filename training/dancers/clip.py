@@ -11,15 +11,14 @@ import numpy as np
 
 from training.dancers.background import random_background
 from training.dancers.body import BODY_VERTICES, Body
-from training.dancers.dataset import Identity, Spec
+from training.dancers.dataset import POINTS_SIDE, Identity, Spec
 from training.dancers.dress import Dressed, lag
 from training.dancers.joints import body_points, in_picture
 from training.dancers.motion import Dance, choreograph
-from training.dancers.render import Film, Posed, detector_like, render_parts, render_picture
-from training.dancers.scene import CLIP_SHOTS, PAIR_SHOTS, STILL_SHOTS, Camera, Framing, Light, View
+from training.dancers.render import Film, Posed, detector_like, render_parts, render_picture, render_points
+from training.dancers.scene import FRAMINGS, PAIR_SHOTS, Camera, Framing, Light, View
 from training.dancers.wardrobe import random_person
 
-_PAIR_CHANCE = 0.12
 _PAIR_WIDTH = 1.2  # metres two people need beside each other
 
 
@@ -84,23 +83,24 @@ def _frame(shared: _Set, people: list[_Dancing], rng: np.random.Generator, shots
     return framing.view(shared.camera, top=top, floor=0.0, middle=middle, width=_PAIR_WIDTH if pair else 0.0)
 
 
-def _shoot(shared: _Set, shot: _Shot, *, fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (T, H, W, 3) and part ids (T, H, W)."""
+def _shoot(shared: _Set, shot: _Shot, *, fps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures (T, H, W, 3), part ids (T, H, W) and body points (T, M, M, 4)."""
     size = len(shared.background)
     bodies = [person.vertices for person in shot.dancing]
     lagged = [lag(body, fps=fps) for body in bodies]
-    pictures, maps = [], []
+    pictures, maps, points = [], [], []
     for t in range(len(bodies[0])):
         posed = []
         for dressed, body, behind in zip(shared.people, bodies, lagged, strict=True):
-            points, normals, body_normals = dressed.place(body[t], behind[t])
-            posed.append(Posed(dressed, points, normals, body[t], body_normals))
+            placed, normals, body_normals = dressed.place(body[t], behind[t])
+            posed.append(Posed(dressed, placed, normals, body[t], body_normals))
         picture = render_picture(posed, shot.view, shared.light, shared.background)
         exact = render_parts(posed, shot.view, size)
         developed, softened = _with_faults(shared, picture, exact, shot.rng)
         pictures.append(developed)
         maps.append(softened)
-    return np.stack(pictures), np.stack(maps)
+        points.append(render_points(posed, shot.view, POINTS_SIDE))
+    return np.stack(pictures), np.stack(maps), np.stack(points)
 
 
 def _with_faults(
@@ -129,7 +129,8 @@ def _shots(body: Body, seed: int | Sequence[int], spec: Spec) -> Iterator[tuple[
     Each must be shot, or passed over, before the next is asked for: they share their random numbers.
     """
     who, where, stills_rng, clip_rng = np.random.default_rng(seed).spawn(4)
-    count = 2 if who.random() < _PAIR_CHANCE else 1
+    shots = FRAMINGS[spec.framing]
+    count = 2 if who.random() < shots.pairs else 1
     people = [Dressed(body, random_person(who, body, in_pair=count > 1)) for _ in range(count)]
     background = random_background(where, spec.size)
     shared = _Set(
@@ -143,9 +144,9 @@ def _shots(body: Body, seed: int | Sequence[int], spec: Spec) -> Iterator[tuple[
     )
     for _ in range(spec.stills):
         dancing = _dance(shared, stills_rng, frames=1, fps=spec.fps, frontal=0.8)
-        yield shared, _Shot(dancing, _frame(shared, dancing, stills_rng, STILL_SHOTS), stills_rng)
+        yield shared, _Shot(dancing, _frame(shared, dancing, stills_rng, shots.still), stills_rng)
     dancing = _dance(shared, clip_rng, frames=spec.frames, fps=spec.fps, frontal=0.85)
-    yield shared, _Shot(dancing, _frame(shared, dancing, clip_rng, CLIP_SHOTS), clip_rng)
+    yield shared, _Shot(dancing, _frame(shared, dancing, clip_rng, shots.clip), clip_rng)
 
 
 def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identity:
@@ -155,12 +156,7 @@ def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identi
     dance.
     """
     *stills, clip = [_shoot(shared, shot, fps=spec.fps) for shared, shot in _shots(body, seed, spec)]
-    return Identity(
-        np.concatenate([rgb for rgb, _ in stills]),
-        np.concatenate([ids for _, ids in stills]),
-        clip[0],
-        clip[1],
-    )
+    return Identity(*(np.concatenate(kind) for kind in zip(*stills, strict=True)), *clip)
 
 
 def identity_keypoints(body: Body, seed: int | Sequence[int], spec: Spec) -> np.ndarray:

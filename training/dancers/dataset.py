@@ -1,8 +1,9 @@
-"""The data set on disk: one WebP strip of pictures and one PNG strip of part ids per identity.
+"""The data set on disk: a WebP strip of pictures, PNG strips of part ids and of body points per identity.
 
-`NNNNNN.webp` (RGB, lossy) and `NNNNNN.png` (part ids 0..24, lossless) hold the stills, then the clip's
-frames, one under the other. `NNNNNN.keypoints.npz` (`densepose_tools.keypoints`) may have their keypoints.
-`dataset.json` says how many of each. Letters: S stills, T frames, H W pixels.
+`NNNNNN.webp` (RGB, lossy), `NNNNNN.png` (part ids 0..24, lossless) and `NNNNNN.points.png` (body points,
+lossless) hold the stills, then the clip's frames, one under the other. `NNNNNN.keypoints.npz`
+(`densepose_tools.keypoints`) may have their keypoints. `dataset.json` says how many of each. Letters: S stills,
+T frames, H W pixels, M side of a map of body points.
 """
 
 import io
@@ -19,26 +20,38 @@ from training.dancers import GENERATOR_VERSION
 
 _INFO = "dataset.json"
 _WEBP_QUALITY = 92
+POINTS_SIDE = 64
+"""Side M of a map of body points, whatever the size of the pictures: two points each way for the smallest tokens
+that a training here has had (32 x 32 in a picture)."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What to render of each identity: square pictures of `size` pixels."""
+    """What to render of each identity: square pictures of `size` pixels.
+
+    framing: "varied" (as test sets are) or "close" (half of the pictures show the upper body or less, and few
+    show two people), see `training.dancers.scene`.
+    """
 
     size: int = 128
     stills: int = 8
     frames: int = 16
     fps: float = 25.0
+    framing: str = "varied"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """RGB (S|T, H, W, 3) uint8 and part ids 0..24 (S|T, H, W) uint8."""
+    """RGB (S|T, H, W, 3), part ids 0..24 (S|T, H, W) and body points (S|T, M, M, 4), see
+    `training.dancers.render.render_points`; all uint8.
+    """
 
     stills_rgb: np.ndarray
     stills_parts: np.ndarray
+    stills_points: np.ndarray
     clip_rgb: np.ndarray
     clip_parts: np.ndarray
+    clip_points: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,16 +65,17 @@ class DatasetInfo:
     seed: int
     count: int
     generator: int = GENERATOR_VERSION
+    framing: str = "varied"
 
     @classmethod
     def of(cls, spec: Spec, *, seed: int, count: int) -> "DatasetInfo":
         """The description of `count` identities rendered to `spec`."""
-        return cls(spec.size, spec.stills, spec.frames, spec.fps, seed, count)
+        return cls(spec.size, spec.stills, spec.frames, spec.fps, seed, count, framing=spec.framing)
 
     @property
     def spec(self) -> Spec:
         """What is rendered of each identity."""
-        return Spec(self.size, self.stills, self.frames, self.fps)
+        return Spec(self.size, self.stills, self.frames, self.fps, self.framing)
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -108,7 +122,12 @@ def read_info(folder: Path) -> DatasetInfo:
 
 def is_written(folder: Path, index: int) -> bool:
     """Whether identity `index` is complete in the folder."""
-    return (folder / f"{index:06d}.png").exists() and (folder / f"{index:06d}.webp").exists()
+    return all((folder / f"{index:06d}.{suffix}").exists() for suffix in ("png", "webp", "points.png"))
+
+
+def points_path(folder: Path, index: int) -> Path:
+    """Where the body points of identity `index` are, or would be."""
+    return folder / f"{index:06d}.points.png"
 
 
 def keypoints_path(folder: Path, index: int) -> Path:
@@ -117,11 +136,13 @@ def keypoints_path(folder: Path, index: int) -> Path:
 
 
 def write_identity(folder: Path, index: int, identity: Identity) -> None:
-    """Write both strips of one identity."""
+    """Write all strips of one identity; that of the part ids, which takes least, comes last."""
     rgb = np.concatenate([*identity.stills_rgb, *identity.clip_rgb])
     ids = np.concatenate([*identity.stills_parts, *identity.clip_parts])
+    points = np.concatenate([*identity.stills_points, *identity.clip_points])
     webp = _encoded("WEBP", rgb, quality=_WEBP_QUALITY)
     png = _encoded("PNG", ids, compress_level=9)
+    _write_atomically(points_path(folder, index), _encoded("PNG", points))
     _write_atomically(folder / f"{index:06d}.webp", webp)
     _write_atomically(folder / f"{index:06d}.png", png)
 
@@ -141,11 +162,16 @@ class DancerFolder:
         return len(self.indices)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        name = f"{self.indices[i]:06d}"
-        return self._strip(self.path / f"{name}.webp", "RGB"), self._strip(self.path / f"{name}.png", "L")
+        name, size = f"{self.indices[i]:06d}", self.info.size
+        rgb, parts = self.path / f"{name}.webp", self.path / f"{name}.png"
+        return self._strip(rgb, "RGB", size), self._strip(parts, "L", size)
 
-    def _strip(self, path: Path, mode: str) -> np.ndarray:
-        size, count = self.info.size, self.info.stills + self.info.frames
+    def points(self, i: int) -> np.ndarray:
+        """Body points (S+T, M, M, 4) uint8 of the same identity as `folder[i]`."""
+        return self._strip(points_path(self.path, self.indices[i]), "RGBA", POINTS_SIDE)
+
+    def _strip(self, path: Path, mode: str, size: int) -> np.ndarray:
+        count = self.info.stills + self.info.frames
         try:
             with Image.open(path) as image:
                 strip = np.asarray(image.convert(mode))

@@ -16,6 +16,7 @@ from training.dancers.raster import Visibility, interpolate, label
 from training.dancers.scene import Light, View
 
 _SUPERSAMPLING = 2
+_REST_CORNER = np.float32([-1.28, -1.28, -1.28])  # metres; centimetres from it fit into a byte
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,7 @@ def render_picture(people: list[Posed], view: View, light: Light, background: np
     """The people before the background (H, W, 3) float32 in [0, 1] -> the same shape."""
     size = len(background)
     fine = size * _SUPERSAMPLING
-    seen = Visibility.empty(fine)
-    starts = np.cumsum([0] + [len(person.dressed.faces) for person in people])
-    for first, person in zip(starts, people, strict=False):
-        dressed = person.dressed
-        seen.draw(view.project(person.points, fine), dressed.faces, first_face=int(first), cut=dressed.cut)
+    seen, starts = _draw_dressed(people, view, fine)
     occlusion = _occlusion(seen.inverse_depth)
     front = np.zeros((fine, fine, 4), np.float32)
     for first, person in zip(starts, people, strict=False):
@@ -80,6 +77,16 @@ def render_picture(people: list[Posed], view: View, light: Light, background: np
     front = cv2.resize(front, (size, size), interpolation=cv2.INTER_AREA)
     shaded = background * _cast_shadow(people, view, light, front[..., 3])[..., None]
     return front[..., :3] + (1 - front[..., 3:]) * shaded
+
+
+def _draw_dressed(people: list[Posed], view: View, size: int) -> tuple[Visibility, np.ndarray]:
+    """What is seen of the people with their clothes, and the number of each person's first face."""
+    seen = Visibility.empty(size)
+    starts = np.cumsum([0] + [len(person.dressed.faces) for person in people])
+    for first, person in zip(starts, people, strict=False):
+        dressed = person.dressed
+        seen.draw(view.project(person.points, size), dressed.faces, first_face=int(first), cut=dressed.cut)
+    return seen, starts
 
 
 def _light_person(
@@ -166,6 +173,25 @@ def render_parts(people: list[Posed], view: View, size: int) -> np.ndarray:
             first_face=i * len(faces),
         )
     return out
+
+
+def render_points(people: list[Posed], view: View, size: int) -> np.ndarray:
+    """Which place of the dressed body each pixel shows, for losses that go by correspondences.
+
+    Returns:
+        (size, size, 4) uint8: x, y, z in the rest pose, which is the same for all people, in centimetres from a
+        corner around it, and the person's number from 1 on; all 0 where there is nobody.
+    """
+    seen, starts = _draw_dressed(people, view, size)
+    out = np.zeros((size * size, 4), np.uint8)
+    for number, (first, person) in enumerate(zip(starts, people, strict=False), 1):
+        dressed = person.dressed
+        pixels = seen.covered(int(first), len(dressed.faces))
+        rest = np.ascontiguousarray(dressed.surface[:, :3])
+        rest = interpolate(seen, pixels, dressed.faces, rest, first_face=int(first)) - _REST_CORNER
+        out[pixels, :3] = (100 * rest).round().clip(0, 255)
+        out[pixels, 3] = number
+    return out.reshape(size, size, 4)
 
 
 def detector_like(ids: np.ndarray, rng: np.random.Generator, *, blob: float, unsteady: float) -> np.ndarray:

@@ -15,9 +15,31 @@ _SHOTS = {
     "waist": (0.48, 0.58),
     "bust": (0.66, 0.76),
 }
-CLIP_SHOTS = {"full": 0.14, "knee": 0.26, "thigh": 0.30, "waist": 0.21, "bust": 0.09}
-STILL_SHOTS = {"full": 0.22, "knee": 0.22, "thigh": 0.24, "waist": 0.20, "bust": 0.12}
 PAIR_SHOTS = {"full": 0.2, "knee": 0.45, "thigh": 0.35}
+
+
+@dataclass(frozen=True)
+class Shots:
+    """How likely the framings of `_SHOTS` are in clips and stills of one person, and two people at all."""
+
+    clip: dict[str, float]
+    still: dict[str, float]
+    pairs: float
+
+
+FRAMINGS = {
+    "varied": Shots(
+        clip={"full": 0.14, "knee": 0.26, "thigh": 0.30, "waist": 0.21, "bust": 0.09},
+        still={"full": 0.22, "knee": 0.22, "thigh": 0.24, "waist": 0.20, "bust": 0.12},
+        pairs=0.12,
+    ),
+    # As people frame the photos that they bring: the half figure above all.
+    "close": Shots(
+        clip={"full": 0.10, "knee": 0.18, "thigh": 0.22, "waist": 0.28, "bust": 0.22},
+        still={"full": 0.10, "knee": 0.16, "thigh": 0.22, "waist": 0.28, "bust": 0.24},
+        pairs=0.04,
+    ),
+}
 
 
 @dataclass(frozen=True)
