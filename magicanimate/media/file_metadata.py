@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-from PIL import Image
 
+from magicanimate.errors import InputError
+from magicanimate.media.photo import open_picture
+from magicanimate.media.video_file import open_container
 from magicanimate.wording import file_name
 
 PNG_KEY = "magicanimate"
@@ -59,18 +61,18 @@ def read_metadata(path: Path | str) -> dict[str, Any] | None:
 def is_our_frame(path: Path) -> bool:
     """Whether a png file was written by this program."""
     try:
-        with Image.open(path) as image:
+        with open_picture(path, what="frame") as image:
             return image.info.get("Software") == PNG_SOFTWARE
-    except (OSError, ValueError, SyntaxError):
+    except InputError:
         return False
 
 
 def _text(path: Path) -> str | None:
     if path.suffix.lower() in (".png", ".gif"):
-        with Image.open(path) as image:
+        with open_picture(path, what="file") as image:
             found = image.info.get(PNG_KEY) or image.info.get("comment")
         return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
-    with av.open(str(path), metadata_errors="replace") as container:
+    with open_container(path) as container:
         tags = {key.lower(): value for key, value in container.metadata.items()}
     return tags.get("comment")
 

@@ -64,7 +64,7 @@ def open_motion(
     """Open a clip and plan which of its frames are used.
 
     Without ``fps`` a clip of constant rate gives every frame exactly once, and one of variable rate is
-    resampled to its average rate. With ``fps`` every clip is resampled by timestamp, each output frame
+    resampled: to its usual rate if it is even but for pauses, else to its average. With ``fps`` every clip is resampled by timestamp, each output frame
     showing the latest source frame that is not after it; a folder of frames has that rate (25 without).
     ``stride`` comes last and divides the rate, so that the motion keeps its speed.
 
@@ -192,8 +192,8 @@ def _frame_files(folder: Path) -> list[Path]:
 
 def _natural(file: Path) -> list[tuple[int, int | str]]:
     """Sort key in which runs of digits count as numbers."""
-    parts = re.split(r"(\d+)", file.name.lower())
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    parts = re.split(r"([0-9]+)", file.name.lower())
+    return [(0, int(part)) if place % 2 else (1, part) for place, part in enumerate(parts)]
 
 
 def _check_options(*, start: float, end: float | None, stride: int, fps: float | None) -> None:

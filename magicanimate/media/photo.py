@@ -1,4 +1,8 @@
-"""Read one photo of any kind that Pillow opens as plain RGB."""
+"""The one place that opens pictures: which formats, how large, and as plain RGB.
+
+Pillow knows formats that start other programs (EPS starts Ghostscript, which runs what is in the file) and
+tells them by content, whatever a file is called. Only the formats listed here are opened.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ import logging
 import struct
 import warnings
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
@@ -18,24 +23,105 @@ from magicanimate.media.file_checks import check_file, check_pixels, looks_like_
 
 logger = logging.getLogger(__name__)
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "QOI", "TGA")
+_HEIF = "HEIF"
+
+_SCALED_PIXELS = 4
+"""Times ``max_pixels``: JPEG photos up to here are made smaller while they are decoded."""
+
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError)
-_DECODING_ERRORS = (*_DECODING_ERRORS, KeyError, MemoryError, struct.error, zlib.error)
+_DECODING_ERRORS = (*_DECODING_ERRORS, KeyError, MemoryError, NotImplementedError, struct.error, zlib.error)
 """What Pillow's decoders raise on broken files; there is no common base class."""
 
+# Libraries that open uploads with Pillow on their own must not reach Ghostscript either.
+EpsImagePlugin.gs_binary = False
+# Pillow refuses twice this many pixels on its own; `open_picture` decides earlier.
+Image.MAX_IMAGE_PIXELS = _SCALED_PIXELS * MediaLimits().max_pixels
 
-def load_photo(
-    source: Path | str | Image.Image,
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Names of the formats that are opened; those of phones as well where their library is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return _FORMATS
+    register_heif_opener(thumbnails=False)
+    return (*_FORMATS, _HEIF)
+
+
+def open_picture(
+    source: Path | bytes,
     *,
     limits: MediaLimits | None = None,
     what: str = "photo",
+    name: str | None = None,
+) -> Image.Image:
+    """Open a picture by its header; its pixels are decoded when they are asked for.
+
+    A JPEG of more than ``limits.max_pixels`` (up to four times as many) is set to be decoded at 1/2, 1/4 or
+    1/8 of its size. Use the result as a context, which closes the file.
+
+    Args:
+        source: the file, or its content.
+        limits: bounds on bytes and pixels; the defaults when ``None``.
+        what: what the file is to the user, for error sentences.
+        name: of content that is given as bytes, for error sentences.
+
+    Raises:
+        InputError: missing, empty, too large, no picture, or of a format that is not opened.
+    """
+    limits = limits or MediaLimits()
+    name = name or (str(source) if isinstance(source, Path) else "given")
+    header = check_file(source, what=what, limits=limits) if isinstance(source, Path) else source[:64]
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures; the limit below decides instead.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+    except UnidentifiedImageError as error:
+        raise InputError(_not_a_picture(name, header, what)) from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"The {what} {name} has far too many pixels (the limit is {limits.max_pixels}); scale it down."
+        ) from error
+    except _DECODING_ERRORS as error:
+        raise InputError(_broken(name, what)) from error
+    try:
+        _scale_while_decoding(image, limits)
+        check_pixels(name, *image.size, what=what, limits=limits)
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+def _scale_while_decoding(image: Image.Image, limits: MediaLimits) -> None:
+    """Let a JPEG that is too large, though not absurdly so, come out at a fraction of its size."""
+    width, height = image.size
+    if image.format not in ("JPEG", "MPO") or width * height > _SCALED_PIXELS * limits.max_pixels:
+        return
+    for factor in (2, 4, 8):
+        if image.width * image.height <= limits.max_pixels:
+            break
+        image.draft(None, (width // factor, height // factor))
+
+
+def load_photo(
+    source: Path | str | bytes | Image.Image,
+    *,
+    limits: MediaLimits | None = None,
+    what: str = "photo",
+    name: str | None = None,
     alpha_over: tuple[int, int, int] = (255, 255, 255),
 ) -> np.ndarray:
     """Read a photo: turned as its EXIF says, alpha over white, in sRGB, first frame of an animation.
 
     Args:
-        source: file, or an opened Pillow image.
+        source: file, its content, or an opened Pillow image.
         limits: bounds on file and pixels, checked before pixels are decoded; the defaults when ``None``.
         what: what the file is to the user, for error sentences.
+        name: of what is not given as a file, for error sentences.
         alpha_over: RGB that shows through transparent parts.
 
     Returns:
@@ -46,34 +132,17 @@ def load_photo(
     """
     limits = limits or MediaLimits()
     if isinstance(source, Image.Image):
-        return _to_rgb(source, name="given", what=what, limits=limits, alpha_over=alpha_over)
-    path = Path(source)
-    header = check_file(path, what=what, limits=limits)
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures; the limit below decides instead.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-    except UnidentifiedImageError as error:
-        raise InputError(_not_a_picture(path, header, what)) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"The {what} {path} has far too many pixels (the limit is {limits.max_pixels}); scale it down."
-        ) from error
-    except _DECODING_ERRORS as error:
-        raise InputError(_broken(path, what)) from error
-    with image:
-        return _to_rgb(image, name=str(path), what=what, limits=limits, alpha_over=alpha_over)
+        check_pixels(name or "given", *source.size, what=what, limits=limits)
+        return _to_rgb(source, name=name or "given", what=what, alpha_over=alpha_over)
+    source = source if isinstance(source, bytes) else Path(source)
+    with open_picture(source, limits=limits, what=what, name=name) as image:
+        named = name or (str(source) if isinstance(source, Path) else "given")
+        return _to_rgb(image, name=named, what=what, alpha_over=alpha_over)
 
 
-def _to_rgb(
-    image: Image.Image, *, name: str, what: str, limits: MediaLimits, alpha_over: tuple[int, int, int]
-) -> np.ndarray:
-    """Check the size, decode, and bring any mode to upright RGB uint8 (H, W, 3)."""
-    check_pixels(name, image.width, image.height, what=what, limits=limits)
+def _to_rgb(image: Image.Image, *, name: str, what: str, alpha_over: tuple[int, int, int]) -> np.ndarray:
+    """Decode, and bring any mode to upright RGB uint8 (H, W, 3)."""
     try:
-        if getattr(image, "n_frames", 1) > 1:
-            image.seek(0)
         image.load()
         image = _upright(image)
         return np.array(_flatten(_in_srgb(_in_eight_bits(image)), alpha_over))
@@ -133,14 +202,17 @@ def _flatten(image: Image.Image, alpha_over: tuple[int, int, int]) -> Image.Imag
     return image.convert("RGB")
 
 
-def _not_a_picture(path: Path, header: bytes, what: str) -> str:
+def _not_a_picture(name: str, header: bytes, what: str) -> str:
     if looks_like_video(header):
-        return f"The {what} {path} is a video; give a picture such as JPEG or PNG."
+        return f"The {what} {name} is a video; give a picture such as JPEG or PNG."
     if header[4:8] == b"ftyp":
-        return f"The {what} {path} is in a format that Pillow cannot read here; save it as JPEG or PNG."
+        missing = "" if _HEIF in _formats() else ", or install the package pillow-heif"
+        return f"The {what} {name} is in a format that cannot be read here; save it as JPEG or PNG{missing}."
+    if header[:2] == b"%!" or header[:4] == b"\xc5\xd0\xd3\xc6":
+        return f"The {what} {name} is PostScript, which is a program and not opened; save it as JPEG or PNG."
     if looks_like_text(header):
-        return f"The {what} {path} holds text, not a picture; download or export the picture itself."
-    return f"The {what} {path} is not a picture that can be read; save it as JPEG or PNG."
+        return f"The {what} {name} holds text, not a picture; download or export the picture itself."
+    return f"The {what} {name} is not a picture that can be read; save it as JPEG or PNG."
 
 
 def _broken(name: Path | str, what: str) -> str:

@@ -18,6 +18,9 @@ _LARGEST_DENOMINATOR = 1001
 _SLACK = 1e-6
 """In frames: how far a time may lie before a frame and still mean it."""
 
+_ALIKE_SHARE = 0.9
+"""Of the steps from frame to frame; the others of a clip with a usual rate are pauses."""
+
 _TIMESTAMP_SLACK = 1e-3
 """Seconds; WebM rounds its timestamps to milliseconds."""
 
@@ -28,7 +31,7 @@ class SourceTiming:
 
     Attributes:
         times: seconds since the first frame, ascending, float64 (N,).
-        rate: frames a second, on average.
+        rate: frames a second: on average, or where it does not pause.
         regular: whether the frames come evenly.
         duration: seconds until the last frame is over.
     """
@@ -70,6 +73,17 @@ def average_rate(times: Sequence[float], nominal: Fraction | None) -> Fraction:
     return as_rate(measured) or Fraction(1, _LARGEST_DENOMINATOR)
 
 
+def usual_rate(times: Sequence[float], nominal: Fraction | None) -> Fraction | None:
+    """Frames a second of a clip that is even but for pauses; ``None`` if nine in ten steps are not alike."""
+    steps = np.diff(times)
+    if len(steps) == 0:
+        return None
+    alike = steps[np.abs(steps - np.median(steps)) <= 0.25 * np.median(steps)]
+    if len(alike) < _ALIKE_SHARE * len(steps) or alike.sum() <= 0:
+        return None
+    return average_rate(np.concatenate([[0.0], np.cumsum(alike)]), nominal)
+
+
 def is_regular(times: Sequence[float], rate: Fraction) -> bool:
     """Whether every frame is within a quarter of a frame of its place on an even grid of that rate."""
     grid = np.arange(len(times)) / float(rate)
@@ -92,6 +106,7 @@ def source_timing(
     rate = average_rate(times, nominal)
     if is_regular(times, rate):
         return SourceTiming(times, rate, True, len(times) / float(rate))
+    rate = usual_rate(times, nominal) or rate
     return SourceTiming(times, rate, False, float(times[-1]) + (last or 1 / float(rate)))
 
 
@@ -126,7 +141,7 @@ def plan(
 
     An even source without ``fps`` gives every frame of the stretch exactly once. Otherwise the sequence is
     sampled on an even grid that begins at ``start``, and each point shows the latest frame that is not after
-    it: at ``fps``, or at the source's average rate.
+    it: at ``fps``, or at the source's own rate.
 
     Args:
         source: from ``source_timing``.

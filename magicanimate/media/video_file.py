@@ -1,4 +1,7 @@
-"""Open and decode video files: which pictures a file holds and when, and the pictures upright in RGB."""
+"""The one place that opens clips: which pictures a file holds and when, and the pictures upright in RGB.
+
+Videos are read with PyAV, animated WebP pictures with Pillow, both behind the same two functions.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,44 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
 import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import ColorRange
+from PIL import Image, ImageFilter
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.media.file_checks import check_file, check_pixels, looks_like_text
+from magicanimate.media.photo import load_photo, open_picture
 from magicanimate.palette import BACKGROUND
 
 logger = logging.getLogger(__name__)
 
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,avi,mpeg,mpegts,flv,ogg,asf,mp3,wav,flac,aac"
+_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,apng,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,asf,mxf,ivf,h264,"
+    "hevc,dv,nut,yuv4mpegpipe,mp3,wav,flac,aac"
+)
 """Plain media files only: playlists could make ffmpeg read other files or the network."""
 
-_STILL_PICTURES = ("image2", "_pipe")
+_PICTURES = ("gif", "apng")
+"""Containers of animated pictures; like frames in a folder they show the background of part maps where they are
+transparent, other videos white, as photos do."""
+
+_WHITE = (255, 255, 255)
+
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""WebM keeps alpha beside the pictures, where ffmpeg's own decoders do not look."""
+
+_BACKWARDS, _FORWARDS = 0.5, 10.0
+"""Seconds by which decoding times jump where two streams were joined; forwards it counts in MPEG streams only
+(as in ffmpeg), elsewhere it is a pause."""
+
+_PQ, _HLG = 16, 18
+"""Transfer functions of HDR video (ITU-T H.273, table 3)."""
 
 _BT601 = 5
 _MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}
@@ -45,7 +68,7 @@ class VideoIndex:
         nominal_rate: frames a second as the container says.
         width, height: upright, in pixels.
         has_sound: whether there is an audio stream.
-        announced: frames the header speaks of, 0 if it does not.
+        announced: frames the header speaks of, without those that an edit list leaves out; 0 if it does not.
     """
 
     pts: np.ndarray | None
@@ -59,8 +82,12 @@ class VideoIndex:
     announced: int
 
 
-def open_container(path: Path) -> av.container.InputContainer:
+def open_container(path: Path, **options: str) -> av.container.InputContainer:
     """Open a media file for reading, local plain files only.
+
+    Args:
+        path: the file.
+        options: for ffmpeg's demuxer.
 
     Raises:
         av.FFmpegError, OSError, ValueError: it cannot be opened.
@@ -69,7 +96,7 @@ def open_container(path: Path) -> av.container.InputContainer:
         str(path),
         mode="r",
         metadata_errors="replace",
-        container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"},
+        container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "file", **options},
     )
 
 
@@ -80,6 +107,8 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
         InputError: missing, empty, broken, too large, not a video, sound only, or without a single frame.
     """
     header = check_file(path, what=what, limits=limits)
+    if _is_webp(header):
+        return _index_webp(path, what, limits)
     try:
         with open_container(path) as container:
             stream = picture_stream(container)
@@ -88,33 +117,58 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
             check_pixels(
                 path, stream.codec_context.width, stream.codec_context.height, what=what, limits=limits
             )
-            pts, key_pts, count, last = _timestamps(container, stream)
+            found = _timestamps(container, stream)
             time_base, nominal = stream.time_base, stream.average_rate or stream.guessed_rate
             has_sound, announced = sound_stream(container) is not None, stream.frames
+            if announced > found.count and "mov" in container.format.name:
+                announced += found.count - _count_without_edit_list(path)
         first = next(decode(path, limits=limits), None)
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(_unreadable(path, what, header)) from error
-    if first is None or count == 0:
+    if first is None or found.count == 0:
         raise InputError(f"The {what} {path} has no frame that can be decoded; export or download it again.")
+    if found.count == 1 and header[4:12] in (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1"):
+        raise InputError(_still(path, what))
     height, width = first[1].shape[:2]
-    if pts is None:
-        rate = float(nominal) if nominal else 25.0
-        times = np.arange(count) / rate
+    if found.pts is None:
+        times = np.arange(found.count) / (float(nominal) if nominal else 25.0)
     else:
-        times = (pts - pts[0]) * float(time_base)
+        times = (found.pts - found.pts[0]) * float(time_base)
     return VideoIndex(
-        pts, key_pts, times, float(last * time_base) or None, nominal, width, height, has_sound, announced
+        pts=None if found.joined else found.pts,
+        key_pts=found.key_pts,
+        times=times,
+        last=float(found.last * time_base) or None,
+        nominal_rate=nominal,
+        width=width,
+        height=height,
+        has_sound=has_sound,
+        announced=announced,
     )
 
 
+def _count_without_edit_list(path: Path) -> int:
+    """Frames of an mp4 or mov file with those that its edit list leaves out (ISO 14496-12, 8.6.6)."""
+    with open_container(path, ignore_editlist="1") as container:
+        stream = picture_stream(container)
+        return 0 if stream is None else _timestamps(container, stream).count
+
+
 def picture_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The first moving-picture stream that can be decoded; the cover of a music file is none."""
-    for stream in container.streams.video:
-        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
-            return stream
-    return None
+    """The first moving-picture stream that can be decoded.
+
+    The cover of a music file is none, nor is the single picture that animated AVIF files have first.
+    """
+    streams = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic
+    ]
+    if streams and streams[0].frames == 1:
+        return max(streams, key=lambda stream: stream.frames)
+    return streams[0] if streams else None
 
 
 def sound_stream(container: av.container.InputContainer) -> av.AudioStream | None:
@@ -122,14 +176,34 @@ def sound_stream(container: av.container.InputContainer) -> av.AudioStream | Non
     return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
-def _timestamps(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[np.ndarray | None, np.ndarray, int, int]:
-    """Sorted timestamps of all and of key frames, number of frames, the last one's duration, undecoded."""
+@dataclass(frozen=True)
+class _Timestamps:
+    """What the packets of a stream say, undecoded.
+
+    Attributes:
+        pts: ascending timestamps of the frames; ``None`` if some frame has none.
+        key_pts: those of key frames.
+        count: number of frames shown.
+        last: duration of the last one, 0 if unknown.
+        joined: whether timestamps restart somewhere; ``pts`` then go on there, unlike the file's.
+    """
+
+    pts: np.ndarray | None
+    key_pts: np.ndarray
+    count: int
+    last: int
+    joined: bool
+
+
+def _timestamps(container: av.container.InputContainer, stream: av.VideoStream) -> _Timestamps:
+    """Read the packets of a stream to its end, or to where it is damaged."""
     found: list[int] = []
     keys: list[int] = []
-    count, complete = 0, True
+    count, complete, joined = 0, True, False
     newest, last = -math.inf, 0
+    back = _BACKWARDS / stream.time_base
+    forth = _FORWARDS / stream.time_base if container.format.name in ("mpegts", "mpeg") else math.inf
+    offset, before = 0, None
     try:
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_discard:
@@ -137,19 +211,24 @@ def _timestamps(
             count += 1
             if packet.pts is None:
                 complete = False
-            else:
-                found.append(packet.pts)
-                if packet.is_keyframe:
-                    keys.append(packet.pts)
-                if packet.pts >= newest:
-                    newest, last = packet.pts, packet.duration or 0
+                continue
+            moment = packet.pts if packet.dts is None else packet.dts
+            if before is not None and not -back <= moment + offset - before <= forth:
+                offset = before + (packet.duration or 1) - moment
+                joined = True
+            before = moment + offset
+            found.append(packet.pts + offset)
+            if packet.is_keyframe:
+                keys.append(packet.pts + offset)
+            if packet.pts + offset >= newest:
+                newest, last = packet.pts + offset, packet.duration or 0
     except (av.FFmpegError, OSError) as error:
         logger.warning("%s: reading stops after %d frames (%s)", container.name, count, error)
     pts = np.unique(np.array(found, dtype=np.int64))
     key_pts = np.unique(np.array(keys, dtype=np.int64))
     if not complete or len(pts) == 0:
-        return None, key_pts, count, last
-    return pts, key_pts, len(pts), last
+        return _Timestamps(None, key_pts, count, last, joined)
+    return _Timestamps(pts, key_pts, len(pts), last, joined)
 
 
 def decode(
@@ -171,22 +250,47 @@ def decode(
         timestamp (in units of the stream's time base, or ``None``) and upright RGB, uint8 (H, W, 3), all of
         the size of the first one.
     """
+    with path.open("rb") as file:
+        if _is_webp(file.read(12)):
+            yield from _decode_webp(path, limits, wanted)
+            return
     with open_container(path) as container:
         stream = picture_stream(container)
         if stream is None:
             return
-        stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
-        stream.thread_type = "AUTO"
+        context = _decoder(stream)
+        context.options = {"max_pixels": str(limits.max_pixels)}
+        context.thread_type = "AUTO"
         if seek_pts is not None:
             container.seek(seek_pts, stream=stream)
+        alpha_over = BACKGROUND if container.format.name in _PICTURES else _WHITE
         size: tuple[int, int] | None = None
-        for frame in _decoded(container, stream):
-            size = size or (frame.width, frame.height)
+        for frame in _decoded(container, stream, context):
+            size = size or (_square_pixels(frame.width, stream.sample_aspect_ratio), frame.height)
             if wanted is None or wanted(frame.pts):
-                yield frame.pts, to_rgb(frame, size)
+                yield frame.pts, to_rgb(frame, size, alpha_over=alpha_over)
 
 
-def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+    """The stream's own decoder, or one that also decodes its alpha."""
+    alpha = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
+    name = _ALPHA_DECODERS.get(stream.codec_context.name)
+    if alpha and name:
+        try:
+            return av.CodecContext.create(name, "r")
+        except (av.FFmpegError, ValueError) as error:
+            logger.warning("transparency is not decoded: %s is not available (%s)", name, error)
+    return stream.codec_context
+
+
+def _square_pixels(width: int, aspect: Fraction | None) -> int:
+    """Width at which a picture whose pixels have that width by height is shown; odd values are mistakes."""
+    return round(width * aspect) if aspect and Fraction(1, 4) <= aspect <= 4 else width
+
+
+def _decoded(
+    container: av.container.InputContainer, stream: av.VideoStream, context: av.VideoCodecContext
+) -> Iterator[av.VideoFrame]:
     """Frames in the order shown. What cannot be decoded is logged and left out, as players do."""
     damaged = 0
     packets = container.demux(stream)
@@ -199,7 +303,7 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
         if packet is None:
             break
         try:
-            frames = packet.decode()
+            frames = context.decode(packet)
         except av.FFmpegError:
             damaged += 1
             continue
@@ -208,18 +312,21 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
         logger.warning("%s: %d damaged frames left out", container.name, damaged)
 
 
-def to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+def to_rgb(
+    frame: av.VideoFrame, size: tuple[int, int], *, alpha_over: tuple[int, int, int] = _WHITE
+) -> np.ndarray:
     """A decoded frame as upright RGB, uint8 (h, w, 3).
 
-    The matrix is the one the frame is tagged with, else BT.601; rotation metadata is applied; transparent
-    parts show the background of a part map.
+    The matrix is the one the frame is tagged with, else BT.601; HDR is brought to the usual range of
+    brightness; the display matrix is applied.
 
     Args:
         frame: as decoded.
-        size: (width, height) before rotation.
+        size: (width, height) before the display matrix.
+        alpha_over: RGB that shows through transparent parts.
     """
     width, height = size
-    has_alpha = frame.format.name in ("rgba", "bgra", "argb", "abgr", "yuva420p")
+    has_alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
     # Both matrices are named: PyAV before 17 ignores the tag unless source and destination differ.
     converted = frame.reformat(
         width=width,
@@ -233,11 +340,102 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     array = converted.to_ndarray()
     if has_alpha:
         alpha = array[..., 3:].astype(np.uint16)
-        over = np.array(BACKGROUND, dtype=np.uint16) * (255 - alpha)
+        over = np.array(alpha_over, dtype=np.uint16) * (255 - alpha)
         array = ((array[..., :3] * alpha + over + 127) // 255).astype(np.uint8)
-    # The display matrix turns counter-clockwise, as rot90 does.
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(array, turns))
+    if int(frame.color_trc) in (_PQ, _HLG):
+        array = np.asarray(Image.fromarray(array).filter(_from_hdr(int(frame.color_trc))))
+    return _upright(array, frame)
+
+
+@lru_cache(maxsize=2)
+def _from_hdr(transfer: int) -> ImageFilter.Color3DLUT:
+    """HDR colours of BT.2020 to those of ordinary video, as a table.
+
+    The white of ordinary video is 203 cd/m2 (ITU-R BT.2408); what is much brighter is compressed.
+    """
+    size = 33
+    axis = np.linspace(0, 1, size)
+    blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
+    signal = np.stack([red, green, blue], axis=-1)
+    if transfer == _PQ:  # ITU-R BT.2100, table 4
+        root = signal ** (32 / 2523)
+        low, high = root - 107 / 128, 2413 / 128 - 2392 / 128 * root
+        light = 10_000 * (np.maximum(low, 0) / high) ** (8192 / 1305)
+    else:  # table 5: scene light, then the system gamma of a display of 1000 cd/m2
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+        luminance = scene @ np.array([0.2627, 0.678, 0.0593])
+        light = 1000 * scene * np.maximum(luminance, 1e-9)[..., None] ** 0.2
+    # ITU-R BT.2087: BT.2020 primaries to BT.709.
+    matrix = [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
+    light = np.maximum(light / 203 @ np.array(matrix).T, 0)
+    knee = 0.8
+    brightest = light.max(axis=-1, keepdims=True)
+    shown = knee + (1 - knee) * (1 - np.exp(-(brightest - knee) / (1 - knee)))
+    light *= np.where(brightest > knee, shown / np.maximum(brightest, 1e-9), 1)
+    encoded = np.where(light < 0.018, 4.5 * light, 1.099 * light**0.45 - 0.099)  # ITU-R BT.709
+    return ImageFilter.Color3DLUT(size, encoded.clip(0, 1).astype(np.float32).ravel())
+
+
+def _upright(array: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Turn and mirror a picture (h, w, 3) as the display matrix of its frame says."""
+    matrix = next((item for item in frame.side_data if item.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return np.ascontiguousarray(array)
+    # ISO 14496-12, 6.2.2: x' = a x + c y, y' = b x + d y.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        array, a, d = array.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(array[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _is_webp(header: bytes) -> bool:
+    return header[:4] == b"RIFF" and header[8:12] == b"WEBP"
+
+
+def _index_webp(path: Path, what: str, limits: MediaLimits) -> VideoIndex:
+    """Index an animated WebP picture; times are in milliseconds."""
+    with open_picture(path, what=what, limits=limits) as image:
+        width, height = image.size
+    durations = _webp_durations(path)
+    if len(durations) < 2:
+        raise InputError(_still(path, what))
+    pts = np.concatenate([[0], np.cumsum(durations[:-1])])
+    last = durations[-1] / 1000
+    return VideoIndex(pts, pts[:1], pts / 1000, last, None, width, height, has_sound=False, announced=0)
+
+
+def _webp_durations(path: Path) -> list[int]:
+    """Milliseconds of every frame (WebP container specification, chunk ANMF)."""
+    durations = []
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            content = file.read(min(size, 15))
+            if head[:4] == b"ANMF" and len(content) == 15:
+                # Browsers, too, show frames without a duration for a tenth of a second.
+                durations.append(int.from_bytes(content[12:15], "little") or 100)
+            file.seek(size + size % 2 - len(content), 1)
+    return durations
+
+
+def _decode_webp(
+    path: Path, limits: MediaLimits, wanted: Callable[[int | None], bool] | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames of an animated WebP picture with their times in milliseconds."""
+    moment = 0
+    with open_picture(path, what="clip", limits=limits) as image:
+        for number, duration in enumerate(_webp_durations(path)):
+            try:
+                image.seek(number)
+                frame = load_photo(image, name=str(path), limits=limits, alpha_over=BACKGROUND)
+            except (EOFError, InputError) as error:
+                logger.warning("%s: reading stops after %d frames (%s)", path, number, error)
+                return
+            if wanted is None or wanted(moment):
+                yield moment, frame
+            moment += duration
 
 
 def _no_picture(path: Path, what: str, container: av.container.InputContainer) -> str:
@@ -249,11 +447,15 @@ def _no_picture(path: Path, what: str, container: av.container.InputContainer) -
 
 
 def _unreadable(path: Path, what: str, header: bytes) -> str:
-    if header[:4] == b"\x89PNG" or header[:2] == b"\xff\xd8":
-        return f"The {what} {path} is a still picture; give a video, or a folder of numbered frames."
+    if header[:4] in (b"\x89PNG", b"II*\0", b"MM\0*") or header[:2] in (b"\xff\xd8", b"BM"):
+        return _still(path, what)
     if looks_like_text(header):
         return f"The {what} {path} holds text, not a video; download the video itself."
     return (
         f"The {what} {path} is not a video that can be read, or it is damaged; "
         "export it as mp4 (H.264) or download it again."
     )
+
+
+def _still(path: Path, what: str) -> str:
+    return f"The {what} {path} is a still picture; give a video, or a folder of numbered frames."

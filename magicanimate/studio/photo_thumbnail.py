@@ -6,7 +6,9 @@ import io
 from functools import lru_cache
 from pathlib import Path
 
-from magicanimate.config import MediaLimits
+from PIL import Image
+
+from magicanimate.errors import InputError
 
 _SIDE = 112  # pixels, twice what the page shows
 
@@ -21,15 +23,13 @@ def thumbnail(photo: Path) -> bytes | None:
 
 @lru_cache(maxsize=256)
 def _made(photo: Path, mtime_ns: int) -> bytes | None:
-    from PIL import Image, ImageOps
+    from magicanimate.media.photo import load_photo, open_picture
 
     try:
-        with Image.open(photo) as picture:
-            if picture.width * picture.height > MediaLimits().max_pixels:
-                return None
-            picture.draft("RGB", (2 * _SIDE, 2 * _SIDE))
-            small = ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with open_picture(photo) as picture:
+            picture.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # of a JPEG no more is decoded than is needed
+            small = Image.fromarray(load_photo(picture))
+    except InputError:
         return None
     small.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from magicanimate.errors import InputError
+from magicanimate.media.photo import open_picture
 from training.dancers import GENERATOR_VERSION
 
 _INFO = "dataset.json"
@@ -173,9 +174,9 @@ class DancerFolder:
     def _strip(self, path: Path, mode: str, size: int) -> np.ndarray:
         count = self.info.stills + self.info.frames
         try:
-            with Image.open(path) as image:
+            with open_picture(path, what="strip") as image:
                 strip = np.asarray(image.convert(mode))
-        except (UnidentifiedImageError, OSError):
+        except (InputError, OSError):
             strip = np.empty(0)
         if strip.shape[:2] != (count * size, size):
             raise InputError(f"{path} is damaged or of another size; delete it and run the renderer again.")

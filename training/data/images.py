@@ -5,13 +5,11 @@ Letters in shape comments: ``H W`` pixels.
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
@@ -37,18 +35,7 @@ def decode_picture(data: bytes | Path, *, name: str, what: str) -> np.ndarray:
     Raises:
         InputError: it is not a picture or is damaged.
     """
-    if isinstance(data, Path):
-        return load_photo(data, limits=_LIMITS, what=what, alpha_over=BACKGROUND)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return load_photo(image, limits=_LIMITS, what=what, alpha_over=BACKGROUND)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:  # ValueError: InputError too
-        raise InputError(f"The {what} {name} is damaged or too large; replace it.") from error
+    return load_photo(data, limits=_LIMITS, what=what, name=name, alpha_over=BACKGROUND)
 
 
 def square_image(pixels: np.ndarray, drawn: Mapping[str, np.ndarray], *, size: int, name: str) -> Frames:

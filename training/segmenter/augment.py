@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from magicanimate.media.photo import load_photo
 from magicanimate.palette import FLIP_PERMUTATION
 
 _BLUR_RADIUS = 4
@@ -114,4 +115,4 @@ def _compress(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     file = io.BytesIO()
     pixels = (image * 255).round().to(torch.uint8).movedim(0, -1).numpy()
     Image.fromarray(pixels).save(file, "JPEG", quality=int(rng.integers(25, 90)))
-    return torch.from_numpy(np.array(Image.open(file))).movedim(-1, 0).float() / 255
+    return torch.from_numpy(load_photo(file.getvalue())).movedim(-1, 0).float() / 255
