@@ -373,8 +373,8 @@ def _from_hdr(transfer: int) -> ImageFilter.Color3DLUT:
     brightest = light.max(axis=-1, keepdims=True)
     shown = knee + (1 - knee) * (1 - np.exp(-(brightest - knee) / (1 - knee)))
     light *= np.where(brightest > knee, shown / np.maximum(brightest, 1e-9), 1)
-    encoded = np.where(light < 0.018, 4.5 * light, 1.099 * light**0.45 - 0.099)  # ITU-R BT.709
-    return ImageFilter.Color3DLUT(size, encoded.clip(0, 1).astype(np.float32).ravel())
+    encoded = light.clip(0, 1) ** (1 / 2.4)  # ITU-R BT.1886
+    return ImageFilter.Color3DLUT(size, encoded.astype(np.float32).ravel())
 
 
 def _upright(array: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
