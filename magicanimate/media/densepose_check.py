@@ -1,4 +1,4 @@
-"""Tell DensePose part maps from ordinary video by their colours, and say what is wrong with the others."""
+"""Tell DensePose part maps from ordinary video by their colours, and say what mends the others."""
 
 from __future__ import annotations
 
@@ -9,12 +9,26 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from magicanimate.errors import InputError
+from magicanimate.media.map_colours import (
+    MapColours,
+    diagnose,
+    is_blank,
+    overlay_share,
+    smoothed,
+    usual_colours,
+)
 from magicanimate.media.motion import MotionClip
 from magicanimate.palette import BACKGROUND, nearest_labels
+
+Kind = Literal["ready", "recolourable", "empty", "ordinary", "other"]
+"""Whether a clip animates as it is, is a part map that can be brought into the right colours, shows nothing but the
+background of part maps, is a video whose people must be found first, or none of these."""
 
 _SAMPLES = 12
 """Frames with something on them that are looked at."""
@@ -36,9 +50,6 @@ _JUMP = 3
 _MIN_JUMP_SHARE = 0.1
 """What sets part maps apart; ``check_densepose`` has the measurements."""
 
-_SHIFTED_DISTANCE = 40
-"""Up to here another background is the right one, badly converted."""
-
 _EMPTY_SHARE = 0.0005
 """Of the pixels of a frame; below it there is nothing but specks."""
 
@@ -48,22 +59,33 @@ class MotionReport:
     """What the colours of a clip say.
 
     Attributes:
-        is_densepose: whether it can drive an animation as it is.
+        kind: see ``Kind``.
         palette_share: of the pixels that are not background, those within 32 of a part's colour, 0..1.
         background_share: pixels within 12 of the background colour, 0..1.
         person_share: pixels that show a part, 0..1.
-        is_empty: whether nothing but the background of part maps is seen.
-        is_ordinary: whether it is no part map in any colours, so that its people must be found first.
+        colours: how its labels are read if it is a part map, also one that needs nothing done to it.
         reason: what was found, as a clause without a full stop.
     """
 
-    is_densepose: bool
+    kind: Kind
     palette_share: float
     background_share: float
     person_share: float
-    is_empty: bool
-    is_ordinary: bool
+    colours: MapColours | None
     reason: str
+
+    @property
+    def is_densepose(self) -> bool:
+        """Whether it can drive an animation as it is."""
+        return self.kind == "ready"
+
+    def advice(self, remedy: str) -> str:
+        """What was found, and that ``remedy`` (a command, or the name of a button) mends it."""
+        if self.kind == "recolourable":
+            return f"{self.reason}; bring it into the right colours with {remedy}"
+        if self.kind == "ordinary":
+            return f"{self.reason}; make a DensePose clip of it with {remedy}"
+        return self.reason
 
 
 @dataclass
@@ -76,11 +98,10 @@ class _Counts:
     edges: int = 0
     jumps: int = 0
 
-    def add(self, frame: np.ndarray) -> bool:
-        """Count a frame; false if it shows background only."""
+    def add(self, frame: np.ndarray) -> None:
+        """Count a frame."""
         labels, distance = nearest_labels(frame)
         background = _near(frame, BACKGROUND)
-        foreground = frame.shape[0] * frame.shape[1] - int(background.sum())
         self.pixels += background.size
         self.background += int(background.sum())
         self.parts += int((~background & (labels > 0) & (distance < _PART_DISTANCE)).sum())
@@ -88,7 +109,6 @@ class _Counts:
             step = np.abs(np.diff(labels.astype(np.int8), axis=axis))
             self.edges += int((step > 0).sum())
             self.jumps += int((step >= _JUMP).sum())
-        return foreground > _EMPTY_SHARE * background.size
 
     @property
     def palette_share(self) -> float:
@@ -108,7 +128,7 @@ class _Counts:
 
 
 def check_densepose(frames: Iterable[np.ndarray], *, every: int = _EVERY) -> MotionReport:
-    """Judge frames by their colours: every fifth one, until twelve with something on them were seen.
+    """Judge frames by their colours: every fifth one from the first with something on it, up to twelve.
 
     Measured on real maps (also shrunk, enlarged, and saved as JPEG of quality 30): 86 to 94 % of what is not
     background lies within 32 of a part's colour, and 24 to 42 % of neighbouring unlike labels are three or
@@ -119,28 +139,35 @@ def check_densepose(frames: Iterable[np.ndarray], *, every: int = _EVERY) -> Mot
         frames: uint8 (h, w, 3); not all of them are read.
         every: look at every so many frames; 1 if the frames are a choice already.
     """
-    counts = _Counts()
+    counts, seen = _Counts(), 0
     kept: list[np.ndarray] = []
+    softened: list[np.ndarray] = []
+    blank: np.ndarray | None = None
     for number, frame in enumerate(frames):
-        if number % every:
+        if number % every and kept:
             continue
+        seen += 1
         step = max(1, min(frame.shape[:2]) // _PIXELS)
         thinned = frame[::step, ::step]
-        if counts.add(thinned):
-            kept.append(thinned)
-            if len(kept) == _SAMPLES:
-                break
-    reason = _reason(counts, kept)
+        if is_blank(thinned):
+            # It shows nobody, whatever its colour: clips fade, and begin and end in black.
+            blank = thinned if blank is None else blank
+            continue
+        counts.add(thinned)
+        kept.append(thinned)
+        softened.append(_softened(frame, step))
+        if len(kept) == _SAMPLES:
+            break
+    if not kept and blank is not None:
+        counts.add(blank)
+    kind, colours, reason = _judged(counts, kept, softened, blank)
     return MotionReport(
-        is_densepose=bool(kept) and counts.is_map,
+        kind=kind,
         palette_share=counts.palette_share,
         background_share=counts.background / max(1, counts.pixels),
         person_share=counts.parts / max(1, counts.pixels),
-        is_empty=counts.pixels > 0 and not kept,
-        is_ordinary=reason is None,
-        reason=reason
-        or f"looks like ordinary video, not like a DensePose part map ({counts.palette_share:.0%} of it in "
-        "the map's colours); turn it into a map of DensePose body parts in viridis colours first",
+        colours=colours,
+        reason=reason,
     )
 
 
@@ -158,78 +185,69 @@ def require_densepose(clip: MotionClip) -> MotionReport:
 
 
 def refuse_other_motion(path: Path, report: MotionReport) -> None:
-    """Turn a report on anything but a part map into an ``InputError`` that names the file."""
-    if report.is_densepose:
-        return
-    advice = ""
-    if report.is_ordinary:
-        words = ["python", "-m", "densepose_tools", str(path), "-o", f"{path.with_suffix('')}_densepose.mp4"]
-        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
-        advice = f", with `{command}`"
-    raise InputError(f"The motion clip {path} {report.reason}{advice}.")
+    """Turn a report on anything but a part map into an ``InputError`` that names the file and the remedy."""
+    if not report.is_densepose:
+        raise InputError(f"The motion clip {path} {report.advice(f'`{command_for(path, report)}`')}.")
 
 
-def _reason(counts: _Counts, kept: list[np.ndarray]) -> str | None:
-    """Say what the frames are, and what to do unless they are a part map; ``None`` if not even a bad one."""
+def command_for(path: Path, report: MotionReport) -> str:
+    """The command that makes a clip that animates of one that does not, for the system it runs on."""
+    words = ["python", "-m", "densepose_tools", str(path), "-o", f"{path.with_suffix('')}_densepose.mp4"]
+    words += ["--recolour"] if report.kind == "recolourable" else []
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def _softened(frame: np.ndarray, step: int) -> np.ndarray:
+    """A frame without dithering, thinned as the others."""
+    if step < 3:
+        return smoothed(frame)[::step, ::step]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).reduce(step))
+
+
+def _judged(
+    counts: _Counts, kept: list[np.ndarray], softened: list[np.ndarray], blank: np.ndarray | None
+) -> tuple[Kind, MapColours | None, str]:
+    """Kind, colours and reason for the frames that were kept, of which there may be none."""
     if counts.pixels == 0:
-        return "has no frames; give a clip with at least one"
-    if not kept:
-        return "shows nobody, only the background colour; choose a stretch in which a person is seen"
-    if counts.is_map:
-        return f"is a DensePose part map ({counts.palette_share:.0%} of the figure in its colours)"
-    if counts.colours_fit and counts.has_background:
+        return "other", None, "has no frames; give a clip with at least one"
+    if not kept and counts.background > counts.pixels / 2:
         return (
-            "has the viridis colours but they run smoothly into each other as in a heat map; give a map of "
-            "DensePose body parts, one flat colour each"
+            "empty",
+            None,
+            "shows nobody, only the background colour; choose a stretch in which a person is seen",
         )
-    if _all_grey(kept):
-        return (
-            "is grey; draw the DensePose parts in viridis colours over the background "
-            f"RGB {BACKGROUND} (label x 255/24 on the colour map)"
-        )
-    if _counted(frame[..., ::-1] for frame in kept).is_map:
-        return "is a DensePose map with red and blue swapped; write it as RGB instead of BGR"
-    colour = _border_colour(kept)
-    if _counted(_repainted(frame, colour) for frame in kept).is_map:
-        if _distance(colour, BACKGROUND) < _SHIFTED_DISTANCE:
+    if kept:
+        share = f"is a DensePose part map ({counts.palette_share:.0%} of the figure in its colours)"
+        if counts.is_map:
+            return "ready", usual_colours(kept), share
+        if counts.colours_fit and counts.has_background:
             return (
-                f"is a DensePose map with shifted colours (background RGB {colour} instead of {BACKGROUND}), "
-                "as when full and limited video range are mixed up; export it again, or as png frames"
+                "other",
+                None,
+                "has the viridis colours but they run smoothly into each other as in a heat map; give a map "
+                "of DensePose body parts, one flat colour each",
             )
-        name = "black" if max(colour) < 32 else f"RGB {colour}"
-        return f"is a DensePose map over {name}; draw it over RGB {BACKGROUND} instead"
-    return None
-
-
-def _counted(frames: Iterable[np.ndarray]) -> _Counts:
-    counts = _Counts()
-    for frame in frames:
-        counts.add(frame)
-    return counts
+        colours = diagnose(kept, softened)
+        if colours is not None and colours.usual:
+            return "ready", colours, "is a DensePose part map"
+        if colours is not None:
+            return "recolourable", colours, f"is a DensePose map in other colours ({colours.name})"
+        if overlay_share(kept):
+            return (
+                "other",
+                None,
+                "shows DensePose parts blended with the picture they were found in; use the video that was "
+                "looked at, or let DensePose draw on the background alone",
+            )
+    return (
+        "ordinary",
+        None,
+        f"looks like ordinary video, not like a DensePose part map ({counts.palette_share:.0%} of it in the "
+        "map's colours)",
+    )
 
 
 def _near(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Which pixels are within the background distance of a colour, bool (h, w)."""
     difference = frame.astype(np.int32) - np.array(colour, dtype=np.int32)
     return (difference * difference).sum(axis=-1) <= _BACKGROUND_DISTANCE**2
-
-
-def _distance(first: tuple[int, int, int], second: tuple[int, int, int]) -> float:
-    return float(np.linalg.norm(np.subtract(first, second)))
-
-
-def _all_grey(frames: list[np.ndarray]) -> bool:
-    """Whether nearly all pixels have red, green and blue alike."""
-    return all(np.mean(np.ptp(frame.astype(np.int16), axis=-1) <= 8) > 0.98 for frame in frames)
-
-
-def _border_colour(frames: list[np.ndarray]) -> tuple[int, int, int]:
-    """The usual colour along the upper edge and the sides, where people rarely are."""
-    edges = [np.concatenate([frame[0], frame[:, 0], frame[:, -1]]) for frame in frames]
-    red, green, blue = np.median(np.concatenate(edges), axis=0).astype(int).tolist()
-    return red, green, blue
-
-
-def _repainted(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """The frame with that colour replaced by the background of part maps."""
-    return np.where(_near(frame, colour)[..., None], np.array(BACKGROUND, dtype=np.uint8), frame)

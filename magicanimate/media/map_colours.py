@@ -1,0 +1,498 @@
+"""Part maps as they come: in which colours they are drawn, what of the picture is the map, and their labels.
+
+Maps come with other colour maps of OpenCV, with red and blue swapped, over black or another background, as
+label numbers, with bars at the sides, with captions, dithered. Everything is judged frame by frame: a frame
+that shows nothing of the map, such as a black one, shows nobody.
+
+Letters in shape comments: ``H W`` pixels, ``N`` colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from magicanimate.palette import BACKGROUND, PALETTE, nearest_labels
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels; x1 and y1 are outside."""
+
+_COLOUR_MAPS = {
+    "jet": "000080 0000a8 0000d4 0000fc 0028ff 0054ff 007cff 00a8ff 00d4ff 00fcff 2affd6 52ffae 7eff82 "
+    "aaff56 d2ff2e feff01 ffd400 ffac00 ff8000 ff5800 ff2c00 ff0000 d80000 ac0000 800000",
+    "parula": "352a87 253ca3 1450c2 0461df 086edd 0e7ad8 1484d4 0f90d0 0b9ccb 06a6c6 16adb9 26b3ac 37b99f "
+    "56bb90 72bd82 91bf74 aabd69 c0bc60 d8ba56 e4c04a f0c73c fcce2e fbdc24 faeb19 f9fb0e",
+    "turbo": "30123b 3b2f80 434eba 4669e0 4685fa 3ba0fd 2ab9ee 1ad2d2 1ae4b6 2ff19b 55fa76 7dff56 a1fd3d "
+    "bef434 d7e535 ecd13a faba39 fea130 fb8122 f36315 e5470b d23105 bc2002 9e1001 7a0403",
+    "plasma": "0d0887 260591 3a049a 4b03a1 5c01a6 6e00a8 7d03a8 8d0ba5 9c179e a82296 b52f8c c03a83 cb4679 "
+    "d5536f dd5e66 e56b5d ed7953 f3854b f89441 fba238 fdb22f fdc328 fbd324 f6e626 f0f921",
+    "inferno": "000004 050417 110a30 1f0c48 320a5e 450a69 550f6d 67166e 781c6d 88226a 9a2865 a92e5e ba3655 "
+    "ca404a d74b3f e35933 ed6925 f47918 f98c0a fc9f07 fcb418 f9c932 f4dd4f f1f179 fcffa4",
+    "rainbow": "ff0000 ff1900 ff3400 ff4e00 ff6900 ff8400 ff9e00 ffb900 ffd400 ffee00 ebff00 b9ff00 82ff00 "
+    "4bff00 19ff00 00e11e 00aa55 007887 0041be 000ff0 1b00ff 3f00ff 6100ff 8500ff aa00ff",
+}
+"""OpenCV's colours of part i at index trunc(i * 255 / 24), RGB, background first."""
+
+_NEIGHBOURS = (
+    *((1, 2), (1, 7), (1, 8), (1, 17), (1, 18), (1, 23), (1, 24), (2, 9), (2, 10), (2, 15), (2, 16), (2, 23)),
+    *(
+        (2, 24),
+        (3, 20),
+        (3, 22),
+        (4, 19),
+        (4, 21),
+        (5, 12),
+        (5, 14),
+        (6, 11),
+        (6, 13),
+        (7, 8),
+        (7, 9),
+        (7, 11),
+    ),
+    *(
+        (8, 10),
+        (8, 12),
+        (9, 10),
+        (9, 13),
+        (10, 14),
+        (11, 13),
+        (12, 14),
+        (15, 17),
+        (15, 19),
+        (16, 18),
+        (16, 20),
+    ),
+    *((17, 21), (18, 22), (19, 21), (20, 22), (23, 24)),
+)
+"""Parts that meet on a body."""
+
+_NEAR, _FAR = 12, 32
+"""RGB distances within which a pixel counts as background, or as some part (as for maps in our colours)."""
+
+_MIN_SHARE, _MIN_MEETING = 0.7, 0.22
+"""A map has at least so many pixels of its figure in its colours, and neighbours that meet on a body.
+
+Real maps have 0.31 to 0.5 of the latter in the right colours and up to 0.2 in jet read backwards, which has
+nearly the same colours; a smooth heat map has 0.17.
+"""
+
+_EMPTY = 0.0005
+"""Of the pixels of a frame; fewer that differ from its one colour are specks."""
+
+_MIN_BACKGROUND = 0.02
+"""Of the map's pixels; a background that is hardly there is none."""
+
+_MAX_INK = 0.3
+"""Of the pixels: captions, which are white or black, may cover so much."""
+
+_SOME_INK = 0.002
+_SMOOTHING = 2  # pixels to each side over which dithering is averaged
+_LOOK = 200  # rows and columns of a frame by which it is told whether it shows anything of the map
+_LEAST_OF_FRAME = 0.5  # of a frame's pixels must be in the map's colours, else the frame is none of it
+
+Reading = Literal["colours", "smoothed", "grey", "red", "blue"]
+"""Whether labels are read by colour, by colour after taking out dithering, or as numbers in a channel."""
+
+
+@dataclass(frozen=True, eq=False)
+class MapColours:
+    """How the frames of a part map are read.
+
+    Attributes:
+        name: for people, such as "jet with red and blue swapped, over black"; empty if they are usual.
+        table: RGB of background and parts, uint8 (25, 3).
+        usual: whether they are those that the ControlNet knows.
+        reading: how a pixel is turned into its label.
+        step: for numbers in a channel, the difference from one label to the next.
+        box: shares of width and height, 0..1, inside which the map lies; the rest are bars.
+        captions: whether something white or black is written over it.
+    """
+
+    name: str
+    table: np.ndarray
+    usual: bool
+    reading: Reading = "colours"
+    step: float = 1.0
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    captions: bool = False
+
+    def labels(self, frame: np.ndarray) -> np.ndarray:
+        """Labels of a frame: RGB uint8 (H, W, 3) -> uint8 (H, W).
+
+        Where compression has mixed two colours the label is that of the nearest pixels that are clear.
+        """
+        labels = np.zeros(frame.shape[:2], dtype=np.uint8)
+        x0, y0, x1, y1 = self._inner(frame)
+        part = frame[y0:y1, x0:x1]
+        if self.reading in ("colours", "smoothed"):
+            if self.reading == "smoothed":
+                part = smoothed(part)
+            found, distance = nearest_labels(part) if self.usual else _nearest(part, self.table)
+            if (distance <= _FAR).mean() >= _LEAST_OF_FRAME:
+                labels[y0:y1, x0:x1] = _cleared(found, distance)
+        else:
+            labels[y0:y1, x0:x1] = numbers_in(part, self.reading, self.step)
+        return labels
+
+    def cleaned(self, frame: np.ndarray) -> np.ndarray:
+        """A frame of a map in the usual colours without what is not part of the map, uint8 (H, W, 3).
+
+        Pixels of the map stay as they are unless captions or dithering lie over them.
+        """
+        if self.captions or self.reading == "smoothed":
+            return PALETTE[self.labels(frame)]
+        x0, y0, x1, y1 = self._inner(frame)
+        part = frame[y0:y1, x0:x1]
+        cleaned = np.empty_like(frame)
+        cleaned[:] = BACKGROUND
+        step = max(1, min(part.shape[:2]) // _LOOK)
+        if (nearest_labels(part[::step, ::step])[1] <= _FAR).mean() < _LEAST_OF_FRAME:
+            return cleaned
+        if part.shape == frame.shape:
+            return frame
+        cleaned[y0:y1, x0:x1] = part
+        return cleaned
+
+    def _inner(self, frame: np.ndarray) -> Box:
+        """The box in pixels, without the pixels that compression has mixed with the bars."""
+        height, width = frame.shape[:2]
+        left, top, right, bottom = self.box
+        x0, y0 = (int(np.ceil(left * width)) + 2) * (left > 0), (int(np.ceil(top * height)) + 2) * (top > 0)
+        x1 = width if right >= 1 else max(x0 + 1, int(right * width) - 2)
+        y1 = height if bottom >= 1 else max(y0 + 1, int(bottom * height) - 2)
+        return x0, y0, x1, y1
+
+
+def is_blank(frame: np.ndarray) -> bool:
+    """Whether a frame, uint8 (h, w, 3), is of one colour but for specks."""
+    colour = np.median(frame.reshape(-1, 3), axis=0)
+    return bool((_distance(frame, colour) > _NEAR).mean() <= _EMPTY)
+
+
+def smoothed(frame: np.ndarray) -> np.ndarray:
+    """A frame with dithering averaged away, uint8 (h, w, 3)."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).filter(ImageFilter.BoxBlur(_SMOOTHING)))
+
+
+def usual_colours(frames: Sequence[np.ndarray]) -> MapColours:
+    """How to read frames that are a map in the usual colours, which may have bars and captions."""
+    height, width = frames[0].shape[:2]
+    x0, y0, x1, y1 = _regions(frames)[-1]
+    inner = np.zeros((height, width), dtype=bool)
+    inner[y0:y1, x0:x1] = True
+    # Without bars what lies outside is background of the map itself.
+    has_bars = not inner.all() and any(
+        np.median(_distance(frame[~inner], np.array(BACKGROUND))) > _NEAR for frame in frames
+    )
+    cut = [frame[y0:y1, x0:x1] for frame in frames] if has_bars else list(frames)
+    box = (x0 / width, y0 / height, x1 / width, y1 / height) if has_bars else (0.0, 0.0, 1.0, 1.0)
+    return MapColours("", PALETTE, True, box=box, captions=_ink_share(cut, PALETTE) > _SOME_INK)
+
+
+def diagnose(frames: Sequence[np.ndarray], softened: Sequence[np.ndarray] = ()) -> MapColours | None:
+    """Tell in which colours a part map is drawn.
+
+    Args:
+        frames: some frames of one size with something on them, RGB uint8 (h, w, 3), thinned to a few hundred
+            pixels each way.
+        softened: the same after `smoothed`; without them dithering is not looked for.
+
+    Returns:
+        How to read the map, ``None`` if this is none.
+    """
+    frames = [frame for frame in frames if not is_blank(frame)]
+    if not frames:
+        return None
+    regions = _regions(frames)
+    best, best_fit = None, 0.0
+    for softly, pictures in ((False, frames), (True, list(softened))):
+        for box in regions if pictures else ():
+            cut = [frame[box[1] : box[3], box[0] : box[2]] for frame in pictures]
+            found, fit = _best_table(cut)
+            if found is not None and fit > best_fit + 0.02:
+                height, width = frames[0].shape[:2]
+                shares = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+                best_fit = fit
+                best = MapColours(
+                    found[0],
+                    found[1],
+                    not found[0],
+                    reading="smoothed" if softly else "colours",
+                    box=shares,
+                    captions=_ink_share(cut, found[1]) > _SOME_INK,
+                )
+        if best is not None:
+            return best
+    return _numbered(frames)
+
+
+def _best_table(frames: list[np.ndarray]) -> tuple[tuple[str, np.ndarray] | None, float]:
+    """Name and colours that fit some frames best, and how well; a map over its own background goes first."""
+    summaries = [_Summary.of(frame) for frame in frames]
+    border = _border_colour(frames)
+    best, best_fit = None, 0.0
+    for name, parts in _candidates().items():
+        for background in (parts[0], border):
+            own = bool(_distance(parts[0], background) <= _NEAR)
+            table = np.concatenate([(parts[0] if own else background)[None], parts[1:]])
+            share, meeting, behind = _fit(summaries, table)
+            if share < _MIN_SHARE or meeting < _MIN_MEETING or behind < _MIN_BACKGROUND:
+                continue
+            fit = share + meeting + own
+            if fit > best_fit:
+                best, best_fit = (_named(name, table[0], own=own), table), fit
+    return best, best_fit
+
+
+def _regions(frames: list[np.ndarray]) -> list[Box]:
+    """The whole picture, and what is left of it without bars, if there are any."""
+    height, width = frames[0].shape[:2]
+    stack = np.stack(frames).astype(np.int16)
+    colours = np.median(stack, axis=0)
+    # A line is part of a bar if it is of one colour in all frames, and of the colour of the edge.
+    spread = np.abs(stack - colours[None]).max(axis=(0, 3))
+
+    def run(lines: np.ndarray, uneven: np.ndarray) -> int:
+        near = np.abs(lines - np.median(lines[0], axis=0)).max(axis=-1) <= 2 * _NEAR
+        plain = (near.mean(axis=1) > 0.98) & ((uneven <= 2 * _NEAR).mean(axis=1) > 0.98)
+        return len(plain) if plain.all() else int(plain.argmin())
+
+    top, bottom = run(colours, spread), run(colours[::-1], spread[::-1])
+    inside = slice(top, max(top + 1, height - bottom))
+    across, uneven = colours[inside].transpose(1, 0, 2), spread[inside].T
+    left, right = run(across, uneven), run(across[::-1], uneven[::-1])
+    whole, inner = (0, 0, width, height), (left, top, width - right, height - bottom)
+    if inner == whole or inner[2] - inner[0] < 8 or inner[3] - inner[1] < 8:
+        return [whole]
+    return [whole, inner]
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """A frame by its colours, which are few: every table is compared with these only.
+
+    Attributes:
+        colours: float32 (N, 3).
+        index: of the colour of every pixel, int (h, w).
+        counts: pixels of every colour, int (N,).
+    """
+
+    colours: np.ndarray
+    index: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, frame: np.ndarray) -> _Summary:
+        # Four levels of 256 are far less than what colours are told apart by.
+        cells = (frame >> 2).astype(np.int32)
+        keys, index, counts = np.unique(
+            (cells[..., 0] << 12) | (cells[..., 1] << 6) | cells[..., 2],
+            return_inverse=True,
+            return_counts=True,
+        )
+        colours = np.stack([keys >> 12, (keys >> 6) & 63, keys & 63], axis=-1) * 4 + 1.5
+        return cls(colours.astype(np.float32), index.reshape(frame.shape[:2]), counts)
+
+
+def _fit(summaries: list[_Summary], table: np.ndarray) -> tuple[float, float, float]:
+    """How well frames are drawn with a table.
+
+    Returns:
+        the share of the figure in the table's colours (captions left aside), of unlike neighbours the share
+        that meets on a body, and the share of the background.
+    """
+    meets = _meets()
+    inside = figure = meeting = pairs = behind = pixels = 0
+    for summary in summaries:
+        labels, distance = _nearest(summary.colours, table)
+        body = _distance(summary.colours, table[0]) > _NEAR
+        clear = body & (labels > 0) & (distance < _FAR)
+        ink = _is_ink(summary.colours) & body & ~clear
+        counts, total = summary.counts, summary.index.size
+        if counts[ink].sum() > _MAX_INK * total:
+            ink = np.zeros_like(ink)
+        pixels += total
+        behind += int(counts[~body].sum())
+        figure += int(counts[body & ~ink].sum())
+        inside += int(counts[clear].sum())
+        if counts[clear].sum() < _MIN_SHARE / 2 * counts[body & ~ink].sum():
+            continue  # hopeless; looking at neighbours takes longest
+        labelled, clearly = labels[summary.index], clear[summary.index]
+        for axis in (0, 1):
+            first, second = (np.moveaxis(array, axis, 0) for array in (labelled, clearly))
+            # Across one pixel, which compression may have mixed.
+            unlike = (first[:-2] != first[2:]) & second[:-2] & second[2:]
+            pairs += int(unlike.sum())
+            meeting += int(meets[first[:-2], first[2:]][unlike].sum())
+    return inside / max(1, figure), meeting / max(1, pairs), behind / max(1, pixels)
+
+
+@lru_cache(maxsize=1)
+def _meets() -> np.ndarray:
+    """Which labels meet on a body, bool (25, 25)."""
+    meets = np.zeros((25, 25), dtype=bool)
+    for one, other in _NEIGHBOURS:
+        meets[one, other] = meets[other, one] = True
+    return meets
+
+
+def meeting_share(frames: Sequence[np.ndarray]) -> float:
+    """Of unlike neighbours in label maps, uint8 (h, w), the share that meets on a body; background aside."""
+    meets = _meets()
+    meeting = pairs = 0
+    for labels in frames:
+        for first in (labels, labels.T):
+            unlike = (first[:-2] != first[2:]) & (first[:-2] > 0) & (first[2:] > 0)
+            pairs += int(unlike.sum())
+            meeting += int(meets[first[:-2], first[2:]][unlike].sum())
+    return meeting / max(1, pairs)
+
+
+def _is_ink(colours: np.ndarray) -> np.ndarray:
+    """Which colours are those of captions: nearly white, or nearly black, bool (...)."""
+    return (colours.min(axis=-1) > 200) | (colours.max(axis=-1) < 40)
+
+
+def _ink_share(frames: list[np.ndarray], table: np.ndarray) -> float:
+    """Share of the pixels that are captions."""
+    return float(np.mean([(_is_ink(frame) & (_nearest(frame, table)[1] > 48)).mean() for frame in frames]))
+
+
+def _numbered(frames: list[np.ndarray]) -> MapColours | None:
+    """A map whose label numbers stand in grey, or in one channel beside the coordinates u and v (IUV)."""
+    grey = all(np.mean(np.ptp(frame.astype(np.int16), axis=-1) <= 8) > 0.98 for frame in frames)
+    readings: tuple[Reading, ...] = ("grey",) if grey else ("blue", "red")
+    for reading in readings:
+        values = [channel_of(frame, reading) for frame in frames]
+        top = max(float(np.percentile(value, 99.9)) for value in values)
+        for step in (1.0, 10.0, 255 / 24):
+            if top > 24 * step + 4 or top < 12 * step:
+                continue
+            labels = [numbers_in(frame, reading, step) for frame in frames]
+            flat = np.mean([np.abs(v - each * step) <= 2 for v, each in zip(values, labels, strict=True)])
+            behind = np.mean([each == 0 for each in labels])
+            if flat < 0.9 or behind < _MIN_BACKGROUND or meeting_share(labels) < _MIN_MEETING:
+                continue
+            if not grey and not _coordinates_beside(frames, labels, reading):
+                continue
+            name = "label numbers in grey" if grey else f"label numbers in {reading}, as in IUV pictures"
+            return MapColours(name, PALETTE, False, reading=reading, step=step)
+    return None
+
+
+def _coordinates_beside(frames: list[np.ndarray], labels: list[np.ndarray], reading: Reading) -> bool:
+    """Whether the other channels are nothing where nobody is, and vary where somebody is."""
+    others = [0, 1] if reading == "blue" else [1, 2]
+    beside = np.concatenate([frame[each > 0][:, others] for frame, each in zip(frames, labels, strict=True)])
+    behind = np.concatenate([frame[each == 0][:, others] for frame, each in zip(frames, labels, strict=True)])
+    return bool((behind <= 16).mean() > 0.95 and beside.std(axis=0).min() > 16)
+
+
+def channel_of(frame: np.ndarray, reading: Reading) -> np.ndarray:
+    """The channel that holds label numbers, float32 (h, w)."""
+    if reading == "grey":
+        return frame.mean(axis=-1, dtype=np.float32)
+    return frame[..., 2 if reading == "blue" else 0].astype(np.float32)
+
+
+def numbers_in(frame: np.ndarray, reading: Reading, step: float) -> np.ndarray:
+    """Labels of a frame whose channel holds their numbers times ``step``, uint8 (h, w)."""
+    return np.rint(channel_of(frame, reading) / step).clip(0, 24).astype(np.uint8)
+
+
+def overlay_share(frames: Sequence[np.ndarray]) -> float:
+    """Share of the pixels over which part colours are blended with a grey picture; 0 if this is no such clip.
+
+    So DensePose's own tool shows what it found. Grey has no colour, so that of the blend is the part's, paler.
+    """
+    best = 0.0
+    chroma = [np.diff(frame.astype(np.float32), axis=-1) for frame in frames]
+    coloured = float(np.mean([np.abs(each).max(axis=-1) > 12 for each in chroma]))
+    if not 0.02 < coloured < 0.8:
+        return 0.0
+    parts = np.diff(PALETTE.astype(np.float32), axis=-1)
+    for alpha in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+        table = np.concatenate([np.zeros((1, 2), np.float32), alpha * parts[1:]])
+        labels = []
+        fitting = 0.0
+        for each in chroma:
+            distance = np.linalg.norm(each[..., None, :] - table, axis=-1)
+            nearest = distance.argmin(axis=-1).astype(np.uint8)
+            labels.append(nearest)
+            fitting += float((distance.min(axis=-1) <= 8)[nearest > 0].mean() if (nearest > 0).any() else 0)
+        fitting /= len(chroma)
+        if fitting > 0.7 and meeting_share(labels) >= _MIN_MEETING and fitting > best:
+            best = fitting
+    return coloured if best else 0.0
+
+
+def _cleared(labels: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Labels (h, w) with those that are unclear taken from the nearest clear pixels; else background."""
+    unclear = distance > _FAR
+    for _ in range(4):
+        if not unclear.any():
+            break
+        for axis, shift in ((0, 1), (0, -1), (1, 1), (1, -1)):
+            other, other_unclear = np.roll(labels, shift, axis), np.roll(unclear, shift, axis)
+            take = unclear & ~other_unclear
+            labels[take] = other[take]
+            unclear = unclear & ~take
+    labels[unclear & (distance > 2 * _FAR)] = 0
+    return labels
+
+
+@lru_cache(maxsize=1)
+def _candidates() -> dict[str, np.ndarray]:
+    """Colours of the maps that are looked for by name, uint8 (25, 3)."""
+    tables = {"viridis": PALETTE}
+    for name, text in _COLOUR_MAPS.items():
+        tables[name] = np.array([list(bytes.fromhex(colour)) for colour in text.split()], dtype=np.uint8)
+    tables |= {f"{name} with red and blue swapped": table[:, ::-1] for name, table in tables.items()}
+    usual = PALETTE.astype(np.float32)
+    for direction, shifted in (
+        ("full range taken for limited", (usual - 16) * 255 / 219),
+        ("limited range taken for full", usual * 219 / 255 + 16),
+    ):
+        tables[f"viridis with shifted colours, {direction}"] = np.rint(shifted.clip(0, 255)).astype(np.uint8)
+    return tables
+
+
+def _named(name: str, background: np.ndarray, *, own: bool) -> str:
+    """What to call the colours; nothing if they are the usual ones."""
+    if own:
+        return "" if name == "viridis" else name
+    red, green, blue = background.tolist()
+    return (
+        f"{name}, over black" if max(red, green, blue) < 32 else f"{name}, over RGB ({red}, {green}, {blue})"
+    )
+
+
+def _nearest(pixels: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the nearest colour and its distance for every pixel of (..., 3)."""
+    # |c|^2 - 2 p.c stays below 2^24, so float32 holds it exactly.
+    colours = table.astype(np.float32)
+    flat = pixels.reshape(-1, 3).astype(np.float32)
+    labels = (flat @ (-2 * colours.T) + (colours**2).sum(axis=1)).argmin(axis=1)
+    distance = np.sqrt(((flat - colours[labels]) ** 2).sum(axis=1))
+    return labels.astype(np.uint8).reshape(pixels.shape[:-1]), distance.reshape(pixels.shape[:-1])
+
+
+def _distance(colours: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    difference = colours.astype(np.float32) - np.asarray(colour, dtype=np.float32)
+    return np.sqrt((difference**2).sum(axis=-1))
+
+
+def _border_colour(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """The commonest colour along the upper edge and the sides, where people rarely are, uint8 (3,)."""
+    edges = [np.concatenate([frame[0], frame[:, 0], frame[:, -1]]) for frame in frames]
+    edge = np.concatenate(edges)
+    cells = (edge >> 4).astype(np.int32)
+    keys = (cells[:, 0] << 8) | (cells[:, 1] << 4) | cells[:, 2]
+    commonest = np.bincount(keys, minlength=4096).argmax()
+    near = _distance(edge, np.median(edge[keys == commonest], axis=0)) <= 2 * _NEAR
+    return np.median(edge[near], axis=0).astype(np.uint8)
