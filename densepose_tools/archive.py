@@ -9,9 +9,7 @@ p ``labels_p``, ``u_p`` and ``v_p``, uint8 of the box's whole pixels (the last t
 from __future__ import annotations
 
 import json
-import os
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,9 +19,14 @@ from typing import Any
 import numpy as np
 
 from densepose_tools.people import Person
+from magicanimate.arrays import ArrayFile
+from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, parse_json, whole_file
+from magicanimate.palette import PALETTE
 
-_BROKEN = (OSError, ValueError, KeyError, EOFError, TypeError, zlib.error, zipfile.BadZipFile)
+_LARGEST_RATE = 10_000
+"""Frames a second."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ def write_archive(path: Path, frames: Iterable[list[Person]], info: ClipInfo) ->
     Raises:
         InputError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     frame_of: list[int] = []
     boxes: list[tuple[float, ...]] = []
     scores: list[float] = []
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as file:
+        with (
+            whole_file(path) as partial,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as file,
+        ):
             for number, people in enumerate(frames):
                 for person in people:
                     _add(file, f"labels_{len(boxes)}", person.labels)
@@ -77,14 +82,11 @@ def write_archive(path: Path, frames: Iterable[list[Person]], info: ClipInfo) ->
             _add(file, "rate", np.array([info.rate.numerator, info.rate.denominator]))
             _add(file, "num_frames", np.array(info.num_frames))
             _add(file, "settings", np.array(json.dumps(dict(info.settings), default=str)))
-        os.replace(partial, path)
     except OSError as error:
         raise InputError(
             f"The archive {path} cannot be written ({error.strerror}); free some room or choose "
             "another place."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _add(file: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
@@ -116,26 +118,50 @@ class Archive:
         """
         self.path = path
         try:
-            self._file = zipfile.ZipFile(path)
-        except _BROKEN as error:
-            raise self._unusable() from error
+            self._file = ArrayFile(path)
+        except Unreadable as error:
+            raise self._unusable(error.reason) from error
         try:
-            self._names = frozenset(self._file.namelist())
-            width, height = self._read("size").tolist()
-            numerator, denominator = self._read("rate").tolist()
-            num_frames = int(self._read("num_frames"))
-            settings = json.loads(str(self._read("settings")))
-            self.info = ClipInfo(width, height, Fraction(numerator, denominator), num_frames, settings)
-            self._starts = np.searchsorted(self._read("frame"), np.arange(num_frames + 1)).tolist()
-            self._boxes, self._scores = self._read("boxes"), self._read("scores")
-        except _BROKEN as error:
+            self.info = self._read_info()
+            self._read_people()
+        except InputError as error:
             self._file.close()
-            raise self._unusable() from error
+            raise self._unusable(getattr(error, "reason", "it is damaged")) from error
 
-    def _read(self, name: str) -> np.ndarray:
-        # Not np.load: it looks names up in a list, and a long clip has tens of thousands.
-        with self._file.open(f"{name}.npy") as entry:
-            return np.lib.format.read_array(entry, allow_pickle=False)
+    def _read_info(self) -> ClipInfo:
+        limits = MediaLimits()
+        width, height = self._file.read("size", kind="iu", shape=(2,)).tolist()
+        numerator, denominator = self._file.read("rate", kind="iu", shape=(2,)).tolist()
+        num_frames = int(self._file.read("num_frames", kind="iu", shape=()))
+        if width < 1 or height < 1 or width * height > limits.max_pixels:
+            raise Unreadable(self.path, f"its frames have {width}x{height} pixels")
+        if numerator < 1 or denominator < 1 or numerator > _LARGEST_RATE * denominator:
+            raise Unreadable(self.path, f"its rate is {numerator}/{denominator}")
+        if not 0 <= num_frames <= limits.max_frames:
+            raise Unreadable(self.path, f"it has {num_frames} frames")
+        text = str(self._file.read("settings", kind="U", shape=()))
+        try:
+            settings = parse_json(text)
+        except ValueError as error:
+            raise Unreadable(self.path, "its settings are damaged") from error
+        if not isinstance(settings, dict):
+            raise Unreadable(self.path, "its settings are damaged")
+        return ClipInfo(width, height, Fraction(numerator, denominator), num_frames, settings)
+
+    def _read_people(self) -> None:
+        most = 2**28
+        owners = self._file.read("frame", kind="iu", shape=(None,), most=most)
+        people, frames = len(owners), self.info.num_frames
+        self._boxes = self._file.read("boxes", kind="f", shape=(people, 4), most=most)
+        self._scores = self._file.read("scores", kind="f", shape=(people,), most=most)
+        in_order = people == 0 or (owners[0] >= 0 and owners[-1] < frames and (np.diff(owners) >= 0).all())
+        if not in_order:
+            raise Unreadable(self.path, "its people are of frames that it does not have")
+        # A box may reach over the edge of the picture, but not far.
+        within = np.abs(self._boxes) <= 4 * max(self.info.width, self.info.height)
+        if not (within.all() and np.isfinite(self._scores).all()):
+            raise Unreadable(self.path, "its boxes are not possible")
+        self._starts = np.searchsorted(owners, np.arange(frames + 1)).tolist()
 
     def __len__(self) -> int:
         return self.info.num_frames
@@ -152,18 +178,30 @@ class Archive:
         return (self[frame] for frame in range(len(self)))
 
     def _person(self, p: int) -> Person:
+        box = tuple(self._boxes[p].tolist())
+        # Boxes of less than a pixel have maps of a pixel or none, which are never drawn.
+        shape = tuple(int(side) if side >= 1 else None for side in (box[3], box[2]))
         try:
-            labels, coordinates = self._read(f"labels_{p}"), None
-            if f"u_{p}.npy" in self._names:
-                coordinates = np.stack([self._read(f"u_{p}"), self._read(f"v_{p}")])
-        except _BROKEN as error:
-            raise self._unusable() from error
-        return Person(tuple(self._boxes[p].tolist()), float(self._scores[p]), labels, coordinates)
+            labels, coordinates = self._read_map(f"labels_{p}", shape), None
+            if labels.max(initial=0) >= len(PALETTE):
+                raise Unreadable(self.path, "it has parts that no body has")
+            if f"u_{p}" in self._file.names:
+                coordinates = np.stack([self._read_map(f"{axis}_{p}", labels.shape) for axis in "uv"])
+        except Unreadable as error:
+            raise self._unusable(error.reason) from error
+        return Person(box, float(self._scores[p]), labels, coordinates)
 
-    def _unusable(self) -> InputError:
+    def _read_map(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        most = 16 * self.info.width * self.info.height
+        labels = self._file.read(name, kind="u", shape=shape, most=max(most, 4096))
+        if labels.dtype != np.uint8:
+            raise Unreadable(self.path, f"its array {name!r} is of {labels.dtype}")
+        return labels
+
+    def _unusable(self, reason: str) -> InputError:
         return InputError(
-            f"The archive {self.path} cannot be read or was not written by this program; extract the clip "
-            "again."
+            f"The archive {self.path} cannot be read or was not written by this program ({reason}); extract "
+            "the clip again."
         )
 
     def close(self) -> None:

@@ -133,6 +133,11 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--no-archive", action="store_true", help="write the video only, not OUT.npz with labels, u, v, boxes"
     )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace files of these names that this program did not make (its own results always are)",
+    )
     add("-q", "--quiet", action="store_true", help="no progress, only the results' names")
     return parser
 
@@ -155,8 +160,8 @@ def _run(args: argparse.Namespace) -> None:
 
     again = args.clip.suffix == ".npz"
     archive = None if again or args.recolour or args.no_archive else args.output.with_suffix(".npz")
-    output = Output(args.output, archive, codec=args.codec, sound=args.sound)
-    output.check()
+    output = Output(args.output, archive, codec=args.codec, sound=args.sound, overwrite=args.overwrite)
+    output.check(args.clip, args.like, args.weights)
     with ProgressBar(quiet=args.quiet) as bar, stop_on_interrupt() as should_stop:
         common = {"on_progress": bar, "should_stop": should_stop}
         engine = EngineChoice(args.engine, args.weights, args.device, args.offline)

@@ -91,7 +91,7 @@ def extract(
         InputError: the clip shows nobody or is a motion video already, or something cannot be written.
         Cancelled: ``should_stop()`` said so; what was found so far is kept beside the output.
     """
-    output.check()
+    output.check(clip.path)
     _refuse_part_maps(clip)
     meter = ProgressMeter(on_progress)
     stop = should_stop or (lambda: False)
@@ -113,9 +113,10 @@ def extract(
                 "threshold."
             )
         info = ClipInfo(clip.width, clip.height, clip.rate, len(journal), settings)
-        made = _draw(journal, info, output, treatment, meter, stop, **_sound(clip, output))
+        beside = {}
         if output.archive is not None:
-            write_archive(output.archive, journal, info)
+            beside[output.archive] = lambda partial: write_archive(partial, journal, info)
+        made = _draw(journal, info, output, treatment, meter, stop, beside=beside, **_sound(clip, output))
         journal.delete()
     return replace(made, archive=output.archive, resumed=journal.resumed)
 
@@ -143,7 +144,7 @@ def redraw(
         InputError: the archive is damaged, or the video cannot be written.
         Cancelled: ``should_stop()`` said so; nothing half-written stays.
     """
-    output.check()
+    output.check(archive.path, clip.path if clip is not None else None)
     meter = ProgressMeter(on_progress)
     stop, sound = should_stop or (lambda: False), _sound(clip, output)
     return _draw(archive, archive.info, output, treatment, meter, stop, **sound)
@@ -173,7 +174,7 @@ def recolour(
         InputError: the clip is no part map, or the video cannot be written.
         Cancelled: ``should_stop()`` said so; nothing half-written stays.
     """
-    output.check()
+    output.check(clip.path)
     colours = _colours(clip)
     if colours is None:
         raise InputError(
@@ -271,18 +272,18 @@ def _draw(
     treatment: Treatment | None,
     meter: ProgressMeter,
     stop: ShouldStop,
-    **sound: Any,
+    **also: Any,
 ) -> Extraction:
     size = {"width": info.width, "height": info.height, "rate": info.rate}
     sequel = treat(found, treatment or Treatment(), **size)
-    return _written(sequel, info, output, meter, stop, **sound)
+    return _written(sequel, info, output, meter, stop, **also)
 
 
 def _written(
-    sequel: Sequel, info: ClipInfo, output: Output, meter: ProgressMeter, stop: ShouldStop, **sound: Any
+    sequel: Sequel, info: ClipInfo, output: Output, meter: ProgressMeter, stop: ShouldStop, **also: Any
 ) -> Extraction:
     """Write the maps of a clip and tell of it; no archive, nothing resumed."""
-    written = write_maps(sequel, info, output, meter, stop, **sound)
+    written = write_maps(sequel, info, output, meter, stop, **also)
     meter.finish()
     return Extraction(
         video=output.video,

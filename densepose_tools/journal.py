@@ -6,6 +6,7 @@ bytes, and the bytes, an ``.npz`` of the frame's people. A record that was cut o
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import struct
@@ -15,11 +16,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from densepose_tools.people import Person
+from magicanimate.arrays import ArrayFile
 from magicanimate.errors import InputError
+from magicanimate.files import parse_json, require_ordinary
+from magicanimate.media.outputs import PROGRAM, is_ours
 
 _HEAD = struct.Struct("<II")
+_LONGEST_TITLE = 2**20
+_LARGEST_MAP = 2**28
 
 
 class FrameJournal:
@@ -34,22 +41,28 @@ class FrameJournal:
         """Open or begin it.
 
         Args:
-            path: the file; one that belongs to something else is begun anew.
+            path: the file; one that belongs to another job is begun anew.
             belongs_to: what tells one job from another, JSON-ready.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: another process is at it, something else has its name, or it cannot be written.
         """
         self.path = path
-        title = (json.dumps(dict(belongs_to), sort_keys=True, default=str) + "\n").encode()
+        title = {"program": PROGRAM, **belongs_to}
+        title = (json.dumps(title, sort_keys=True, default=str) + "\n").encode()
         self._starts: list[int] = []
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"))
         try:
-            self._file = path.open("r+b" if path.exists() else "w+b")
-            if self._file.readline() != title:
-                self._file.seek(0)
-                self._file.truncate()
-                self._file.write(title)
-                self._file.flush()
+            self._lock.acquire(timeout=0)
+            try:
+                self._file = self._opened(title)
+            except BaseException:
+                self._unlock()
+                raise
+        except Timeout as error:
+            raise InputError(
+                f"Another run is at work on {path}; wait until it has ended, or choose another output."
+            ) from error
         except OSError as error:
             raise self._failed(error) from error
         self._end = len(title)
@@ -57,6 +70,29 @@ class FrameJournal:
             self._starts.append(self._end)
             self._end += size
         self.resumed = len(self._starts)
+
+    def _opened(self, title: bytes) -> BinaryIO:
+        """The file, which begins with this title now."""
+        is_new = not self.path.exists()
+        if not is_new:
+            require_ordinary(self.path)
+        file = self.path.open("w+b" if is_new else "r+b", buffering=0)
+        try:
+            begins = file.read(_LONGEST_TITLE).partition(b"\n")
+            if b"".join(begins[:2]) == title:
+                return file
+            if any(begins) and not _is_title(begins[0]):
+                raise InputError(
+                    f"{self.path} is in the way and was not made by this program; move it, or choose another "
+                    "output."
+                )
+            file.seek(0)
+            file.truncate()
+            _write_all(file, title)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -71,8 +107,7 @@ class FrameJournal:
         try:
             self._file.seek(self._end)
             self._file.truncate()
-            self._file.write(_HEAD.pack(len(body), zlib.crc32(body)) + body)
-            self._file.flush()
+            _write_all(self._file, _HEAD.pack(len(body), zlib.crc32(body)) + body)
         except OSError as error:
             raise self._failed(error) from error
         self._starts.append(self._end)
@@ -88,12 +123,20 @@ class FrameJournal:
 
     def delete(self) -> None:
         """Close and remove the file."""
-        self.close()
+        self._file.close()
         self.path.unlink(missing_ok=True)
+        self._unlock()
 
     def close(self) -> None:
         """Close the file; it stays."""
         self._file.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # where an open file cannot be removed it stays
+                Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
     def __enter__(self) -> FrameJournal:
         return self
@@ -133,15 +176,31 @@ def _packed(people: list[Person]) -> bytes:
 
 
 def _unpacked(body: bytes) -> list[Person]:
-    with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+    with ArrayFile(body) as arrays:
+        boxes = arrays.read("boxes", kind="f", shape=(None, 4)).tolist()
+        scores = arrays.read("scores", kind="f", shape=(len(boxes),)).tolist()
         return [
             Person(
                 tuple(box),
                 score,
-                arrays[f"labels_{k}"],
-                arrays.get(f"coordinates_{k}"),
+                arrays.read(f"labels_{k}", kind="u", shape=(None, None), most=_LARGEST_MAP),
+                arrays.read(f"coordinates_{k}", kind="u", shape=(2, None, None), most=_LARGEST_MAP)
+                if f"coordinates_{k}" in arrays.names
+                else None,
             )
-            for k, (box, score) in enumerate(
-                zip(arrays["boxes"].tolist(), arrays["scores"].tolist(), strict=True)
-            )
+            for k, (box, score) in enumerate(zip(boxes, scores, strict=True))
         ]
+
+
+def _is_title(line: bytes) -> bool:
+    try:
+        return is_ours(parse_json(line))
+    except ValueError:
+        return False
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    """Write to a file without a buffer, whose ``write`` may take a part only."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

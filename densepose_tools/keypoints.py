@@ -11,15 +11,16 @@ Letters in shape comments: ``T`` frames, ``P`` people, ``N`` points (18 or 134),
 from __future__ import annotations
 
 import colorsys
-import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from magicanimate.arrays import ArrayFile
+from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, whole_file
 
 BODY_POINTS = (
     "nose",
@@ -77,6 +78,9 @@ _LIMB_RADIUS, _BODY_RADIUS, _HAND_RADIUS, _FACE_RADIUS, _HAND_WIDTH = 4, 4, 4, 3
 
 _NOMINAL = 512
 """Shorter side for which the widths are meant; smaller drawings are made at least this large and shrunk."""
+
+_LARGEST_POINTS = 2**30
+"""Bytes of the points of a file: over 600,000 people."""
 
 _SEEN = 0.3
 """Confidence from which a point counts as seen (DWPose)."""
@@ -210,14 +214,12 @@ class Keypoints:
 
 def write_keypoints(path: Path, keypoints: Keypoints) -> None:
     """Write ``NAME.keypoints.npz``, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
             points=keypoints.points.astype(np.float32),
             size=np.array([keypoints.width, keypoints.height]),
         )
-    os.replace(temporary, path)
 
 
 def read_keypoints(path: Path) -> Keypoints:
@@ -227,12 +229,22 @@ def read_keypoints(path: Path) -> Keypoints:
         InputError: the file is missing, damaged or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            points, (width, height) = arrays["points"], arrays["size"].tolist()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"The keypoints {path} cannot be read ({error}); write them again.") from error
-    if points.ndim != 4 or points.shape[2] not in (NUM_BODY, NUM_ALL) or points.shape[3] != 3:
+        with ArrayFile(path) as arrays:
+            width, height = arrays.read("size", kind="iu", shape=(2,)).tolist()
+            points = arrays.read("points", kind="f", shape=(None,) * 4, most=_LARGEST_POINTS)
+    except Unreadable as error:
+        raise InputError(
+            f"The keypoints {path} cannot be read ({error.reason}); write them again."
+        ) from error
+    if points.shape[2] not in (NUM_BODY, NUM_ALL) or points.shape[3] != 3 or 0 in points.shape:
         raise InputError(
             f"The keypoints {path} have the shape {points.shape} instead of (frames, people, 18 or 134, 3)."
         )
-    return Keypoints(points.astype(np.float32), int(width), int(height))
+    if width < 1 or height < 1 or width * height > MediaLimits().max_pixels:
+        raise InputError(
+            f"The keypoints {path} are of a picture of {width}x{height} pixels; write them again."
+        )
+    points = points.astype(np.float32)
+    if not np.isfinite(points).all():
+        raise InputError(f"The keypoints {path} hold what is no number; write them again.")
+    return Keypoints(points, width, height)

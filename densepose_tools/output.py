@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from densepose_tools.steady import FlickerMeter
 from densepose_tools.treatment import Sequel
 from magicanimate.config import ShouldStop
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.media.writer import VideoWriter, check_output
+from magicanimate.media.outputs import check_file_output, check_output
+from magicanimate.media.writer import VideoWriter, close_together
 from magicanimate.palette import colourise
 from magicanimate.progress import ProgressMeter
 
@@ -31,6 +33,7 @@ class Output:
         sound: keep the clip's sound.
         playable: ``.mp4`` for a copy in near colours that browsers play, or ``None``.
         playable_plain: the same of the maps without what was done to them, written only if something was.
+        overwrite: replace files that this program did not make.
     """
 
     video: Path
@@ -39,26 +42,25 @@ class Output:
     sound: bool = False
     playable: Path | None = None
     playable_plain: Path | None = None
+    overwrite: bool = False
 
-    def check(self) -> None:
-        """Refuse what cannot be written, before any work.
+    def check(self, *inputs: Path | None) -> None:
+        """Refuse what cannot or must not be written, before any work.
+
+        Args:
+            inputs: files that are read.
 
         Raises:
-            InputError: see ``magicanimate.media.writer.check_output``; or another kind of file.
+            InputError: see `magicanimate.media.outputs.check_output`; or another kind of file.
         """
-        if self.video.suffix.lower() not in SUFFIXES:
-            raise InputError(
-                f"The output {self.video} must be an .mp4, or have no suffix for a folder of png frames."
-            )
         if self.codec not in CODECS:
             raise InputError(f"The codec {self.codec!r} is unknown; choose one of: {', '.join(CODECS)}.")
-        check_output(self.video)
+        how = {"inputs": inputs, "overwrite": self.overwrite}
+        check_output(self.video, suffixes=SUFFIXES, **how)
         if self.archive is not None:
-            if self.archive.suffix != ".npz" or self.archive.is_dir():
+            if self.archive.suffix != ".npz":
                 raise InputError(f"The archive {self.archive} must be a file that ends in .npz.")
-            if self.archive.exists() and not is_archive(self.archive):
-                raise InputError(f"{self.archive} exists and is something else; choose another output.")
-            self.archive.parent.mkdir(parents=True, exist_ok=True)
+            check_file_output(self.archive, is_archive, **how)
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,19 @@ class Written:
 
 
 def write_maps(
-    sequel: Sequel, info: ClipInfo, output: Output, meter: ProgressMeter, stop: ShouldStop, **sound: Any
+    sequel: Sequel,
+    info: ClipInfo,
+    output: Output,
+    meter: ProgressMeter,
+    stop: ShouldStop,
+    *,
+    beside: Mapping[Path, Callable[[Path], object]] | None = None,
+    **sound: Any,
 ) -> Written:
-    """Write part maps as a video, and the copies that are asked for."""
+    """Write part maps as a video, and the copies that are asked for; all of it appears, or nothing.
+
+    ``beside`` is what else appears with them, see `magicanimate.media.writer.close_together`.
+    """
     meter.begin("write", info.num_frames)
     plain_copy = output.playable_plain if sequel.plain is not None else None
     after, before = FlickerMeter(), FlickerMeter()
@@ -106,5 +118,6 @@ def write_maps(
             if plain_writer is not None:
                 plain_writer.write(colourise(plain))
             meter.update(video.num_frames, max(info.num_frames, video.num_frames))
+        close_together([*copies, *([plain_writer] if plain_writer is not None else [])], beside)
     flicker = None if sequel.plain is None else (before.score, after.score)
     return Written(video.num_frames, plain_copy, flicker)

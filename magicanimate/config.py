@@ -76,6 +76,7 @@ class AnimationRequest:
             trained with both.
         credentials: sign the result with content credentials that say what it is and what made it.
         check_motion: refuse a clip whose colours are not those of a DensePose map.
+        overwrite: replace files at the output that this program did not make; an input never is.
         limits: bounds on the input files.
     """
 
@@ -114,12 +115,15 @@ class AnimationRequest:
     keypoints: Path | None = None
     credentials: bool = True
     check_motion: bool = True
+    overwrite: bool = False
     limits: MediaLimits = field(default_factory=MediaLimits)
 
     def settings(self) -> dict[str, Any]:
-        """All fields as JSON-ready values, paths as strings."""
+        """The fields as JSON-ready values, paths as strings; ``overwrite`` is of this one time only."""
         return {
-            name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+            if name != "overwrite"
         }
 
     @classmethod

@@ -51,14 +51,24 @@ def check_request(request: AnimationRequest) -> None:
         raise InputError("Strides are 1 or more; change the stride.")
 
 
-def check_outputs(request: AnimationRequest) -> None:
-    """Refuse an output that cannot be written now rather than after minutes of work.
+def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> None:
+    """Refuse what cannot or must not be written now rather than after minutes of work.
+
+    Args:
+        request: whose video, settings file and strip are meant.
+        config: a further file that is read. It may be the settings file of the same result made before.
 
     Raises:
-        InputError: the suffix is unknown or the place cannot be written to.
+        InputError: see `magicanimate.media.outputs.check_output`.
     """
-    from magicanimate.media.writer import check_output
+    from magicanimate.media.outputs import check_file_output, check_output, is_our_json
+    from magicanimate.media.settings_file import settings_path
 
-    check_output(request.output)
+    inputs = [request.photo, request.motion, request.keypoints]
+    if config is not None and not is_our_json(config):
+        inputs.append(config)
+    how = {"inputs": inputs, "overwrite": request.overwrite}
+    check_output(request.output, **how)
+    check_file_output(settings_path(request.output), is_our_json, **how)
     if request.side_by_side:
-        check_output(side_by_side_path(request.output))
+        check_output(side_by_side_path(request.output), **how)

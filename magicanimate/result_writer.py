@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from magicanimate.config import AnimationRequest, AnimationResult
+from magicanimate.files import encode_json
 from magicanimate.media.prepare import PreparedMedia
-from magicanimate.media.settings_file import write_settings
+from magicanimate.media.settings_file import settings_path
 from magicanimate.media.side_by_side import side_by_side
-from magicanimate.media.writer import VideoWriter
+from magicanimate.media.writer import VideoWriter, close_together
 from magicanimate.progress import ProgressMeter
 from magicanimate.provenance.signing import Claim, Seal
 from magicanimate.request_checks import side_by_side_path
@@ -67,11 +68,13 @@ def write_result(
             if strip_path is not None:
                 writers[1].write(side_by_side(media.photo, media.control[i], frame))
             meter.update(i + 1, media.num_frames)
-    meter.finish()
-    settings = {**settings, "seconds": dict(meter.seconds)}
+        meter.finish()
+        settings = {**settings, "seconds": dict(meter.seconds)}
+        written = encode_json(settings)
+        close_together(writers, {settings_path(request.output): lambda partial: partial.write_bytes(written)})
     return AnimationResult(
         output=Path(request.output),
-        settings_file=write_settings(request.output, settings),
+        settings_file=settings_path(request.output),
         side_by_side=strip_path,
         num_frames=media.num_frames,
         fps=media.fps,

@@ -26,6 +26,7 @@ from densepose_tools.treatment import Treatment
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
+from magicanimate.media.outputs import PROGRAM
 from magicanimate.media.writer import read_metadata
 from magicanimate.palette import colourise, nearest_labels
 from tests import densepose_golden
@@ -46,7 +47,7 @@ def test_every_frame_comes_back_in_its_colours(tmp_path):
     for frame, expected in zip(drawn, labels, strict=True):
         np.testing.assert_array_equal(frame, colourise(expected))
     require_densepose(result)
-    assert read_metadata(made.video) == SETTINGS
+    assert read_metadata(made.video) == {**SETTINGS, "program": PROGRAM}
     assert {step.stage: (step.step, step.total) for step in steps} == {"detect": (7, 7), "write": (7, 7)}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "map.mp4", "map.npz"]
 
@@ -239,7 +240,7 @@ def test_map_in_other_colours_is_told_and_corrected_from_the_command_line(tmp_pa
 def test_archive_of_something_else_is_not_replaced(tmp_path):
     np.savez(tmp_path / "map.npz", something=np.zeros(3))
     clip = negative_clip(tmp_path / "clip.mp4", figures(2))
-    with pytest.raises(InputError, match="map.npz exists and is something else"):
+    with pytest.raises(InputError, match="map.npz exists and was not made by this program"):
         run(clip, tmp_path / "map.mp4")
 
 
@@ -287,7 +288,7 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, make, reason):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["-o", "map.webm"], "must be an .mp4, or have no suffix"),
+        (["-o", "map.webm"], "unknown suffix .*; use .mp4, or none for a folder"),
         (["-o", "map.mp4", "--min-score", "2"], "The score threshold is 2.0; give a number from 0.05"),
         (["-o", "map.mp4", "--max-people", "0"], "The most people are 0; give a number from 1 to 100"),
         (["-o", "map.mp4", "--engine", "torch"], "DensePose's weights are not in .* give the released file"),

@@ -176,13 +176,6 @@ def test_bad_files_are_named(tmp_path, inputs, which):
         prepare_media(request(tuple(pair)), width=32, height=32)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_an_input_is_not_overwritten(inputs, which):
-    both = AnimationRequest(photo=inputs[0], motion=inputs[1], output=inputs[which])
-    with pytest.raises(InputError, match="is also an input"):
-        prepare_media(both, width=32, height=32)
-
-
 def test_limits_are_those_of_the_request(inputs):
     with pytest.raises(InputError, match="max_pixels"):
         prepare_media(request(inputs, limits=MediaLimits(max_pixels=10)), width=32, height=32)

@@ -17,9 +17,10 @@ from PIL import Image
 from magicanimate.errors import InputError
 from magicanimate.media.file_metadata import PATHS
 from magicanimate.media.motion import open_motion
+from magicanimate.media.outputs import PROGRAM, check_output
 from magicanimate.media.settings_file import write_settings
 from magicanimate.media.side_by_side import side_by_side
-from magicanimate.media.writer import VideoWriter, check_output, read_metadata
+from magicanimate.media.writer import VideoWriter, read_metadata
 from tests.media_files import number_of, numbered, part_maps, write_output
 
 KINDS = ["out.mp4", "out.webm", "out.gif", "out"]
@@ -30,7 +31,8 @@ SETTINGS = {
     "nested": {"quote": '"\\;=#\n'},
     "long": "x" * 3000,
 }
-INSIDE = {**SETTINGS, "photo": "照片.png"}  # what a file carries of them
+MARK = {"program": PROGRAM}
+INSIDE = {**SETTINGS, **MARK, "photo": "照片.png"}  # what a file carries of them
 
 
 def photo_like(count: int, *, width: int = 96, height: int = 64) -> list[np.ndarray]:
@@ -151,7 +153,7 @@ def test_no_folder_of_this_computer_travels_inside_the_file(tmp_path, name):
     settings["photo"] = "C:\\Users\\Anna\\me.png"
     path = write_output(tmp_path / name, photo_like(2), metadata=settings)
     read = read_metadata(path)
-    assert read == {
+    assert read == MARK | {
         "photo": "me.png",
         "motion": "motion.x",
         "keypoints": None,
@@ -165,7 +167,7 @@ def test_no_folder_of_this_computer_travels_inside_the_file(tmp_path, name):
 
 def test_files_without_settings(tmp_path):
     for name in KINDS:
-        assert read_metadata(write_output(tmp_path / name, photo_like(2))) is None
+        assert read_metadata(write_output(tmp_path / name, photo_like(2))) == MARK
     assert read_metadata(tmp_path / "missing.mp4") is None
     (tmp_path / "text.mp4").write_text("no video")
     assert read_metadata(tmp_path / "text.mp4") is None
@@ -202,10 +204,10 @@ def test_an_exception_keeps_the_older_output(tmp_path, name):
     with pytest.raises(RuntimeError), VideoWriter(path, width=96, height=64, fps=25) as writer:
         writer.write(photo_like(1)[0])
         raise RuntimeError("stop")
-    assert read_metadata(path) == {"seed": 1}
+    assert read_metadata(path) == {**MARK, "seed": 1}
     assert [p.name for p in tmp_path.iterdir()] == [name]
     write_output(path, photo_like(3), metadata={"seed": 2})
-    assert read_metadata(path) == {"seed": 2} and len(list(open_motion(path).frames())) == 3
+    assert read_metadata(path) == {**MARK, "seed": 2} and len(list(open_motion(path).frames())) == 3
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 

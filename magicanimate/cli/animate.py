@@ -13,7 +13,7 @@ from magicanimate.cli.batch import load_batch
 from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.quick_start import import_diffusers
-from magicanimate.request_checks import check_request
+from magicanimate.request_checks import check_outputs, check_request
 from magicanimate.terminal import ProgressBar, stop_on_interrupt
 from magicanimate.wording import timestamp
 
@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
     requests = requests_of(args)
     for request in requests:
         check_request(request)
+        check_outputs(request, config=getattr(args, "config", None))
     from magicanimate.distributed import join_team, own_device
 
     device = own_device(args.device)

@@ -184,6 +184,11 @@ def _add_media(command) -> None:
     add("--end", type=float, metavar="SECONDS", help="where in the clip to end")
     add("--stride", type=int, help="use every n-th frame")
     add("--fps", type=float, help="frame rate to bring the clip to")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace files of these names that this program did not make (its own results always are)",
+    )
     add("--sound", action="store_true", help="keep the clip's sound")
     add("--side-by-side", action="store_true", help="also write photo, motion and result in one video")
     add(

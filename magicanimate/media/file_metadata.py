@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import av
 
 from magicanimate.errors import InputError
+from magicanimate.files import parse_json
 from magicanimate.media.photo import open_picture
 from magicanimate.media.video_file import open_container
 from magicanimate.wording import file_name
@@ -20,6 +22,10 @@ PNG_KEY = "magicanimate"
 
 PNG_SOFTWARE = "MagicAnimate"
 """Software text of every png frame written here; a folder is replaced only if its frames have it."""
+
+
+FRAME_NAME = re.compile(r"\d{6,}\.png")
+"""Names of the png frames written here."""
 
 
 PATHS = ("photo", "motion", "keypoints", "output", "weights")
@@ -52,14 +58,16 @@ def read_metadata(path: Path | str) -> dict[str, Any] | None:
         return None
     try:
         text = _text(path)
-        settings = json.loads(text) if text else None
-    except (av.FFmpegError, OSError, ValueError, SyntaxError):
+        settings = parse_json(text) if text else None
+    except (av.FFmpegError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return settings if isinstance(settings, dict) else None
 
 
 def is_our_frame(path: Path) -> bool:
     """Whether a png file was written by this program."""
+    if not path.is_file():
+        return False
     try:
         with open_picture(path, what="frame") as image:
             return image.info.get("Software") == PNG_SOFTWARE

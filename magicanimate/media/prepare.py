@@ -90,7 +90,6 @@ def prepare_media(
         InputError: one of the inputs cannot be used.
         Cancelled: ``should_stop()`` was true; nothing is left on disk.
     """
-    _check_apart(request)
     photo = fit_photo(
         load_photo(request.photo, limits=request.limits), width=width, height=height, fit=request.fit
     )
@@ -177,14 +176,6 @@ def _keypoints(
         control.close()
         raise
     return keypoints
-
-
-def _check_apart(request: AnimationRequest) -> None:
-    """Refuse an output that would replace one of the inputs."""
-    output = Path(request.output).resolve()
-    for given in map(Path, filter(None, (request.photo, request.motion, request.keypoints))):
-        if output == given.resolve():
-            raise InputError(f"The output {request.output} is also an input; choose another name for it.")
 
 
 @dataclass

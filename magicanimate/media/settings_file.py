@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from magicanimate.errors import InputError
+from magicanimate.files import write_json
 
 
 def settings_path(output: Path | str) -> Path:
@@ -31,18 +29,9 @@ def write_settings(output: Path | str, settings: Mapping[str, Any]) -> Path:
         InputError: the folder cannot be written to.
     """
     path = settings_path(output)
-    text = json.dumps(dict(settings), indent=2, ensure_ascii=False, default=str) + "\n"
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        write_json(path, settings)
     except OSError as error:
-        raise InputError(f"The settings {path} cannot be written ({error.strerror}); free it.") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
         raise InputError(
             f"The settings {path} cannot be written ({error.strerror}); choose another place."
         ) from error

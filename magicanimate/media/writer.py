@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-import secrets
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,60 +12,24 @@ import av
 import numpy as np
 
 from magicanimate.errors import InputError
+from magicanimate.files import partial_path, put_in_place, remove
 from magicanimate.media.encoders import ContainerEncoder, Encoder, FolderEncoder, GifEncoder
-from magicanimate.media.file_metadata import encode_settings, is_our_frame, read_metadata
+from magicanimate.media.file_metadata import encode_settings, read_metadata
+from magicanimate.media.outputs import PROGRAM, SUFFIXES, check_output
 from magicanimate.media.sound import has_sound
 from magicanimate.media.timing import as_rate
 
-__all__ = ["SUFFIXES", "VideoWriter", "check_output", "read_metadata"]
+__all__ = ["SUFFIXES", "VideoWriter", "check_output", "close_together", "read_metadata"]
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = (".mp4", ".webm", ".gif", "")
-"""What can be written; no suffix is a folder of png frames."""
-
-_OUR_FRAME = re.compile(r"\d{6}\.png")
-
-
-def check_output(path: Path | str) -> Path:
-    """Refuse a place that nothing can be written to, before any work is done. Makes missing folders.
-
-    An existing file of the same kind is fine, and so is a folder with nothing but frames written by this
-    program: they are replaced when the new output is complete.
-
-    Raises:
-        InputError: unknown suffix, a folder where a file should go or the reverse, foreign files, no rights.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"The output {path} has the unknown suffix {path.suffix!r}; "
-            "use .mp4, .webm, .gif, or none for a folder of png frames."
-        )
-    if path.suffix and path.is_dir():
-        raise InputError(f"The output {path} is a folder; choose another name for the file.")
-    if not path.suffix and path.exists():
-        if not path.is_dir():
-            raise InputError(f"The output {path} is a file; choose another name for the folder of frames.")
-        entries = sorted(path.iterdir())
-        if not all(_OUR_FRAME.fullmatch(entry.name) and is_our_frame(entry) for entry in entries):
-            raise InputError(f"The output {path} is a folder that holds other files; choose a new folder.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"The folder {path.parent} cannot be made ({error.strerror}); choose another place."
-        ) from error
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"The folder {path.parent} cannot be written to; choose another place.")
-    return path
 
 
 class VideoWriter:
     """Writes frames one by one; use it as a context.
 
     It writes under a temporary name beside the target. Leaving the context normally puts the finished output
-    in its place, replacing an older one; leaving it by an exception removes everything written.
+    in its place, replacing an older one; leaving it by an exception removes everything written. What may be
+    replaced is not asked here but in `magicanimate.media.outputs`, before the work.
     """
 
     def __init__(
@@ -97,8 +57,8 @@ class VideoWriter:
             path: where the output goes.
             width, height: of the frames, pixels.
             fps: frames a second; 29.97003 is written as 30000/1001.
-            metadata: JSON-ready settings, stored inside the file, which names photo and clip without their
-                folders; ``read_metadata`` gives them back.
+            metadata: JSON-ready settings, stored inside the file with the mark of this program; they name
+                photo and clip without their folders, and ``read_metadata`` gives them back.
             sound_from: file whose sound is added; one without sound is no error.
             sound_start: where in it the first frame lies, seconds.
             quality: constant rate factor of mp4 and webm, lower is better.
@@ -106,9 +66,9 @@ class VideoWriter:
             seal: called with the finished output, still under its temporary name; may change the file.
 
         Raises:
-            InputError: see ``check_output``; or the file cannot be opened.
+            InputError: the file cannot be opened, or a folder holds what this program did not make.
         """
-        self.path = check_output(path)
+        self.path = check_output(path, overwrite=True)
         self.width = width
         self.height = height
         self.rate = as_rate(fps)
@@ -119,9 +79,9 @@ class VideoWriter:
         self.num_frames = 0
         self._seal = seal
         suffix = self.path.suffix.lower()
-        self._partial = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.partial{suffix}")
+        self._partial = partial_path(self.path)
         self._open = True
-        comment = encode_settings(metadata) if metadata is not None else None
+        comment = encode_settings({"program": PROGRAM, **(metadata or {})})
         if sound_from is not None and (suffix not in (".mp4", ".webm") or not has_sound(sound_from)):
             logger.warning("%s is written without sound", self.path)
             sound_from = None
@@ -147,7 +107,7 @@ class VideoWriter:
                     lossless=lossless,
                 )
         except (av.FFmpegError, OSError) as error:
-            self._remove_partial()
+            remove(self._partial)
             raise self._failed(error) from error
 
     def write(self, frame: np.ndarray) -> None:
@@ -177,21 +137,17 @@ class VideoWriter:
             ValueError: no frame was written.
             InputError: it cannot be completed.
         """
-        if not self._open:
-            return self.path
-        if self.num_frames == 0:
-            self.discard()
-            raise ValueError(f"no frame was written to {self.path}")
-        try:
-            self._encoder.finish()
-            self._open = False
-            if self._seal is not None:
-                self._seal(self._partial)
-            self._put_in_place()
-        except (av.FFmpegError, OSError) as error:
-            self.discard()
-            raise self._failed(error) from error
+        close_together([self])
         return self.path
+
+    def _finish(self) -> None:
+        """Complete the output under its temporary name."""
+        if self.num_frames == 0:
+            raise ValueError(f"no frame was written to {self.path}")
+        self._encoder.finish()
+        self._open = False
+        if self._seal is not None:
+            self._seal(self._partial)
 
     def discard(self) -> None:
         """Give up and remove what was written; an older output stays as it was."""
@@ -201,7 +157,7 @@ class VideoWriter:
                 self._encoder.abandon()
             except (av.FFmpegError, OSError) as error:
                 logger.debug("closing %s: %s", self._partial, error)
-        self._remove_partial()
+        remove(self._partial)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -212,24 +168,42 @@ class VideoWriter:
         else:
             self.discard()
 
-    def _put_in_place(self) -> None:
-        if self._partial.is_dir() and self.path.is_dir():
-            # A folder cannot replace another in one step; the old one is kept until the new one is there.
-            old = self._partial.with_name(self._partial.name + ".old")
-            os.replace(self.path, old)
-            os.replace(self._partial, self.path)
-            shutil.rmtree(old)
-        else:
-            os.replace(self._partial, self.path)
-
-    def _remove_partial(self) -> None:
-        if self._partial.is_dir():
-            shutil.rmtree(self._partial, ignore_errors=True)
-        else:
-            self._partial.unlink(missing_ok=True)
-
     def _failed(self, error: Exception) -> InputError:
         reason = getattr(error, "strerror", None) or str(error)
         return InputError(
             f"The output {self.path} cannot be written ({reason}); free some room or choose another place."
         )
+
+
+def close_together(
+    writers: Sequence[VideoWriter], files: Mapping[Path, Callable[[Path], object]] | None = None
+) -> None:
+    """Finish several outputs and put them in their places, and other files with them: all of them or none.
+
+    Args:
+        writers: those that are closed already are passed over.
+        files: path -> function that writes the file that goes there to a temporary path.
+
+    Raises:
+        ValueError: no frame was written to one of them.
+        InputError: something cannot be completed.
+    """
+    writers = [writer for writer in writers if writer._open]
+    pairs = [(writer._partial, writer.path) for writer in writers]
+    current = None
+    try:
+        for writer in writers:
+            current = writer
+            writer._finish()
+        for path, write in (files or {}).items():
+            pairs.append((partial_path(path), path))
+            write(pairs[-1][0])
+        put_in_place(pairs)
+    except BaseException as error:
+        for writer in writers:
+            writer.discard()
+        for partial, _ in pairs:
+            remove(partial)
+        if isinstance(error, (av.FFmpegError, OSError)) and current is not None:
+            raise current._failed(error) from error
+        raise

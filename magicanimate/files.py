@@ -1,0 +1,359 @@
+"""How this program reads JSON and YAML, and how it writes: whole files, or none.
+
+A file that is being written has a temporary name beside its target. That name holds the process that writes
+it, so the next run can tell what a killed one left behind from what is still in work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import reprlib
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from magicanimate.errors import InputError
+
+LARGEST_JSON = 64 * 2**20
+"""Bytes. The largest JSON that is read are tokenizers' vocabularies, with a few megabytes."""
+
+LARGEST_YAML = 256 * 2**10
+"""Bytes. PyYAML needs seconds for this much."""
+
+_DEEPEST, _MOST_VALUES = 64, 1_000_000
+"""Levels of nesting, and values with every alias of YAML written out."""
+
+_LONGEST_NAME = 255
+"""Bytes of a file name on the usual disks."""
+
+_HOST = hashlib.sha256(platform.node().encode("utf-8", "surrogateescape")).hexdigest()[:8]
+_PARTIAL = re.compile(
+    r"\.(?P<name>.*)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old)\b"
+)
+_swept: set[Path] = set()
+_in_work: set[Path] = set()
+
+
+class Unreadable(InputError):
+    """A file that cannot be read, or is not what it should be.
+
+    Attributes:
+        reason: why, as a clause for another sentence.
+    """
+
+    def __init__(self, path: Path | str, reason: str):
+        super().__init__(f"{path} cannot be read ({reason}); check the file.")
+        self.reason = reason
+
+
+def require_ordinary(path: Path) -> os.stat_result:
+    """Refuse what is not an ordinary file: opening a named pipe would wait for ever.
+
+    Raises:
+        Unreadable: it is missing or something else.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # the latter: a null character in the name
+        raise Unreadable(path, getattr(error, "strerror", None) or "its name is not possible") from error
+    if not stat.S_ISREG(status.st_mode):
+        is_folder = stat.S_ISDIR(status.st_mode)
+        raise Unreadable(path, "it is a folder" if is_folder else "it is not an ordinary file")
+    return status
+
+
+def read_text(path: Path, *, most: int) -> str:
+    """The UTF-8 text of a file of at most ``most`` bytes; a byte order mark is left out.
+
+    Raises:
+        Unreadable: it is missing, larger, something else or in another encoding.
+    """
+    require_ordinary(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise Unreadable(path, error.strerror or str(error)) from error
+    if len(data) > most:
+        raise Unreadable(path, f"it is larger than the {most} bytes that such a file may have")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unreadable(path, "it is not UTF-8 text") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text means.
+
+    Raises:
+        ValueError: it is no JSON, or nested more than 64 levels deep.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    _measure(value)
+    return value
+
+
+def read_json(path: Path, *, most: int = LARGEST_JSON) -> Any:
+    """The value in a JSON file of at most ``most`` bytes.
+
+    Raises:
+        Unreadable: the file cannot be read, or is no JSON.
+    """
+    try:
+        return parse_json(read_text(path, most=most))
+    except Unreadable:
+        raise
+    except ValueError as error:
+        raise Unreadable(path, "it is not valid JSON") from error
+
+
+def read_json_object(path: Path, *, most: int = LARGEST_JSON) -> dict[str, Any]:
+    """As `read_json`, but only ``{name: value}``.
+
+    Raises:
+        Unreadable: the file cannot be read, or holds something else.
+    """
+    value = read_json(path, most=most)
+    if not isinstance(value, dict):
+        raise Unreadable(path, "it holds no JSON object")
+    return value
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file, of plain types only.
+
+    Raises:
+        Unreadable: the file cannot be read, is no YAML, or means more than its size lets one expect.
+    """
+    import yaml
+
+    text = read_text(path, most=LARGEST_YAML)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise Unreadable(path, f"it is not valid YAML{where}") from error
+    except (ValueError, TypeError, OverflowError, LookupError, AttributeError) as error:
+        # What PyYAML raises on a date that does not exist, on ``!!int x`` and the like.
+        raise Unreadable(path, f"one of its values is not possible: {shortened(error)}") from error
+    except RecursionError as error:
+        raise Unreadable(path, "it is nested too deeply") from error
+    try:
+        _measure(value)
+    except ValueError as error:
+        raise Unreadable(path, f"it is {error}") from error
+    return value
+
+
+def _measure(value: Any) -> None:
+    """Refuse what is too deep, or too much with all aliases written out.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    sizes: dict[int, tuple[int, int]] = {}  # by identity: values and levels; an alias is the same object
+
+    def size(value: Any, level: int) -> tuple[int, int]:
+        if not isinstance(value, (dict, list, tuple, set)):
+            return 1, 0
+        if level > _DEEPEST:  # an alias to something around itself, too, gets here
+            raise ValueError("nested too deeply")
+        if id(value) not in sizes:
+            parts = [*value, *value.values()] if isinstance(value, dict) else value
+            found = [size(part, level + 1) for part in parts]
+            count = 1 + sum(values for values, _ in found)
+            if count > _MOST_VALUES:
+                raise ValueError("too much to read: its aliases repeat too many values")
+            sizes[id(value)] = (count, 1 + max((levels for _, levels in found), default=0))
+        if level + sizes[id(value)][1] > _DEEPEST + 1:
+            raise ValueError("nested too deeply")
+        return sizes[id(value)]
+
+    size(value, 0)
+
+
+def shortened(value: Any, most: int = 80) -> str:
+    """A value as text of at most so many characters, for sentences."""
+    text = str(value) if isinstance(value, Exception) else reprlib.repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def encode_json(value: Any, *, indent: int | None = 2) -> bytes:
+    """A value as UTF-8 JSON; what is no JSON, such as a path, as its text.
+
+    Names of files need not be UTF-8. Python keeps their odd bytes as lone surrogates, which JSON can only
+    hold as escapes; they come back as they were.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def partial_path(target: Path) -> Path:
+    """A temporary name beside ``target`` for what will take its place, with the same suffix."""
+    return _beside(target, "partial")
+
+
+def _beside(target: Path, kind: str) -> Path:
+    name, suffix = (target.stem, target.suffix) if kind == "partial" else (target.name, "")
+    mark = f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}{suffix}"
+    room = _LONGEST_NAME - len(os.fsencode(mark)) - 1
+    path = target.with_name(f".{os.fsencode(name)[:room].decode('utf-8', 'ignore')}{mark}")
+    _in_work.add(path)
+    return path
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder of this program's, if it is there; errors are passed over."""
+    _in_work.discard(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def remove_unfinished() -> None:
+    """Remove what this process is writing; for a program that ends without further ado."""
+    for path in list(_in_work):
+        remove(path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that are no more left half-written in a folder.
+
+    What had made room for its successor when the process was killed is put back.
+    """
+    try:
+        entries = [(entry.name, Path(entry.path)) for entry in os.scandir(folder)]
+    except OSError:  # not there yet, or not ours to look into
+        return
+    for name, path in entries:
+        found = _PARTIAL.match(name)
+        if found is None or found["host"] != _HOST or _is_at_work(int(found["pid"]), path):
+            continue
+        target = path.with_name(found["name"])
+        if found["kind"] == "old" and not os.path.lexists(target):
+            with contextlib.suppress(OSError):
+                os.rename(path, target)
+            continue
+        remove(path)
+
+
+def _is_at_work(pid: int, path: Path) -> bool:
+    """Whether the process that made a partial file still lives; numbers of processes are used again."""
+    if pid == os.getpid():
+        return path in _in_work
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time() <= path.lstat().st_mtime + 2
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, OSError):
+        return False
+
+
+def put_in_place(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Rename finished files and folders to their targets: all of them or, after an error, none.
+
+    Args:
+        pairs: temporary path and target, both in one folder.
+
+    Raises:
+        OSError: one could not be; every target is as it was.
+    """
+    done: list[tuple[Path, Path, Path | None]] = []
+    try:
+        for made, target in pairs:
+            done.append((made, target, _set_aside(target)))
+            os.replace(made, target)
+    except OSError:
+        for made, target, before in reversed(done):
+            with contextlib.suppress(OSError):
+                if not os.path.lexists(made):
+                    os.replace(target, made)
+                if before is not None:
+                    os.replace(before, target)
+        raise
+    finally:
+        for made, _, before in done:
+            _in_work.discard(made)
+            if before is not None:
+                remove(before)
+
+
+def _set_aside(target: Path) -> Path | None:
+    """Keep what is at a target under a second name; ``None`` if nothing is there."""
+    if not os.path.lexists(target):
+        return None
+    before = _beside(target, "old")
+    try:
+        os.link(target, before, follow_symlinks=False)  # the first name stays: the file is never gone
+    except (OSError, NotImplementedError):  # a folder, or a disk that knows no links
+        os.rename(target, before)
+    return before
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, durable: bool = False, private: bool = False) -> Iterator[Path]:
+    """A temporary path to write to, which takes the place of ``path`` when the block ends well.
+
+    Args:
+        path: of the file; its folder exists.
+        durable: it is on the disk, not only on its way there, before an older one is replaced.
+        private: only this user may read it.
+
+    Raises:
+        OSError: it cannot be written; nothing has changed.
+    """
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        sweep(path.parent)
+    partial = partial_path(path)
+    try:
+        if private:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        yield partial
+        if durable:
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+        if durable and os.name != "nt":
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        remove(partial)
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = False, private: bool = False) -> None:
+    """Write a file, whole or not at all; see `whole_file`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole_file(path, durable=durable, private=private) as partial:
+        partial.write_bytes(data)
+
+
+def write_json(path: Path, value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write JSON as `encode_json` makes it, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_bytes(path, encode_json(value, indent=indent))

@@ -1,0 +1,170 @@
+"""What may be written where: the one place that decides it, for every command.
+
+An input is never written to. What lies at an output already is replaced if this program made it, which its
+files say of themselves; somebody else's file is replaced only if that was asked for, a folder never.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from magicanimate import __version__
+from magicanimate.errors import InputError
+from magicanimate.files import read_json, sweep
+from magicanimate.media.file_metadata import FRAME_NAME, is_our_frame, read_metadata
+
+PROGRAM = f"MagicAnimate {__version__}"
+"""The setting "program" of everything that is written here: the mark by which it is known again."""
+
+SUFFIXES = (".mp4", ".webm", ".gif", "")
+"""What can be written; no suffix is a folder of png frames."""
+
+
+def is_ours(settings: Any) -> bool:
+    """Whether settings read out of a file say that this program, of any version, wrote it."""
+    program = settings.get("program") if isinstance(settings, Mapping) else None
+    return isinstance(program, str) and program.startswith("MagicAnimate ")
+
+
+def is_our_video(path: Path) -> bool:
+    """Whether a video or gif was written by this program."""
+    return is_ours(read_metadata(path))
+
+
+def is_our_json(path: Path) -> bool:
+    """Whether a JSON file was written by this program."""
+    try:
+        return is_ours(read_json(path))
+    except InputError:
+        return False
+
+
+def check_output(
+    path: Path | str,
+    *,
+    inputs: Iterable[Path | None] = (),
+    overwrite: bool = False,
+    suffixes: tuple[str, ...] = SUFFIXES,
+) -> Path:
+    """Refuse, before any work is done, a video or folder of frames that cannot or must not be written.
+
+    Makes missing folders, and removes what killed runs left half-written there.
+
+    Args:
+        path: where the output goes.
+        inputs: files and folders that are read; ``None`` among them is passed over.
+        overwrite: replace a file that this program did not make.
+        suffixes: of `SUFFIXES`, those that are possible here.
+
+    Raises:
+        InputError: an unknown suffix, an input, a folder where a file should go or the reverse, a foreign
+            file, a name that the disk cannot hold, no rights.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        kinds = ", ".join(suffix for suffix in suffixes if suffix)
+        also = ", or none for a folder of png frames" if "" in suffixes else ""
+        raise InputError(f"The output {path} has the unknown suffix {path.suffix!r}; use {kinds}{also}.")
+    if path.suffix:
+        return check_file_output(path, is_our_video, inputs=inputs, overwrite=overwrite)
+    status = _status(path)
+    _refuse_inputs(path, inputs)
+    if status is not None and not path.is_dir():
+        raise InputError(f"The output {path} is a file; choose another name for the folder of frames.")
+    if status is not None:
+        try:
+            entries = sorted(path.iterdir())
+        except OSError as error:
+            raise _impossible(path, error) from error
+        if not all(FRAME_NAME.fullmatch(entry.name) and is_our_frame(entry) for entry in entries):
+            raise InputError(f"The output {path} is a folder that holds other files; choose a new folder.")
+    return _with_folder(path)
+
+
+def check_file_output(
+    path: Path,
+    ours: Callable[[Path], bool],
+    *,
+    inputs: Iterable[Path | None] = (),
+    overwrite: bool = False,
+) -> Path:
+    """As `check_output` for a file of any kind.
+
+    Args:
+        path: where it goes.
+        ours: whether an existing file was made by this program.
+        inputs, overwrite: as `check_output` takes them.
+
+    Raises:
+        InputError: as `check_output`.
+    """
+    status = _status(path)
+    _refuse_inputs(path, inputs)
+    if path.is_dir():
+        raise InputError(f"The output {path} is a folder; choose another name for the file.")
+    if status is not None and not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+        raise InputError(f"The output {path} exists and is not an ordinary file; choose another name.")
+    if status is not None and not overwrite and path.exists() and not ours(path):
+        raise InputError(
+            f"{path} exists and was not made by this program; choose another name for the output, or use "
+            "--overwrite to replace it."
+        )
+    return _with_folder(path)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of what is there already, ``None`` if nothing is.
+
+    Raises:
+        InputError: nothing can be there.
+    """
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # the latter: a null character, or one that no name can have
+        raise _impossible(path, error) from error
+
+
+def _impossible(path: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or "its name is not possible"
+    shown = str(path) if len(str(path)) <= 300 else f"{str(path)[:300]}..."
+    return InputError(f"The output {shown!r} cannot be written ({reason}); choose another name or place.")
+
+
+def _refuse_inputs(path: Path, inputs: Iterable[Path | None]) -> None:
+    for given in filter(None, inputs):
+        if _is_same(path, Path(given)) or (path.is_dir() and _is_within(Path(given), path)):
+            raise InputError(f"The output {path} is also an input; choose another name for it.")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one of them is not there
+        return os.path.abspath(one) == os.path.abspath(other)
+
+
+def _is_within(file: Path, folder: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links
+        return False
+
+
+def _with_folder(path: Path) -> Path:
+    """The path, whose folder is there now and can be written to."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {path.parent} cannot be made ({error.strerror}); choose another place."
+        ) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {path.parent} cannot be written to; choose another place.")
+    sweep(path.parent)
+    return path
