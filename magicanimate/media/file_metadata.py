@@ -59,7 +59,7 @@ def read_metadata(path: Path | str) -> dict[str, Any] | None:
     try:
         text = _text(path)
         settings = parse_json(text) if text else None
-    except (av.FFmpegError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (InputError, av.FFmpegError, OSError, ValueError, SyntaxError):
         return None
     return settings if isinstance(settings, dict) else None
 
