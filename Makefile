@@ -6,7 +6,12 @@ APP_ARGS ?=
 # Build of torch that a new environment gets: cpu, cu126, ... as PyTorch names them; that of PyPI if empty.
 TORCH ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
+# The tests run in so many processes at a time; each takes about a gigabyte.
+TEST_PROCESSES ?= 2
 TEST_ARGS ?=
+
+# The tests of one file share what is made once for them, so they stay in one process.
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -19,14 +24,14 @@ app: $(INSTALLED)
 	$(BIN)/python app.py $(APP_ARGS)
 
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(TEST_ARGS)
 
 test-slow: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(TEST_ARGS)
 
 # The quick tests as on other machines: other instruction sets, threads, languages, homes, orders, a busy machine.
 test-elsewhere: $(INSTALLED_DEV)
-	$(BIN)/python -m tests.elsewhere $(TEST_ARGS)
+	$(BIN)/python -m tests.elsewhere $(PARALLEL) $(TEST_ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/python -m ruff check .

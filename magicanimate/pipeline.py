@@ -307,7 +307,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
     def encode_image(self, image: np.ndarray) -> torch.Tensor:
         """uint8 ``H W 3`` -> scaled latents ``1 C h w``; the reference carries no noise."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._execution_device)
+        pixels = torch.from_numpy(np.array(image)).to(self._execution_device)
         pixels = pixels.movedim(-1, 0)[None].to(torch.float32) / 127.5 - 1
         return encode_scaled(self.vae, pixels).to(self.unet.dtype)
 
