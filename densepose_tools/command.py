@@ -175,7 +175,7 @@ def _run(args: argparse.Namespace) -> None:
             treatment = _treatment(args, load)
             if args.recolour:
                 made, colours = recolour(clip, output, treatment=treatment, **common)
-                log.info("the colours were %s", colours.name)
+                log.info("the colours were %s", colours.name or "those that are needed")
             else:
                 stretch = {"start": args.start, "end": args.end, "fps": args.fps}
                 settings = engine.settings(load(), selection, **stretch)

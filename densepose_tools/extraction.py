@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from densepose_tools.archive import Archive, ClipInfo, write_archive
-from densepose_tools.doctor import Colours, diagnose, recoloured_labels
 from densepose_tools.engine import Extractor
 from densepose_tools.journal import FrameJournal
 from densepose_tools.output import Output, write_maps
@@ -25,6 +24,8 @@ from densepose_tools.people import Person, part_map
 from densepose_tools.treatment import Sequel, Treatment, treat, treat_maps
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.media.densepose_check import MotionReport, check_densepose, command_for
+from magicanimate.media.map_colours import MapColours
 from magicanimate.media.motion import MotionClip
 from magicanimate.media.photo import load_photo
 from magicanimate.progress import ProgressMeter
@@ -157,11 +158,11 @@ def recolour(
     treatment: Treatment | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
-) -> tuple[Extraction, Colours]:
-    """Bring a part map in any colours into those that the ControlNet knows.
+) -> tuple[Extraction, MapColours]:
+    """Bring a part map in any colours into those that the ControlNet knows, without bars and captions.
 
     Args:
-        clip: a part map in the colours of some colour map, over any background.
+        clip: a part map in the colours of some colour map, over any background, or as label numbers.
         output: where to; an archive cannot be made of it.
         treatment: all of it but ``people`` and ``fill`` is done.
         on_progress: told of "write", in frames.
@@ -175,20 +176,21 @@ def recolour(
         Cancelled: ``should_stop()`` said so; nothing half-written stays.
     """
     output.check(clip.path)
-    colours = _colours(clip)
+    report = _checked(clip)
+    colours = report.colours
     if colours is None:
         raise InputError(
-            f"The clip {clip.path} is not a DensePose part map in colours that are known; leave out the "
-            "recolouring to find the people of an ordinary clip."
+            f"The clip {clip.path} {report.reason}; only a DensePose part map can be recoloured, so leave out "
+            "the recolouring to find the people of an ordinary clip."
         )
     meter = ProgressMeter(on_progress)
     count = clip.num_frames_estimate or 0
-    info = ClipInfo(clip.width, clip.height, clip.rate, count, {"was": colours.name})
+    info = ClipInfo(clip.width, clip.height, clip.rate, count, {"was": colours.name or "viridis"})
     with ExitStack() as stack:
 
         def read(step: int) -> Iterator[np.ndarray]:
             frames = stack.enter_context(closing(clip.frames()))
-            return (recoloured_labels(frame, colours) for frame in islice(frames, None, None, step))
+            return (colours.labels(frame) for frame in islice(frames, None, None, step))
 
         size = {"width": clip.width, "height": clip.height}
         sequel = treat_maps(read, count, treatment or Treatment(), **size)
@@ -207,9 +209,9 @@ def photo_map(path: Path, load: Callable[[], Extractor]) -> np.ndarray:
         InputError: it cannot be read or shows nobody.
     """
     photo = load_photo(path)
-    colours = diagnose([photo])
+    colours = check_densepose([photo]).colours
     if colours is not None:
-        return recoloured_labels(photo, colours)
+        return colours.labels(photo)
     (people,) = load().people([photo])
     if not people:
         raise InputError(f"Nobody is seen in the photo {path}; choose one that shows a person.")
@@ -217,20 +219,20 @@ def photo_map(path: Path, load: Callable[[], Extractor]) -> np.ndarray:
     return part_map([max(people, key=Person.area)], width=width, height=height)
 
 
-def _colours(clip: MotionClip) -> Colours | None:
+def _checked(clip: MotionClip) -> MotionReport:
     frames = clip.frames()
     with closing(frames):
-        return diagnose(frames)
+        return check_densepose(frames)
 
 
 def _refuse_part_maps(clip: MotionClip) -> None:
-    colours = _colours(clip)
-    if colours is not None:
-        advice = "animate with it as it is" if colours.usual else "recolour it"
+    report = _checked(clip)
+    if report.is_densepose:
         raise InputError(
-            f"The clip {clip.path} is a DensePose part map already, in {colours.name}; {advice}, or give an "
-            "ordinary video."
+            f"The clip {clip.path} {report.reason} already; animate with it as it is, or give an ordinary video."
         )
+    if report.colours is not None:
+        raise InputError(f"The clip {clip.path} {report.advice(f'`{command_for(clip.path, report)}`')}.")
 
 
 def _find(

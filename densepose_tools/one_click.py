@@ -8,10 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from densepose_tools.archive import Archive, is_archive
-from densepose_tools.doctor import diagnose
 from densepose_tools.engine import Extractor, Selection
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.extraction import Extraction, extract, photo_map, recolour, redraw
@@ -20,24 +19,8 @@ from densepose_tools.tracking import PersonAt
 from densepose_tools.treatment import Treatment
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import InputError
-from magicanimate.media.densepose_check import check_densepose
+from magicanimate.media.densepose_check import Kind, MotionReport, check_densepose
 from magicanimate.media.motion import MotionClip, open_motion
-
-Kind = Literal["ready", "ordinary", "recolourable", "empty"]
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a clip is.
-
-    Attributes:
-        kind: "ready" animates as it is; "ordinary" needs its people found; "recolourable" is a part map in
-            other colours; "empty" shows nothing but the background of part maps.
-        text: the same as a clause whose subject is the clip.
-    """
-
-    kind: Kind
-    text: str
 
 
 @dataclass(frozen=True)
@@ -105,7 +88,7 @@ class MadeMotion:
         engine: "torch", "detectron2" or "mini"; ``None`` if a part map was recoloured.
         clip: what it was made of.
         wish: how.
-        kind: what the clip was, see `Findings`.
+        kind: what the clip was.
     """
 
     extraction: Extraction
@@ -120,7 +103,7 @@ class MadeMotion:
         return clip == self.clip and self.wish.finds_as(wish) and archive is not None and is_archive(archive)
 
 
-def examine(path: Path) -> Findings:
+def examine(path: Path) -> MotionReport:
     """Look at some frames of a clip and tell what can be done with it.
 
     Raises:
@@ -189,20 +172,10 @@ def make_motion(
     return MadeMotion(made, name, path, wish, kind)
 
 
-def _examined(clip: MotionClip) -> Findings:
+def _examined(clip: MotionClip) -> MotionReport:
     frames = clip.frames()
     with closing(frames):
-        report = check_densepose(frames)
-    if report.is_densepose:
-        return Findings("ready", "is a DensePose clip")
-    if report.is_empty:
-        return Findings("empty", report.reason)
-    frames = clip.frames()
-    with closing(frames):
-        colours = diagnose(frames)
-    if colours is not None:
-        return Findings("recolourable", f"is a DensePose clip in other colours ({colours.name})")
-    return Findings("ordinary", "is an ordinary video")
+        return check_densepose(frames)
 
 
 def _output(folder: Path, clip: Path, *, sound: bool, copies: Path | None) -> Output:

@@ -30,6 +30,7 @@ from magicanimate.text import add_text_encoder
 if TYPE_CHECKING:
     import numpy as np
 
+    from densepose_tools.photo_people import PhotoBodies
     from magicanimate.distributed import Team
     from magicanimate.media.prepare import PreparedMedia
     from magicanimate.memory.ladder import MemoryLadder
@@ -105,6 +106,7 @@ class Animator:
         self._memory, self._compile, self._team = memory, compile, team
         self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
+        self._bodies: PhotoBodies | None = None
         self._decode_pace: float | None = None
         self._told = {""}  # why results have no credentials: once each
         self._lock = threading.RLock()  # the networks hold state of the clip they run
@@ -254,10 +256,22 @@ class Animator:
                 request,
                 width=request.width,
                 height=request.height,
+                find_people=self._find_people,
                 on_progress=meter.update,
                 should_stop=should_stop,
             ) as media:
+                for note in media.notes:
+                    log.warning("%s", note)
+                if media.notes:
+                    meter.note(" ".join(media.notes))
                 return self._run(request, media, meter, should_stop)
+
+    def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
+        """Where the people in a photo, uint8 (H, W, 3), are: x0, y0, x1, y1, as far as that can be told here."""
+        from densepose_tools.photo_people import PhotoBodies
+
+        self._bodies = self._bodies or PhotoBodies.at_hand()
+        return None if self._bodies is None else self._bodies.people(photo)
 
     def _check_signals(self, request: AnimationRequest) -> None:
         """Whether the request brings what drives this checkpoint."""

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-Fit = Literal["crop", "pad", "stretch"]
+Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
 WindowMode = Literal["open", "ring"]
 Preset = Literal["exact", "balanced", "fast", "draft"]
 
-FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
+FITS: tuple[Fit, ...] = ("auto", "crop", "pad", "stretch")
 FUSIONS: tuple[Fusion, ...] = ("midup", "full")
 WINDOW_MODES: tuple[WindowMode, ...] = ("open", "ring")
 PRESETS: tuple[Preset, ...] = ("exact", "balanced", "fast", "draft")  # from slow to quick; see `presets`
@@ -27,7 +27,8 @@ class MediaLimits:
 
     Attributes:
         max_file_bytes: largest photo or clip file.
-        max_pixels: largest width x height of a photo or of one frame.
+        max_pixels: largest width x height of a photo or of one frame; JPEG photos of up to four times as many
+            are scaled down while they are decoded.
         max_seconds: longest stretch of a clip that is used.
         max_frames: most frames that are animated.
         max_total_pixels: of all frames that must be decoded, so that a small file does not unpack to days of
@@ -55,7 +56,8 @@ class AnimationRequest:
         num_inference_steps: denoising steps, 1..1000.
         guidance_scale: strength of the reference; 1 or less runs one branch only.
         width, height: of the result in pixels, multiples of 8.
-        fit: "crop" keeps both aspects, "pad" shows all of both, "stretch" is as published.
+        fit: "crop" keeps both aspects and puts the window on the people, "pad" shows all of both, "auto"
+            crops where the window holds the people and pads where it does not, "stretch" is as published.
         start, end: stretch of the clip in seconds; ``end=None`` is the clip's end.
         stride: use every n-th frame.
         fps: resample the clip to this rate before ``stride``; the result plays at ``fps / stride``, so that
@@ -89,7 +91,7 @@ class AnimationRequest:
     guidance_scale: float | None = None
     width: int | None = None
     height: int | None = None
-    fit: Fit = "crop"
+    fit: Fit = "auto"
     start: float = 0.0
     end: float | None = None
     stride: int = 1

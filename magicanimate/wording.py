@@ -20,6 +20,10 @@ STAGES = {
     "write": "writing frames",
 }
 COMPILE = "compile parts of the networks with torch.compile; meant for CUDA, slower on a CPU"
+MAKE_CLIP, CORRECT_COLOURS = "Make a DensePose clip", "Correct the colours"
+REMEDIES = {"ordinary": f"“{MAKE_CLIP}”", "recolourable": f"“{CORRECT_COLOURS}”"}
+"""Buttons of the page that make a clip that animates, by what the clip is."""
+
 STAGES_IN_BYTES = ("download", "convert")
 
 

@@ -8,9 +8,9 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from densepose_tools.doctor import diagnose, recoloured_labels
 from PIL import Image
 
-from densepose_tools.doctor import diagnose, recoloured_labels
 from densepose_tools.people import Person, flip_labels, part_map
 from densepose_tools.steady import FlickerMeter, steadied
 from densepose_tools.steady_boxes import SteadyBoxes

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densepose_tools.photo_people import PhotoBodies, count_people, is_plausible
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
-from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible
+from magicanimate.studio.bodies import compare
 from magicanimate.studio.forecast import Forecast, Forecaster
 from magicanimate.studio.form_values import form_settings, request_of
 from magicanimate.studio.pace import Work, estimate, is_known

@@ -172,7 +172,8 @@ def _add_media(command) -> None:
     add(
         "--fit",
         choices=FITS,
-        help="crop keeps proportions, pad shows all, stretch as published (default: crop)",
+        help="crop keeps proportions, pad shows all, auto crops where the people stay in the picture and pads "
+        "elsewhere, stretch as published (default: auto)",
     )
     add(
         "--keypoints",

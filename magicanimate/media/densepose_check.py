@@ -242,8 +242,8 @@ def _judged(
     return (
         "ordinary",
         None,
-        f"looks like ordinary video, not like a DensePose part map ({counts.palette_share:.0%} of it in the "
-        "map's colours)",
+        f"is an ordinary video, not a DensePose part map ({counts.palette_share:.0%} of it in the map's "
+        "colours)",
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -21,6 +22,18 @@ _PHOTO_TOP_SHARE = 0.15
 
 _HEADROOM = 0.05
 """Space above a person who does not fit, as a share of the window."""
+
+_SLIVER = 1.02
+"""A box this much wider than the window still counts as held: edges of boxes are not exact."""
+
+_MAY_MISS = 0.02
+"""Of the frames with people; so many may show people whom the window cannot hold."""
+
+_MARGIN = 0.05
+"""Of the window; so much space a moving window leaves around people if it can."""
+
+_CALM = 8.0
+"""Frames over which the path of a moving window is smoothed (standard deviation)."""
 
 _BACKGROUND_DISTANCE = 12.0
 """RGB distance up to which a pixel counts as background.
@@ -50,19 +63,24 @@ def _largest_inside(size: tuple[int, int], *, width: int, height: int) -> tuple[
     return max(1, round(size[0] * height / size[1])), height
 
 
-def fit_photo(photo: np.ndarray, *, width: int, height: int, fit: Fit) -> np.ndarray:
+def fit_photo(
+    photo: np.ndarray, *, width: int, height: int, fit: Fit, person: Box | None = None
+) -> np.ndarray:
     """Bring a photo to a size.
 
-    - crop: the largest window of the aspect, in the middle sideways and nearer to the top than to the
-      bottom, so that heads stay.
+    - crop: the largest window of the aspect, with the person in its middle as far as the photo allows;
+      without a known person in the middle sideways and nearer to the top than to the bottom, so that heads
+      stay.
     - pad: the whole photo; the rest continues its edges, blurred. A plain background goes on without a seam
       (a blurred copy of the photo behind it shows one), and there are no streaks to be taken for texture.
+    - auto: crop, but pad if the window cannot hold the person.
     - stretch: the whole photo, whatever becomes of its aspect (as published).
 
     Args:
         photo: uint8 (H, W, 3).
         width, height: of the result.
         fit: one of ``FITS``.
+        person: where the people of the photo are, if that is known.
 
     Returns:
         uint8 (height, width, 3).
@@ -71,12 +89,29 @@ def fit_photo(photo: np.ndarray, *, width: int, height: int, fit: Fit) -> np.nda
     image = Image.fromarray(photo)
     if fit == "stretch":
         return np.array(_scaled(image, width, height))
-    if fit == "pad":
-        return _padded(image, width, height)
     window = largest_window(image.size, width=width, height=height)
-    x0 = (image.width - window[0]) // 2
-    y0 = round((image.height - window[1]) * _PHOTO_TOP_SHARE)
+    if fit == "pad" or (fit == "auto" and person is not None and not holds(window, person)):
+        return _padded(image, width, height)
+    if person is None:
+        x0 = (image.width - window[0]) // 2
+        y0 = round((image.height - window[1]) * _PHOTO_TOP_SHARE)
+    else:
+        x0, y0 = _window_on(person, window, image.size)
     return np.array(_scaled(image.crop((x0, y0, x0 + window[0], y0 + window[1])), width, height))
+
+
+def holds(window: tuple[int, int], box: Box) -> bool:
+    """Whether a window of that width and height can hold a box but for a sliver."""
+    return box[2] - box[0] <= _SLIVER * window[0] and box[3] - box[1] <= _SLIVER * window[1]
+
+
+def _window_on(box: Box, window: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Corner of a window with a box in its middle; of somebody too tall the head's end is kept."""
+    x0 = _clamp((box[0] + box[2] - window[0]) // 2, size[0] - window[0])
+    top = (box[1] + box[3] - window[1]) // 2
+    if box[3] - box[1] > window[1]:
+        top = box[1] - round(_HEADROOM * window[1])
+    return x0, _clamp(top, size[1] - window[1])
 
 
 def _padded(image: Image.Image, width: int, height: int) -> np.ndarray:
@@ -110,6 +145,8 @@ class MotionFit:
         width, height: of the canvas.
         keep_labels: scale by part labels, so that no colours between parts arise; otherwise by colours.
         background: RGB of the canvas around the frame.
+        path: corner of the window (x0, y0) in every frame, if it moves.
+        loses_people: whether somebody is outside the window in some frames.
     """
 
     window: Box
@@ -118,10 +155,18 @@ class MotionFit:
     height: int
     keep_labels: bool
     background: tuple[int, int, int] = BACKGROUND
+    path: tuple[tuple[int, int], ...] | None = None
+    loses_people: bool = False
 
-    def apply(self, frame: np.ndarray) -> np.ndarray:
-        """Clip frame, uint8 (h, w, 3), to uint8 (height, width, 3); one that fits already stays as it is."""
+    def apply(self, frame: np.ndarray, number: int = 0) -> np.ndarray:
+        """Clip frame, uint8 (h, w, 3), to uint8 (height, width, 3); one that fits already stays as it is.
+
+        ``number`` is the frame's in the clip, from 0.
+        """
         x0, y0, x1, y1 = self.window
+        if self.path:
+            left, top = self.path[min(number, len(self.path) - 1)]
+            x0, y0, x1, y1 = left, top, left + x1 - x0, top + y1 - y0
         part = frame[y0:y1, x0:x1]
         left, top, right, bottom = self.place
         size = (right - left, bottom - top)
@@ -140,23 +185,26 @@ class MotionFit:
 
 def plan_motion_fit(
     clip_size: tuple[int, int],
-    person_box: Box | None,
+    people: Box | None | Sequence[Box | None],
     *,
     width: int,
     height: int,
     fit: Fit,
     keep_labels: bool = True,
 ) -> MotionFit:
-    """Choose the window of a clip that is animated; it is the same for all frames, so nothing jumps.
+    """Choose the window of a clip that is animated.
 
-    - crop: the largest window of the aspect, with the person in its middle as far as the frame allows. Of a
-      person taller than the window the head's end is kept, with a little room above.
+    - crop: the largest window of the aspect, with the people in its middle as far as the frame allows. If it
+      cannot hold the people of all frames at once it moves with them, no more than it must. Of a person
+      taller than the window the head's end is kept, with a little room above.
     - pad: the whole frame, the rest filled with the background colour of part maps.
+    - auto: crop, but pad if the window cannot hold the people even so.
     - stretch: the whole frame scaled by colours, whatever becomes of its aspect (as published).
 
     Args:
         clip_size: (width, height) of the clip.
-        person_box: from ``person_box``; ``None`` puts the window in the middle.
+        people: where the people are, in all frames together or in each; ``None`` where nobody is. A window for
+            nobody at all is in the middle.
         width, height: of the result.
         fit: one of ``FITS``.
         keep_labels: see ``MotionFit``; false for clips that are not part maps. "stretch" never does.
@@ -166,19 +214,57 @@ def plan_motion_fit(
     canvas = (0, 0, width, height)
     if fit == "stretch":
         return MotionFit(whole, canvas, width, height, keep_labels=False)
-    if fit == "pad":
+    boxes = [people] if people is None or (people and isinstance(people[0], int)) else list(people)
+    seen = [box for box in boxes if box is not None]
+    window = largest_window(clip_size, width=width, height=height)
+    missed = sum(not holds(window, box) for box in seen)
+    loses_people = missed > _MAY_MISS * len(seen)
+    if fit == "pad" or (fit == "auto" and loses_people):
         inside = _largest_inside(clip_size, width=width, height=height)
         left, top = (width - inside[0]) // 2, (height - inside[1]) // 2
         place = (left, top, left + inside[0], top + inside[1])
         return MotionFit(whole, place, width, height, keep_labels)
-    window = largest_window(clip_size, width=width, height=height)
-    box = person_box or whole
-    x0 = _clamp((box[0] + box[2] - window[0]) // 2, clip_size[0] - window[0])
-    if person_box is not None and box[3] - box[1] > window[1]:
-        y0 = _clamp(box[1] - round(_HEADROOM * window[1]), clip_size[1] - window[1])
-    else:
-        y0 = _clamp((box[1] + box[3] - window[1]) // 2, clip_size[1] - window[1])
-    return MotionFit((x0, y0, x0 + window[0], y0 + window[1]), canvas, width, height, keep_labels)
+    union = reduce(merge_boxes, seen) if seen else None
+    x0, y0 = (clip_size[0] - window[0]) // 2, (clip_size[1] - window[1]) // 2
+    if union is not None:
+        x0, y0 = _window_on(union, window, clip_size)
+    path = None
+    if union is not None and len(boxes) > 1 and not holds(window, union):
+        path = _path(boxes, window, clip_size)
+        x0, y0 = path[0]
+    box = (x0, y0, x0 + window[0], y0 + window[1])
+    return MotionFit(
+        box, canvas, width, height, keep_labels, path=path, loses_people=loses_people and window != clip_size
+    )
+
+
+def _path(
+    boxes: Sequence[Box | None], window: tuple[int, int], size: tuple[int, int]
+) -> tuple[tuple[int, int], ...]:
+    """Corners of a window that keeps the box of every frame inside and moves no more than it must."""
+    axes = []
+    for axis in (0, 1):
+        room = size[axis] - window[axis]
+        ends = np.array([(0, room) if box is None else _held(box, window, size, axis) for box in boxes])
+        first = next(k for k, box in enumerate(boxes) if box is not None)
+        position = float(ends[first].mean())
+        lazy = np.array([position := float(np.clip(position, low, high)) for low, high in ends])
+        reach = int(3 * _CALM)
+        weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / _CALM) ** 2)
+        calm = np.convolve(np.pad(lazy, reach, mode="edge"), weights / weights.sum(), mode="valid")
+        axes.append(np.rint(np.clip(calm, ends[:, 0], ends[:, 1])).astype(int).tolist())
+    return tuple(zip(*axes, strict=True))
+
+
+def _held(box: Box, window: tuple[int, int], size: tuple[int, int], axis: int) -> tuple[int, int]:
+    """Lowest and highest position of a window along an axis at which it holds a box."""
+    room = size[axis] - window[axis]
+    low, high = _clamp(box[axis + 2] - window[axis], room), _clamp(box[axis], room)
+    if low > high:
+        low = high = _window_on(box, window, size)[axis]
+    # A little space around, where there is some.
+    margin = min(_MARGIN * window[axis], (high - low) / 2)
+    return round(low + margin), round(high - margin)
 
 
 def person_box(frames: Iterable[np.ndarray]) -> Box | None:
@@ -215,17 +301,19 @@ def frame_box(frame: np.ndarray) -> Box | None:
     height, width = frame.shape[:2]
     step = max(1, min(height, width) // _BOX_STEP)
     difference = frame[::step, ::step].astype(np.int32) - np.array(BACKGROUND, dtype=np.int32)
-    person = (difference * difference).sum(axis=-1) > _BACKGROUND_DISTANCE**2
-    columns = np.flatnonzero(person.sum(axis=0) >= max(2, _SPECKS * person.shape[0]))
-    rows = np.flatnonzero(person.sum(axis=1) >= max(2, _SPECKS * person.shape[1]))
+    box = mask_box((difference * difference).sum(axis=-1) > _BACKGROUND_DISTANCE**2)
+    if box is None:
+        return None
+    return box[0] * step, box[1] * step, min(width, box[2] * step), min(height, box[3] * step)
+
+
+def mask_box(mask: np.ndarray) -> Box | None:
+    """The box around what is true in a mask, bool (h, w), but for specks; ``None`` if nothing is."""
+    columns = np.flatnonzero(mask.sum(axis=0) >= max(2, _SPECKS * mask.shape[0]))
+    rows = np.flatnonzero(mask.sum(axis=1) >= max(2, _SPECKS * mask.shape[1]))
     if len(columns) == 0 or len(rows) == 0:
         return None
-    return (
-        int(columns[0]) * step,
-        int(rows[0]) * step,
-        min(width, (int(columns[-1]) + 1) * step),
-        min(height, (int(rows[-1]) + 1) * step),
-    )
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _clamp(value: int, highest: int) -> int:

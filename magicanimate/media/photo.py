@@ -78,7 +78,9 @@ def open_picture(
         with warnings.catch_warnings():
             # Pillow warns of large pictures; the limit below decides instead.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+            image = Image.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()
+            )
     except UnidentifiedImageError as error:
         raise InputError(_not_a_picture(name, header, what)) from error
     except Image.DecompressionBombError as error:

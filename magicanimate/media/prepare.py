@@ -16,14 +16,16 @@ from magicanimate.config import AnimationRequest
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.densepose_check import check_densepose, refuse_other_motion
 from magicanimate.media.fit import (
+    Box,
     MotionFit,
     fit_photo,
     frame_box,
+    holds,
     largest_window,
-    merge_boxes,
     plan_motion_fit,
 )
 from magicanimate.media.frames import FrameStore
+from magicanimate.media.map_colours import MapColours
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
 
@@ -39,6 +41,7 @@ class PreparedMedia:
         photo: uint8 (H, W, 3).
         control: the motion, one control frame for each frame of the result, uint8 (N, H, W, 3) on disk.
         keypoints: the same of the clip of drawn keypoints, or ``None``.
+        notes: sentences on what of photo and clip is not used as it was given.
         fps: of the result.
         rate: the same as an exact fraction.
         num_frames: N, at least 1.
@@ -54,6 +57,7 @@ class PreparedMedia:
     has_sound: bool
     sound_start: float
     keypoints: FrameStore | None = None
+    notes: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Delete the frames on disk."""
@@ -73,6 +77,7 @@ def prepare_media(
     *,
     width: int,
     height: int,
+    find_people: Callable[[np.ndarray], Box | None] | None = None,
     on_progress: OnFrames | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> PreparedMedia:
@@ -83,6 +88,8 @@ def prepare_media(
     Args:
         request: photo, motion, fit, stretch, limits.
         width, height: of the result, pixels.
+        find_people: tells where the people in a photo, uint8 (H, W, 3), are; it is asked if the photo has to be
+            cropped.
         on_progress: called with frames read and frames to read, over all passes.
         should_stop: asked before each frame.
 
@@ -90,28 +97,29 @@ def prepare_media(
         InputError: one of the inputs cannot be used.
         Cancelled: ``should_stop()`` was true; nothing is left on disk.
     """
-    photo = fit_photo(
-        load_photo(request.photo, limits=request.limits), width=width, height=height, fit=request.fit
-    )
+    size = {"width": width, "height": height}
+    photo, notes = _fitted_photo(request, find_people, **size)
     clip = _opened(request.motion, request)
     drawn = None if request.keypoints is None else _drawn_alike(request, clip)
     total = clip.num_frames_estimate or 0
     _check_room(total * width * height * 3 * (1 if drawn is None else 2))
-    size = (clip.width, clip.height)
-    two_passes = request.fit == "crop" and largest_window(size, width=width, height=height) != size
+    clip_size = (clip.width, clip.height)
+    two_passes = request.fit in ("auto", "crop") and largest_window(clip_size, **size) != clip_size
     reader = _Reader(clip, total * (2 if two_passes else 1), on_progress, should_stop)
     report = check_densepose(reader.frames(counted=False))
     if request.check_motion:
         refuse_other_motion(clip.path, report)
-    box = None
-    if two_passes:
-        for frame in reader.frames():
-            found = frame_box(frame)
-            if found is not None:
-                box = found if box is None else merge_boxes(box, found)
-    fit = plan_motion_fit(
-        size, box, width=width, height=height, fit=request.fit, keep_labels=report.is_densepose
-    )
+    if report.is_densepose:
+        reader.colours = report.colours
+    people = [frame_box(frame) for frame in reader.frames()] if two_passes else []
+    if not report.is_densepose:
+        people = []  # what is not background are not the people
+    fit = plan_motion_fit(clip_size, people, **size, fit=request.fit, keep_labels=report.is_densepose)
+    if fit.loses_people:
+        notes += (
+            f"The window of {width}x{height} cannot hold the people in {clip.path} all the time; pad the clip "
+            "(--fit pad), or choose another size.",
+        )
     control = _store(reader, fit)
     if len(control) == 0:
         control.close()
@@ -128,7 +136,31 @@ def prepare_media(
         has_sound=clip.has_sound,
         sound_start=clip.start,
         keypoints=keypoints,
+        notes=notes,
     )
+
+
+def _fitted_photo(
+    request: AnimationRequest,
+    find_people: Callable[[np.ndarray], Box | None] | None,
+    *,
+    width: int,
+    height: int,
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The photo at the result's size, and what there is to say of it."""
+    photo = load_photo(request.photo, limits=request.limits)
+    size = photo.shape[1::-1]
+    window = largest_window(size, width=width, height=height)
+    people = None
+    if find_people is not None and request.fit in ("auto", "crop") and window != size:
+        people = find_people(photo)
+    fitted = fit_photo(photo, width=width, height=height, fit=request.fit, person=people)
+    if request.fit == "crop" and people is not None and not holds(window, people):
+        return fitted, (
+            f"The photo {request.photo} is cropped to {width}x{height}, which cannot hold the people in it; pad "
+            "it (--fit pad), or choose another size.",
+        )
+    return fitted, ()
 
 
 def _opened(path: Path, request: AnimationRequest) -> MotionClip:
@@ -180,12 +212,16 @@ def _keypoints(
 
 @dataclass
 class _Reader:
-    """Reads a clip, once or more, with progress over all passes."""
+    """Reads a clip, once or more, with progress over all passes.
+
+    With ``colours``, those of a part map, it gives frames without bars, captions, or what shows nothing of the map.
+    """
 
     clip: MotionClip
     total: int
     on_progress: OnFrames | None
     should_stop: Callable[[], bool] | None
+    colours: MapColours | None = None
     done: int = 0
 
     def frames(self, *, counted: bool = True) -> Iterator[np.ndarray]:
@@ -194,7 +230,7 @@ class _Reader:
             for frame in frames:
                 if self.should_stop is not None and self.should_stop():
                     raise Cancelled("stopped while reading the motion clip")
-                yield frame
+                yield frame if self.colours is None else self.colours.cleaned(frame)
                 if not counted:
                     continue
                 self.done += 1
@@ -207,8 +243,8 @@ def _store(reader: _Reader, fit: MotionFit) -> FrameStore:
     control = FrameStore(fit.width, fit.height)
     complete = False
     try:
-        for frame in reader.frames():
-            control.append(fit.apply(frame))
+        for number, frame in enumerate(reader.frames()):
+            control.append(fit.apply(frame, number))
         complete = True
     except OSError as error:
         raise InputError(

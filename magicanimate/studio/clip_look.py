@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ import numpy as np
 
 from magicanimate.config import AnimationRequest
 from magicanimate.media.densepose_check import MotionReport, check_densepose
-from magicanimate.media.fit import Box, fit_photo, frame_box, merge_boxes, plan_motion_fit
+from magicanimate.media.fit import Box, MotionFit, fit_photo, frame_box, plan_motion_fit
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
 
@@ -32,8 +33,9 @@ class ClipLook:
         report: what its colours say.
         size: width and height of a frame.
         frames, fps: of the result.
-        box: around the person in the frames that were looked at; the animation looks at all of them.
+        boxes: around the people in each of the frames that were looked at; the animation looks at all of them.
         samples: some of the frames, the first one with somebody in it first, uint8 (k, h, w, 3).
+        numbers: of the samples among the frames.
         looked_at: frames that were decoded.
     """
 
@@ -41,31 +43,40 @@ class ClipLook:
     size: tuple[int, int]
     frames: int
     fps: float
-    box: Box | None
+    boxes: tuple[Box | None, ...]
     samples: np.ndarray
+    numbers: tuple[int, ...]
     looked_at: int
+
+    def plan(self, *, width: int, height: int, fit: str) -> MotionFit:
+        """Which part of the frames would be used."""
+        people = self.boxes if self.report.is_densepose else []
+        keep_labels = self.report.is_densepose
+        return plan_motion_fit(
+            self.size, people, width=width, height=height, fit=fit, keep_labels=keep_labels
+        )
 
     def fitted(self, *, width: int, height: int, fit: str) -> list[np.ndarray]:
         """The samples as the networks would see them, uint8 (height, width, 3) each."""
-        plan = plan_motion_fit(
-            self.size,
-            self.box,
-            width=width,
-            height=height,
-            fit=fit,
-            keep_labels=self.report.is_densepose,
-        )
-        return [plan.apply(frame) for frame in self.samples]
+        plan = self.plan(width=width, height=height, fit=fit)
+        return [plan.apply(frame, number) for frame, number in zip(self.samples, self.numbers, strict=True)]
 
 
-def look_at_photo(request: AnimationRequest) -> np.ndarray:
+def look_at_photo(
+    request: AnimationRequest, find_people: Callable[[np.ndarray], Box | None] | None = None
+) -> np.ndarray:
     """The photo as the networks would see it, uint8 (height, width, 3).
+
+    Args:
+        request: with a size.
+        find_people: tells where the people in the whole photo are.
 
     Raises:
         InputError: it cannot be used.
     """
     photo = _photo(Path(request.photo), _changed(request.photo))
-    return fit_photo(photo, width=request.width, height=request.height, fit=request.fit)
+    people = None if find_people is None else find_people(photo)
+    return fit_photo(photo, width=request.width, height=request.height, fit=request.fit, person=people)
 
 
 def look_at_clip(request: AnimationRequest) -> ClipLook:
@@ -98,16 +109,19 @@ def _clip(
     clip = open_motion(path, start=start, end=end, stride=stride, fps=fps)
     with closing(clip.frames()) as frames:
         report = check_densepose(islice(frames, _most(clip)))
-    box: Box | None = None
+    boxes: list[Box | None] = []
     samples: list[np.ndarray] = []
+    numbers: list[int] = []
     every = max(1, min(_most(clip), clip.num_frames_estimate or 1) // _KEPT)
     with closing(clip.frames()) as frames:
         for number, frame in enumerate(islice(frames, _most(clip))):
+            if report.is_densepose:
+                frame = report.colours.cleaned(frame)
             found = frame_box(frame)
-            if found is not None:
-                box = found if box is None else merge_boxes(box, found)
+            boxes.append(found)
             if (not samples and found is not None) or (samples and number % every == 0):
                 samples.append(frame)
+                numbers.append(number)
             last = frame
     shown = samples[: _KEPT + 1] or [last]
     return ClipLook(
@@ -115,8 +129,9 @@ def _clip(
         size=(clip.width, clip.height),
         frames=clip.num_frames_estimate or 0,
         fps=clip.fps,
-        box=box,
+        boxes=tuple(boxes),
         samples=np.stack(shown),
+        numbers=tuple(numbers[: _KEPT + 1] or [len(boxes) - 1]),
         looked_at=number + 1,
     )
 

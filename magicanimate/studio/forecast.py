@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from densepose_tools.photo_people import PhotoBodies, count_people, is_plausible, thinned
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.device import Device
 from magicanimate.errors import InputError
 from magicanimate.request_checks import check_request
-from magicanimate.studio.bodies import PhotoBodies, compare, count_people, is_plausible, thinned
+from magicanimate.studio.bodies import compare
 from magicanimate.studio.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.studio.form_values import request_of
 from magicanimate.studio.pace import Work, estimate
-from magicanimate.wording import duration, without_folders
+from magicanimate.wording import REMEDIES, duration, without_folders
 
 Level = Literal["good", "note", "warning", "error"]
 
@@ -117,6 +119,10 @@ class Forecaster:
         while not self.ready() and waited < _PATIENCE:
             time.sleep(_LOOK_AGAIN)
             waited += _LOOK_AGAIN
+        if photo is not None and self.bodies is not None and self.ready():
+            with suppress(InputError):  # of the network that looks; what is wrong with it is said below
+                photo = look_at_photo(request, self.bodies.people)
+                found = replace(found, photo=photo)
         animates = clip is not None and clip.report.is_densepose
         if photo is not None:
             found = found.and_then(*self._on_people(photo, maps if animates else []))
@@ -213,12 +219,15 @@ class Forecaster:
 def _on_clip(clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]) -> Iterator[Remark]:
     """What the clip is, and how long the result will be."""
     name = Path(request.motion).name
+    size = {"width": request.width, "height": request.height}
     if clip.report.is_densepose:
         yield Remark("good", f"{name} is a DensePose clip.")
-    elif clip.report.is_ordinary:
-        yield Remark("error", f"{name} is an ordinary video; below it a DensePose clip can be made of it.")
+        if clip.plan(**size, fit=request.fit).loses_people:
+            yield Remark(
+                "warning", f"The crop cannot hold the people in {name} all the time; choose pad or auto."
+            )
     else:
-        yield Remark("error", f"{name} {clip.report.reason}.")
+        yield Remark("error", f"{name} {clip.report.advice(REMEDIES.get(clip.report.kind, ''))}.")
     count = int(values.get("seeds") or 1)
     times = f", {count} times with different seeds" if count > 1 else ""
     yield Remark(

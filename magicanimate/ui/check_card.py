@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from magicanimate.studio.bodies import PhotoBodies
+from densepose_tools.photo_people import PhotoBodies
 from magicanimate.studio.forecast import Forecast, Forecaster
 from magicanimate.ui import views
 from magicanimate.ui.form import Controls

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from densepose_tools.one_click import Findings, MadeMotion, wish_of
+from densepose_tools.one_click import MadeMotion, wish_of
 from densepose_tools.pointing import picture_at, with_mark
 from magicanimate.errors import InputError
 from magicanimate.ui import form, views
@@ -17,7 +17,7 @@ from magicanimate.ui.motion_figures import figures
 from magicanimate.ui.motion_job import MotionJob
 from magicanimate.ui.motion_panel import CORRECT, MAKE, MotionPanel, archive_download, settings
 from magicanimate.ui.studio import Studio
-from magicanimate.wording import without_folders
+from magicanimate.wording import REMEDIES, without_folders
 
 CHANGE = "Change the DensePose clip"
 
@@ -150,7 +150,7 @@ class DensePoseTab:
         if not clip:
             return updates
         try:
-            kind, text, button = self._offer(self.studio.examine(Path(clip)), Path(clip).name)
+            kind, text, button = self._offer(Path(clip))
         except InputError as error:
             kind, text, button = "", without_folders(str(error), clip), None
         for name in ("min_score", "people", "margin"):
@@ -162,21 +162,19 @@ class DensePoseTab:
             self.job.start: gr.update(value=button or MAKE, interactive=button is not None),
         }
 
-    def _offer(self, found: Findings, name: str) -> tuple[str, str, str | None]:
+    def _offer(self, clip: Path) -> tuple[str, str, str | None]:
         """What a clip is, what to say of it, and what the button does with it.
 
         Raises:
-            InputError: nothing can find the people of an ordinary video.
+            InputError: it cannot be read, or nothing can find the people of an ordinary video.
         """
+        found = self.studio.examine(clip)
+        text = f"{clip.name} {found.advice(REMEDIES.get(found.kind, ''))}."
         if found.kind == "ordinary":
-            return found.kind, f"{name} {found.text}. {self.studio.forecast().sentence}", MAKE
-        text = {
-            "ready": "; Animate takes it as it is. Choose what to change.",
-            "recolourable": ". The button brings it into those that Animate knows.",
-            "empty": ".",
-        }[found.kind]
-        button = {"ready": CHANGE, "recolourable": CORRECT}.get(found.kind)
-        return found.kind, f"{name} {found.text}{text}", button
+            return found.kind, f"{text} {self.studio.forecast().sentence}", MAKE
+        if found.kind == "ready":
+            text = f"{clip.name} {found.reason}; Animate takes it as it is. Choose what to change."
+        return found.kind, text, {"ready": CHANGE, "recolourable": CORRECT}.get(found.kind)
 
     def _forget_point(self) -> tuple[None, None]:
         return None, None

@@ -40,7 +40,7 @@ _WORDS = {
     "size": ("Size", "of the result in pixels"),
     "width": ("Width", "multiple of 8"),
     "height": ("Height", "multiple of 8"),
-    "fit": ("Fit", "crop keeps proportions, pad shows all of both, stretch is as published"),
+    "fit": ("Fit", "auto crops where the people stay in the picture, else pads; stretch is as published"),
     "start": ("From second", "0: the beginning"),
     "end": ("To second", "0: the end"),
     "stride": ("Frame step", "2: every other"),

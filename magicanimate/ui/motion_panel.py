@@ -16,9 +16,9 @@ from magicanimate.ui import views
 from magicanimate.ui.events import PRIVATE, Updates
 from magicanimate.ui.motion_job import MotionJob
 from magicanimate.ui.studio import Studio
-from magicanimate.wording import without_folders
+from magicanimate.wording import CORRECT_COLOURS, MAKE_CLIP, REMEDIES, without_folders
 
-MAKE, CORRECT, AGAIN = "Make a DensePose clip", "Correct the colours", "Make it again"
+MAKE, CORRECT, AGAIN = MAKE_CLIP, CORRECT_COLOURS, "Make it again"
 USES = "Animate uses it now."
 
 
@@ -118,20 +118,19 @@ class MotionPanel:
         except InputError as error:
             text = without_folders(str(error), clip)
             return _Offer(text, None, text)
-        what = f"{name} {found.text}"
         if found.kind == "ready":
             return None
-        if found.kind == "empty":
-            return _Offer(f"{what}.", None, f"{what}.")
+        what = f"{name} {found.advice(REMEDIES.get(found.kind, ''))}."
         if found.kind == "recolourable":
-            return _Offer(f"{what}.", CORRECT, f"{what}; press “{CORRECT}” first.")
-        need = f"{what}; Animate needs a DensePose clip"
+            return _Offer(what, CORRECT, what)
+        if found.kind != "ordinary":
+            return _Offer(what, None, what)
         try:
-            text = f"{need}, which can be made of it here. {self.studio.forecast().sentence}"
+            text = f"{what} {self.studio.forecast().sentence}"
         except InputError as error:
-            text = f"{need}, and none can be made: {error}"
+            text = f"{name} {found.reason}; Animate needs a DensePose clip, and none can be made: {error}"
             return _Offer(text, None, text)
-        return _Offer(text, MAKE, f"{what}; press “{MAKE}” first.")
+        return _Offer(text, MAKE, what)
 
     def _make(self, data: dict, request: gr.Request) -> Iterator[Updates]:
         """Make the motion clip, updating the panel as it goes."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from densepose_tools.engine_choice import EngineChoice, Forecast
-from densepose_tools.one_click import Findings, MadeMotion, Wish, examine, make_motion
+from densepose_tools.one_click import MadeMotion, MotionReport, Wish, examine, make_motion
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
@@ -223,7 +223,7 @@ class Studio:
         if visitor in self._stops:
             self._stops[visitor].set()
 
-    def examine(self, clip: Path) -> Findings:
+    def examine(self, clip: Path) -> MotionReport:
         """What a clip is.
 
         Raises:
