@@ -17,7 +17,7 @@ from densepose_tools.extractor import ENGINES
 from densepose_tools.tracking import PersonAt
 from magicanimate import __version__
 from magicanimate.errors import InputError
-from magicanimate.terminal import exit_status
+from magicanimate.terminal import exit_status, say
 
 if TYPE_CHECKING:
     from densepose_tools.engine import Extractor
@@ -196,13 +196,13 @@ def _report(made: Extraction, *, quiet: bool) -> None:
     if quiet:
         return
     if made.archive is not None:
-        print(f"what was found is in {made.archive}", file=sys.stderr)
+        say(f"what was found is in {made.archive}")
     if made.flicker is not None:
         before, after = made.flicker
-        print(f"{before:.2%} of body pixels flickered, now {after:.2%}", file=sys.stderr)
+        say(f"{before:.2%} of body pixels flickered, now {after:.2%}")
     for frames, what in ((made.empty, "show nobody"), (made.filled, "show a neighbour's people")):
         if frames:
-            print(f"{len(frames)} of {made.num_frames} frames {what}: {_ranges(frames)}", file=sys.stderr)
+            say(f"{len(frames)} of {made.num_frames} frames {what}: {_ranges(frames)}")
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -24,7 +24,7 @@ from magicanimate.memory.profiles import AUTO
 from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
 from magicanimate.quick_start import without_collection
-from magicanimate.request_checks import check_outputs, check_request
+from magicanimate.request_checks import check_area, check_outputs, check_request
 from magicanimate.text import add_text_encoder
 
 if TYPE_CHECKING:
@@ -60,7 +60,12 @@ class ModelDefaults:
     takes_keypoints: bool = False
 
     def completed(self, request: AnimationRequest) -> AnimationRequest:
-        """``request`` with the preset's and the checkpoint's values where it has none."""
+        """``request`` with the preset's and the checkpoint's values where it has none.
+
+        Raises:
+            InputError: it wants far more pixels than the checkpoint can do.
+        """
+        check_area(request.width or self.width, request.height or self.height, own=(self.width, self.height))
         guidance_scale = self.guidance_scale if request.guidance_scale is None else request.guidance_scale
         return replace(
             completed(request, steps=self.num_inference_steps),
@@ -246,6 +251,7 @@ class Animator:
             check_request(request)
             check_outputs(request)
             meter.begin("load", 1)
+            self.check_size(request)
             self.load()
             request = self.defaults.completed(request)
             self._check_signals(request)
@@ -272,6 +278,28 @@ class Animator:
 
         self._bodies = self._bodies or PhotoBodies.at_hand()
         return None if self._bodies is None else self._bodies.people(photo)
+
+    def check_size(self, request: AnimationRequest) -> None:
+        """Refuse a size that the checkpoint cannot do, or that this machine's memory can never hold.
+
+        Raises:
+            InputError: with what is possible, or the checkpoint cannot be read.
+        """
+        from magicanimate.memory.available import total_bytes
+        from magicanimate.memory.need import Footprint, Work, needed_bytes
+        from magicanimate.memory.profiles import profiles_for
+
+        request = self.defaults.completed(request)
+        device = self.device or pick_device(*self._wish)
+        tightest = profiles_for(device.name)[-1]
+        work = Work.of(request, request.window_size)
+        needed = needed_bytes(Footprint.of(self.folder), work, tightest, dtype=device.dtype)
+        if needed > (total := total_bytes(device.name)):
+            raise InputError(
+                f"{request.width}x{request.height} pixels with windows of {request.window_size} frames need "
+                f"about {needed / 1e9:.1f} GB, and {device.name} has {total / 1e9:.1f} GB in all; choose a "
+                "smaller size."
+            )
 
     def _check_signals(self, request: AnimationRequest) -> None:
         """Whether the request brings what drives this checkpoint."""
@@ -319,7 +347,7 @@ class Animator:
                 meter.update(*windows_done, preview=self._previewed(expected), denoising_step=at_step)
 
         own_scheduler = pipe.scheduler
-        pipe.scheduler = self._scheduler(request.scheduler)
+        pipe.scheduler = self._scheduler(request.scheduler, steps=request.num_inference_steps)
         meter.begin("denoise", 1, frames_to_decode=media.num_frames)
         try:
             output = pipe(
@@ -385,11 +413,17 @@ class Animator:
             **request.settings(),
         }
 
-    def _scheduler(self, name: str | None):
-        """The checkpoint's scheduler, or the diffusers scheduler of that name with its settings."""
+    def _scheduler(self, name: str | None, *, steps: int):
+        """The checkpoint's scheduler, or the diffusers scheduler of that name with its settings.
+
+        Raises:
+            InputError: there is no such scheduler, or it cannot do so many steps for this checkpoint.
+        """
         if name is None:
             return self._pipe.scheduler
         import diffusers
+
+        from magicanimate.pipeline import rehearse
 
         cls = getattr(diffusers, name, None)
         if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
@@ -397,7 +431,16 @@ class Animator:
                 f"There is no scheduler {name!r} in diffusers; try DDIMScheduler, UniPCMultistepScheduler, "
                 "DPMSolverMultistepScheduler or EulerDiscreteScheduler."
             )
-        return cls.from_config(self._pipe.scheduler.config)
+        try:
+            scheduler = cls.from_config(self._pipe.scheduler.config)
+            rehearse(scheduler, steps)
+        except Exception as error:  # noqa: BLE001  (each scheduler has its own ways to fail)
+            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"The scheduler {name} does not work with this checkpoint and {steps} steps ({reason}); "
+                "choose another or more steps."
+            ) from error
+        return scheduler
 
     def _previewed(self, latents):
         if self._preview is None:

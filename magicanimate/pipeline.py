@@ -19,7 +19,7 @@ from diffusers.utils import BaseOutput
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.denoising import Conditions, WindowDenoiser
 from magicanimate.distributed import Team
-from magicanimate.errors import Cancelled
+from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.ladder import MemoryLadder, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder
@@ -30,6 +30,7 @@ from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
 from magicanimate.models.shared_skips import SkipSharing, shared_skips
+from magicanimate.models.stopping import stopping_between_blocks
 from magicanimate.models.unet import VideoUNet
 from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
@@ -172,10 +173,11 @@ class MagicAnimatePipeline(DiffusionPipeline):
             on_window: called after each window with windows done and windows in all.
             on_step: called after each step with its index, the latents and what the scheduler expects of them
                 when they are clean, ``1 C F h w`` each; schedulers that do not say so give the latents again.
-            should_stop: asked before each window and each decoded chunk.
+            should_stop: asked before each window, each decoded chunk and each block of a network.
 
         Raises:
             ValueError: an argument that does not fit the others.
+            InputError: what the networks compute is not finite.
             Cancelled: ``should_stop()`` was true.
         """
         steps = num_inference_steps or self.config.default_steps
@@ -192,8 +194,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
         )
         ladder, team = ladder or MemoryLadder(), team or Team()
         for attempt in ladder.attempts():
-            with attempt, team.in_round():
+            with attempt, team.in_round(), stopping_between_blocks([self.vae], should_stop):
                 reference = self.encode_image(image)
+        self._require_finite(reference, "the latents of the photo")
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
         speed = speed or Speed()
@@ -206,6 +209,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 maps = stack.enter_context(control_maps(network)) if speed.keep_maps else None
                 drivers.append(Driver(network, drawings, maps))
             skips = stack.enter_context(shared_skips(self.unet)) if speed.share_skips else None
+            denoisers = (self.unet, self.appearance_encoder, *self.controlnets())
+            stack.enter_context(stopping_between_blocks(denoisers, should_stop))
             latents = self.denoise(
                 latents,
                 Conditions(
@@ -405,6 +410,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                             on_window(done, total)
                     with team.in_round():
                         after, expected = self._step(denoiser.prediction(), timestep, latents, generator)
+            self._require_finite(after, f"the latents after step {i + 1} of {len(timesteps)}")
             latents = after
             if on_step is not None:
                 on_step(i, latents, expected)
@@ -445,14 +451,24 @@ class MagicAnimatePipeline(DiffusionPipeline):
             yield sum(map(len, shares))
         denoiser.add_up(team, latents)
 
+    def _require_finite(self, values: torch.Tensor, what: str) -> None:
+        """Refuse to go on with NaN or infinity, which would end in a flat video.
+
+        Raises:
+            InputError: there is one.
+        """
+        if not torch.isfinite(values).all():
+            dtype = str(self.unet.dtype).removeprefix("torch.")
+            raise InputError(
+                f"There are values that are not finite in {what}: the checkpoint's weights are damaged, the "
+                f"guidance is far too strong, or {dtype} is too narrow for this checkpoint (--dtype float32)."
+            )
+
     def _step(
         self, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The scheduler's step, and the clean latents it expects, ``1 C F h w`` each."""
-        takes_generator = "generator" in self.scheduler.step.__code__.co_varnames
-        extra = {"generator": generator} if takes_generator else {}
-        output = self.scheduler.step(noise, timestep, latents, **extra)
-        return output.prev_sample, output.get("pred_original_sample", output.prev_sample)
+        return scheduler_step(self.scheduler, noise, timestep, latents, generator)
 
     @torch.inference_mode()  # of each step of the generator, not of who takes the frames
     def decode(
@@ -462,14 +478,51 @@ class MagicAnimatePipeline(DiffusionPipeline):
         ladder: MemoryLadder | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow."""
+        """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow.
+
+        Raises:
+            InputError: a frame is not finite.
+            Cancelled: ``should_stop()`` was true.
+        """
         ladder = ladder or MemoryLadder()
         for first in range(0, latents.shape[2], DECODED_AT_ONCE):
             if should_stop is not None and should_stop():
                 raise Cancelled("stopped while decoding")
             chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
             for attempt in ladder.attempts():
-                with attempt:
-                    pixels = (decode_scaled(self.vae, chunk) / 2 + 0.5).clamp(0, 1)
+                with attempt, stopping_between_blocks([self.vae], should_stop):
+                    decoded = decode_scaled(self.vae, chunk)
+                    self._require_finite(decoded, f"the frames from number {first} on")
+                    pixels = (decoded / 2 + 0.5).clamp(0, 1)
                     frames = (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
             yield from frames
+
+
+def scheduler_step(
+    scheduler, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A scheduler's step, and the clean latents that it expects, of the shape of ``latents`` each."""
+    takes_generator = "generator" in scheduler.step.__code__.co_varnames
+    extra = {"generator": generator} if takes_generator else {}
+    output = scheduler.step(noise, timestep, latents, **extra)
+    return output.prev_sample, output.get("pred_original_sample", output.prev_sample)
+
+
+def rehearse(scheduler, steps: int) -> None:
+    """Take all steps of a scheduler with a few numbers in place of latents.
+
+    Some of diffusers' schedulers want more steps, other predictions or further arguments, and say so only
+    when they run.
+
+    Raises:
+        Exception: whatever the scheduler raises.
+        ValueError: it ends with numbers that are not finite.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    scheduler.set_timesteps(steps)
+    latents = torch.randn((1, 4, 1, 2, 2), generator=generator) * float(scheduler.init_noise_sigma)
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        latents, _ = scheduler_step(scheduler, scaled.clamp(-1, 1), timestep, latents, generator)
+    if not torch.isfinite(latents).all():
+        raise ValueError("its numbers are not finite")

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.files import shortened
 from magicanimate.presets import Shortcuts
 
 SIDE_MULTIPLE = 8
+MOST_TIMES_OWN_AREA = 16
+"""Pixels of a result by those that the checkpoint was trained at; beyond, nobody would be recognised."""
+_SEEDS = (-(2**63), 2**64 - 1)
+"""What torch takes."""
+_LONGEST_STRIDE = 1_000_000
+_FINITE = (
+    *("guidance_scale", "start", "end", "fps", "controlnet_conditioning_scale", "reference_strength"),
+    *("guidance_start", "guidance_stop"),
+)
 LARGEST_REFERENCE_STRENGTH = 2
 
 
@@ -28,6 +39,12 @@ def check_request(request: AnimationRequest) -> None:
         side = getattr(request, name)
         if side is not None and (side < SIDE_MULTIPLE or side % SIDE_MULTIPLE):
             raise InputError(f"The {name} {side} is not a positive multiple of {SIDE_MULTIPLE}; change it.")
+    for name in _FINITE:
+        value = getattr(request, name)
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"{name} is {value}; give a number.")
+    if not _SEEDS[0] <= request.seed <= _SEEDS[1]:
+        raise InputError(f"The seed {shortened(request.seed)} is too large; choose 0 to {_SEEDS[1]}.")
     choosable = {"fit": FITS, "fusion": FUSIONS, "windows": WINDOW_MODES, "preset": PRESETS}
     for name, choices in choosable.items():
         if getattr(request, name) not in choices:
@@ -47,8 +64,29 @@ def check_request(request: AnimationRequest) -> None:
     strength = request.reference_strength
     if not 0 <= strength <= LARGEST_REFERENCE_STRENGTH:
         raise InputError(f"The reference strength is {strength}; choose 0 to {LARGEST_REFERENCE_STRENGTH}.")
-    if request.window_stride < 1 or request.stride < 1:
-        raise InputError("Strides are 1 or more; change the stride.")
+    for name in ("stride", "window_stride"):
+        stride = getattr(request, name)
+        if not 1 <= stride <= _LONGEST_STRIDE:
+            raise InputError(f"{name} is {shortened(stride)}; choose 1 to {_LONGEST_STRIDE}.")
+
+
+def check_area(width: int, height: int, *, own: tuple[int, int]) -> None:
+    """Refuse a result of far more pixels than a checkpoint was trained at.
+
+    Args:
+        width, height: of the result.
+        own: width and height of the checkpoint.
+
+    Raises:
+        InputError: with the largest area.
+    """
+    most = MOST_TIMES_OWN_AREA * own[0] * own[1]
+    if width * height > most:
+        side = math.isqrt(most) // SIDE_MULTIPLE * SIDE_MULTIPLE
+        raise InputError(
+            f"{width}x{height} pixels are too many for this checkpoint, which was trained at "
+            f"{own[0]}x{own[1]}; choose at most {most} in all, for instance {side}x{side}."
+        )
 
 
 def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> None:

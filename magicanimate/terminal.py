@@ -3,28 +3,89 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from magicanimate.config import Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import remove_unfinished
 from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+"""What asks a program to end: Ctrl-C, ``kill``, a terminal that is closed; on Windows also Ctrl-Break."""
 
 
-def exit_status(work: Callable[[], None], *, cancelled: str = "cancelled") -> int:
-    """Do the work of a command: 0, or 2 for an `InputError`, 130 when interrupted, with a line on stderr."""
+def exit_status(work: Callable[[], int | None], *, cancelled: str = "cancelled") -> int:
+    """Do the work of a command: its status, 2 for what the user can mend, 130 when interrupted.
+
+    Whatever ends it is one line on standard error. Nobody need listen to that, nor to standard output: a
+    closed pipe is no error.
+    """
     try:
-        work()
+        with _usable_streams():
+            status = work()
+            sys.stdout.flush()
+            return status or OK
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return INPUT_ERROR
     except (Cancelled, KeyboardInterrupt):
-        print(cancelled, file=sys.stderr)
+        say(cancelled)
         return INTERRUPTED
-    return OK
+    except BrokenPipeError:
+        _drop_output()
+        return OK
+    except OSError as error:  # such as a full disk, which names its file
+        _drop_output()
+        where = (
+            f"{error.filename} cannot be used" if error.filename else "Something cannot be written or read"
+        )
+        say(f"error: {where} ({error.strerror or error}); free some room or check the place.")
+        return INPUT_ERROR
+
+
+@contextlib.contextmanager
+def _usable_streams() -> Iterator[None]:
+    """Standard output and error that take any text: also names that are not UTF-8, also when closed."""
+    before = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed before the program began
+                setattr(sys, name, stack.enter_context(open(os.devnull, "w", encoding="utf-8")))
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(
+                errors="surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "backslashreplace"
+            )
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, if anybody listens there."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere, or Python would try again at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class ProgressBar:
@@ -34,7 +95,7 @@ class ProgressBar:
         from tqdm import tqdm
 
         self._tqdm = tqdm
-        self._disable = True if quiet or not sys.stderr.isatty() else None
+        self._disable = True if quiet or not (sys.stderr and sys.stderr.isatty()) else None
         self._stage, self._bar = "", None
 
     def __call__(self, progress: Progress) -> None:
@@ -74,24 +135,42 @@ class ProgressBar:
 
 
 @contextlib.contextmanager
-def stop_on_interrupt(*, also: Iterable[int] = ()) -> Iterator[ShouldStop]:
-    """Ctrl-C makes the yielded function true, so that work ends cleanly; a second one interrupts at once.
+def stop_on_interrupt() -> Iterator[ShouldStop]:
+    """One of `STOP_SIGNALS` makes the yielded function true, so that work ends cleanly; a second one ends
+    the program at once, even in the middle of a long computation.
 
-    Args:
-        also: other signals that do the same.
+    Only for the main thread. Python runs handlers of signals between two of its own instructions, and a
+    network may take minutes for one; so signals are told to a thread that waits for them.
     """
-    pressed = False
+    heard = threading.Event()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
 
-    def handler(signum: int, frame) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-        print("\nstopping; press Ctrl-C again to stop at once", file=sys.stderr)
+    def listen() -> None:
+        times = 0
+        while number := theirs.recv(1):
+            times += number[0] in STOP_SIGNALS
+            if times > 1:
+                remove_unfinished()
+                os._exit(128 + number[0])
+            heard.set()
+            say("\nstopping; once more (Ctrl-C) to stop at once")
 
-    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, *also)}
+    def handle(signum: int, frame: FrameType | None) -> None:
+        heard.set()
+
+    # A signal that is ignored, as under nohup, stays so.
+    asked = [each for each in STOP_SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+    before = {each: signal.signal(each, handle) for each in asked}
+    listener = threading.Thread(target=listen, name="signals", daemon=True)
+    listener.start()
     try:
-        yield lambda: pressed
+        yield heard.is_set
     finally:
-        for signum, earlier in before.items():
-            signal.signal(signum, earlier)
+        for each, earlier in before.items():
+            signal.signal(each, earlier)
+        signal.set_wakeup_fd(wakeup)
+        ours.close()
+        listener.join()
+        theirs.close()

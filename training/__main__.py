@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from magicanimate.errors import InputError
+from magicanimate.terminal import exit_status, say
 from training.options import add_settings, with_settings
 from training.presets import PRESETS, preset
 from training.segmenter import command as segmenter
@@ -65,41 +65,41 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    return exit_status(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
     from training import runs
     from training.build import Start
     from training.export import export_pipeline, saved_config
     from training.sets import DataFolders
 
-    try:
-        if args.command == "segmenter":
-            segmenter.run(args)
-            return 0
-        start = Start(
-            stable_diffusion=args.stable_diffusion,
-            vae=args.vae,
-            motion=args.motion,
-            pipeline=args.pipeline,
-        )
-        if args.command == "export":
-            config, network = preset(args.preset, "stage2")
-            export_pipeline(saved_config(args.runs, config), network, args.runs, args.out, start=start)
-        else:
-            config, network = preset(args.preset, args.command)
-            done = runs.train(
-                with_settings(config, args),
-                network,
-                data=DataFolders(videos=args.data, images=args.images),
-                runs=args.runs,
-                start=start,
-                stop_after=args.stop_after,
-                threads=args.threads,
-            )
-            if not done:
-                print("stopped, checkpoint written; the same command goes on from there", file=sys.stderr)
-                return STOPPED
-    except (InputError, OSError) as error:  # such as a full disk, which names its file
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.command == "segmenter":
+        segmenter.run(args)
+        return 0
+    start = Start(
+        stable_diffusion=args.stable_diffusion,
+        vae=args.vae,
+        motion=args.motion,
+        pipeline=args.pipeline,
+    )
+    if args.command == "export":
+        config, network = preset(args.preset, "stage2")
+        export_pipeline(saved_config(args.runs, config), network, args.runs, args.out, start=start)
+        return 0
+    config, network = preset(args.preset, args.command)
+    done = runs.train(
+        with_settings(config, args),
+        network,
+        data=DataFolders(videos=args.data, images=args.images),
+        runs=args.runs,
+        start=start,
+        stop_after=args.stop_after,
+        threads=args.threads,
+    )
+    if not done:
+        say("stopped, checkpoint written; the same command goes on from there")
+        return STOPPED
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,8 +33,6 @@ log = logging.getLogger(__name__)
 
 PIPELINE = "pipeline"
 MEASURED_PICTURES = 16
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
-"""What asks a program to end: ``kill``'s on Unix; on Windows Ctrl-Break, which programs can send too."""
 
 
 def train(
@@ -50,7 +47,7 @@ def train(
 ) -> bool:
     """Train one stage in ``runs/<stage>``, resuming if that run was begun.
 
-    Ctrl-C, or one of `STOP_SIGNALS`, ends it after the step it is at, with a checkpoint.
+    One of `magicanimate.terminal.STOP_SIGNALS` ends it after the step it is at, with a checkpoint.
 
     Args:
         config: of the stage.
@@ -87,7 +84,7 @@ def train(
             record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
             write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
         trainer = Trainer(stage, config, folder, accelerator=accelerator)
-        should_stop = stack.enter_context(stop_on_interrupt(also=STOP_SIGNALS))
+        should_stop = stack.enter_context(stop_on_interrupt())
         taken = trainer.run(stop_after=stop_after, should_stop=should_stop)
     due = trainer.step >= config.steps and (taken or not (folder / PIPELINE).exists())
     if due and accelerator.is_main_process and _exportable(config):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.quick_start import import_diffusers
 from magicanimate.request_checks import check_outputs, check_request
-from magicanimate.terminal import ProgressBar, stop_on_interrupt
+from magicanimate.terminal import ProgressBar, say, stop_on_interrupt
 from magicanimate.wording import timestamp
 
 
@@ -45,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
         )
         _ = animator.folder  # what is wrong with it is said before the imports
         import_diffusers()
+        for request in requests:
+            animator.check_size(request)
         animator.load()  # outside `stop_on_interrupt`: here Ctrl-C may end it at once
         failed = _animate_all(animator, requests, bar, quiet=args.quiet)
     if failed:
@@ -65,7 +66,7 @@ def _animate_all(
                     raise
                 failed += 1
                 bar.close()
-                print(f"error: {error}", file=sys.stderr)
+                say(f"error: {error}")
                 continue
             bar.close()
             if result is not None:
@@ -91,7 +92,7 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
     output = given.pop("output", None)
     batch = load_batch(config, given)
     if batch.ignored:
-        print(f"warning: {config} sets what has no meaning here: {', '.join(batch.ignored)}", file=sys.stderr)
+        say(f"warning: {config} sets what has no meaning here: {', '.join(batch.ignored)}")
     jobs = list(batch.jobs)
     if len(jobs) == 1 and (output is None or output.suffix) and (output or jobs[0].get("output")):
         return [AnimationRequest(**{**jobs[0], "output": output or jobs[0]["output"]})]
@@ -135,8 +136,7 @@ def _report(result: AnimationResult, *, quiet: bool) -> None:
     print(result.output)
     if not quiet:
         seconds = sum(result.seconds.values())
-        print(
+        say(
             f"{result.num_frames} frames of {result.width}x{result.height} at {result.fps:g} fps"
-            f" in {seconds:.1f} s; settings in {result.settings_file}",
-            file=sys.stderr,
+            f" in {seconds:.1f} s; settings in {result.settings_file}"
         )

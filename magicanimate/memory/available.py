@@ -22,6 +22,20 @@ def available_bytes(device: str) -> int:
     return psutil.virtual_memory().available
 
 
+def total_bytes(device: str) -> int:
+    """Bytes that the device has in all, whatever else uses them now."""
+    import torch
+
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    if kind == "mps":
+        return torch.mps.recommended_max_memory()
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception means that an allocation failed."""
     import torch

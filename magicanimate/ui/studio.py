@@ -178,6 +178,9 @@ class Studio:
             InputError: the queue is full, a file cannot be kept, or the job to change has begun.
         """
         check_request(request)
+        self.defaults().completed(request)  # refuses what is too large for the checkpoint
+        if self.animator.device is not None:  # then its folder is there, too
+            self.animator.check_size(request)
         files = {name: getattr(request, name) for name in FILES}
         uploads = [name for name, file in files.items() if file is not None and self._is_upload(file)]
         before = self.queue.get(instead_of) if instead_of else None

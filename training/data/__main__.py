@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from magicanimate.errors import InputError
+from magicanimate.terminal import exit_status
 from training.data.sources import SIGNALS
 
 
@@ -40,26 +40,25 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 2 with one sentence about what is wrong."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        if args.command == "check":
-            from training.data.report import check_folder
+    return exit_status(lambda: _run(args))
 
-            for line in check_folder(
-                args.folder, signals=args.signals, length=args.length, interval=args.interval
-            ):
-                print(line, flush=True)
-        elif args.command == "flip":
-            from training.data.flip import mirror_folder
 
-            print(f"{mirror_folder(args.source, args.target)} mirrored")
-        else:
-            from training.data.shards import write_shards
+def _run(args: argparse.Namespace) -> None:
+    if args.command == "check":
+        from training.data.report import check_folder
 
-            print(f"{len(write_shards(args.folder, args.out, pictures_per_shard=args.pictures))} shards")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        for line in check_folder(
+            args.folder, signals=args.signals, length=args.length, interval=args.interval
+        ):
+            print(line, flush=True)
+    elif args.command == "flip":
+        from training.data.flip import mirror_folder
+
+        print(f"{mirror_folder(args.source, args.target)} mirrored")
+    else:
+        from training.data.shards import write_shards
+
+        print(f"{len(write_shards(args.folder, args.out, pictures_per_shard=args.pictures))} shards")
 
 
 if __name__ == "__main__":
