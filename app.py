@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +16,14 @@ from typing import TYPE_CHECKING
 from densepose_tools import ENGINES
 from densepose_tools.engine_choice import EngineChoice
 from magicanimate import ASSETS, __version__
-from magicanimate.config import MediaLimits
+from magicanimate.config import MediaLimits, ShouldStop
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.quick_start import import_diffusers, without_collection
+from magicanimate.scratch import FOLDER_VARIABLE, Scratch
+from magicanimate.terminal import exit_status, stop_on_interrupt
 from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
 from magicanimate.wording import COMPILE
 
@@ -43,17 +44,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--model", default="mini", metavar="mini|full|FOLDER", help="checkpoint (default: %(default)s)"
     )
     parser.add_argument(
-        "--port", type=int, default=7860, help="the next free one if taken (default: %(default)s)"
+        "--port",
+        type=_number(int, 1, 65535),
+        default=7860,
+        help="the next free one if taken (default: %(default)s)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("outputs"), help="folder of the results (default: ./%(default)s)"
     )
     parser.add_argument(
-        "--queue", type=int, default=8, help="animations that may wait (default: %(default)s)"
+        "--queue",
+        type=_number(int, 1, 10_000),
+        default=8,
+        help="animations that may wait (default: %(default)s)",
     )
     parser.add_argument(
         "--unload-after",
-        type=float,
+        type=_number(float, 0, 1e6),
         default=30.0,
         metavar="MINUTES",
         help="time without work after which the networks leave the memory; 0: never (default: %(default)g)",
@@ -80,6 +87,19 @@ def build_parser() -> argparse.ArgumentParser:
     _add_access(parser)
     parser.add_argument("--version", action="version", version=f"MagicAnimate {__version__}")
     return parser
+
+
+def _number(kind: type, low: float, high: float) -> Callable[[str], float]:
+    """A type for argparse: a number between two others, both included."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:  # also refuses "not a number"
+            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+        return value
+
+    number.__name__ = {int: "whole number", float: "number"}[kind]  # for argparse's own sentence
+    return number
 
 
 def _add_access(parser: argparse.ArgumentParser) -> None:
@@ -131,14 +151,14 @@ def only_here(args: argparse.Namespace) -> bool:
 
 
 @contextmanager
-def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks, Studio]]:
+def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blocks, Studio]]:
     """Serve the page, as long as the context lasts, from a thread of its own; ``scratch`` holds uploads.
 
     Raises:
         InputError: the checkpoint, the folder or the address cannot be used.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these two are read when gradio is imported
-    os.environ["GRADIO_TEMP_DIR"] = str(scratch)
+    os.environ[FOLDER_VARIABLE] = str(scratch.folder)
     bypass_proxy(args.host)
     access = Access(args.host, origins=args.allow_origin)
     accounts = parse_accounts(args.auth) if args.auth else None
@@ -170,8 +190,9 @@ def running(args: argparse.Namespace, scratch: Path) -> Iterator[tuple[gr.Blocks
         page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         with without_collection():
-            open_folders = [scratch, EXAMPLES] if shared else None  # names of results can be guessed
-            launch(page, args, access, accounts, open_folders=open_folders)
+            # names of results can be guessed
+            open_folders = [scratch.folder, EXAMPLES] if shared else None
+            launch(page, args, access, accounts, scratch=scratch, open_folders=open_folders)
         if page.blocks.share_url:
             access.allow(page.blocks.share_url)
         yield page.blocks, studio
@@ -186,6 +207,7 @@ def launch(
     access: Access,
     accounts: list[tuple[str, str]] | None,
     *,
+    scratch: Scratch,
     open_folders: list[Path] | None,
 ) -> None:
     """Start the server of a page in a thread of its own; see `magicanimate.web.guard.Guard`."""
@@ -195,6 +217,7 @@ def launch(
     from magicanimate.web.guard import Guard
     from magicanimate.web.login import Login
 
+    guard = Middleware(Guard, access=access, scratch=scratch, open_folders=open_folders)
     page.blocks.launch(
         server_name=args.host,
         server_port=free_port(args.host, args.port),
@@ -206,7 +229,7 @@ def launch(
         allowed_paths=[str(page.studio.output), str(EXAMPLES)],
         blocked_paths=[str(page.studio.queue.folder)],
         max_file_size=MediaLimits().max_file_bytes,
-        app_kwargs={"middleware": [Middleware(Guard, access=access, open_folders=open_folders)]},
+        app_kwargs={"middleware": [guard]},
         enable_monitoring=False,
         footer_links=[],
         run_history=False,
@@ -216,30 +239,34 @@ def launch(
     )
 
 
-def serve(args: argparse.Namespace, scratch: Path) -> None:
-    """Show the page until interrupted; see `running`."""
+def serve(args: argparse.Namespace, scratch: Scratch, should_stop: ShouldStop) -> None:
+    """Show the page until ``should_stop()``; see `running`."""
     with running(args, scratch) as (blocks, studio):
         print(f"MagicAnimate runs on {blocks.local_url}  (Ctrl-C ends it)", flush=True)
         if blocks.share_url:
             print(f"Public link: {blocks.share_url}", flush=True)
         studio.start_loading(import_diffusers)
-        blocks.block_thread()
+        while not should_stop() and blocks.is_running:
+            time.sleep(0.1)
+        if blocks.share_url:
+            from gradio.tunneling import CURRENT_TUNNELS
+
+            for tunnel in CURRENT_TUNNELS:
+                tunnel.kill()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; returns the exit status."""
     args = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are removed then, too
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("magicanimate", "densepose_tools"):
         logging.getLogger(name).setLevel(logging.INFO)
-    try:
-        with tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True) as scratch:
-            serve(args, Path(scratch))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def run() -> None:
+        with stop_on_interrupt() as should_stop, Scratch() as scratch:
+            serve(args, scratch, should_stop)
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

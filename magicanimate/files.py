@@ -214,6 +214,12 @@ def _beside(target: Path, kind: str) -> Path:
     return path
 
 
+def keep_track(path: Path) -> Path:
+    """Have `remove_unfinished` remove ``path``, too, which is returned."""
+    _in_work.add(path)
+    return path
+
+
 def remove(path: Path) -> None:
     """Remove a file or folder of this program's, if it is there; errors are passed over."""
     _in_work.discard(path)

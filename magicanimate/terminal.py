@@ -48,10 +48,8 @@ def exit_status(work: Callable[[], int | None], *, cancelled: str = "cancelled")
         return OK
     except OSError as error:  # such as a full disk, which names its file
         _drop_output()
-        where = (
-            f"{error.filename} cannot be used" if error.filename else "Something cannot be written or read"
-        )
-        say(f"error: {where} ({error.strerror or error}); free some room or check the place.")
+        what = error.filename or "A file"
+        say(f"error: {what} cannot be read or written ({error.strerror or error}); check the place.")
         return INPUT_ERROR
 
 

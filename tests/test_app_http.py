@@ -26,6 +26,7 @@ import app
 from magicanimate.config import MediaLimits
 from magicanimate.media.writer import read_metadata
 from magicanimate.provenance.inspection import inspect
+from magicanimate.scratch import Scratch
 from magicanimate.ui.player import file_url
 from magicanimate.ui.studio import Studio
 from magicanimate.web.file_keys import key_of
@@ -50,13 +51,19 @@ def folder(tmp_path_factory) -> Path:
 @contextmanager
 def running(model: Path, folder: Path, *words: str) -> Iterator[tuple[gr.Blocks, Studio]]:
     """The program with uploads and results in a folder; what it changes of the environment is put back."""
-    (folder / "scratch").mkdir()
     own = ["--model", str(model), "--output", str(folder / "results"), "--port", "18800"]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"):
             patch.setenv(name, os.environ.get(name, ""))
-        with app.running(app.build_parser().parse_args([*own, *words]), folder / "scratch") as program:
+        args = app.build_parser().parse_args([*own, *words])
+        with Scratch(folder) as scratch, app.running(args, scratch) as program:
             yield program
+
+
+def scratch_of(folder: Path) -> Path:
+    """Where the program in a folder keeps uploads."""
+    (found,) = folder.glob("magicanimate-*")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +220,7 @@ def test_an_upload_has_a_limit(served, address, monkeypatch):
 @pytest.mark.parametrize("name", ["page.html", "drawing.svg", "../../page.xhtml"])
 def test_an_upload_is_never_served_as_a_page(address, folder, name):
     path = uploaded(address, name, SVG)
-    assert Path(path).resolve().is_relative_to(folder / "scratch")
+    assert Path(path).resolve().is_relative_to(scratch_of(folder))
     reply = httpx.get(f"{address}/gradio_api/file={path}", trust_env=False)
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "application/octet-stream"
@@ -233,7 +240,7 @@ def test_only_the_programs_own_folders_are_served(address, folder):
         f"{results}/%2e%2e/secret.txt",
         f"{results}/..%2fsecret.txt",
         f"{results}/....//secret.txt",
-        f"{folder}/scratch/../secret.txt",
+        f"{scratch_of(folder)}/../secret.txt",
         f"file://{folder}/secret.txt",
         str(ROOT / "app.py"),
         "/etc/passwd",
@@ -317,7 +324,7 @@ def test_results_of_others_cannot_be_guessed(tiny_model, folder, tmp_path):
             for path in (
                 str(result),
                 str(result.with_suffix(".json")),
-                f"{tmp_path}/scratch/../results/{result.name}",
+                f"{scratch_of(tmp_path)}/../results/{result.name}",
                 f"{tmp_path}/link/{result.name}",
                 os.path.relpath(result),
                 f"/{result}",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from magicanimate.scratch import temporary_folder
 from magicanimate.studio.training_run import RunStatus, TrainingRun
 from magicanimate.ui import train_views
 from magicanimate.ui.events import Updates
@@ -21,7 +21,7 @@ class RunPanel:
     """Builds itself where it is made."""
 
     def __init__(self) -> None:
-        self._copies = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
+        self._copies = temporary_folder()
         self.status = gr.HTML("", padding=False, elem_id="training-status")
         self.curve = gr.LinePlot(
             x="step",

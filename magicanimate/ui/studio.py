@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, P
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
+from magicanimate.scratch import temporary_folder
 from magicanimate.studio.animation_job import (
     ANIMATE,
     CHECKPOINT,
@@ -85,7 +85,7 @@ class Studio:
         self.unload_after = unload_after
         self._most_waiting = most_waiting
         self._engine = engine or EngineChoice(device=device, offline=offline)
-        self._lent = tempfile.TemporaryDirectory(prefix="magicanimate-", ignore_cleanup_errors=True)
+        self._lent = temporary_folder()
         new_animator = partial(
             Animator,
             device=device,

@@ -1,0 +1,186 @@
+"""The scratch folder of the page: uploads and copies that the browser is shown, bounded in size.
+
+It goes with the program. What a killed one leaves is removed by the next start: a folder whose lock nobody
+holds belongs to no living program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from magicanimate.checkpoints.disk import human_bytes
+from magicanimate.errors import InputError
+from magicanimate.files import keep_track, remove
+
+log = logging.getLogger(__name__)
+
+FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
+"""Environment variable that tells Gradio, and `temporary_folder`, where the scratch folder is."""
+
+_PREFIX, _LOCK = "magicanimate-", "owner.lock"
+_MOST_PER_VISITOR, _MOST_IN_ALL = 4 * 2**30, 16 * 2**30  # bytes
+_SHARE_OF_FREE = 4  # at most a quarter of what is free at the start
+_LOOK_EVERY = 60.0  # seconds
+
+
+class Scratch:
+    """A scratch folder of one program. Use it as a context.
+
+    Args:
+        base: where it is made; the system's temporary folder when ``None``.
+        per_visitor: bytes of the uploads of one visitor, beyond which the oldest go.
+        in_all: bytes of everything, beyond which the oldest go; 16 GB or a quarter of what is free on the
+            disk when ``None``.
+
+    Attributes:
+        folder: itself.
+    """
+
+    def __init__(
+        self, base: Path | None = None, *, per_visitor: int = _MOST_PER_VISITOR, in_all: int | None = None
+    ):
+        base = Path(base or tempfile.gettempdir())
+        remove_abandoned(base)
+        try:
+            self.folder = keep_track(Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base)))
+            self._lock = FileLock(self.folder / _LOCK)
+            self._lock.acquire(timeout=0)
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise InputError(
+                f"The temporary folder {base} cannot be used ({error.strerror}); set TMPDIR to another."
+            ) from error
+        self.in_all = min(_MOST_IN_ALL, free // _SHARE_OF_FREE) if in_all is None else in_all
+        self.per_visitor = min(per_visitor, self.in_all)
+        self._uploads: dict[Path, str] = {}  # file -> visitor, the oldest first
+        self._coming: Counter[str] = Counter()  # bytes of uploads on their way, by visitor
+        self._guard = threading.Lock()
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="scratch", daemon=True)
+        self._watcher.start()
+
+    @contextlib.contextmanager
+    def upload(self, visitor: str, size: int) -> Iterator[None]:
+        """Room for an upload, as long as it is on its way.
+
+        Args:
+            visitor: whose it is.
+            size: bytes.
+
+        Raises:
+            InputError: it is too large, or too much is on its way.
+        """
+        with self._guard:
+            most = self.per_visitor
+            if size > most:
+                raise InputError(
+                    f"This is too large: {human_bytes(most)} are the most that is kept of one visitor."
+                )
+            if self._coming[visitor] + size > most or self._coming.total() + size > self.in_all:
+                raise InputError("Too much is being uploaded at the same time; try again in a moment.")
+            self._coming[visitor] += size
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._coming[visitor] -= size
+                if not self._coming[visitor]:
+                    del self._coming[visitor]
+
+    def uploaded(self, visitor: str, files: Iterable[Path]) -> None:
+        """Files have been uploaded; the oldest of this visitor, then of all, make room for them."""
+        with self._guard:
+            for file in files:
+                self._uploads.pop(file, None)
+                self._uploads[file] = visitor
+            sizes = {file: _size(file) for file in self._uploads}
+            self._uploads = {file: whose for file, whose in self._uploads.items() if sizes[file] is not None}
+            own = [file for file, whose in self._uploads.items() if whose == visitor]
+            total = sum(sizes[file] for file in own)
+            for file in own[:-1]:
+                if total > self.per_visitor:
+                    total -= sizes[file]
+                    self._remove(file)
+        self.trim()
+
+    def trim(self) -> None:
+        """Remove the oldest files until the whole is within its bound."""
+        found = []
+        for folder, _, names in os.walk(self.folder):
+            for path in (Path(folder, name) for name in names if name != _LOCK):
+                with contextlib.suppress(OSError):
+                    status = path.lstat()
+                    # A hard link has the age of its file but changes when it is made.
+                    found.append((max(status.st_mtime, status.st_ctime), status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        with self._guard:
+            for _, size, path in sorted(found):
+                if total <= self.in_all:
+                    return
+                total -= size
+                self._remove(path)
+
+    def _remove(self, file: Path) -> None:
+        self._uploads.pop(file, None)
+        log.info("%s makes room for newer uploads", file.name)
+        with contextlib.suppress(OSError):
+            file.unlink()
+            file.parent.rmdir()  # if it is empty now
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_LOOK_EVERY):
+            self.trim()
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._closed.set()
+        self._watcher.join()
+        self._lock.release()
+        remove(self.folder)
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory:
+    """A folder that goes with the program, in its scratch folder where there is one."""
+    scratch = os.environ.get(FOLDER_VARIABLE)
+    folder = scratch if scratch and os.path.isdir(scratch) else None
+    return tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder, ignore_cleanup_errors=True)
+
+
+def remove_abandoned(base: Path) -> None:
+    """Remove the scratch folders of this user's programs that are no more."""
+    for folder in base.glob(f"{_PREFIX}*"):
+        lock = folder / _LOCK
+        try:
+            status = folder.lstat()
+            is_own = os.name == "nt" or status.st_uid == os.getuid()
+            if folder.is_symlink() or not is_own or not lock.is_file() or lock.is_symlink():
+                continue
+            with FileLock(lock, timeout=0):
+                pass
+        except (Timeout, OSError):
+            continue
+        log.info("removing %s, which a program that is no more left behind", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.lstat().st_size
+    except OSError:
+        return None
