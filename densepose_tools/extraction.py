@@ -180,8 +180,8 @@ def recolour(
     colours = report.colours
     if colours is None:
         raise InputError(
-            f"The clip {clip.path} {report.reason}; only a DensePose part map can be recoloured, so leave out "
-            "the recolouring to find the people of an ordinary clip."
+            f"The clip {clip.path} {report.reason}; only a DensePose part map can be recoloured, so "
+            "leave out the recolouring to find the people of an ordinary clip."
         )
     meter = ProgressMeter(on_progress)
     count = clip.num_frames_estimate or 0
@@ -229,7 +229,8 @@ def _refuse_part_maps(clip: MotionClip) -> None:
     report = _checked(clip)
     if report.is_densepose:
         raise InputError(
-            f"The clip {clip.path} {report.reason} already; animate with it as it is, or give an ordinary video."
+            f"The clip {clip.path} {report.reason} already; animate with it as it is, or give an "
+            "ordinary video."
         )
     if report.colours is not None:
         raise InputError(f"The clip {clip.path} {report.advice(f'`{command_for(clip.path, report)}`')}.")

@@ -17,6 +17,9 @@ from magicanimate.device import pick_device
 _SMALLEST_SHARE = 0.002
 """Of the picture; fewer pixels of body are noise."""
 
+_SURE = 0.6
+"""Certainty (`PartSegmenter.look`) below which what was found is nobody."""
+
 
 class MiniExtractor:
     """See ``densepose_tools.engine.Extractor``."""
@@ -40,7 +43,8 @@ class MiniExtractor:
 
     def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
         """See ``Extractor``."""
-        return [_as_person(labels) for labels in self.segmenter.labels(np.stack(frames))]
+        found = zip(*self.segmenter.look(np.stack(frames)), strict=True)
+        return [_as_person(labels) if certainty >= _SURE else [] for labels, certainty in found]
 
 
 def _as_person(labels: np.ndarray) -> list[Person]:

@@ -273,7 +273,7 @@ class Animator:
                 return self._run(request, media, meter, should_stop)
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
-        """Where the people in a photo, uint8 (H, W, 3), are: x0, y0, x1, y1, as far as that can be told here."""
+        """Where the people in a photo, uint8 (H, W, 3), are: x0, y0, x1, y1; ``None`` if nobody is seen."""
         from densepose_tools.photo_people import PhotoBodies
 
         self._bodies = self._bodies or PhotoBodies.at_hand()

@@ -172,8 +172,8 @@ def _add_media(command) -> None:
     add(
         "--fit",
         choices=FITS,
-        help="crop keeps proportions, pad shows all, auto crops where the people stay in the picture and pads "
-        "elsewhere, stretch as published (default: auto)",
+        help="crop keeps proportions, pad shows all, auto crops where that keeps the people in the picture "
+        "and pads elsewhere, stretch as published (default: auto)",
     )
     add(
         "--keypoints",

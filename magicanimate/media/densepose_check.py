@@ -27,8 +27,8 @@ from magicanimate.media.motion import MotionClip
 from magicanimate.palette import BACKGROUND, nearest_labels
 
 Kind = Literal["ready", "recolourable", "empty", "ordinary", "other"]
-"""Whether a clip animates as it is, is a part map that can be brought into the right colours, shows nothing but the
-background of part maps, is a video whose people must be found first, or none of these."""
+"""Whether a clip animates as it is, is a part map that can be brought into the right colours, shows nothing
+but the background of part maps, is a video whose people must be found first, or none of these."""
 
 _SAMPLES = 12
 """Frames with something on them that are looked at."""
@@ -219,7 +219,7 @@ def _judged(
     if kept:
         share = f"is a DensePose part map ({counts.palette_share:.0%} of the figure in its colours)"
         if counts.is_map:
-            return "ready", usual_colours(kept), share
+            return _ready(usual_colours(kept), share)
         if counts.colours_fit and counts.has_background:
             return (
                 "other",
@@ -228,10 +228,8 @@ def _judged(
                 "of DensePose body parts, one flat colour each",
             )
         colours = diagnose(kept, softened)
-        if colours is not None and colours.usual:
-            return "ready", colours, "is a DensePose part map"
         if colours is not None:
-            return "recolourable", colours, f"is a DensePose map in other colours ({colours.name})"
+            return _ready(colours, "is a DensePose part map")
         if overlay_share(kept):
             return (
                 "other",
@@ -245,6 +243,12 @@ def _judged(
         f"is an ordinary video, not a DensePose part map ({counts.palette_share:.0%} of it in the map's "
         "colours)",
     )
+
+
+def _ready(colours: MapColours, reason: str) -> tuple[Kind, MapColours, str]:
+    if colours.usual:
+        return "ready", colours, reason
+    return "recolourable", colours, f"is a DensePose map in other colours ({colours.name})"
 
 
 def _near(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

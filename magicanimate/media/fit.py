@@ -203,8 +203,8 @@ def plan_motion_fit(
 
     Args:
         clip_size: (width, height) of the clip.
-        people: where the people are, in all frames together or in each; ``None`` where nobody is. A window for
-            nobody at all is in the middle.
+        people: where the people are, in all frames together or in each; ``None`` where nobody is. A window
+            for nobody at all is in the middle.
         width, height: of the result.
         fit: one of ``FITS``.
         keep_labels: see ``MotionFit``; false for clips that are not part maps. "stretch" never does.

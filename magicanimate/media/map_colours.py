@@ -87,6 +87,15 @@ _EMPTY = 0.0005
 _MIN_BACKGROUND = 0.02
 """Of the map's pixels; a background that is hardly there is none."""
 
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+_SHIFTED = (
+    "viridis with shifted colours (full range taken for limited)",
+    "viridis with shifted colours (limited range taken for full)",
+)
+_CLEARLY_NEARER = 0.75
+"""Shifted colours are believed if the distance of the pixels from them is at most this share of the usual."""
+
 _MAX_INK = 0.3
 """Of the pixels: captions, which are white or black, may cover so much."""
 
@@ -180,18 +189,24 @@ def smoothed(frame: np.ndarray) -> np.ndarray:
 
 
 def usual_colours(frames: Sequence[np.ndarray]) -> MapColours:
-    """How to read frames that are a map in the usual colours, which may have bars and captions."""
-    height, width = frames[0].shape[:2]
-    x0, y0, x1, y1 = _regions(frames)[-1]
-    inner = np.zeros((height, width), dtype=bool)
-    inner[y0:y1, x0:x1] = True
-    # Without bars what lies outside is background of the map itself.
-    has_bars = not inner.all() and any(
-        np.median(_distance(frame[~inner], np.array(BACKGROUND))) > _NEAR for frame in frames
+    """How to read frames that are a map in viridis over its own background, maybe with bars and captions.
+
+    Conversions that mix up full and limited range leave colours near enough to pass, and parts that are not
+    what they seem; what is read from the result then is not usual.
+    """
+    bars = _Bars.of(frames)
+    box = bars.box(PALETTE[0])
+    x0, y0, x1, y1 = _pixels(box, frames[0])
+    cut = [frame[y0:y1, x0:x1] for frame in frames]
+    summaries = [_Summary.of(frame) for frame in cut]
+    near = {name: _fit(summaries, _candidates()[name]).near for name in ("viridis", *_SHIFTED)}
+    name = min(near, key=near.__getitem__)
+    if near[name] > _CLEARLY_NEARER * near["viridis"]:
+        name = "viridis"
+    captions = _ink_share(cut, _candidates()[name]) > _SOME_INK
+    return MapColours(
+        _named(name, PALETTE[0], own=True), _candidates()[name], name == "viridis", box=box, captions=captions
     )
-    cut = [frame[y0:y1, x0:x1] for frame in frames] if has_bars else list(frames)
-    box = (x0 / width, y0 / height, x1 / width, y1 / height) if has_bars else (0.0, 0.0, 1.0, 1.0)
-    return MapColours("", PALETTE, True, box=box, captions=_ink_share(cut, PALETTE) > _SOME_INK)
 
 
 def diagnose(frames: Sequence[np.ndarray], softened: Sequence[np.ndarray] = ()) -> MapColours | None:
@@ -205,71 +220,112 @@ def diagnose(frames: Sequence[np.ndarray], softened: Sequence[np.ndarray] = ()) 
     Returns:
         How to read the map, ``None`` if this is none.
     """
-    frames = [frame for frame in frames if not is_blank(frame)]
     if not frames:
         return None
-    regions = _regions(frames)
-    best, best_fit = None, 0.0
-    for softly, pictures in ((False, frames), (True, list(softened))):
-        for box in regions if pictures else ():
-            cut = [frame[box[1] : box[3], box[0] : box[2]] for frame in pictures]
-            found, fit = _best_table(cut)
-            if found is not None and fit > best_fit + 0.02:
-                height, width = frames[0].shape[:2]
-                shares = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
-                best_fit = fit
-                best = MapColours(
-                    found[0],
-                    found[1],
-                    not found[0],
-                    reading="smoothed" if softly else "colours",
-                    box=shares,
-                    captions=_ink_share(cut, found[1]) > _SOME_INK,
-                )
+    grey = _numbers_in_grey(frames)
+    if grey is not None:
+        return grey
+    bars = _Bars.of(frames)
+    for pictures in filter(len, (frames, softened)):
+        best, best_fit = None, 0.0
+        for box in dict.fromkeys((_WHOLE, bars.box(None))):
+            x0, y0, x1, y1 = _pixels(box, frames[0])
+            cut = [frame[y0:y1, x0:x1] for frame in pictures]
+            found = _best_table(cut)
+            if found is None or found.fit <= best_fit + 0.02:
+                continue
+            best_fit = found.fit
+            # A side of the map's own background is no bar: people may come there in other frames.
+            best = MapColours(
+                found.name,
+                found.table,
+                not found.name,
+                reading="colours" if pictures is frames else "smoothed",
+                box=_WHOLE if box == _WHOLE else bars.box(found.table[0]),
+                captions=_ink_share(cut, found.table) > _SOME_INK,
+            )
         if best is not None:
             return best
-    return _numbered(frames)
+    return _numbers_beside_coordinates(frames)
 
 
-def _best_table(frames: list[np.ndarray]) -> tuple[tuple[str, np.ndarray] | None, float]:
-    """Name and colours that fit some frames best, and how well; a map over its own background goes first."""
+@dataclass(frozen=True)
+class _Found:
+    """A table that fits: its name (empty if usual), its colours uint8 (25, 3), and how well it fits."""
+
+    name: str
+    table: np.ndarray
+    fit: float
+
+
+def _best_table(frames: list[np.ndarray]) -> _Found | None:
+    """The colours that fit some frames best; a map over its own background goes before others."""
+    glance = [_Summary.of(frame[::2, ::2]) for frame in frames[:: max(1, len(frames) // 3)]]
     summaries = [_Summary.of(frame) for frame in frames]
     border = _border_colour(frames)
-    best, best_fit = None, 0.0
+    best = None
     for name, parts in _candidates().items():
         for background in (parts[0], border):
             own = bool(_distance(parts[0], background) <= _NEAR)
             table = np.concatenate([(parts[0] if own else background)[None], parts[1:]])
-            share, meeting, behind = _fit(summaries, table)
-            if share < _MIN_SHARE or meeting < _MIN_MEETING or behind < _MIN_BACKGROUND:
+            if _fit(glance, table, neighbours=False).share < _MIN_SHARE - 0.2:
                 continue
-            fit = share + meeting + own
-            if fit > best_fit:
-                best, best_fit = (_named(name, table[0], own=own), table), fit
-    return best, best_fit
+            fit = _fit(summaries, table)
+            if fit.share < _MIN_SHARE or fit.meeting < _MIN_MEETING or fit.behind < _MIN_BACKGROUND:
+                continue
+            score = fit.share + fit.meeting - fit.near / _FAR + own
+            if best is None or score > best.fit:
+                best = _Found(_named(name, table[0], own=own), table, score)
+    return best
 
 
-def _regions(frames: list[np.ndarray]) -> list[Box]:
-    """The whole picture, and what is left of it without bars, if there are any."""
-    height, width = frames[0].shape[:2]
-    stack = np.stack(frames).astype(np.int16)
-    colours = np.median(stack, axis=0)
-    # A line is part of a bar if it is of one colour in all frames, and of the colour of the edge.
-    spread = np.abs(stack - colours[None]).max(axis=(0, 3))
+@dataclass(frozen=True)
+class _Bars:
+    """Stretches of one colour along the edges, the same in all frames: bars, or just background.
 
-    def run(lines: np.ndarray, uneven: np.ndarray) -> int:
-        near = np.abs(lines - np.median(lines[0], axis=0)).max(axis=-1) <= 2 * _NEAR
-        plain = (near.mean(axis=1) > 0.98) & ((uneven <= 2 * _NEAR).mean(axis=1) > 0.98)
-        return len(plain) if plain.all() else int(plain.argmin())
+    Attributes:
+        shares: of the height or width that they take, left, top, right, bottom.
+        colours: of each, float64 (4, 3).
+    """
 
-    top, bottom = run(colours, spread), run(colours[::-1], spread[::-1])
-    inside = slice(top, max(top + 1, height - bottom))
-    across, uneven = colours[inside].transpose(1, 0, 2), spread[inside].T
-    left, right = run(across, uneven), run(across[::-1], uneven[::-1])
-    whole, inner = (0, 0, width, height), (left, top, width - right, height - bottom)
-    if inner == whole or inner[2] - inner[0] < 8 or inner[3] - inner[1] < 8:
-        return [whole]
-    return [whole, inner]
+    shares: tuple[float, float, float, float]
+    colours: np.ndarray
+
+    @classmethod
+    def of(cls, frames: Sequence[np.ndarray]) -> _Bars:
+        stack = np.stack(frames).astype(np.int16)
+        middle = np.median(stack, axis=0)
+        spread = np.abs(stack - middle).max(axis=(0, 3))
+
+        def run(lines: np.ndarray, uneven: np.ndarray) -> int:
+            near = np.abs(lines - np.median(lines[0], axis=0)).max(axis=-1) <= 2 * _NEAR
+            plain = (near.mean(axis=1) > 0.98) & ((uneven <= 2 * _NEAR).mean(axis=1) > 0.98)
+            return 0 if plain.all() else int(plain.argmin())
+
+        top, bottom = run(middle, spread), run(middle[::-1], spread[::-1])
+        inside = slice(top, len(middle) - bottom)
+        across, uneven = middle[inside].transpose(1, 0, 2), spread[inside].T
+        left, right = run(across, uneven), run(across[::-1], uneven[::-1])
+        height, width = middle.shape[:2]
+        edges = (across[0], middle[0], across[-1], middle[-1])
+        return cls(
+            (left / width, top / height, right / width, bottom / height),
+            np.stack([np.median(edge, axis=0) for edge in edges]),
+        )
+
+    def box(self, background: np.ndarray | None) -> tuple[float, float, float, float]:
+        """What is left without the bars, as shares; stretches of the map's own background are none."""
+        cut = [
+            share if background is None or _distance(colour, background) > 2 * _NEAR else 0.0
+            for share, colour in zip(self.shares, self.colours, strict=True)
+        ]
+        return cut[0], cut[1], 1 - cut[2], 1 - cut[3]
+
+
+def _pixels(box: tuple[float, float, float, float], frame: np.ndarray) -> Box:
+    """A box of shares in the pixels of a frame."""
+    height, width = frame.shape[:2]
+    return round(box[0] * width), round(box[1] * height), round(box[2] * width), round(box[3] * height)
 
 
 @dataclass(frozen=True)
@@ -299,15 +355,30 @@ class _Summary:
         return cls(colours.astype(np.float32), index.reshape(frame.shape[:2]), counts)
 
 
-def _fit(summaries: list[_Summary], table: np.ndarray) -> tuple[float, float, float]:
+@dataclass(frozen=True)
+class _Fit:
     """How well frames are drawn with a table.
 
-    Returns:
-        the share of the figure in the table's colours (captions left aside), of unlike neighbours the share
-        that meets on a body, and the share of the background.
+    Attributes:
+        share: of the figure in the table's colours, captions left aside; of the frame in the middle when all
+            are ordered by it, so that a few that show something else do not matter.
+        meeting: of unlike neighbours the share that meets on a body.
+        behind: share of the background, likewise of the frame in the middle.
+        near: mean RGB distance of the figure's pixels from the table's colours.
     """
+
+    share: float
+    meeting: float
+    behind: float
+    near: float
+
+
+def _fit(summaries: list[_Summary], table: np.ndarray, *, neighbours: bool = True) -> _Fit:
+    """Compare frames with a table of colours, float or uint8 (25, 3); without neighbours it is quick."""
     meets = _meets()
-    inside = figure = meeting = pairs = behind = pixels = 0
+    shares, behinds = [], []
+    meeting = pairs = 0
+    clear_pixels, far = 0, 0.0
     for summary in summaries:
         labels, distance = _nearest(summary.colours, table)
         body = _distance(summary.colours, table[0]) > _NEAR
@@ -316,12 +387,13 @@ def _fit(summaries: list[_Summary], table: np.ndarray) -> tuple[float, float, fl
         counts, total = summary.counts, summary.index.size
         if counts[ink].sum() > _MAX_INK * total:
             ink = np.zeros_like(ink)
-        pixels += total
-        behind += int(counts[~body].sum())
-        figure += int(counts[body & ~ink].sum())
-        inside += int(counts[clear].sum())
-        if counts[clear].sum() < _MIN_SHARE / 2 * counts[body & ~ink].sum():
-            continue  # hopeless; looking at neighbours takes longest
+        share = counts[clear].sum() / max(1, counts[body & ~ink].sum())
+        shares.append(share)
+        behinds.append(counts[~body].sum() / total)
+        clear_pixels += int(counts[clear].sum())
+        far += float((counts * distance)[clear].sum())
+        if not neighbours or share < _MIN_SHARE:
+            continue
         labelled, clearly = labels[summary.index], clear[summary.index]
         for axis in (0, 1):
             first, second = (np.moveaxis(array, axis, 0) for array in (labelled, clearly))
@@ -329,7 +401,12 @@ def _fit(summaries: list[_Summary], table: np.ndarray) -> tuple[float, float, fl
             unlike = (first[:-2] != first[2:]) & second[:-2] & second[2:]
             pairs += int(unlike.sum())
             meeting += int(meets[first[:-2], first[2:]][unlike].sum())
-    return inside / max(1, figure), meeting / max(1, pairs), behind / max(1, pixels)
+    return _Fit(
+        share=float(np.median(shares)),
+        meeting=meeting / max(1, pairs),
+        behind=float(np.median(behinds)),
+        near=far / max(1, clear_pixels),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -363,29 +440,46 @@ def _ink_share(frames: list[np.ndarray], table: np.ndarray) -> float:
     return float(np.mean([(_is_ink(frame) & (_nearest(frame, table)[1] > 48)).mean() for frame in frames]))
 
 
-def _numbered(frames: list[np.ndarray]) -> MapColours | None:
-    """A map whose label numbers stand in grey, or in one channel beside the coordinates u and v (IUV)."""
-    grey = all(np.mean(np.ptp(frame.astype(np.int16), axis=-1) <= 8) > 0.98 for frame in frames)
-    readings: tuple[Reading, ...] = ("grey",) if grey else ("blue", "red")
-    for reading in readings:
-        values = [channel_of(frame, reading) for frame in frames]
-        top = max(float(np.percentile(value, 99.9)) for value in values)
-        for step in (1.0, 10.0, 255 / 24):
-            if top > 24 * step + 4 or top < 12 * step:
-                continue
-            labels = [numbers_in(frame, reading, step) for frame in frames]
-            flat = np.mean([np.abs(v - each * step) <= 2 for v, each in zip(values, labels, strict=True)])
-            behind = np.mean([each == 0 for each in labels])
-            if flat < 0.9 or behind < _MIN_BACKGROUND or meeting_share(labels) < _MIN_MEETING:
-                continue
-            if not grey and not _coordinates_beside(frames, labels, reading):
-                continue
-            name = "label numbers in grey" if grey else f"label numbers in {reading}, as in IUV pictures"
-            return MapColours(name, PALETTE, False, reading=reading, step=step)
+def _numbers_in_grey(frames: Sequence[np.ndarray]) -> MapColours | None:
+    """A map whose label numbers, maybe times ten, stand as levels of grey."""
+    if any(np.mean(np.ptp(frame.astype(np.int16), axis=-1) <= 8) <= 0.98 for frame in frames):
+        return None
+    step = _step_of(frames, "grey")
+    return None if step is None else MapColours("label numbers in grey", PALETTE, False, "grey", step)
+
+
+def _numbers_beside_coordinates(frames: Sequence[np.ndarray]) -> MapColours | None:
+    """A map whose label numbers stand in one channel and DensePose's u and v in the others (IUV)."""
+    for reading in ("blue", "red"):
+        step = _step_of(frames, reading)
+        if step is None:
+            continue
+        labels = [numbers_in(frame, reading, step) for frame in frames]
+        if _coordinates_beside(frames, labels, reading):
+            return MapColours(
+                f"label numbers in {reading}, as in IUV pictures", PALETTE, False, reading, step
+            )
     return None
 
 
-def _coordinates_beside(frames: list[np.ndarray], labels: list[np.ndarray], reading: Reading) -> bool:
+def _step_of(frames: Sequence[np.ndarray], reading: Reading) -> float | None:
+    """By how much labels differ in a channel if they stand there as numbers, else ``None``."""
+    values = [channel_of(frame, reading) for frame in frames]
+    top = max(float(np.percentile(value, 99.9)) for value in values)
+    for step in (1.0, 10.0, 255 / 24):
+        if top > 24 * step + 4 or top < 12 * step:
+            continue
+        labels = [numbers_in(frame, reading, step) for frame in frames]
+        flat = np.mean(
+            [np.mean(np.abs(v - each * step) <= 2) for v, each in zip(values, labels, strict=True)]
+        )
+        behind = np.median([np.mean(each == 0) for each in labels])
+        if flat > 0.9 and behind >= _MIN_BACKGROUND and meeting_share(labels) >= _MIN_MEETING:
+            return step
+    return None
+
+
+def _coordinates_beside(frames: Sequence[np.ndarray], labels: list[np.ndarray], reading: Reading) -> bool:
     """Whether the other channels are nothing where nobody is, and vary where somebody is."""
     others = [0, 1] if reading == "blue" else [1, 2]
     beside = np.concatenate([frame[each > 0][:, others] for frame, each in zip(frames, labels, strict=True)])
@@ -406,9 +500,9 @@ def numbers_in(frame: np.ndarray, reading: Reading, step: float) -> np.ndarray:
 
 
 def overlay_share(frames: Sequence[np.ndarray]) -> float:
-    """Share of the pixels over which part colours are blended with a grey picture; 0 if this is no such clip.
+    """Share of the pixels where part colours are blended with a grey picture; 0 if this is no such clip.
 
-    So DensePose's own tool shows what it found. Grey has no colour, so that of the blend is the part's, paler.
+    So DensePose's own tool shows what it found. Grey has no colour, so the blend's is the part's, paler.
     """
     best = 0.0
     chroma = [np.diff(frame.astype(np.float32), axis=-1) for frame in frames]
@@ -454,11 +548,8 @@ def _candidates() -> dict[str, np.ndarray]:
         tables[name] = np.array([list(bytes.fromhex(colour)) for colour in text.split()], dtype=np.uint8)
     tables |= {f"{name} with red and blue swapped": table[:, ::-1] for name, table in tables.items()}
     usual = PALETTE.astype(np.float32)
-    for direction, shifted in (
-        ("full range taken for limited", (usual - 16) * 255 / 219),
-        ("limited range taken for full", usual * 219 / 255 + 16),
-    ):
-        tables[f"viridis with shifted colours, {direction}"] = np.rint(shifted.clip(0, 255)).astype(np.uint8)
+    for name, shifted in zip(_SHIFTED, ((usual - 16) * 255 / 219, usual * 219 / 255 + 16), strict=True):
+        tables[name] = np.rint(shifted.clip(0, 255)).astype(np.uint8)
     return tables
 
 

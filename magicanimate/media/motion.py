@@ -64,8 +64,9 @@ def open_motion(
     """Open a clip and plan which of its frames are used.
 
     Without ``fps`` a clip of constant rate gives every frame exactly once, and one of variable rate is
-    resampled: to its usual rate if it is even but for pauses, else to its average. With ``fps`` every clip is resampled by timestamp, each output frame
-    showing the latest source frame that is not after it; a folder of frames has that rate (25 without).
+    resampled: to its usual rate if it is even but for pauses, else to its average. With ``fps`` every clip is
+    resampled by timestamp, each output frame showing the latest source frame that is not after it; a folder
+    of frames has that rate (25 without).
     ``stride`` comes last and divides the rate, so that the motion keeps its speed.
 
     Args:

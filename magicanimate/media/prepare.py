@@ -88,8 +88,8 @@ def prepare_media(
     Args:
         request: photo, motion, fit, stretch, limits.
         width, height: of the result, pixels.
-        find_people: tells where the people in a photo, uint8 (H, W, 3), are; it is asked if the photo has to be
-            cropped.
+        find_people: tells where the people in a photo, uint8 (H, W, 3), are; it is asked if the photo has to
+            be cropped.
         on_progress: called with frames read and frames to read, over all passes.
         should_stop: asked before each frame.
 
@@ -117,8 +117,8 @@ def prepare_media(
     fit = plan_motion_fit(clip_size, people, **size, fit=request.fit, keep_labels=report.is_densepose)
     if fit.loses_people:
         notes += (
-            f"The window of {width}x{height} cannot hold the people in {clip.path} all the time; pad the clip "
-            "(--fit pad), or choose another size.",
+            f"The window of {width}x{height} cannot hold the people in {clip.path} all the time; pad the "
+            "clip (--fit pad), or choose another size.",
         )
     control = _store(reader, fit)
     if len(control) == 0:
@@ -157,8 +157,8 @@ def _fitted_photo(
     fitted = fit_photo(photo, width=width, height=height, fit=request.fit, person=people)
     if request.fit == "crop" and people is not None and not holds(window, people):
         return fitted, (
-            f"The photo {request.photo} is cropped to {width}x{height}, which cannot hold the people in it; pad "
-            "it (--fit pad), or choose another size.",
+            f"The photo {request.photo} is cropped to {width}x{height}, which cannot hold the people in it; "
+            "pad it (--fit pad), or choose another size.",
         )
     return fitted, ()
 
@@ -214,7 +214,8 @@ def _keypoints(
 class _Reader:
     """Reads a clip, once or more, with progress over all passes.
 
-    With ``colours``, those of a part map, it gives frames without bars, captions, or what shows nothing of the map.
+    With ``colours``, those of a part map, it gives frames without bars and captions, and those that show
+    nothing of the map as background.
     """
 
     clip: MotionClip

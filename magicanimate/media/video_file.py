@@ -34,8 +34,8 @@ _DEMUXERS = (
 """Plain media files only: playlists could make ffmpeg read other files or the network."""
 
 _PICTURES = ("gif", "apng")
-"""Containers of animated pictures; like frames in a folder they show the background of part maps where they are
-transparent, other videos white, as photos do."""
+"""Containers of animated pictures; like frames in a folder they show the background of part maps where they
+are transparent, other videos white, as photos do."""
 
 _WHITE = (255, 255, 255)
 

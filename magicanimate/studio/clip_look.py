@@ -33,7 +33,7 @@ class ClipLook:
         report: what its colours say.
         size: width and height of a frame.
         frames, fps: of the result.
-        boxes: around the people in each of the frames that were looked at; the animation looks at all of them.
+        boxes: around the people in each of the frames looked at; the animation looks at all of them.
         samples: some of the frames, the first one with somebody in it first, uint8 (k, h, w, 3).
         numbers: of the samples among the frames.
         looked_at: frames that were decoded.
