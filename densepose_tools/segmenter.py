@@ -99,8 +99,8 @@ class PartSegmenter:
 
         Returns:
             uint8 ``N H W``, 0 (background) to 24; and float32 ``N``, the mean probability of the parts, 0
-            where none was found. People in photos have 0.75 and more; walls, skies, hills and plain colours up
-            to 0.55.
+            where none was found. People in photos have 0.75 and more; walls, skies, hills and plain colours
+            up to 0.55.
         """
         import torch
         from torch.nn import functional

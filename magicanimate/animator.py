@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_UNUSUAL_AREA = 1.6
+"""Times the checkpoint's own number of pixels, or by this less, from which on results get worse."""
+
 
 @dataclass(frozen=True)
 class ModelDefaults:
@@ -58,6 +61,16 @@ class ModelDefaults:
     num_inference_steps: int
     guidance_scale: float
     takes_keypoints: bool = False
+
+    def size_warning(self, width: int | None, height: int | None) -> str | None:
+        """A sentence on a size of the result for which the checkpoint was not made; ``None`` for others."""
+        ratio = (width or self.width) * (height or self.height) / (self.width * self.height)
+        if max(ratio, 1 / ratio) < _UNUSUAL_AREA:
+            return None
+        return (
+            f"The checkpoint learned from pictures of {self.width} x {self.height}; results that are much "
+            f"{'larger' if ratio > 1 else 'smaller'} get worse."
+        )
 
     def completed(self, request: AnimationRequest) -> AnimationRequest:
         """``request`` with the preset's and the checkpoint's values where it has none.

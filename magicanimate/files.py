@@ -38,6 +38,16 @@ _HOST = hashlib.sha256(platform.node().encode("utf-8", "surrogateescape")).hexdi
 _PARTIAL = re.compile(
     r"\.(?P<name>.*)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old)\b"
 )
+_WINDOWS_PATH = re.compile(
+    r"""(?<=[\s\[,:-])"(
+        (?:[A-Za-z]:|\\)(?:\\[^"\\\r\n]+)+\\?
+        | [^"\\\r\n:]+(?:\\[^"\\\r\n]+)+\.\w{2,4}
+    )"(?=\s*(?:[],\#]|$))""",
+    re.MULTILINE | re.VERBOSE,
+)
+"""A whole scalar with a drive or server in front, or a picture's or video's suffix at the end, and single
+backslashes."""
+
 _swept: set[Path] = set()
 _in_work: set[Path] = set()
 
@@ -138,7 +148,7 @@ def read_yaml(path: Path) -> Any:
     """
     import yaml
 
-    text = read_text(path, most=LARGEST_YAML)
+    text = _as_meant(read_text(path, most=LARGEST_YAML))
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -155,6 +165,18 @@ def read_yaml(path: Path) -> Any:
     except ValueError as error:
         raise Unreadable(path, f"it is {error}") from error
     return value
+
+
+def _as_meant(text: str) -> str:
+    """YAML in which Windows paths between double quotes mean what people mean by them.
+
+    YAML takes ``\\`` there for the beginning of an escape: ``"C:\\new.png"`` has a line break in it.
+    """
+
+    def single_quoted(match: re.Match[str]) -> str:
+        return "'" + match[1].replace("'", "''") + "'"
+
+    return _WINDOWS_PATH.sub(single_quoted, text)
 
 
 def _measure(value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest
+from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest, MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.files import shortened
 from magicanimate.presets import Shortcuts
@@ -87,6 +87,20 @@ def check_area(width: int, height: int, *, own: tuple[int, int]) -> None:
             f"{width}x{height} pixels are too many for this checkpoint, which was trained at "
             f"{own[0]}x{own[1]}; choose at most {most} in all, for instance {side}x{side}."
         )
+
+
+def stretch_of_frames(motion: Path, first: int, count: int) -> tuple[float, float]:
+    """Start and end in seconds of ``count`` frames of a clip, from its frame ``first`` on.
+
+    Raises:
+        InputError: the clip cannot be opened.
+    """
+    from magicanimate.media.motion import open_motion
+
+    # The clip may be long: how much of it is used is checked when it is animated.
+    limits = MediaLimits(max_seconds=float("inf"), max_frames=10**12, max_total_pixels=10**18)
+    rate = open_motion(motion, limits=limits).rate
+    return float(first / rate), float((first + count) / rate)
 
 
 def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> None:

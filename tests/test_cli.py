@@ -19,6 +19,7 @@ from magicanimate.cli.batch import load_batch
 from magicanimate.cli.main import main
 from magicanimate.cli.parser import build_parser
 from magicanimate.errors import InputError
+from magicanimate.media.motion import open_motion
 from magicanimate.wording import time_left
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
@@ -191,6 +192,7 @@ def test_published_yaml(photo, motion, tmp_path, capsys):
         size=512,
         L=16,
         S=1,
+        offset=0,
         max_length=None,
         num_actual_inference_steps=25,
     )
@@ -199,18 +201,53 @@ def test_published_yaml(photo, motion, tmp_path, capsys):
     assert (first.num_inference_steps, first.guidance_scale, first.width, first.height) == (3, 7.5, 512, 512)
     assert first.fusion == "midup"
     assert first.output == tmp_path / "out" / "me_dance.mp4" and second.output.name == "me_dance_2.mp4"
-    (warning,) = capsys.readouterr().err.splitlines()
-    assert warning.endswith("pretrained_model_path, motion_module") or warning.endswith(
-        "motion_module, pretrained_model_path"
-    )
+    (note,) = capsys.readouterr().err.splitlines()
+    assert "the model is mini" in note and "(pretrained_model_path, motion_module)" in note
 
 
 def test_published_keys_with_an_effect_we_lack_are_named(photo, motion, tmp_path):
     config = write_yaml(
-        tmp_path / "a.yaml", source_image=str(photo), video_path=str(motion), steps=25, max_length=80, L=24,
+        tmp_path / "a.yaml", source_image=str(photo), video_path=str(motion), steps=25, S=2, L=24, offset=3,
         num_actual_inference_steps=10,
     )  # fmt: skip
-    assert set(load_batch(config).ignored) == {"max_length", "L", "num_actual_inference_steps"}
+    ignored = {"S", "offset (without max_length)", "num_actual_inference_steps"}
+    assert set(load_batch(config).ignored) == ignored
+
+
+def test_published_frame_range(photo, motion, tmp_path):
+    config = write_yaml(
+        tmp_path / "a.yaml", source_image=str(photo), video_path=str(motion), offset=2, max_length=3
+    )
+    (job,) = load_batch(config).jobs
+    assert (job["start"], job["end"]) == (2 / 25, 5 / 25)
+    clip = open_motion(motion, start=job["start"], end=job["end"])
+    assert clip.num_frames_estimate == 3
+    (job,) = load_batch(config, {"start": 0.04}).jobs  # what is written on the command line wins
+    assert job["start"] == 0.04 and "end" not in job
+
+
+def test_paths_of_published_files_are_those_of_their_repository(photo, motion, tmp_path):
+    prompts = tmp_path / "repository" / "configs" / "prompts"
+    prompts.mkdir(parents=True)
+    write_photo(tmp_path / "repository" / "demo.png")
+    config = write_yaml(prompts / "animation.yaml", source_image="demo.png", video_path=str(motion))
+    assert load_batch(config).jobs[0]["photo"] == tmp_path / "repository" / "demo.png"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r'"C:\Users\me\new photo.png"', r"C:\Users\me\new photo.png"),
+        (r'"C:\\Users\\me\\new.png"', r"C:\Users\me\new.png"),
+        (r'"inputs\new\t.png"', r"inputs\new\t.png"),
+        (r'''"\\server\share\it's.png"''', r"\\server\share\it's.png"),
+    ],
+)
+def test_windows_paths_between_double_quotes(written, meant, motion, tmp_path):
+    config = tmp_path / "w.yaml"
+    config.write_text(f"photo: {written}  # mine\nmotion: '{motion}'\nprompt: \"one\\ntwo\"\n")
+    (job,) = load_batch(config).jobs
+    assert str(job["photo"]) == meant and job["prompt"] == "one\ntwo"
 
 
 def test_yaml_lists_and_paths(photo, motion, tmp_path):
@@ -232,7 +269,7 @@ def test_yaml_lists_and_paths(photo, motion, tmp_path):
         ({"seed": "three"}, "seed"),
         ({"steps": 2.5}, "steps"),
         ({"sound": "yes please"}, "sound"),
-        ({"fit": "squeeze"}, "crop, pad, stretch"),
+        ({"fit": "squeeze"}, "auto, crop, pad, stretch"),
         ({"size": [1, 2, 3]}, "size"),
         ({"limits": {"most": 3}}, "max_frames"),
         ({"seed": [1, 2], "photo": ["a", "b", "c"]}, "do not match"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from PIL import Image
 
 from densepose_tools.command import build_parser
 from magicanimate.errors import InputError
-from magicanimate.media.densepose_check import check_densepose, require_densepose
+from magicanimate.media.densepose_check import check_densepose, command_for, require_densepose
+from magicanimate.media.map_colours import map_table
 from magicanimate.media.motion import open_motion
-from magicanimate.palette import BACKGROUND, PALETTE, colourise
+from magicanimate.palette import BACKGROUND, PALETTE, colourise, nearest_labels
 from tests.media_files import part_labels, part_maps, write_clip
 
 REAL = ("demo4", "dancing2", "running", "running2", "multi_dancing")
@@ -150,12 +152,159 @@ def test_the_reasons_are_told_apart(shared):
         squeezed = [(16 + f.astype(float) * 219 / 255).astype(np.uint8) for f in maps]
         assert "shifted colours" in reason(squeezed)
     assert "ordinary video" in reason([scene()])
-    assert "ordinary video" in reason([jet(labels)])
-    assert "is grey" in reason([np.repeat((labels * 10)[..., None], 3, axis=-1)])
-    assert "is grey" in reason([np.repeat(labels[..., None], 3, axis=-1)])
+    assert "other colours (jet)" in reason([jet(labels)])
+    assert "ordinary video" in reason([np.repeat(noise()[..., :1], 3, axis=-1)])
     assert "heat map" in reason(OTHERS["viridis spot"])
     assert "shows nobody" in reason([np.full((64, 64, 3), (65, 0, 81), dtype=np.uint8)] * 5)
     assert "no frames" in reason([])
+
+
+def cleaned(report, frame: np.ndarray) -> np.ndarray:
+    """Labels of a frame as an animation would see it."""
+    return nearest_labels(report.colours.cleaned(frame))[0]
+
+
+MAPS = part_maps(20, width=160, height=160)
+LABELS = [nearest_labels(frame)[0] for frame in MAPS]
+
+
+def test_blank_frames_and_fades_are_nobody():
+    black = np.zeros_like(MAPS[0])
+    for frames in ([black] * 3 + MAPS, MAPS[:1] + [black] * 2, [black] + MAPS[:1]):
+        report = check_densepose(frames)
+        assert report.is_densepose
+        assert not cleaned(report, black).any()
+        assert report.colours.cleaned(MAPS[0]) is MAPS[0]  # a sound frame stays as it is
+    fading = [
+        (frame * share).astype(np.uint8) for frame, share in zip(MAPS, np.linspace(0, 1, 8), strict=False)
+    ]
+    report = check_densepose(fading + MAPS[8:], every=1)
+    assert report.is_densepose and not cleaned(report, fading[2]).any()
+    assert check_densepose([black] * 5).kind == "ordinary"
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 20, 20), (20, 180, 60)])
+@pytest.mark.parametrize("sides", [("left",), ("top", "bottom"), ("left", "right"), ("bottom",)])
+def test_bars_are_background(colour, sides):
+    """On any side, of any colour; the figure, which sways, stays whole in every frame."""
+    place = {"left": np.s_[:, :16], "right": np.s_[:, -16:], "top": np.s_[:12], "bottom": np.s_[-6:]}
+    barred = [frame.copy() for frame in MAPS]
+    for frame in barred:
+        for side in sides:
+            frame[place[side]] = colour
+    report = check_densepose(barred)
+    assert report.is_densepose
+    for frame, labels in zip(barred, LABELS, strict=True):
+        expected = labels.copy()
+        for side in sides:
+            expected[place[side]] = 0
+        assert (cleaned(report, frame) == expected).mean() > 0.995
+
+
+def test_thin_bars_are_background():
+    barred = [frame.copy() for frame in MAPS]
+    for frame in barred:
+        frame[:, :4] = (200, 20, 20)
+    report = check_densepose(barred)
+    assert report.is_densepose and not cleaned(report, barred[0])[:, :8].any()
+
+
+@pytest.mark.parametrize("step", [1, 10, 255 / 24])
+def test_label_numbers_are_read(step):
+    grey = [np.repeat(np.rint(labels * step).astype(np.uint8)[..., None], 3, axis=-1) for labels in LABELS]
+    report = check_densepose(grey)
+    assert report.kind == "recolourable" and "label numbers in grey" in report.reason
+    assert all((report.colours.labels(f) == labels).all() for f, labels in zip(grey, LABELS, strict=True))
+    noisy = [as_jpeg(frame, 95) for frame in grey]
+    report = check_densepose(noisy)
+    assert (report.colours.labels(noisy[0]) == LABELS[0]).mean() > 0.97
+
+
+@pytest.mark.parametrize("reading", ["red", "blue"])
+def test_iuv_pictures_are_read(reading):
+    side = LABELS[0].shape[0]
+    rows, columns = np.mgrid[0:side, 0:side]
+    frames = []
+    for labels in LABELS:
+        u, v = ((each % 256).astype(np.uint8) * (labels > 0) for each in (3 * rows, 2 * columns))
+        channels = (labels, u, v) if reading == "red" else (v, u, labels)
+        frames.append(np.stack(channels, axis=-1).astype(np.uint8))
+    report = check_densepose(frames)
+    assert report.kind == "recolourable" and f"in {reading}" in report.reason
+    assert all((report.colours.labels(f) == labels).all() for f, labels in zip(frames, LABELS, strict=True))
+
+
+def test_parts_blended_with_a_grey_picture_are_told(shared):
+    """As DensePose's own tool shows what it found."""
+    grey = np.repeat(scene()[:160, :160].mean(axis=-1, keepdims=True), 3, axis=-1)
+    for strength in (0.5, 0.7):
+        blended = [
+            np.where((labels > 0)[..., None], (1 - strength) * grey + strength * PALETTE[labels], grey)
+            for labels in LABELS
+        ]
+        report = check_densepose([frame.astype(np.uint8) for frame in blended])
+        assert report.kind == "other" and "blended" in report.reason
+
+
+def test_captions_are_borne_and_taken_out():
+    written = [frame.copy() for frame in MAPS]
+    for frame in written:
+        for x in range(10, 150, 12):
+            frame[100:116, x : x + 5], frame[100:116, x + 5 : x + 7] = 255, 0
+    report = check_densepose(written)
+    assert report.is_densepose and report.colours.captions
+    found = cleaned(report, written[0])
+    assert (found == LABELS[0]).mean() > 0.97
+    assert nearest_labels(report.colours.cleaned(written[0]))[1].max() == 0
+
+
+def test_dithered_gifs_are_maps(tmp_path):
+    """256 colours of a fixed cube, errors spread over neighbours, as a gif without a palette of its own has."""
+    cube = Image.new("P", (1, 1))
+    levels = [(r, g, b) for r in range(0, 256, 36) for g in range(0, 256, 36) for b in range(0, 256, 85)]
+    cube.putpalette([value for colour in levels for value in colour])
+    large = [np.array(Image.fromarray(f).resize((320, 320), Image.Resampling.NEAREST)) for f in MAPS[:12]]
+    dithered = [Image.fromarray(frame).quantize(palette=cube, dither=1) for frame in large]
+    dithered[0].save(tmp_path / "map.gif", save_all=True, append_images=dithered[1:], duration=40)
+    clip = open_motion(tmp_path / "map.gif")
+    report = require_densepose(clip)
+    found = cleaned(report, next(clip.frames()))
+    assert (found == nearest_labels(large[0])[0]).mean() > 0.93
+
+
+@pytest.mark.parametrize("background", [None, (0, 0, 0), (255, 255, 255), (0, 255, 0)])
+@pytest.mark.parametrize("name", ["parula", "jet", "turbo", "plasma", "inferno", "rainbow"])
+def test_every_colour_map_is_named_and_read(name, background, shared):
+    real = [
+        nearest_labels(f)[0] for f in open_motion(shared / "samples/running.mp4", end=0.3, fps=5).frames()
+    ]
+    table = map_table(name).copy()
+    if background is not None:
+        table[0] = background
+    frames = [as_jpeg(table[labels[::2, ::2]], 90) for labels in real]
+    report = check_densepose(frames, every=1)
+    assert report.kind == "recolourable" and name in report.reason
+    assert (report.colours.labels(frames[0]) == real[0][::2, ::2]).mean() > 0.95
+    command = shlex.split(command_for(tmp := Path("a clip.mp4"), report))
+    args = build_parser().parse_args(command[3:])
+    assert args.recolour and args.clip == tmp
+
+
+def test_advice_is_the_same_sentence_whatever_mends_it():
+    report = check_densepose([map_table("jet")[labels] for labels in LABELS])
+    assert (
+        report.advice("X")
+        == "is a DensePose map in other colours (jet); bring it into the right colours with X"
+    )
+    ordinary = check_densepose([scene()])
+    assert ordinary.advice("X").endswith("; make a DensePose clip of it with X")
+
+
+def test_mixed_up_ranges_do_not_pass_for_other_parts():
+    expanded = [np.rint((f.astype(float) - 16) * 255 / 219).clip(0, 255).astype(np.uint8) for f in MAPS]
+    report = check_densepose(expanded)
+    assert report.kind == "recolourable" and "shifted colours" in report.reason
+    assert (report.colours.labels(expanded[0]) == LABELS[0]).all()
 
 
 def test_require_names_the_file(tmp_path):

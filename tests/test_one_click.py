@@ -45,7 +45,7 @@ def test_clips_are_told_apart(tmp_path):
         "empty": write_clip(tmp_path / "empty.mp4", empty),
     }
     assert {kind: examine(clip).kind for kind, clip in clips.items()} == {kind: kind for kind in clips}
-    assert "over black" in examine(clips["recolourable"]).text
+    assert "over black" in examine(clips["recolourable"]).reason
     note = tmp_path / "note.mp4"
     note.write_text("not a video")
     with pytest.raises(InputError, match="note.mp4"):

@@ -46,6 +46,10 @@ def run(args: argparse.Namespace) -> None:
         import_diffusers()
         for request in requests:
             animator.check_size(request)
+        for size in dict.fromkeys((request.width, request.height) for request in requests):
+            warning = animator.defaults.size_warning(*size)
+            if warning:
+                say(f"warning: {warning}")
         animator.load()  # outside `stop_on_interrupt`: here Ctrl-C may end it at once
         failed = _animate_all(animator, requests, bar, quiet=args.quiet)
     if failed:
@@ -93,6 +97,11 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
     batch = load_batch(config, given)
     if batch.ignored:
         say(f"warning: {config} sets what has no meaning here: {', '.join(batch.ignored)}")
+    if batch.model_keys:
+        say(
+            f"note: the model is {args.model}, not made of the files that {config} names "
+            f"({', '.join(batch.model_keys)}); choose it with --model"
+        )
     jobs = list(batch.jobs)
     if len(jobs) == 1 and (output is None or output.suffix) and (output or jobs[0].get("output")):
         return [AnimationRequest(**{**jobs[0], "output": output or jobs[0]["output"]})]

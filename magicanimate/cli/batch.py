@@ -11,6 +11,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, read_yaml
+from magicanimate.request_checks import stretch_of_frames
 
 # Published key -> our setting.
 ALIASES = {
@@ -21,16 +23,23 @@ ALIASES = {
 }
 # Published keys that change nothing at these values; with others they are reported as ignored.
 _NO_EFFECT: dict[str, Any] = {
-    "L": 16,
     "S": 1,
     "I": 0,
     "clip": 0,
-    "offset": 0,
-    "max_length": None,
     "video_type": "condition",
     "invert_video": False,
     "save_individual_videos": False,
 }
+# Published keys that say of which files the model is made.
+_MODEL = (
+    "pretrained_model_path",
+    "pretrained_vae_path",
+    "pretrained_unet_path",
+    "pretrained_controlnet_path",
+    "pretrained_appearance_encoder_path",
+    "motion_module",
+    "inference_config",
+)
 # What our own settings files record about a run; such a file repeats it.
 _RECORDED = (
     "program",
@@ -54,11 +63,13 @@ class Batch:
     Attributes:
         jobs: for each animation the given settings, by the names of `AnimationRequest`.
         ignored: keys that mean nothing here.
+        model_keys: keys that name a model's files, which ``--model`` does here.
         name: of the folder of results, if the file gives one.
     """
 
     jobs: tuple[dict[str, Any], ...]
     ignored: tuple[str, ...]
+    model_keys: tuple[str, ...]
     name: str | None
 
 
@@ -66,7 +77,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
     """Read the jobs of a YAML file.
 
     Photos, clips and seeds may be single values or lists; single ones serve every job. Relative paths are
-    looked for from the working folder, then from the file's own.
+    looked for from the working folder, then from the file's own and the two above that.
 
     Args:
         path: the file.
@@ -79,6 +90,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
     settings: dict[str, Any] = {}
     ignored: list[str] = []
     steps = raw.get("steps", raw.get("num_inference_steps"))
+    first, count = _frames(path, raw)
     for key, value in raw.items():
         name = ALIASES.get(key, key)
         if key == "size":
@@ -87,28 +99,52 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
             settings["limits"] = _limits(path, value)
         elif name in AnimationRequest.names():
             settings[name] = _convert(path, key, name, value)
-        elif key not in ("savename", *_RECORDED) and not _changes_nothing(key, value, steps):
+        elif key == "offset" and count is None and first:
+            ignored.append("offset (without max_length)")
+        elif key not in (
+            "savename",
+            "offset",
+            "max_length",
+            "L",
+            *_MODEL,
+            *_RECORDED,
+        ) and not _changes_nothing(key, value, steps):
             ignored.append(key)
     settings |= overrides or {}
     name = raw.get("savename")
-    return Batch(tuple(_jobs(path, settings)), tuple(ignored), str(name) if name else None)
+    jobs = _jobs(path, settings)
+    if count is not None and not {"start", "end"} & set(settings):
+        for job in jobs:
+            job["start"], job["end"] = stretch_of_frames(job["motion"], first, count)
+    return Batch(
+        tuple(jobs),
+        tuple(ignored),
+        tuple(key for key in _MODEL if raw.get(key)),
+        str(name) if name else None,
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise InputError(f"The settings file {path} cannot be read ({reason}); check the path.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise InputError(f"The settings file {path} is not valid YAML{where}; mend it.") from error
+        raw = read_yaml(path)
+    except Unreadable as error:
+        raise InputError(f"The settings file {path} cannot be read ({error.reason}); mend it.") from error
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise InputError(f"The settings file {path} has no `key: value` lines; write for example `seed: 1`.")
     return raw
+
+
+def _frames(path: Path, raw: Mapping[str, Any]) -> tuple[int, int | None]:
+    """The published ``offset`` and ``max_length``, frames of the clip: those from ``offset`` on are used.
+
+    As in the published program ``offset`` counts only together with ``max_length``. (``L``, to a multiple of
+    which that program fills up the clip, has nothing to do here: windows end where the clip ends.)
+    """
+    first = _one(path, "offset", raw.get("offset") or 0, int)
+    count = _one(path, "max_length", raw.get("max_length"), int | None)
+    if first < 0 or (count is not None and count < 1):
+        raise InputError(f"offset in {path} must be 0 or more, and max_length 1 or more.")
+    return first, count
 
 
 def _changes_nothing(key: str, value: Any, steps: Any) -> bool:
@@ -178,8 +214,9 @@ def _is_number(value: Any, kind: type = float) -> bool:
 
 def _found(path: Path, named: Path) -> Path:
     named = named.expanduser()
-    beside = path.parent / named
-    return beside if not named.exists() and beside.exists() else named
+    # Published files name paths from the top of their repository and lie two folders below it.
+    places = (folder / named for folder in (Path(), *path.absolute().parents[:3]))
+    return next((place for place in places if place.exists()), named)
 
 
 def _jobs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:

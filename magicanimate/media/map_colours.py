@@ -540,6 +540,11 @@ def _cleared(labels: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return labels
 
 
+def map_table(name: str) -> np.ndarray:
+    """Colours of background and parts on a colour map, such as "jet", uint8 (25, 3)."""
+    return _candidates()[name]
+
+
 @lru_cache(maxsize=1)
 def _candidates() -> dict[str, np.ndarray]:
     """Colours of the maps that are looked for by name, uint8 (25, 3)."""

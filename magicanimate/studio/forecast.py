@@ -25,10 +25,6 @@ from magicanimate.wording import REMEDIES, duration, without_folders
 
 Level = Literal["good", "note", "warning", "error"]
 
-_UNUSUAL_AREA = 1.6
-"""Times the checkpoint's own number of pixels, or by this less, from which on results get worse."""
-
-
 _PATIENCE, _LOOK_AGAIN = 30.0, 0.2
 """Seconds: so long it is waited for networks that are being loaded, and how often it is looked."""
 
@@ -202,13 +198,9 @@ class Forecaster:
 
     def _on_checkpoint(self, request: AnimationRequest) -> Iterator[Remark]:
         own = self.defaults
-        ratio = request.width * request.height / (own.width * own.height)
-        if max(ratio, 1 / ratio) >= _UNUSUAL_AREA:
-            yield Remark(
-                "warning",
-                f"The checkpoint learned from pictures of {own.width} x {own.height}; results that are much "
-                f"{'larger' if ratio > 1 else 'smaller'} get worse.",
-            )
+        warning = own.size_warning(request.width, request.height)
+        if warning:
+            yield Remark("warning", warning)
         if own.kind == "mini":
             yield Remark(
                 "note",
