@@ -259,7 +259,7 @@ def test_captions_are_borne_and_taken_out():
 
 
 def test_dithered_gifs_are_maps(tmp_path):
-    """256 colours of a fixed cube, errors spread over neighbours, as a gif without a palette of its own has."""
+    """256 colours of a fixed cube, errors spread over neighbours: a gif without a palette of its own."""
     cube = Image.new("P", (1, 1))
     levels = [(r, g, b) for r in range(0, 256, 36) for g in range(0, 256, 36) for b in range(0, 256, 85)]
     cube.putpalette([value for colour in levels for value in colour])
