@@ -43,13 +43,13 @@ def write_source(folder: Path) -> None:
 
     from magicanimate.checkpoints.architectures import NETWORKS, empty_network, sd15_config, video_unet_config
     from magicanimate.checkpoints.keys import is_motion_key, is_positional, published_key
-    from magicanimate.checkpoints.layout import FOLDERS
+    from magicanimate.checkpoints.layout import published_folder
 
     def zeros(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
         return {key: torch.zeros(shape, dtype=torch.float16) for key, shape in shapes.items()}
 
     def save(part: str, shapes: dict[str, torch.Size], config: dict, stem: str) -> None:
-        place = folder / FOLDERS[part][0]
+        place = folder / published_folder(part)
         place.mkdir(parents=True)
         (place / "config.json").write_text(json.dumps(config))
         save_file(zeros(shapes), place / f"{stem}.safetensors")
@@ -65,7 +65,7 @@ def write_source(folder: Path) -> None:
         motion = {key: shape for key, shape in shapes.items() if part == "unet" and is_motion_key(key)}
         save(part, {key: shapes[key] for key in shapes.keys() - motion}, config, "diffusion_pytorch_model")
         if motion:
-            place = folder / FOLDERS["motion"][0]
+            place = folder / published_folder("motion")
             place.mkdir(parents=True)
             torch.save({"state_dict": zeros(motion)}, place / "temporal_attention.ckpt")
     text = sd15_config("text_encoder")
@@ -75,7 +75,7 @@ def write_source(folder: Path) -> None:
         f"text_model.{key.removeprefix('text_model.')}": v.shape for key, v in encoder.state_dict().items()
     }
     save("text_encoder", shapes, {"architectures": ["CLIPTextModel"], **text}, "model")
-    _write_tokenizer(folder / FOLDERS["tokenizer"][0])
+    _write_tokenizer(folder / published_folder("tokenizer"))
 
 
 def _write_tokenizer(place: Path) -> None:

@@ -253,3 +253,91 @@ def _write_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def write_single_file(path: Path, *, vae_only: bool = False) -> Path:
+    """Write the tiny Stable Diffusion, or its VAE, as one file under the names of the original program."""
+    vae = {ldm_vae_key(key): _as_ldm(key, value) for key, value in _filled("vae", tiny_vae()).items()}
+    if vae_only:
+        save_file(vae, path)
+        return path
+    unet = published_shapes("unet", tiny_unet())
+    spatial = fill_state("unet", {k: shape for k, shape in unet.items() if ".motion_modules." not in k})
+    state = {f"model.diffusion_model.{ldm_unet_key(key)}": value for key, value in spatial.items()}
+    state |= {f"first_stage_model.{key}": value for key, value in vae.items()}
+    state |= {f"cond_stage_model.transformer.{key}": value for key, value in tiny_text_state().items()}
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    return path
+
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_OUTER = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+
+
+def ldm_unet_key(key: str) -> str:
+    """The original program's name of a weight of Stable Diffusion's UNet (3 blocks a level, 4 levels)."""
+    name, _, kind = key.rpartition(".")
+    if name in _OUTER:
+        return f"{_OUTER[name]}.{kind}"
+    words = key.split(".")
+    if words[0] == "mid_block":
+        place = f"middle_block.{1 if words[1] == 'attentions' else 2 * int(words[2])}"
+        rest = words[3:]
+    else:
+        level, what, number, rest = int(words[1]), words[2], int(words[3]), words[4:]
+        if what == "downsamplers":
+            return f"input_blocks.{3 * (level + 1)}.0.op.{words[-1]}"
+        if what == "upsamplers":
+            return f"output_blocks.{3 * level + 2}.{1 if level == 0 else 2}.conv.{words[-1]}"
+        block = 3 * level + number + (words[0] == "down_blocks")
+        place = (
+            f"{'input' if words[0] == 'down_blocks' else 'output'}_blocks.{block}.{what == 'attentions':d}"
+        )
+    if "resnets" in words:
+        rest = [_RESNET[rest[0]], *rest[1:]]
+    return ".".join([place, *rest])
+
+
+def ldm_vae_key(key: str) -> str:
+    """The original program's name of a weight of Stable Diffusion's VAE."""
+    for new, old in {
+        "conv_norm_out": "norm_out",
+        "conv_shortcut": "nin_shortcut",
+        "downsamplers.0": "downsample",
+        "upsamplers.0": "upsample",
+        "mid_block.attentions.0": "mid.attn_1",
+        "mid_block.resnets.0": "mid.block_1",
+        "mid_block.resnets.1": "mid.block_2",
+        "group_norm": "norm",
+        "to_q": "q",
+        "to_k": "k",
+        "to_v": "v",
+        "to_out.0": "proj_out",
+        ".resnets.": ".block.",
+    }.items():
+        key = key.replace(new, old)
+    words = key.split(".")
+    if words[1] == "down_blocks":
+        words[1] = "down"
+    if words[1] == "up_blocks":
+        words[1:3] = ["up", str(3 - int(words[2]))]
+    return ".".join(words)
+
+
+def _as_ldm(key: str, value: torch.Tensor) -> torch.Tensor:
+    """Attention of the original VAE is convolution by one pixel."""
+    is_projection = ".attentions." in key and key.endswith("weight") and value.ndim == 2
+    return value[..., None, None] if is_projection else value

@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from magicanimate.animator import Animator
-from magicanimate.checkpoints import writing
+from magicanimate.checkpoints import architectures, writing
 from magicanimate.checkpoints.architectures import SCHEDULER, empty_network, sd15_config, video_unet_config
 from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.keys import is_motion_key
 from magicanimate.checkpoints.layout import choose_weights, find_parts
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.config import AnimationRequest, Progress
+from magicanimate.errors import InputError
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
@@ -34,6 +35,8 @@ from tests.conftest import ROOT
 from tests.published_layout import (
     MOTION,
     TINY_TEXT,
+    TINY_UNET,
+    TINY_VAE,
     TINY_VOCABULARY,
     fill_module,
     tiny_appearance_encoder,
@@ -43,6 +46,7 @@ from tests.published_layout import (
     tiny_vae,
     write_motion,
     write_published_layout,
+    write_single_file,
 )
 
 CLASSES = {
@@ -215,12 +219,101 @@ def test_nesting_variants(published, tmp_path, nested):
     assert find_parts(source).motion.weights.name == "temporal_attention.ckpt"
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("zcxu-eric/MagicAnimate", "runwayml/stable-diffusion-v1-5", "stabilityai/sd-vae-ft-mse"),
+        (
+            "models--zcxu-eric--MagicAnimate/snapshots/0123",
+            "models--runwayml--stable-diffusion-v1-5/snapshots/4567",
+            "models--stabilityai--sd-vae-ft-mse/snapshots/89ab",
+        ),
+        (
+            "custom_nodes/ComfyUI-MagicAnimate/pretrained_models/MagicAnimate",
+            "models/diffusers/stable-diffusion-v1-5",
+            "models/diffusers/sd-vae-ft-mse",
+        ),
+    ],
+    ids=["owners", "hub cache", "ComfyUI"],
+)
+def test_layouts_of_other_programs(published, tmp_path, names):
+    for own, other in zip(("MagicAnimate", "stable-diffusion-v1-5", "sd-vae-ft-mse"), names, strict=True):
+        shutil.copytree(published / own, tmp_path / other, copy_function=os.link)
+    parts = find_parts(tmp_path)
+    assert parts.motion.weights == tmp_path / names[0] / "temporal_attention" / "temporal_attention.ckpt"
+    assert parts.unet.weights.parent == tmp_path / names[1] / "unet"
+    assert parts.vae.weights.parent == tmp_path / names[2] and len(parts.tokenizer) == 3
+
+
+def test_folders_of_any_name(published, tmp_path):
+    (tmp_path / "empty").mkdir()
+    given = {
+        "magicanimate": published / "MagicAnimate",
+        "stable_diffusion": published / "stable-diffusion-v1-5",
+        "vae": published / "sd-vae-ft-mse",
+    }
+    for name, folder in given.items():
+        shutil.copytree(folder, tmp_path / f"my {name}", copy_function=os.link)
+    moved = {name: tmp_path / f"my {name}" for name in given}
+    parts = find_parts(tmp_path / "empty", **moved)
+    assert parts.controlnet.weights.parents[1] == moved["magicanimate"]
+    assert parts.text_encoder.weights.parents[1] == moved["stable_diffusion"]
+    with pytest.raises(InputError, match=r"empty lacks the weights in sd-vae-ft-mse \(looked for in sd-vae"):
+        moved.pop("vae")
+        find_parts(tmp_path / "empty", **moved)
+    with pytest.raises(InputError, match="gone, given as --vae, is not a file or folder"):
+        find_parts(tmp_path / "empty", vae=tmp_path / "gone")
+
+
+def test_the_vae_of_stable_diffusion_serves_where_the_other_is_absent(layout, caplog):
+    (layout / "sd-vae-ft-mse").rename(layout / "stable-diffusion-v1-5" / "vae")
+    assert find_parts(layout).vae.weights.parent == layout / "stable-diffusion-v1-5" / "vae"
+    assert "Stable Diffusion's own VAE" in caplog.text
+
+
+def test_single_files_convert_to_the_same_bytes(published, converted, tmp_path, monkeypatch):
+    tiny = {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}
+    for name, config in tiny.items():
+        monkeypatch.setitem(architectures._SD15, name, config)
+    source = tmp_path / "ComfyUI"
+    shutil.copytree(published / "MagicAnimate", source / "MagicAnimate", copy_function=os.link)
+    shutil.copytree(
+        published / "stable-diffusion-v1-5/tokenizer", source / "tokenizer", copy_function=os.link
+    )
+    checkpoints, vaes = source / "models" / "checkpoints", source / "models" / "vae"
+    checkpoints.mkdir(parents=True)
+    vaes.mkdir()
+    whole = write_single_file(checkpoints / "v1-5-pruned-emaonly.safetensors")
+    parts = find_parts(source)
+    assert parts.unet.weights == parts.vae.weights == parts.text_encoder.weights == whole
+    write_single_file(vaes / "vae-ft-mse-840000-ema-pruned.safetensors", vae_only=True)
+    assert find_parts(source).vae.weights.parent == vaes
+    dest = convert_checkpoint(source, tmp_path / "full")
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        made, expected = (load_file(folder / part / f"{name}.safetensors") for folder in (dest, converted))
+        assert made.keys() == expected.keys()
+        assert all(torch.equal(made[key], expected[key]) for key in expected), part
+    wrong = write_single_file(tmp_path / "vae.safetensors", vae_only=True)
+    with pytest.raises(InputError, match="vae.safetensors holds no unet"):
+        convert_checkpoint(source, tmp_path / "other", stable_diffusion=wrong)
+
+
 def test_choice_of_weights():
     both = {"diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "config.json"}
     assert choose_weights(both) == "diffusion_pytorch_model.bin"
     assert choose_weights(both | {"diffusion_pytorch_model.safetensors"}).endswith("model.safetensors")
     assert choose_weights({"my_own.ckpt", "config.json"}) == "my_own.ckpt"
     assert choose_weights({"one.ckpt", "two.ckpt"}) is None
+    assert choose_weights({"one.ckpt", "temporal_attention.ckpt"}) == "temporal_attention.ckpt"
+    half = {
+        "diffusion_pytorch_model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model-00001.safetensors",
+    }
+    assert choose_weights(half) == "diffusion_pytorch_model.safetensors.index.fp16.json"
     sharded = {"m.txt", "diffusion_pytorch_model.safetensors.index.json"}
     assert choose_weights(sharded) == "diffusion_pytorch_model.safetensors.index.json"
 

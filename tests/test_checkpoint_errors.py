@@ -75,6 +75,7 @@ def test_missing_parts_are_all_named(layout, tmp_path):
         convert_checkpoint(layout, tmp_path / "full")
     for name in ("temporal_attention.ckpt", "sd-vae-ft-mse", "tokenizer"):
         assert name in str(caught.value)
+    assert "looked for in sd-vae-ft-mse, stabilityai/sd-vae-ft-mse, models--stab" in str(caught.value)
     with pytest.raises(InputError, match="is not a folder"):
         convert_checkpoint(layout / "absent", tmp_path / "full")
 

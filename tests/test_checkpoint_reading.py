@@ -61,6 +61,12 @@ def test_shards_read_as_one_file(tmp_path):
     assert weights.file_of("b.bias") == tmp_path / "m-2.safetensors"
 
 
+def test_shards_of_the_half_precision_variant(tmp_path):
+    index = _shards(tmp_path)
+    variant = index.rename(tmp_path / index.name.replace(".index.json", ".index.fp16.json"))
+    assert set(open_weights(variant)) == set(STATE)
+
+
 def test_shard_that_is_missing_or_lacks_a_key_is_named(tmp_path):
     index = _shards(tmp_path)
     save_file({"other": torch.ones(1)}, tmp_path / "m-2.safetensors")

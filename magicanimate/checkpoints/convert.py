@@ -34,6 +34,7 @@ from magicanimate.checkpoints.disk import (
 from magicanimate.checkpoints.keys import is_motion_key
 from magicanimate.checkpoints.layout import PublishedParts, find_parts
 from magicanimate.checkpoints.reading import WeightFile, open_weights
+from magicanimate.checkpoints.single_file import open_single_file
 from magicanimate.checkpoints.text import (
     check_tokenizer,
     copy_tokenizer,
@@ -79,6 +80,9 @@ def convert_checkpoint(
     *,
     dtype: str | None = None,
     overwrite: bool = False,
+    magicanimate: Path | None = None,
+    stable_diffusion: Path | None = None,
+    vae: Path | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Path:
@@ -86,7 +90,7 @@ def convert_checkpoint(
 
     Args:
         source: folder with ``MagicAnimate``, ``stable-diffusion-v1-5`` and ``sd-vae-ft-mse``; see
-            `magicanimate.checkpoints.layout.find_parts`.
+            `magicanimate.checkpoints.layout.find_parts`, also for the three of these names.
         dest: folder to make; it appears when all of it is written.
         dtype: "float32", "float16" or "bfloat16"; ``None`` stores every weight as it is.
         overwrite: replace an earlier pipeline at ``dest``.
@@ -102,7 +106,7 @@ def convert_checkpoint(
         Cancelled: ``should_stop()`` said so; nothing is left behind.
     """
     return convert_parts(
-        lambda: find_parts(source),
+        lambda: find_parts(source, magicanimate=magicanimate, stable_diffusion=stable_diffusion, vae=vae),
         dest,
         dtype=dtype,
         overwrite=overwrite,
@@ -139,17 +143,20 @@ def convert_parts(
 def _plan(parts: PublishedParts, dtype: torch.dtype | None) -> _Plan:
     """Open and check every file."""
     motion = open_weights(parts.motion.weights)
-    networks = {}
+    networks, configs = {}, {}
     for name in NETWORKS:
         part = getattr(parts, name)
-        config = read_config(name, part.config)
+        configs[name] = config = read_config(name, part.config)
         if name == "unet":
             config = video_unet_config(config, motion_length=_motion_length(motion), origin=part.config)
         networks[name] = empty_network(name, config, origin=part.config)
     _check_fit(networks, parts)
     sources = {}
     for name, network in networks.items():
-        file = open_weights(getattr(parts, name).weights)
+        part = getattr(parts, name)
+        file = open_weights(part.weights)
+        if part.single:
+            file = open_single_file(name, part.weights, configs[name])
         if name == "unet":
             files = [(file, lambda key: not is_motion_key(key)), (motion, is_motion_key)]
         else:
@@ -157,7 +164,7 @@ def _plan(parts: PublishedParts, dtype: torch.dtype | None) -> _Plan:
         sources[name] = match_network(name, network, files)
     text_config = read_config("text_encoder", parts.text_encoder.config)
     check_tokenizer(parts.tokenizer)
-    return _Plan(parts, networks, sources, text_config, text_sources(parts.text_encoder), dtype)
+    return _Plan(parts, networks, sources, text_config, text_sources(parts.text_encoder, text_config), dtype)
 
 
 def _motion_length(motion: WeightFile) -> int:

@@ -1,15 +1,24 @@
-"""Where the published files lie: the folders of MagicAnimate's instructions, found with some tolerance."""
+"""Where the published files lie: in the folders of MagicAnimate's instructions, or as others keep them.
+
+The three repositories may lie side by side, in ``pretrained_models``, under their owners' names, in the Hub
+library's cache or where ComfyUI has them; Stable Diffusion and the VAE may be single files.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from magicanimate.errors import InputError
 
+log = logging.getLogger(__name__)
+
 SAFETENSORS = (".safetensors",)
-PICKLES = (".bin", ".ckpt", ".pth", ".pt")
+PICKLES = (".ckpt", ".bin", ".pth", ".pt")
 INDEX = ".index.json"
+INDICES = (INDEX, ".index.fp16.json")
 CONFIG = "config.json"
 TOKENIZER_FILES = (
     "vocab.json",
@@ -19,20 +28,47 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-# Names under which diffusers and transformers save weights, without variant and suffix.
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-_SUFFIXES = tuple(f"{suffix}{index}" for suffix in SAFETENSORS + PICKLES for index in ("", INDEX))
+# Names under which diffusers and transformers save weights, without variant and suffix, and the released one.
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "temporal_attention")
 
-# Part -> folders it may lie in, the published one first.
-FOLDERS: dict[str, tuple[str, ...]] = {
-    "appearance_encoder": ("MagicAnimate/appearance_encoder", "appearance_encoder"),
-    "controlnet": ("MagicAnimate/densepose_controlnet", "densepose_controlnet"),
-    "motion": ("MagicAnimate/temporal_attention", "temporal_attention"),
-    "unet": ("stable-diffusion-v1-5/unet",),
-    "text_encoder": ("stable-diffusion-v1-5/text_encoder",),
-    "tokenizer": ("stable-diffusion-v1-5/tokenizer",),
-    "vae": ("sd-vae-ft-mse",),
+# Part -> repository it belongs to, and its folder there.
+_PLACES: dict[str, tuple[str, str]] = {
+    "appearance_encoder": ("magicanimate", "appearance_encoder"),
+    "controlnet": ("magicanimate", "densepose_controlnet"),
+    "motion": ("magicanimate", "temporal_attention"),
+    "unet": ("stable_diffusion", "unet"),
+    "text_encoder": ("stable_diffusion", "text_encoder"),
+    "tokenizer": ("stable_diffusion", "tokenizer"),
+    "vae": ("vae", ""),
 }
+# Repository -> names its folder may have, the published one first; ``*`` is any name.
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "magicanimate": (
+        "MagicAnimate",
+        "zcxu-eric/MagicAnimate",
+        "models--zcxu-eric--MagicAnimate/snapshots/*",
+        "",
+    ),
+    "stable_diffusion": (
+        "stable-diffusion-v1-5",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "runwayml/stable-diffusion-v1-5",
+        "models--stable-diffusion-v1-5--stable-diffusion-v1-5/snapshots/*",
+        "models--runwayml--stable-diffusion-v1-5/snapshots/*",
+    ),
+    "vae": (
+        "sd-vae-ft-mse",
+        "stabilityai/sd-vae-ft-mse",
+        "models--stabilityai--sd-vae-ft-mse/snapshots/*",
+    ),
+}
+# Repository -> single files that hold the same, released by the same people.
+SINGLE_FILES: dict[str, tuple[str, ...]] = {
+    "stable_diffusion": ("v1-5-pruned-emaonly", "v1-5-pruned-emaonly-fp16", "v1-5-pruned"),
+    "vae": ("vae-ft-mse-840000-ema-pruned",),
+}
+_BASES = ("", "pretrained_models", "models", "models/diffusers", "custom_nodes/*/pretrained_models")
+_SINGLE_BASES = ("", "checkpoints", "vae", "models/checkpoints", "models/vae", "pretrained_models")
 
 
 @dataclass(frozen=True)
@@ -42,10 +78,12 @@ class Part:
     Attributes:
         weights: what `magicanimate.checkpoints.reading.open_weights` opens.
         config: its ``config.json``; Stable Diffusion 1.5's sizes are meant when there is none.
+        single: whether the file is one of the original format that may hold several networks.
     """
 
     weights: Path
     config: Path | None = None
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,32 +108,55 @@ class PublishedParts:
 
 def looks_published(folder: Path) -> bool:
     """Whether a folder holds any part of the published layout."""
-    return any(_folders(folder, part) for part in FOLDERS)
+    search = _Search(folder, {})
+    return any(place.is_dir() for part in _PLACES for place in search.folders(part))
 
 
-def find_parts(source: str | Path) -> PublishedParts:
-    """Find the published files in a folder.
+def find_parts(
+    source: str | Path,
+    *,
+    magicanimate: Path | None = None,
+    stable_diffusion: Path | None = None,
+    vae: Path | None = None,
+) -> PublishedParts:
+    """Find the published files.
 
     Args:
-        source: folder with ``MagicAnimate``, ``stable-diffusion-v1-5`` and ``sd-vae-ft-mse`` in it, or
-            the ``pretrained_models`` folder's parent.
+        source: folder in which the repositories are looked for, see `FOLDERS` and `SINGLE_FILES`.
+        magicanimate, stable_diffusion, vae: folder of a repository, wherever it is and whatever it is called;
+            of the latter two also a single file.
 
     Raises:
-        InputError: the folder or a part is missing; the sentence names every missing part.
+        InputError: a folder or a part is missing; the sentence names every missing part and where it was
+            looked for.
     """
     source = Path(source)
+    given = {"magicanimate": magicanimate, "stable_diffusion": stable_diffusion, "vae": vae}
+    given = {name: Path(path) for name, path in given.items() if path is not None}
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; give the one that holds MagicAnimate's published files.")
-    found, missing = {}, []
-    for part in FOLDERS:
-        found[part] = _tokenizer_files(source) if part == "tokenizer" else _find_part(source, part)
+    for name, path in given.items():
+        if not path.is_dir() and not (path.is_file() and name in SINGLE_FILES):
+            kind = "file or folder" if name in SINGLE_FILES else "folder"
+            raise InputError(f"{path}, given as {_option(name)}, is not a {kind}; check the path.")
+    search, found, missing = _Search(source, given), {}, []
+    for part in _PLACES:
+        found[part] = search.tokenizer() if part == "tokenizer" else search.part(part)
         if not found[part]:
-            missing.append(_expected(part))
+            missing.append(f"{_expected(part)} ({search.why_not(part)})")
     if missing:
+        options = ", ".join(map(_option, FOLDERS))
         raise InputError(
-            f"{source} lacks {', '.join(missing)}; put them there or let `--model full` fetch everything."
+            f"{source} lacks {'; '.join(missing)}. Put them there, say where they are with {options}, or let "
+            "`--model full` fetch everything."
         )
     return PublishedParts(**found)
+
+
+def published_folder(part: str) -> str:
+    """Where a part lies in the layout of MagicAnimate's instructions."""
+    repository, below = _PLACES[part]
+    return "/".join(filter(None, (FOLDERS[repository][0], below)))
 
 
 def choose_weights(names: set[str]) -> str | None:
@@ -104,39 +165,128 @@ def choose_weights(names: set[str]) -> str | None:
     Safetensors come before pickles, full precision before the fp16 variant, known names before others.
     """
     for variant in ("", ".fp16"):
-        for suffix in _SUFFIXES:
+        for suffix in SAFETENSORS + PICKLES:
             for stem in STEMS:
-                if f"{stem}{variant}{suffix}" in names:
-                    return f"{stem}{variant}{suffix}"
-    rest = sorted(name for name in names if name.endswith(SAFETENSORS + PICKLES))
+                for name in (
+                    f"{stem}{variant}{suffix}",
+                    f"{stem}{variant}{suffix}{INDEX}",
+                    f"{stem}{suffix}.index{variant}.json",
+                ):
+                    if name in names:
+                        return name
+    rest = [name for name in names if name.endswith(SAFETENSORS + PICKLES)]
     return rest[0] if len(rest) == 1 else None
 
 
-def _folders(source: Path, part: str) -> list[Path]:
-    places = [base / name for base in (source, source / "pretrained_models") for name in FOLDERS[part]]
-    return [place for place in places if place.is_dir()]
+@dataclass(frozen=True)
+class _Search:
+    """Looks for parts.
+
+    Attributes:
+        source: where, for repositories that are not given.
+        given: repository -> its folder, or its single file.
+    """
+
+    source: Path
+    given: dict[str, Path]
+
+    def folders(self, part: str) -> Iterator[Path]:
+        """Folders in which a part may lie, existing or not."""
+        repository, below = _PLACES[part]
+        given = self.given.get(repository)
+        if given is not None:
+            yield given / below
+            if repository == "magicanimate":
+                yield given / "MagicAnimate" / below
+        else:
+            for pattern in self._patterns(part):
+                yield from self._matching(pattern)
+        if part == "vae":  # Stable Diffusion has one of its own
+            for folder in self.folders("unet"):
+                yield folder.with_name("vae")
+
+    def _patterns(self, part: str) -> list[str]:
+        repository, below = _PLACES[part]
+        parts = ((base, name, below) for base in _BASES for name in FOLDERS[repository])
+        return ["/".join(filter(None, each)) for each in parts]
+
+    def _matching(self, pattern: str) -> list[Path]:
+        """Paths below the source; of several snapshots in a cache the newest goes first."""
+        if "*" not in pattern:
+            return [self.source / pattern]
+        return sorted(self.source.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def part(self, part: str) -> Part | None:
+        given = self.given.get(_PLACES[part][0])
+        if given is not None and given.is_file():
+            return Part(given, single=True)
+        for folder in self.folders(part):
+            if not folder.is_dir():
+                continue
+            name = choose_weights({path.name for path in folder.iterdir()})
+            if name is not None:
+                config = folder / CONFIG
+                if part == "vae" and folder.name == "vae":
+                    log.warning(
+                        "sd-vae-ft-mse was not found; Stable Diffusion's own VAE, %s, is used", folder
+                    )
+                return Part(folder / name, config if config.is_file() else None)
+        return self._single_file(part)
+
+    def _single_file(self, part: str) -> Part | None:
+        """A part inside a single file; Stable Diffusion's holds a VAE as well."""
+        repositories = {"vae": ("vae", "stable_diffusion")}.get(part, (_PLACES[part][0],))
+        for repository in repositories:
+            for path in self._single_paths(repository):
+                if path.is_file():
+                    return Part(path, single=True)
+        return None
+
+    def _single_paths(self, repository: str) -> Iterator[Path]:
+        given = self.given.get(repository)
+        if given is not None and given.is_file():
+            yield given
+            return
+        bases = [self.source / base for base in _SINGLE_BASES] if given is None else [given]
+        if given is None and repository in SINGLE_FILES:
+            bases += [place for name in FOLDERS[repository] for place in self._matching(name)]
+        for base in bases:
+            for stem in SINGLE_FILES.get(repository, ()):
+                for suffix in SAFETENSORS + PICKLES[:2]:
+                    yield base / f"{stem}{suffix}"
+
+    def tokenizer(self) -> tuple[Path, ...]:
+        for folder in (*self.folders("tokenizer"), self.source / "tokenizer"):
+            files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+            if "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files.keys():
+                return tuple(files.values())
+        return ()
+
+    def why_not(self, part: str) -> str:
+        """Where a part was looked for, and what there was instead."""
+        looked = [folder for folder in dict.fromkeys(self.folders(part)) if folder.is_dir()]
+        for folder in looked:
+            weights = sorted(path.name for path in folder.iterdir() if path.suffix in SAFETENSORS + PICKLES)
+            if len(weights) > 1:
+                return f"{folder} holds {', '.join(weights)}, none of them under a known name; leave one"
+        repository = _PLACES[part][0]
+        if repository in self.given:
+            return f"looked for in {', '.join(map(str, dict.fromkeys(self.folders(part))))}"
+        places = [*self._patterns(part), *(["tokenizer"] if part == "tokenizer" else [])]
+        text = f"looked for in {', '.join(filter(None, places))}"
+        if repository in SINGLE_FILES and part != "tokenizer":
+            files = ", ".join(f"{stem}.safetensors" for stem in SINGLE_FILES[repository])
+            text += f", and for {files} in {', '.join(filter(None, _SINGLE_BASES))}"
+        return text
 
 
-def _find_part(source: Path, part: str) -> Part | None:
-    for folder in _folders(source, part):
-        name = choose_weights({path.name for path in folder.iterdir()})
-        if name is not None:
-            config = folder / CONFIG
-            return Part(folder / name, config if config.is_file() else None)
-    return None
-
-
-def _tokenizer_files(source: Path) -> tuple[Path, ...]:
-    for folder in _folders(source, "tokenizer"):
-        files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
-        if "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files.keys():
-            return tuple(files.values())
-    return ()
+def _option(repository: str) -> str:
+    return f"--{repository.replace('_', '-')}"
 
 
 def _expected(part: str) -> str:
     """How a missing part is called."""
-    folder = FOLDERS[part][0]
+    folder = published_folder(part)
     if part == "tokenizer":
-        return f"{folder} (vocab.json and merges.txt)"
+        return f"{folder}: vocab.json and merges.txt"
     return f"{folder}/temporal_attention.ckpt" if part == "motion" else f"the weights in {folder}"

@@ -14,7 +14,7 @@ from magicanimate.checkpoints.download import RETRY_DELAYS, RemoteFile, partial_
 from magicanimate.checkpoints.home import downloads_folder, full_folder
 from magicanimate.checkpoints.layout import (
     CONFIG,
-    INDEX,
+    INDICES,
     STEMS,
     TOKENIZER_FILES,
     Part,
@@ -146,7 +146,7 @@ def _needed(part: str, folder: str, repo: str, listing: dict[str, RemoteFile]) -
         wanted = [name for name in TOKENIZER_FILES if name in names]
         found = "tokenizer.json" in wanted or {"vocab.json", "merges.txt"} <= set(wanted)
     else:
-        weights = choose_weights({name for name in names if not name.endswith(INDEX)})
+        weights = choose_weights({name for name in names if not name.endswith(INDICES)})
         wanted = [name for name in (CONFIG, weights) if name in names]
         found = weights is not None
     if not found:

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from magicanimate.checkpoints.keys import unwrap
-from magicanimate.checkpoints.layout import INDEX, PICKLES, SAFETENSORS
+from magicanimate.checkpoints.layout import INDEX, INDICES, PICKLES, SAFETENSORS
 from magicanimate.errors import InputError
 
 _AGAIN = "download it again"
@@ -153,7 +153,7 @@ def open_weights(path: str | Path) -> WeightFile:
     path = Path(path)
     head = _read_head(path)
     _refuse_placeholders(path, head)
-    if path.name.endswith(INDEX):
+    if path.name.endswith(INDICES):
         return _Sharded(path)
     if path.suffix in SAFETENSORS:
         return _Safetensors(path)

@@ -13,14 +13,17 @@ import torch
 
 from magicanimate.checkpoints.layout import Part
 from magicanimate.checkpoints.reading import open_weights
+from magicanimate.checkpoints.single_file import open_single_file
 from magicanimate.checkpoints.writing import Source
 from magicanimate.errors import InputError
 from magicanimate.models.prompt import EmptyPrompt
 
 
-def text_sources(part: Part) -> dict[str, Source]:
+def text_sources(part: Part, config: dict[str, Any]) -> dict[str, Source]:
     """The text encoder's tensors under their own names, without the numbering of positions."""
     file = open_weights(part.weights)
+    if part.single:
+        file = open_single_file("text_encoder", part.weights, config)
     return {key: Source(file, key) for key in file if not key.endswith(".position_ids")}
 
 

@@ -22,6 +22,9 @@ def run(args: argparse.Namespace) -> None:
             args.dest,
             dtype=args.dtype,
             overwrite=args.overwrite,
+            magicanimate=args.magicanimate,
+            stable_diffusion=args.stable_diffusion,
+            vae=args.vae,
             on_progress=bar,
             should_stop=should_stop,
         )

@@ -222,6 +222,16 @@ def _add_convert(commands) -> None:
     command.add_argument("source", type=Path, help="folder of the published files")
     command.add_argument("dest", type=Path, help="folder to make")
     command.add_argument(
+        "--magicanimate", type=Path, metavar="FOLDER", help="MagicAnimate's files, if they lie elsewhere"
+    )
+    command.add_argument(
+        "--stable-diffusion",
+        type=Path,
+        metavar="PATH",
+        help="Stable Diffusion 1.5: its folder or single file",
+    )
+    command.add_argument("--vae", type=Path, metavar="PATH", help="the VAE: its folder or single file")
+    command.add_argument(
         "--dtype", choices=DTYPES, help="number format to store (default: as each file has it)"
     )
     command.add_argument("--overwrite", action="store_true", help="replace an earlier checkpoint at DEST")
