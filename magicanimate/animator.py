@@ -6,7 +6,6 @@ It knows nothing of widgets or terminals. Heavy libraries are imported when the 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -143,7 +142,9 @@ class Animator:
     @property
     def defaults(self) -> ModelDefaults:
         """The checkpoint's own size, steps and guidance, without loading it."""
-        index = json.loads((self.folder / "model_index.json").read_text())
+        from magicanimate.checkpoints.disk import read_model_index
+
+        index = read_model_index(self.folder)
         return ModelDefaults(
             kind=index["kind"],
             width=index["default_width"],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ def add_text_encoder(pipe: MagicAnimatePipeline, folder: Path, *, device: str, d
     """
     if pipe.text_encoder is not None:
         return
-    index = json.loads((folder / "model_index.json").read_text())
-    if not (index.get("text_encoder") or [None])[0]:
+    index = read_model_index(folder)
+    parts = index.get("text_encoder")
+    if not (isinstance(parts, list) and parts and parts[0]):
         raise InputError(
             f"The checkpoint {index['kind']!r} understands no text; leave prompt and negative prompt empty."
         )

@@ -107,7 +107,7 @@ def test_widgets_become_the_request(values):
 def test_page_has_a_widget_for_every_setting(studio):
     page = Page(studio, [], queue_size=2).animate
     assert studio.defaults() == ModelDefaults("mini", 32, 32, 2, 2.0)
-    not_there = {"output", "window_stride", "preview_every", "limits"}
+    not_there = {"output", "overwrite", "window_stride", "preview_every", "limits"}
     not_there |= set(Shortcuts.__dataclass_fields__)  # the preset decides
     from magicanimate.config import AnimationRequest
 

@@ -139,7 +139,7 @@ def test_files_without_settings_are_named(tmp_path):
     text.write_text("hello")
     for file, words in (
         (clip, "holiday.mp4 has no settings"),
-        (broken, "broken.json is not valid JSON"),
+        (broken, "broken.json cannot be read .it is not valid JSON"),
         (other, "package.json has no settings"),
         (text, "note.txt is no result"),
     ):

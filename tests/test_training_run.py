@@ -158,7 +158,9 @@ def test_curve_follows_a_run_that_takes_steps_again(tmp_path):
 
 
 def test_what_can_be_tried(tmp_path):
-    index = json.dumps({"_class_name": "MagicAnimatePipeline"})
+    defaults = {"width": 32, "height": 32, "steps": 2, "guidance_scale": 1.0}
+    index = {"_class_name": "MagicAnimatePipeline", "kind": "mini"}
+    index = json.dumps(index | {f"default_{name}": value for name, value in defaults.items()})
     for age, folder in enumerate((f"{EXPORTED}/stage2_000100", "base/pipeline", f"{EXPORTED}/old")):
         (tmp_path / folder).mkdir(parents=True)
         file = tmp_path / folder / "model_index.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from diffusers import AutoencoderKL, ControlNetModel
 from torch import nn
 
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, read_json_object
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 
@@ -125,12 +125,11 @@ def read_config(component: str, path: Path | None) -> dict[str, Any]:
     if path is None:
         return sd15_config(component)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable config.json; download it again.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is not a config.json of a network; download it again.")
-    return config
+        return read_json_object(path)
+    except Unreadable as error:
+        raise InputError(
+            f"{path} is not a config.json of a network ({error.reason}); download it again."
+        ) from error
 
 
 def video_unet_config(

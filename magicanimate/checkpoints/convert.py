@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +51,7 @@ from magicanimate.checkpoints.writing import (
 )
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import write_json
 
 # The published demo's settings.
 STEPS = 25
@@ -230,7 +230,7 @@ def _write(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
         write_weights(part, sources, dtype=plan.dtype, tables=position_tables(network), tick=tick)
         sources.clear()  # closes the mapped files, whose pages count as this process's memory
     DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
-    (folder / MODEL_INDEX).write_text(json.dumps(_index(plan), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / MODEL_INDEX, _index(plan))
 
 
 def _write_text(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:

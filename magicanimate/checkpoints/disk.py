@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from magicanimate.errors import InputError
+from magicanimate.files import (
+    Unreadable,
+    partial_path,
+    put_in_place,
+    read_json_object,
+    remove,
+    shortened,
+    sweep,
+)
 
 PIPELINE_CLASS = "MagicAnimatePipeline"
 MODEL_INDEX = "model_index.json"
+_OTHER_FILES = ("README.md", ".gitattributes", "LICENSE")
+"""What lies beside the networks' folders of a pipeline."""
+
+_LARGEST_INDEX = 2**20  # bytes
+_LARGEST_SIDE, _SIDE_MULTIPLE = 16_384, 8  # pixels
+_INDEX_VALUES: dict[str, tuple[type | tuple[type, ...], float | None, float | None]] = {
+    "kind": (str, None, None),
+    "default_width": (int, 8, _LARGEST_SIDE),
+    "default_height": (int, 8, _LARGEST_SIDE),
+    "default_steps": (int, 1, 1000),
+    "default_guidance_scale": ((int, float), 0, 1000),
+}
+"""Settings of a ``model_index.json``: type and bounds."""
 
 
 def human_bytes(count: int) -> str:
@@ -53,27 +75,68 @@ def require_free(path: Path, needed: int, *, what: str, fix: str, free: Callable
 
 
 def model_index(folder: Path) -> dict | None:
-    """The ``model_index.json`` of a MagicAnimate pipeline folder; ``None`` if there is none."""
+    """The ``model_index.json`` of a MagicAnimate pipeline folder; ``None`` without one that can be used."""
     try:
-        index = json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_model_index(folder)
+    except InputError:
         return None
-    is_ours = isinstance(index, dict) and index.get("_class_name") == PIPELINE_CLASS
-    return index if is_ours else None
 
 
-def check_replaceable(dest: Path, *, overwrite: bool) -> None:
-    """Whether a pipeline may be written to ``dest``.
+def read_model_index(folder: Path) -> dict[str, Any]:
+    """The ``model_index.json`` of a MagicAnimate pipeline folder, its settings checked.
 
     Raises:
-        InputError: something is there that is not an empty folder, nor a pipeline to be overwritten.
+        Unreadable: there is none, it is damaged, or it belongs to another pipeline.
     """
-    if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):
+    path = folder / MODEL_INDEX
+    index = read_json_object(path, most=_LARGEST_INDEX)
+    if index.get("_class_name") != PIPELINE_CLASS:
+        raise Unreadable(path, f"it belongs to no {PIPELINE_CLASS}")
+    for name, (kind, low, high) in _INDEX_VALUES.items():
+        value = index.get(name)
+        is_right = isinstance(value, kind) and not isinstance(value, bool)
+        if not is_right or not (low is None or low <= value <= high):
+            raise Unreadable(path, f"its {name} is {shortened(value)}")
+    for name in ("default_width", "default_height"):
+        if index[name] % _SIDE_MULTIPLE:
+            raise Unreadable(path, f"its {name} is {index[name]}, no multiple of {_SIDE_MULTIPLE}")
+    return index
+
+
+def check_replaceable(dest: Path, *, overwrite: bool, marks: Callable[[Path], bool] | None = None) -> None:
+    """Whether a folder of networks may be written to ``dest``.
+
+    Args:
+        dest: the folder.
+        overwrite: an earlier one may be replaced.
+        marks: tells by its files whether a folder is an earlier one; a pipeline when ``None``.
+
+    Raises:
+        InputError: something is there that is not an empty folder, nor an earlier one to be overwritten.
+    """
+    try:
+        entries = list(dest.iterdir()) if dest.is_dir() else None
+        exists = os.path.lexists(dest)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "its name is not possible"
+        raise InputError(f"{dest} cannot be used ({reason}); choose another folder.") from error
+    if not exists or entries == []:
         return
-    if not dest.is_dir() or model_index(dest) is None:
+    if entries is None or not (marks or _is_pipeline)(dest):
         raise InputError(f"{dest} already exists and is not a converted checkpoint; choose another folder.")
     if not overwrite:
         raise InputError(f"{dest} already holds a checkpoint; choose another folder or ask to overwrite it.")
+    own = {*(model_index(dest) or {}), MODEL_INDEX, *_OTHER_FILES}
+    foreign = [entry.name for entry in entries if entry.name not in own] if marks is None else []
+    if foreign:
+        raise InputError(
+            f"{dest} holds {sorted(foreign)[0]}, which is no part of a checkpoint and would be lost; move it "
+            "or choose another folder."
+        )
+
+
+def _is_pipeline(folder: Path) -> bool:
+    return model_index(folder) is not None
 
 
 @contextlib.contextmanager
@@ -86,8 +149,8 @@ def staged_folder(dest: Path) -> Iterator[Path]:
         InputError: nothing can be written there.
     """
     dest = dest.absolute()
-    mark = uuid.uuid4().hex[:8]
-    staging, old = dest.with_name(f".{dest.name}.{mark}.partial"), dest.with_name(f".{dest.name}.{mark}.old")
+    sweep(dest.parent)
+    staging = partial_path(dest)
     try:
         staging.mkdir(parents=True)
     except OSError as error:
@@ -97,17 +160,9 @@ def staged_folder(dest: Path) -> Iterator[Path]:
     try:
         yield staging
         _share(staging)
-        if dest.exists():
-            dest.rename(old)
-        try:
-            staging.rename(dest)
-        except OSError:
-            if old.exists():
-                old.rename(dest)
-            raise
+        put_in_place([(staging, dest)])
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(staging)
 
 
 def _share(folder: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from magicanimate import ASSETS
-from magicanimate.checkpoints.disk import model_index
-from magicanimate.checkpoints.layout import looks_published
+from magicanimate.checkpoints.disk import MODEL_INDEX, model_index, read_model_index
+from magicanimate.checkpoints.layout import CONFIG, looks_published
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import InputError
 
@@ -67,7 +68,10 @@ def resolve_model(
                 f"the mini checkpoint is missing in {mini_folder()}; check out the whole repository again."
             )
         return mini_folder()
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # the home of nobody
+        raise InputError(f"{name} is no folder here; give its whole path.") from error
     if model_index(folder) is not None:
         return folder
     raise InputError(_why_not(folder))
@@ -78,6 +82,12 @@ def _why_not(folder: Path) -> str:
         return f"{folder} is neither a folder nor one of the models {', '.join(NAMES)}."
     if not folder.is_dir():
         return f"{folder} is a file; give the folder of a converted checkpoint, or one of {', '.join(NAMES)}."
+    if os.path.lexists(folder / MODEL_INDEX):
+        return str(_index_trouble(folder))
+    if all(
+        (folder / part / CONFIG).is_file() for part in ("unet", "vae", "appearance_encoder", "controlnet")
+    ):
+        return f"{folder} has the networks of a checkpoint but no {MODEL_INDEX}; convert or copy it again."
     if looks_published(folder):
         return (
             f"{folder} holds the published files, which must be converted once:"
@@ -86,6 +96,14 @@ def _why_not(folder: Path) -> str:
     return (
         f"{folder} has no model_index.json of a MagicAnimate pipeline; give a converted checkpoint's folder."
     )
+
+
+def _index_trouble(folder: Path) -> InputError:
+    try:
+        read_model_index(folder)
+    except InputError as error:
+        return error
+    return InputError(f"{folder} changed while it was looked at; try again.")
 
 
 def describe_models() -> list[ModelInfo]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from magicanimate.checkpoints.layout import (
 )
 from magicanimate.config import ShouldStop
 from magicanimate.errors import InputError
+from magicanimate.files import read_json, write_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -203,7 +203,7 @@ def offline_plan(cache_dir: Path | None) -> DownloadPlan:
 
 def _remembered() -> list[tuple[str, RemoteFile]]:
     try:
-        saved = json.loads((downloads_folder() / _MEMORY).read_text(encoding="utf-8"))
+        saved = read_json(downloads_folder() / _MEMORY)
         return [(entry.pop("part"), RemoteFile(**entry)) for entry in saved]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []  # no earlier run, or not a whole one
@@ -246,7 +246,7 @@ def remember(plan: DownloadPlan) -> None:
     """Note beside the downloads what they are, so that a later run finds them without a network."""
     saved = [{"part": file.part, **asdict(file.remote)} for file in plan.files]
     downloads_folder().mkdir(parents=True, exist_ok=True)
-    (downloads_folder() / _MEMORY).write_text(json.dumps(saved, indent=2), encoding="utf-8")
+    write_json(downloads_folder() / _MEMORY, saved)
 
 
 def published_parts(plan: DownloadPlan) -> PublishedParts:

@@ -6,7 +6,6 @@ sound weight file is answered with an `InputError` that names the file and what 
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import struct
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from magicanimate.checkpoints.keys import unwrap
 from magicanimate.checkpoints.layout import INDEX, INDICES, PICKLES, SAFETENSORS
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, read_json_object, require_ordinary
 
 _AGAIN = "download it again"
 _LFS = b"version https://git-lfs.github.com/spec"
@@ -165,10 +165,14 @@ def open_weights(path: str | Path) -> WeightFile:
 
 def _read_head(path: Path) -> bytes:
     try:
+        if path.exists():
+            require_ordinary(path)
         with path.open("rb") as file:
             return file.read(_HEAD_BYTES)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path.") from error
+    except Unreadable as error:
+        raise InputError(f"{path} cannot be opened ({error.reason}); check its path.") from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path} cannot be opened ({reason}); check its path and permissions.") from error
@@ -217,7 +221,7 @@ def _load_pickle(path: Path, head: bytes) -> Mapping[str, object]:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        where = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        where = read_json_object(path)["weight_map"]
         names = {str(key): str(name) for key, name in where.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not an index of weight shards; {_AGAIN}.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from magicanimate.checkpoints.reading import open_weights
 from magicanimate.checkpoints.single_file import open_single_file
 from magicanimate.checkpoints.writing import Source
 from magicanimate.errors import InputError
+from magicanimate.files import LARGEST_JSON, parse_json, read_text, write_json
 from magicanimate.models.prompt import EmptyPrompt
 
 
@@ -30,7 +30,7 @@ def text_sources(part: Part, config: dict[str, Any]) -> dict[str, Source]:
 def write_text_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the ``config.json`` of a CLIP text encoder."""
     config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"} | config
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
 
 
 def check_tokenizer(files: tuple[Path, ...]) -> None:
@@ -42,14 +42,14 @@ def check_tokenizer(files: tuple[Path, ...]) -> None:
     texts = {}
     for file in files:
         try:
-            texts[file.name] = file.read_text(encoding="utf-8")
-            content = json.loads(texts[file.name]) if file.suffix == ".json" else {}
-        except (OSError, ValueError) as error:
+            texts[file.name] = read_text(file, most=LARGEST_JSON)
+            content = parse_json(texts[file.name]) if file.suffix == ".json" else {}
+        except ValueError as error:
             raise InputError(f"{file} is damaged; download stable-diffusion-v1-5 again.") from error
         if not isinstance(content, dict):
             raise InputError(f"{file} is not a tokenizer's file; download stable-diffusion-v1-5 again.")
     if {"vocab.json", "merges.txt"} <= texts.keys():
-        vocabulary = json.loads(texts["vocab.json"])
+        vocabulary = parse_json(texts["vocab.json"])
         for merge in texts["merges.txt"].rstrip().split("\n"):
             if merge.startswith("#version"):
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import nn
 from magicanimate.checkpoints.keys import convert_key, is_positional, published_key
 from magicanimate.checkpoints.reading import WeightFile
 from magicanimate.errors import InputError
+from magicanimate.files import write_json
 
 SHARD_BYTES = 1_000_000_000
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -197,8 +197,8 @@ def write_weights(
         total += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (folder / f"{stem}.safetensors.index.json").write_text(text, encoding="utf-8")
+        index["weight_map"] = dict(sorted(where.items()))
+        write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -6,7 +6,6 @@ first feature maps; the factors were measured (`python -m benchmarks.memory`).
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object
 from magicanimate.memory.profiles import (
     AUTO,
     DECODED_AT_ONCE,
@@ -63,8 +63,8 @@ class Footprint:
             InputError: the folder is not a complete pipeline.
         """
         try:
-            vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-            unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+            vae = read_json_object(folder / "vae" / "config.json")
+            unet = read_json_object(folder / "unet" / "config.json")
             # AutoencoderDC has a list for each half. AutoencoderKL has one for both, and its decoder reaches
             # the full size with the channels of the second level.
             levels = vae.get("decoder_block_out_channels") or vae["block_out_channels"][1:] + [0]
@@ -76,7 +76,7 @@ class Footprint:
                 decoder_channels=levels[0],
                 scale=2 ** (len(levels) - 1),
             )
-        except (OSError, ValueError, LookupError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise InputError(
                 f"The checkpoint {folder} cannot be loaded ({error}); convert or fetch it again."
             ) from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from magicanimate.errors import InputError
+from magicanimate.files import parse_json, require_ordinary
 from magicanimate.media.file_metadata import read_metadata
 from magicanimate.provenance.certificate import SELF_MADE, self_made_root
 from magicanimate.provenance.signing import COMPOSED, GENERATED, OFFLINE
@@ -100,8 +100,9 @@ def inspect(path: Path) -> Inspection:
         return Inspection(
             path, read_metadata(path), worst, {state: states.count(state) for state in sorted(set(states))}
         )
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"The file {path} does not exist; check the name.")
+    require_ordinary(path)
     return Inspection(path, read_metadata(path), read_credentials(path))
 
 
@@ -123,7 +124,7 @@ def read_credentials(path: Path) -> Credentials:
             if reader is None:
                 return Credentials("none")
             with reader:
-                return _credentials(json.loads(reader.json()))
+                return _credentials(parse_json(reader.json()))
     except OSError as error:
         raise InputError(f"The file {path} cannot be read ({error.strerror}); check it.") from error
     except c2pa.C2paError.NotSupported:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from magicanimate import __version__
 from magicanimate.digest import sha256_of
 from magicanimate.errors import InputError
+from magicanimate.files import partial_path, remove
 from magicanimate.provenance.certificate import Identity, load_identity
 from magicanimate.wording import file_name
 
@@ -118,7 +118,7 @@ def _sign(path: Path, kind: str, statement: dict[str, Any], identity: Identity) 
     """Replace a file by its signed copy."""
     import c2pa
 
-    signed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.signed")
+    signed = partial_path(path)
     info = c2pa.C2paSignerInfo(identity.algorithm, identity.chain, identity.key, None)
     try:
         with (
@@ -131,4 +131,4 @@ def _sign(path: Path, kind: str, statement: dict[str, Any], identity: Identity) 
             builder.sign(signer, kind, source, target)
         os.replace(signed, path)
     finally:
-        signed.unlink(missing_ok=True)
+        remove(signed)

@@ -17,6 +17,7 @@ from magicanimate.config import (
     ShouldStop,
 )
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import write_bytes
 from magicanimate.studio.form_values import FILES
 from magicanimate.studio.job import Made
 from magicanimate.studio.moving_picture import encode_webp
@@ -105,7 +106,7 @@ class AnimationRunner:
             if preview is None:
                 raise
             kept = output.with_name(output.stem + _PREVIEW_SUFFIX)
-            kept.write_bytes(encode_webp(preview))
+            write_bytes(kept, encode_webp(preview))
             raise Cancelled(str(stopped), kept=[kept]) from stopped
         files = (result.output, result.settings_file, result.side_by_side)
         return Made(tuple(filter(None, files)), _summary(result))

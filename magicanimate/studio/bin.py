@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -11,11 +11,17 @@ from datetime import datetime
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object
 from magicanimate.studio.results import StoredResult, read_result
+
+log = logging.getLogger(__name__)
 
 _FOLDER = ".bin"
 _ORIGIN = ".origin"
 """File in each place of the bin that says where its result was."""
+
+_MOVING = ".moving"
+"""File in a place whose files are on their way, in or out: what a kill interrupts is finished later."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,43 @@ class Bin:
         origin = result.output.parent.relative_to(self.folder)
         try:
             place = self._new_place(f"{datetime.now():%Y%m%d-%H%M%S}_{result.name}")
-            (place / _ORIGIN).write_text(json.dumps({"folder": origin.as_posix()}), encoding="utf-8")
+            write_json(place / _ORIGIN, {"folder": origin.as_posix()}, indent=None)
             try:
-                _move({path: place / path.name for path in result.companions()})
+                self._move(place, {path: place / path.name for path in result.companions()})
             except OSError:
                 shutil.rmtree(place)
                 raise
         except OSError as error:
             raise InputError(f"{result.name} cannot be moved to the bin ({error.strerror}).") from error
         return self.get(place.name)
+
+    def finish_moves(self) -> None:
+        """Finish what a killed program had begun to move; only for when none is at work on the folder."""
+        for note in (self.folder / _FOLDER).glob(f"*/{_MOVING}"):
+            try:
+                names = {str(source): str(target) for source, target in read_json_object(note).items()}
+                paths = [self.folder / name for pair in names.items() for name in pair]
+                if not all(path.resolve().is_relative_to(self.folder.resolve()) for path in paths):
+                    raise Unreadable(note, "it names files elsewhere")
+                for source, target in names.items():
+                    if (self.folder / source).exists() and not (self.folder / target).exists():
+                        (self.folder / target).parent.mkdir(parents=True, exist_ok=True)
+                        os.rename(self.folder / source, self.folder / target)
+                note.unlink()
+                if set(os.listdir(note.parent)) <= {_ORIGIN}:  # everything was taken out
+                    shutil.rmtree(note.parent)
+            except (InputError, OSError) as error:
+                log.warning("%s is not finished: %s", note, error)
+
+    def _move(self, place: Path, targets: dict[Path, Path]) -> None:
+        """Move files within a disk, all of them or none; a kill in between is made up for later."""
+        names = {
+            source.relative_to(self.folder).as_posix(): target.relative_to(self.folder).as_posix()
+            for source, target in targets.items()
+        }
+        write_json(place / _MOVING, names, indent=None)
+        _move(targets)
+        (place / _MOVING).unlink()
 
     def results(self) -> list[Binned]:
         """What is in the bin, the last one put there first."""
@@ -98,7 +132,9 @@ class Bin:
             while any((folder / _with_stem(path, old, new)).exists() for path in files):
                 number += 1
                 new = f"{old}_{number}"
-            _move({path: folder / _with_stem(path, old, new) for path in files})
+            self._move(
+                self.folder / _FOLDER / id, {path: folder / _with_stem(path, old, new) for path in files}
+            )
             shutil.rmtree(self.folder / _FOLDER / id)
         except OSError as error:
             raise InputError(f"{old} cannot be taken out of the bin ({error.strerror}).") from error
@@ -133,7 +169,7 @@ def _read_place(place: Path) -> Binned | None:
     """What is at a place; ``None`` if it is nothing that `Bin.put` left there."""
     try:
         note = place / _ORIGIN
-        origin = Path(json.loads(note.read_text(encoding="utf-8"))["folder"])
+        origin = Path(read_json_object(note)["folder"])
         when = datetime.fromtimestamp(note.stat().st_mtime)
         results = [read_result(path) for path in place.glob("*.json")]
     except (OSError, ValueError, KeyError, TypeError):  # `InputError` is a ``ValueError``

@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import psutil
 from filelock import FileLock
 
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object, write_json
 
 ERROR_PREFIX = "error: "
 """How the commands of this project begin the sentence that says why they end."""
@@ -169,14 +169,14 @@ class DetachedProcess:
 
     def _read(self) -> Record | None:
         try:
-            return Record(**json.loads(self._file.read_text(encoding="utf-8")))
+            record = Record(**read_json_object(self._file))
+            whole = isinstance(record.pid, int) and isinstance(record.began, (int, float))
+            return record if whole and isinstance(record.exit_status, (int, type(None))) else None
         except (OSError, ValueError, TypeError):
             return None  # no start yet, or a file that somebody broke
 
     def _write(self, record: Record) -> None:
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(record)) + "\n", encoding="utf-8")
-        os.replace(temporary, self._file)
+        write_json(self._file, asdict(record), indent=None)
 
 
 def _process(record: Record | None) -> psutil.Process | None:

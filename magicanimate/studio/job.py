@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from magicanimate.config import Progress
+from magicanimate.files import shortened
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
 STATES: tuple[JobState, ...] = get_args(JobState)
 ENDED: tuple[JobState, ...] = ("done", "failed", "cancelled")
+
+
+_ID = re.compile(r"[0-9A-Za-z]{1,64}")
+_NUMBER = (int, float)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "kind", "title", "owner", "state", "error", "summary"), str),
+    **dict.fromkeys(("rank", "created"), _NUMBER),
+    **dict.fromkeys(("started", "ended"), (*_NUMBER, type(None))),
+    "request": dict,
+    "results": list,
+}
+"""What the values in a job's file are."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +94,19 @@ class Job:
         Raises:
             ValueError: it is something else.
         """
-        known = {f.name for f in fields(cls)} - {"progress"}
-        if not isinstance(raw, dict) or not isinstance(raw.get("request"), dict):
+        if not isinstance(raw, dict):
             raise ValueError("it is no job")
-        missing = {"id", "kind", "title"} - raw.keys()
-        if missing or raw.get("state", "waiting") not in STATES:
-            raise ValueError(f"it lacks {', '.join(sorted(missing)) or 'a known state'}")
-        given = {name: value for name, value in raw.items() if name in known}
-        return cls(**{**given, "results": tuple(raw.get("results", ()))})
+        given = {name: value for name, value in raw.items() if name in _KINDS}
+        missing = {"id", "kind", "title", "request"} - given.keys()
+        if missing:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, _KINDS[name]):
+                raise ValueError(f"its {name} is {shortened(value)}")
+        if not all(isinstance(path, str) for path in given.get("results", ())):
+            raise ValueError("its results are no paths")
+        if not _ID.fullmatch(given["id"]) or given.get("state", "waiting") not in STATES:
+            raise ValueError("its id or state is none that there is")
+        if not all(math.isfinite(given.get(name) or 0) for name in ("rank", "created", "started", "ended")):
+            raise ValueError("its times are no numbers")
+        return cls(**{**given, "results": tuple(given.get("results", ()))})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -13,7 +12,9 @@ from filelock import FileLock, Timeout
 
 from magicanimate.digest import sha256_of
 from magicanimate.errors import InputError
+from magicanimate.files import read_json, whole_file, write_json
 from magicanimate.studio.job import Job
+from magicanimate.studio.results import LARGEST_SETTINGS
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class JobFiles:
         jobs = []
         for file in self.folder.glob("*.json"):
             try:
-                jobs.append(Job.from_json(json.loads(file.read_text(encoding="utf-8"))))
+                jobs.append(Job.from_json(read_json(file, most=LARGEST_SETTINGS)))
             except (OSError, ValueError) as error:
                 log.warning("%s is passed over: %s", file, error)
         return jobs
@@ -64,12 +65,9 @@ class JobFiles:
             InputError: the disk is full or gone.
         """
         path = self.folder / f"{job.id}.json"
-        partial = path.with_suffix(".partial")
         try:
-            partial.write_text(json.dumps(job.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
-            os.replace(partial, path)
+            write_json(path, job.to_json(), indent=1)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise InputError(
                 f"The job cannot be kept in {self.folder} ({error.strerror}); free some room."
             ) from error
@@ -120,16 +118,15 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another disk, or one that knows no links
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
+        with whole_file(target) as partial:
+            shutil.copyfile(source, partial)
 
 
 def _texts_of(settings_file: Path) -> set[str]:
     """The texts that a result's settings hold; none if it is no settings file."""
     try:
-        settings = json.loads(settings_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = read_json(settings_file, most=LARGEST_SETTINGS)
+    except InputError:
         return set()
     values = settings.values() if isinstance(settings, dict) else ()
     return {value for value in values if isinstance(value, str)}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import secrets
 from itertools import islice
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from magicanimate.files import write_bytes
 from magicanimate.studio.results import StoredResult
 
 log = logging.getLogger(__name__)
@@ -40,13 +39,10 @@ class Thumbnails:
         path = self._path(result)
         if path is None or path.is_file():
             return path
-        partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.webp")
         try:
             self.folder.mkdir(exist_ok=True)
-            partial.write_bytes(_encoded(result))
-            os.replace(partial, path)
+            write_bytes(path, _encoded(result))
         except (OSError, InputError) as error:
-            partial.unlink(missing_ok=True)
             log.warning("no thumbnail of %s: %s", result.name, error)
             return None
         return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -12,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from magicanimate.files import read_json_object
 from magicanimate.presets import Shortcuts
 from magicanimate.windows import WindowPlan
 
@@ -164,11 +164,14 @@ def _runs(folder: Path) -> list[Run]:
     return [run for run in runs if run is not None]
 
 
+_LARGEST = 4 * 2**20  # bytes of a settings file
+
+
 @lru_cache(maxsize=4 * _NEWEST)
 def _read(path: str, changed: int) -> Run | None:
     """The run that a settings file tells of; ``None`` for any other file."""
     try:
-        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        settings = read_json_object(Path(path), most=_LARGEST)
         run = Run(Work.of(settings), {name: float(spent) for name, spent in settings["seconds"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, read_json
 from magicanimate.request_checks import side_by_side_path
 from magicanimate.wording import file_name
 
@@ -88,13 +88,12 @@ def read_result(settings_file: Path) -> StoredResult | None:
         InputError: it is meant to be JSON and cannot be read.
     """
     try:
-        if settings_file.stat().st_size > LARGEST_SETTINGS:
-            return None
-        settings = json.loads(settings_file.read_text(encoding="utf-8"))
+        settings = read_json(settings_file, most=LARGEST_SETTINGS)
         changed = settings_file.stat().st_mtime
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not valid JSON"
-        raise InputError(f"The settings {settings_file.name} cannot be read: {reason}.") from error
+    except Unreadable as error:
+        raise InputError(f"The settings {settings_file.name} cannot be read: {error.reason}.") from error
+    except OSError as error:  # it went meanwhile
+        raise InputError(f"The settings {settings_file.name} cannot be read: {error.strerror}.") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("output"), str):
         return None
     # The folder may have been moved, so only the kind of file is taken from the settings.

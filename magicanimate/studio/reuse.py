@@ -6,13 +6,13 @@ of results, if that very result still lies there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, read_json
 from magicanimate.studio.export import EXPORTED_FROM
 from magicanimate.studio.form_values import FILES
 from magicanimate.studio.results import LARGEST_SETTINGS, StoredResult
@@ -76,7 +76,8 @@ def original(settings: Mapping[str, Any], results: Iterable[StoredResult]) -> Ma
     """
     from magicanimate.media.file_metadata import names_only
 
-    wanted = {name: value for name, value in names_only(settings).items() if name != EXPORTED_FROM}
+    of_the_file = (EXPORTED_FROM, "program")  # which may have been written by another version
+    wanted = {name: value for name, value in names_only(settings).items() if name not in of_the_file}
     found = [each.settings for each in results if wanted.items() <= names_only(each.settings).items()]
     files = {tuple(each.get(name) for name in FILES) for each in found}
     return found[0] if len(files) == 1 else None
@@ -108,13 +109,11 @@ def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused
 
 def _from_json(file: Path) -> Any:
     try:
-        if file.stat().st_size > LARGEST_SETTINGS:
-            return None
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file.name} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise InputError(f"{file.name} is not valid JSON; drop the settings of a result.") from error
+        return read_json(file, most=LARGEST_SETTINGS)
+    except Unreadable as error:
+        raise InputError(
+            f"{file.name} cannot be read ({error.reason}); drop the settings of a result."
+        ) from error
 
 
 def _within(path: Path, folders: Sequence[Path] | None) -> Path | None:

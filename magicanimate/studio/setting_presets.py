@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from magicanimate import __version__
 from magicanimate.errors import InputError
+from magicanimate.files import read_json
 from magicanimate.studio.form_values import ReadBack, Setting, read_back
 
 LONGEST_NAME = 60
@@ -108,10 +108,8 @@ def _tidy(name: str) -> str:
 def _content(file: Path) -> dict[str, Any] | None:
     """What a file holds; ``None`` if it is none of ours."""
     try:
-        if file.stat().st_size > _LARGEST_FILE:
-            return None
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(file, most=_LARGEST_FILE)
+    except InputError:
         return None
     ours = isinstance(content, dict) and isinstance(content.get("name"), str)
     return content if ours and isinstance(content.get("values"), dict) else None

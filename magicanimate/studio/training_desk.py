@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import threading
@@ -11,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object, write_json
 from magicanimate.studio.detached import ERROR_PREFIX, OUTPUT_AT_ONCE, DetachedProcess
 from magicanimate.studio.training_run import GRACE, TrainingRun, export_folder
 from magicanimate.studio.training_wish import (
@@ -39,7 +39,7 @@ class TrainingDesk:
     def wish(self) -> TrainingWish:
         """What was asked for last; the defaults if nothing was."""
         try:
-            saved = TrainingWish(**json.loads(self._memory.read_text(encoding="utf-8")))
+            saved = TrainingWish(**read_json_object(self._memory))
             _ = saved.run_folder  # a file of another version may know other presets
             return saved
         except (OSError, ValueError, TypeError):
@@ -62,9 +62,7 @@ class TrainingDesk:
             InputError: as `TrainingRun.start`.
         """
         self.run(wish).start(wish)
-        temporary = self._memory.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(wish), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self._memory)
+        write_json(self._memory, asdict(wish))
 
     def check(self, data: str) -> Iterator[str]:
         """Lines that say what a training would use of a folder, and what not.

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from magicanimate.checkpoints.disk import MODEL_INDEX, model_index
 from magicanimate.errors import InputError
+from magicanimate.files import parse_json, read_json_object
 from magicanimate.studio.detached import ERROR_PREFIX, DetachedProcess
 from magicanimate.studio.training_wish import PROGRAM_FOLDER, STAGES, TrainingWish
 
@@ -119,7 +119,7 @@ class TrainingRun:
 
     def _steps(self) -> int | None:
         try:
-            return int(json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["steps"])
+            return int(read_json_object(self.folder / "config.json")["steps"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -201,7 +201,7 @@ class _Metrics:
                 break  # being written
             self._offset += len(line)
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 continue
             if isinstance(row, dict) and isinstance(row.get("step"), int):

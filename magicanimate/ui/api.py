@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object
 from magicanimate.studio.api_request import api_request
 from magicanimate.studio.job import Job
 from magicanimate.ui.studio import Studio
@@ -76,7 +76,7 @@ class AnimateEndpoint:
 def _reply(job: Job) -> Reply:
     if job.state == "done":
         video, settings_file = job.results[:2]
-        return video, {"stage": "done", **json.loads(Path(settings_file).read_text(encoding="utf-8"))}
+        return video, {"stage": "done", **read_json_object(Path(settings_file))}
     if job.is_over or job.state == "interrupted":
         raise InputError(job.error or "The animation was cancelled.")
     now = job.progress

@@ -114,7 +114,9 @@ class Studio:
             InputError: another program works on the output folder, or it cannot be written to.
         """
         runner = AnimationRunner(self._animate, self.output)
-        return JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting)
+        queue = JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting)
+        self._library.bin.finish_moves()  # the queue has the folder to itself from now on
+        return queue
 
     @property
     def animator(self) -> Animator:
