@@ -174,7 +174,7 @@ def test_damaged_json_files(layout, tmp_path):
     path = layout / "sd-vae-ft-mse/config.json"
     path.unlink()
     path.write_text("<html>", encoding="utf-8")
-    with pytest.raises(InputError, match=r"sd-vae-ft-mse.config\.json is not a readable"):
+    with pytest.raises(InputError, match=r"sd-vae-ft-mse.config\.json is not a config\.json of a network"):
         convert_checkpoint(layout, tmp_path / "full")
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(InputError, match=r"is not a config\.json"):

@@ -22,8 +22,8 @@ from magicanimate.files import (
 
 PIPELINE_CLASS = "MagicAnimatePipeline"
 MODEL_INDEX = "model_index.json"
-_OTHER_FILES = ("README.md", ".gitattributes", "LICENSE")
-"""What lies beside the networks' folders of a pipeline."""
+_OTHER_FILES = ("README.md", "config.json", "diffusion_pytorch_model.safetensors")
+"""What a pipeline, or a single network, has besides folders of networks."""
 
 _LARGEST_INDEX = 2**20  # bytes
 _LARGEST_SIDE, _SIDE_MULTIPLE = 16_384, 8  # pixels
@@ -103,13 +103,15 @@ def read_model_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def check_replaceable(dest: Path, *, overwrite: bool, marks: Callable[[Path], bool] | None = None) -> None:
+def check_replaceable(
+    dest: Path, *, overwrite: bool | None, is_earlier: Callable[[Path], bool] | None = None
+) -> None:
     """Whether a folder of networks may be written to ``dest``.
 
     Args:
         dest: the folder.
-        overwrite: an earlier one may be replaced.
-        marks: tells by its files whether a folder is an earlier one; a pipeline when ``None``.
+        overwrite: an earlier one may be replaced; ``None`` means unless it holds files of somebody's own.
+        is_earlier: whether a folder is an earlier one; whether it is a pipeline when ``None``.
 
     Raises:
         InputError: something is there that is not an empty folder, nor an earlier one to be overwritten.
@@ -122,13 +124,13 @@ def check_replaceable(dest: Path, *, overwrite: bool, marks: Callable[[Path], bo
         raise InputError(f"{dest} cannot be used ({reason}); choose another folder.") from error
     if not exists or entries == []:
         return
-    if entries is None or not (marks or _is_pipeline)(dest):
+    if entries is None or not (is_earlier or _is_pipeline)(dest):
         raise InputError(f"{dest} already exists and is not a converted checkpoint; choose another folder.")
-    if not overwrite:
+    if overwrite is False:
         raise InputError(f"{dest} already holds a checkpoint; choose another folder or ask to overwrite it.")
     own = {*(model_index(dest) or {}), MODEL_INDEX, *_OTHER_FILES}
-    foreign = [entry.name for entry in entries if entry.name not in own] if marks is None else []
-    if foreign:
+    foreign = [entry.name for entry in entries if entry.name not in own]
+    if foreign and overwrite is None:
         raise InputError(
             f"{dest} holds {sorted(foreign)[0]}, which is no part of a checkpoint and would be lost; move it "
             "or choose another folder."

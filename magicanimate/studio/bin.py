@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from magicanimate.errors import InputError
-from magicanimate.files import read_json_object
+from magicanimate.files import Unreadable, read_json_object, write_json
 from magicanimate.studio.results import StoredResult, read_result
 
 log = logging.getLogger(__name__)
