@@ -8,6 +8,7 @@ import diffusers
 import torch
 from diffusers import ControlNetModel
 from diffusers.utils import logging
+from safetensors import SafetensorError
 
 from magicanimate.errors import InputError
 from magicanimate.loading_lock import LOADING
@@ -42,17 +43,49 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
                     cls = classes.get(name, ControlNetModel)
                     networks[name] = cls.from_pretrained(folder / name, **wanted)
                     store_in_eight_bits(networks[name])
-            return MagicAnimatePipeline.from_pretrained(
+            for name, network in networks.items():
+                _require_complete(network, folder / name)
+            pipe = MagicAnimatePipeline.from_pretrained(
                 folder,
                 text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others
                 tokenizer=None,
                 **networks,
                 **wanted,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except InputError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         raise InputError(
             f"The checkpoint {folder} cannot be loaded ({_first_line(error)}); convert or fetch it again."
         ) from error
+
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            _require_complete(part, folder / name)
+    return pipe
+
+
+def _require_complete(network: torch.nn.Module, folder: Path) -> None:
+    """Refuse a network of which tensors are missing: diffusers leaves those without numbers.
+
+    Raises:
+        InputError: with the name of the first.
+    """
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    missing = [name for name, tensor in tensors if tensor.is_meta]
+    if missing:
+        others = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
+        raise InputError(
+            f"The weights in {folder} lack {missing[0]}{others}; convert or fetch the checkpoint again."
+        )
 
 
 def _dtype_argument() -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from magicanimate.terminal import exit_status, say
-from training.options import add_settings, with_settings
+from training.options import add_settings, whole_number, with_settings
 from training.presets import PRESETS, preset
 from training.segmenter import command as segmenter
 
@@ -36,8 +36,10 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(stage, help=text, description=text)
         command.add_argument("--data", type=Path, required=True, help="folder of the videos, or dancers")
         command.add_argument("--images", type=Path, help="folder of the images, for joint training")
-        command.add_argument("--stop-after", type=int, metavar="N", help="leave after N steps of this call")
-        command.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+        command.add_argument(
+            "--stop-after", type=whole_number, metavar="N", help="leave after N steps of this call"
+        )
+        command.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads")
         _add_common(command)
         add_settings(command)
     export = commands.add_parser("export", help="write the pipeline folder that the program loads")

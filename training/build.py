@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from magicanimate.errors import InputError
+from magicanimate.files import whole_file
 from magicanimate.models.autoencoder import Autoencoder
-from training.checkpoints import load_averages, newest_checkpoint
+from training.checkpoints import DAMAGED, load_averages, newest_checkpoint
 from training.config import NetworkConfig, Stage, StageConfig
 from training.networks import build_scheduler
 from training.parts import (
@@ -158,25 +159,26 @@ def frozen_autoencoder(parts: Parts, runs: Path, *, samples: Dataset | None = No
     vae = parts.autoencoder()
     if isinstance(parts, NewParts):
         folder = runs / "vae"
-        newest = newest_checkpoint(folder)
-        if newest is None:
+        if newest_checkpoint(folder) is None:
             raise InputError(f"{folder} has no checkpoint; run the stage 'vae' first.")
-        load_averages({"vae": vae}, folder)
-        change_basis(vae, _basis(vae, folder / LATENT_BASIS, newest.name, samples))
+        step = load_averages({"vae": vae}, folder)
+        change_basis(vae, _basis(vae, folder / LATENT_BASIS, f"step_{step:07d}.pt", samples))
     return vae.requires_grad_(False).eval()
 
 
 def _basis(vae: Autoencoder, file: Path, checkpoint: str, samples: Dataset | None) -> torch.Tensor:
     if file.exists():
-        saved = torch.load(file, weights_only=True)
-        if saved["checkpoint"] == checkpoint:
-            return saved["basis"]
+        try:
+            saved = torch.load(file, weights_only=True)
+            if saved["checkpoint"] == checkpoint:
+                return saved["basis"]
+        except DAMAGED as error:
+            log.warning("%s is damaged and is measured again (%s)", file, type(error).__name__)
     if samples is None:
         raise InputError(f"{file} is missing or of an older autoencoder; train a later stage first.")
     basis = latent_basis(vae, samples)
-    temporary = file.with_suffix(".tmp")
-    torch.save({"basis": basis, "checkpoint": checkpoint}, temporary)
-    temporary.replace(file)
+    with whole_file(file) as partial:
+        torch.save({"basis": basis, "checkpoint": checkpoint}, partial)
     (file.parent.parent / LATENTS).unlink(missing_ok=True)  # of the autoencoder before
     return basis
 

@@ -6,7 +6,9 @@ A file is ``torch.save`` of ``step``, ``parameters`` (the trained ones, ``<netwo
 
 from __future__ import annotations
 
-import os
+import logging
+import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,23 +18,69 @@ from torch import nn
 
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.errors import InputError
+from magicanimate.files import require_ordinary, whole_file
+
+log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
+_PARTS = {"step", "parameters", "averages", "optimizer"}
+DAMAGED = (
+    *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError),
+    *(AssertionError, MemoryError, struct.error, pickle.UnpicklingError),
+)
+"""What torch raises on a pickle that is cut off or changed."""
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The checkpoints of a run folder, the newest first."""
+    return sorted((folder / FOLDER).glob("step_*.pt"), reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of a run folder, if it has any."""
-    found = sorted((folder / FOLDER).glob("step_*.pt"))
-    return found[-1] if found else None
+    return next(iter(checkpoints_of(folder)), None)
+
+
+def read_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read, and its state on the CPU; ``None`` if there is none.
+
+    One that is damaged, as by a power cut, is named in the log, and the one before it serves.
+
+    Raises:
+        InputError: there are checkpoints and none of them can be read.
+    """
+    found = checkpoints_of(folder)
+    for path in found:
+        try:
+            return path, read_checkpoint(path)
+        except InputError as error:
+            log.warning("%s The one before it is used, if there is one.", error)
+    if found:
+        raise InputError(
+            f"None of the checkpoints in {folder / FOLDER} can be read; restore one, or delete them to begin "
+            "anew."
+        )
+    return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that `write_checkpoint` was given, on the CPU."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """The state that `write_checkpoint` was given, on the CPU.
+
+    Raises:
+        InputError: the file is damaged or holds something else.
+    """
+    try:
+        require_ordinary(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGED as error:
+        raise InputError(f"The checkpoint {path} is damaged or cut off.") from error
+    if not isinstance(state, dict) or not state.keys() >= _PARTS:
+        raise InputError(f"The checkpoint {path} lacks what a training needs to go on.")
+    return state
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write under a temporary name, rename, then drop all but the newest ``keep``.
+    """Write under a temporary name, rename when it is on the disk, then drop all but the newest ``keep``.
 
     Args:
         folder: of the run.
@@ -48,22 +96,17 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Pa
     checkpoints = folder / FOLDER
     checkpoints.mkdir(parents=True, exist_ok=True)
     path = checkpoints / f"step_{state['step']:07d}.pt"
-    for partial in checkpoints.glob("*.tmp"):
-        partial.unlink()  # of a run that was killed while it wrote
-    temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path, durable=True) as partial, partial.open("wb") as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into the latter
-        temporary.unlink(missing_ok=True)
         older = newest_checkpoint(folder)
         safe = f"{older.name} is safe" if older else "there is no earlier one"
         raise InputError(
             f"{path} cannot be written ({_reason(error)}): it needs {human_bytes(_size(state))}, {safe};"
             " free some room and run the same command again."
         ) from error
-    os.replace(temporary, path)
-    for old in sorted(checkpoints.glob("step_*.pt"))[:-keep]:
+    for old in checkpoints_of(folder)[keep:]:
         old.unlink()
     return path
 
@@ -98,10 +141,10 @@ def load_averages(networks: Mapping[str, nn.Module], folder: Path, *, partly: bo
         FileNotFoundError: the run has no checkpoint yet.
         KeyError: the run has no weights for a parameter.
     """
-    path = newest_checkpoint(folder)
-    if path is None:
+    found = read_newest(folder)
+    if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint; run that stage first")
-    state = read_checkpoint(path)
+    state = found[1]
     with torch.no_grad():
         for name, network in networks.items():
             for key, p in network.named_parameters():

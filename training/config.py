@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from magicanimate.config import Fusion
+from magicanimate.errors import InputError
+from magicanimate.files import shortened
 
 Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "segmenter"]
 Driving = Literal["densepose", "keypoints", "both"]
@@ -113,6 +115,53 @@ class StageConfig:
         return self.batch_size // self.targets
 
 
+_AT_LEAST_ONE = (
+    *("steps", "batch_size", "targets", "size", "num_frames", "interval", "accumulation", "checkpoint_every"),
+    *("keep_checkpoints", "sample_every", "log_every"),
+)
+_SHARES = (
+    *("tau_0", "tau_1", "tau_2", "still_share", "target_still_share", "share_noise", "drop_reference"),
+    *("optimizer.final_ratio", "optimizer.ema_decay", "loss.timestep_bias"),
+)
+_MANY = 10**9
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_AT_LEAST_ONE, (1, _MANY)),
+    **dict.fromkeys(_SHARES, (0, 1)),
+    **dict.fromkeys(("crop", "holdout", "latent_noise", "gradient_weight"), (0, _MANY)),
+    **dict.fromkeys(
+        ("optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay"), (0, _MANY)
+    ),
+    **dict.fromkeys(("loss.min_snr_gamma", "loss.attention_weight"), (0, _MANY)),
+    "loss.noisy_from": (0, 999),
+    "optimizer.learning_rate": (1e-12, 10),
+    "optimizer.max_grad_norm": (1e-12, _MANY),
+    "seed": (-(2**63), 2**63 - 1),
+    "workers": (0, 1024),
+}
+"""Least and largest value of every setting that is a number, by dotted name."""
+
+
+def check_config(config: StageConfig) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        InputError: with the option, its value and what is allowed.
+    """
+    for name, value in flat(config).items():
+        if name in _RANGES:
+            low, high = _RANGES[name]
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not low <= value <= high:  # also refuses "not a number"
+                option = "--" + name.rpartition(".")[2].replace("_", "-")
+                raise InputError(f"{option} is {shortened(value)}; choose {low:g} to {high:g}.")
+    if config.batch_size % config.targets:
+        raise InputError(
+            f"--batch-size {config.batch_size} is no multiple of --targets {config.targets}; change one."
+        )
+    if config.tau_2 < config.tau_1:
+        raise InputError(f"--tau-2 is {config.tau_2}, less than --tau-1, {config.tau_1}; change one of them.")
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Sizes of networks that learn from nothing; the topology is Stable Diffusion's, smaller.
@@ -165,8 +214,11 @@ def updated(config: Any, saved: Mapping[str, Any]) -> Any:
     changes = {}
     for f in fields(config):
         if f.name in saved:
-            value = getattr(config, f.name)
-            changes[f.name] = updated(value, saved[f.name]) if is_dataclass(value) else saved[f.name]
+            value, there = getattr(config, f.name), saved[f.name]
+            if is_dataclass(value):
+                changes[f.name] = updated(value, there) if isinstance(there, Mapping) else value
+            elif type(there) is type(value) or {type(there), type(value)} == {int, float}:
+                changes[f.name] = there
     return replace(config, **changes)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import torch
 
-from magicanimate.checkpoints.disk import staged_folder
+from magicanimate.checkpoints.disk import check_replaceable, staged_folder
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object, write_json
 from magicanimate.pipeline import MagicAnimatePipeline
 from training.build import (
     Start,
@@ -20,8 +20,8 @@ from training.build import (
     require_earlier,
     scheduler_of,
 )
-from training.config import NetworkConfig, StageConfig, updated
-from training.run_folder import CONFIG
+from training.config import NetworkConfig, StageConfig, check_config, updated
+from training.run_folder import CONFIG, read_config
 
 KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an export
 
@@ -31,7 +31,9 @@ def saved_config(runs: Path, preset: StageConfig) -> StageConfig:
     for stage in ("stage2", "stage1", "base"):
         file = runs / stage / CONFIG
         if file.exists():
-            return updated(preset, json.loads(file.read_text(encoding="utf-8")))
+            config = updated(preset, read_config(file))
+            check_config(config)
+            return config
     return preset
 
 
@@ -46,17 +48,19 @@ def export_pipeline(
         config: of any stage of the runs: its prediction and driving signal are the pipeline's.
         network: sizes of the networks, ``None`` with Stable Diffusion's files.
         runs: folder of the runs.
-        out: folder to write; replaced if it exists, but for a ``README.md`` in it.
+        out: folder to write; an earlier pipeline there is replaced, but for a ``README.md`` in it.
         start: files of the first weights.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: a stage is missing, the settings do not make a pipeline, or the disk is full.
+        InputError: a stage is missing, the settings do not make a pipeline, something else is at ``out``, or
+            the disk is full.
     """
     if not config.reference:
         raise InputError("a pipeline has a reference; these runs are for comparison only.")
+    check_replaceable(out, overwrite=None)
     start = start or Start()
     parts = start.parts(network)
     networks = image_networks(config, parts)
@@ -89,6 +93,6 @@ def export_pipeline(
 def _forget_origins(folder: Path) -> None:
     """Take the folders that networks were loaded from out of their configurations."""
     for file in folder.glob("*/config.json"):
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json_object(file)
         if config.pop("_name_or_path", None) is not None:
-            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            write_json(file, config)

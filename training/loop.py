@@ -8,6 +8,7 @@ the number of processes, up to rounding, and those of a resumed run are those of
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from magicanimate.config import ShouldStop
 from magicanimate.errors import InputError
 from training.averages import Averages
 from training.batches import batches
-from training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
+from training.checkpoints import read_newest, write_checkpoint
 from training.config import OptimizerConfig, Precision, StageConfig
 from training.run_folder import SAMPLES, Metrics
 
@@ -121,7 +122,7 @@ class Trainer:
             Steps taken.
 
         Raises:
-            InputError: a checkpoint cannot be written, or the data cannot be read.
+            InputError: a checkpoint cannot be written, the data cannot be read, or the loss is not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -134,6 +135,11 @@ class Trainer:
         parts = self._parts()
         while self.step < last:
             loss = self._train_step(parts)
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"The loss of step {self.step + 1} is {loss}: the weights or the data are damaged, or "
+                    f"the learning rate is too high. The checkpoints in {self.folder} from before are kept."
+                )
             self.mean_loss = loss if self.mean_loss is None else 0.98 * self.mean_loss + 0.02 * loss
             self.step += 1
             figures = {}
@@ -197,6 +203,12 @@ class Trainer:
         """Write a checkpoint; all processes call it, the main one writes."""
         whole = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
+            strange = next((name for name in self.parameters if not whole[name].isfinite().all()), None)
+            if strange is not None:
+                raise InputError(
+                    f"After step {self.step} there are values that are not finite in {strange}; no "
+                    "checkpoint was written. Lower the learning rate; the checkpoints from before are kept."
+                )
             scaler = self.accelerator.scaler
             state = {
                 "step": self.step,
@@ -210,10 +222,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        path = newest_checkpoint(self.folder)
-        if path is None:
+        found = read_newest(self.folder)
+        if found is None:
             return
-        state = read_checkpoint(path)
+        path, state = found
+        missing = self.parameters.keys() - state["parameters"].keys()
+        if missing:
+            raise InputError(f"{path} has no weights for {min(missing)}; it belongs to another network.")
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(state["parameters"][name])

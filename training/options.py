@@ -38,6 +38,21 @@ def _add(group: Any, cls: type) -> None:
         group.add_argument(flag, **options)
 
 
+def whole_number(text: str) -> int:
+    """A type for argparse: a whole number from 1 on.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number") from error
+    if not 1 <= value <= 10**9:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not between 1 and {10**9}")
+    return value
+
+
 def with_settings(config: Any, chosen: argparse.Namespace) -> Any:
     """``config`` with the settings that were given on the command line."""
     changes = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +12,13 @@ from torch import nn
 
 from magicanimate.checkpoints.architectures import video_unet_config
 from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS
+from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.checkpoints.keys import convert_keys, is_motion_key
 from magicanimate.checkpoints.layout import Part
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.checkpoints.text import empty_prompt
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder
 from magicanimate.models.prompt import EmptyPrompt
@@ -161,7 +162,7 @@ class PipelineParts:
     def __init__(self, folder: Path):
         self.folder = folder
         self._unet = _load(VideoUNet, folder / "unet")
-        self._index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        self._index = read_model_index(folder)
 
     def autoencoder(self) -> Autoencoder:
         classes = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderDC)}
@@ -192,7 +193,7 @@ class PipelineParts:
             InputError: they predict something else, or with another noise at the last timestep.
         """
         file = self.folder / "scheduler" / "scheduler_config.json"
-        schedule = json.loads(file.read_text(encoding="utf-8"))
+        schedule = read_json_object(file)
         own = schedule.get("prediction_type", "epsilon"), schedule.get("rescale_betas_zero_snr", False)
         wanted = loss.prediction, loss.zero_terminal_snr
         if own != wanted:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, parse_json, read_json_object, write_bytes
 
 log = logging.getLogger(__name__)
 
 CONFIG, METRICS, SAMPLES, EVENTS = "config.json", "metrics.jsonl", "samples", "tensorboard"
 LOCK = ".training.lock"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def check_settings(folder: Path, fixed: Mapping[str, Any]) -> None:
@@ -40,11 +33,10 @@ def check_settings(folder: Path, fixed: Mapping[str, Any]) -> None:
     """
     path = folder / CONFIG
     if not path.exists():
+        if (folder / METRICS).exists() and not any(folder.glob("checkpoints/*")):
+            raise InputError(f"{folder / METRICS} belongs to no run; move it or choose another folder.")
         return
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; restore it or choose another folder for the run.") from error
+    saved = read_config(path)
     for name, value in fixed.items():
         there: Any = saved
         for part in name.split("."):
@@ -58,6 +50,23 @@ def check_settings(folder: Path, fixed: Mapping[str, Any]) -> None:
 
 
 _ABSENT = object()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings of a run as its ``config.json`` has them.
+
+    Raises:
+        InputError: it is damaged or belongs to something else.
+    """
+    try:
+        saved = read_json_object(path)
+    except Unreadable as error:
+        raise InputError(
+            f"{path} is damaged ({error.reason}); restore it or choose another folder for the run."
+        ) from error
+    if "stage" not in saved or "steps" not in saved:
+        raise InputError(f"{path} belongs to no training; choose another folder for the run.")
+    return saved
 
 
 @contextlib.contextmanager
@@ -85,8 +94,9 @@ class Metrics:
         """Go on after ``step``: rows of later steps, which will be taken again, are dropped."""
         self.path = folder / METRICS
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-            write_text(self.path, "".join(f"{line}\n" for line in kept))
+            with self.path.open(encoding="utf-8", errors="replace") as file:
+                kept = [line for line in file if _step_of(line) <= step]
+            write_bytes(self.path, "".join(f"{line.rstrip()}\n" for line in kept).encode())
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -114,6 +124,7 @@ class Metrics:
 def _step_of(line: str) -> float:
     """The step of a row; infinity for one that a killed run did not finish."""
     try:
-        return json.loads(line)["step"]
+        step = parse_json(line)["step"]
+        return step if isinstance(step, int) else float("inf")
     except (ValueError, KeyError, TypeError):
         return float("inf")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from magicanimate.errors import InputError
+from magicanimate.files import write_json
 from magicanimate.terminal import stop_on_interrupt
 from training.build import (
     LATENTS,
@@ -19,12 +19,12 @@ from training.build import (
     frozen_autoencoder,
     scheduler_of,
 )
-from training.config import NetworkConfig, StageConfig, as_json, fixed_settings, flat
+from training.config import NetworkConfig, StageConfig, as_json, check_config, fixed_settings, flat
 from training.export import export_pipeline
 from training.latents import Latents, channel_weights
 from training.loop import Stage, Trainer, make_accelerator
 from training.parts import NewParts, PipelineParts
-from training.run_folder import CONFIG, alone_in, check_settings, write_text
+from training.run_folder import CONFIG, alone_in, check_settings
 from training.sets import Data, DataFolders, open_data
 from training.stages.denoiser import Denoiser
 from training.stages.vae import VaeStage
@@ -65,7 +65,8 @@ def train(
         InputError: an earlier stage or a file is missing, the data cannot be used, a run with other settings
             is there, another program trains there, or the disk is full.
     """
-    if threads:
+    check_config(config)
+    if threads is not None:
         torch.set_num_threads(threads)
     folder = runs / config.stage
     fixed = fixed_settings(config)
@@ -82,7 +83,7 @@ def train(
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone_in(folder))
             record = as_json(config, network) | {"data": data.as_json(), "start": start.as_json()}
-            write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+            write_json(folder / CONFIG, record)
         trainer = Trainer(stage, config, folder, accelerator=accelerator)
         should_stop = stack.enter_context(stop_on_interrupt())
         taken = trainer.run(stop_after=stop_after, should_stop=should_stop)

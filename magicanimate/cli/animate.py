@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,7 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
     output = given.pop("output", None)
     batch = load_batch(config, given)
     if batch.ignored:
-        say(f"warning: {config} sets what has no meaning here: {', '.join(batch.ignored)}")
+        say(f"warning: {config} sets what has no meaning here: {_listed(batch.ignored)}")
     if batch.model_keys:
         say(
             f"note: the model is {args.model}, not made of the files that {config} names "
@@ -112,6 +114,11 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
         AnimationRequest(**{**job, "output": path})
         for job, path in zip(jobs, _names(jobs, folder), strict=True)
     ]
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]]
+    return ", ".join([*shown, *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
@@ -131,12 +138,12 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def _names(jobs: list[dict[str, Any]], folder: Path) -> list[Path]:
     """A file for each job, named by photo and clip, and numbered where that is not enough."""
     names: dict[str, None] = {}
+    last: Counter[str] = Counter()  # by name, so that thousands of one name are no quadratic work
     for job in jobs:
         base = name = f"{Path(job['photo']).stem}_{Path(job['motion']).stem}"
-        number = 1
         while name in names:
-            number += 1
-            name = f"{base}_{number}"
+            last[base] += 1
+            name = f"{base}_{last[base] + 1}"
         names[name] = None
     return [folder / f"{name}.mp4" for name in names]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import types
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.errors import InputError
-from magicanimate.files import Unreadable, read_yaml
+from magicanimate.files import Unreadable, read_yaml, shortened
 from magicanimate.request_checks import stretch_of_frames
 
 # Published key -> our setting.
@@ -53,6 +54,7 @@ _RECORDED = (
     "seconds",
 )
 _PER_JOB = ("photo", "motion", "keypoints", "seed")
+_MOST_JOBS = 10_000
 _RANDOM_SEED = -1  # as the published files write it
 
 
@@ -111,7 +113,6 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
         ) and not _changes_nothing(key, value, steps):
             ignored.append(key)
     settings |= overrides or {}
-    name = raw.get("savename")
     jobs = _jobs(path, settings)
     if count is not None and not {"start", "end"} & set(settings):
         for job in jobs:
@@ -120,8 +121,20 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
         tuple(jobs),
         tuple(ignored),
         tuple(key for key in _MODEL if raw.get(key)),
-        str(name) if name else None,
+        _folder_name(path, raw.get("savename")),
     )
+
+
+def _folder_name(path: Path, name: Any) -> str | None:
+    """The name of the folder of results, which lies within ``outputs``."""
+    if not name:
+        return None
+    if not isinstance(name, (str, int)) or Path(str(name)).name != str(name) or str(name) in (".", ".."):
+        raise InputError(
+            f"savename in {path} is {shortened(name)}, which is no name of a folder; give a name, or the "
+            "whole path with -o."
+        )
+    return str(name)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -161,7 +174,7 @@ def _size(path: Path, value: Any) -> tuple[int, int]:
     if len(values) in (1, 2):
         width, height = values[0], values[-1]
         return _one(path, "size", width, int), _one(path, "size", height, int)
-    raise InputError(f"size in {path} is {value!r}; write 512 or 384x512.")
+    raise InputError(f"size in {path} is {shortened(value)}; write 512 or 384x512.")
 
 
 def _limits(path: Path, value: Any) -> MediaLimits:
@@ -189,34 +202,39 @@ def _one(path: Path, key: str, value: Any, hint: Any) -> Any:
     if get_args(kind):  # a Literal
         if value in get_args(kind):
             return value
-        raise InputError(f"{key} in {path} is {value!r}; choose one of: {', '.join(get_args(kind))}.")
+        raise InputError(
+            f"{key} in {path} is {shortened(value)}; choose one of: {', '.join(get_args(kind))}."
+        )
     if kind is bool or isinstance(value, bool):
         fits = isinstance(value, bool) and kind is bool
     elif kind is float:
-        fits = isinstance(value, (int, float)) or _is_number(value)
+        fits = isinstance(value, (int, float, str)) and _is_number(value)
     elif kind is int:
         fits = isinstance(value, (int, str)) and _is_number(value, int)
     else:
         fits = isinstance(value, str) or (kind is Path and isinstance(value, int))
     if not fits:
         wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
-        raise InputError(f"{key} in {path} is {value!r}, but {wanted} is needed.")
+        raise InputError(f"{key} in {path} is {shortened(value)}, but {wanted} is needed.")
     return _found(path, Path(str(value))) if kind is Path else kind(value)
 
 
 def _is_number(value: Any, kind: type = float) -> bool:
     try:
         kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 
 
 def _found(path: Path, named: Path) -> Path:
-    named = named.expanduser()
+    try:
+        named = named.expanduser()
+    except RuntimeError as error:  # "~somebody" who has no home here
+        raise InputError(f"{path} names {shortened(str(named))}, whose folder is not known here.") from error
     # Published files name paths from the top of their repository and lie two folders below it.
     places = (folder / named for folder in (Path(), *path.absolute().parents[:3]))
-    return next((place for place in places if place.exists()), named)
+    return next((place for place in places if os.path.exists(place)), named)
 
 
 def _jobs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -231,8 +249,11 @@ def _jobs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
         raise InputError(
             f"The lists in {path} do not match ({counts}); give as many of each, or one for all."
         )
+    count = max(lengths.values(), default=1)
+    if count > _MOST_JOBS:
+        raise InputError(f"{path} asks for {count} animations; {_MOST_JOBS} are the most at a time.")
     jobs = []
-    for i in range(max(lengths.values(), default=1)):
+    for i in range(count):
         job = dict(settings)
         for name, values in columns.items():
             job[name] = values[i if len(values) > 1 else 0]

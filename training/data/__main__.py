@@ -9,6 +9,7 @@ from pathlib import Path
 
 from magicanimate.terminal import exit_status
 from training.data.sources import SIGNALS
+from training.options import whole_number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,15 +25,17 @@ def parser() -> argparse.ArgumentParser:
         choices=SIGNALS,
         help="driving signals that are wanted (densepose)",
     )
-    check.add_argument("--length", type=int, default=16, help="frames of a clip (%(default)s)")
-    check.add_argument("--interval", type=int, default=4, help="how far apart they are (%(default)s)")
+    check.add_argument("--length", type=whole_number, default=16, help="frames of a clip (%(default)s)")
+    check.add_argument(
+        "--interval", type=whole_number, default=4, help="how far apart they are (%(default)s)"
+    )
     flip = commands.add_parser("flip", help="mirror videos and pictures, exchanging left and right parts")
     flip.add_argument("source", type=Path)
     flip.add_argument("target", type=Path, help="may be the source: names get the ending _mirrored")
     shards = commands.add_parser("shards", help="pack a folder of pictures into tar files")
     shards.add_argument("folder", type=Path)
     shards.add_argument("out", type=Path)
-    shards.add_argument("--pictures", type=int, default=1000, help="in each tar file (%(default)s)")
+    shards.add_argument("--pictures", type=whole_number, default=1000, help="in each tar file (%(default)s)")
     return top
 
 

@@ -9,7 +9,6 @@ written without loss.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 from contextlib import closing
 from fractions import Fraction
@@ -21,6 +20,7 @@ from PIL import Image
 
 from densepose_tools.keypoints import Keypoints, flip_keypoints, read_keypoints, write_keypoints
 from magicanimate.errors import InputError
+from magicanimate.files import whole_file
 from magicanimate.media.timing import average_rate
 from magicanimate.media.video_file import decode
 from magicanimate.media.writer import VideoWriter
@@ -84,10 +84,13 @@ def _mirror_entry(entry: Entry, target: Path, main: str | None) -> bool:
     if pixels.exists():
         return False
     for signal, path in entry.signals.items():
-        if path.suffix.lower() == POINTS_SUFFIX:
+        suffix = POINTS_SUFFIX if path.suffix.lower() == POINTS_SUFFIX else ".mkv" if is_video else ".png"
+        place = _place(target, main and signal, entry.name, signal, suffix)
+        if place.exists():  # of a run that was stopped, or somebody's own
+            continue
+        if suffix == POINTS_SUFFIX:
             recorded = read_keypoints(path)
             mirrored = flip_keypoints(recorded.points, width=recorded.width)
-            place = _place(target, main and signal, entry.name, signal, POINTS_SUFFIX)
             write_keypoints(place, Keypoints(mirrored, recorded.width, recorded.height))
         elif signal == "keypoints":
             log.warning(
@@ -96,10 +99,8 @@ def _mirror_entry(entry: Entry, target: Path, main: str | None) -> bool:
                 path,
             )
         elif is_video:
-            place = _place(target, main and signal, entry.name, signal, ".mkv")
             _write_lossless(place, (mirror_map(frame) for frame in _frames(path)), _rate(path))
         else:
-            place = _place(target, main and signal, entry.name, signal, ".png")
             _save_picture(place, mirror_map(decode_picture(path, name=str(path), what="part map")))
     if is_video:
         _write_video(pixels, entry.pixels)
@@ -140,9 +141,8 @@ def _write_video(place: Path, source: Path) -> None:
 
 def _write_lossless(place: Path, frames: Iterable[np.ndarray], rate: Fraction) -> None:
     """Encode RGB frames so that exactly they come back (H.264, RGB planes), complete or not at all."""
-    temporary = place.with_name(f".{place.stem}.{os.getpid()}.partial{place.suffix}")
     try:
-        with av.open(str(temporary), "w", format="matroska") as container:
+        with whole_file(place) as temporary, av.open(str(temporary), "w", format="matroska") as container:
             options = {"qp": "0", "g": str(_KEY_FRAME_EVERY), "preset": "fast"}
             stream = container.add_stream("libx264rgb", rate=rate, options=options)
             stream.pix_fmt = "rgb24"
@@ -153,23 +153,17 @@ def _write_lossless(place: Path, frames: Iterable[np.ndarray], rate: Fraction) -
                 picture.pts, picture.time_base = count, 1 / rate
                 container.mux(stream.encode(picture))
             container.mux(stream.encode(None))
-        os.replace(temporary, place)
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{place} cannot be written ({error}); free some room.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _save_picture(place: Path, picture: np.ndarray) -> None:
     """Save a picture in the format of its suffix, complete or not at all."""
-    temporary = place.with_name(f".{place.stem}.{os.getpid()}.partial{place.suffix}")
     options = {"quality": 95, "subsampling": 0} if place.suffix.lower() in (".jpg", ".jpeg") else {}
     if place.suffix.lower() == ".webp":
         options = {"quality": 95}
     try:
-        Image.fromarray(picture).save(temporary, **options)
-        os.replace(temporary, place)
+        with whole_file(place) as temporary:
+            Image.fromarray(picture).save(temporary, **options)
     except OSError as error:
         raise InputError(f"{place} cannot be written ({error.strerror}); free some room.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -79,4 +79,4 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 def _natural(name: str) -> list[tuple[int, int | str]]:
     """Sort key in which runs of digits count as numbers."""
     parts = re.split(r"(\d+)", name.lower())
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
+
+from magicanimate.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,10 @@ def keep_index(name: str, data: bytes, folder: Path, elsewhere: Path | None) -> 
     for place in (folder, elsewhere):
         if place is None:
             continue
-        temporary = place / f".{name}.{os.getpid()}.tmp"
         try:
             place.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            os.replace(temporary, place / name)
+            write_bytes(place / name, data)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             log.info("no index is kept in %s (%s)", place, error.strerror)
             continue
         return

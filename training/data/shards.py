@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from magicanimate.arrays import ArrayFile
 from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, partial_path, put_in_place, remove, sweep
 from training.data.folders import IMAGE_SUFFIXES, POINTS_SUFFIX, find_entries
 from training.data.images import decode_picture, square_image
 from training.data.index_file import existing_index, keep_index
@@ -111,10 +112,10 @@ def _index(folder: Path, shards: list[Path], index_folder: Path | None) -> dict[
     path = existing_index(INDEX_NAME, folder, index_folder)
     if path is not None:
         try:
-            with np.load(path, allow_pickle=False) as kept:
-                if str(kept["stamp"]) == stamp:
-                    return {name: kept[name] for name in ("keys", "shards", "offsets", "sizes")}
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            with ArrayFile(path) as kept:
+                if str(kept.read("stamp", kind="U", shape=())) == stamp:
+                    return _kept_index(kept, shards)
+        except InputError as error:
             log.warning("The index %s cannot be used (%s) and is made again.", path, error)
     log.info("%s: making the index of %d shards", folder, len(shards))
     rows = [(number, key, parts) for number, shard in enumerate(shards) for key, parts in _samples(shard)]
@@ -129,6 +130,26 @@ def _index(folder: Path, shards: list[Path], index_folder: Path | None) -> dict[
     data = io.BytesIO()
     np.savez(data, stamp=np.array(stamp), **index)
     keep_index(INDEX_NAME, data.getvalue(), folder, index_folder)
+    return index
+
+
+def _kept_index(kept: ArrayFile, shards: list[Path]) -> dict[str, np.ndarray]:
+    """What `_index` wrote.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    most, parts = 2**32, len(_PARTS)
+    keys = kept.read("keys", kind="U", shape=(None,), most=most)
+    index = {
+        "keys": keys,
+        "shards": kept.read("shards", kind="iu", shape=(len(keys),), most=most),
+        "offsets": kept.read("offsets", kind="iu", shape=(len(keys), parts), most=most),
+        "sizes": kept.read("sizes", kind="iu", shape=(len(keys), parts), most=most),
+    }
+    numbers = index["shards"]
+    if len(keys) and not (numbers.min() >= 0 and numbers.max() < len(shards) and index["offsets"].min() >= 0):
+        raise Unreadable(kept.path, "it names shards that are not there")
     return index
 
 
@@ -176,18 +197,22 @@ def write_shards(folder: Path, out: Path, *, pictures_per_shard: int = 1000) -> 
     if any(out.glob("*.tar")):
         raise InputError(f"{out} holds shards already; choose a new folder.")
     out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number, start in enumerate(range(0, len(entries), pictures_per_shard)):
-        path = out / f"{number:05d}.tar"
-        temporary = out / f".{path.name}.{os.getpid()}.tmp"
-        with tarfile.open(temporary, "w") as tar:
-            for k, entry in enumerate(entries[start : start + pictures_per_shard], start):
-                _add(tar, f"{k:09d}{entry.pixels.suffix.lower()}", entry.pixels.read_bytes())
-                for name, data in _signal_files(entry.pixels, entry.signals.items()):
-                    _add(tar, f"{k:09d}.{name}", data)
-        os.replace(temporary, path)
-        written.append(path)
-    return written
+    sweep(out)
+    pairs: list[tuple[Path, Path]] = []
+    try:
+        for number, start in enumerate(range(0, len(entries), pictures_per_shard)):
+            path = out / f"{number:05d}.tar"
+            pairs.append((partial_path(path), path))
+            with tarfile.open(pairs[-1][0], "w") as tar:
+                for k, entry in enumerate(entries[start : start + pictures_per_shard], start):
+                    _add(tar, f"{k:09d}{entry.pixels.suffix.lower()}", entry.pixels.read_bytes())
+                    for name, data in _signal_files(entry.pixels, entry.signals.items()):
+                        _add(tar, f"{k:09d}.{name}", data)
+        put_in_place(pairs)  # all of them or none: a part of a set would be taken for the whole
+    finally:
+        for partial, _ in pairs:
+            remove(partial)
+    return [path for _, path in pairs]
 
 
 def _signal_files(pixels: Path, signals: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, bytes]]:

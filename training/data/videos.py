@@ -16,6 +16,7 @@ import numpy as np
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object
 from magicanimate.media.frame_access import frames_at
 from magicanimate.media.video_file import VideoIndex, index_video
 from training.data.cropping import Shares, SquareCrop, person_of, same_aspect
@@ -194,8 +195,9 @@ def _facts_of(folder: Path, entries: Iterable[Entry], index_folder: Path | None)
 def _read_index(path: Path) -> dict[str, dict]:
     """The videos of an index file; nothing if it is damaged or of another version."""
     try:
-        index = json.loads(path.read_text())
-        return index["videos"] if index["version"] == _INDEX_VERSION else {}
+        index = read_json_object(path)
+        videos = index["videos"] if index["version"] == _INDEX_VERSION else {}
+        return videos if isinstance(videos, dict) else {}
     except (ValueError, KeyError, TypeError, OSError) as error:
         log.warning("The index %s cannot be used (%s) and is made again.", path, error)
         return {}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.config import StageConfig, as_json, fixed_settings
-from training.options import add_settings, with_settings
+from training.config import StageConfig, as_json, check_config, fixed_settings
+from training.options import add_settings, whole_number, with_settings
 
 if TYPE_CHECKING:
     from training.segmenter.stage import SegmenterStage
@@ -26,8 +25,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--runs", type=Path, default=Path("runs/mini"), help="folder of all runs")
     command.add_argument("--preset", default="mini", choices=PRESETS, help="default: %(default)s")
     command.add_argument("--out", type=Path, help=f"folder to write (RUNS/segmenter/{MODEL})")
-    command.add_argument("--stop-after", type=int, metavar="N", help="leave after N steps of this call")
-    command.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    command.add_argument(
+        "--stop-after", type=whole_number, metavar="N", help="leave after N steps of this call"
+    )
+    command.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads")
     add_settings(command)
 
 
@@ -75,14 +76,19 @@ def train(
     """
     import torch
 
+    from magicanimate.checkpoints.disk import check_replaceable
+    from magicanimate.files import write_json
     from training.data.opening import open_videos
     from training.data.sources import hold_out
     from training.loop import Trainer, make_accelerator
-    from training.run_folder import CONFIG, check_settings, write_text
+    from training.run_folder import CONFIG, check_settings
     from training.segmenter.network import build_segmenter
     from training.segmenter.stage import SegmenterSamples, SegmenterStage
 
-    if threads:
+    check_config(config)
+    out = out or runs / config.stage / MODEL
+    check_replaceable(out, overwrite=None, is_earlier=_is_segmenter)
+    if threads is not None:
         torch.set_num_threads(threads)
     folder = runs / config.stage
     check_settings(folder, fixed_settings(config))
@@ -94,12 +100,25 @@ def train(
     stage = SegmenterStage(build_segmenter(preset), samples=samples, held_out=held_out)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / CONFIG, json.dumps(as_json(config, None) | {"data": str(data)}, indent=2) + "\n")
+        write_json(folder / CONFIG, as_json(config, None) | {"data": str(data)})
     trainer = Trainer(stage, config, folder, accelerator=accelerator)
     trainer.run(stop_after=stop_after)
     if trainer.step < config.steps or not accelerator.is_main_process:
         return None
-    return export(stage, folder, out or folder / MODEL)
+    return export(stage, folder, out)
+
+
+def _is_segmenter(folder: Path) -> bool:
+    from densepose_tools.segmenter import NUM_LABELS, PATCH
+    from magicanimate.errors import InputError
+    from magicanimate.files import read_json_object
+
+    try:
+        config = read_json_object(folder / "config.json")
+    except InputError:
+        return False
+    is_network = config.get("_class_name") == "UNet2DModel"
+    return is_network and config.get("out_channels") == NUM_LABELS * PATCH**2
 
 
 def export(stage: SegmenterStage, run_folder: Path, out: Path) -> Path:
