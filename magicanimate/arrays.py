@@ -7,6 +7,7 @@ then the numbers. An entry of a few bytes can unpack to gigabytes, and a header 
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,7 +22,8 @@ _MOST_ENTRIES = 2_000_000
 _LONGEST_HEADER = 10_000
 _BROKEN = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, IndexError, OverflowError, SyntaxError),
-    *(RuntimeError, NotImplementedError, MemoryError, RecursionError, zlib.error, zipfile.BadZipFile),
+    *(RuntimeError, NotImplementedError, MemoryError, RecursionError),
+    *(tokenize.TokenError, zlib.error, zipfile.BadZipFile),
 )
 """What zipfile and numpy raise on files that are damaged, encrypted or packed in another way."""
 

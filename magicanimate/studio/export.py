@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import parse_json, partial_path, remove, require_ordinary, sweep
 from magicanimate.progress import ProgressMeter
-from magicanimate.studio.results import StoredResult
+from magicanimate.studio.results import LARGEST_SETTINGS, StoredResult
 
 ExportKind = Literal["mp4", "webm", "gif", "frames"]
 KINDS: tuple[ExportKind, ...] = get_args(ExportKind)
@@ -50,13 +51,18 @@ def export(
     if is_made:
         return target
     try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=result.output.parent) as scratch:
-            made = Path(scratch) / ("frames" if kind == "frames" else target.name)
+        sweep(result.output.parent)
+        scratch = partial_path(result.output.with_suffix(""))
+        scratch.mkdir()
+        try:
+            made = scratch / ("frames" if kind == "frames" else target.name)
             _rewrite(result, made, on_progress, should_stop)
             if kind == "frames":
                 made = _zipped(made, result)
             # A link, unlike a rename, never takes the place of a file that came meanwhile.
             _place(made, target)
+        finally:
+            remove(scratch)
     except OSError as error:
         raise InputError(f"{target.name} cannot be written ({error.strerror}); free some room.") from error
     return target
@@ -89,10 +95,14 @@ def _settings_inside(path: Path) -> Mapping[str, Any] | None:
     if path.suffix != ".zip":
         return read_metadata(path)
     try:
+        require_ordinary(path)
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read("settings.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            if archive.getinfo("settings.json").file_size > LARGEST_SETTINGS:
+                return None
+            settings = parse_json(archive.read("settings.json"))
+    except (OSError, KeyError, ValueError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile):
         return None
+    return settings if isinstance(settings, dict) else None
 
 
 def _exported_settings(result: StoredResult) -> dict[str, Any]:
