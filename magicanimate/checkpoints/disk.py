@@ -36,6 +36,12 @@ _INDEX_VALUES: dict[str, tuple[type | tuple[type, ...], float | None, float | No
 }
 """Settings of a ``model_index.json``: type and bounds."""
 
+_PARTS = {
+    *("vae", "unet", "appearance_encoder", "controlnet", "controlnet_keypoints", "scheduler"),
+    *("empty_prompt", "text_encoder", "tokenizer"),
+}
+"""Its parts: library and class of each."""
+
 
 def human_bytes(count: int) -> str:
     """``12_300_000_000`` -> "12.3 GB" (decimal units, as disks and the Hub count)."""
@@ -97,6 +103,10 @@ def read_model_index(folder: Path) -> dict[str, Any]:
         is_right = isinstance(value, kind) and not isinstance(value, bool)
         if not is_right or not (low is None or low <= value <= high):
             raise Unreadable(path, f"its {name} is {shortened(value)}")
+    for name in _PARTS & index.keys():
+        part = index[name]
+        if not (isinstance(part, list) and len(part) == 2 and all(isinstance(x, str | None) for x in part)):
+            raise Unreadable(path, f"its {name} is {shortened(part)}")
     for name in ("default_width", "default_height"):
         if index[name] % _SIDE_MULTIPLE:
             raise Unreadable(path, f"its {name} is {index[name]}, no multiple of {_SIDE_MULTIPLE}")

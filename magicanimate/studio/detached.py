@@ -170,7 +170,7 @@ class DetachedProcess:
     def _read(self) -> Record | None:
         try:
             record = Record(**read_json_object(self._file))
-            whole = isinstance(record.pid, int) and isinstance(record.began, (int, float))
+            whole = type(record.pid) is int and record.pid > 0 and isinstance(record.began, (int, float))
             return record if whole and isinstance(record.exit_status, (int, type(None))) else None
         except (OSError, ValueError, TypeError):
             return None  # no start yet, or a file that somebody broke

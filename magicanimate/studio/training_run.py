@@ -204,5 +204,9 @@ class _Metrics:
                 row = parse_json(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                self._rows.append(row)
+            if isinstance(row, dict) and type(row.get("step")) is int:
+                self._rows.append({name: value for name, value in row.items() if _is_number(value)})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
