@@ -77,7 +77,8 @@ def train(name: str, args: argparse.Namespace) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     shared = {"vae": args.vae / "vae"}
     if name != WHOLE:  # the data encoded by the autoencoder are the same for all
-        shared["latents.npy"] = args.runs / WHOLE.replace(" ", "_") / "latents.npy"
+        whole = args.runs / WHOLE.replace(" ", "_")
+        shared |= {path.name: path for path in whole.glob("*_latents.npy")}
     for link, target in shared.items():
         if not (folder / link).is_symlink():
             (folder / link).symlink_to(target.resolve())

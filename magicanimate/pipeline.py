@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from magicanimate.distributed import Team
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.ladder import MemoryLadder, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
-from magicanimate.models.appearance_encoder import AppearanceEncoder
+from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.control_maps import control_maps
 from magicanimate.models.driver import Driver
@@ -35,6 +35,9 @@ from magicanimate.models.unet import VideoUNet
 from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
+
+if TYPE_CHECKING:
+    from densepose_tools.segmenter import PartSegmenter
 
 NOISE_PERIOD = 16  # the published program repeats the noise of 16 frames along the clip
 
@@ -69,6 +72,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         default_width, default_height: pixels the checkpoint was trained at.
         default_steps, default_guidance_scale: what suits the checkpoint.
         noise_period: frames after which the initial noise repeats; 1 gives every frame the same noise.
+        photo_map: whether the appearance encoder takes the photo's part map beside its latents.
+
+    Raises:
+        ValueError: ``photo_map`` is not what the encoder takes.
     """
 
     model_cpu_offload_seq = "text_encoder->appearance_encoder->controlnet->controlnet_keypoints->unet->vae"
@@ -91,8 +98,14 @@ class MagicAnimatePipeline(DiffusionPipeline):
         default_steps: int = 25,
         default_guidance_scale: float = 7.5,
         noise_period: int = NOISE_PERIOD,
+        photo_map: bool = False,
     ):
         super().__init__()
+        if photo_map != appearance_encoder.takes_photo_map:
+            raise ValueError(
+                f"photo_map is {photo_map} and the appearance encoder takes "
+                f"{'a' if appearance_encoder.takes_photo_map else 'no'} part map"
+            )
         self.register_modules(
             vae=vae,
             unet=unet,
@@ -111,7 +124,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
             noise_period=noise_period,
+            photo_map=photo_map,
         )
+        self._segmenter: PartSegmenter | None = None
         self.vae_scale_factor = spatial_factor(vae)
 
     @torch.inference_mode()
@@ -121,6 +136,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         control: Sequence[np.ndarray] | np.ndarray,
         *,
         keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
+        photo_labels: np.ndarray | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_actual_steps: int | None = None,
@@ -152,6 +168,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 takes a list of indices and returns ``K H W 3``, so it need not be in memory.
             keypoints: drawings of the same frames' keypoints, likewise, for a checkpoint that has a
                 ControlNet for them.
+            photo_labels: part ids of ``image``, uint8 ``H W``, for a checkpoint whose appearance encoder
+                takes them; the bundled part segmenter's when ``None``.
             num_inference_steps, guidance_scale: the checkpoint's defaults when ``None``; guidance of 1 or
                 less runs the conditional branch only.
             num_actual_steps: run only the last so many of the steps.
@@ -195,7 +213,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         ladder, team = ladder or MemoryLadder(), team or Team()
         for attempt in ladder.attempts():
             with attempt, team.in_round(), stopping_between_blocks([self.vae], should_stop):
-                reference = self.encode_image(image)
+                reference = self.encode_image(image, photo_labels)
         self._require_finite(reference, "the latents of the photo")
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
@@ -310,11 +328,32 @@ class MagicAnimatePipeline(DiffusionPipeline):
         )
         return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
 
-    def encode_image(self, image: np.ndarray) -> torch.Tensor:
-        """uint8 ``H W 3`` -> scaled latents ``1 C h w``; the reference carries no noise."""
+    def encode_image(self, image: np.ndarray, photo_labels: np.ndarray | None = None) -> torch.Tensor:
+        """What the appearance encoder takes of the photo; the reference carries no noise.
+
+        Args:
+            image: uint8 ``H W 3``.
+            photo_labels: its part ids, uint8 ``H W``; the segmenter's when ``None``. Only looked at if the
+                checkpoint takes them.
+
+        Returns:
+            Scaled latents ``1 C h w``, and the part map if the checkpoint takes it.
+        """
         pixels = torch.from_numpy(np.array(image)).to(self._execution_device)
         pixels = pixels.movedim(-1, 0)[None].to(torch.float32) / 127.5 - 1
-        return encode_scaled(self.vae, pixels).to(self.unet.dtype)
+        latents = encode_scaled(self.vae, pixels).to(self.unet.dtype)
+        if not self.config.photo_map:
+            return latents
+        labels = self._seen_labels(image) if photo_labels is None else photo_labels
+        return with_photo_map(latents, torch.from_numpy(labels)[None].to(latents.device))
+
+    def _seen_labels(self, image: np.ndarray) -> np.ndarray:
+        """Part ids of a picture, uint8 ``H W``, as the bundled segmenter sees them."""
+        if self._segmenter is None:
+            from densepose_tools.segmenter import PartSegmenter
+
+            self._segmenter = PartSegmenter.load()
+        return self._segmenter.labels(image[None])[0]
 
     def prepare_timesteps(self, steps: int, num_actual_steps: int | None) -> torch.Tensor:
         """Timesteps from noise to image; only the last ``num_actual_steps`` of them, if given."""

@@ -12,18 +12,17 @@ from diffusers.models.attention_processor import Attention
 from magicanimate.models.reference import HybridSelfAttention
 from tests.rounding import assert_same_but_for_rounding
 from training.attention_loss import WatchedAttention, attention_losses
-from training.data.tensors import to_control
 
 SIDE, PIXELS = 4, 32  # tokens, pixels of a side
 
 
-def drawn(*places: tuple[int, int, int]) -> torch.Tensor:
-    """A part map, 3 H W: background but for one token's square of each (row, column, label)."""
+def part_map(*places: tuple[int, int, int]) -> torch.Tensor:
+    """Part ids, H W: background but for one token's square of each (row, column, label)."""
     labels = np.zeros((PIXELS, PIXELS), np.uint8)
     cell = PIXELS // SIDE
     for row, column, label in places:
         labels[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = label
-    return to_control(labels)
+    return torch.from_numpy(labels)
 
 
 def looking(at: dict[int, int]) -> WatchedAttention:
@@ -43,7 +42,7 @@ def loss(reader: WatchedAttention, reference: torch.Tensor, target: torch.Tensor
 
 
 def test_a_part_is_looked_for_where_it_is_and_background_at_its_own_place():
-    reference, target = drawn((0, 1, 3)), drawn((3, 2, 3))
+    reference, target = part_map((0, 1, 3)), part_map((3, 2, 3))
     hand_here, hand_there = 3 * SIDE + 2, 1
     assert loss(looking({hand_here: hand_there}), reference, target) == pytest.approx(0, abs=1e-5)
     # A hand that looks elsewhere costs the most there is, halved as background is one of the two.
@@ -54,14 +53,14 @@ def test_a_part_is_looked_for_where_it_is_and_background_at_its_own_place():
 
 
 def test_what_the_reference_does_not_show_costs_nothing():
-    reference, target = drawn((0, 1, 3)), drawn((0, 1, 7))  # a hand is there; no leg to be seen
+    reference, target = part_map((0, 1, 3)), part_map((0, 1, 7))  # a hand is there; no leg to be seen
     assert loss(looking({1: 9}), reference, target) == pytest.approx(0, abs=1e-5)
 
 
 def test_smaller_blocks_are_judged_by_the_same_maps():
     small = WatchedAttention()
     small.seen = torch.eye(4)[None]  # 2 x 2 tokens
-    maps = drawn()[None], drawn()[None, None]
+    maps = part_map()[None], part_map()[None, None]
     assert float(attention_losses({"block": small}, *maps, size=(SIDE, SIDE))) == pytest.approx(0, abs=1e-5)
 
 
@@ -75,8 +74,11 @@ def test_watching_changes_no_result_and_the_loss_has_a_gradient():
     assert_same_but_for_rounding(watched(attn, hidden), plain(attn, hidden))
     torch.testing.assert_close(watched.seen.sum(-1), torch.ones(4, SIDE * SIDE))
 
-    maps = torch.stack([drawn((0, 1, 3)), drawn()]), torch.stack([drawn((2, 2, 3)), drawn()])[:, None]
-    losses = attention_losses({"block": watched}, maps[0], maps[1].expand(-1, 2, -1, -1, -1), size=(4, 4))
+    maps = (
+        torch.stack([part_map((0, 1, 3)), part_map()]),
+        torch.stack([part_map((2, 2, 3)), part_map()])[:, None],
+    )
+    losses = attention_losses({"block": watched}, maps[0], maps[1].expand(-1, 2, -1, -1), size=(4, 4))
     assert losses.shape == (2,) and torch.isfinite(losses).all()
     losses.sum().backward()
     assert reference.grad.abs().sum() > 0 and attn.to_q.weight.grad.abs().sum() > 0

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from magicanimate.errors import InputError
 from tests.dancer_files import write_boxes
 from tests.training_files import number_in, write_picture, write_video
+from training.data.computed import ComputedVideos, compute_all
 from training.data.dancers import DancerVideos
 from training.data.images import ImageFolder
-from training.data.latents import encode_all
 from training.data.samples import ClipSamples, FixedSamples, ImageSamples, PairSamples
 from training.data.sources import VideoFrames
-from training.data.tensors import to_images
+from training.data.tensors import draw_labels, labels_of, to_images
 from training.data.videos import VideoFolder
 
 
@@ -58,15 +58,47 @@ def test_latents_are_computed_once_for_an_autoencoder(dancers, tmp_path):
         return functional.avg_pool2d(images, 8)
 
     path = tmp_path / "latents.npy"
-    latents = encode_all(dancers, path, shrink)
+    latents = compute_all(dancers, path, shrink)
     assert latents.shape == (4, 11, 3, 4, 4) and latents.dtype == np.float16
     expected = shrink(to_images(dancers.rgb[1, 2:3]))[0]
     np.testing.assert_allclose(latents[1, 2], expected, atol=1e-3)
     made = path.stat().st_mtime_ns
-    encode_all(dancers, path, lambda images: shrink(images) * 1.001)  # as rounding may differ
+    compute_all(dancers, path, lambda images: shrink(images) * 1.001)  # as rounding may differ
     assert path.stat().st_mtime_ns == made
-    other = encode_all(dancers, path, lambda images: -shrink(images))
+    other = compute_all(dancers, path, lambda images: -shrink(images))
     np.testing.assert_allclose(other, -np.asarray(latents))
+
+
+@pytest.mark.parametrize("size", [32, 16])
+def test_computed_set_has_latents_and_labels_in_place_of_pictures(dancers, tmp_path, size):
+    videos = DancerVideos(dancers.folder, size=size)
+    files = {"latents": tmp_path / "l.npy", "photo_labels": tmp_path / "p.npy"}
+    compute_all(videos, files["latents"], lambda images: functional.avg_pool2d(images, 8))
+    compute_all(videos, files["photo_labels"], lambda images: (images[:, 0] > 0).to(torch.uint8))
+    computed = ComputedVideos(videos, files)
+    for samples in (
+        PairSamples(computed, batch_size=1, steps=6, seed=0, still_share=0.5, targets=2),
+        pickle.loads(
+            pickle.dumps(ClipSamples(computed, length=4, interval=1, batch_size=1, steps=6, seed=0))
+        ),
+        ImageSamples(VideoFrames(computed), batch_size=1, steps=6, seed=0),
+    ):
+        for k in range(6):
+            sample = samples[k]
+            assert "target" not in sample and sample["control"] == {}
+            video, frames, shown = sample["video"], sample["frames"].tolist(), sample["reference_frame"]
+            read = videos.read(video, [shown, *frames])
+            latents = functional.avg_pool2d(to_images(read.pixels), 8)
+            torch.testing.assert_close(sample["latents"].float(), latents[1:], atol=1e-3, rtol=0)
+            torch.testing.assert_close(sample["reference_latents"].float(), latents[0], atol=1e-3, rtol=0)
+            ids = torch.stack([sample["reference_labels"], *sample["labels"]])
+            drawn = torch.from_numpy(read.control["densepose"]).movedim(-1, 1) / 255
+            assert torch.equal(labels_of(draw_labels(ids)), ids.long())
+            assert (labels_of(drawn) == ids).float().mean() > 0.95, "scaled maps may differ at the edges"
+            assert np.array_equal(sample["points"], dancers.points[video, frames])
+            assert sample["reference_photo_labels"].shape == (size, size)
+    shown = FixedSamples(ComputedVideos(videos, files, pixels=True), length=4)[1]
+    assert {"latents", "target", "reference"} <= shown.keys() and "densepose" in shown["control"]
 
 
 def test_pair_is_what_its_numbers_say(videos):

@@ -99,7 +99,8 @@ def test_who_uses_densepose_tools():
         if within(name, "magicanimate") and any(within(used, "densepose_tools") for used in imports(tree))
     }
     pages = ("check_card", "densepose_tab", "motion_figures", "motion_job", "motion_panel", "studio", "views")
-    others = {"magicanimate.animator", "magicanimate.studio.bodies", "magicanimate.studio.forecast"}
+    others = {"animator", "pipeline", "studio.bodies", "studio.forecast"}
+    others = {f"magicanimate.{name}" for name in others}
     assert users == others | {f"magicanimate.ui.{name}" for name in pages}
 
 

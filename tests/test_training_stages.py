@@ -5,26 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from densepose_tools.segmenter import PartSegmenter
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.pipeline import MagicAnimatePipeline
 from tests.inputs import write_motion, write_photo
 from tests.training_files import write_points, write_video
 from tests.training_runs import losses, rows, train, weights
 from training.batches import Numbered
 from training.build import Start
 from training.checkpoints import load_averages
-from training.config import OptimizerConfig
+from training.config import LossConfig, OptimizerConfig
+from training.data.tensors import draw_labels
 from training.latents import Latents, channel_weights
 from training.networks import build_image_unet
 from training.parts import PipelineParts
 from training.presets import preset
 from training.runs import build_stage
+from training.runs import train as train_stage
 from training.sets import DataFolders, open_data
 
 
@@ -109,7 +114,7 @@ def test_untrained_temporal_layers_change_nothing(begun, data_folder):
 def test_sample_is_the_same_wherever_in_the_batch_it_is_computed(begun, data_folder):
     stage = build("base", data_folder, begun, batch_size=8)
     batch = first_batch(stage)
-    assert batch["target"].shape[:2] == (4, 2)
+    assert batch["latents"].shape[:2] == (4, 2)
     numbered = Numbered(stage.samples)
     with torch.no_grad():
         together = stage(batch)
@@ -123,7 +128,7 @@ def test_targets_of_one_reference_are_predicted_as_if_alone(begun, data_folder):
     nn.init.normal_(stage.unet.conv_out.weight)
     batch = first_batch(stage)
     noisy, timesteps = torch.randn(2, 4, 2, 4, 4), torch.tensor([100, 900])
-    shown, control = stage.latents.reference(batch), batch["control"]["densepose"]
+    shown, control = stage.latents.reference(batch), draw_labels(batch["labels"])
     with torch.no_grad():
         together = stage.predict(noisy, timesteps, shown, {"densepose": control})
         for k in range(2):
@@ -145,12 +150,12 @@ def test_dropped_reference_is_not_seen(begun, data_folder):
     batch = first_batch(stage)
     with torch.no_grad():
         before = stage(batch)
-        batch["reference_frame"] = (batch["reference_frame"] + 1) % 2
+        batch["reference_latents"] = -batch["reference_latents"]
         assert torch.equal(stage(batch), before)
     seeing = build("stage1", data_folder, begun, drop_reference=0.0)
     with torch.no_grad():
         a = seeing(batch)
-        batch["reference_frame"] = (batch["reference_frame"] + 1) % 2
+        batch["reference_latents"] = -batch["reference_latents"]
         assert not torch.equal(seeing(batch), a)
 
 
@@ -162,6 +167,30 @@ def test_where_to_look_counts_for_what_sees_its_reference(begun, data_folder):
 
     assert (computed(1.0, 0.0) > computed(0.0, 0.0) + 0.1).all()
     torch.testing.assert_close(computed(1.0, 1.0), computed(0.0, 1.0))
+
+
+def test_points_tell_where_to_look_too(begun, data_folder):
+    by_points = LossConfig(prediction="v_prediction", attention_weight=1.0, attention_by="points")
+    stage = build("base", data_folder, begun, loss=by_points, drop_reference=0.0)
+    plain = build(
+        "base", data_folder, begun, loss=replace(by_points, attention_weight=0.0), drop_reference=0.0
+    )
+    batch = first_batch(stage)
+    found = stage(batch)
+    assert (found > plain(batch) + 0.1).all()
+    found.sum().backward()
+    assert all(stage.get_parameter(f"unet.{name}.attn1.to_q.weight").grad.any() for name in stage.readers)
+
+
+def test_points_are_refused_where_there_are_none(begun, tmp_path):
+    data = tmp_path / "videos"
+    data.mkdir()
+    for name in "abc":
+        write_video(data, name, 8)
+    by_points = LossConfig(prediction="v_prediction", attention_weight=1.0, attention_by="points")
+    plain = {"still_share": 0.0, "target_still_share": 0.0}
+    with pytest.raises(InputError, match="attention_by points needs rendered dancers"):
+        build("base", data, begun, loss=by_points, **plain)
 
 
 def test_without_reference_there_is_no_appearance_encoder(begun, data_folder, tmp_path):
@@ -282,3 +311,29 @@ def test_keypoints_alone_leave_a_pipeline(tmp_path):
     loss = replace(preset("tiny", "base")[0].loss, attention_weight=0.1)
     with pytest.raises(InputError, match="attention_weight goes by part maps"):
         build("base", data, tmp_path, loss=loss, **plain)
+
+
+def test_encoder_that_takes_the_photos_part_map(data_folder, tmp_path):
+    """It learns with the segmenter's maps, its pipeline says so, and a training at another size goes on."""
+    config, network = preset("tiny", "base")
+    network = replace(network, photo_map=True)
+    loss = replace(config.loss, attention_weight=0.5, attention_by="points")
+    train("vae", data_folder, tmp_path)
+    config = replace(config, loss=loss)
+    train_stage(config, network, data=DataFolders(data_folder), runs=tmp_path)
+    pipe = MagicAnimatePipeline.from_pretrained(tmp_path / "base" / "pipeline")
+    assert pipe.config.photo_map and pipe.appearance_encoder.config.in_channels == 4 + 25
+
+    photo = np.full((32, 32, 3), 120, np.uint8)
+    maps = np.zeros((2, 32, 32), np.uint8), PartSegmenter.load().labels(photo[None])
+    maps[0][0, 8:24, 8:24] = 2
+    given = {"control": np.stack([photo] * 2), "num_inference_steps": 1, "output_type": "latent"}
+    one, other, seen = (pipe(photo, photo_labels=m, **given).latents for m in (*maps[0], maps[1][0]))
+    assert not torch.equal(one, other), "what the map shows counts"
+    assert torch.equal(pipe(photo, **given).latents, seen), "without one it is the segmenter's"
+
+    start = Start(pipeline=tmp_path / "base" / "pipeline")
+    smaller = replace(config, steps=2, sample_every=2, size=16)
+    train_stage(smaller, network, data=DataFolders(data_folder), runs=tmp_path / "smaller", start=start)
+    again = MagicAnimatePipeline.from_pretrained(tmp_path / "smaller" / "base" / "pipeline")
+    assert again.config.photo_map and again.config.default_width == 16

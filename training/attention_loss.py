@@ -2,27 +2,28 @@
 
 Stable Diffusion's attention finds what looks alike from the first step; a new network needs thousands of
 steps to find out that a part of the body is to be looked for at the same part in the reference, and what is
-behind it at the same place. The part maps of both pictures tell it so at once. This is ours, not the paper's,
-and changes nothing in the networks.
+behind it at the same place. The part maps of both pictures tell it so at once, and body points
+(`training.point_loss`) more exactly. This is ours, not the paper's, and changes nothing in the networks.
 
 Letters in shape comments: ``B`` references, ``F`` targets of each, ``H W`` pixels, ``h w`` size of a block's
-tokens, ``L`` = h w, ``P`` labels of a part map, ``N`` heads of width ``d``.
+tokens, ``L`` = h w, ``Q`` tokens that are watched, ``P`` labels of a part map, ``N`` heads of width ``d``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn import functional
 
-from magicanimate.models.appearance_encoder import SELF_ATTENTION
+from magicanimate.models.appearance_encoder import SELF_ATTENTION, label_shares
 from magicanimate.models.reference import HybridSelfAttention
-from magicanimate.palette import PALETTE, nearest_labels
 
+WATCHED_SIDE = 16
+"""Blocks with more tokens each way have every second one watched: their scores are the largest tensors of a
+step, and projections that are right for a quarter of the tokens are right for all."""
 _LEAST_MASS = 1e-4  # bounds the gradient of a token that looks nowhere near where it should
 
 
@@ -30,8 +31,9 @@ class WatchedAttention(HybridSelfAttention):
     """Remembers how it divides its look at the reference.
 
     Attributes:
-        seen: ``(B F) L L``, of each token the shares of the reference's tokens, mean over the heads; own
-            tokens are left out, so that each row adds up to 1. ``None`` before the first pass with gradients.
+        seen: ``(B F) Q L``, of each of the `watched_tokens` the shares of the reference's tokens, mean over
+            the heads; own tokens are left out, so that each row adds up to 1. ``None`` before the first pass
+            with gradients.
     """
 
     seen: torch.Tensor | None = None
@@ -40,10 +42,26 @@ class WatchedAttention(HybridSelfAttention):
         if self.reference is not None and torch.is_grad_enabled():
             frames = len(hidden_states) // len(self.reference)
             keys = attn.to_k(self.reference.to(hidden_states.dtype)).repeat_interleave(frames, dim=0)
-            query, keys = (attn.head_to_batch_dim(x) for x in (attn.to_q(hidden_states), keys))
-            shares = attn.get_attention_scores(query, keys)  # (B F N) L L
+            watched = watched_tokens(keys.shape[1]).to(hidden_states.device)
+            query = attn.to_q(hidden_states.index_select(1, watched))
+            query, keys = (attn.head_to_batch_dim(x) for x in (query, keys))
+            shares = attn.get_attention_scores(query, keys)  # (B F N) Q L
             self.seen = shares.unflatten(0, (-1, attn.heads)).float().mean(dim=1)
         return super().__call__(attn, hidden_states, *args, **kwargs)
+
+
+def watched_side(side: int) -> int:
+    """How many tokens each way are watched of a block with ``side`` of them."""
+    while side > WATCHED_SIDE:
+        side //= 2
+    return side
+
+
+def watched_tokens(count: int) -> torch.Tensor:
+    """Which of a square block's ``count`` tokens are watched, int64 ``Q`` on the CPU."""
+    side = round(count**0.5)
+    stride = side // watched_side(side)
+    return torch.arange(count).view(side, side)[stride // 2 :: stride, stride // 2 :: stride].flatten()
 
 
 def watch(unet: nn.Module, readers: Mapping[str, HybridSelfAttention]) -> dict[str, WatchedAttention]:
@@ -58,8 +76,8 @@ def watch(unet: nn.Module, readers: Mapping[str, HybridSelfAttention]) -> dict[s
 
 def attention_losses(
     readers: Mapping[str, WatchedAttention],
-    reference_map: torch.Tensor,
-    target_maps: torch.Tensor,
+    reference_labels: torch.Tensor,
+    target_labels: torch.Tensor,
     *,
     size: tuple[int, int],
 ) -> torch.Tensor:
@@ -73,13 +91,13 @@ def attention_losses(
 
     Args:
         readers: after a forward pass.
-        reference_map: drawn part maps of the references, ``B 3 H W`` in [0, 1].
-        target_maps: of the targets, ``B F 3 H W`` in [0, 1].
+        reference_labels: part ids of the references, integers ``B H W``.
+        target_labels: of the targets, ``B F H W``.
         size: h, w of the largest blocks' tokens.
     """
-    samples, frames = target_maps.shape[:2]
-    there = _label_shares(reference_map, size).repeat_interleave(frames, dim=0)  # (B F) P h w
-    here = _label_shares(target_maps.flatten(0, 1), size)
+    samples, frames = target_labels.shape[:2]
+    there = label_shares(reference_labels, size).repeat_interleave(frames, dim=0)  # (B F) P h w
+    here = label_shares(target_labels.flatten(0, 1), size)
     losses = []
     for reader in readers.values():
         scale = round((size[0] * size[1] / reader.seen.shape[-1]) ** 0.5)
@@ -88,23 +106,17 @@ def attention_losses(
     return torch.stack(losses).mean(0).unflatten(0, (samples, frames)).mean(1)
 
 
-def _label_shares(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Drawn maps ``N 3 H W`` -> share of each label in each of ``h w`` cells, float32 ``N P h w``."""
-    colours = (maps * 255).round().byte().movedim(1, -1).cpu().numpy()
-    labels = torch.from_numpy(nearest_labels(colours)[0].astype(np.int64)).to(maps.device)
-    shares = functional.one_hot(labels, len(PALETTE)).movedim(-1, 1).float()
-    return functional.adaptive_avg_pool2d(shares, size)
-
-
 def _block_losses(seen: torch.Tensor, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Losses of a block's pictures, ``N``, from its look ``N L L`` and the label shares ``N P L``."""
+    """Losses of a block's pictures, ``N``, from its look ``N Q L`` and the label shares ``N P L``."""
+    watched = watched_tokens(here.shape[-1]).to(here.device)
+    here, there_too = here[..., watched], there[..., watched]  # the same places
     same_part = torch.einsum("npi,npj->nij", here[:, 1:], there[:, 1:])
     wanted = same_part / same_part.amax(dim=-1, keepdim=True).clamp_min(1e-6)
     parts = here[:, 1:].sum(1) * (same_part.amax(dim=-1) > 0)  # N L: how much a token counts as part
-    background = here[:, 0] * there[:, 0]
+    background = here[:, 0] * there_too[:, 0]
     look = {
         "parts": ((seen * wanted).sum(-1), parts),
-        "background": (seen.diagonal(dim1=-2, dim2=-1), background),
+        "background": (seen[:, torch.arange(len(watched), device=seen.device), watched], background),
     }
     total = torch.zeros(len(seen), device=seen.device)
     for mass, weight in look.values():

@@ -31,7 +31,6 @@ from training.stages.vae import change_basis, latent_basis
 log = logging.getLogger(__name__)
 
 LATENT_BASIS = "latent_basis.pt"
-LATENTS = "latents.npy"
 EARLIER: dict[Stage, tuple[Stage, ...]] = {
     "controlnet": ("base",),
     "stage1": ("base", "controlnet"),
@@ -179,7 +178,8 @@ def _basis(vae: Autoencoder, file: Path, checkpoint: str, samples: Dataset | Non
     basis = latent_basis(vae, samples)
     with whole_file(file) as partial:
         torch.save({"basis": basis, "checkpoint": checkpoint}, partial)
-    (file.parent.parent / LATENTS).unlink(missing_ok=True)  # of the autoencoder before
+    for latents in file.parent.parent.glob("*_latents.npy"):  # of the autoencoder before
+        latents.unlink()
     return basis
 
 

@@ -65,6 +65,10 @@ class LossConfig:
     attention_weight: float = setting(
         0.0, "weight of the loss on where the reference is looked at; needs part maps and a still background"
     )
+    attention_by: Literal["parts", "points"] = setting(
+        "parts",
+        "what tells where to look: part maps, or the body points of rendered dancers, which are exact",
+    )
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ class NetworkConfig:
         latent_channels: channels of its latents, which are 8 times smaller than the image.
         unet_channels: widths of the UNet, appearance encoder and ControlNet.
         heads: attention heads at every level.
+        photo_map: whether the appearance encoder takes the photo's part map beside its latents.
         norm_groups: groups of the UNets' group norms.
         text_tokens, text_width: shape of the empty prompt's embedding (zeros: there is no text).
         control_channels: widths of the ControlNet's image embedding.
@@ -188,6 +193,7 @@ class NetworkConfig:
     text_width: int = 32
     control_channels: tuple[int, ...] = (16, 32, 64, 64)
     motion_heads: int = 4
+    photo_map: bool = False
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

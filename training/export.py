@@ -76,6 +76,7 @@ def export_pipeline(
         controlnet_keypoints=networks.get("controlnet_keypoints"),
         scheduler=scheduler_of(config),
         empty_prompt=parts.empty_prompt(),
+        photo_map=networks["appearance_encoder"].takes_photo_map,
         **parts.pipeline_settings(config),
     )
     with staged_folder(out) as folder:

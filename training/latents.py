@@ -1,4 +1,4 @@
-"""Latents of samples: encoded when needed, or looked up for a fixed small set encoded beforehand.
+"""Latents of samples: encoded when needed, unless they come with the samples.
 
 Letters in shape comments: ``B`` samples, ``F`` frames, ``H W`` pixels, ``C h w`` channels and size of the
 latents.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled
@@ -42,29 +41,24 @@ class Latents:
     Args:
         vae: the autoencoder, in evaluation mode, on the device of the training.
         precision: number format of the encoder's arithmetic, as a training's `mixed_precision`.
-        cache: latents ``I K C h w`` of frame ``K`` of video ``I``, if they have been encoded beforehand.
     """
 
-    def __init__(self, vae: Autoencoder, cache: np.ndarray | None = None, *, precision: Precision = "no"):
-        self.vae, self.cache = vae.requires_grad_(False).eval(), cache
+    def __init__(self, vae: Autoencoder, *, precision: Precision = "no"):
+        self.vae = vae.requires_grad_(False).eval()
         self.format = FORMATS.get(precision)
 
     def target(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Of the frames to be denoised, float32 ``B C F h w``."""
-        if self.cache is not None:
-            return self._cached(batch["video"][:, None], batch["frames"]).transpose(1, 2)
+        if "latents" in batch:
+            return batch["latents"].float().transpose(1, 2)
         frames = batch["target"]
         return self.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
 
     def reference(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Of the references, float32 ``B C h w``."""
-        if self.cache is not None:
-            return self._cached(batch["video"], batch["reference_frame"])
+        if "reference_latents" in batch:
+            return batch["reference_latents"].float()
         return self.encode(batch["reference"])
-
-    def _cached(self, video: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
-        found = self.cache[video.cpu().numpy(), frame.cpu().numpy()]
-        return torch.from_numpy(found).float().to(video.device)
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.errors import InputError
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
+from magicanimate.palette import PALETTE
 from training.config import NetworkConfig, Prediction
 
 
@@ -71,9 +72,10 @@ def build_image_unet(config: NetworkConfig) -> UNet2DConditionModel:
 
 
 def build_appearance_encoder(config: NetworkConfig) -> AppearanceEncoder:
-    """The appearance encoder of the same shape as the UNet."""
+    """The appearance encoder of the same shape as the UNet; what else it may take are more channels."""
+    more = len(PALETTE) if config.photo_map else 0
     return AppearanceEncoder(
-        **_unet_arguments(config),
+        **_unet_arguments(config) | {"in_channels": config.latent_channels + more},
         **_block_types(config, "2D"),
         out_channels=config.latent_channels,
         attention_head_dim=config.heads,

@@ -169,7 +169,8 @@ class PipelineParts:
         return _load(classes[self._index["vae"][1]], self.folder / "vae")
 
     def image_unet(self) -> UNet2DConditionModel:
-        unet = UNet2DConditionModel.from_config(self.appearance_encoder().config)  # of the same sizes
+        config = self.appearance_encoder().config  # of the same sizes, but for what else the encoder takes
+        unet = UNet2DConditionModel.from_config(config | {"in_channels": config.out_channels})
         unet.load_state_dict({k: v for k, v in self._unet.state_dict().items() if not is_motion_key(k)})
         return unet
 

@@ -13,13 +13,13 @@ from magicanimate.errors import InputError
 from magicanimate.files import write_json
 from magicanimate.terminal import stop_on_interrupt
 from training.build import (
-    LATENTS,
     Start,
     build_networks,
     frozen_autoencoder,
     scheduler_of,
 )
 from training.config import NetworkConfig, StageConfig, as_json, check_config, fixed_settings, flat
+from training.data.computed import PhotoLabels
 from training.export import export_pipeline
 from training.latents import Latents, channel_weights
 from training.loop import Stage, Trainer, make_accelerator
@@ -123,9 +123,11 @@ def build_stage(
         parts.check(config.loss)
     networks: dict[str, nn.Module] = build_networks(config, parts, runs, motion=start.motion)
     vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
-    cached, cached_held_out = sets.encoded(
-        Latents(vae, precision=config.mixed_precision).encode, runs / LATENTS
-    )
+    latents = Latents(vae, precision=config.mixed_precision)
+    computed = {"latents": latents.encode}
+    if "appearance_encoder" in networks and networks["appearance_encoder"].takes_photo_map:
+        computed["photo_labels"] = PhotoLabels(device)
+    sets = sets.computed(config, computed, runs)
     weights = None
     if config.loss.weigh_channels:
         pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])
@@ -135,9 +137,8 @@ def build_stage(
         networks,
         text=parts.empty_prompt().embedding,
         scheduler=scheduler_of(config),
-        latents=Latents(vae, cached, precision=config.mixed_precision),
+        latents=latents,
         samples=sets.samples,
         held_out=sets.held_out,
-        held_out_latents=Latents(vae, cached_held_out),
         channel_weights=weights,
     )

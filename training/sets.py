@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from magicanimate.errors import InputError
 from training.config import SIGNALS, StageConfig
+from training.data.computed import ComputedVideos, compute_all
 from training.data.dancers import DancerVideos
-from training.data.latents import encode_all
 from training.data.opening import open_images, open_videos
 from training.data.samples import ClipSamples, FixedSamples, ImageSamples, PairSamples
 from training.data.sources import ImageSet, VideoFrames, VideoSet, hold_out
 
 MEASURED_PICTURES = 512
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,30 @@ class Data:
     pictures: Dataset
     fixed: DancerVideos | None = None
 
-    def encoded(
-        self, encode: Callable[[torch.Tensor], torch.Tensor], path: Path
-    ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-        """Latents ``I K C h w`` of the training videos and of those held out, computed once, or ``None``."""
+    def computed(self, config: StageConfig, networks: Mapping[str, Network], folder: Path) -> Data:
+        """The same samples with what ``networks`` make of the pictures, computed once, in their place.
+
+        A set whose pictures are not all there from the start stays as it is.
+
+        Args:
+            config: of the stage.
+            networks: "latents", and "photo_labels" if the appearance encoder takes them, see
+                `training.data.sources.Frames`: images ``B 3 H W`` in [-1, 1] -> ``B ...``.
+            folder: for the files, named after the data, the size and the network.
+        """
         if self.fixed is None:
-            return None, None
-        latents = encode_all(self.fixed, path, encode)
-        kept = len(latents) - len(self.held_out.videos)
-        return latents[:kept], latents[kept:]
+            return self
+        files = {name: folder / computed_file(self.fixed, name) for name in networks}
+        for name, network in networks.items():
+            compute_all(self.fixed, files[name], network)
+        train, _ = hold_out(ComputedVideos(self.fixed, files), config.holdout)
+        _, held_out = hold_out(ComputedVideos(self.fixed, files, pixels=True), config.holdout)
+        return replace(self, samples=_samples(config, train, None), held_out=_to_look_at(config, held_out))
+
+
+def computed_file(videos: DancerVideos, name: str) -> str:
+    """What to call a file of `Data.computed`."""
+    return f"{videos.folder.resolve().name}_{videos.size}_{name}.npy"
 
 
 def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path | None = None) -> Data:
@@ -84,14 +99,18 @@ def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path |
         samples = _samples(config, train, images)
     except ValueError as error:
         raise InputError(f"{folders.videos} does not fit the settings: {error}.") from error
-    length = config.num_frames if config.stage == "stage2" else 1
-    encodable = isinstance(videos, DancerVideos) and videos.rgb.shape[2] == config.size
+    computable = isinstance(videos, DancerVideos) and videos.rgb.shape[2] % config.size == 0
     return Data(
         samples=samples,
-        held_out=FixedSamples(held_out, length=length, interval=config.interval),
+        held_out=_to_look_at(config, held_out),
         pictures=ImageSamples(VideoFrames(train), batch_size=1, steps=MEASURED_PICTURES, seed=0),
-        fixed=videos if encodable and images is None else None,
+        fixed=videos if computable and images is None else None,
     )
+
+
+def _to_look_at(config: StageConfig, videos: VideoSet) -> FixedSamples:
+    length = config.num_frames if config.stage == "stage2" else 1
+    return FixedSamples(videos, length=length, interval=config.interval)
 
 
 def _samples(config: StageConfig, videos: VideoSet, images: ImageSet | None) -> Dataset:

@@ -1,5 +1,8 @@
 """The appearance encoder: a copy of the UNet that yields the input of every self-attention block.
 
+An encoder that learns from nothing may take the photo's part map beside its latents (`with_photo_map`): then
+it need not find out by itself what is a hand and what a wall. The published one takes the latents only.
+
 Letters in shape comments: ``R`` references, ``C H W`` channels, height and width of latents, ``L`` tokens,
 ``D`` token width.
 """
@@ -15,8 +18,34 @@ from diffusers import (
 )
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
+from torch.nn import functional
 
+from magicanimate.palette import PALETTE
+
+MAP_GAIN = 4.0
+"""Factor of the label shares in the encoder's input. As they are, mostly 0, they would be hardly heard beside
+16 channels of unit variance."""
 SELF_ATTENTION = ".attn1"
+
+
+def label_shares(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Part ids, integers ``R H W`` -> share of each label in each of ``h w`` cells, float32 ``R 25 h w``."""
+    one_hot = functional.one_hot(labels.long(), len(PALETTE)).movedim(-1, 1).float()
+    return functional.adaptive_avg_pool2d(one_hot, size)
+
+
+def with_photo_map(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What an encoder that takes the part map takes.
+
+    Args:
+        latents: of the references, ``R C h w``.
+        labels: part ids of the references, integers ``R H W`` of any size.
+
+    Returns:
+        ``R C + 25 h w``.
+    """
+    shares = label_shares(labels, tuple(latents.shape[-2:]))
+    return torch.cat([latents, (MAP_GAIN * shares).to(latents)], dim=1)
 
 
 class _NormOnly(nn.Module):
@@ -66,6 +95,11 @@ class AppearanceEncoder(UNet2DConditionModel):
         self._bank: dict[str, torch.Tensor] = {}
         self._install_writers()
 
+    @property
+    def takes_photo_map(self) -> bool:
+        """Whether `forward` wants latents `with_photo_map`."""
+        return self.config.in_channels > self.config.out_channels
+
     def _install_writers(self) -> None:
         writers = {}
         for key, processor in self.attn_processors.items():
@@ -83,7 +117,7 @@ class AppearanceEncoder(UNet2DConditionModel):
         """Encode reference latents.
 
         Args:
-            sample: noise-free reference latents ``R C H W``.
+            sample: noise-free reference latents ``R C H W``, if it takes the part map `with_photo_map`.
             timestep: the current denoising timestep, scalar or ``R`` integers.
             encoder_hidden_states: text embedding ``R L D``.
 

@@ -2,8 +2,9 @@
 
 `NNNNNN.webp` (RGB, lossy), `NNNNNN.png` (part ids 0..24, lossless) and `NNNNNN.points.png` (body points,
 lossless) hold the stills, then the clip's frames, one under the other. `NNNNNN.keypoints.npz`
-(`densepose_tools.keypoints`) may have their keypoints. `dataset.json` says how many of each. Letters: S stills,
-T frames, H W pixels, M side of a map of body points.
+(`densepose_tools.keypoints`) may have their keypoints. `dataset.json` says how many of each.
+
+Letters: S stills, T frames, H W pixels, M side of a map of body points.
 """
 
 import io
@@ -22,8 +23,7 @@ from training.dancers import GENERATOR_VERSION
 _INFO = "dataset.json"
 _WEBP_QUALITY = 92
 POINTS_SIDE = 64
-"""Side M of a map of body points, whatever the size of the pictures: two points each way for the smallest tokens
-that a training here has had (32 x 32 in a picture)."""
+"""Side M of a map of body points, whatever the size of the pictures: 2 x 2 for each of 32 x 32 tokens."""
 
 
 @dataclass(frozen=True)

@@ -179,8 +179,8 @@ def render_points(people: list[Posed], view: View, size: int) -> np.ndarray:
     """Which place of the dressed body each pixel shows, for losses that go by correspondences.
 
     Returns:
-        (size, size, 4) uint8: x, y, z in the rest pose, which is the same for all people, in centimetres from a
-        corner around it, and the person's number from 1 on; all 0 where there is nobody.
+        (size, size, 4) uint8: x, y, z in the rest pose, which is the same for all people, in centimetres from
+        a corner of the space around it, and the person's number from 1 on; all 0 where there is nobody.
     """
     seen, starts = _draw_dressed(people, view, size)
     out = np.zeros((size * size, 4), np.uint8)

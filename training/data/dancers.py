@@ -18,11 +18,12 @@ from magicanimate.palette import PALETTE
 from training.data.cropping import SquareCrop
 from training.data.sources import Frames
 
-PACKED_RGB, PACKED_PARTS = "rgb.npy", "parts.npy"
+PACKED_RGB, PACKED_PARTS, PACKED_POINTS = "rgb.npy", "parts.npy", "points.npy"
 
 
 def pack(folder: Path) -> None:
-    """Decode a folder of rendered dancers once into ``rgb.npy`` and ``parts.npy`` (uint8, I K H W [3]).
+    """Decode a folder of rendered dancers once, into uint8 arrays: ``rgb.npy`` (I K H W 3), ``parts.npy``
+    (I K H W) and ``points.npy`` (I K M M 4, see `training.dancers.render.render_points`).
 
     Does nothing when the packed files are newer than the folder's ``dataset.json``.
 
@@ -31,7 +32,7 @@ def pack(folder: Path) -> None:
     """
     from training.dancers.dataset import DancerFolder
 
-    targets = [folder / PACKED_RGB, folder / PACKED_PARTS]
+    targets = [folder / name for name in (PACKED_RGB, PACKED_PARTS, PACKED_POINTS)]
     made = (folder / "dataset.json").stat().st_mtime if (folder / "dataset.json").exists() else 0.0
     if made and all(t.exists() and t.stat().st_mtime >= made for t in targets):
         return
@@ -40,14 +41,14 @@ def pack(folder: Path) -> None:
         raise InputError(
             f"{folder} holds no rendered dancers: run `python -m training.dancers --out {folder}`"
         )
-    rgb, parts = dancers[0]
     temporary = [t.with_suffix(f".{os.getpid()}.tmp") for t in targets]
     arrays = [
         open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(dancers), *first.shape))
-        for path, first in zip(temporary, (rgb, parts), strict=True)
+        for path, first in zip(temporary, (*dancers[0], dancers.points(0)), strict=True)
     ]
     for i in range(len(dancers)):
         arrays[0][i], arrays[1][i] = dancers[i]
+        arrays[2][i] = dancers.points(i)
     del arrays  # flush before the rename makes them visible
     for path, target in zip(temporary, targets, strict=True):
         os.replace(path, target)
@@ -56,8 +57,8 @@ def pack(folder: Path) -> None:
 class DancerVideos:
     """Rendered dancers as a ``VideoSet``: each identity is a video, its stills first, then its clip.
 
-    ``rgb`` I K H W 3 and ``parts`` I K H W, uint8, are memory-mapped. A set pickles by its folder, so that
-    workers map the arrays themselves.
+    ``rgb`` I K H W 3, ``parts`` I K H W and ``points`` I K M M 4, uint8 and as rendered, are memory-mapped. A
+    set pickles by its folder, so that workers map the arrays themselves.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class DancerVideos:
     def _map_arrays(self) -> None:
         self.rgb = np.load(self.folder / PACKED_RGB, mmap_mode="r")
         self.parts = np.load(self.folder / PACKED_PARTS, mmap_mode="r")
+        self.points = np.load(self.folder / PACKED_POINTS, mmap_mode="r")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("rgb", "parts")}
+        mapped = ("rgb", "parts", "points")
+        return {key: value for key, value in self.__dict__.items() if key not in mapped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -111,27 +114,42 @@ class DancerVideos:
     def name(self, video: int) -> str:
         return f"{self.folder} identity {self._identities[video]}"
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Part ids I K S S at the training size, if that divides the rendered one; memory-mapped."""
+        stride = self.parts.shape[-1] // self.size
+        return self.parts[..., stride // 2 :: stride, stride // 2 :: stride]
+
+    def pictures(self, video: int, frames: Sequence[int]) -> np.ndarray:
+        """Some pictures at the training size, uint8 N S S 3."""
+        pixels = self.rgb[video, list(frames)]
+        if not self._resize:
+            return np.asarray(pixels)
+        crop = SquareCrop(self.size, None)
+        return np.stack([crop.picture(frame) for frame in pixels])
+
     def read(self, video: int, frames: Sequence[int]) -> Frames:
         frames = list(frames)
-        crop = SquareCrop(self.size, None)
-        pixels, control = self.rgb[video, frames], {}
-        if self._resize:
-            pixels = np.stack([crop.picture(frame) for frame in pixels])
-        for signal in self.signals:
-            if signal == "keypoints":
-                control[signal] = self._drawings(video, frames)
-                continue
+        control = {}
+        if "densepose" in self.signals:
             drawn = PALETTE[self.parts[video, frames]]
-            control[signal] = np.stack([crop.part_map(f) for f in drawn]) if self._resize else drawn
-        return Frames(np.asarray(pixels), control)
+            if self._resize:
+                crop = SquareCrop(self.size, None)
+                drawn = np.stack([crop.part_map(frame) for frame in drawn])
+            control["densepose"] = drawn
+        return Frames(self.pictures(video, frames), control | self.drawings(video, frames))
 
-    def _drawings(self, video: int, frames: list[int]) -> np.ndarray:
+    def drawings(self, video: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        """The driving signals that have no labels: drawn keypoints, uint8 N S S 3, if they are wanted."""
+        if "keypoints" not in self.signals:
+            return {}
         from densepose_tools.keypoints import draw_keypoints, read_keypoints
 
         recorded = read_keypoints(self._keypoints_file(video))
         scale = np.float32([self.size / recorded.width, self.size / recorded.height, 1])
-        points = recorded.points[frames] * scale
-        return np.stack([draw_keypoints(p, width=self.size, height=self.size) for p in points])
+        points = recorded.points[list(frames)] * scale
+        drawn = [draw_keypoints(p, width=self.size, height=self.size) for p in points]
+        return {"keypoints": np.stack(drawn)}
 
     def _keypoints_file(self, video: int) -> Path:
         from training.dancers.dataset import keypoints_path

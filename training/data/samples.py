@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 """``reference`` float32 3 H W in [-1, 1]; ``target`` F 3 H W likewise; ``control`` name -> F 3 H W in [0, 1];
-``reference_control`` name -> 3 H W, the reference's own;
+``reference_control`` name -> 3 H W, the reference's own.
+
+Of a set that was computed beforehand (`training.data.computed.ComputedVideos`) in place of pictures and drawn
+part maps: ``latents`` float16 F C h w, ``labels`` uint8 F H W, ``points`` uint8 F M M 4, each with its
+``reference_...``, and ``reference_photo_labels`` uint8 M M.
+
 ``video``, ``frames`` int64 F and ``reference_frame``: where in the video set they come from. Of an image that
 belongs to no video, ``video`` is -1 and ``frames`` its number in the image set."""
 
@@ -274,12 +279,19 @@ def _image_sample(images: ImageSet, image: int, *, targets: int = 1) -> Sample:
 def _sample(
     read: Frames, *, shown: int, targets: slice | list[int], video: int, reference: int, frames: Sequence[int]
 ) -> Sample:
-    return {
-        "reference": to_images(read.pixels[shown]),
-        "target": to_images(read.pixels[targets]),
+    sample: Sample = {
         "control": {name: drawn_to_control(drawn[targets]) for name, drawn in read.control.items()},
         "reference_control": {name: drawn_to_control(drawn[shown]) for name, drawn in read.control.items()},
         "video": video,
         "frames": torch.tensor(frames, dtype=torch.int64),
         "reference_frame": reference,
     }
+    if read.pixels is not None:
+        sample |= {"reference": to_images(read.pixels[shown]), "target": to_images(read.pixels[targets])}
+    for name in ("latents", "labels", "points"):
+        if (found := getattr(read, name)) is not None:
+            sample[name] = torch.from_numpy(np.array(found[targets]))
+            sample[f"reference_{name}"] = torch.from_numpy(np.array(found[shown]))
+    if read.photo_labels is not None:
+        sample["reference_photo_labels"] = torch.from_numpy(np.array(read.photo_labels[shown]))
+    return sample

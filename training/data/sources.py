@@ -1,6 +1,7 @@
 """What a set of videos and a set of images are to the training, and the sets made of other sets.
 
-Letters in shape comments: ``N`` pictures, ``H W`` pixels (equal: sets give squares of the training size).
+Letters in shape comments: ``N`` pictures, ``H W`` pixels (equal: sets give squares of the training size),
+``C h w`` latents, ``M`` side of a map of body points.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ class Frames:
     """Pictures with what drives them.
 
     Attributes:
-        pixels: uint8 N H W 3.
+        pixels: uint8 N H W 3; ``None`` where the latents are there and nobody looks at the pictures.
         control: the drawn driving signals by name, uint8 N H W 3 each: "densepose" (part map in the viridis
-            palette), "keypoints" (drawing on black), or both.
+            palette), "keypoints" (drawing on black), or both. Without "densepose" where the labels are there.
+        latents: float16 N C h w, if they were computed beforehand.
+        labels: part ids, uint8 N H W, likewise.
+        points: body points, uint8 N M M 4 (`training.dancers.render.render_points`), likewise.
+        photo_labels: part ids that the part segmenter sees in the pictures, uint8 N M M, likewise.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | None
     control: dict[str, np.ndarray]
+    latents: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    points: np.ndarray | None = None
+    photo_labels: np.ndarray | None = None
 
 
 class VideoSet(Protocol):

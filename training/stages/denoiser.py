@@ -21,7 +21,7 @@ Letters in shape comments: ``B`` samples, ``F`` frames of a clip, or targets of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,16 @@ from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
 
 from magicanimate.errors import InputError
+from magicanimate.models.appearance_encoder import with_photo_map
 from magicanimate.models.reference import install_hybrid_attention, set_reference
 from training.attention_loss import attention_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
+from training.data.tensors import draw_labels, labels_of
 from training.diffusion import sample_latents
 from training.latents import Latents
 from training.losses import denoising_losses, draw_noise, draw_timestep
 from training.pictures import psnr, save_grid, save_video
+from training.point_loss import point_losses
 
 SAMPLED = 8
 SAMPLED_CLIPS = 4
@@ -62,7 +65,7 @@ class Denoiser(nn.Module):
         text: embedding of the empty prompt, ``1 L D``.
         scheduler: noise schedule.
         latents, samples: of the training data.
-        held_out: samples to show, and their latents.
+        held_out: samples to show.
         channel_weights: of the latent channels in the loss, ``C``, with mean 1; all alike when ``None``.
 
     Raises:
@@ -79,12 +82,11 @@ class Denoiser(nn.Module):
         latents: Latents,
         samples: Dataset,
         held_out: Dataset,
-        held_out_latents: Latents,
         channel_weights: torch.Tensor | None = None,
     ):
         super().__init__()
         self.config, self.scheduler, self.samples = config, scheduler, samples
-        self.latents, self.held_out, self.held_out_latents = latents, held_out, held_out_latents
+        self.latents, self.held_out = latents, held_out
         for name, network in networks.items():
             self.add_module(name, network)
         self.has_reference = "appearance_encoder" in networks
@@ -93,9 +95,14 @@ class Denoiser(nn.Module):
         self.readers = install_hybrid_attention(self.unet, fusion=config.fusion) if self.has_reference else {}
         self._teaches_looks = bool(config.loss.attention_weight and self.readers)
         if self._teaches_looks:
-            if "densepose" not in SIGNALS[config.driving]:
+            if config.loss.attention_by == "parts" and "densepose" not in SIGNALS[config.driving]:
                 raise InputError(
                     "attention_weight goes by part maps; leave it at 0, or drive with densepose or both."
+                )
+            if config.loss.attention_by == "points" and "points" not in samples[0]:
+                raise InputError(
+                    "attention_by points needs rendered dancers, whose size is a multiple of the training's, "
+                    "and no other images; choose attention_by parts."
                 )
             self.readers = watch(self.unet, self.readers)
         self.register_buffer("text", text, persistent=False)
@@ -111,21 +118,20 @@ class Denoiser(nn.Module):
         rngs = [self._noise_generator(index) for index in batch["index"].tolist()]
         config, device = self.config, self.text.device
         clean = self.latents.target(batch)
+        control = self._control(batch)
         count = self.scheduler.config.num_train_timesteps
         timesteps = torch.tensor(
             [draw_timestep(rng, config.loss, count=count) for rng in rngs], device=device
         )
-        visible = torch.tensor([rng.random() >= config.drop_reference for rng in rngs])
+        visible = [rng.random() >= config.drop_reference for rng in rngs]
         shared = [rng.random() < config.share_noise for rng in rngs]
         noise = torch.stack(
             [draw_noise(rng, tuple(clean.shape[1:]), share=s) for rng, s in zip(rngs, shared, strict=True)]
         ).to(device)
-        control = batch["control"]
         if config.soften_control:
             control = {name: _softened(maps, rngs) for name, maps in control.items()}
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        shown = self.latents.reference(batch) if self.has_reference else None
-        predicted = self.predict(noisy, timesteps, shown, control, visible=visible)
+        predicted = self.predict(noisy, timesteps, self._shown(batch), control, visible=visible)
         losses = denoising_losses(
             self.scheduler,
             config.loss,
@@ -136,14 +142,39 @@ class Denoiser(nn.Module):
             channel_weights=self.channel_weights,
         )
         if self._teaches_looks:
-            looks = attention_losses(
-                self.readers,
-                batch["reference_control"]["densepose"],
-                batch["control"]["densepose"],
-                size=tuple(clean.shape[-2:]),
-            )
-            losses = losses + config.loss.attention_weight * looks * visible.to(device)
+            looks = self._look_losses(batch, size=tuple(clean.shape[-2:]))
+            losses = losses + config.loss.attention_weight * looks * torch.tensor(visible, device=device)
         return losses
+
+    def _control(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """The driving signals, float32 ``B F 3 H W``; part maps are drawn here if they come as labels."""
+        control = dict(batch["control"])
+        if "labels" in batch and "densepose" in SIGNALS[self.config.driving]:
+            control["densepose"] = draw_labels(batch["labels"])
+        return control
+
+    def _shown(self, batch: Mapping[str, Any]) -> torch.Tensor | None:
+        """What the appearance encoder takes of the references, ``B C h w``; ``None`` without them."""
+        if not self.has_reference:
+            return None
+        latents = self.latents.reference(batch)
+        if not self.appearance_encoder.takes_photo_map:
+            return latents
+        labels = batch.get("reference_photo_labels")
+        return with_photo_map(latents, self._labels(batch)[0] if labels is None else labels)
+
+    def _labels(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Part ids of the references ``B H W`` and of the targets ``B F H W``."""
+        if "labels" in batch:
+            return batch["reference_labels"], batch["labels"]
+        drawn = batch["reference_control"]["densepose"], batch["control"]["densepose"]
+        return labels_of(drawn[0]), labels_of(drawn[1])
+
+    def _look_losses(self, batch: Mapping[str, Any], *, size: tuple[int, int]) -> torch.Tensor:
+        """How far the blocks look from where they should, ``B``."""
+        if self.config.loss.attention_by == "parts":
+            return attention_losses(self.readers, *self._labels(batch), size=size)
+        return point_losses(self.readers, batch["reference_points"], batch["points"], size=size)
 
     def _noise_generator(self, index: int) -> np.random.Generator:
         step, place = divmod(index, self.config.samples_a_step)
@@ -156,16 +187,16 @@ class Denoiser(nn.Module):
         shown: torch.Tensor | None,
         control: Mapping[str, torch.Tensor],
         *,
-        visible: torch.Tensor | None = None,
+        visible: Sequence[bool] | None = None,
     ) -> torch.Tensor:
         """What the networks make of noisy latents.
 
         Args:
             noisy: ``B C F h w``.
             timesteps: ``B``.
-            shown: latents of the references ``B C h w``; ``None`` without reference.
+            shown: what the appearance encoder takes of the references, ``B C h w``; ``None`` without them.
             control: driving signals by name, ``B F 3 H W`` in [0, 1].
-            visible: ``B`` booleans, whether a sample sees its reference; all do when ``None``.
+            visible: for each sample, whether it sees its reference; all do when ``None``.
 
         Returns:
             ``B C F h w``.
@@ -201,15 +232,15 @@ class Denoiser(nn.Module):
         count = min(count, len(self.held_out))
         batch = default_collate([self.held_out[k] for k in range(count)])
         batch = {key: _moved(value, self.text.device) for key, value in batch.items()}
-        shown = self.held_out_latents.reference(batch) if self.has_reference else None
+        shown, control = self._shown(batch), self._control(batch)
         latents = sample_latents(
             self.scheduler,
-            self.held_out_latents.target(batch),
-            lambda noisy, t: self.predict(noisy, t, shown, batch["control"]),
+            self.latents.target(batch),
+            lambda noisy, t: self.predict(noisy, t, shown, control),
         )
-        result, truth = self.held_out_latents.decode(latents).cpu(), batch["target"].cpu()
+        result, truth = self.latents.decode(latents).cpu(), batch["target"].cpu()
         photo = batch["reference"].cpu()[:, None].expand_as(truth)
-        drawn = next(iter(batch["control"].values())).cpu() * 2 - 1
+        drawn = next(iter(control.values())).cpu() * 2 - 1
         rows = [x[:, :: max(1, x.shape[1] // 2)].flatten(0, 1) for x in (photo, drawn, result, truth)]
         save_grid(folder / f"{step:06d}.png", rows)
         figures = {"psnr": psnr(result.flatten(0, 1), truth.flatten(0, 1))}
@@ -242,13 +273,14 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def _softened(maps: torch.Tensor, rngs: list[np.random.Generator]) -> torch.Tensor:
-    """Blend and disturb drawn maps (``B F 3 H W`` in [0, 1]) a little, as resized video does."""
-    out = torch.empty_like(maps)
-    for i, rng in enumerate(rngs):
-        size = maps.shape[-1]
-        smaller = int(rng.integers(size * 3 // 4, size + 1))
-        soft = functional.interpolate(maps[i], size=smaller, mode="area")
-        soft = functional.interpolate(soft, size=size, mode="bilinear", align_corners=False)
-        noise = torch.from_numpy(rng.normal(0, 0.01, (len(soft), 3, 1, 1))).float()
-        out[i] = (soft + noise.to(soft.device)).clamp(0, 1)
-    return out
+    """Blend and disturb drawn maps (``B F 3 H W`` in [0, 1]) a little, as resized video does.
+
+    Each sample is mixed with its blurred copy in a share of its own, and each frame's colours are shifted.
+    """
+    share = torch.tensor([rng.random() for rng in rngs], dtype=maps.dtype)
+    shift = np.stack([rng.normal(0, 0.01, (maps.shape[1], 3, 1, 1)) for rng in rngs])
+    share, shift = share.to(maps.device), torch.from_numpy(shift).to(maps)
+    flat = maps.flatten(0, 1)
+    small = functional.interpolate(flat, scale_factor=0.75, mode="bilinear", antialias=True)
+    blurred = functional.interpolate(small, size=flat.shape[-2:], mode="bilinear").view_as(maps)
+    return (torch.lerp(maps, blurred, share.view(-1, 1, 1, 1, 1)) + shift).clamp(0, 1)

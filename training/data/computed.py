@@ -1,0 +1,138 @@
+"""What is computed once of every picture of a fixed set: latents, and the part map that the segmenter sees.
+
+Letters in shape comments: ``I`` videos, ``K`` images of a video, ``B`` of a batch, ``H W`` pixels, ``C h w``
+latents, ``M`` side of a kept part map.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+
+from densepose_tools.segmenter import DEFAULT_FOLDER, PartSegmenter
+from training.data.dancers import DancerVideos
+from training.data.sources import Frames
+from training.data.tensors import to_images
+
+log = logging.getLogger(__name__)
+LOGGED = 500  # videos between two lines of progress
+PHOTO_LABELS_SIDE = 64  # two labels each way for a token of 32 x 32
+_COMPARED = 4  # videos
+_ROUNDING = 0.05  # of the values' size; those of another network are about as far away as they are large
+
+
+def compute_all(
+    data: DancerVideos,
+    path: Path,
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """A network's view of every image, computed once: ``I K ...`` at ``path``, memory-mapped.
+
+    A file that plainly holds another's, as a look at a few images shows, is made anew.
+
+    Args:
+        data: the images.
+        path: ``.npy`` file to make or reuse.
+        compute: images ``B 3 H W`` in [-1, 1] on the CPU -> ``B ...`` on any device; kept as float16 if it
+            has fractions, else in its own type.
+        batch_size: images at once; few, so that a CPU keeps them in its caches.
+    """
+    count, per = data.rgb.shape[:2]
+    if not (path.exists() and _agree(np.load(path, mmap_mode="r"), data, compute)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first = compute(to_images(data.pictures(0, [0]))).cpu()
+        kind = np.float16 if first.is_floating_point() else first.numpy().dtype
+        temporary = path.with_suffix(".tmp")
+        values = open_memmap(temporary, mode="w+", dtype=kind, shape=(count, per, *first.shape[1:]))
+        for video in range(count):
+            images = to_images(data.pictures(video, range(per)))
+            values[video] = torch.cat([compute(part).cpu() for part in images.split(batch_size)]).numpy()
+            if video % LOGGED == 0:
+                log.info("%s: computed %d of %d", path.name, video, count)
+        values.flush()
+        del values
+        os.replace(temporary, path)
+    return np.load(path, mmap_mode="r")
+
+
+def _agree(values: np.ndarray, data: DancerVideos, compute: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """Whether some of the values are those of the images; rounding may differ with the size of a batch."""
+    if values.shape[:2] != data.rgb.shape[:2]:
+        return False
+    some = np.linspace(0, len(values) - 1, _COMPARED).round().astype(int)
+    images = to_images(np.concatenate([data.pictures(video, [0]) for video in some]))
+    fresh, kept = compute(images).float().cpu().numpy(), values[some, 0].astype(np.float32)
+    return fresh.shape == kept.shape and np.abs(fresh - kept).mean() <= _ROUNDING * np.abs(fresh).mean()
+
+
+class PhotoLabels:
+    """Finds the parts in training pictures, with the mistakes that the segmenter makes.
+
+    An encoder that had learned with exact maps would trust those of a user's photo too much.
+    """
+
+    def __init__(self, device: torch.device, folder: Path = DEFAULT_FOLDER) -> None:
+        self.segmenter = PartSegmenter.load(folder)
+        self.segmenter.network.to(device)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures ``B 3 H W`` in [-1, 1] -> part ids uint8 ``B M M``, of every so many-th pixel."""
+        pixels = ((images + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+        labels = torch.from_numpy(self.segmenter.labels(pixels))
+        middles = (2 * torch.arange(PHOTO_LABELS_SIDE) + 1) * labels.shape[-1] // (2 * PHOTO_LABELS_SIDE)
+        return labels[:, middles][:, :, middles]
+
+
+class ComputedVideos:
+    """Rendered dancers with latents, labels and body points in place of pictures and drawn part maps.
+
+    A ``VideoSet``; it reads a tenth of the bytes that the pictures are.
+
+    Args:
+        videos: the dancers.
+        files: what `compute_all` wrote: "latents", and "photo_labels" if the appearance encoder takes them.
+        pixels: whether the pictures and drawn maps are wanted nevertheless, to look at.
+    """
+
+    def __init__(self, videos: DancerVideos, files: Mapping[str, Path], *, pixels: bool = False):
+        self.videos, self.files, self.pixels, self.stills = videos, dict(files), pixels, videos.stills
+        self._map_arrays()
+
+    def _map_arrays(self) -> None:
+        self._arrays = {name: np.load(path, mmap_mode="r") for name, path in self.files.items()}
+        self._arrays |= {"labels": self.videos.labels, "points": self.videos.points}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arrays, which another process maps itself."""
+        return {key: value for key, value in self.__dict__.items() if key != "_arrays"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map_arrays()
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def num_frames(self, video: int) -> int:
+        return self.videos.num_frames(video)
+
+    def name(self, video: int) -> str:
+        return self.videos.name(video)
+
+    def read(self, video: int, frames: Sequence[int]) -> Frames:
+        frames = list(frames)
+        if self.pixels:
+            read = self.videos.read(video, frames)
+            pixels, control = read.pixels, read.control
+        else:
+            pixels, control = None, self.videos.drawings(video, frames)
+        return Frames(pixels, control, **{name: array[video, frames] for name, array in self._arrays.items()})
