@@ -18,7 +18,8 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_TRAIN := $(VENV)/.installed-train
 
-.PHONY: app test test-slow test-elsewhere lint format mini mini-data mini-vae mini-base mini-stage2 mini-export segmenter examples
+.PHONY: app test test-slow test-elsewhere lint format mini mini-data mini-clips mini-vae mini-base mini-large mini-stage2 mini-export segmenter \
+	examples
 
 app: $(INSTALLED)
 	$(BIN)/python app.py $(APP_ARGS)
@@ -67,22 +68,33 @@ $(INSTALLED_TRAIN): requirements-train.txt $(INSTALLED)
 	$(BIN)/python -m pip install -r requirements-train.txt
 	@touch $@
 
-# The recipe of the mini checkpoint: hours on a CPU; the same command again goes on where it was
-# interrupted.
+# The recipe of the mini checkpoint: days on a CPU, some minutes on a large GPU; the same command again
+# goes on where it was interrupted. The pictures are learned at 128x128 first (mini-base), then at 256x256
+# (mini-large). The clips of the last stage are a data set of their own, so that most pictures are of
+# different people.
 DATA ?= data/dancers
+CLIPS ?= data/clips
 RUNS ?= runs/mini
+LARGE ?= $(RUNS)/large
 MINI ?= assets/mini
-IDENTITIES ?= 2000
+IDENTITIES ?= 8000
+CLIP_IDENTITIES ?= 1000
 WORKERS ?= 2
 THREADS ?= 2
 VAE_ARGS ?=
 BASE_ARGS ?=
+LARGE_ARGS ?= --steps 20000 --learning-rate 5e-4 --decay-steps 6000
 STAGE2_ARGS ?=
+RENDER := -m training.dancers --size 256 --framing close --workers $(WORKERS)
+FROM_BASE := --runs $(LARGE) --pipeline $(RUNS)/base/pipeline
 
 mini: mini-export
 
 mini-data: $(INSTALLED_TRAIN)
-	$(BIN)/python -m training.dancers --out $(DATA) --identities $(IDENTITIES) --fps 12.5 --workers $(WORKERS)
+	$(BIN)/python $(RENDER) --out $(DATA) --identities $(IDENTITIES) --stills 8 --frames 4 --fps 3
+
+mini-clips: $(INSTALLED_TRAIN)
+	$(BIN)/python $(RENDER) --out $(CLIPS) --identities $(CLIP_IDENTITIES) --stills 1 --frames 16 --fps 12.5
 
 mini-vae: mini-data
 	$(BIN)/python -m training vae --data $(DATA) --runs $(RUNS) --threads $(THREADS) $(VAE_ARGS)
@@ -90,11 +102,14 @@ mini-vae: mini-data
 mini-base: mini-vae
 	$(BIN)/python -m training base --data $(DATA) --runs $(RUNS) --threads $(THREADS) $(BASE_ARGS)
 
-mini-stage2: mini-base
-	$(BIN)/python -m training stage2 --data $(DATA) --runs $(RUNS) --threads $(THREADS) $(STAGE2_ARGS)
+mini-large: mini-base
+	$(BIN)/python -m training base --data $(DATA) $(FROM_BASE) --size 256 --threads $(THREADS) $(LARGE_ARGS)
+
+mini-stage2: mini-large mini-clips
+	$(BIN)/python -m training stage2 --data $(CLIPS) $(FROM_BASE) --threads $(THREADS) $(STAGE2_ARGS)
 
 mini-export: mini-stage2
-	$(BIN)/python -m training export --runs $(RUNS) --out $(MINI)
+	$(BIN)/python -m training export $(FROM_BASE) --out $(MINI)
 
 # The network that finds body parts, for the benchmarks.
 segmenter: mini-data

@@ -26,6 +26,8 @@ TRUTH_COLUMNS = (
     ("temporal_person", "temporal person ↓", 2),
     ("identity", "identity, ΔE ↓", 2),
     ("pose", "pose IoU ↑", 3),
+    ("sharpness_person", "sharpness person → 1", 2),
+    ("ssim_head", "SSIM head ↑", 3),
 )
 BLIND_COLUMNS = (
     ("identity_photo", "identity, ΔE ↓", 2),
@@ -70,6 +72,8 @@ class Judge:
             "feature_distance": similarity.feature_distance(self._truth[1], self.segmenter.features(result)),
             "temporal": steadiness.temporal_error(truth, result),
             "temporal_person": steadiness.temporal_error(truth, result, person),
+            "sharpness_person": pixels.gradient_energy(truth, result, person),
+            "ssim_head": similarity.head_ssim(truth, result, task.parts),
             "identity": colour.identity_difference(colour.part_colours(truth, task.parts), shown),
         }
 

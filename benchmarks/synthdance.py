@@ -2,9 +2,10 @@
 
     python -m benchmarks.synthdance [--model mini] [--people 6] [--frames 16 48] [--out runs/synthdance]
 
-Self-reenactment (the clip's first frame is the photo) is measured against the truth; cross-identity (the
-photo of one, the dance of the next) has none. Writes ``results.md``, ``results.json`` and, for each task, a
-PNG: photo at the top left; rows: motion, checkpoint, frame by frame with own noise, truth.
+Self-reenactment is measured against the truth; the photo is the clip's first frame, or another still of the
+same person (shortest clips only). Cross-identity (the photo of one, the dance of the next) has no truth. A
+checkpoint is run at its own size and judged at 128x128. Writes ``results.md``, ``results.json`` and, for each
+task, a PNG: photo at the top left; rows: motion, checkpoint, frame by frame with own noise, truth.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line, without importing anything heavy."""
     top = argparse.ArgumentParser(prog="python -m benchmarks.synthdance", description=__doc__.splitlines()[0])
     top.add_argument("--model", default="mini", help="name or folder of the checkpoint (%(default)s)")
-    top.add_argument("--data", type=Path, default=Path("data/synthdance"), help="kept test set (%(default)s)")
+    top.add_argument("--data", type=Path, help="kept test set (data/synthdance, with the size if not 128)")
     top.add_argument("--segmenter", type=Path, help="folder of the part segmenter (the bundled one)")
     top.add_argument("--out", type=Path, default=Path("runs/synthdance"), help="folder (%(default)s)")
     top.add_argument("--people", type=int, default=6, choices=range(1, 13), help="of the 12 (%(default)s)")
@@ -47,7 +48,7 @@ def measure(model: Path, data: Path, segmenter, *, people: int, frames: list[int
     from benchmarks.figures import Judge, mean_figures
     from benchmarks.methods import methods
     from benchmarks.strips import save_png, strip
-    from benchmarks.synthdance_data import cross_tasks, self_tasks
+    from benchmarks.synthdance_data import SIZE, cross_tasks, scaled, self_tasks, still_tasks
     from magicanimate.device import pick_device
     from magicanimate.errors import InputError
     from magicanimate.pipeline import MagicAnimatePipeline
@@ -60,11 +61,14 @@ def measure(model: Path, data: Path, segmenter, *, people: int, frames: list[int
     pipe.set_progress_bar_config(disable=True)
     judge, rows, results = Judge(segmenter), methods(pipe), {}
     groups = {f"self-reenactment, {n} frames": [task.first(n) for task in tasks] for n in lengths}
+    shortest = lengths[-1]
+    stills = [task.first(shortest) for task in still_tasks(data, people=people)]
+    groups[f"self-reenactment from another still, {shortest} frames"] = stills
     groups["cross-identity"] = [task.first(lengths[-1]) for task in cross_tasks(data, people=people)]
     made: dict[tuple[str, str], object] = {}  # the longest result of each task and method
     for title, group in groups.items():
         for task in group:
-            length, videos = len(task.parts), {}
+            length, videos, judged = len(task.parts), {}, task.at(min(SIZE, len(task.photo)))
             for method in rows:
                 if (
                     method.needs_truth
@@ -77,7 +81,7 @@ def measure(model: Path, data: Path, segmenter, *, people: int, frames: list[int
                 if not (method.frame_by_frame and key in made):
                     made[key] = method.make(task)
                 videos[method.name] = made[key][:length]
-                figures = judge.figures(task, videos[method.name])
+                figures = judge.figures(judged, scaled(videos[method.name], len(judged.photo)))
                 results.setdefault(title, {}).setdefault(method.name, []).append(figures)
                 print(f"{title}: {task.name}, {method.name}: {time.perf_counter() - began:.1f} s", flush=True)
             shown = ("checkpoint", "frame by frame, own noise", "truth")
@@ -85,8 +89,15 @@ def measure(model: Path, data: Path, segmenter, *, people: int, frames: list[int
             save_png(out / f"{task.name}_{length}.png", strip(task.photo, shown, moments=6))
     return {
         title: {name: {"mean": mean_figures(people), "people": people} for name, people in group.items()}
-        for title, group in sorted(results.items(), reverse=True)
+        for title, group in results.items()
     }
+
+
+def trained_size(model: Path) -> int:
+    """Pixels of a side that a pipeline folder was trained at."""
+    from magicanimate.checkpoints.disk import model_index
+
+    return int(model_index(model)["default_width"])
 
 
 def report(results: dict) -> str:
@@ -104,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     args = parser().parse_args(argv)
     from benchmarks.figures import write_json
-    from benchmarks.synthdance_data import render
+    from benchmarks.synthdance_data import SIZE, render
     from densepose_tools.segmenter import DEFAULT_FOLDER, PartSegmenter
     from magicanimate.checkpoints.locate import resolve_model
     from magicanimate.errors import InputError
@@ -113,9 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         model = resolve_model(args.model)
         segmenter = PartSegmenter.load(args.segmenter or DEFAULT_FOLDER)
-        render(args.data)
+        size = trained_size(model)
+        data = args.data or Path("data/synthdance" if size == SIZE else f"data/synthdance_{size}")
+        render(data, size=size)
         args.out.mkdir(parents=True, exist_ok=True)
-        results = measure(model, args.data, segmenter, people=args.people, frames=args.frames, out=args.out)
+        results = measure(model, data, segmenter, people=args.people, frames=args.frames, out=args.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

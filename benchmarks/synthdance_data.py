@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from magicanimate.errors import InputError
 from magicanimate.palette import PALETTE
@@ -42,6 +43,22 @@ class Task:
         """The same with the first so many frames."""
         truth = None if self.truth is None else self.truth[:frames]
         return Task(self.name, self.photo, self.photo_parts, self.parts[:frames], truth)
+
+    def at(self, size: int) -> Task:
+        """The same at another size, pixels: pictures averaged, labels of the nearest pixel."""
+        if len(self.photo) == size:
+            return self
+        truth = None if self.truth is None else scaled(self.truth, size)
+        photo = scaled(self.photo[None], size)[0]
+        near = (2 * np.arange(size) + 1) * len(self.photo) // (2 * size)
+        photo_parts, parts = (labels[..., near, :][..., near] for labels in (self.photo_parts, self.parts))
+        return Task(self.name, photo, photo_parts, parts, truth)
+
+
+def scaled(video: np.ndarray, size: int) -> np.ndarray:
+    """Frames uint8 ``F H W 3`` -> ``F size size 3``, averaged over the pixels."""
+    small = [Image.fromarray(frame).resize((size, size), Image.Resampling.BOX) for frame in video]
+    return np.stack([np.asarray(frame) for frame in small])
 
 
 def render(folder: Path, *, size: int = SIZE) -> None:
@@ -81,6 +98,19 @@ def self_tasks(folder: Path, *, people: int) -> list[Task]:
     for i in range(people):
         _, _, clip, parts = _person(folder, i, people)
         tasks.append(Task(f"self_{i:02d}", clip[0], parts[0], parts, clip))
+    return tasks
+
+
+def still_tasks(folder: Path, *, people: int) -> list[Task]:
+    """Self-reenactment from a separate photo of the same person, in another pose, turn and framing.
+
+    Raises:
+        InputError: the folder has fewer people.
+    """
+    tasks = []
+    for i in range(people):
+        still, still_parts, clip, parts = _person(folder, i, people)
+        tasks.append(Task(f"still_{i:02d}", still, still_parts, parts, clip))
     return tasks
 
 

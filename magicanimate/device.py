@@ -50,7 +50,7 @@ def pick_device(device: str | None = None, dtype: str | None = None) -> Device:
             raise InputError(f"The device {device!r} is not available here; choose one of: {found}.")
     if dtype is None:
         dtype = "float32" if name == "cpu" else "float16"
-        if name == "cpu" and _multiplies_bfloat16():
+        if name == "cpu" and multiplies_bfloat16():
             reason += "; --dtype bfloat16 is faster on this processor and takes half the memory"
     elif dtype not in DTYPES:
         raise InputError(f"The number format {dtype!r} is unknown; choose one of: {', '.join(DTYPES)}.")
@@ -59,7 +59,7 @@ def pick_device(device: str | None = None, dtype: str | None = None) -> Device:
     return picked
 
 
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for products of bfloat16, not only for its storage."""
     import torch
 

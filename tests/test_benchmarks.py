@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import flops, kinds, methods, plots, presets, published, real_pairs, synthdance
+from benchmarks import flops, kinds, methods, oracle, plots, presets, published, real_pairs, synthdance
 from benchmarks.figures import Judge, mean_figures, write_json
 from benchmarks.strips import strip
-from benchmarks.synthdance_data import Task, cross_tasks, render, self_tasks
+from benchmarks.synthdance_data import Task, cross_tasks, render, scaled, self_tasks, still_tasks
 from densepose_tools.segmenter import PartSegmenter
 from magicanimate.errors import InputError
 from magicanimate.models.reference import install_hybrid_attention, set_reference
@@ -52,6 +52,35 @@ def test_tasks_pair_photos_and_motions(boxes):
     assert len(own[0].first(2).truth) == len(own[0].first(2).control) == 2
     with pytest.raises(InputError, match="4 people and 5"):
         self_tasks(boxes, people=5)
+
+
+def test_tasks_at_another_size_are_the_same_tasks(boxes):
+    task = still_tasks(boxes, people=2)[1]
+    assert (task.photo != task.truth[0]).any() and (task.truth == self_tasks(boxes, people=2)[1].truth).all()
+    small = task.at(16)
+    assert small.photo.shape == (16, 16, 3) and small.truth.shape == (6, 16, 16, 3)
+    assert np.array_equal(small.truth, scaled(task.truth, 16))
+    assert small.parts.shape == (6, 16, 16) and set(np.unique(small.parts)) == set(np.unique(task.parts))
+    assert task.at(32) is task
+
+
+def test_exact_copy_takes_the_nearest_places_of_the_same_person():
+    photo = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    parts = np.zeros((8, 8), np.uint8)
+    parts[:, 2:6] = 2
+    places = np.zeros((8, 8, 4), np.float32)
+    places[..., 0], places[..., 2] = np.meshgrid(np.arange(8) / 10, np.arange(8) / 10)
+    places[..., 3] = parts > 0
+    moved = [np.roll(array, 2, 1)[None] for array in (parts, places, photo)]
+    task = Task("copy", photo, parts, moved[0], moved[2])
+    result, shown = oracle.copied(task, places, moved[1])
+    person = moved[0] > 0
+    assert (shown == person).all()
+    assert np.abs(result[person].astype(int) - moved[2][person]).max() <= 1, "neighbours are 10 cm away"
+    moved[1][..., 3] *= 2
+    result, shown = oracle.copied(task, places, moved[1])
+    assert not shown.any(), "another person's"
+    assert (result[person] == photo[parts > 0].mean(0).round()).all()
 
 
 def test_truth_is_perfect_and_the_photo_is_not(boxes, segmenter):
@@ -98,7 +127,12 @@ def test_without_temporal_layers_a_clip_is_its_frames(pipe):
 
 def test_whole_benchmark(boxes, segmenter, tiny_model, tmp_path):
     results = synthdance.measure(tiny_model, boxes, segmenter, people=2, frames=[2, 4], out=tmp_path)
-    assert list(results) == ["self-reenactment, 4 frames", "self-reenactment, 2 frames", "cross-identity"]
+    assert list(results) == [
+        "self-reenactment, 4 frames",
+        "self-reenactment, 2 frames",
+        "self-reenactment from another still, 2 frames",
+        "cross-identity",
+    ]
     assert "untrained networks" not in results["self-reenactment, 4 frames"]
     assert set(results["cross-identity"]) >= {"checkpoint", "copying the photo", "untrained networks"}
     assert "truth" not in results["cross-identity"]

@@ -13,7 +13,7 @@ from magicanimate.errors import InputError  # noqa: E402
 from magicanimate.palette import PALETTE  # noqa: E402
 from training.dancers.__main__ import main  # noqa: E402
 from training.dancers.body import Body  # noqa: E402
-from training.dancers.clip import identity_keypoints, render_identity  # noqa: E402
+from training.dancers.clip import identity_keypoints, identity_places, render_identity  # noqa: E402
 from training.dancers.dataset import (  # noqa: E402
     POINTS_SIDE,
     DancerFolder,
@@ -88,6 +88,18 @@ def test_body_points_are_the_same_place_in_every_picture(identities):
     middle = {label: np.median(np.concatenate(places), 0) for label, places in found.items()}
     assert middle[LEFT_HEAD][2] - middle[5][2] > 140, "a head is a body's height above a foot, in cm"
     assert middle[LEFT_HAND][0] - middle[RIGHT_HAND][0] > 60 and middle[5][0] > middle[6][0]
+
+
+def test_places_are_those_of_the_rendered_pictures(body, identities):
+    places = identity_places(body, (5, 2), TINY)
+    points = np.concatenate([identities[2].stills_points, identities[2].clip_points])
+    at = (2 * np.arange(48) + 1) * POINTS_SIDE // 96
+    points = points[:, at][:, :, at]
+    assert places.shape == (6, 48, 48, 4) and places.dtype == np.float32
+    both = (places[..., 3] > 0) & (points[..., 3] > 0)
+    assert both.mean() > 0.9 * (points[..., 3] > 0).mean()
+    apart = np.abs(100 * (places[both][:, :3] + 1.28) - points[both][:, :3])
+    assert np.median(apart) < 1, "in cm; pixels of the two maps lie up to half a pixel apart"
 
 
 def test_close_framing_shows_people_larger(body):

@@ -54,6 +54,33 @@ def test_the_overflowing_psnr_wraps_twice():
     assert pixels.psnr_overflowing(truth, result) == pytest.approx(expected)
 
 
+def test_sharpness_of_known_pictures():
+    """Half the contrast is a quarter of the energy; what is not on the mask does not count."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(100, 156, (2, 16, 16, 3)).astype(np.uint8)
+    mask = np.zeros((2, 16, 16), bool)
+    mask[:, 4:12, 3:9] = True
+    result = (128 + (truth.astype(int) - 128) / 2).round().astype(np.uint8)
+    result[~mask] = 255
+    assert pixels.gradient_energy(truth, truth, mask) == 1
+    assert pixels.gradient_energy(truth, result, mask) == pytest.approx(0.25, abs=0.01)
+    assert math.isnan(pixels.gradient_energy(truth, truth, np.zeros_like(mask)))
+
+
+def test_heads_are_judged_where_they_are_large():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 256, (3, 48, 48, 3)).astype(np.uint8)
+    labels = np.zeros((3, 48, 48), np.uint8)
+    labels[0, 10:30, 40:44] = 23  # narrow and at the edge
+    labels[1, 10:14, 10:14] = 24  # small
+    result = truth.copy()
+    result[1:] = 0
+    assert similarity.head_ssim(truth, result, labels) == pytest.approx(1)
+    labels[2, 5:40, 5:30] = 24
+    assert similarity.head_ssim(truth, result, labels) == pytest.approx(0.5, abs=0.02)
+    assert math.isnan(similarity.head_ssim(truth, result, np.zeros_like(labels)))
+
+
 def test_masks_limit_figures_to_the_person():
     truth, result = videos()
     mask = np.zeros(truth.shape[:3], bool)

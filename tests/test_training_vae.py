@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 
 from tests.dancer_files import write_boxes
 from tests.training_runs import losses, train
 from training.config import OptimizerConfig
 from training.networks import build_vae
-from training.presets import tiny_network
-from training.stages.vae import change_basis, gradient_loss, latent_basis
+from training.presets import preset, tiny_network
+from training.stages.vae import VaeStage, change_basis, gradient_loss, latent_basis
 
 
 def test_vae_learns(tmp_path):
@@ -17,6 +20,16 @@ def test_vae_learns(tmp_path):
     fast = OptimizerConfig(warmup_steps=5, ema_decay=0.9)
     run = losses(train("vae", data, tmp_path, steps=150, crop=0, optimizer=fast, sample_every=1000))
     assert sum(run[-20:]) / 20 < 0.6 * sum(run[:3]) / 3
+
+
+def test_crops_of_twice_the_size_are_halved(tmp_path):
+    config, network = preset("tiny", "vae")
+    checks = (torch.arange(64) % 2).float().expand(3, 64, 64)  # columns of one pixel, which halving blends
+    for share, contrast in ((0.0, True), (1.0, False)):
+        stage = VaeStage(replace(config, halved_share=share), build_vae(network), samples=[], held_out=[])
+        crop = stage._disturbed(checks, np.random.default_rng(0))
+        assert crop.shape == (1, 3, 16, 16)
+        assert bool(crop.std(-1).max() > 0.1) == contrast
 
 
 def test_latents_become_principal_components_of_the_picture():

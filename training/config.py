@@ -16,7 +16,7 @@ from magicanimate.files import shortened
 Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "segmenter"]
 Driving = Literal["densepose", "keypoints", "both"]
 Prediction = Literal["epsilon", "v_prediction"]
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["auto", "no", "bf16", "fp16"]
 
 SIGNALS: dict[Driving, tuple[str, ...]] = {
     "densepose": ("densepose",),
@@ -95,10 +95,14 @@ class StageConfig:
     drop_reference: float = setting(0.1, "chance that a sample does not see its reference, for guidance")
     soften_control: bool = setting(False, "blur and disturb the maps a little, as resized video does")
     latent_noise: float = setting(0.02, "vae: noise on the latents, in their standard deviations")
+    halved_share: float = setting(0.0, "vae: share of the crops that are taken twice as large and halved")
     gradient_weight: float = setting(0.1, "vae: weight of the loss on image gradients, for sharp edges")
     holdout: int = setting(16, "videos at the end of the data set that are never trained on")
     seed: int = setting(0, "of everything random")
-    mixed_precision: Precision = setting("no", "number format of the networks' arithmetic")
+    mixed_precision: Precision = setting(
+        "no",
+        "number format of the networks' arithmetic; auto: bf16 where the hardware multiplies it, else no",
+    )
     accumulation: int = setting(1, "parts a process cuts its share of a batch into", may_change=True)
     gradient_checkpointing: bool = setting(
         False, "compute activations twice, to save memory", may_change=True

@@ -40,7 +40,7 @@ class Latents:
 
     Args:
         vae: the autoencoder, in evaluation mode, on the device of the training.
-        precision: number format of the encoder's arithmetic, as a training's `mixed_precision`.
+        precision: number format of the encoder's arithmetic, as a training's `mixed_precision`, not "auto".
     """
 
     def __init__(self, vae: Autoencoder, *, precision: Precision = "no"):

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from magicanimate.config import ShouldStop
+from magicanimate.device import multiplies_bfloat16
 from magicanimate.errors import InputError
 from training.averages import Averages
 from training.batches import batches
@@ -57,13 +58,25 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return rate
 
 
+def usable_precision(precision: Precision) -> Precision:
+    """What "auto" means on this machine; other formats are what they are.
+
+    A CPU without instructions for it computes bfloat16 more slowly than float32.
+    """
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if multiplies_bfloat16() else "no"
+
+
 def make_accelerator(config: StageConfig) -> Accelerator:
     """The processes, device and number format of a run.
 
     Raises:
         InputError: the device cannot compute in that format.
     """
-    precision: Precision = config.mixed_precision
+    precision = usable_precision(config.mixed_precision)
     # A process whose samples all miss their reference computes no gradient for the appearance encoder.
     may_miss = config.stage in ("base", "stage1") and config.drop_reference > 0
     unused = DistributedDataParallelKwargs(find_unused_parameters=may_miss)

@@ -22,7 +22,7 @@ from training.config import NetworkConfig, StageConfig, as_json, check_config, f
 from training.data.computed import PhotoLabels
 from training.export import export_pipeline
 from training.latents import Latents, channel_weights
-from training.loop import Stage, Trainer, make_accelerator
+from training.loop import Stage, Trainer, make_accelerator, usable_precision
 from training.parts import NewParts, PipelineParts
 from training.run_folder import CONFIG, alone_in, check_settings
 from training.sets import Data, DataFolders, open_data
@@ -123,7 +123,7 @@ def build_stage(
         parts.check(config.loss)
     networks: dict[str, nn.Module] = build_networks(config, parts, runs, motion=start.motion)
     vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
-    latents = Latents(vae, precision=config.mixed_precision)
+    latents = Latents(vae, precision=usable_precision(config.mixed_precision))
     computed = {"latents": latents.encode}
     if "appearance_encoder" in networks and networks["appearance_encoder"].takes_photo_map:
         computed["photo_labels"] = PhotoLabels(device)

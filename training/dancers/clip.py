@@ -15,7 +15,15 @@ from training.dancers.dataset import POINTS_SIDE, Identity, Spec
 from training.dancers.dress import Dressed, lag
 from training.dancers.joints import body_points, in_picture
 from training.dancers.motion import Dance, choreograph
-from training.dancers.render import Film, Posed, detector_like, render_parts, render_picture, render_points
+from training.dancers.render import (
+    Film,
+    Posed,
+    detector_like,
+    render_parts,
+    render_picture,
+    render_places,
+    render_points,
+)
 from training.dancers.scene import FRAMINGS, PAIR_SHOTS, Camera, Framing, Light, View
 from training.dancers.wardrobe import random_person
 
@@ -86,14 +94,8 @@ def _frame(shared: _Set, people: list[_Dancing], rng: np.random.Generator, shots
 def _shoot(shared: _Set, shot: _Shot, *, fps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pictures (T, H, W, 3), part ids (T, H, W) and body points (T, M, M, 4)."""
     size = len(shared.background)
-    bodies = [person.vertices for person in shot.dancing]
-    lagged = [lag(body, fps=fps) for body in bodies]
     pictures, maps, points = [], [], []
-    for t in range(len(bodies[0])):
-        posed = []
-        for dressed, body, behind in zip(shared.people, bodies, lagged, strict=True):
-            placed, normals, body_normals = dressed.place(body[t], behind[t])
-            posed.append(Posed(dressed, placed, normals, body[t], body_normals))
+    for posed in _posed(shared, shot, fps=fps):
         picture = render_picture(posed, shot.view, shared.light, shared.background)
         exact = render_parts(posed, shot.view, size)
         developed, softened = _with_faults(shared, picture, exact, shot.rng)
@@ -101,6 +103,18 @@ def _shoot(shared: _Set, shot: _Shot, *, fps: float) -> tuple[np.ndarray, np.nda
         maps.append(softened)
         points.append(render_points(posed, shot.view, POINTS_SIDE))
     return np.stack(pictures), np.stack(maps), np.stack(points)
+
+
+def _posed(shared: _Set, shot: _Shot, *, fps: float) -> Iterator[list[Posed]]:
+    """The people of each of the T pictures."""
+    bodies = [person.vertices for person in shot.dancing]
+    lagged = [lag(body, fps=fps) for body in bodies]
+    for t in range(len(bodies[0])):
+        posed = []
+        for dressed, body, behind in zip(shared.people, bodies, lagged, strict=True):
+            placed, normals, body_normals = dressed.place(body[t], behind[t])
+            posed.append(Posed(dressed, placed, normals, body[t], body_normals))
+        yield posed
 
 
 def _with_faults(
@@ -166,10 +180,29 @@ def identity_keypoints(body: Body, seed: int | Sequence[int], spec: Spec) -> np.
     picture, whether or not something hides the point, and 0 outside and for what is not recorded.
     """
     found = []
-    blank = np.zeros((spec.size, spec.size, 3), np.float32), np.zeros((spec.size, spec.size), np.uint8)
     for shared, shot in _shots(body, seed, spec):
         people = [body_points(body, person.vertices, person.joints) for person in shot.dancing]
         found.append(np.stack([in_picture(points, shot.view, spec.size) for points in people], 1))
-        for _ in found[-1]:
-            _with_faults(shared, *blank, shot.rng)  # the next still goes on where the rendering would have
+        _pass_over(shared, shot)
     return np.concatenate(found)
+
+
+def identity_places(body: Body, seed: int | Sequence[int], spec: Spec) -> np.ndarray:
+    """Which place of the body each pixel of `render_identity` shows, without painting; stills first.
+
+    Returns:
+        (S + T, H, W, 4) float32, see `training.dancers.render.render_places`.
+    """
+    found = []
+    for shared, shot in _shots(body, seed, spec):
+        found += [render_places(p, shot.view, spec.size) for p in _posed(shared, shot, fps=spec.fps)]
+        _pass_over(shared, shot)
+    return np.stack(found)
+
+
+def _pass_over(shared: _Set, shot: _Shot) -> None:
+    """Draw the random numbers of the shot's pictures, so that the next still is what it would have been."""
+    size = len(shared.background)
+    blank = np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.uint8)
+    for _ in shot.dancing[0].vertices:
+        _with_faults(shared, *blank, shot.rng)

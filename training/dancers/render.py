@@ -176,20 +176,32 @@ def render_parts(people: list[Posed], view: View, size: int) -> np.ndarray:
 
 
 def render_points(people: list[Posed], view: View, size: int) -> np.ndarray:
-    """Which place of the dressed body each pixel shows, for losses that go by correspondences.
+    """`render_places` in bytes, for losses that go by correspondences.
 
     Returns:
-        (size, size, 4) uint8: x, y, z in the rest pose, which is the same for all people, in centimetres from
-        a corner of the space around it, and the person's number from 1 on; all 0 where there is nobody.
+        (size, size, 4) uint8: x, y, z in centimetres from a corner of the space around the rest pose, and the
+        person's number; all 0 where there is nobody.
+    """
+    places = render_places(people, view, size)
+    somebody = places[..., 3:] > 0
+    places[..., :3] = 100 * (places[..., :3] - _REST_CORNER)
+    return (places * somebody).round().clip(0, 255).astype(np.uint8)
+
+
+def render_places(people: list[Posed], view: View, size: int) -> np.ndarray:
+    """Which place of the dressed body each pixel shows.
+
+    Returns:
+        (size, size, 4) float32: x, y, z in metres of the rest pose, which is the same for all people, and the
+        person's number from 1 on; all 0 where there is nobody.
     """
     seen, starts = _draw_dressed(people, view, size)
-    out = np.zeros((size * size, 4), np.uint8)
+    out = np.zeros((size * size, 4), np.float32)
     for number, (first, person) in enumerate(zip(starts, people, strict=False), 1):
         dressed = person.dressed
         pixels = seen.covered(int(first), len(dressed.faces))
         rest = np.ascontiguousarray(dressed.surface[:, :3])
-        rest = interpolate(seen, pixels, dressed.faces, rest, first_face=int(first)) - _REST_CORNER
-        out[pixels, :3] = (100 * rest).round().clip(0, 255)
+        out[pixels, :3] = interpolate(seen, pixels, dressed.faces, rest, first_face=int(first))
         out[pixels, 3] = number
     return out.reshape(size, size, 4)
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from training.metrics.pixels import check_videos
 
 WINDOW, SIGMA = 11, 1.5
+HEAD = (23, 24)  # labels of its halves
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _FRAMES_AT_ONCE = 8
 
@@ -85,3 +86,23 @@ def feature_distance(truth: list[np.ndarray], result: list[np.ndarray]) -> float
         a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-10) for x in (a, b))
         distances.append(((a - b) ** 2).sum(1).mean())
     return float(np.mean(distances))
+
+
+def head_ssim(truth: np.ndarray, result: np.ndarray, labels: np.ndarray) -> float:
+    """Mean SSIM of the head's box, in the frames that show the head large; NaN if none does.
+
+    Large is a quarter of the picture's height at least: in smaller ones a face is a few pixels.
+
+    Args:
+        truth, result: uint8 ``F H W 3``.
+        labels: part ids, uint8 ``F H W``.
+    """
+    found = []
+    for frame, head in enumerate(np.isin(labels, HEAD)):
+        rows, columns = (np.flatnonzero(head.any(axis)) for axis in (1, 0))
+        if not rows.size or rows[-1] + 1 - rows[0] < max(WINDOW, head.shape[0] / 4):
+            continue
+        left = min(columns[0], head.shape[1] - WINDOW)
+        box = slice(rows[0], rows[-1] + 1), slice(left, max(columns[-1] + 1, left + WINDOW))
+        found.append(ssim(truth[frame][box][None], result[frame][box][None]))
+    return float(np.mean(found)) if found else float("nan")

@@ -56,11 +56,12 @@ class VaeStage(nn.Module):
         return np.random.default_rng([self.config.seed, step, place, DISTURBANCE_STREAM])
 
     def _disturbed(self, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """A random crop of ``3 H W`` in other colours, ``1 3 h w``."""
-        crop = self.config.crop
+        """A random crop of ``3 H W`` in other colours, ``1 3 h w``; some are halved in size."""
+        crop, halved = self.config.crop, self.config.halved_share
         if crop:
-            y, x = (int(rng.integers(size - crop + 1)) for size in image.shape[1:])
-            image = image[:, y : y + crop, x : x + crop]
+            cut = 2 * crop if halved and rng.random() < halved else crop
+            y, x = (int(rng.integers(size - cut + 1)) for size in image.shape[1:])
+            image = functional.adaptive_avg_pool2d(image[:, y : y + cut, x : x + cut], crop)
         return jitter_colours(image[None], rng)
 
     @torch.no_grad()
