@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,11 @@ from magicanimate.checkpoints.download import RETRY_DELAYS, Unreachable, WebFile
 from magicanimate.checkpoints.home import HOME_VARIABLE, home
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.digest import sha256_of
-from magicanimate.errors import InputError
+from magicanimate.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
     import torch
+    from filelock import BaseFileLock
 
     from densepose_tools.rcnn.network import DensePoseRCNN
 
@@ -103,18 +105,20 @@ def ensure_weights(
     converted = folder() / f"{NAME}.safetensors"
     if source is None and converted.exists():
         return converted
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
-    file = release.file
+    file, stop = release.file, should_stop or (lambda: False)
+    if source is None and offline and not (folder() / Path(file.url).name).exists():
+        raise Unreachable(
+            f"DensePose's weights are not in {folder()} and fetching is forbidden; run once with a network, "
+            "or give the released file."
+        )
     try:
         folder().mkdir(parents=True, exist_ok=True)
-        with FileLock(folder() / "weights.lock", timeout=0):
-            if source is None and offline:
-                raise Unreachable(
-                    f"DensePose's weights are not in {folder()} and fetching is forbidden; run once with a "
-                    "network, or give the released file."
-                )
-            pickle = source or _fetch(file, on_progress, should_stop or (lambda: False), retry_delays, free)
+        with _turn(FileLock(folder() / "weights.lock"), stop):
+            if source is None and converted.exists():  # another program made it meanwhile
+                return converted
+            pickle = source or _fetch(file, on_progress, stop, retry_delays, free)
             digest = file.blob if source is None else _sha256(source)
             if digest != file.blob:
                 log.warning("%s is not the released file; it is used all the same", source)
@@ -131,14 +135,36 @@ def ensure_weights(
             if source is None:
                 pickle.unlink()
             return converted
-    except Timeout as error:
-        raise InputError(
-            f"another program is fetching DensePose's weights into {folder()}; wait until it is done."
-        ) from error
     except (PermissionError, FileExistsError) as error:
         raise InputError(
             f"{error.filename or folder()} cannot be written; set {HOME_VARIABLE} to a folder that can."
         ) from error
+
+
+@contextlib.contextmanager
+def _turn(lock: BaseFileLock, should_stop: ShouldStop) -> Iterator[None]:
+    """Hold the lock, after waiting for other programs that are at the same.
+
+    Raises:
+        Cancelled: ``should_stop()`` said so.
+    """
+    from filelock import Timeout
+
+    told = False
+    while True:
+        try:
+            lock.acquire(timeout=0.5)
+            break
+        except Timeout:
+            if not told:
+                log.info("another program is fetching DensePose's weights; waiting for it")
+                told = True
+            if should_stop():
+                raise Cancelled from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fetch(

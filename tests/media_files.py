@@ -126,12 +126,30 @@ def as_yuv420(frame: np.ndarray, matrix: int, *, full_range: bool) -> np.ndarray
 
 def turn(path: Path, degrees: int) -> None:
     """Write a display matrix into an mp4 or mov file: a counter-clockwise turn, as phones do."""
-    data = bytearray(path.read_bytes())
     cosine, sine = {90: (0, -1), 180: (-1, 0), -90: (0, 1)}[degrees]
-    matrix = [cosine, sine, 0, -sine, cosine, 0, 0, 0]
+    set_matrix(path, cosine, sine, -sine, cosine)
+
+
+def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write a display matrix into an mp4 or mov file: x' = a x + c y, y' = b x + d y."""
+    data = bytearray(path.read_bytes())
+    matrix = [a, b, 0, c, d, 0, 0, 0]
     # ISO 14496-12, 8.3.2: a version-0 track header has its matrix 40 bytes behind version and flags.
     at = data.index(b"tkhd") + 4 + 40
     data[at : at + 36] = struct.pack(">8iI", *(value << 16 for value in matrix), 1 << 30)
+    path.write_bytes(data)
+
+
+def trim(path: Path, first: int, count: int, *, rate: int = 25) -> None:
+    """Let an mp4 file show ``count`` frames from ``first`` on by its edit list, as a cut without re-encoding."""
+    data = bytearray(path.read_bytes())
+    # ISO 14496-12, 8.6.6: version and flags, number of entries, then duration and media time of the first.
+    at = data.index(b"elst") + 4 + 8
+    (media_time,) = struct.unpack_from(">i", data, at + 4)
+    scale_at = data.index(b"mdhd") + 4 + 12
+    (media_scale,) = struct.unpack_from(">I", data, scale_at)
+    (movie_scale,) = struct.unpack_from(">I", data, data.index(b"mvhd") + 4 + 12)
+    struct.pack_into(">Ii", data, at, count * movie_scale // rate, media_time + first * media_scale // rate)
     path.write_bytes(data)
 
 

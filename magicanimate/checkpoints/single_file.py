@@ -74,7 +74,7 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
     except (SingleFileComponentError, ValueError, KeyError, RuntimeError, IndexError, OSError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")[:160]
         raise InputError(
-            f"{path} cannot be taken for the {component} of Stable Diffusion 1.5 ({reason}); check that it is "
-            "the right file."
+            f"{path} cannot be taken for the {component} of Stable Diffusion 1.5 ({reason}); check that "
+            "it is the right file."
         ) from error
     return _Renamed(path, network.state_dict())
