@@ -141,7 +141,7 @@ def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
 
 
 def trim(path: Path, first: int, count: int, *, rate: int = 25) -> None:
-    """Let an mp4 file show ``count`` frames from ``first`` on by its edit list, as a cut without re-encoding."""
+    """Let an mp4 file show ``count`` frames from ``first`` on by its edit list, as plain cuts do."""
     data = bytearray(path.read_bytes())
     # ISO 14496-12, 8.6.6: version and flags, number of entries, then duration and media time of the first.
     at = data.index(b"elst") + 4 + 8

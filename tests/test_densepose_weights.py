@@ -7,11 +7,13 @@ import pickle
 import subprocess
 import sys
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from huggingface_hub import constants
 
 from densepose_tools import extractor, weights
@@ -67,6 +69,24 @@ def release(server: HubStandIn, source: Path, **changes) -> Release:
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+def test_several_at_once_wait_for_one_that_fetches(server, source):
+    wanted = release(server, source)
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: ensure_weights(release=wanted, retry_delays=NO_WAIT), range(3)))
+    assert len(set(made)) == 1 and load_network(made[0], widths=tiny()) is not None
+
+
+def test_without_a_network_nobody_waits_for_another_program(tmp_path):
+    folder = weights.folder()
+    folder.mkdir(parents=True)
+    with FileLock(folder / "weights.lock"):
+        with pytest.raises(Unreachable, match="fetching is forbidden"):
+            ensure_weights(offline=True)
+        asked = iter([False, False, True])
+        with pytest.raises(Cancelled):
+            ensure_weights(should_stop=lambda: next(asked))
+
+
 def test_pickle_of_any_age_is_read(tmp_path, protocol):
     state = tiny_state()
     extra = {

@@ -104,6 +104,52 @@ def test_motion_crop_is_of_the_largest_window_and_inside():
             assert x0 <= xs[0] and xs[1] <= x1 and y0 <= ys[0] and ys[1] <= y1
 
 
+def crossing(count: int = 60) -> list[tuple[int, int, int, int]]:
+    """Boxes of somebody who waits, then walks from left to right through a frame of 400 x 100."""
+    return [(x, 10, x + 40, 95) for x in [20] * 20 + np.linspace(20, 340, count - 20).astype(int).tolist()]
+
+
+@pytest.mark.parametrize("fit", ["auto", "crop"])
+def test_the_window_follows_who_crosses_the_frame(fit):
+    boxes = [None, *crossing(), None]
+    plan = plan_motion_fit((400, 100), boxes, width=100, height=100, fit=fit)
+    assert plan.path is not None and len(plan.path) == len(boxes) and not plan.loses_people
+    for (x0, y0), box in zip(plan.path, boxes, strict=True):
+        assert 0 <= x0 <= 300 and y0 == 0
+        assert box is None or (x0 <= box[0] and box[2] <= x0 + 100)
+    steps = np.diff([x0 for x0, _ in plan.path])
+    assert not steps[:15].any()  # it stands while the person does
+    assert steps.min() >= 0 and steps.max() <= 12  # and moves as steadily as the person, 8 a frame
+    frame = np.zeros((100, 400, 3), dtype=np.uint8)
+    frame[:, 200:] = 255
+    assert plan.apply(frame, 0).max() == 0 and plan.apply(frame, 60).min() == 255
+
+
+def test_people_whom_no_window_holds_are_padded_or_told():
+    apart = [(10, 10, 390, 95)] * 10
+    padded = plan_motion_fit((400, 100), apart, width=100, height=100, fit="auto")
+    assert padded.window == (0, 0, 400, 100) and padded.place == (0, 38, 100, 63)
+    assert not padded.loses_people
+    cropped = plan_motion_fit((400, 100), apart, width=100, height=100, fit="crop")
+    assert cropped.loses_people and cropped.window[2] - cropped.window[0] == 100
+    tall = plan_motion_fit((100, 400), [(10, 5, 90, 395)] * 10, width=100, height=100, fit="auto")
+    assert tall.place == (38, 0, 63, 100)
+    once = [(10, 10, 60, 95)] * 99 + [(10, 10, 390, 95)]  # a mistake in one frame of a hundred
+    assert plan_motion_fit((400, 100), once, width=100, height=100, fit="auto").place == (0, 0, 100, 100)
+
+
+def test_photos_are_cropped_on_the_person():
+    photo = np.full((100, 300, 3), 200, dtype=np.uint8)
+    photo[20:, 10:50] = 0
+    for fit in ("auto", "crop"):
+        found = fit_photo(photo, width=100, height=100, fit=fit, person=(10, 20, 50, 100))
+        np.testing.assert_array_equal(found, photo[:, :100])
+    wide = fit_photo(photo, width=100, height=100, fit="auto", person=(0, 20, 290, 100))
+    np.testing.assert_array_equal(wide, fit_photo(photo, width=100, height=100, fit="pad"))
+    unknown = fit_photo(photo, width=100, height=100, fit="auto")
+    np.testing.assert_array_equal(unknown, photo[:, 100:200])
+
+
 def test_motion_pad_fills_with_the_background_of_part_maps():
     frame = part_maps(1, width=96, height=48)[0]
     padded = plan_motion_fit((96, 48), None, width=96, height=96, fit="pad").apply(frame)

@@ -7,13 +7,15 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND
-from tests.media_files import number_of, numbered, part_maps, write_clip, write_folder
+from tests.media_files import number_of, numbered, part_maps, set_matrix, trim, write_clip, write_folder
 
 
 def numbers(path, **options) -> list[int]:
@@ -149,6 +151,118 @@ def test_rotation_metadata_is_honoured(tmp_path, rotation, name):
     assert np.abs(frame[20:28, 36:60].astype(int) - (20, 20, 250)).max() < 12
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_all_display_matrices(tmp_path, turns, mirrored):
+    """x' = a x + c y, y' = b x + d y; the corner that is bright tells where the picture went."""
+    frame = np.full((48, 64, 3), 40, dtype=np.uint8)
+    frame[:24, :32], frame[:24, 32:] = 220, 130
+    path = write_clip(tmp_path / "clip.mp4", [frame] * 3)
+    matrix = np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), turns)  # x, y -> -y, x
+    expected = np.rot90(frame, -turns)
+    if mirrored:
+        matrix, expected = np.diag([-1, 1]) @ matrix, expected[:, ::-1]
+    (a, c), (b, d) = matrix.tolist()
+    set_matrix(path, a, b, c, d)
+    found = next(open_motion(path).frames())
+    assert found.shape == expected.shape and np.abs(found.astype(int) - expected).mean() < 4
+
+
+def test_edit_lists_are_no_damage(tmp_path):
+    path = write_clip(tmp_path / "cut.mp4", numbered(30), options={"crf": "4", "g": "12"})
+    trim(path, 7, 15)
+    clip = open_motion(path)
+    assert (clip.fps, clip.num_frames_estimate) == (25.0, 15)
+    assert numbers(path) == list(range(7, 22))
+    assert numbers(path, start=0.2, end=0.32) == [12, 13, 14]
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    for name, aspect, width in (("wide.mp4", "4/3", 85), ("narrow.mkv", "8/9", 57), ("mad.mp4", "1/20", 64)):
+        options = {"crf": "4", "x264-params": f"sar={aspect}"}
+        clip = open_motion(write_clip(tmp_path / name, numbered(3), options=options))
+        assert (clip.width, clip.height) == (width, 48)
+        assert next(clip.frames()).shape == (48, width, 3)
+
+
+def test_joined_streams_whose_timestamps_restart(tmp_path):
+    options = {"codec": "mpeg2video", "options": {"qscale": "2"}}
+    parts = [numbered(24)[:12], numbered(24)[12:]]
+    streams = [write_clip(tmp_path / f"{k}.ts", part, **options) for k, part in enumerate(parts)]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(stream.read_bytes() for stream in streams))
+    assert numbers(path) == list(range(24)) and open_motion(path).fps == pytest.approx(25, abs=0.5)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png", "avif"])
+def test_animated_pictures(tmp_path, suffix):
+    path = tmp_path / f"clip.{suffix}"
+    first, *rest = (Image.fromarray(frame) for frame in numbered(6))
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    first.save(path, save_all=True, append_images=rest, duration=40, **lossless)
+    assert open_motion(path).fps == 25.0
+    assert numbers(path) == list(range(6)) and numbers(path, start=0.08, end=0.16) == [2, 3]
+    first.save(path, **lossless)
+    with pytest.raises(InputError, match="is a still picture"):
+        open_motion(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("b.webm", "libvpx", "yuva420p"),
+        ("c.mov", "prores_ks", "yuva444p10le"),
+    ],
+)
+def test_transparent_video_lies_over_white(tmp_path, name, codec, pix_fmt):
+    picture = np.zeros((48, 64, 4), dtype=np.uint8)
+    picture[:, :32] = (200, 30, 30, 255)
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"auto-alt-ref": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=pix_fmt)
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frame = next(open_motion(tmp_path / name).frames()).astype(int)
+    assert np.abs(frame[20:28, 4:28] - (200, 30, 30)).max() <= 6
+    assert np.abs(frame[20:28, 40:60] - 255).max() <= 3
+
+
+PQ, HLG = 16, 18
+
+
+@pytest.mark.parametrize(
+    ("transfer", "signal", "light"),
+    # ITU-R BT.2100: cd/m2 of a signal, of HLG on a display of 1000 cd/m2; 203 is the white of ordinary video.
+    [(PQ, 0.25, 5.15), (PQ, 0.5, 92.2), (HLG, 0.25, 9.6), (HLG, 0.5, 50.7), (HLG, 0.6, 83.3)],
+)
+def test_hdr_is_shown_as_ordinary_video(tmp_path, transfer, signal, light):
+    path = tmp_path / "hdr.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        context = stream.codec_context
+        context.color_trc, context.color_primaries, context.colorspace, context.color_range = (
+            transfer,
+            9,
+            9,
+            1,
+        )
+        frame = av.VideoFrame(64, 48, "yuv420p10le")
+        for plane, level in zip(frame.planes, (round(64 + 876 * signal), 512, 512), strict=True):
+            plane.update(np.full(plane.buffer_size // 2, level, dtype="<u2").tobytes())
+        frame.pts = 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found = float(next(open_motion(path).frames())[20:28, 20:40].mean())
+    # BT.1886: a display of ordinary video has a gamma of 2.4. One of the 256 levels that the signal is first
+    # rounded to (by ffmpeg, up to two off) is up to three levels of the result.
+    assert found == pytest.approx(255 * (light / 203) ** (1 / 2.4), abs=6)
+
+
 def test_odd_sizes(tmp_path):
     frame = np.random.default_rng(0).integers(0, 256, (2, 2, 3)).astype(np.uint8)
     frame = np.array(Image.fromarray(frame).resize((61, 47), Image.Resampling.NEAREST))
@@ -185,6 +299,11 @@ def test_real_maps_decode_to_the_known_background(shared):
 
 
 # Folders
+
+
+def test_only_plain_digits_count_in_names(tmp_path):
+    names = ["\u00b21.png", "10.png", "9.png", "\u0663.png"]
+    assert len(numbers(write_folder(tmp_path / "frames", names))) == 4
 
 
 def test_folder_in_natural_order(tmp_path):

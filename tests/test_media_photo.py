@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -12,7 +13,10 @@ from PIL import Image, ImageCms
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.media.file_metadata import read_metadata
 from magicanimate.media.photo import load_photo
+from magicanimate.studio.photo_thumbnail import thumbnail
+from tests.conftest import ROOT
 from tests.media_files import numbered, write_clip, write_sound
 
 
@@ -173,6 +177,79 @@ def test_not_pictures(tmp_path):
     assert "is a video" in refused(clip)
     write_sound(tmp_path / "sound.mp4", 0.2).rename(tmp_path / "sound.jpg")
     refused(tmp_path / "sound.jpg")
+
+
+def test_postscript_is_never_run(tmp_path, monkeypatch):
+    """Pillow would start Ghostscript, which runs what is in the file, whatever the file is called."""
+
+    def no_program(*args, **options):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.Popen", no_program)
+    monkeypatch.setattr("subprocess.check_call", no_program)
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n"
+    for name in ("photo.eps", "photo.png", "photo.jpg"):
+        (tmp_path / name).write_text(text)
+        assert "PostScript" in refused(tmp_path / name)
+        assert thumbnail(tmp_path / name) is None and read_metadata(tmp_path / name) is None
+    assert "PostScript" in refused(text.encode())
+    with Image.open(tmp_path / "photo.eps") as image, pytest.raises(OSError, match="Ghostscript"):
+        image.load()  # as other libraries would
+
+
+def test_formats_are_allowed_by_name(tmp_path):
+    for name, kind in (("a.dds", "DDS"), ("b.blp", "BLP"), ("c.sgi", "SGI"), ("d.pcx", "PCX")):
+        picture = Image.fromarray(quarters())
+        (picture.quantize() if kind == "BLP" else picture).save(tmp_path / name, kind)
+        assert "is not a picture that can be read" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["heic", "avif", "jp2", "gif"])
+def test_pictures_of_phones_and_others(tmp_path, suffix):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / f"photo.{suffix}"
+    large = np.kron(quarters(), np.ones((8, 8, 1), dtype=np.uint8))
+    if suffix == "heic":
+        pillow_heif.from_pillow(Image.fromarray(large)).save(path, quality=95)
+    else:
+        Image.fromarray(large).save(path)
+    photo = load_photo(path)
+    assert photo.shape == large.shape and np.abs(photo.astype(int) - large).mean() < 12
+
+
+def test_large_jpegs_are_made_smaller_while_they_are_decoded(tmp_path):
+    large = np.kron(quarters(), np.ones((20, 20, 1), dtype=np.uint8))  # 320 x 160
+    Image.fromarray(large).save(tmp_path / "large.jpg", quality=95)
+    photo = load_photo(tmp_path / "large.jpg", limits=MediaLimits(max_pixels=15_000))
+    assert photo.shape == (80, 160, 3)
+    assert np.abs(photo.astype(int) - large[::2, ::2]).mean() < 6
+    assert "320x160" in refused(tmp_path / "large.jpg", limits=MediaLimits(max_pixels=10_000))
+    Image.fromarray(large).save(tmp_path / "large.png")
+    assert "320x160" in refused(tmp_path / "large.png", limits=MediaLimits(max_pixels=15_000))
+
+
+# The only functions that open pictures and clips for reading, and those that write clips.
+OPENERS = {
+    ("Image.open", "magicanimate/media/photo.py"),
+    ("av.open", "magicanimate/media/video_file.py"),
+    ("av.open", "magicanimate/media/encoders.py"),
+    ("av.open", "training/data/flip.py"),
+}
+
+
+def test_pictures_and_clips_are_opened_in_one_place():
+    files = [ROOT / "app.py"]
+    for package in ("magicanimate", "densepose_tools", "training", "benchmarks"):
+        files += sorted((ROOT / package).rglob("*.py"))
+    found = {
+        (call.group(1), file.relative_to(ROOT).as_posix())
+        for file in files
+        for call in re.finditer(
+            r"\b(Image\.open|av\.open|iio\.\w+|imageio\.\w+|cv2\.VideoCapture|cv2\.imread)\(",
+            file.read_text(encoding="utf-8"),
+        )
+    }
+    assert found == OPENERS
 
 
 def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.prepare import prepare_media
 from magicanimate.palette import BACKGROUND, colourise, nearest_labels
-from tests.media_files import numbered, part_labels, part_maps, write_clip
+from tests.media_files import numbered, part_labels, part_maps, write_clip, write_output
 
 PUBLISHED_PAIRS = [
     ("monalisa.png", "running.mp4"),
@@ -101,6 +101,52 @@ def test_crop_follows_the_person_over_the_whole_clip(tmp_path, inputs):
         assert abs((columns[0] + columns[-1]) / 2 - 48) < 8
         moved = [np.flatnonzero((frame == 2).any(axis=0))[0] for frame in labels]
         assert moved[1] - moved[0] == pytest.approx(20, abs=2)
+
+
+def test_two_dancers_far_apart_are_both_there(tmp_path, inputs):
+    frames = []
+    for _ in range(3):
+        frame = np.full((96, 320, 3), BACKGROUND, dtype=np.uint8)
+        frame[:, 4:64] = frame[:, 250:310] = colourise(part_labels())[:, 18:78]
+        frames.append(frame)
+    clip = write_clip(tmp_path / "apart.mp4", frames)
+    with prepare_media(request((inputs[0], clip)), width=96, height=96) as media:
+        heads = np.flatnonzero((nearest_labels(media.control[0])[0] == 23).any(axis=0))
+        assert heads[0] < 20 and heads[-1] > 75 and media.notes == ()
+    with prepare_media(request((inputs[0], clip), fit="crop"), width=96, height=96) as media:
+        (note,) = media.notes
+        assert "cannot hold the people in" in note and "apart.mp4" in note
+
+
+def test_photos_are_cropped_where_the_people_are(tmp_path, inputs):
+    pixels = np.full((60, 180, 3), 220, dtype=np.uint8)
+    pixels[:, 20:40] = (30, 60, 160)
+    Image.fromarray(pixels).save(tmp_path / "left.png")
+    asked = []
+
+    def find(photo):
+        asked.append(photo.shape)
+        return (20, 0, 40, 60)
+
+    wanted = request((tmp_path / "left.png", inputs[1]))
+    with prepare_media(wanted, width=60, height=60, find_people=find) as media:
+        np.testing.assert_array_equal(media.photo, pixels[:, :60])
+    with prepare_media(wanted, width=180, height=60, find_people=find) as media:
+        assert asked == [(60, 180, 3)]  # nothing is cut off, so nobody is asked
+    far = request((tmp_path / "left.png", inputs[1]), fit="crop")
+    with prepare_media(far, width=60, height=60, find_people=lambda _: (0, 0, 170, 60)) as media:
+        assert "left.png is cropped" in media.notes[0]
+
+
+def test_blank_frames_and_bars_become_background(tmp_path, inputs):
+    maps = part_maps(6, width=96, height=96)
+    for frame in maps:
+        frame[:, :12] = 0
+    clip = write_output(tmp_path / "map.mp4", [np.zeros_like(maps[0]), *maps], lossless=True)
+    with prepare_media(request((inputs[0], clip)), width=96, height=96) as media:
+        assert media.num_frames == 7
+        assert (media.control[0] == BACKGROUND).all() and (media.control[3][:, :12] == BACKGROUND).all()
+        np.testing.assert_array_equal(media.control[3][:, 14:], maps[2][:, 14:])
 
 
 def test_enlarged_and_reduced_maps_have_no_colours_between_parts(inputs):

@@ -85,6 +85,16 @@ def test_variable_rate_is_resampled_to_its_average_by_time():
     assert timing.picks.tolist() == [0, 2, 5, 8, 9, 9, 9, 9, 10, 10, 10, 11]
 
 
+@pytest.mark.parametrize("rate", [Fraction(30), Fraction(30000, 1001), Fraction(25)])
+def test_a_clip_with_a_pause_keeps_its_rate(rate):
+    dance = np.round(even(60, float(rate)), 3)
+    times = np.concatenate([dance, dance[-1] + 3 + dance])
+    timing = plan(source_timing(times, Fraction(17)))
+    assert timing.rate == rate and timing.resampled
+    assert len(timing.picks) == pytest.approx((times[-1] + 1 / float(rate)) * float(rate), abs=1)
+    assert set(timing.picks.tolist()) == set(range(120))
+
+
 def test_variable_rate_at_a_given_rate():
     times = [0.0, 0.1, 0.5, 0.6]
     assert picks(times, None, fps=10.0, end=0.7) == [0, 1, 1, 1, 1, 2, 3]

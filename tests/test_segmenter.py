@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from densepose_tools.segmenter import NUM_LABELS, PartSegmenter
+from densepose_tools.mini_engine import MiniExtractor
+from densepose_tools.segmenter import DEFAULT_FOLDER, NUM_LABELS, PartSegmenter
 from magicanimate.errors import InputError
+from magicanimate.media.photo import load_photo
 from magicanimate.palette import FLIP_PERMUTATION
+from tests.conftest import ROOT
 from tests.dancer_files import write_boxes
 from tests.training_files import write_video
 from tests.training_runs import losses, rows
@@ -34,6 +37,26 @@ def trained(data_folder, tmp_path_factory) -> Path:
 def train(data: Path, runs: Path, *, stop_after: int | None = None, **changes) -> Path | None:
     config = replace(segmenter_config("tiny"), **changes)
     return command.train(config, preset="tiny", data=data, runs=runs, stop_after=stop_after)
+
+
+@pytest.mark.parametrize("name", ["black", "white", "grey", "blue", "sky", "field"])
+def test_the_stand_in_sees_nobody_where_nobody_is(name):
+    down = np.linspace(0, 1, 240)[:, None, None]
+    plain = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "blue": (40, 80, 160)}
+    picture = np.broadcast_to(np.array(plain.get(name, (0, 0, 0))), (240, 160, 3))
+    if name == "sky":
+        picture = np.broadcast_to(np.array([100, 150, 230]) + down * np.array([80, 60, -30]), (240, 160, 3))
+    if name == "field":
+        grass = np.array([60, 130, 40]) + np.random.default_rng(0).normal(0, 12, (240, 160, 1))
+        picture = np.where(down > 0.55, grass, np.array([150, 190, 235]))
+    engine = MiniExtractor.load(DEFAULT_FOLDER, device="cpu")
+    assert engine.people([picture.clip(0, 255).astype(np.uint8)] * 2) == [[], []]
+
+
+def test_the_stand_in_sees_who_is_there():
+    engine = MiniExtractor.load(DEFAULT_FOLDER, device="cpu")
+    for photo in sorted((ROOT / "assets/examples").glob("*_photo.jpg")):
+        assert all(engine.people([load_photo(photo)])), photo.name
 
 
 def test_geometry_moves_labels_with_their_pixels():

@@ -73,7 +73,7 @@ def average_rate(times: Sequence[float], nominal: Fraction | None) -> Fraction:
     return as_rate(measured) or Fraction(1, _LARGEST_DENOMINATOR)
 
 
-def usual_rate(times: Sequence[float], nominal: Fraction | None) -> Fraction | None:
+def usual_rate(times: Sequence[float]) -> Fraction | None:
     """Frames a second of a clip that is even but for pauses; ``None`` if nine in ten steps are not alike."""
     steps = np.diff(times)
     if len(steps) == 0:
@@ -81,7 +81,11 @@ def usual_rate(times: Sequence[float], nominal: Fraction | None) -> Fraction | N
     alike = steps[np.abs(steps - np.median(steps)) <= 0.25 * np.median(steps)]
     if len(alike) < _ALIKE_SHARE * len(steps) or alike.sum() <= 0:
         return None
-    return average_rate(np.concatenate([[0.0], np.cumsum(alike)]), nominal)
+    measured = 1 / alike.mean()
+    # Rounded timestamps leave it a little off the rates that cameras have.
+    usual = (round(measured) / scale for scale in (Fraction(1), Fraction(1001, 1000)))
+    nearest = min(usual, key=lambda rate: abs(float(rate) - measured))
+    return nearest if abs(float(nearest) - measured) <= 0.002 * measured else as_rate(measured)
 
 
 def is_regular(times: Sequence[float], rate: Fraction) -> bool:
@@ -106,7 +110,7 @@ def source_timing(
     rate = average_rate(times, nominal)
     if is_regular(times, rate):
         return SourceTiming(times, rate, True, len(times) / float(rate))
-    rate = usual_rate(times, nominal) or rate
+    rate = usual_rate(times) or rate
     return SourceTiming(times, rate, False, float(times[-1]) + (last or 1 / float(rate)))
 
 

@@ -42,7 +42,7 @@ _WHITE = (255, 255, 255)
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """WebM keeps alpha beside the pictures, where ffmpeg's own decoders do not look."""
 
-_BACKWARDS, _FORWARDS = 0.5, 10.0
+_BACKWARDS, _FORWARDS = 0.2, 10.0
 """Seconds by which decoding times jump where two streams were joined; forwards it counts in MPEG streams only
 (as in ffmpeg), elsewhere it is a pause."""
 
@@ -212,11 +212,11 @@ def _timestamps(container: av.container.InputContainer, stream: av.VideoStream) 
             if packet.pts is None:
                 complete = False
                 continue
-            moment = packet.pts if packet.dts is None else packet.dts
-            if before is not None and not -back <= moment + offset - before <= forth:
-                offset = before + (packet.duration or 1) - moment
-                joined = True
-            before = moment + offset
+            if packet.dts is not None:
+                if before is not None and not -back <= packet.dts + offset - before <= forth:
+                    offset = before + (packet.duration or 1) - packet.dts
+                    joined = True
+                before = packet.dts + offset
             found.append(packet.pts + offset)
             if packet.is_keyframe:
                 keys.append(packet.pts + offset)
@@ -353,7 +353,7 @@ def _from_hdr(transfer: int) -> ImageFilter.Color3DLUT:
 
     The white of ordinary video is 203 cd/m2 (ITU-R BT.2408); what is much brighter is compressed.
     """
-    size = 33
+    size = 65
     axis = np.linspace(0, 1, size)
     blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
     signal = np.stack([red, green, blue], axis=-1)
