@@ -68,7 +68,6 @@ def release(server: HubStandIn, source: Path, **changes) -> Release:
     return Release(WebFile(f"{server.url}/someone/densepose/resolve/main/{NAME}", **known), tiny())
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
 def test_several_at_once_wait_for_one_that_fetches(server, source):
     wanted = release(server, source)
     with ThreadPoolExecutor(3) as pool:
@@ -87,6 +86,7 @@ def test_without_a_network_nobody_waits_for_another_program(tmp_path):
             ensure_weights(should_stop=lambda: next(asked))
 
 
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
 def test_pickle_of_any_age_is_read(tmp_path, protocol):
     state = tiny_state()
     extra = {
