@@ -21,6 +21,7 @@ from magicanimate.checkpoints.home import HOME_VARIABLE, home
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.digest import sha256_of
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import require_ordinary
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,8 @@ def ensure_weights(
     """
     if source is not None and source.suffix == ".safetensors":
         return source
+    if source is not None:
+        require_ordinary(source)
     converted = folder() / f"{NAME}.safetensors"
     if source is None and converted.exists():
         return converted

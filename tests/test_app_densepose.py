@@ -64,7 +64,7 @@ def test_an_ordinary_video_is_offered_made_and_animated(page, studio, tmp_path, 
     data = values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip)
     data[page.panel.waiting] = offer[page.panel.waiting]
     refused = page._submit(data, VISITOR)
-    assert f"dance.mp4 is an ordinary video; press “{MAKE}” first." in refused[page.running.status]
+    assert f"; make a DensePose clip of it with “{MAKE}”." in refused[page.running.status]
 
     page.panel.job.admit(VISITOR)
     *moving, done = page.panel._make(data, VISITOR)

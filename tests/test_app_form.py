@@ -52,7 +52,7 @@ def test_settings_are_saved_chosen_and_reset(panel):
     chosen = panel._load("slow")
     assert (chosen[panel.controls["seed"]], chosen[panel.controls["fit"]]) == (9, "pad")
     reset = panel._reset()
-    assert reset[panel.controls["seed"]] == 1 and reset[panel.controls["fit"]] == "crop"
+    assert reset[panel.controls["seed"]] == 1 and reset[panel.controls["fit"]] == "auto"
     assert set(panel.controls.values()) <= set(reset)
 
 

@@ -71,7 +71,11 @@ def test_every_kind_of_clip_is_told_and_offered_something(tab, tmp_path):
     note = tmp_path / "note.mp4"
     note.write_text("not a video")
     clips = (
-        (write_dance(tmp_path / "dance.mp4", 3), "dance.mp4 is an ordinary video. People are", MAKE),
+        (
+            write_dance(tmp_path / "dance.mp4", 3),
+            f"make a DensePose clip of it with “{MAKE}”. People are",
+            MAKE,
+        ),
         (write_output(tmp_path / "bgr.mp4", swapped, lossless=True), "red and blue swapped", CORRECT),
         (write_output(tmp_path / "map.mp4", part_maps(5), lossless=True), "takes it as it is", CHANGE),
         (write_clip(tmp_path / "empty.mp4", empty), "shows nobody", None),

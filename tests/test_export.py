@@ -126,7 +126,7 @@ def test_settings_come_back_out_of_every_kind(result, kind, tmp_path):
     else:
         file = result.settings_file if kind == "json" else export(result, kind)
     settings = read_settings(file)
-    assert (settings["seed"], settings["fit"], settings["width"]) == (7, "crop", 32)
+    assert (settings["seed"], settings["fit"], settings["width"]) == (7, "auto", 32)
 
 
 def test_files_without_settings_are_named(tmp_path):

@@ -16,6 +16,7 @@ from magicanimate.studio.bodies import compare
 from magicanimate.studio.forecast import Forecast, Forecaster
 from magicanimate.studio.form_values import form_settings, request_of
 from magicanimate.studio.pace import Work, estimate, is_known
+from magicanimate.wording import MAKE_CLIP
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_labels
 from tests.small_segmenter import negatives, write_dance
@@ -70,7 +71,8 @@ def test_what_cannot_be_used_is_a_sentence_without_folders(values, tmp_path):
     forecast = look(values | {"window_overlap": 20}, tmp_path)
     assert "cannot overlap" in said(forecast, "error")
     ordinary = str(write_dance(tmp_path / "tango.mp4", 6))
-    assert "tango.mp4 is an ordinary video" in said(look(values | {"motion": ordinary}, tmp_path), "error")
+    refused = said(look(values | {"motion": ordinary}, tmp_path), "error")
+    assert "tango.mp4 is an ordinary video" in refused and f"with “{MAKE_CLIP}”" in refused
 
 
 def test_time_is_known_from_earlier_animations(values, tmp_path):

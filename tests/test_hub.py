@@ -285,6 +285,16 @@ def test_offline_without_the_files(hub_server, monkeypatch, switch):
     assert hub_server.requests == []
 
 
+def test_the_cache_of_a_repository_that_was_renamed_is_used(hub_server, converted, tmp_path):
+    cache = tmp_path / "hub_cache"
+    for file in hub.plan_download().files:
+        hf_hub_download(file.remote.repo, file.remote.name, cache_dir=cache)
+    renamed = f"models--{STABLE_DIFFUSION.replace('/', '--')}"
+    (cache / renamed).rename(cache / "models--runwayml--stable-diffusion-v1-5")
+    assert hub.plan_download(cache_dir=cache).bytes_missing == 0
+    assert same_files(fetch(offline=True, cache_dir=cache), converted)
+
+
 def test_offline_with_a_full_hub_cache(hub_server, converted, tmp_path):
     for file in hub.plan_download().files:
         hf_hub_download(file.remote.repo, file.remote.name, cache_dir=tmp_path / "hub_cache")

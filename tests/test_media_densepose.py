@@ -202,6 +202,14 @@ def test_bars_are_background(colour, sides):
         assert (cleaned(report, frame) == expected).mean() > 0.99
 
 
+def test_a_body_along_an_edge_is_no_bar():
+    close = [frame.copy() for frame in MAPS]
+    for frame in close:
+        frame[-20:] = PALETTE[2]
+    report = check_densepose(close)
+    assert report.is_densepose and report.colours.is_clean
+
+
 def test_thin_bars_are_background():
     barred = [frame.copy() for frame in MAPS]
     for frame in barred:

@@ -41,6 +41,8 @@ PLACES: dict[str, tuple[str, str]] = {
     "tokenizer": (STABLE_DIFFUSION, "tokenizer"),
     "vae": (VAE, ""),
 }
+# Repository -> names under which it used to be, and may be in the Hub library's cache.
+_FORMER = {STABLE_DIFFUSION: ("runwayml/stable-diffusion-v1-5",)}
 _MEMORY = "plan.json"
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -174,12 +176,14 @@ def _in_hub_cache(remote: RemoteFile, cache_dir: Path | None) -> Path | None:
     """The file in the Hub library's cache, if the same content is there."""
     from huggingface_hub import try_to_load_from_cache
 
-    for revision in (remote.revision, "main"):
-        found = try_to_load_from_cache(remote.repo, remote.name, cache_dir=cache_dir, revision=revision)
+    places = [(remote.repo, remote.revision), (remote.repo, "main")]
+    places += [(former, "main") for former in _FORMER.get(remote.repo, ())]
+    for repo, revision in places:
+        found = try_to_load_from_cache(repo, remote.name, cache_dir=cache_dir, revision=revision)
         if not isinstance(found, str):
             continue
         path = Path(found)
-        same = revision == remote.revision or path.resolve().name == remote.blob
+        same = (repo, revision) == places[0] or path.resolve().name == remote.blob
         if same and path.stat().st_size == remote.nbytes:
             return path
     return None
@@ -216,11 +220,12 @@ def _cached(cache_dir: Path | None) -> list[tuple[str, RemoteFile]]:
     remotes = []
     for part, (repo, folder) in PLACES.items():
         prefix = f"{folder}/" if folder else ""
-        paths = {}
+        paths: dict[str, Path] = {}
         for name in _candidates(part):
-            found = try_to_load_from_cache(repo, prefix + name, cache_dir=cache_dir)
-            if isinstance(found, str):
-                paths[prefix + name] = Path(found)
+            for each in (repo, *_FORMER.get(repo, ())):
+                found = try_to_load_from_cache(each, prefix + name, cache_dir=cache_dir)
+                if isinstance(found, str):
+                    paths.setdefault(prefix + name, Path(found))
         commit = next((path.parents[name.count("/")].name for name, path in paths.items()), "")
         listing = {
             name: RemoteFile(repo, name, commit, path.stat().st_size, path.resolve().name)

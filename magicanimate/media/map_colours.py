@@ -130,6 +130,11 @@ class MapColours:
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     captions: bool = False
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing but the map is in the picture, in the usual colours."""
+        return self.usual and self.reading == "colours" and self.box == _WHOLE and not self.captions
+
     def labels(self, frame: np.ndarray) -> np.ndarray:
         """Labels of a frame: RGB uint8 (H, W, 3) -> uint8 (H, W).
 
@@ -195,7 +200,7 @@ def usual_colours(frames: Sequence[np.ndarray]) -> MapColours:
     what they seem; what is read from the result then is not usual.
     """
     bars = _Bars.of(frames)
-    box = bars.box(PALETTE[0])
+    box = bars.box(PALETTE)
     x0, y0, x1, y1 = _pixels(box, frames[0])
     cut = [frame[y0:y1, x0:x1] for frame in frames]
     summaries = [_Summary.of(frame) for frame in cut]
@@ -241,7 +246,7 @@ def diagnose(frames: Sequence[np.ndarray], softened: Sequence[np.ndarray] = ()) 
                 found.table,
                 not found.name,
                 reading="colours" if pictures is frames else "smoothed",
-                box=_WHOLE if box == _WHOLE else bars.box(found.table[0]),
+                box=_WHOLE if box == _WHOLE else bars.box(found.table),
                 captions=_ink_share(cut, found.table) > _SOME_INK,
             )
         if best is not None:
@@ -313,10 +318,10 @@ class _Bars:
             np.stack([np.median(edge, axis=0) for edge in edges]),
         )
 
-    def box(self, background: np.ndarray | None) -> tuple[float, float, float, float]:
-        """What is left without the bars, as shares; stretches of the map's own background are none."""
+    def box(self, table: np.ndarray | None) -> tuple[float, float, float, float]:
+        """What is left without the bars, as shares; stretches in a colour of the map's own are none."""
         cut = [
-            share if background is None or _distance(colour, background) > 2 * _NEAR else 0.0
+            share if table is None or _distance(table, colour).min() > 2 * _NEAR else 0.0
             for share, colour in zip(self.shares, self.colours, strict=True)
         ]
         return cut[0], cut[1], 1 - cut[2], 1 - cut[3]

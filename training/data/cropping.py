@@ -76,6 +76,11 @@ def person_of(signal: str, drawn: Sequence[np.ndarray], path: Path | str) -> Sha
         report = check_densepose(drawn, every=1)
         if not report.is_densepose:
             raise InputError(f"{path} {report.reason}.")
+        if not report.colours.is_clean:
+            raise InputError(
+                f"{path} has bars, captions or dithering over the part map; take them out with `python -m "
+                "densepose_tools MAP -o NEW --recolour`."
+            )
         box = person_box(drawn)
     height, width = drawn[0].shape[:2]
     return None if box is None else (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
