@@ -294,7 +294,7 @@ class Animator:
         return None if self._bodies is None else self._bodies.people(photo)
 
     def check_size(self, request: AnimationRequest) -> None:
-        """Refuse a size that the checkpoint cannot do, or that this machine's memory can never hold.
+        """Refuse a size, or windows, that the checkpoint cannot do or this machine's memory can never hold.
 
         Raises:
             InputError: with what is possible, or the checkpoint cannot be read.
@@ -307,12 +307,18 @@ class Animator:
         device = self.device or pick_device(*self._wish)
         tightest = profiles_for(device.name)[-1]
         work = Work.of(request, request.window_size)
-        needed = needed_bytes(Footprint.of(self.folder), work, tightest, dtype=device.dtype)
+        footprint = Footprint.of(self.folder)
+        if footprint.positions is not None and request.window_size > footprint.positions:
+            raise InputError(
+                f"Windows of {request.window_size} frames are too long for the checkpoint {self.folder}, "
+                f"which knows {footprint.positions} positions in time; choose a smaller window."
+            )
+        needed = needed_bytes(footprint, work, tightest, dtype=device.dtype)
         if needed > (total := total_bytes(device.name)):
             raise InputError(
                 f"{request.width}x{request.height} pixels with windows of {request.window_size} frames need "
                 f"about {needed / 1e9:.1f} GB, and {device.name} has {total / 1e9:.1f} GB in all; choose a "
-                "smaller size."
+                "smaller size or shorter windows."
             )
 
     def _check_signals(self, request: AnimationRequest) -> None:

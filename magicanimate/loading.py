@@ -8,9 +8,11 @@ import diffusers
 import torch
 from diffusers import ControlNetModel
 from diffusers.utils import logging
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
+from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object
 from magicanimate.loading_lock import LOADING
 from magicanimate.memory.need import DENOISERS
 from magicanimate.memory.placing import store_in_eight_bits
@@ -33,6 +35,8 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
         InputError: the checkpoint cannot be used.
     """
     logging.disable_progress_bar()  # our own progress tells of the loading
+    logging.set_verbosity_error()  # what is missing is an error here, not a warning
+    _check_configs(folder)
     wanted = {_dtype_argument(): getattr(torch, dtype)}
     classes = {"unet": VideoUNet, "appearance_encoder": AppearanceEncoder}
     networks = {}
@@ -43,8 +47,6 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
                     cls = classes.get(name, ControlNetModel)
                     networks[name] = cls.from_pretrained(folder / name, **wanted)
                     store_in_eight_bits(networks[name])
-            for name, network in networks.items():
-                _require_complete(network, folder / name)
             pipe = MagicAnimatePipeline.from_pretrained(
                 folder,
                 text_encoder=None,  # the empty prompt is stored; `add_text_encoder` serves the others
@@ -52,37 +54,49 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
                 **networks,
                 **wanted,
             )
+            for name, part in pipe.components.items():
+                if isinstance(part, torch.nn.Module):
+                    _require_complete(part, folder / name)
+            return pipe
     except InputError:
         raise
     except (
-        OSError,
-        ValueError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
+        *(OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError),
         SafetensorError,
     ) as error:
         raise InputError(
             f"The checkpoint {folder} cannot be loaded ({_first_line(error)}); convert or fetch it again."
         ) from error
 
-    for name, part in pipe.components.items():
-        if isinstance(part, torch.nn.Module):
-            _require_complete(part, folder / name)
-    return pipe
+
+def _check_configs(folder: Path) -> None:
+    """Refuse a damaged configuration: diffusers would look for another one on the network.
+
+    Raises:
+        InputError: with the file.
+    """
+    for name in read_model_index(folder):
+        for file in (folder / name / "config.json", folder / name / "scheduler_config.json"):
+            if file.exists():
+                read_json_object(file)
 
 
 def _require_complete(network: torch.nn.Module, folder: Path) -> None:
-    """Refuse a network of which tensors are missing: diffusers leaves those without numbers.
+    """Refuse a network of which tensors are missing: diffusers goes on without them, or with zeros.
 
     Raises:
         InputError: with the name of the first.
     """
-    tensors = (*network.named_parameters(), *network.named_buffers())
-    missing = [name for name, tensor in tensors if tensor.is_meta]
+    missing = [name for name, tensor in network.named_parameters() if tensor.is_meta]
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        there: set[str] = set()
+        for file in files:
+            with safe_open(file, framework="pt") as weights:
+                there.update(weights.keys())
+        missing += sorted(network.state_dict().keys() - there)
     if missing:
-        others = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
+        others = f" and {len(set(missing)) - 1} more tensors" if len(set(missing)) > 1 else ""
         raise InputError(
             f"The weights in {folder} lack {missing[0]}{others}; convert or fetch the checkpoint again."
         )
@@ -95,4 +109,5 @@ def _dtype_argument() -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line.partition(". ")[0].rstrip(".")[:200]  # what follows is for programmers

@@ -43,6 +43,9 @@ def check_request(request: AnimationRequest) -> None:
         value = getattr(request, name)
         if value is not None and not math.isfinite(value):
             raise InputError(f"{name} is {value}; give a number.")
+    for name, value in vars(request.limits).items():
+        if not value > 0:  # also refuses "not a number"
+            raise InputError(f"The limit {name} is {shortened(value)}; give a number above 0.")
     if not _SEEDS[0] <= request.seed <= _SEEDS[1]:
         raise InputError(f"The seed {shortened(request.seed)} is too large; choose 0 to {_SEEDS[1]}.")
     choosable = {"fit": FITS, "fusion": FUSIONS, "windows": WINDOW_MODES, "preset": PRESETS}

@@ -42,6 +42,8 @@ _PARTS = {
 }
 """Its parts: library and class of each."""
 
+_LIBRARIES = ("diffusers", "transformers", "magicanimate")
+
 
 def human_bytes(count: int) -> str:
     """``12_300_000_000`` -> "12.3 GB" (decimal units, as disks and the Hub count)."""
@@ -105,7 +107,8 @@ def read_model_index(folder: Path) -> dict[str, Any]:
             raise Unreadable(path, f"its {name} is {shortened(value)}")
     for name in _PARTS & index.keys():
         part = index[name]
-        if not (isinstance(part, list) and len(part) == 2 and all(isinstance(x, str | None) for x in part)):
+        is_class = isinstance(part, list) and len(part) == 2 and all(isinstance(x, str | None) for x in part)
+        if not is_class or (part[0] or "diffusers").partition(".")[0] not in _LIBRARIES:
             raise Unreadable(path, f"its {name} is {shortened(part)}")
     for name in ("default_width", "default_height"):
         if index[name] % _SIDE_MULTIPLE:

@@ -48,12 +48,14 @@ class Footprint:
         channels: of the UNet's first feature maps.
         decoder_channels: of the decoder's first feature maps at the picture's full size.
         scale: pixels of a side for one of the latents.
+        positions: most frames of a window; ``None`` if the UNet's file does not say.
     """
 
     parameters: dict[str, dict[str, int]]
     channels: int
     decoder_channels: int
     scale: int
+    positions: int | None = None
 
     @classmethod
     def of(cls, folder: Path) -> Footprint:
@@ -75,7 +77,10 @@ class Footprint:
                 channels=unet["block_out_channels"][0],
                 decoder_channels=levels[0],
                 scale=2 ** (len(levels) - 1),
+                positions=int(unet["motion_max_seq_length"]) if "motion_max_seq_length" in unet else None,
             )
+        except InputError:
+            raise
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise InputError(
                 f"The checkpoint {folder} cannot be loaded ({error}); convert or fetch it again."
