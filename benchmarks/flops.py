@@ -20,16 +20,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import ControlNetModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import PLAN, install_published_attention
+from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.config import PRESETS
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.control_maps import control_maps
+from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference, set_visible
 from magicanimate.models.shared_skips import shared_skips
 from magicanimate.models.unet import Turns, VideoUNet
+from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.presets import speed_preset
 from magicanimate.windows import WindowPlan
 
@@ -46,9 +49,21 @@ class Networks:
     controlnet: ControlNetModel
 
 
-def build_networks(channels: Sequence[int] = SD15_CHANNELS, *, text_width: int = 768) -> Networks:
-    """Networks of Stable Diffusion 1.5's topology with random weights, in eval mode."""
-    common = {"block_out_channels": tuple(channels), "cross_attention_dim": text_width}
+def build_networks(
+    channels: Sequence[int] = SD15_CHANNELS, *, text_width: int = 768, layers: int = 2
+) -> Networks:
+    """Networks of Stable Diffusion 1.5's topology with random weights, in eval mode.
+
+    Args:
+        channels: widths of the levels.
+        text_width: of the text's tokens.
+        layers: of a block; Stable Diffusion has two.
+    """
+    common = {
+        "block_out_channels": tuple(channels),
+        "cross_attention_dim": text_width,
+        "layers_per_block": layers,
+    }
     return Networks(
         VideoUNet(
             num_attention_heads=8,
@@ -59,6 +74,42 @@ def build_networks(channels: Sequence[int] = SD15_CHANNELS, *, text_width: int =
         ).eval(),
         AppearanceEncoder(attention_head_dim=8, **common).eval(),
         ControlNetModel(attention_head_dim=8, **common).eval(),
+    )
+
+
+def build_pipeline(
+    channels: Sequence[int] = SD15_CHANNELS,
+    *,
+    text_width: int = 768,
+    layers: int = 2,
+    vae_channels: Sequence[int] = (128, 256, 512, 512),
+    keypoints: bool = False,
+) -> MagicAnimatePipeline:
+    """A whole pipeline with random weights; by default of Stable Diffusion 1.5's size.
+
+    Args:
+        channels, text_width, layers: see `build_networks`.
+        vae_channels: widths of the autoencoder.
+        keypoints: with a second ControlNet.
+    """
+    networks = build_networks(channels, text_width=text_width, layers=layers)
+    vae = AutoencoderKL(
+        block_out_channels=tuple(vae_channels),
+        down_block_types=("DownEncoderBlock2D",) * len(vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(vae_channels),
+        layers_per_block=2,
+    )
+    second = None
+    if keypoints:
+        second = ControlNetModel.from_config(networks.controlnet.config).eval()
+    return MagicAnimatePipeline(
+        vae=vae.eval(),
+        unet=networks.unet,
+        appearance_encoder=networks.encoder,
+        controlnet=networks.controlnet,
+        scheduler=DDIMScheduler(**SCHEDULER),
+        empty_prompt=EmptyPrompt(num_tokens=TEXT_TOKENS, width=text_width),
+        controlnet_keypoints=second,
     )
 
 

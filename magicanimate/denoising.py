@@ -12,6 +12,7 @@ from functools import reduce
 
 import torch
 
+from magicanimate.device import to_device
 from magicanimate.distributed import Team
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.deep_features import DeepFeatures
@@ -76,14 +77,15 @@ class WindowDenoiser:
         self.share_down = alike and not any(name.startswith("down_blocks") for name in readers)
         self._banks: dict[float, dict[str, torch.Tensor]] = {}
         self._read_at: float | None = None  # timestep of the bank that the readers have
+        self._on_device: dict[tuple[float, ...], torch.Tensor] = {}
 
     def encode_ahead(self, timesteps: torch.Tensor) -> None:
-        """Read the reference at all ``timesteps``, so that the encoder is not needed any more."""
+        """Read the reference at all ``timesteps``, which are on the CPU; then the encoder has done its work."""
         read_at = None
         for timestep in timesteps:
-            if self._outdated(read_at, timestep):
+            if self._outdated(read_at, float(timestep)):
                 read_at = float(timestep)
-                self._banks[read_at] = self._bank(timestep)
+                self._banks[read_at] = self._bank(to_device(timestep, self.device))
 
     def rearrange(self, speed: Speed) -> None:
         """Go on in another arrangement from the next step, with as much kept as before or less."""
@@ -98,22 +100,38 @@ class WindowDenoiser:
         """Begin a step: read the reference at ``timestep``, forget the predictions of the last step.
 
         Args:
-            timestep: of the step.
+            timestep: of the step, on the CPU: decisions go by its number, and reading that from the device
+                would wait for all the work that is queued there.
             guided: predict all branches, else the conditional one only.
         """
-        if self._outdated(self._read_at, timestep):
-            bank = self._banks.get(float(timestep)) or self._bank(timestep)
-            self._read_at = float(timestep)
+        self.at, self.timestep = float(timestep), to_device(timestep, self.device)
+        if self._outdated(self._read_at, self.at):
+            bank = self._banks.get(self.at) or self._bank(self.timestep)
+            self._read_at = self.at
             set_reference(self.readers, bank, strength=self.conditions.reference_strength)
         self.branches = len(self.texts) if guided else 1
         self.visible = [False, True][-self.branches :]  # who sees the reference
-        self.timestep = timestep
         self.sum: torch.Tensor | None = None
         self.weight: torch.Tensor | None = None
         self._residuals: dict[int, list[torch.Tensor]] = {}
 
-    def _outdated(self, read_at: float | None, timestep: torch.Tensor) -> bool:
-        return read_at is None or read_at - float(timestep) > self.shortcuts.encoder_reuse
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return self.conditions.reference.device
+
+    def _outdated(self, read_at: float | None, at: float) -> bool:
+        return read_at is None or read_at - at > self.shortcuts.encoder_reuse
+
+    def _kept_on_device(self, numbers: Sequence[float]) -> torch.Tensor:
+        """Frame numbers or weights on the device, copied there when they are first asked for.
+
+        Most plans have the same windows in every step.
+        """
+        key = tuple(numbers)
+        if key not in self._on_device:
+            self._on_device[key] = to_device(torch.tensor(key), self.device)
+        return self._on_device[key]
 
     def _bank(self, timestep: torch.Tensor) -> dict[str, torch.Tensor]:
         given = self.conditions
@@ -139,12 +157,12 @@ class WindowDenoiser:
             weights: of each of their frames.
             following: the windows that come next; frames that they share keep their residuals.
         """
-        frames = torch.cat([latents[:, :, window] for window in windows]).to(self.unet.dtype)  # N C K h w
+        frames = torch.cat([latents.index_select(2, self._kept_on_device(window)) for window in windows])
+        frames = frames.to(self.unet.dtype)  # N C K h w
         predicted = self._predict(latents, frames, windows, following)  # B N C K h w
         self._begin_sums(latents)
         for i, window in enumerate(windows):
-            index = torch.tensor(window, device=predicted.device)
-            weight = torch.tensor(weights[i], device=predicted.device)
+            index, weight = self._kept_on_device(window), self._kept_on_device(weights[i])
             self.sum.index_add_(2, index, predicted[:, i].float() * weight.view(-1, 1, 1))
             self.weight.index_add_(0, index, weight)
 
@@ -156,12 +174,12 @@ class WindowDenoiser:
         following: Sequence[list[int]],
     ) -> torch.Tensor:
         """Predictions ``B N C K h w``, in full or from deep features that a step before left."""
-        timestep, branches = float(self.timestep), self.branches
-        kept = self.deep.find(windows, timestep, branches=branches)
+        branches = self.branches
+        kept = self.deep.find(windows, self.at, branches=branches)
         if kept is not None:
             return self._predict_in_turn(frames, [kept.residual], kept.deep)
         residuals = self._control(latents, windows, following)
-        with self.deep.recorded(windows, timestep, residuals[0], branches=branches):
+        with self.deep.recorded(windows, self.at, residuals[0], branches=branches):
             if self.speed.halves_in_turn:
                 return self._predict_in_turn(frames, residuals)
             return self._predict_together(frames, residuals)
@@ -234,7 +252,8 @@ class WindowDenoiser:
 
     def _control_frames(self, latents: torch.Tensor, frames: list[int]) -> list[torch.Tensor]:
         given = self.conditions
-        noisy = latents[0, :, frames].transpose(0, 1).to(self.unet.dtype)  # 1 C F h w -> K C h w
+        noisy = latents[0].index_select(1, self._kept_on_device(frames))
+        noisy = noisy.transpose(0, 1).to(self.unet.dtype)  # C K h w -> K C h w
         text = self._text(self.texts[-1], len(frames))
         each = [
             driver.residuals(frames, noisy, self.timestep, text, scale=given.control_scale)

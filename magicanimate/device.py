@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from magicanimate.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,19 @@ def multiplies_bfloat16() -> bool:
 
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A CPU tensor on a device, without waiting for the copy.
+
+    To a CUDA device it goes through page-locked memory: from any other the driver may wait for all the work
+    that is queued before it copies.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def empty_cache(name: str) -> None:

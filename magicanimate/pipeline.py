@@ -6,6 +6,7 @@ window, ``C h w`` latent channels, height and width, ``L D`` text tokens and wid
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from diffusers.utils import BaseOutput
 
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.denoising import Conditions, WindowDenoiser
+from magicanimate.device import to_device
 from magicanimate.distributed import Team
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.ladder import MemoryLadder, remember
@@ -173,7 +175,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             num_inference_steps, guidance_scale: the checkpoint's defaults when ``None``; guidance of 1 or
                 less runs the conditional branch only.
             num_actual_steps: run only the last so many of the steps.
-            seed: of the initial noise, drawn on the CPU: the same on every device.
+            seed: of the initial noise and of what a scheduler adds, drawn on the CPU: the same on every
+                device.
             latents: initial latents ``1 C F h w`` instead of noise from ``seed``.
             prompt, negative_prompt: text; the empty prompt needs no text encoder.
             prompt_embeds, negative_prompt_embeds: embeddings ``1 L D`` instead of texts.
@@ -216,7 +219,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 reference = self.encode_image(image, photo_labels)
         self._require_finite(reference, "the latents of the photo")
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
-        latents = self.prepare_latents(len(control), image.shape[:2], seed=seed, latents=latents)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
         speed = speed or Speed()
         with ExitStack() as stack:
             if speed.lean_modules and self._execution_device.type == "cpu":
@@ -241,6 +245,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                     reference_strength=reference_strength,
                 ),
                 timesteps,
+                generator=generator,
                 plan=plan,
                 fusion=fusion,
                 speed=speed,
@@ -339,13 +344,13 @@ class MagicAnimatePipeline(DiffusionPipeline):
         Returns:
             Scaled latents ``1 C h w``, and the part map if the checkpoint takes it.
         """
-        pixels = torch.from_numpy(np.array(image)).to(self._execution_device)
+        pixels = to_device(torch.from_numpy(np.array(image)), self._execution_device)
         pixels = pixels.movedim(-1, 0)[None].to(torch.float32) / 127.5 - 1
         latents = encode_scaled(self.vae, pixels).to(self.unet.dtype)
         if not self.config.photo_map:
             return latents
         labels = self._seen_labels(image) if photo_labels is None else photo_labels
-        return with_photo_map(latents, torch.from_numpy(labels)[None].to(latents.device))
+        return with_photo_map(latents, to_device(torch.from_numpy(labels)[None], latents.device))
 
     def _seen_labels(self, image: np.ndarray) -> np.ndarray:
         """Part ids of a picture, uint8 ``H W``, as the bundled segmenter sees them."""
@@ -356,8 +361,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return self._segmenter.labels(image[None])[0]
 
     def prepare_timesteps(self, steps: int, num_actual_steps: int | None) -> torch.Tensor:
-        """Timesteps from noise to image; only the last ``num_actual_steps`` of them, if given."""
-        self.scheduler.set_timesteps(steps, device=self._execution_device)
+        """Timesteps from noise to image, on the CPU; only the last ``num_actual_steps`` of them, if given.
+
+        There the scheduler finds its place in its tables without asking the device where it is, which would
+        wait for all the work that is queued.
+        """
+        self.scheduler.set_timesteps(steps, device="cpu")
         timesteps = self.scheduler.timesteps
         if num_actual_steps is None:
             return timesteps
@@ -369,7 +378,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return timesteps[begin:]
 
     def prepare_latents(
-        self, num_frames: int, size: tuple[int, int], *, seed: int, latents: torch.Tensor | None
+        self,
+        num_frames: int,
+        size: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        latents: torch.Tensor | None,
     ) -> torch.Tensor:
         """Initial latents ``1 C F h w``, float32, in the scheduler's scale.
 
@@ -378,7 +392,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
         height, width = (side // self.vae_scale_factor for side in size)
         channels = self.unet.config.in_channels
         if latents is None:
-            generator = torch.Generator("cpu").manual_seed(seed)
             period = self.config.noise_period
             noise = torch.randn((1, channels, period, height, width), generator=generator)
             repeats = -(-num_frames // period)
@@ -387,7 +400,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         expected = (1, channels, num_frames, height, width)
         if tuple(latents.shape) != expected:
             raise ValueError(f"latents are {tuple(latents.shape)} but {expected} is needed")
-        return latents.to(self._execution_device, torch.float32)
+        return to_device(latents.float(), self._execution_device)
 
     def denoise(
         self,
@@ -395,6 +408,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         conditions: Conditions,
         timesteps: torch.Tensor,
         *,
+        generator: torch.Generator,
         plan: WindowPlan,
         fusion: Fusion,
         speed: Speed,
@@ -408,7 +422,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``.
 
-        A step that runs out of memory is done again from its beginning, one memory profile down.
+        A step that runs out of memory is done again from its beginning, one memory profile down. Schedulers
+        that add noise of their own draw it from ``generator``.
         """
         readers = install_attention(self.unet, *self.controlnets(), fusion=fusion, keep_keys=speed.keep_keys)
         denoiser = WindowDenoiser(
@@ -426,7 +441,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
                     denoiser.encode_ahead(timesteps)
         schedule = [plan.windows(latents.shape[2], step=i) for i in range(len(timesteps))]
         total = sum(map(len, schedule))
-        generator = torch.Generator("cpu").manual_seed(0)  # for schedulers that add noise of their own
         for i, timestep in enumerate(timesteps):
             put_back = remember(self.scheduler, generator)
             for attempt in ladder.attempts():
@@ -541,7 +555,7 @@ def scheduler_step(
     scheduler, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A scheduler's step, and the clean latents that it expects, of the shape of ``latents`` each."""
-    takes_generator = "generator" in scheduler.step.__code__.co_varnames
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generator} if takes_generator else {}
     output = scheduler.step(noise, timestep, latents, **extra)
     return output.prev_sample, output.get("pred_original_sample", output.prev_sample)

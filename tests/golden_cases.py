@@ -184,7 +184,9 @@ def _loop(case, pipe):
     guidance = case["guidance"] if case["guidance"] > 1.001 else 1.0  # the recorded 1.0000001 stands for 1
     outputs: dict[str, torch.Tensor] = {"ref_latents": pipe.encode_image(image)}
     if "seed" in case:
-        first = pipe.prepare_latents(16, image.shape[:2], seed=case["seed"], latents=None)
+        first = pipe.prepare_latents(
+            16, image.shape[:2], generator=torch.Generator().manual_seed(case["seed"]), latents=None
+        )
         outputs["initial_noise_16frames"] = first
     steps: list[torch.Tensor] = []
     predictions: list[torch.Tensor] = []

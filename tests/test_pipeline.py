@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 
 from magicanimate.errors import Cancelled
 from magicanimate.pipeline import MagicAnimatePipeline
@@ -122,8 +123,17 @@ def test_seed_decides(pipe):
     assert not torch.allclose(latents_of(pipe, seed=3), latents_of(pipe, seed=4))
 
 
+def test_seed_decides_the_noise_that_a_scheduler_adds(pipe, monkeypatch):
+    """From the same latents, so that nothing else depends on the seed."""
+    monkeypatch.setattr(pipe, "scheduler", EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config))
+    start = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(9)) * 14
+    same, other = (latents_of(pipe, frames=3, seed=seed, latents=start) for seed in (3, 4))
+    assert torch.equal(same, latents_of(pipe, frames=3, seed=3, latents=start))
+    assert not torch.allclose(same, other, atol=1e-2)
+
+
 def test_noise_repeats_every_sixteen_frames(pipe):
-    noise = pipe.prepare_latents(40, (32, 32), seed=5, latents=None)
+    noise = pipe.prepare_latents(40, (32, 32), generator=torch.Generator().manual_seed(5), latents=None)
     assert torch.equal(noise[:, :, :16], noise[:, :, 16:32])
     assert torch.equal(noise[:, :, :8], noise[:, :, 32:])
     assert not torch.equal(noise[:, :, 0], noise[:, :, 1])

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention
 
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.models.reference import STRENGTH_POWER, HybridSelfAttention
+from magicanimate.models.reference import STRENGTH_POWER, HybridSelfAttention, Visibility
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.request_checks import check_request
 from tests.dancer_files import control_frames
@@ -49,7 +49,7 @@ def test_half_a_reference_that_is_there_twice_is_a_whole_one(attention):
 def test_only_who_sees_the_reference_minds_its_strength(attention):
     reader = HybridSelfAttention()
     reader.show(torch.randn(1, 7, 16))
-    reader.visible = torch.tensor([False, True])
+    reader.visible = Visibility([False, True])
     attention.set_processor(reader)
     frames = torch.randn(2, 5, 16)
     found = {}

@@ -31,6 +31,9 @@ from training.run_folder import SAMPLES, Metrics
 
 log = logging.getLogger(__name__)
 
+ON_HOST = "index"
+"""What a batch has for the host alone: from it the noise is drawn, and reading it back would wait."""
+
 
 class Stage(Protocol):
     """What a stage gives the loop: an ``nn.Module`` with the networks as attributes, so that the names of
@@ -182,7 +185,10 @@ class Trainer:
         loader = batches(
             self.stage.samples, self.config, first_step=self.step, process=process, processes=processes
         )
-        return (send_to_device(part, self.accelerator.device) for part in loader)
+        return (
+            send_to_device(part, self.accelerator.device, non_blocking=True, skip_keys=ON_HOST)
+            for part in loader
+        )
 
     def _train_step(self, parts: Iterator[Mapping[str, Any]]) -> float:
         """One step of the optimizer; returns the mean loss of the global batch."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel
 
+from magicanimate.device import to_device
 from magicanimate.models.control_maps import ControlMaps
 
 
@@ -52,7 +53,7 @@ class Driver:
             self.maps.frames = frames
             unknown = self.maps.unknown()
         pixels = torch.from_numpy(np.ascontiguousarray(self.drawings[unknown or frames[:1]]))
-        pixels = pixels[: len(unknown)].to(noisy.device)
+        pixels = to_device(pixels[: len(unknown)], noisy.device)
         down, mid = self.network(
             noisy,
             timestep,

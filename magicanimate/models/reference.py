@@ -25,10 +25,42 @@ from torch import nn
 from torch.nn import functional
 
 from magicanimate.config import FUSIONS, Fusion
+from magicanimate.device import to_device
 from magicanimate.models.appearance_encoder import SELF_ATTENTION
 
 CROSS_ATTENTION = ".attn2"
 STRENGTH_POWER = 4
+
+
+class Visibility:
+    """Which videos of a batch see the reference; all blocks that read it share one.
+
+    Args:
+        seen: per video of the batch.
+
+    Attributes:
+        to_any, to_all: whether one video at least, or every one, sees it.
+    """
+
+    def __init__(self, seen: Sequence[bool]):
+        self.seen = tuple(map(bool, seen))
+        self.to_any, self.to_all = any(self.seen), all(self.seen)
+        self._rows: dict[tuple[int, torch.device], tuple[torch.Tensor, ...]] = {}
+
+    def rows(self, frames: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows of ``(B F) L D`` that see it, those that do not, and the videos that do; int64.
+
+        Made on the first call, so that ten blocks do not wait ten times for the same copy to the device.
+        """
+        if (frames, device) not in self._rows:
+            every = [range(i * frames, (i + 1) * frames) for i in range(len(self.seen))]
+            groups = (
+                [row for rows, sees in zip(every, self.seen, strict=True) if sees for row in rows],
+                [row for rows, sees in zip(every, self.seen, strict=True) if not sees for row in rows],
+                [video for video, sees in enumerate(self.seen) if sees],
+            )
+            self._rows[frames, device] = tuple(to_device(torch.tensor(group), device) for group in groups)
+        return self._rows[frames, device]
 
 
 class HybridSelfAttention(AttnProcessor2_0):
@@ -41,14 +73,15 @@ class HybridSelfAttention(AttnProcessor2_0):
     Attributes:
         reference: ``y_a`` of this block, ``B L D`` (or ``1 L D`` for all videos), or ``None``.
         visible: per video, whether it sees the reference; ``None`` when all do. Classifier-free guidance
-            hides it from the unconditional half, training from a random part of the batch.
+            hides it from the unconditional half, training from a random part of the batch. Kept on the host,
+            so that no block has to wait for the device to learn which rows are whose.
         strength: of the reference, 0 or more; see the top of this file.
     """
 
     def __init__(self, *, keep_keys: bool = False) -> None:
         super().__init__()
         self.keep_keys = keep_keys
-        self.visible: torch.Tensor | None = None
+        self.visible: Visibility | None = None
         self.strength = 1.0
         self.show(None)
 
@@ -58,21 +91,20 @@ class HybridSelfAttention(AttnProcessor2_0):
         self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        hidden = self.visible is not None and not self.visible.any()
-        if self.reference is None or hidden or self.strength == 0:
+        visible = self.visible
+        if self.reference is None or self.strength == 0 or (visible is not None and not visible.to_any):
             return super().__call__(attn, hidden_states, *args, **kwargs)
         shared = self._projected(attn, hidden_states.dtype)
-        if self.visible is None or bool(self.visible.all()):
+        if visible is None or visible.to_all:
             return _attend(attn, hidden_states, *shared, strength=self.strength)
-        # Rows of hidden_states are (B F): the mask of a video holds for all its frames.
-        frames = hidden_states.shape[0] // len(self.visible)
-        rows = self.visible.repeat_interleave(frames).to(hidden_states.device)
+        frames = hidden_states.shape[0] // len(visible.seen)
+        seeing, others, videos = visible.rows(frames, hidden_states.device)
         if shared[0].shape[0] > 1:
-            shared = tuple(tokens[self.visible.to(tokens.device)] for tokens in shared)
+            shared = tuple(tokens.index_select(0, videos) for tokens in shared)
+        alone = super().__call__(attn, hidden_states.index_select(0, others), *args, **kwargs)
+        together = _attend(attn, hidden_states.index_select(0, seeing), *shared, strength=self.strength)
         out = torch.empty_like(hidden_states)
-        out[~rows] = super().__call__(attn, hidden_states[~rows], *args, **kwargs).to(out.dtype)
-        out[rows] = _attend(attn, hidden_states[rows], *shared, strength=self.strength).to(out.dtype)
-        return out
+        return out.index_copy_(0, others, alone.to(out.dtype)).index_copy_(0, seeing, together.to(out.dtype))
 
     def _projected(self, attn: Attention, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the reference by the block's own weights, ``B L D`` each."""
@@ -224,7 +256,7 @@ def set_reference(
     readers: Mapping[str, HybridSelfAttention],
     bank: Mapping[str, torch.Tensor] | None,
     *,
-    visible: Sequence[bool] | torch.Tensor | None = None,
+    visible: Sequence[bool] | None = None,
     strength: float = 1.0,
 ) -> None:
     """Show a bank to the readers, or hide the last one with ``bank=None``.
@@ -244,10 +276,8 @@ def set_reference(
     set_visible(readers, visible)
 
 
-def set_visible(
-    readers: Mapping[str, HybridSelfAttention], visible: Sequence[bool] | torch.Tensor | None
-) -> None:
+def set_visible(readers: Mapping[str, HybridSelfAttention], visible: Sequence[bool] | None) -> None:
     """Say anew which videos of the batch see the bank that the readers have; see `set_reference`."""
-    mask = None if visible is None else torch.as_tensor(visible, dtype=torch.bool)
+    shared = None if visible is None else Visibility(visible)
     for reader in readers.values():
-        reader.visible = mask
+        reader.visible = shared

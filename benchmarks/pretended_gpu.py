@@ -1,0 +1,280 @@
+"""A GPU that is not there: shapes, number formats, devices, host synchronisations and memory without numbers.
+
+torch's ``FakeTensorMode`` follows tensors that hold no numbers, and takes ``device="cuda"`` on a computer
+without one. What would break on a real GPU breaks here: a tensor that stayed on the CPU, a wrong number
+format, a shape. Beside it, `PretendedGPU` records what no exception tells:
+
+* places where the host waits for the device: reading a number, a mask whose shape depends on its numbers, a
+  copy between the two that is not asynchronous;
+* the memory that is alive at each moment, by the lifetimes of storages.
+
+What cannot be seen: values (an overflow of float16), speed, fragmentation, the libraries' own workspaces.
+"""
+
+from __future__ import annotations
+
+import gc
+import traceback
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+FOUND = 3  # what is found where the answer's shape depends on numbers: so many boxes, rows of a mask
+BLOCK = 512  # bytes; CUDA's allocator of torch gives memory out in multiples of it
+aten = torch.ops.aten
+
+_READS = {aten._local_scalar_dense, aten.item, aten.equal, aten.is_nonzero}
+_FILLS = {aten.uniform_, aten.normal_, aten.fill_, aten.zero_}
+_WANT_ONE_PIECE = {aten.conv2d, aten.convolution, aten.group_norm}  # else their kernels make a copy
+_OWN_CODE = ("magicanimate/", "training/", "densepose_tools/", "diffusers/")
+
+
+@dataclass(frozen=True)
+class Sync:
+    """A place where the host waits for the device.
+
+    Attributes:
+        kind: "read" (a number or tensor to the host), "upload" (a copy to the device that is waited for) or
+            "shape" (a shape that depends on numbers).
+        place: file, line and source of the innermost line of this program or of diffusers.
+    """
+
+    kind: str
+    place: str
+
+
+@dataclass
+class PretendedGPU:
+    """Records what happens on the pretended device while it is entered: ``with PretendedGPU() as gpu``.
+
+    Attributes:
+        mode: the fake tensors' mode; networks must be made inside it, under ``torch.device("cuda")``.
+        syncs: in the order in which they happened.
+        allocated: bytes alive on the device now.
+        peak: the most that were alive since the last `reset_peak`.
+    """
+
+    mode: FakeTensorMode = field(default_factory=lambda: FakeTensorMode(allow_non_fake_inputs=True))
+    syncs: list[Sync] = field(default_factory=list)
+    allocated: int = 0
+    peak: int = 0
+    _known: set[int] = field(default_factory=set)
+
+    def __enter__(self) -> PretendedGPU:
+        """From now on ``device="cuda"`` is there, without numbers; may be entered again after the exit.
+
+        ``torch.cuda.is_available()`` stays false; autocast alone is told otherwise.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", bool))
+            stack.enter_context(patch("torch.cuda.is_bf16_supported", return_value=True))
+            stack.enter_context(self.mode)
+            stack.enter_context(_Recorder(self))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def building(self, dtype: torch.dtype) -> Iterator[None]:
+        """Where networks are made: new tensors are on the device, fractions in ``dtype``."""
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device("cuda"):
+                yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    def reset_peak(self) -> None:
+        """Begin anew to look for the largest moment."""
+        gc.collect()
+        self.peak = self.allocated
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Follow the storage of a tensor, if it is on the device and not known yet."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known or not _on_gpu(tensor):
+            return
+        self._known.add(key)
+        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.allocated -= size
+
+    def take(self, size: int) -> None:
+        """Count memory that an operation takes while it runs."""
+        self.peak = max(self.peak, self.allocated + size)
+
+
+class _Recorder(TorchDispatchMode):
+    """Sits above the fake tensors' mode and sees every operation first."""
+
+    def __init__(self, gpu: PretendedGPU):
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.namespace == "torchvision" and func.overloadpacket is torch.ops.torchvision.nms:
+            self._note("shape")
+            return args[0].new_empty(min(FOUND, len(args[0])), dtype=torch.int64)
+        if func.namespace != "aten":  # such as the question which device a tensor is on
+            return func(*args, **kwargs)
+        packet = func.overloadpacket
+        if packet in _READS and _on_gpu(args[0]):
+            self._note("read")
+            return _made_up(args[0]) if packet in (aten._local_scalar_dense, aten.item) else True
+        if packet in _SHAPED_BY_VALUES and _on_gpu(args[0]):
+            self._note("shape")
+            return _SHAPED_BY_VALUES[packet](args[0])
+        if packet is aten.index and _on_gpu(args[0]) and any(map(_is_mask, args[1])):
+            self._note("shape")
+            args = (args[0], [_made_up_rows(x) if _is_mask(x) else x for x in args[1]])
+        if packet in (aten.pin_memory, aten._pin_memory):
+            return args[0].clone()
+        if packet is aten.is_pinned:
+            return False
+        if packet in _FILLS and _on_gpu(args[0]):  # numbers that are not there
+            return args[0]
+        if packet is aten.to:
+            with self:  # is nothing, or a copy
+                return func.decompose(*args, **kwargs)
+        inputs = list(tree_iter((args, kwargs)))
+        if not (_is_gpu(kwargs.get("device")) or any(isinstance(x, FakeTensor) for x in inputs)):
+            with unset_fake_temporarily():  # what the CPU does, it does with numbers
+                return func(*args, **kwargs)
+        self._look_at(func, args, kwargs)
+        shortcut = _SHORTCUTS.get(func)
+        result = shortcut(*args, **kwargs) if shortcut else func(*args, **kwargs)
+        if packet is aten._to_copy and _on_gpu(args[0]) and not _on_gpu(result) and _has_numbers(result):
+            with unset_fake_temporarily():
+                return torch.zeros(result.shape, dtype=result.dtype)
+        for tensor in tree_iter(result):
+            if isinstance(tensor, FakeTensor):
+                self.gpu.add(tensor)
+        return result
+
+    def _look_at(self, func, args, kwargs) -> None:
+        packet = func.overloadpacket
+        if packet in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_):
+            indices = [index for index in args[1] if index is not None]
+            if _on_gpu(args[0]) and any(map(_is_mask, indices)):
+                self._note("shape")
+            elif _on_gpu(args[0]) and not all(map(_on_gpu, indices)):
+                self._note("upload")
+        elif packet in (aten._to_copy, aten.copy_):
+            source, target = (args[1], args[0]) if packet is aten.copy_ else (args[0], kwargs.get("device"))
+            waits = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+            to_gpu = _on_gpu(target) if isinstance(target, torch.Tensor) else _is_gpu(target)
+            if target is not None and waits and to_gpu != _on_gpu(source):
+                self._note("upload" if to_gpu else "read")
+        elif packet in _WANT_ONE_PIECE:
+            tensors = [x for x in (args[0], args[1]) if isinstance(x, torch.Tensor) and not _in_one_piece(x)]
+            self.gpu.take(sum(x.numel() * x.element_size() for x in tensors if _on_gpu(x)))
+
+    def _note(self, kind: str) -> None:
+        self.gpu.syncs.append(Sync(kind, _place()))
+
+
+def _is_mask(index) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
+
+
+def _made_up_rows(mask: torch.Tensor) -> torch.Tensor:
+    return mask.new_empty(min(FOUND, mask.numel()), dtype=torch.int64)
+
+
+def _alike(*tensors: torch.Tensor | None) -> None:
+    """As the kernels want it: one device, one number format.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    first, *others = [x for x in tensors if x is not None]
+    for x in others:
+        if x.device != first.device or x.dtype != first.dtype:
+            raise RuntimeError(f"{x.dtype} on {x.device} does not go with {first.dtype} on {first.device}")
+
+
+def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **kwargs):
+    """By a kernel that holds no scores, as torch has them for a GPU; tokens lie together for all heads."""
+    _alike(query, key, value)
+    *batch, heads, length, _ = query.shape
+    return query.new_empty(*batch, length, heads, value.shape[-1]).transpose(-2, -3)
+
+
+def _linear(x, weight, bias=None):
+    _alike(x, weight, bias)
+    if x.shape[-1] != weight.shape[1]:
+        raise RuntimeError(f"{tuple(x.shape)} cannot be multiplied with {tuple(weight.shape)}")
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _layer_norm(x, normalized_shape, weight=None, bias=None, *_):
+    _alike(x, weight, bias)
+    return x.new_empty(x.shape)
+
+
+def _group_norm(x, groups, weight=None, bias=None, *_):
+    _alike(x, weight, bias)
+    if x.shape[1] % groups:
+        raise RuntimeError(f"{x.shape[1]} channels are not {groups} groups")
+    return torch.empty_like(x) if _in_one_piece(x) else x.new_empty(x.shape)
+
+
+_SHAPED_BY_VALUES = {
+    aten.nonzero: lambda x: x.new_empty(min(FOUND, x.numel()), x.ndim, dtype=torch.int64),
+    aten.masked_select: lambda x: x.new_empty(min(FOUND, x.numel())),
+}
+# Left to the fake tensors, each of these is taken apart into a dozen steps, which makes a third of the time.
+_SHORTCUTS = {
+    aten.scaled_dot_product_attention.default: _attention,
+    aten.linear.default: _linear,
+    aten.layer_norm.default: _layer_norm,
+    aten.group_norm.default: _group_norm,
+}
+
+
+def _is_gpu(device) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
+
+
+def _on_gpu(tensor) -> bool:
+    return isinstance(tensor, torch.Tensor) and tensor.device.type == "cuda"
+
+
+def _has_numbers(result: torch.Tensor) -> bool:
+    """Whether a copy on the CPU is read there: pictures and small tensors, not weights."""
+    return result.dtype == torch.uint8 or result.numel() <= 1 << 20
+
+
+def _in_one_piece(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _made_up(tensor: torch.Tensor) -> bool | int | float:
+    if tensor.dtype == torch.bool:
+        return True
+    return 1.0 if tensor.dtype.is_floating_point else 1
+
+
+def _place() -> str:
+    for frame in reversed(traceback.extract_stack(limit=60)[:-3]):
+        name = frame.filename.replace("\\", "/")
+        for start in _OWN_CODE:
+            if f"/{start}" in name and "benchmarks/" not in name:
+                return f"{start}{name.rpartition('/' + start)[2]}:{frame.lineno} {frame.line}"
+    return "?"

@@ -1,0 +1,179 @@
+"""Animations at Stable Diffusion 1.5's size on a GPU that is not there, see `benchmarks.pretended_gpu`.
+
+The profiles "offload" and "tight" are left out: diffusers' hooks put a tensor of the GPU into the ``data`` of
+a weight on the CPU and back, which torch refuses between tensors with numbers and without ("incompatible
+tensor type"), and moving a module of tensors without numbers fails as well ("couldn't swap").
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    UniPCMultistepScheduler,
+)
+
+from benchmarks.flops import build_pipeline
+from benchmarks.pretended_gpu import PretendedGPU
+from densepose_tools.rcnn.network import DensePoseRCNN
+from magicanimate.memory.ladder import MemoryLadder
+from magicanimate.memory.profiles import TILE, profile_named
+from magicanimate.models.autoencoder import set_sliced
+from magicanimate.presets import speed_preset
+from magicanimate.speed import Speed
+
+SIZE = 512
+
+
+class Card:
+    """A pretended GPU with networks on it."""
+
+    def __init__(self, dtype: torch.dtype, **settings):
+        self.gpu = PretendedGPU()
+        with self.gpu, self.gpu.building(dtype):
+            self.pipe = build_pipeline(**settings)
+
+    def animate(self, *, frames: int = 24, steps: int = 1, profile: str = "", **settings):
+        """What the pipeline returns; fails if something is on another device or in another format."""
+        photo = np.zeros((SIZE, SIZE, 3), np.uint8)
+        control = np.zeros((frames, SIZE, SIZE, 3), np.uint8)
+        if profile:
+            wanted = profile_named(profile, "cuda")
+            settings["ladder"] = MemoryLadder(self.pipe, wanted, device="cuda")
+            set_sliced(self.pipe.vae, TILE if wanted.sliced else None)
+        settings = {"output_type": "latent", "guidance_scale": 7.5} | settings
+        if self.pipe.controlnet_keypoints is not None:
+            settings["keypoints"] = control
+        with self.gpu:
+            output = self.pipe(photo, control, num_inference_steps=steps, **settings)
+        assert output.latents.device.type == "cuda" and output.latents.dtype == torch.float32
+        assert output.latents.shape == (1, 4, frames, SIZE // 8, SIZE // 8)
+        return output
+
+
+@pytest.fixture(scope="module")
+def whole() -> Card:
+    """Everything that Stable Diffusion 1.5 has, in float16."""
+    return Card(torch.float16)
+
+
+@pytest.fixture(scope="module")
+def shallow() -> Card:
+    """Its widths with one layer a block, not two, which takes half the time; in bfloat16."""
+    return Card(torch.bfloat16, layers=1)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Card:
+    """Where the networks themselves do not matter."""
+    return Card(torch.float16, layers=1, channels=(32,) * 4, vae_channels=(32,) * 4, text_width=32)
+
+
+@pytest.mark.parametrize(("profile", "frames"), [("roomy", 40), ("standard", 24), ("frugal", 24)])
+def test_float16_in_every_profile(whole, profile, frames):
+    output = whole.animate(frames=frames, profile=profile, output_type="np")
+    assert output.frames.shape == (frames, SIZE, SIZE, 3) and output.frames.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("profile", "frames"), [("roomy", 24), ("standard", 40), ("frugal", 24)])
+def test_bfloat16_in_every_profile(shallow, profile, frames):
+    shallow.animate(frames=frames, profile=profile)
+
+
+@pytest.mark.parametrize(
+    "speed",
+    [
+        Speed.plain(),
+        Speed(banks_ahead=True),
+        Speed(halves_in_turn=False, window_batch=2),
+        Speed(share_skips=False, share_residuals=False, keep_maps=False),
+    ],
+    ids=["plain", "encoder ahead", "halves together", "nothing shared"],
+)
+def test_every_arrangement(shallow, speed):
+    shallow.animate(speed=speed)
+
+
+def test_steps_that_reuse_deep_features_and_are_not_guided(shallow, monkeypatch):
+    monkeypatch.setattr(
+        shallow.pipe, "scheduler", DPMSolverMultistepScheduler.from_config(shallow.pipe.scheduler.config)
+    )
+    shortcuts = replace(speed_preset("fast").shortcuts, guidance_stop=0.5)
+    shallow.animate(steps=4, shortcuts=shortcuts)
+
+
+def test_reference_at_half_strength_read_by_all_blocks(shallow):
+    shallow.animate(frames=16, reference_strength=0.5, fusion="full")
+
+
+def test_two_controlnets():
+    Card(torch.float16, layers=1, keypoints=True).animate()
+
+
+class TestWaiting:
+    """How often the host waits for the device: a queue that runs dry idles the card."""
+
+    def test_no_window_waits_and_no_step(self, shallow):
+        marks = []
+        shallow.animate(
+            steps=2,
+            on_window=lambda *_: marks.append(("window", len(shallow.gpu.syncs))),
+            on_step=lambda *_: marks.append(("step", len(shallow.gpu.syncs))),
+        )
+        assert [kind for kind, _ in marks] == (["window"] * 2 + ["step"]) * 2
+        assert len({count for _, count in marks}) == 1, shallow.gpu.syncs
+
+    @pytest.mark.parametrize(
+        ("scheduler", "waits"),
+        [
+            (DPMSolverMultistepScheduler, 0),
+            (EulerDiscreteScheduler, 0),
+            (DDPMScheduler, 1),  # noise of its own, drawn on the CPU
+            (EulerAncestralDiscreteScheduler, 1),
+            (LCMScheduler, 1),
+            (UniPCMultistepScheduler, 12),  # makes its coefficients on the device
+        ],
+    )
+    def test_steps_of_schedulers(self, tiny, monkeypatch, scheduler, waits):
+        pipe = tiny.pipe
+        monkeypatch.setattr(pipe, "scheduler", scheduler.from_config(pipe.scheduler.config))
+        generator, counts = torch.Generator().manual_seed(1), []
+        with tiny.gpu as gpu:
+            timesteps = pipe.prepare_timesteps(4, None)
+            latents = pipe.prepare_latents(24, (SIZE, SIZE), generator=generator, latents=None)
+            for timestep in timesteps:
+                gpu.syncs.clear()
+                scaled = pipe.scheduler.scale_model_input(latents, timestep)
+                latents, _ = pipe._step(scaled, timestep, latents, generator)
+                assert latents.device.type == "cuda" and latents.dtype == torch.float32
+                counts.append(len(gpu.syncs))
+        assert max(counts) <= waits, counts
+
+    def test_it_is_noticed(self):
+        """The recorder itself: what waits is found, what does not is not."""
+        with PretendedGPU() as gpu, torch.inference_mode():
+            x = torch.zeros(4, device="cuda")
+            _ = x + 1, x[1:], x.to("cuda"), torch.zeros(3).to("cuda", non_blocking=True)
+            assert gpu.syncs == []
+            float(x[0]), bool(x[0] > 0), x.tolist(), x[x > 0], torch.nonzero(x), torch.equal(x, x)
+            x.cpu(), torch.tensor([1, 2], device="cuda"), x[[0, 1]]
+        kinds = [sync.kind for sync in gpu.syncs]
+        assert kinds == ["read"] * 6 + ["shape"] * 2 + ["read"] * 2 + ["upload"] * 2
+        with PretendedGPU(), pytest.raises(RuntimeError):
+            torch.nn.functional.linear(torch.zeros(2, 3, device="cuda"), torch.zeros(4, 3))
+
+
+def test_people_of_a_batch_of_frames():
+    with PretendedGPU() as gpu:
+        with gpu.building(torch.float32):
+            network = DensePoseRCNN().eval()
+        people = network.people([np.zeros((SIZE, SIZE, 3), np.uint8)] * 4, margin=0.1)
+    assert [len(found) for found in people] == [3] * 4
