@@ -42,7 +42,7 @@ class WatchedAttention(HybridSelfAttention):
         if self.reference is not None and torch.is_grad_enabled():
             frames = len(hidden_states) // len(self.reference)
             keys = attn.to_k(self.reference.to(hidden_states.dtype)).repeat_interleave(frames, dim=0)
-            watched = watched_tokens(keys.shape[1]).to(hidden_states.device)
+            watched = watched_tokens(keys.shape[1], hidden_states.device)
             query = attn.to_q(hidden_states.index_select(1, watched))
             query, keys = (attn.head_to_batch_dim(x) for x in (query, keys))
             shares = attn.get_attention_scores(query, keys)  # (B F N) Q L
@@ -57,11 +57,12 @@ def watched_side(side: int) -> int:
     return side
 
 
-def watched_tokens(count: int) -> torch.Tensor:
-    """Which of a square block's ``count`` tokens are watched, int64 ``Q`` on the CPU."""
+def watched_tokens(count: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Which of a square block's ``count`` tokens are watched, int64 ``Q``."""
     side = round(count**0.5)
     stride = side // watched_side(side)
-    return torch.arange(count).view(side, side)[stride // 2 :: stride, stride // 2 :: stride].flatten()
+    tokens = torch.arange(count, device=device).view(side, side)
+    return tokens[stride // 2 :: stride, stride // 2 :: stride].flatten()
 
 
 def watch(unet: nn.Module, readers: Mapping[str, HybridSelfAttention]) -> dict[str, WatchedAttention]:
@@ -108,7 +109,7 @@ def attention_losses(
 
 def _block_losses(seen: torch.Tensor, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     """Losses of a block's pictures, ``N``, from its look ``N Q L`` and the label shares ``N P L``."""
-    watched = watched_tokens(here.shape[-1]).to(here.device)
+    watched = watched_tokens(here.shape[-1], here.device)
     here, there_too = here[..., watched], there[..., watched]  # the same places
     same_part = torch.einsum("npi,npj->nij", here[:, 1:], there[:, 1:])
     wanted = same_part / same_part.amax(dim=-1, keepdim=True).clamp_min(1e-6)

@@ -40,7 +40,7 @@ class _Wanted:
     def loss(self, seen: torch.Tensor) -> torch.Tensor:
         """Of a block's look ``N Q' L``, float32 ``N``."""
         side = round(seen.shape[-1] ** 0.5)
-        watched = watched_tokens(seen.shape[-1]).to(seen.device)
+        watched = watched_tokens(seen.shape[-1], seen.device)
         look = _pooled(self.look.transpose(1, 2), watched_side(side)).transpose(1, 2)  # N Q' G
         look = _pooled(look, side) * (self.look.shape[-1] / side**2)  # N Q' L, sums rather than means
         body = look.sum(-1)

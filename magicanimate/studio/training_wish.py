@@ -20,7 +20,7 @@ PROGRAM_FOLDER = Path(__file__).resolve().parents[2]
 """Where ``python -m training`` is found."""
 
 PRESETS = {
-    "mini": "small networks from nothing, 128 x 128 pixels; hours on a CPU",
+    "mini": "small networks from nothing, 128 x 128, then 256 x 256 pixels; days on a CPU",
     "tiny": "32 x 32 pixels, a few steps; to see in seconds that everything works",
     "paper_tiktok": "the paper's settings for TikTok dances; a GPU and Stable Diffusion 1.5",
     "paper_ted": "the paper's settings for TED talks; a GPU and Stable Diffusion 1.5",
@@ -37,7 +37,10 @@ FROM_NOTHING = ("mini", "tiny")
 NEW_STAGES = ("vae", "base")
 """Stages that only presets from nothing have: the others begin with Stable Diffusion's networks."""
 _RENDERER_NEEDS = ("anny", "numba", "cv2")
-_RENDERED = {"tiny": ("--size", "32", "--frames", "8", "--stills", "4")}
+_RENDERED = {
+    "mini": ("--size", "256", "--framing", "close"),
+    "tiny": ("--size", "32", "--frames", "8", "--stills", "4"),
+}
 """A preset's pictures, where they are not the renderer's usual ones."""
 
 
