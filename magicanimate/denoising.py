@@ -77,10 +77,10 @@ class WindowDenoiser:
         self.share_down = alike and not any(name.startswith("down_blocks") for name in readers)
         self._banks: dict[float, dict[str, torch.Tensor]] = {}
         self._read_at: float | None = None  # timestep of the bank that the readers have
-        self._on_device: dict[tuple[float, ...], torch.Tensor] = {}
+        self._on_device: dict[tuple[type | float, ...], torch.Tensor] = {}
 
     def encode_ahead(self, timesteps: torch.Tensor) -> None:
-        """Read the reference at all ``timesteps``, which are on the CPU; then the encoder has done its work."""
+        """Read the reference at all ``timesteps``, on the CPU; the encoder is not needed afterwards."""
         read_at = None
         for timestep in timesteps:
             if self._outdated(read_at, float(timestep)):
@@ -128,9 +128,9 @@ class WindowDenoiser:
 
         Most plans have the same windows in every step.
         """
-        key = tuple(numbers)
+        key = (type(numbers[0]), *numbers)  # (1,) and (1.0,) are equal, yet one is a frame and one a weight
         if key not in self._on_device:
-            self._on_device[key] = to_device(torch.tensor(key), self.device)
+            self._on_device[key] = to_device(torch.tensor(numbers), self.device)
         return self._on_device[key]
 
     def _bank(self, timestep: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -169,6 +169,12 @@ def test_controlnet_runs_once_per_frame_and_step(pipe):
     assert sum(frames) == 2 * 30
 
 
+@pytest.mark.parametrize("mode", ["open", "ring"])
+def test_windows_of_one_frame(pipe, mode):
+    """Frame 1 and a weight of 1.0 are different things, however equal."""
+    assert torch.isfinite(latents_of(pipe, frames=3, windows=WindowPlan(mode, size=1, overlap=0))).all()
+
+
 def test_frames_are_decoded_as_they_are_taken(pipe):
     decoded = []
     hook = pipe.vae.decoder.register_forward_hook(lambda *_: decoded.append(1))
