@@ -234,7 +234,7 @@ def test_map_in_other_colours_is_told_and_corrected_from_the_command_line(tmp_pa
         np.testing.assert_array_equal(frame, colourise(expected))
     people = write_output(tmp_path / "people.mp4", numbered(3), lossless=True)
     assert main([str(people), "-o", str(tmp_path / "map.mp4"), "--recolour"]) == 2
-    assert "is not a DensePose part map in colours that are known" in capsys.readouterr().err
+    assert "only a DensePose part map can be recoloured" in capsys.readouterr().err
 
 
 def test_archive_of_something_else_is_not_replaced(tmp_path):

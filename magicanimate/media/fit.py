@@ -243,11 +243,12 @@ def _path(
 ) -> tuple[tuple[int, int], ...]:
     """Corners of a window that keeps the box of every frame inside and moves no more than it must."""
     axes = []
+    seen = np.array([number for number, box in enumerate(boxes) if box is not None])
+    # Where nobody is the window waits for, or stays with, the people nearest in time.
+    nearest = [int(seen[np.abs(seen - number).argmin()]) for number in range(len(boxes))]
     for axis in (0, 1):
-        room = size[axis] - window[axis]
-        ends = np.array([(0, room) if box is None else _held(box, window, size, axis) for box in boxes])
-        first = next(k for k, box in enumerate(boxes) if box is not None)
-        position = float(ends[first].mean())
+        ends = np.array([_held(boxes[number], window, size, axis) for number in nearest])
+        position = float(ends[0].mean())
         lazy = np.array([position := float(np.clip(position, low, high)) for low, high in ends])
         reach = int(3 * _CALM)
         weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / _CALM) ** 2)
