@@ -291,7 +291,11 @@ class Animator:
         from densepose_tools.photo_people import PhotoBodies
 
         self._bodies = self._bodies or PhotoBodies.at_hand()
-        return None if self._bodies is None else self._bodies.people(photo)
+        try:
+            return None if self._bodies is None else self._bodies.people(photo)
+        except InputError as error:  # of the network that looks; the photo can be used all the same
+            log.warning("the photo is cropped in its middle: %s", error)
+            return None
 
     def check_size(self, request: AnimationRequest) -> None:
         """Refuse a size, or windows, that the checkpoint cannot do or this machine's memory can never hold.

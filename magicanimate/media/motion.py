@@ -17,7 +17,9 @@ from magicanimate.media import timing, video_file
 from magicanimate.media.photo import load_photo
 from magicanimate.palette import BACKGROUND
 
-_FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".tga")
+_FRAME_SUFFIXES = frozenset(
+    [".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".tga", ".jp2", ".qoi"]
+)
 
 _SEEK_FROM = 2.0
 """Seconds; a stretch that begins later is reached by seeking."""

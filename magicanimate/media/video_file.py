@@ -397,7 +397,7 @@ def _index_webp(path: Path, what: str, limits: MediaLimits) -> VideoIndex:
     """Index an animated WebP picture; times are in milliseconds."""
     with open_picture(path, what=what, limits=limits) as image:
         width, height = image.size
-    durations = _webp_durations(path)
+    durations = _webp_durations(path, most=10 * limits.max_frames)
     if len(durations) < 2:
         raise InputError(_still(path, what))
     pts = np.concatenate([[0], np.cumsum(durations[:-1])])
@@ -405,12 +405,12 @@ def _index_webp(path: Path, what: str, limits: MediaLimits) -> VideoIndex:
     return VideoIndex(pts, pts[:1], pts / 1000, last, None, width, height, has_sound=False, announced=0)
 
 
-def _webp_durations(path: Path) -> list[int]:
-    """Milliseconds of every frame (WebP container specification, chunk ANMF)."""
-    durations = []
+def _webp_durations(path: Path, *, most: int) -> list[int]:
+    """Milliseconds of every frame up to ``most`` (WebP container specification, chunk ANMF)."""
+    durations: list[int] = []
     with path.open("rb") as file:
         file.seek(12)
-        while len(head := file.read(8)) == 8:
+        while len(durations) < most and len(head := file.read(8)) == 8:
             size = int.from_bytes(head[4:], "little")
             content = file.read(min(size, 15))
             if head[:4] == b"ANMF" and len(content) == 15:
@@ -426,7 +426,7 @@ def _decode_webp(
     """Frames of an animated WebP picture with their times in milliseconds."""
     moment = 0
     with open_picture(path, what="clip", limits=limits) as image:
-        for number, duration in enumerate(_webp_durations(path)):
+        for number, duration in enumerate(_webp_durations(path, most=10 * limits.max_frames)):
             try:
                 image.seek(number)
                 frame = load_photo(image, name=str(path), limits=limits, alpha_over=BACKGROUND)
