@@ -17,9 +17,8 @@ from magicanimate.media import timing, video_file
 from magicanimate.media.photo import load_photo
 from magicanimate.palette import BACKGROUND
 
-_FRAME_SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".tga", ".jp2", ".qoi"]
-)
+_PICTURES = ".png .jpg .jpeg .webp .avif .heic .heif .bmp .tif .tiff .gif .ppm .tga .jp2 .qoi"
+_FRAME_SUFFIXES = frozenset(_PICTURES.split())
 
 _SEEK_FROM = 2.0
 """Seconds; a stretch that begins later is reached by seeking."""
