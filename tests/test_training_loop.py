@@ -184,7 +184,7 @@ def test_checkpoint_of_the_first_version_is_resumed(trained, data_folder, tmp_pa
 
 def test_full_disk_keeps_the_older_checkpoint(tmp_path):
     resource = pytest.importorskip("resource", reason="limits on file sizes are Unix's")
-    state = {"step": 1, "parameters": {"a": torch.zeros(100_000)}}
+    state = {"step": 1, "parameters": {"a": torch.zeros(100_000)}, "averages": {}, "optimizer": {}}
     kept = write_checkpoint(tmp_path, state, keep=2)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # the system refuses the write, as if full

@@ -64,7 +64,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is damaged ({error.reason}); restore it or choose another folder for the run."
         ) from error
-    if "stage" not in saved or "steps" not in saved:
+    if not {"stage", "steps", "seed"} & saved.keys():
         raise InputError(f"{path} belongs to no training; choose another folder for the run.")
     return saved
 

@@ -123,7 +123,8 @@ def check_replaceable(
 
     Args:
         dest: the folder.
-        overwrite: an earlier one may be replaced; ``None`` means unless it holds files of somebody's own.
+        overwrite: an earlier one may be replaced; ``None`` means unless it holds files of somebody's own,
+            but for a model card, which the caller keeps.
         is_earlier: whether a folder is an earlier one; whether it is a pipeline when ``None``.
 
     Raises:
@@ -135,7 +136,8 @@ def check_replaceable(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "its name is not possible"
         raise InputError(f"{dest} cannot be used ({reason}); choose another folder.") from error
-    if not exists or entries == []:
+    model_card = overwrite is None and [entry.name for entry in entries or ()] == ["README.md"]
+    if not exists or entries == [] or model_card:
         return
     if entries is None or not (is_earlier or _is_pipeline)(dest):
         raise InputError(f"{dest} already exists and is not a converted checkpoint; choose another folder.")
