@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import http.server
 import json
 import logging
 import os
@@ -262,6 +263,72 @@ def test_a_call_cannot_name_a_file_of_the_computer(address, folder):
     event = httpx.post(call, json={"data": [*data, {}]}, trust_env=False).json()["event_id"]
     reply = httpx.get(f"{call}/{event}", trust_env=False, timeout=PATIENCE).text
     assert "event: error" in reply and "the secret" not in reply
+
+
+def called(address: str, data: object) -> str:
+    """What the server answers to a call with this data, as text."""
+    url = f"{address}/gradio_api/call/animate"
+    reply = httpx.post(url, json={"data": data}, trust_env=False)
+    if reply.status_code != 200:
+        return reply.text
+    return httpx.get(f"{url}/{reply.json()['event_id']}", trust_env=False, timeout=PATIENCE).text
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTP", "ftp", "file"])
+def test_nothing_is_fetched_for_anybody(address, scheme):
+    """Not from this computer, and not from public addresses either."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"{scheme}://127.0.0.1:{server.server_port}/me.png"
+        file = {"path": url, "url": url, "meta": {"_type": "gradio.FileData"}}
+        for data in ([file, file, {}], [[file], None, {}], [None, None, {"deep": [file]}]):
+            answer = called(address, data)
+            assert "fetches nothing from other sites" in answer, answer
+        server.shutdown()
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [5, 5, 5],
+        ["a", "b", "c"],
+        [[], [], []],
+        [{"path": 5}, {"path": []}, {}],
+        [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, None, {}],
+        [None, None, [1]],
+        [None, None, {"seed": [1]}],
+        [None],
+        {"photo": 1},
+    ],
+)
+def test_values_of_other_kinds_are_refused_in_a_sentence(address, data, caplog):
+    secret = "do not log me"
+    with caplog.at_level(logging.INFO):
+        answer = called(address, data if isinstance(data, dict) else [*data, secret][: max(3, len(data))])
+    assert "should not have" not in answer and "Traceback" not in answer, answer
+    assert secret not in caplog.text
+
+
+def test_uploads_are_bounded(served, address, folder):
+    url = f"{address}/gradio_api/upload"
+    chunks = httpx.post(url, content=iter([b"x"]), trust_env=False)
+    assert chunks.status_code == 411 and "how long" in chunks.text
+    head = {"content-length": str(5 * 2**30), "content-type": "multipart/form-data; boundary=x"}
+    place = urlsplit(address)
+    raw = http.client.HTTPConnection(place.hostname, place.port, timeout=PATIENCE)
+    raw.putrequest("POST", "/gradio_api/upload")
+    for name, value in head.items():
+        raw.putheader(name, value)
+    raw.endheaders()
+    reply = raw.getresponse()
+    assert reply.status == 413 and b"too large" in reply.read()
 
 
 def test_other_sites_are_turned_away(address):

@@ -332,7 +332,7 @@ def test_uploads_are_bounded_for_each_visitor_and_in_all(tmp_path, monkeypatch):
             time.sleep(0.02)
         scratch.trim()
         assert [path.exists() for path in (*old[1:], *new)] == [False, True, True, True, True]
-        with pytest.raises(InputError, match="250 B are kept at most"), scratch.upload("carl", 251):
+        with pytest.raises(InputError, match="250 B are the most"), scratch.upload("carl", 251):
             pass
         with scratch.upload("carl", 200), scratch.upload("dora", 200):
             for who in ("carl", "eve"):

@@ -117,6 +117,17 @@ def answer(path: str, *, open_folders: list[Path] | None = None, **headers: str)
     return asyncio.run(ask())
 
 
+@pytest.mark.parametrize("path", ["/logout", "/logout/", "/gradio_api/logout"])
+def test_only_the_page_itself_logs_out(path):
+    linked = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    for site in ("cross-site", "same-site"):
+        reply = answer(path, **{"sec-fetch-site": site}, **linked)
+        assert (reply.status_code, reply.text) == (403, "Logging out is up to the page itself.")
+    for site in ("same-origin", "none"):
+        assert answer(path, **{"sec-fetch-site": site}, **linked).status_code != 403
+    assert answer(path).status_code != 403  # programs say nothing of sites
+
+
 def test_the_page_may_not_be_framed_by_others():
     reply = answer("/")
     assert reply.text == "page"

@@ -1,0 +1,158 @@
+"""Trainings with something wrong: damaged files, numbers that are not finite, settings of no sense."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from magicanimate.errors import InputError
+from tests.training_runs import train
+from training.__main__ import main
+from training.checkpoints import checkpoints_of, read_newest
+from training.config import OptimizerConfig, check_config
+from training.export import saved_config
+from training.options import whole_number
+from training.presets import PRESETS, preset
+from training.run_folder import Metrics, check_settings, read_config
+
+
+@pytest.fixture(scope="module")
+def run(data_folder, tmp_path_factory) -> Path:
+    """A run of three steps with a checkpoint of each of the last two."""
+    return train("vae", data_folder, tmp_path_factory.mktemp("runs"), steps=3, checkpoint_every=1)
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(run, data_folder, caplog):
+    newest, before = checkpoints_of(run)
+    content = newest.read_bytes()
+    for kept in (len(content) // 2, 10, 0):
+        newest.write_bytes(content[:kept])
+        caplog.clear()
+        path, state = read_newest(run)
+        assert path == before and state["step"] == 2
+        assert f"{newest} is damaged or cut off. The one before it is used" in caplog.text
+    train("vae", data_folder, run.parent, steps=3, checkpoint_every=1)
+    path, state = read_newest(run)
+    assert path == newest and state["step"] == 3  # the step was taken again
+
+
+def test_no_checkpoint_that_can_be_read_is_said(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for step, content in ((1, b""), (2, b"PK\x03\x04"), (3, b"{}")):
+        (tmp_path / "checkpoints" / f"step_{step:07d}.pt").write_bytes(content)
+    torch.save([1], tmp_path / "checkpoints" / "step_0000004.pt")
+    with pytest.raises(InputError, match="None of the checkpoints in .* can be read"):
+        read_newest(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_at_its_step(run, data_folder, tmp_path):
+    newest = checkpoints_of(run)[0]
+    (tmp_path / "vae" / "checkpoints").mkdir(parents=True)
+    state = torch.load(newest, weights_only=True)
+    name = next(iter(state["parameters"]))
+    state["parameters"][name].fill_(float("nan"))
+    torch.save(state, tmp_path / "vae" / "checkpoints" / newest.name)
+    with pytest.raises(InputError, match="The loss of step 4 is nan"):
+        train("vae", data_folder, tmp_path, steps=6, checkpoint_every=1)
+    assert [path.name for path in checkpoints_of(tmp_path / "vae")] == [newest.name]
+
+
+def test_weights_that_are_not_finite_are_not_kept(data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.loop.learning_rate", lambda config, step, steps: float("inf"))
+    with pytest.raises(InputError, match="After step 1 there are values that are not finite in "):
+        train("vae", data_folder, tmp_path, steps=2, checkpoint_every=1)
+    assert checkpoints_of(tmp_path / "vae") == []
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("steps", "batch_size", "targets", "size", "num_frames", "interval", "accumulation"),
+        *("checkpoint_every", "keep_checkpoints", "sample_every", "log_every"),
+        *("learning_rate", "max_grad_norm"),
+    ],
+)
+def test_options_of_no_sense_are_refused(name, value):
+    config = preset("tiny", "vae")[0]
+    if name in OptimizerConfig.__dataclass_fields__:
+        config = replace(config, optimizer=replace(config.optimizer, **{name: value}))
+    else:
+        config = replace(config, **{name: value})
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is .*; choose "):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tau_0": 1.5}, "--tau-0 is 1.5; choose 0 to 1"),
+        ({"holdout": -1}, "--holdout is -1"),
+        ({"seed": 2**70}, "--seed is"),
+        ({"batch_size": 3, "targets": 2}, "is no multiple of --targets 2"),
+        ({"tau_1": 0.5, "tau_2": 0.2}, "less than --tau-1"),
+    ],
+)
+def test_other_settings_of_no_sense(change, words):
+    with pytest.raises(InputError, match=words):
+        check_config(replace(preset("tiny", "vae")[0], **change))
+
+
+def test_every_preset_makes_sense():
+    for name in PRESETS:
+        for stage in ("vae", "base", "controlnet", "stage1", "stage2"):
+            check_config(preset(name, stage)[0])
+
+
+def test_numbers_of_the_command_line():
+    assert whole_number("3") == 3
+    for text in ("0", "-1", "x", "1.5", "1" * 5000):
+        with pytest.raises(argparse.ArgumentTypeError):
+            whole_number(text)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "5", '{"name": "mine"}', "[" * 5000])
+def test_a_strange_config_is_neither_used_nor_replaced(tmp_path, data_folder, content):
+    (tmp_path / "vae").mkdir()
+    config = tmp_path / "vae" / "config.json"
+    config.write_text(content)
+    for use in (read_config, lambda path: check_settings(path.parent, {"seed": 1})):
+        with pytest.raises(InputError, match="config.json (is damaged|belongs to no training)"):
+            use(config)
+    with pytest.raises(InputError, match="config.json"):
+        train("vae", data_folder, tmp_path)
+    assert config.read_text() == content
+
+
+def test_values_of_another_kind_in_a_config_are_left_out(tmp_path):
+    (tmp_path / "base").mkdir()
+    saved = {"stage": "base", "steps": "many", "seed": 7, "optimizer": [], "loss": {"min_snr_gamma": 2}}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(saved))
+    own = preset("tiny", "stage2")[0]
+    config = saved_config(tmp_path, own)
+    assert (config.steps, config.seed, config.optimizer) == (own.steps, 7, own.optimizer)
+    assert config.loss.min_snr_gamma == 2
+
+
+def test_somebodys_figures_are_not_cut(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("my figures\n")
+    with pytest.raises(InputError, match="metrics.jsonl belongs to no run"):
+        check_settings(tmp_path, {})
+    (tmp_path / "config.json").write_text('{"seed": 1}')
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": "x"}\n\xff\n{"step": 9}\n{"st')
+    Metrics(tmp_path, step=5).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_an_export_replaces_no_folder_of_somebodys_own(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "me.png").touch()
+    assert main(["export", "--runs", str(tmp_path), "--preset", "tiny", "--out", str(photos)]) == 2
+    assert "photos already exists and is not a converted checkpoint" in capsys.readouterr().err
+    assert (photos / "me.png").exists()
