@@ -39,7 +39,7 @@ class PersonAt:
     second: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.x, self.y, self.second) < 0:
+        if not all(0 <= value < float("inf") for value in (self.x, self.y, self.second)):
             raise InputError(f"{self} lies outside of the clip; give a pixel and a second from 0.")
 
     def __str__(self) -> str:

@@ -61,11 +61,11 @@ def test_killed_run_is_the_uninterrupted_run(data_folder, tmp_path):
         process = command(moment, step, *args, module="tests.training_killed")
         assert process.wait() == -signal.SIGKILL, process.stdout.read()
         assert read_checkpoint(newest_checkpoint(run))["step"] == survives
-    assert list((run / "checkpoints").glob("*8.tmp"))
+    assert list((run / "checkpoints").glob(".step_0000008.*.partial.pt"))
     train("vae", data_folder, run.parent, steps=9)
     assert losses(run) == losses(whole)
     assert [row["step"] for row in rows(run)] == list(range(1, 10))
-    assert not list((run / "checkpoints").glob("*.tmp"))
+    assert not list((run / "checkpoints").glob(".*"))
     ours, theirs = weights(run), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

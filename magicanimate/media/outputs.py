@@ -14,7 +14,7 @@ from typing import Any
 
 from magicanimate import __version__
 from magicanimate.errors import InputError
-from magicanimate.files import read_json, sweep
+from magicanimate.files import partial_path, read_json, remove, sweep
 from magicanimate.media.file_metadata import FRAME_NAME, is_our_frame, read_metadata
 
 PROGRAM = f"MagicAnimate {__version__}"
@@ -164,7 +164,14 @@ def _with_folder(path: Path) -> Path:
         raise InputError(
             f"The folder {path.parent} cannot be made ({error.strerror}); choose another place."
         ) from error
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"The folder {path.parent} cannot be written to; choose another place.")
     sweep(path.parent)
+    probe = partial_path(path)  # rights alone do not tell: some file systems take no files from anybody
+    try:
+        probe.mkdir()
+    except OSError as error:
+        raise InputError(
+            f"The folder {path.parent} cannot be written to ({error.strerror}); choose another place."
+        ) from error
+    finally:
+        remove(probe)
     return path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from magicanimate.checkpoints.home import HOME_VARIABLE, home
 from magicanimate.errors import InputError
-from magicanimate.files import write_bytes
+from magicanimate.files import require_ordinary, write_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -103,6 +103,7 @@ def read_identity(path: Path) -> Identity:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization as pem
 
+    require_ordinary(path)
     try:
         data = path.read_bytes()
         key = pem.load_pem_private_key(data, password=None)

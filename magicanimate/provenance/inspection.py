@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +101,7 @@ def inspect(path: Path) -> Inspection:
         return Inspection(
             path, read_metadata(path), worst, {state: states.count(state) for state in sorted(set(states))}
         )
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(f"The file {path} does not exist; check the name.")
     require_ordinary(path)
     return Inspection(path, read_metadata(path), read_credentials(path))
@@ -131,6 +132,8 @@ def read_credentials(path: Path) -> Credentials:
         return Credentials("unreadable", "content credentials of this kind of file cannot be read")
     except c2pa.C2paError as error:
         return Credentials("broken", str(error).strip())
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return Credentials("broken", "what they say is of another form than content credentials have")
 
 
 def _credentials(store: dict[str, Any]) -> Credentials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -117,16 +118,16 @@ def parse_accounts(text: str) -> list[tuple[str, str]]:
     Raises:
         InputError: it is neither.
     """
-    file = Path(text).expanduser()
+    file = Path(os.path.expanduser(text))
     lines = [text]
-    if file.is_file():
+    if os.path.isfile(file):  # a password may be longer than a name can be
         try:
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The file of accounts {file} cannot be read; check it.") from error
     accounts = [tuple(line.strip().split(":", 1)) for line in lines]
     if not accounts or any(len(account) != 2 or not all(account) for account in accounts):
-        where = f"in {file}" if file.is_file() else "after --auth"  # not shown: it may be a password
+        where = f"in {file}" if os.path.isfile(file) else "after --auth"  # not shown: it may be a password
         raise InputError(f"What is {where} is no account; write NAME:PASSWORD, or a file with such lines.")
     return accounts
 
