@@ -6,7 +6,7 @@ reference shows none of them; one of the background at its own place. The loss i
 look with the wanted distribution, a Gaussian around the right place.
 
 Letters in shape comments: ``B`` references, ``F`` targets of each, ``M`` side of a map of body points, ``Q``
-watched tokens of a block, ``L`` all its tokens, ``G`` grid points of the reference.
+watched tokens of a block, ``L`` all its tokens, ``N`` targets.
 """
 
 from __future__ import annotations
@@ -25,32 +25,38 @@ _LEAST_SHARE = 1e-4  # bounds the gradient of a share that is almost nothing
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Where the watched tokens of the largest blocks should look, on square grids of places.
+    """Where the watched tokens of blocks of one size should look.
 
     Attributes:
-        look: ``N Q G``, of each watched token how much it should look at each place of the reference; rows
-            add up to 1, or are 0 where the reference does not show it.
-        nobody_here: ``N Q``, 1 where the target shows background; nobody_there: ``N G``, likewise.
+        look: ``N Q L``, of each watched token how much it should look at each of the reference's; rows add up
+            to the share of the token that is a place of the body which the reference shows.
+        nobody_here: ``N Q``, share of a token of the target that is background; nobody_there: ``N L``, of the
+            reference's.
     """
 
     look: torch.Tensor
     nobody_here: torch.Tensor
     nobody_there: torch.Tensor
 
+    def pooled(self, side: int) -> _Wanted:
+        """For blocks with ``side`` tokens each way."""
+        smaller = self.look.shape[-1] // side**2
+        if smaller == 1:
+            return self
+        look = _pooled(self.look.transpose(1, 2), watched_side(side)).transpose(1, 2)
+        look = _pooled(look, side) * smaller  # sums over the places of a token, means over the watched ones
+        return _Wanted(look, _pooled(self.nobody_here, watched_side(side)), _pooled(self.nobody_there, side))
+
     def loss(self, seen: torch.Tensor) -> torch.Tensor:
-        """Of a block's look ``N Q' L``, float32 ``N``."""
-        side = round(seen.shape[-1] ** 0.5)
+        """Of a block's look ``N Q L``, float32 ``N``."""
         watched = watched_tokens(seen.shape[-1], seen.device)
-        look = _pooled(self.look.transpose(1, 2), watched_side(side)).transpose(1, 2)  # N Q' G
-        look = _pooled(look, side) * (self.look.shape[-1] / side**2)  # N Q' L, sums rather than means
-        body = look.sum(-1)
+        body = self.look.sum(-1)
         logarithms = (seen + _LEAST_SHARE).log()
-        astray = -(look * logarithms).sum(-1)  # body times cross-entropy
-        nobody = _pooled(self.nobody_here, watched_side(side)) * _pooled(self.nobody_there, side)[:, watched]
+        astray = -torch.einsum("nql,nql->n", self.look, logarithms)  # body times cross-entropy
+        nobody = self.nobody_here * self.nobody_there[:, watched]
         own = -logarithms[:, torch.arange(len(watched), device=seen.device), watched]
         return 0.5 * (
-            astray.sum(-1) / body.sum(-1).clamp_min(1.0)
-            + (own * nobody).sum(-1) / nobody.sum(-1).clamp_min(1.0)
+            astray / body.sum(-1).clamp_min(1.0) + (own * nobody).sum(-1) / nobody.sum(-1).clamp_min(1.0)
         )
 
 
@@ -71,17 +77,17 @@ def point_losses(
     """
     samples, frames = target_points.shape[:2]
     wanted = _wanted(reference_points, target_points, size[0])
-    losses = torch.stack([wanted.loss(reader.seen) for reader in readers.values()])
+    sides = {round(reader.seen.shape[-1] ** 0.5) for reader in readers.values()}
+    of_size = {side * side: wanted.pooled(side) for side in sides}
+    losses = torch.stack([of_size[r.seen.shape[-1]].loss(r.seen) for r in readers.values()])
     return losses.mean(0).unflatten(0, (samples, frames)).mean(1)
 
 
 @torch.no_grad()
 def _wanted(reference_points: torch.Tensor, target_points: torch.Tensor, side: int) -> _Wanted:
-    """For blocks of at most ``side`` tokens each way."""
-    # Blocks of few tokens are told more exactly where to look than their own grid is fine.
-    fine = side if 4 * side > reference_points.shape[1] else 2 * side
+    """For blocks of ``side`` tokens each way, each of them judged by the place in its middle."""
     here = _on_grid(target_points.flatten(0, 1), watched_side(side))  # (B F) Q 4
-    there = _on_grid(reference_points, fine).repeat_interleave(target_points.shape[1], dim=0)
+    there = _on_grid(reference_points, side).repeat_interleave(target_points.shape[1], dim=0)
     apart = torch.cdist(here[..., :3], there[..., :3])
     somebody = here[..., 3:] > 0
     possible = somebody & (here[..., 3:] == there[:, None, :, 3])
