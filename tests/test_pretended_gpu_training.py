@@ -96,7 +96,9 @@ def test_every_stage_takes_a_step(name, kind, data_folder, videos, tiny_model, t
     if kind == "videos":
         config = replace(config, still_share=0.0, target_still_share=0.0)
     if name == "base":
-        config = replace(config, loss=replace(config.loss, weigh_channels=True, attention_weight=0.3))
+        by = "points" if kind == "dancers" else "parts"
+        loss = replace(config.loss, weigh_channels=True, attention_weight=0.3, attention_by=by)
+        config = replace(config, loss=loss)
     data = open_data(config, DataFolders(data_folder if kind == "dancers" else videos))
     start = Start() if name == "vae" else Start(pipeline=tiny_model)
     stage = build_stage(config, network, data, tmp_path, start, device=torch.device("cpu"))
