@@ -9,23 +9,41 @@ format, a shape. Beside it, `PretendedGPU` records what no exception tells:
 * the memory that is alive at each moment, by the lifetimes of storages.
 
 What cannot be seen: values (an overflow of float16), speed, fragmentation, the libraries' own workspaces.
+
+    python -m benchmarks.pretended_gpu
+
+prints the memory that an animation takes by profile, planned (`magicanimate.memory.need`) and followed, and
+the profile that cards of several sizes take.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import traceback
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
+import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from benchmarks.flops import build_pipeline
+from magicanimate.memory.ladder import MemoryLadder
+from magicanimate.memory.need import DENOISERS, Footprint, Work, choose_profile, needed_bytes
+from magicanimate.memory.profiles import TILE, MemoryProfile, profiles_for
+from magicanimate.models.autoencoder import set_sliced
+
+CARDS = (6, 8, 12, 16, 24)  # GB
+TAKEN = 500 * 1024**2  # of a card by the driver, the context and a desktop
+SIZES = ((512, 512), (768, 512))
 FOUND = 3  # what is found where the answer's shape depends on numbers: so many boxes, rows of a mask
 BLOCK = 512  # bytes; CUDA's allocator of torch gives memory out in multiples of it
 aten = torch.ops.aten
@@ -278,3 +296,84 @@ def _place() -> str:
             if f"/{start}" in name and "benchmarks/" not in name:
                 return f"{start}{name.rpartition('/' + start)[2]}:{frame.lineno} {frame.line}"
     return "?"
+
+
+def footprint(pipe: DiffusionPipeline) -> Footprint:
+    """What `Footprint.of` would read from the files of a pipeline's networks."""
+    parameters = {}
+    for name in (*DENOISERS, "vae"):
+        found: Counter[str] = Counter()
+        for key, weight in getattr(pipe, name).named_parameters() if getattr(pipe, name) else ():
+            parts = key.split(".")
+            found[".".join(parts[:2]) if parts[0] in ("down_blocks", "up_blocks") else ""] += weight.numel()
+        parameters[name] = dict(found)
+    return Footprint(
+        parameters,
+        channels=pipe.unet.config.block_out_channels[0],
+        decoder_channels=pipe.vae.config.block_out_channels[1],
+        scale=pipe.vae_scale_factor,
+    )
+
+
+def followed_peak(
+    gpu: PretendedGPU,
+    pipe: DiffusionPipeline,
+    profile: MemoryProfile,
+    *,
+    width: int,
+    height: int,
+    frames: int,
+) -> int:
+    """Bytes alive at the worst moment of one guided step and the decoding, with the weights."""
+    set_sliced(pipe.vae, TILE if profile.sliced else None)
+    photo, control = np.zeros((height, width, 3), np.uint8), np.zeros((frames, height, width, 3), np.uint8)
+    with gpu:
+        gpu.reset_peak()
+        pipe(
+            photo,
+            control,
+            num_inference_steps=1,
+            guidance_scale=7.5,
+            ladder=MemoryLadder(pipe, profile, device="cuda"),
+        )
+    return gpu.peak
+
+
+def main() -> None:
+    """Print both tables."""
+    top = argparse.ArgumentParser(
+        prog="python -m benchmarks.pretended_gpu",
+        description="Memory of an animation on CUDA, planned and followed on a GPU that is not there.",
+    )
+    top.add_argument("--frames", type=int, default=64, help="of the clip (%(default)s)")
+    frames = top.parse_args().frames
+    gpu = PretendedGPU()
+    with gpu, gpu.building(torch.float16):
+        pipe = build_pipeline()
+    sizes, found = footprint(pipe), profiles_for("cuda")
+    print(
+        f"{frames} frames, float16, guidance; GB\n\n| size | profile | planned | followed |"
+    )
+    for width, height in SIZES:
+        for profile in found:
+            planned = needed_bytes(
+                sizes, Work(width, height, frames=frames), profile, device="cuda", dtype="float16"
+            )
+            seen = "-"  # the hooks that bring blocks do not take such tensors
+            if not profile.offload:
+                peak = followed_peak(gpu, pipe, profile, width=width, height=height, frames=frames)
+                seen = f"{peak / 1e9:.2f}"
+            print(f"| {width}x{height} | {profile.name} | {planned / 1e9:.2f} | {seen} |", flush=True)
+    print(f"\n| card, GB | free of it | {' | '.join(f'{w}x{h}' for w, h in SIZES)} |\n|---|---|---|---|")
+    for card in CARDS:
+        free, cells = card * 1024**3 - TAKEN, []
+        for width, height in SIZES:
+            work = Work(width, height, frames=frames)
+            profile, _ = choose_profile("auto", sizes, work, device="cuda", dtype="float16", free=free)
+            needed = needed_bytes(sizes, work, profile, device="cuda", dtype="float16")
+            cells.append(f"{profile.name}, {needed / 1e9:.1f}")
+        print(f"| {card} | {free / 1e9:.1f} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

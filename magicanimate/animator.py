@@ -317,7 +317,7 @@ class Animator:
                 f"Windows of {request.window_size} frames are too long for the checkpoint {self.folder}, "
                 f"which knows {footprint.positions} positions in time; choose a smaller window."
             )
-        needed = needed_bytes(footprint, work, tightest, dtype=device.dtype)
+        needed = needed_bytes(footprint, work, tightest, device=device.name, dtype=device.dtype)
         if needed > (total := total_bytes(device.name)):
             raise InputError(
                 f"{request.width}x{request.height} pixels with windows of {request.window_size} frames need "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_map
 
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_hybrid_attention, set_reference
@@ -65,10 +66,16 @@ def tiny_pipeline(dtype: torch.dtype = torch.float32) -> MagicAnimatePipeline:
 
 
 def compare(case: dict[str, Any], folder: Path, pipe: MagicAnimatePipeline) -> list[Comparison]:
-    """Run one case and compare every stored output."""
+    """Run one case, wherever the networks are, and compare every stored output."""
     expected = load_file(folder / case["file"])
-    with torch.no_grad():
-        outputs = RUNNERS[case["kind"]](case, pipe)
+    networks = (pipe.unet, pipe.appearance_encoder, pipe.controlnet)
+    hooks = [_on_device_of(network) for network in networks]
+    try:
+        with torch.no_grad():
+            outputs = RUNNERS[case["kind"]](case, pipe)
+    finally:
+        for hook in hooks:
+            hook.remove()
     relative = 5e-5 if case["kind"] == "denoise_loop" else 3e-5
     rows = []
     for name, golden in expected.items():
@@ -76,13 +83,28 @@ def compare(case: dict[str, Any], folder: Path, pipe: MagicAnimatePipeline) -> l
         tolerance = relative * (largest if case["kind"] == "denoise_loop" else max(1.0, largest))
         if case.get("bank") == "float16":
             tolerance = 1e-4 * largest
-        difference = (outputs[name].float() - golden).abs().max().item()
+        difference = (outputs[name].float().cpu() - golden).abs().max().item()
         rows.append(Comparison(case["case"], name, difference, tolerance))
     return rows
 
 
 def _input(case: dict[str, Any], tensor: str, shape) -> torch.Tensor:
     return normals(f"input/{case.get('input_case', case['case'])}/{tensor}", shape)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def _on_device_of(network: torch.nn.Module):
+    """While it lasts, the network takes inputs from the CPU, wherever it is; returns what takes it back."""
+
+    def move(module, args, kwargs):
+        device = next(module.parameters()).device
+        moved = {key: tree_map(lambda value: _moved(value, device), value) for key, value in kwargs.items()}
+        return tuple(_moved(value, device) for value in args), moved
+
+    return network.register_forward_pre_hook(move, with_kwargs=True)
 
 
 def _image(case: dict[str, Any], tensor: str, shape) -> np.ndarray:

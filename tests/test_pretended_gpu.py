@@ -22,9 +22,10 @@ from diffusers import (
 )
 
 from benchmarks.flops import build_pipeline
-from benchmarks.pretended_gpu import PretendedGPU
+from benchmarks.pretended_gpu import PretendedGPU, footprint
 from densepose_tools.rcnn.network import DensePoseRCNN
 from magicanimate.memory.ladder import MemoryLadder
+from magicanimate.memory.need import OVERHEAD, Work, needed_bytes
 from magicanimate.memory.profiles import TILE, profile_named
 from magicanimate.models.autoencoder import set_sliced
 from magicanimate.presets import speed_preset
@@ -41,10 +42,10 @@ class Card:
         with self.gpu, self.gpu.building(dtype):
             self.pipe = build_pipeline(**settings)
 
-    def animate(self, *, frames: int = 24, steps: int = 1, profile: str = "", **settings):
+    def animate(self, *, frames: int = 24, steps: int = 1, profile: str = "", width: int = SIZE, **settings):
         """What the pipeline returns; fails if something is on another device or in another format."""
-        photo = np.zeros((SIZE, SIZE, 3), np.uint8)
-        control = np.zeros((frames, SIZE, SIZE, 3), np.uint8)
+        photo = np.zeros((SIZE, width, 3), np.uint8)
+        control = np.zeros((frames, SIZE, width, 3), np.uint8)
         if profile:
             wanted = profile_named(profile, "cuda")
             settings["ladder"] = MemoryLadder(self.pipe, wanted, device="cuda")
@@ -55,7 +56,7 @@ class Card:
         with self.gpu:
             output = self.pipe(photo, control, num_inference_steps=steps, **settings)
         assert output.latents.device.type == "cuda" and output.latents.dtype == torch.float32
-        assert output.latents.shape == (1, 4, frames, SIZE // 8, SIZE // 8)
+        assert output.latents.shape == (1, 4, frames, SIZE // 8, width // 8)
         return output
 
 
@@ -77,10 +78,30 @@ def tiny() -> Card:
     return Card(torch.float16, layers=1, channels=(32,) * 4, vae_channels=(32,) * 4, text_width=32)
 
 
-@pytest.mark.parametrize(("profile", "frames"), [("roomy", 40), ("standard", 24), ("frugal", 24)])
-def test_float16_in_every_profile(whole, profile, frames):
-    output = whole.animate(frames=frames, profile=profile, output_type="np")
-    assert output.frames.shape == (frames, SIZE, SIZE, 3) and output.frames.dtype == np.uint8
+@pytest.mark.parametrize(
+    ("profile", "frames", "width"),
+    [
+        ("roomy", 40, 512),
+        ("standard", 24, 512),
+        ("frugal", 24, 512),
+        ("roomy", 28, 768),
+        ("standard", 16, 768),
+        ("frugal", 16, 768),
+    ],
+)
+def test_float16_in_every_profile_takes_as_much_memory_as_is_planned(whole, profile, frames, width):
+    """Within 15 percent of the work's own memory, and of the weights'."""
+    gpu, wanted = whole.gpu, profile_named(profile, "cuda")
+    gpu.reset_peak()
+    weights = gpu.allocated
+    output = whole.animate(frames=frames, profile=profile, width=width, output_type="np")
+    assert output.frames.shape == (frames, SIZE, width, 3) and output.frames.dtype == np.uint8
+    work = Work(width, SIZE, frames=frames)
+    planned = needed_bytes(footprint(whole.pipe), work, wanted, device="cuda", dtype="float16") - OVERHEAD
+    assert planned - weights == pytest.approx(gpu.peak - weights, rel=0.15)
+    nothing = replace(work, frames=0)
+    kept = needed_bytes(footprint(whole.pipe), nothing, wanted, device="cuda", dtype="float16") - OVERHEAD
+    assert kept == pytest.approx(weights, rel=0.01)
 
 
 @pytest.mark.parametrize(("profile", "frames"), [("roomy", 24), ("standard", 40), ("frugal", 24)])

@@ -1,7 +1,7 @@
 """What an animation needs: an estimate from the checkpoint's files and the size of the work.
 
 Weights are counted from the files' headers. What the networks hold while they run is proportional to their
-first feature maps; the factors were measured (`python -m benchmarks.memory`).
+first feature maps; the factors were measured, those of a GPU on one that is not there.
 """
 
 from __future__ import annotations
@@ -31,11 +31,28 @@ from magicanimate.windows import WindowPlan
 
 DENOISERS = ("unet", "controlnet", "appearance_encoder", "controlnet_keypoints")  # the last where it exists
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-DENOISING = 60  # times the bytes of a window's first feature maps; 49 measured for one, 53 for several
-DECODING = 6  # times the bytes of the decoded frames' feature maps at the picture's full size; 4.8 measured
-SPARE = 0.9  # share of the free memory that is planned with
+SPARE = 0.9  # share of the free memory that is planned with; the rest is for gaps between tensors
 _KEPT_SIZE = 2  # bytes of a number of kept features, whatever the format of the run
 OVERHEAD = 200 * 1024**2  # what the libraries take when they first compute
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What the networks hold at their worst moment, as multiples of the bytes of feature maps.
+
+    Attributes:
+        denoising: of a window's first feature maps.
+        decoding: of the decoded frames' feature maps when the decoder first has the picture's full size.
+    """
+
+    denoising: float
+    decoding: float
+
+
+CPU = Factors(60, 6)  # 49 measured for one window, 53 for several, and 4.8 (`benchmarks.memory`)
+# 38.8 to 41.2 and 3.0 to 3.1 by the lifetimes of tensors (`benchmarks.pretended_gpu`). There attention is a
+# kernel that holds no scores, and no copies are made for oneDNN.
+CUDA = Factors(41, 3.2)
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,7 @@ class Work:
         window: frames of a window.
         frames: of the clip.
         kept: frames, over all windows and guidance branches, whose deep features serve again in later steps.
+        windows: of a step; those of an open plan with the usual overlap when ``None``.
     """
 
     width: int
@@ -114,25 +132,28 @@ class Work:
     window: int = 16
     frames: int = 64
     kept: int = 0
+    windows: int | None = None
 
     @classmethod
     def of(cls, request: AnimationRequest, frames: int) -> Work:
         """That of a request with size and guidance, see `ModelDefaults.completed`."""
         settings, kept = request.settings(), 0
+        windows = WindowPlan.of(settings).windows(frames)
         if Shortcuts.of(settings).deep_reuse:
-            windows = WindowPlan.of(settings).windows(frames)
             # The ControlNet's residual is kept beside the branches.
             kept = sum(map(len, windows)) * (3 if request.guidance_scale > 1 else 2)
-        return cls(request.width, request.height, request.window_size, frames, kept)
+        return cls(request.width, request.height, request.window_size, frames, kept, len(windows))
 
 
-def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, dtype: str) -> int:
+def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, device: str, dtype: str) -> int:
     """Estimate of the device's memory that an animation takes at its worst moment, with the weights."""
+    factors = CUDA if device.partition(":")[0] == "cuda" else CPU  # Apple's GPU was not measured: more
     size = BYTES[dtype]
     latents = -(-work.width // footprint.scale) * -(-work.height // footprint.scale)  # pixels of one frame
     first_maps = latents * footprint.channels * size
-    windows = max(1, min(profile.window_batch, work.frames // max(1, work.window)))
-    denoising = DENOISING * windows * min(work.window, work.frames) * first_maps
+    plan = WindowPlan(size=work.window, overlap=min(WindowPlan.overlap, work.window - 1))
+    windows = min(profile.window_batch, work.windows or len(plan.windows(work.frames)))
+    denoising = factors.denoising * windows * min(work.window, work.frames) * first_maps
     if profile.keep_maps:
         denoising += min(KEPT_MAPS, work.frames * first_maps)
     denoising += min(KEPT_DEEP, work.kept * latents * footprint.channels * _KEPT_SIZE)
@@ -140,8 +161,8 @@ def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, dt
     if profile.sliced:
         pixels = min(pixels, TILE**2)
     frames = 1 if profile.sliced else min(DECODED_AT_ONCE, work.frames)
-    decoding = DECODING * frames * pixels * footprint.decoder_channels * size
-    return _weights(footprint, profile, size) + max(denoising, decoding) + OVERHEAD
+    decoding = factors.decoding * frames * pixels * footprint.decoder_channels * size
+    return _weights(footprint, profile, size) + int(max(denoising, decoding)) + OVERHEAD
 
 
 def _weights(footprint: Footprint, profile: MemoryProfile, size: int) -> int:
@@ -172,7 +193,9 @@ def choose_profile(
     if wish != AUTO:
         return profile_named(wish, device), "as asked for"
     found = profiles_for(device)
-    needs = {profile.name: needed_bytes(footprint, work, profile, dtype=dtype) for profile in found}
+    needs = {
+        profile.name: needed_bytes(footprint, work, profile, device=device, dtype=dtype) for profile in found
+    }
     fits = [profile for profile in found if needs[profile.name] <= SPARE * free]
     chosen = fits[0] if fits else found[-1]
     verdict = "enough" if fits else "perhaps too little"
