@@ -10,8 +10,8 @@ c. a training step of stage 1 and of stage 2 at that size;
 d. the mini's frames beside those of the CPU.
 
 ``FOLDER/gpu.json`` and ``FOLDER/gpu.md`` are written anew after each row, so that a run that is cut off still
-tells. What no time is left for is named. Without a GPU everything runs on the CPU in small: networks, pictures
-and clips that take seconds, whose figures mean nothing.
+tells. What no time is left for is named. Without a GPU everything runs on the CPU in small: networks,
+pictures and clips that take seconds, whose figures mean nothing.
 """
 
 from __future__ import annotations
@@ -199,7 +199,14 @@ class Bench:
     def speed(self) -> None:
         """Part b."""
         part = "b. networks of full size, a step"
-        rate = self.row(part, "a large product", self._product)
+        self._resident(part, self.row(part, "a large product", self._product))
+        for profile in profiles_for(self.device):
+            if profile.offload or profile.eight_bit:
+                self.free()
+                self.row(part, profile.name, lambda profile=profile: self._fresh(profile))
+
+    def _resident(self, part: str, rate: dict[str, Any] | None) -> None:
+        """The rows of networks that stay on the device."""
         with self.built():
             pipe = build_pipeline(**self.scale.networks)
         roomy, *_ = [profile for profile in profiles_for(self.device) if not profile.offload]
@@ -232,15 +239,13 @@ class Bench:
             self.row("b. presets, a whole animation", name, lambda name=name: self._preset(pipe, name))
         self.row("b. out of memory", roomy.name, lambda: self._out_of_memory(pipe, roomy))
         self._compiled(part, pipe, standard)
-        del pipe
-        for profile in profiles_for(self.device):
-            if profile.offload or profile.eight_bit:
-                self.row(part, profile.name, lambda profile=profile: self._fresh(profile))
-                self.free()
 
     def _layouts(self, part: str, pipe, profile: MemoryProfile) -> None:
         """The order of feature maps in memory."""
-        for name, layout in (("channels last", torch.channels_last), ("channels first", torch.contiguous_format)):
+        for name, layout in (
+            ("channels last", torch.channels_last),
+            ("channels first", torch.contiguous_format),
+        ):
             for network in (pipe.unet, pipe.appearance_encoder, pipe.controlnet, pipe.vae):
                 network.to(memory_format=layout)
             self.row(part, name, lambda: self._step(pipe, profile))
@@ -399,7 +404,9 @@ class Bench:
         with torch.device(self.device):
             built = build_networks(**sizes)
             networks = {
-                "unet": built.unet if stage == "stage2" else UNet2DConditionModel.from_config(built.encoder.config),
+                "unet": built.unet
+                if stage == "stage2"
+                else UNet2DConditionModel.from_config(built.encoder.config),
                 "appearance_encoder": built.encoder,
                 "controlnet": built.controlnet,
             }
@@ -496,7 +503,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--device", help="cuda if there is one, else cpu")
     top.add_argument("--small", action="store_true", help="as on a CPU")
     top.add_argument("--train-mini", action="store_true", help="train the mini's checkpoint instead")
-    top.add_argument("--pack", action="store_true", help="write what --train-mini needs where little is installed")
+    top.add_argument(
+        "--pack", action="store_true", help="write what --train-mini needs where little is installed"
+    )
     top.add_argument("--packed", type=Path, help="with --train-mini: what --pack wrote")
     top.add_argument("--tiny", action="store_true", help="with --train-mini: the tests' sizes")
     return top

@@ -93,6 +93,7 @@ class PretendedGPU:
         with ExitStack() as stack:
             stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", bool))
             stack.enter_context(patch("torch.cuda.is_bf16_supported", return_value=True))
+            stack.enter_context(patch("torch.cuda.Event"))
             stack.enter_context(self.mode)
             stack.enter_context(_Recorder(self))
             self._stack = stack.pop_all()
@@ -170,6 +171,12 @@ class _Recorder(TorchDispatchMode):
         if packet is aten.to:
             with self:  # is nothing, or a copy
                 return func.decompose(*args, **kwargs)
+        if packet is aten.copy_ and not isinstance(args[0], FakeTensor) and _on_gpu(args[1]):
+            self._look_at(func, args, kwargs)
+            with unset_fake_temporarily():
+                return args[0].zero_()
+        if not _is_gpu(kwargs.get("device")):
+            kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
         inputs = list(tree_iter((args, kwargs)))
         if not (_is_gpu(kwargs.get("device")) or any(isinstance(x, FakeTensor) for x in inputs)):
             with unset_fake_temporarily():  # what the CPU does, it does with numbers
@@ -351,9 +358,7 @@ def main() -> None:
     with gpu, gpu.building(torch.float16):
         pipe = build_pipeline()
     sizes, found = footprint(pipe), profiles_for("cuda")
-    print(
-        f"{frames} frames, float16, guidance; GB\n\n| size | profile | planned | followed |"
-    )
+    print(f"{frames} frames, float16, guidance; GB\n\n| size | profile | planned | followed |")
     for width, height in SIZES:
         for profile in found:
             planned = needed_bytes(

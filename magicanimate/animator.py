@@ -24,6 +24,7 @@ from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
 from magicanimate.quick_start import without_collection
 from magicanimate.request_checks import check_area, check_outputs, check_request
+from magicanimate.speed import Speed
 from magicanimate.text import add_text_encoder
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Animator:
         offline: never ask the network; "full" must have been fetched before.
         memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
         compile: compile blocks of the networks (`magicanimate.models.compiled`), where that works.
+        attention: the library that computes attention, see `magicanimate.speed.Speed`.
         team: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
 
@@ -113,6 +115,7 @@ class Animator:
         offline: bool = False,
         memory: str = AUTO,
         compile: bool = False,
+        attention: str | None = None,
         team: Team | None = None,
         on_progress: OnProgress | None = None,
     ):
@@ -121,6 +124,7 @@ class Animator:
         self._on_load = on_progress
         self._folder: Path | None = None
         self._memory, self._compile, self._team = memory, compile, team
+        self._attention = attention
         self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
         self._bodies: PhotoBodies | None = None
@@ -187,7 +191,10 @@ class Animator:
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.need import Work
             from magicanimate.memory.networks import PlacedNetworks
+            from magicanimate.models.attention_backend import attention_problem
 
+        if self._attention and (problem := attention_problem(self._attention)):
+            raise InputError(problem)
         self._team = self._team or Team()
         networks = PlacedNetworks(
             partial(read_pipeline, folder, dtype=self.device.dtype),
@@ -386,6 +393,7 @@ class Animator:
                 fusion=request.fusion,
                 windows=WindowPlan.of(request.settings()),
                 controlnet_conditioning_scale=request.controlnet_conditioning_scale,
+                speed=Speed(attention=self._attention),
                 ladder=ladder,
                 team=team,
                 reference_strength=request.reference_strength,

@@ -19,12 +19,13 @@ from diffusers.utils import BaseOutput
 
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.denoising import Conditions, WindowDenoiser
-from magicanimate.device import to_device
+from magicanimate.device import to_device, to_host
 from magicanimate.distributed import Team
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.ladder import MemoryLadder, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map
+from magicanimate.models.attention_backend import InstalledAttention
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.control_maps import control_maps
 from magicanimate.models.driver import Driver
@@ -226,6 +227,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             if speed.lean_modules and self._execution_device.type == "cpu":
                 networks = (self.unet, self.appearance_encoder, *self.controlnets())
                 stack.enter_context(lean_modules(*networks))
+            if speed.attention:
+                stack.enter_context(InstalledAttention(speed.attention))
             drivers = []
             for network, drawings in zip(self.controlnets(), (control, keypoints), strict=False):
                 maps = stack.enter_context(control_maps(network)) if speed.keep_maps else None
@@ -533,11 +536,13 @@ class MagicAnimatePipeline(DiffusionPipeline):
     ) -> Iterator[np.ndarray]:
         """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow.
 
+        On a GPU the next few are decoded while those before them are written.
+
         Raises:
             InputError: a frame is not finite.
             Cancelled: ``should_stop()`` was true.
         """
-        ladder = ladder or MemoryLadder()
+        ladder, coming = ladder or MemoryLadder(), None
         for first in range(0, latents.shape[2], DECODED_AT_ONCE):
             if should_stop is not None and should_stop():
                 raise Cancelled("stopped while decoding")
@@ -545,10 +550,30 @@ class MagicAnimatePipeline(DiffusionPipeline):
             for attempt in ladder.attempts():
                 with attempt, stopping_between_blocks([self.vae], should_stop):
                     decoded = decode_scaled(self.vae, chunk)
-                    self._require_finite(decoded, f"the frames from number {first} on")
-                    pixels = (decoded / 2 + 0.5).clamp(0, 1)
-                    frames = (pixels * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
-            yield from frames
+                    pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+                    fetched = (
+                        to_host(pixels.movedim(1, -1).contiguous()),
+                        to_host(torch.isfinite(decoded).all()),
+                    )
+            if coming is not None:
+                yield from self._arrived(*coming)
+            coming = (*fetched, first)
+            if latents.device.type != "cuda":  # there is nothing to wait for
+                yield from self._arrived(*coming)
+                coming = None
+        if coming is not None:
+            yield from self._arrived(*coming)
+
+    def _arrived(
+        self, frames: Callable[[], torch.Tensor], finite: Callable[[], torch.Tensor], first: int
+    ) -> np.ndarray:
+        """Frames that `to_host` brings, ``F H W 3``.
+
+        Raises:
+            InputError: one of them was not finite.
+        """
+        self._require_finite(finite(), f"the frames from number {first} on")
+        return frames().numpy()
 
 
 def scheduler_step(

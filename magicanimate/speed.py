@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ATTENTION = ("native", "flash", "xformers", "sage")
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -28,6 +30,9 @@ class Speed:
             encoder once instead of in every step; the banks of 25 steps at 512x512 take 350 MB in half
             precision.
 
+        attention: the library that computes attention, one of `ATTENTION`, see
+            `magicanimate.models.attention_backend`; torch when ``None``.
+
     Raises:
         ValueError: a value outside its range.
     """
@@ -40,10 +45,13 @@ class Speed:
     lean_modules: bool = True
     window_batch: int = 1
     banks_ahead: bool = False
+    attention: str | None = None
 
     def __post_init__(self) -> None:
         if self.window_batch < 1:
             raise ValueError(f"window_batch is {self.window_batch}; it is at least 1")
+        if self.attention not in (None, *ATTENTION):
+            raise ValueError(f"unknown attention {self.attention!r}; choose from {ATTENTION}")
 
     @classmethod
     def plain(cls) -> Speed:

@@ -11,6 +11,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch.nn import functional
 
 from magicanimate.models import control_maps, lean
+from magicanimate.models.attention_backend import attention_problem
 from magicanimate.models.lean import OneDnnProducts, lean_modules
 from magicanimate.models.reference import install_attention
 from magicanimate.models.shared_skips import shared_skips
@@ -32,6 +33,7 @@ ARRANGEMENTS = {
     "lean modules": replace(PLAIN, lean_modules=True),
     "windows together": replace(PLAIN, window_batch=2),
     "banks ahead": replace(PLAIN, banks_ahead=True),
+    "attention through diffusers' dispatcher": replace(PLAIN, attention="native"),
     "default, windows together, banks ahead": Speed(window_batch=3, banks_ahead=True),
 }
 CASES = {
@@ -82,6 +84,12 @@ def plain(pipe) -> dict[str, torch.Tensor]:
     ("case", "arrangement"),
     [(case, "default") for case in CASES] + [("two windows", name) for name in ARRANGEMENTS],
 )
+def test_attention_of_libraries_that_are_not_there():
+    assert "install it" in attention_problem("flash") and attention_problem("native") is None
+    with pytest.raises(ValueError, match="unknown attention 'fast'"):
+        Speed(attention="fast")
+
+
 def test_same_result(pipe, plain, case, arrangement):
     result = animate(pipe, ARRANGEMENTS.get(arrangement, Speed()), **CASES[case])
     assert_same_but_for_rounding(result, plain[case])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from magicanimate.media.writer import VideoWriter
+log = logging.getLogger(__name__)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -29,8 +30,13 @@ def save_grid(path: Path, rows: Sequence[torch.Tensor]) -> None:
 
 def save_video(path: Path, columns: Sequence[torch.Tensor], *, fps: float = 8.0) -> None:
     """mp4 with the clips of ``columns`` (each ``B F 3 H W`` in [-1, 1]) side by side, one sample below
-    the other.
+    the other; none where the package av is missing, which a training does not need otherwise.
     """
+    try:
+        from magicanimate.media.writer import VideoWriter
+    except ModuleNotFoundError as error:
+        log.info("no video of the samples: %s is not installed", error.name)
+        return
     wide = torch.cat([column.clamp(-1, 1) for column in columns], dim=-1)  # B F 3 H W'
     frames = ((torch.cat(list(wide), dim=-2) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
     with VideoWriter(path, width=frames.shape[2], height=frames.shape[1], fps=fps) as writer:

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
             offline=args.offline,
             memory=args.memory,
             compile=args.compile,
+            attention=args.attention,
             team=team,
             on_progress=bar,
         )

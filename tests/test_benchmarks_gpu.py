@@ -1,0 +1,102 @@
+"""`benchmarks.gpu` in small on a CPU, and the mini's recipe where little is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from benchmarks import gpu, train_mini
+from tests.conftest import ROOT
+
+
+def test_training_steps_and_what_no_time_is_left_for(tmp_path):
+    """Part c in small; the tables are there after each row."""
+    assert gpu.main(["--out", str(tmp_path), "--small", "--device", "cpu", "--parts", "c"]) == 0
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert written["about"]["small"] and written["about"]["device"] == "cpu"
+    (rows,) = written["parts"].values()
+    assert [row["what"] for row in rows] == ["stage1", "stage2"]
+    assert all(row["seconds a step"] > 0 and row["loss"] > 0 for row in rows)
+    table = (tmp_path / "gpu.md").read_text()
+    assert "| stage1 | 1 |" in table and "## c. a training step" in table
+    assert (
+        gpu.main(["--out", str(tmp_path), "--small", "--device", "cpu", "--parts", "d", "--minutes", "0"])
+        == 0
+    )
+    assert "no time left" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_row_that_fails_is_a_row(tmp_path):
+    report = gpu.Report(tmp_path, {})
+    bench = gpu.Bench("cpu", gpu.SMALL, report, deadline=float("inf"))
+    assert bench.row("b", "broken", lambda: 1 / 0) is None
+    assert report.parts["b"] == [{"what": "broken", "note": "failed: ZeroDivisionError: division by zero"}]
+
+
+@pytest.mark.slow
+def test_every_part_in_small(tmp_path):
+    assert gpu.main(["--out", str(tmp_path), "--small", "--device", "cpu", "--minutes", "60"]) == 0
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    numbers = parts["a. reference numbers, float32"]
+    assert len(numbers) >= 10 and all(row["within"] for row in numbers)
+    steps = {row["what"]: row for row in parts["b. networks of full size, a step"]}
+    assert steps["published order"]["of ours"] > 0 and steps["standard, achieved"]["TFLOP"] > 0
+    assert {row["what"] for row in parts["b. presets, a whole animation"]} == {
+        *("exact", "balanced", "fast", "draft")
+    }
+    (mini,) = parts["d. the mini's frames beside the CPU's"]
+    assert mini["largest difference, levels"] == 0
+
+
+def test_recipe_is_that_of_make():
+    stages = [train_mini._stage(command) for command in train_mini.recipe()]
+    assert stages == ["data", "vae", "base", "large", "clips", "stage2", "export"]
+    assert set(stages) - set(train_mini.SHARES) == {"export"}
+
+
+WITHOUT = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("av", "gradio", "moviepy", "warp", "trimesh"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+from benchmarks.gpu import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_mini_is_trained_where_little_is_installed(tmp_path):
+    """The whole recipe at the tests' sizes, without av, gradio, moviepy and anny's data."""
+    pytest.importorskip("anny")
+    packed, out = tmp_path / "packed", tmp_path / "out"
+    assert gpu.main(["--pack", "--tiny", "--out", str(packed)]) == 0
+    assert sum(file.stat().st_size for file in packed.iterdir()) < 18e6
+    command = [sys.executable, "-c", WITHOUT, "--train-mini", "--tiny", "--packed", str(packed)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    ran = subprocess.run(
+        [*command, "--out", str(out)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    stages = json.loads((out / "train_mini.json").read_text())["stages"]
+    assert [stage["stage"] for stage in stages] == [
+        "data",
+        "vae",
+        "base",
+        "large",
+        "clips",
+        "stage2",
+        "export",
+    ]
+    pieces = sorted(out.glob("mini.tar.*"))
+    assert pieces and all(piece.stat().st_size <= train_mini.PIECE for piece in pieces)
+    whole = tmp_path / "mini.tar"
+    whole.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
+    with tarfile.open(whole) as tar:
+        assert "mini/unet/diffusion_pytorch_model.safetensors" in tar.getnames()
