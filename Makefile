@@ -19,7 +19,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_TRAIN := $(VENV)/.installed-train
 
 .PHONY: app test test-slow test-elsewhere lint format mini mini-data mini-clips mini-vae mini-base mini-large mini-stage2 mini-export segmenter \
-	examples
+	examples gpu
 
 app: $(INSTALLED)
 	$(BIN)/python app.py $(APP_ARGS)
@@ -110,6 +110,12 @@ mini-stage2: mini-large mini-clips
 
 mini-export: mini-stage2
 	$(BIN)/python -m training export $(FROM_BASE) --out $(MINI)
+
+# What this program does on the GPU at hand, in eight minutes; in small on a CPU.
+GPU_OUT ?= runs/gpu
+
+gpu: $(INSTALLED_DEV)
+	$(BIN)/python -m benchmarks.gpu --out $(GPU_OUT)
 
 # The network that finds body parts, for the benchmarks.
 segmenter: mini-data

@@ -102,6 +102,7 @@ def train(out: Path, *, minutes: float, packed: Path | None = None, tiny: bool =
     with tempfile.TemporaryDirectory(prefix="train_mini") as work:
         commands = recipe() if packed is None else _unpack(packed, Path(work) / "site")
         commands = [[word.replace("{work}", work) for word in command] for command in commands]
+        commands.sort(key=lambda command: command[0] != "training.dancers")  # people first, the rest in order
         done: list[dict[str, Any]] = []
         left = [_stage(command) for command in commands]
         for command, stage in zip(commands, list(left), strict=True):
