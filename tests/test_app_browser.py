@@ -276,6 +276,51 @@ def test_dice_changes_the_seed(page):
     )
 
 
+def test_cancel_while_a_job_is_edited_ends_the_editing_only(page, served, tmp_path):
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
+    set_steps(page, 100)
+    page.click("#animate")
+    page.wait_for_selector("#preview img[alt=preview]")
+    page.click("#animate")
+    page.click("#jobs .ma-job-waiting [data-action=edit]")
+    page.wait_for_selector("#leave-job")
+    page.click("#cancel")
+    page.wait_for_selector("#leave-job", state="hidden")
+    for state in ("running", "waiting"):
+        assert page.locator(f"#jobs .ma-job-{state}").count() == 1
+    page.click("#jobs .ma-job-waiting [data-action=remove]")
+    page.click("#cancel")
+    page.wait_for_selector("#jobs .ma-job-running", state="detached")
+
+
+def test_a_job_moved_by_keyboard_keeps_the_focus(page, served, tmp_path):
+    """Enter twice moves it once where there is one place to go, and moves nothing else back."""
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
+    set_steps(page, 100)
+    page.click("#animate")
+    page.wait_for_selector("#preview img[alt=preview]")
+    for count in (1, 2):
+        page.click("#animate")
+        page.wait_for_function(
+            "count => document.querySelectorAll('#jobs .ma-job-waiting').length === count", arg=count
+        )
+    last = page.locator("#jobs .ma-job-waiting").last.get_attribute("data-job")
+    order = "[...document.querySelectorAll('#jobs .ma-job-waiting')].map(job => job.dataset.job)"
+    page.focus(f"#jobs [data-job='{last}'] [data-action=up]")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"last => {order}[0] === last", arg=last)
+    focused = "document.activeElement.dataset.job + ' ' + document.activeElement.dataset.action"
+    page.wait_for_function(f"wanted => {focused} === wanted", arg=f"{last} up")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    assert page.evaluate(order)[0] == last
+    for _ in range(2):
+        page.locator("#jobs .ma-job-waiting [data-action=remove]").first.click()
+        page.wait_for_timeout(300)
+    page.click("#cancel")
+    page.wait_for_selector("#jobs .ma-job-running", state="detached")
+
+
 @pytest.mark.slow
 def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_path):
     for day, seed in ((1, 41), (2, 42)):
@@ -284,8 +329,16 @@ def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_
         output = served[1] / f"2026020{day}-090000_me{day}_waltz.mp4"
         write_result(output, size=64, photo=photo, motion=motion, seed=seed, strip=True)
     page.get_by_role("tab", name="Gallery").click()
-    page.fill("#gallery-search textarea, #gallery-search input", "waltz")
+    search = "#gallery-search textarea, #gallery-search input"
     first, second = "20260201-090000_me1_waltz", "20260202-090000_me2_waltz"
+    page.fill(search, "me1")
+    wait_for_cards(page, first)
+    page.press(search, "Control+a")
+    page.press(search, "Control+x")  # cutting presses no key that Gradio tells of as input
+    page.wait_for_selector(f"#gallery .ma-card[title='{second}']")
+    page.press(search, "Control+v")
+    wait_for_cards(page, first)
+    page.fill(search, "waltz")
     wait_for_cards(page, second, first)
     page.click(f"#gallery .ma-card[title='{first}']")
 

@@ -104,7 +104,7 @@ def test_cancelling_keeps_the_last_preview_and_says_so(page, studio, long, tmp_p
     wait_until_denoising(page, job)
     seen = page.running.look(Seen(), "", VISITOR)
     assert "step " in seen[page.running.status] and "<img" in seen[page.running.preview]["value"]
-    told = page.running._cancel(seen[page.running.seen], "", VISITOR)
+    told = page.running.stop(seen[page.running.seen], "", VISITOR)
     assert told[page.cancel]["value"] == "Stopping…"
     stopped = end_of(studio.queue, job)
     (kept,) = (tmp_path / "out").glob("*_*")

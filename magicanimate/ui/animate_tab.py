@@ -62,6 +62,7 @@ class AnimateTab:
             layout="gallery",
             type="index",
             label="Examples",
+            elem_id="examples",
             samples_per_page=12,
             visible=bool(self.examples),
         )
@@ -104,6 +105,9 @@ class AnimateTab:
         )
         submitted.then(None, js=_SHOW_STATUS, **PRIVATE)
         self.leave.click(self._leave, None, form_state, queue=False, **PRIVATE)
+        self.running.cancel.click(
+            self._cancel, told, [*self.running.widgets, *form_state], queue=False, **PRIVATE
+        )
         filled = [*form_state, *self.controls.values(), self.running.status]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
         self.panel.connect()
@@ -132,6 +136,12 @@ class AnimateTab:
             told = self.running.look(seen, visitor, request)
             return updates | told | {self.running.status: views.message(str(error), kind="error")}
         return updates | self._leave() | self.running.turn_to(jobs[0], seen, visitor, request)
+
+    def _cancel(self, data: dict, request: gr.Request) -> Updates:
+        """While a job is being edited Cancel ends the editing, else it stops the job that runs."""
+        if data[self.changing]:
+            return self._leave()
+        return self.running.stop(data[self.running.seen], data[self.running.visitor], request)
 
     def _leave(self) -> Updates:
         """The form is about new jobs again."""

@@ -91,7 +91,8 @@ class GalleryTab:
         several = {**PRIVATE, "concurrency_limit": 4}
         at = [self.looking, running.visitor]
         self.tab.select(self._list, at, self.widgets, **several)
-        for changed in (self.search.input, self.which.input):
+        # "change", as "input" is told of keys only: not of pasting, cutting and clearing.
+        for changed in (self.search.change, self.which.input):
             inputs = [*at, self.search, self.which]
             changed(self._find, inputs, self.widgets, trigger_mode="always_last", **several)
         # Another card may be chosen while thumbnails are being made.

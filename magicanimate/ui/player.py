@@ -16,11 +16,12 @@ _PLAYED = (".mp4", ".webm")
 
 
 def head() -> str:
-    """What the page's head needs for the player to work."""
-    script, style = (
-        Path(__file__).with_suffix(suffix).read_text(encoding="utf-8") for suffix in (".js", ".css")
+    """What the page's head needs: the player, and what keeps Gradio from fetching more than is used."""
+    here = Path(__file__).parent
+    script, style, no_ffmpeg = (
+        (here / name).read_text(encoding="utf-8") for name in ("player.js", "player.css", "no_ffmpeg.js")
     )
-    return f"<script>globalThis.maPlayerStyle = {json.dumps(style)};\n{script}</script>"
+    return f"<script>globalThis.maPlayerStyle = {json.dumps(style)};\n{script}\n{no_ffmpeg}</script>"
 
 
 def file_url(path: Path) -> str:

@@ -14,17 +14,19 @@ from magicanimate.studio.photo_thumbnail import thumbnail
 from magicanimate.ui import views
 
 # Tells Python which button of which job was pressed. The list is drawn anew when it changes; whoever walks
-# through it by keyboard then finds the focus where it was.
+# through it by keyboard then finds the focus on the same button of the same job, wherever it is now. A button
+# that would do nothing stays, so that pressing it once more does not fall on another one.
 _ON_LOAD = """
 let pressed = null;
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
-  if (!button) return;
+  if (!button || button.getAttribute("aria-disabled") === "true") return;
   pressed = { action: button.dataset.action, job: button.dataset.job };
   trigger("click", pressed);
 });
 watch("value", () => {
-  if (!pressed || document.activeElement !== document.body) return;
+  const focused = document.activeElement;
+  if (!pressed || !(focused === document.body || element.contains(focused))) return;
   const buttons = [...element.querySelectorAll("button[data-action]")];
   const same = buttons.filter((button) => button.dataset.job === pressed.job);
   (same.find((button) => button.dataset.action === pressed.action) || same[0])?.focus();
@@ -40,6 +42,7 @@ _STATES: dict[JobState, str] = {
     "cancelled": "cancelled",
 }
 
+_DISABLED = ' aria-disabled="true"'
 _UP, _DOWN = ("up", "↑", "Run earlier"), ("down", "↓", "Run later")
 _EDIT = ("edit", "Edit", "Put its settings back into the form and change it")
 _USE = ("use", "Use settings", "Put its photo, clip and settings into the form")
@@ -98,16 +101,16 @@ def _offer(unfinished: int) -> str:
 
 
 def _row(placed: PlacedJob, useless: Set[tuple[str, str]]) -> str:
-    """A job, without the buttons that would do nothing."""
+    """A job; buttons in ``useless`` would do nothing."""
     job = placed.job
     state = _STATES[job.state]
     if job.state == "waiting":
         state = f"waiting behind {placed.before}" if placed.before else "next"
     detail = f'<span class="ma-job-error">{html.escape(job.error)}</span>' if job.error else ""
     buttons = "".join(
-        _button(*button, job=job)
+        _button(*button, job=job, disabled=(job.id, button[0]) in useless)
         for button in _BUTTONS[job.state]
-        if (job.id, button[0]) not in useless and (button is not _SHOW or job.results)
+        if button is not _SHOW or job.results
     )
     return (
         f'<li class="ma-job ma-job-{job.state}" data-job="{job.id}">{_picture(job)}'
@@ -124,10 +127,13 @@ def _picture(job: Job) -> str:
     return views.picture(small, label="", css="ma-job-picture")
 
 
-def _button(action: str, text: str, hint: str, *, job: Job | None = None, main: bool = False) -> str:
+def _button(
+    action: str, text: str, hint: str, *, job: Job | None = None, main: bool = False, disabled: bool = False
+) -> str:
     label = f"{hint}: {job.title}" if job else hint
     return (
         f'<button type="button" class="ma-small{" ma-main" if main else ""}" data-action="{action}" '
-        f'data-job="{job.id if job else ""}" title="{html.escape(hint)}" aria-label="{html.escape(label)}">'
+        f'data-job="{job.id if job else ""}" title="{html.escape(hint)}" aria-label="{html.escape(label)}"'
+        f"{_DISABLED if disabled else ''}>"
         f"{text}</button>"
     )

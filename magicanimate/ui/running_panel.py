@@ -54,7 +54,6 @@ class RunningPanel:
         told = [self.seen, self.visitor]
         private = {**PRIVATE, "queue": False}
         self.timer.tick(self.look, told, self.widgets, **private)
-        self.cancel.click(self._cancel, told, self.widgets, **private)
         self.jobs.list.click(self._act, told, self.widgets, **private)
         self.result.connect()
 
@@ -116,7 +115,8 @@ class RunningPanel:
             return {self.preview: gr.update(value=kept, visible=True)}
         return {}
 
-    def _cancel(self, seen: Seen, visitor: str, request: gr.Request) -> Updates:
+    def stop(self, seen: Seen, visitor: str, request: gr.Request) -> Updates:
+        """Cancel the job that the page tells of."""
         if seen.current is not None and seen.current.job.owner == self.owner(visitor, request):
             self.studio.queue.cancel(seen.current.job.id)
         return self.look(seen, visitor, request) | {
