@@ -34,7 +34,7 @@ def test_what_is_left_out_is_left_to_preset_and_checkpoint():
         ({"random_seed": True}, "no setting 'random_seed'"),
         ({"seed": "seven"}, "seed is 'seven', which is not a whole number"),
         ({"num_inference_steps": 1000}, "is not between 1 and 100"),
-        ({"fit": "squeeze"}, "which is none of: crop"),
+        ({"fit": "squeeze"}, "which is none of: auto"),
         ({"end": float("nan")}, "is not between"),
         ([7], "not of the form"),
     ],
