@@ -95,6 +95,13 @@ def test_a_clip_with_a_pause_keeps_its_rate(rate):
     assert set(timing.picks.tolist()) == set(range(120))
 
 
+def test_frames_that_are_not_seen_do_not_make_a_rate():
+    """As where two cuts overlap after joining: some frames give way at once."""
+    times = np.concatenate([even(60, 30), 2 + np.arange(40) * 1e-4, 2.004 + even(60, 30)])
+    timing = plan(source_timing(times, None))
+    assert timing.rate == 30 and len(timing.picks) == pytest.approx(120, abs=1)
+
+
 def test_variable_rate_at_a_given_rate():
     times = [0.0, 0.1, 0.5, 0.6]
     assert picks(times, None, fps=10.0, end=0.7) == [0, 1, 1, 1, 1, 2, 3]

@@ -78,13 +78,15 @@ def usual_rate(times: Sequence[float]) -> Fraction | None:
     steps = np.diff(times)
     if len(steps) == 0:
         return None
-    alike = steps[np.abs(steps - np.median(steps)) <= 0.25 * np.median(steps)]
+    usual = np.median(steps)
+    steps = steps[steps > 0.25 * usual]  # a frame that gives way to the next at once is not seen
+    alike = steps[np.abs(steps - usual) <= 0.25 * usual]
     if len(alike) < _ALIKE_SHARE * len(steps) or alike.sum() <= 0:
         return None
     measured = 1 / alike.mean()
     # Rounded timestamps leave it a little off the rates that cameras have.
-    usual = (round(measured) / scale for scale in (Fraction(1), Fraction(1001, 1000)))
-    nearest = min(usual, key=lambda rate: abs(float(rate) - measured))
+    cameras = (round(measured) / scale for scale in (Fraction(1), Fraction(1001, 1000)))
+    nearest = min(cameras, key=lambda rate: abs(float(rate) - measured))
     return nearest if abs(float(nearest) - measured) <= 0.002 * measured else as_rate(measured)
 
 
