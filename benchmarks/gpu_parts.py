@@ -454,14 +454,13 @@ class Bench:
 
     def _mini_frames(self, dtype: torch.dtype, device: str) -> np.ndarray:
         """Frames of the shipped checkpoint, uint8 ``F H W 3``."""
-        from PIL import Image
-
+        from magicanimate.media.photo import open_picture
         from magicanimate.pipeline import MagicAnimatePipeline
         from tests.dancer_files import control_frames
 
         pipe = MagicAnimatePipeline.from_pretrained(ROOT / "assets" / "mini", torch_dtype=dtype).to(device)
         side = pipe.config.default_width
-        with Image.open(ROOT / "assets" / "examples" / "sway_photo.jpg") as photo:
+        with open_picture(ROOT / "assets" / "examples" / "sway_photo.jpg") as photo:
             photo = np.asarray(photo.convert("RGB").resize((side, side)))
         return pipe(photo, control_frames(4, side)).frames
 
