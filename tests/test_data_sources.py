@@ -74,7 +74,7 @@ def test_only_the_stretch_behind_a_key_frame_is_decoded(videos, monkeypatch):
     found = VideoFolder(videos, size=64)
     found.read(0, [0])
     monkeypatch.setattr(
-        video_file, "to_rgb", lambda frame, size: converted.append(1) or original(frame, size)
+        video_file, "to_rgb", lambda frame, size, **_: converted.append(1) or original(frame, size)
     )
     found.read(0, [25, 41])
     assert len(converted) == 4  # two frames of the video and two of the map, no other is even converted

@@ -99,7 +99,7 @@ _CLEARLY_NEARER = 0.75
 _MAX_INK = 0.3
 """Of the pixels: captions, which are white or black, may cover so much."""
 
-_SOME_INK = 0.002
+_SOME_INK = 0.003  # of the pixels; compression leaves a few that are nearly black
 _SMOOTHING = 2  # pixels to each side over which dithering is averaged
 _LOOK = 200  # rows and columns of a frame by which it is told whether it shows anything of the map
 _LEAST_OF_FRAME = 0.5  # of a frame's pixels must be in the map's colours, else the frame is none of it
@@ -437,7 +437,7 @@ def meeting_share(frames: Sequence[np.ndarray]) -> float:
 
 def _is_ink(colours: np.ndarray) -> np.ndarray:
     """Which colours are those of captions: nearly white, or nearly black, bool (...)."""
-    return (colours.min(axis=-1) > 200) | (colours.max(axis=-1) < 40)
+    return (colours.min(axis=-1) > 200) | (colours.max(axis=-1) < 28)
 
 
 def _ink_share(frames: list[np.ndarray], table: np.ndarray) -> float:
