@@ -33,7 +33,7 @@ from magicanimate.models.lean import lean_modules
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.reference import install_attention, set_reference
 from magicanimate.models.shared_skips import SkipSharing, shared_skips
-from magicanimate.models.stopping import stopping_between_blocks
+from magicanimate.models.stopping import asking, stopping_between_blocks
 from magicanimate.models.unet import VideoUNet
 from magicanimate.presets import Shortcuts
 from magicanimate.speed import Speed
@@ -226,7 +226,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         with ExitStack() as stack:
             if speed.lean_modules and self._execution_device.type == "cpu":
                 networks = (self.unet, self.appearance_encoder, *self.controlnets())
-                stack.enter_context(lean_modules(*networks))
+                stack.enter_context(lean_modules(*networks, before_each=asking(should_stop)))
             if speed.attention:
                 stack.enter_context(InstalledAttention(speed.attention))
             drivers = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -102,7 +102,14 @@ class OneDnnProducts(TorchFunctionMode):
 
     torch hands them to the BLAS it was built with, MKL as a rule, which has no 512-bit kernels for AMD's
     processors, and adds the bias in a pass of its own. oneDNN computes torch's other convolutions anyway.
+
+    Args:
+        before_each: called before each head of a long attention, which may take seconds; may raise to stop.
     """
+
+    def __init__(self, before_each: Callable[[], None] = lambda: None):
+        super().__init__()
+        self._before_each = before_each
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Called by torch in place of ``func``."""
@@ -115,7 +122,7 @@ class OneDnnProducts(TorchFunctionMode):
             if pixels.is_contiguous() and _suits(pixels, args[1]):
                 return _product(pixels, args[1].flatten(1), args[2]).permute(0, 3, 1, 2)
         if not kwargs and func is functional.scaled_dot_product_attention and _is_long(*args):
-            return _attention(*args)
+            return _attention(*args, before_each=self._before_each)
         return func(*args, **(kwargs or {}))
 
 
@@ -140,13 +147,16 @@ def _is_long(query, key, value) -> bool:
     return query.dtype == torch.float32
 
 
-def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, before_each: Callable[[], None]
+) -> torch.Tensor:
     """Softmax attention of ``B N L d``, head by head and some queries at a time; scores are float32."""
     batch, heads, length, width = query.shape
     out = query.new_empty(batch, length, heads, width).transpose(1, 2)
     rows = max(1, SLICE_BYTES * torch.get_num_threads() // (key.shape[-2] * torch.float32.itemsize))
     scaled = query.float() * width**-0.5
     for i, j in itertools.product(range(batch), range(heads)):
+        before_each()
         keys, values = key[i, j].float().contiguous(), value[i, j].t().contiguous()
         for some, target in zip(scaled[i, j].split(rows), out[i, j].split(rows), strict=True):
             weights = torch.softmax(_product(some.contiguous(), keys), dim=-1)
@@ -164,7 +174,7 @@ def _lean(module: nn.Module) -> nn.Module | None:
 
 
 @contextlib.contextmanager
-def lean_modules(*networks: nn.Module) -> Iterator[None]:
+def lean_modules(*networks: nn.Module, before_each: Callable[[], None] = lambda: None) -> Iterator[None]:
     """While it lasts, the networks (on a CPU, for inference) have lean modules in place of diffusers' own.
 
     Children and their names stay, so hooks on them work. Convolution weights stay "channels last".
@@ -181,7 +191,11 @@ def lean_modules(*networks: nn.Module) -> Iterator[None]:
                     replaced.append((parent, name, child))
                     setattr(parent, name, lean.train(child.training))
     try:
-        with OneDnnProducts() if hasattr(torch.ops.mkldnn, "_linear_pointwise") else contextlib.nullcontext():
+        with (
+            OneDnnProducts(before_each)
+            if hasattr(torch.ops.mkldnn, "_linear_pointwise")
+            else contextlib.nullcontext()
+        ):
             yield
     finally:
         for parent, name, child in replaced:

@@ -25,17 +25,23 @@ def stopping_between_blocks(
     if should_stop is None:
         yield
         return
-
-    def ask(*_: object) -> None:
-        if should_stop():
-            raise Cancelled("stopped within a network")
-
+    ask = asking(should_stop)
     hooks = [block.register_forward_pre_hook(ask) for network in networks for block in _blocks(network)]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def asking(should_stop: Callable[[], bool] | None) -> Callable[..., None]:
+    """A function of any arguments that raises `Cancelled` when ``should_stop()`` is true."""
+
+    def ask(*_: object) -> None:
+        if should_stop is not None and should_stop():
+            raise Cancelled("stopped within a network")
+
+    return ask
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
