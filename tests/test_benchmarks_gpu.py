@@ -90,3 +90,10 @@ def test_mini_is_trained_where_little_is_installed(tmp_path):
     whole.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
     with tarfile.open(whole) as tar:
         assert "mini/unet/diffusion_pytorch_model.safetensors" in tar.getnames()
+
+
+def test_training_imports_nothing_that_reads_videos():
+    """On rendered people it runs where av is not installed."""
+    modules = ("training.runs", "training.export", "training.segmenter.stage")
+    code = f"import sys; sys.modules['av'] = None; import {', '.join(modules)}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=600)

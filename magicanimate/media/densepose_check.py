@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -23,8 +23,10 @@ from magicanimate.media.map_colours import (
     smoothed,
     usual_colours,
 )
-from magicanimate.media.motion import MotionClip
 from magicanimate.palette import BACKGROUND, nearest_labels
+
+if TYPE_CHECKING:
+    from magicanimate.media.motion import MotionClip
 
 Kind = Literal["ready", "recolourable", "empty", "ordinary", "other"]
 """Whether a clip animates as it is, is a part map that can be brought into the right colours, shows nothing
