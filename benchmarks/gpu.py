@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run it; the exit status is 1 if a row failed."""
     args = parser().parse_args(argv)
+    if strange := set(args.parts) - set("abcd"):
+        parser().error(f"there is no part {', '.join(sorted(strange))}; choose some of a, b, c and d")
     if args.pack or args.train_mini:
         from benchmarks import train_mini
 
@@ -54,18 +56,19 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     import torch
 
-    from benchmarks.gpu_parts import PARTS, SMALL, Bench, Report, Scale
+    from benchmarks.gpu_parts import BY, PARTS, SMALL, Bench, Report, Scale
 
-    deadline = time.monotonic() + 60 * args.minutes
+    began = time.monotonic()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     small = args.small or device == "cpu"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     about = {"device": name, "torch": torch.__version__, "small": small, "format": ""}
-    bench = Bench(device, SMALL if small else Scale(), Report(args.out, about), deadline)
+    bench = Bench(device, SMALL if small else Scale(), Report(args.out, about), began)
     about["format"] = str(bench.dtype).removeprefix("torch.")
     for letter in args.parts:
+        bench.deadline = began + 60 * args.minutes * BY[letter]
         PARTS[letter](bench)
     failed = [
         row

@@ -179,7 +179,7 @@ def _learn(args: list[str], stage: str, budget: float, *, tiny: bool) -> dict[st
 
     began = time.monotonic()
     cores = os.cpu_count() or 1
-    args = [*args, "--threads", str(min(cores, 8))]
+    args = [*args, "--threads", "1" if tiny else str(min(cores, 8))]
     if tiny:
         args += [*_TINY_TRAINING, "--holdout", "1", "--steps", "4"]
         args += ["--num-frames", "2"] if stage == "stage2" else []
