@@ -50,14 +50,14 @@ class Latents:
     def target(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Of the frames to be denoised, float32 ``B C F h w``."""
         if "latents" in batch:
-            return batch["latents"].float().transpose(1, 2)
+            return batch["latents"].transpose(1, 2)
         frames = batch["target"]
         return self.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
 
     def reference(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Of the references, float32 ``B C h w``."""
         if "reference_latents" in batch:
-            return batch["reference_latents"].float()
+            return batch["reference_latents"]
         return self.encode(batch["reference"])
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ Sample = dict[str, Any]
 ``reference_control`` name -> 3 H W, the reference's own.
 
 Of a set that was computed beforehand (`training.data.computed.ComputedVideos`) in place of pictures and drawn
-part maps: ``latents`` float16 F C h w, ``labels`` uint8 F H W, ``points`` uint8 F M M 4, each with its
+part maps: ``latents`` float32 F C h w, ``labels`` uint8 F H W, ``points`` uint8 F M M 4, each with its
 ``reference_...``, and ``reference_photo_labels`` uint8 M M.
 
 ``video``, ``frames`` int64 F and ``reference_frame``: where in the video set they come from. Of an image that
@@ -290,8 +290,9 @@ def _sample(
         sample |= {"reference": to_images(read.pixels[shown]), "target": to_images(read.pixels[targets])}
     for name in ("latents", "labels", "points"):
         if (found := getattr(read, name)) is not None:
-            sample[name] = torch.from_numpy(np.array(found[targets]))
-            sample[f"reference_{name}"] = torch.from_numpy(np.array(found[shown]))
+            kind = np.float32 if name == "latents" else np.uint8  # autocast on a CPU cannot stack float16
+            sample[name] = torch.from_numpy(np.array(found[targets], dtype=kind))
+            sample[f"reference_{name}"] = torch.from_numpy(np.array(found[shown], dtype=kind))
     if read.photo_labels is not None:
         sample["reference_photo_labels"] = torch.from_numpy(np.array(read.photo_labels[shown]))
     return sample
