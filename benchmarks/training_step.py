@@ -71,8 +71,8 @@ def stages(data: Path, folder: Path, precision: str) -> dict[str, object]:
         def forward(self, batch):
             known = computed.samples.videos.videos._arrays["latents"]
             video, frames, shown = (batch[k].numpy() for k in ("video", "frames", "reference_frame"))
-            batch["latents"] = torch.from_numpy(known[video[:, None], frames])
-            batch["reference_latents"] = torch.from_numpy(known[video, shown])
+            batch["latents"] = torch.from_numpy(known[video[:, None], frames]).float()
+            batch["reference_latents"] = torch.from_numpy(known[video, shown]).float()
             softened, denoiser._softened = denoiser._softened, _one_by_one
             try:
                 return super().forward(batch)

@@ -62,6 +62,8 @@ def test_latents_are_computed_once_for_an_autoencoder(dancers, tmp_path):
     assert latents.shape == (4, 11, 3, 4, 4) and latents.dtype == np.float16
     expected = shrink(to_images(dancers.rgb[1, 2:3]))[0]
     np.testing.assert_allclose(latents[1, 2], expected, atol=1e-3)
+    ahead = compute_all(dancers, tmp_path / "ahead.npy", shrink, batch_size=24, threads=3)
+    assert np.array_equal(ahead, latents), "several videos at once, read by several threads"
     made = path.stat().st_mtime_ns
     compute_all(dancers, path, lambda images: shrink(images) * 1.001)  # as rounding may differ
     assert path.stat().st_mtime_ns == made

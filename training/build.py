@@ -141,7 +141,9 @@ def build_networks(
     return networks
 
 
-def frozen_autoencoder(parts: Parts, runs: Path, *, samples: Dataset | None = None) -> Autoencoder:
+def frozen_autoencoder(
+    parts: Parts, runs: Path, *, samples: Dataset | None = None, device: torch.device | str = "cpu"
+) -> Autoencoder:
     """The autoencoder of the denoising stages, frozen: Stable Diffusion's, or that of ``runs/vae``.
 
     One that was trained here gets latents in the basis of `latent_basis`, which is measured once and kept in
@@ -151,17 +153,18 @@ def frozen_autoencoder(parts: Parts, runs: Path, *, samples: Dataset | None = No
         parts: where networks come from.
         runs: folder of the runs.
         samples: training pictures to measure with.
+        device: where it is wanted, and measured.
 
     Raises:
         InputError: it was not trained yet, or not measured and there are no samples.
     """
-    vae = parts.autoencoder()
+    vae = parts.autoencoder().to(device)
     if isinstance(parts, NewParts):
         folder = runs / "vae"
         if newest_checkpoint(folder) is None:
             raise InputError(f"{folder} has no checkpoint; run the stage 'vae' first.")
         step = load_averages({"vae": vae}, folder)
-        change_basis(vae, _basis(vae, folder / LATENT_BASIS, f"step_{step:07d}.pt", samples))
+        change_basis(vae, _basis(vae, folder / LATENT_BASIS, f"step_{step:07d}.pt", samples).to(device))
     return vae.requires_grad_(False).eval()
 
 

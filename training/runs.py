@@ -122,12 +122,12 @@ def build_stage(
     if isinstance(parts, PipelineParts):
         parts.check(config.loss)
     networks: dict[str, nn.Module] = build_networks(config, parts, runs, motion=start.motion)
-    vae = frozen_autoencoder(parts, runs, samples=sets.pictures).to(device)
+    vae = frozen_autoencoder(parts, runs, samples=sets.pictures, device=device)
     latents = Latents(vae, precision=usable_precision(config.mixed_precision))
     computed = {"latents": latents.encode}
     if "appearance_encoder" in networks and networks["appearance_encoder"].takes_photo_map:
         computed["photo_labels"] = PhotoLabels(device)
-    sets = sets.computed(config, computed, runs)
+    sets = sets.computed(config, computed, runs, on_gpu=device.type != "cpu")
     weights = None
     if config.loss.weigh_channels:
         pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])

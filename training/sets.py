@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,7 +55,9 @@ class Data:
     pictures: Dataset
     fixed: DancerVideos | None = None
 
-    def computed(self, config: StageConfig, networks: Mapping[str, Network], folder: Path) -> Data:
+    def computed(
+        self, config: StageConfig, networks: Mapping[str, Network], folder: Path, *, on_gpu: bool = False
+    ) -> Data:
         """The same samples with what ``networks`` make of the pictures, computed once, in their place.
 
         A set whose pictures are not all there from the start stays as it is.
@@ -64,12 +67,14 @@ class Data:
             networks: "latents", and "photo_labels" if the appearance encoder takes them, see
                 `training.data.sources.Frames`: images ``B 3 H W`` in [-1, 1] -> ``B ...``.
             folder: for the files, named after the data, the size and the network.
+            on_gpu: whether the networks compute there, which wants more images at once and read in time.
         """
         if self.fixed is None:
             return self
         files = {name: folder / computed_file(self.fixed, name) for name in networks}
         for name, network in networks.items():
-            compute_all(self.fixed, files[name], network)
+            many = {"batch_size": 128, "threads": min(16, os.cpu_count() or 1)} if on_gpu else {}
+            compute_all(self.fixed, files[name], network, **many)
         train, _ = hold_out(ComputedVideos(self.fixed, files), config.holdout)
         _, held_out = hold_out(ComputedVideos(self.fixed, files, pixels=True), config.holdout)
         return replace(self, samples=_samples(config, train, None), held_out=_to_look_at(config, held_out))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ def compute_all(
     compute: Callable[[torch.Tensor], torch.Tensor],
     *,
     batch_size: int = 8,
+    threads: int = 1,
 ) -> np.ndarray:
     """A network's view of every image, computed once: ``I K ...`` at ``path``, memory-mapped.
 
@@ -44,7 +47,8 @@ def compute_all(
         path: ``.npy`` file to make or reuse.
         compute: images ``B 3 H W`` in [-1, 1] on the CPU -> ``B ...`` on any device; kept as float16 if it
             has fractions, else in its own type.
-        batch_size: images at once; few, so that a CPU keeps them in its caches.
+        batch_size: images at once; few, so that a CPU keeps them in its caches, many for a GPU.
+        threads: that read the images, ahead of the network.
     """
     count, per = data.rgb.shape[:2]
     if not (path.exists() and _agree(np.load(path, mmap_mode="r"), data, compute)):
@@ -53,15 +57,34 @@ def compute_all(
         kind = np.float16 if first.is_floating_point() else first.numpy().dtype
         temporary = path.with_suffix(".tmp")
         values = open_memmap(temporary, mode="w+", dtype=kind, shape=(count, per, *first.shape[1:]))
-        for video in range(count):
-            images = to_images(data.pictures(video, range(per)))
-            values[video] = torch.cat([compute(part).cpu() for part in images.split(batch_size)]).numpy()
-            if video % LOGGED == 0:
-                log.info("%s: computed %d of %d", path.name, video, count)
+        group = max(1, batch_size // per)
+        for first, images in _read_ahead(data, group, threads):
+            found = torch.cat([compute(part).cpu() for part in images.split(batch_size)])
+            values[first : first + group] = found.unflatten(0, (-1, per)).numpy()
+            if first % LOGGED < group:
+                log.info("%s: computed %d of %d", path.name, first, count)
         values.flush()
         del values
         os.replace(temporary, path)
     return np.load(path, mmap_mode="r")
+
+
+def _read_ahead(data: DancerVideos, group: int, threads: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """All images of so many videos at a time, ``B 3 H W``, and the first video's number."""
+    count, per = data.rgb.shape[:2]
+
+    def read(first: int) -> tuple[int, torch.Tensor]:
+        videos = range(first, min(first + group, count))
+        return first, to_images(np.concatenate([data.pictures(video, range(per)) for video in videos]))
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future] = deque()
+        for first in range(0, count, group):
+            waiting.append(pool.submit(read, first))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _agree(values: np.ndarray, data: DancerVideos, compute: Callable[[torch.Tensor], torch.Tensor]) -> bool:

@@ -117,8 +117,9 @@ def latent_basis(
         probed: so many of them for the gain, measured by changing one channel at a time.
     """
     batches = [range(first, min(first + 32, images)) for first in range(0, images, 32)]
-    encoded = [vae.encode(default_collate([samples[k] for k in b])["target"][:, 0]).latent for b in batches]
-    flat = torch.cat(encoded).double().movedim(1, -1).flatten(0, -2)  # (N h w) C
+    pictures = (default_collate([samples[k] for k in b])["target"][:, 0] for b in batches)
+    encoded = [vae.encode(p.to(vae.device)).latent for p in pictures]
+    flat = torch.cat(encoded).cpu().double().movedim(1, -1).flatten(0, -2)  # (N h w) C
     size = flat.T @ flat / len(flat)
     gain = _gain(vae, torch.cat(encoded)[:probed])
     values, vectors = torch.linalg.eigh(gain)
@@ -135,6 +136,6 @@ def _gain(vae: AutoencoderDC, latents: torch.Tensor, *, step: float = 0.1) -> to
     for channel, size in enumerate(rms):
         moved = latents.clone()
         moved[:, channel] += step * size
-        changes.append(((vae.decode(moved).sample - picture) / (step * size)).flatten())
+        changes.append(((vae.decode(moved).sample - picture) / (step * size)).flatten().cpu())
     changes = torch.stack(changes).double()
     return changes @ changes.T / latents[:, 0].numel()
