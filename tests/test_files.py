@@ -252,13 +252,14 @@ ALLOWED = {
     "magicanimate.provenance.signing": {"open"},  # to a temporary path
     "magicanimate.studio.detached": {"open"},  # the log of a program
     "densepose_tools.archive": {"open"},  # entries of a zip
+    "magicanimate.checkpoints.single_file": {"write_text"},  # into a temporary folder
     "densepose_tools.journal": {"open"},  # grows while a clip is worked on
     "densepose_tools.keypoints": {"open"},  # to a temporary path
     "training.checkpoints": {"open"},  # to a temporary path
     "training.run_folder": {"open"},  # rows that are added
     "training.dancers.dataset": {"json.loads", "write_bytes"},
     "training.dancers.__main__": {"write_bytes"},
-    "training.data.latents": {"np.load", "open"},  # mapped into memory
+    "training.data.computed": {"np.load", "open"},  # mapped into memory
     "training.data.dancers": {"np.load", "open"},
 }
 _READERS = ("np.load", "numpy.load", "yaml.load", "yaml.safe_load", "json.load", "json.loads", "pickle.load")

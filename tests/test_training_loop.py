@@ -100,8 +100,8 @@ def test_two_processes_take_the_same_steps_as_one(trained, data_folder, tmp_path
     output = finish(command(*args, launcher=launcher))
     assert "2 processes" in output
     assert losses(run) == pytest.approx(losses(trained / "base"), rel=1e-4)
-    # Adam divides by the gradient's own size: where it is hardly more than rounding, a step goes anywhere within
-    # the rate. So few weights may differ, and by no more than the four steps.
+    # Adam divides by the gradient's own size: where it is hardly more than rounding, a step goes anywhere
+    # within the rate. So few weights may differ, and by no more than the four steps.
     ours, theirs = weights(run), weights(trained / "base")
     apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in theirs])
     assert (apart > 1e-4).float().mean() < 1e-4

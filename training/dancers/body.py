@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from magicanimate.files import write_bytes
 from training.dancers import parts, raster
 
 BODY_VERTICES = 13380
@@ -76,7 +77,7 @@ def bake(path: pathlib.Path) -> None:
     model.blendshapes = model.blendshapes.half()
     held = io.BytesIO()
     torch.save({"model": model, "groups": groups}, held)
-    path.write_bytes(lzma.compress(held.getvalue(), preset=1))
+    write_bytes(path, lzma.compress(held.getvalue(), preset=1))
 
 
 class Body:
