@@ -218,7 +218,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         for attempt in ladder.attempts():
             with attempt, team.in_round(), stopping_between_blocks([self.vae], should_stop):
                 reference = self.encode_image(image, photo_labels)
-        self._require_finite(reference, "the latents of the photo")
+        self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         generator = torch.Generator("cpu").manual_seed(seed)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
@@ -466,7 +466,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
                             on_window(done, total)
                     with team.in_round():
                         after, expected = self._step(denoiser.prediction(), timestep, latents, generator)
-            self._require_finite(after, f"the latents after step {i + 1} of {len(timesteps)}")
+            self._require_finite(
+                torch.isfinite(after).all(), f"the latents after step {i + 1} of {len(timesteps)}"
+            )
             latents = after
             if on_step is not None:
                 on_step(i, latents, expected)
@@ -507,13 +509,17 @@ class MagicAnimatePipeline(DiffusionPipeline):
             yield sum(map(len, shares))
         denoiser.add_up(team, latents)
 
-    def _require_finite(self, values: torch.Tensor, what: str) -> None:
+    def _require_finite(self, finite: torch.Tensor, what: str) -> None:
         """Refuse to go on with NaN or infinity, which would end in a flat video.
+
+        Args:
+            finite: whether there is none, one boolean.
+            what: has it.
 
         Raises:
             InputError: there is one.
         """
-        if not torch.isfinite(values).all():
+        if not finite:
             dtype = str(self.unet.dtype).removeprefix("torch.")
             raise InputError(
                 f"There are values that are not finite in {what}: the checkpoint's weights are damaged, the "
