@@ -84,12 +84,6 @@ def plain(pipe) -> dict[str, torch.Tensor]:
     ("case", "arrangement"),
     [(case, "default") for case in CASES] + [("two windows", name) for name in ARRANGEMENTS],
 )
-def test_attention_of_libraries_that_are_not_there():
-    assert "install it" in attention_problem("flash") and attention_problem("native") is None
-    with pytest.raises(ValueError, match="unknown attention 'fast'"):
-        Speed(attention="fast")
-
-
 def test_same_result(pipe, plain, case, arrangement):
     result = animate(pipe, ARRANGEMENTS.get(arrangement, Speed()), **CASES[case])
     assert_same_but_for_rounding(result, plain[case])
@@ -261,3 +255,9 @@ def test_products_of_convolutions(kernel, stride):
         with OneDnnProducts():
             torch.testing.assert_close(conv(x), expected)
             torch.testing.assert_close(conv(x.contiguous()), expected)
+
+
+def test_attention_of_libraries_that_are_not_there():
+    assert "install it" in attention_problem("flash") and attention_problem("native") is None
+    with pytest.raises(ValueError, match="unknown attention 'fast'"):
+        Speed(attention="fast")
