@@ -136,7 +136,7 @@ def test_a_time_trial_tells_the_time_before_the_first_animation(values, tmp_path
         *_, last = forecaster.looks(values | changed)
         return said(last, "note")
 
-    assert "Roughly " in text() and " s on cpu" in text()
+    assert "Roughly " in text() and " on cpu" in text()
     assert " or less; the first time" in text(preset="fast")
 
 
