@@ -122,7 +122,7 @@ def _samples(config: StageConfig, videos: VideoSet, images: ImageSet | None) -> 
     """What the stage learns from; the thresholds tau are explained at `training.data.draws.joint_kind`."""
     place = {"batch_size": config.samples_a_step, "steps": config.steps, "seed": config.seed}
     if config.stage in ("vae", "controlnet"):
-        return ImageSamples(images or VideoFrames(videos), **place)
+        return ImageSamples(images or VideoFrames(videos), bare=config.stage == "vae", **place)
     if config.stage == "stage2":
         return ClipSamples(
             videos,

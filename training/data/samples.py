@@ -205,14 +205,23 @@ class ClipSamples(DrawnSamples):
 
 
 class ImageSamples(DrawnSamples):
-    """Single images, each its own reference (ControlNet stage, autoencoder); F = 1."""
+    """Single images, each its own reference (ControlNet stage, autoencoder); F = 1.
 
-    def __init__(self, images: ImageSet, *, batch_size: int, steps: int, seed: int):
+    Args:
+        images: to draw from.
+        batch_size, steps, seed: see ``PairSamples``.
+        bare: give ``target`` only, as uint8 F 3 H W: a sixteenth of the bytes, for the autoencoder.
+    """
+
+    def __init__(self, images: ImageSet, *, batch_size: int, steps: int, seed: int, bare: bool = False):
         super().__init__(batch_size=batch_size, steps=steps, seed=seed)
-        self.images = images
+        self.images, self.bare = images, bare
 
     def draw(self, rng: np.random.Generator, step: int) -> Sample:
-        return _image_sample(self.images, int(rng.integers(len(self.images))))
+        image = int(rng.integers(len(self.images)))
+        if self.bare:
+            return {"target": torch.from_numpy(np.array(self.images.read(image).pixels)).movedim(-1, -3)}
+        return _image_sample(self.images, image)
 
 
 class FixedSamples(Dataset):

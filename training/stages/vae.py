@@ -27,7 +27,7 @@ class VaeStage(nn.Module):
     Args:
         config: of the stage.
         vae: the autoencoder to train.
-        samples: of the training data; only the first picture of "target" is used.
+        samples: of the training data, bare pictures.
         held_out: samples to show.
     """
 
@@ -38,9 +38,8 @@ class VaeStage(nn.Module):
     def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Losses ``B`` of a batch of samples that know their ``index``."""
         rngs = [self._generator(index) for index in batch["index"].tolist()]
-        images = torch.cat(
-            [self._disturbed(image, rng) for image, rng in zip(batch["target"][:, 0], rngs, strict=True)]
-        )
+        pictures = batch["target"][:, 0].float() / 127.5 - 1
+        images = torch.cat([self._disturbed(image, rng) for image, rng in zip(pictures, rngs, strict=True)])
         latents = self.vae.encode(images).latent
         spread = latents.detach().float().std(dim=(0, 2, 3), keepdim=True)  # of this process's pictures
         noise = torch.stack([_normal(rng, latents.shape[1:]) for rng in rngs]).to(latents.device)
