@@ -81,5 +81,5 @@ def test_impossible_strengths_are_refused(tmp_path, strength):
     request = AnimationRequest(
         tmp_path / "a", tmp_path / "b", tmp_path / "c.mp4", reference_strength=strength
     )
-    with pytest.raises(InputError, match="reference strength"):
+    with pytest.raises(InputError, match="reference.strength"):
         check_request(request)
