@@ -174,7 +174,7 @@ class _Recorder(TorchDispatchMode):
         if packet is aten.copy_ and not isinstance(args[0], FakeTensor) and _on_gpu(args[1]):
             self._look_at(func, args, kwargs)
             with unset_fake_temporarily():
-                return args[0].zero_()
+                return args[0].fill_(args[0].dtype == torch.bool)  # zeros, and answers that are yes
         if not _is_gpu(kwargs.get("device")):
             kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
         inputs = list(tree_iter((args, kwargs)))
