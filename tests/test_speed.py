@@ -238,7 +238,9 @@ def test_long_attention_in_slices(dtype, tolerance, monkeypatch):
     q, k, v = (x.transpose(1, 2).to(dtype) for x in (q, k, v))
     expected = functional.scaled_dot_product_attention(q, k, v)
     sliced = []
-    monkeypatch.setattr(lean, "_attention", lambda *args: sliced.append(1) or attention(*args))
+    monkeypatch.setattr(
+        lean, "_attention", lambda *args, **options: sliced.append(1) or attention(*args, **options)
+    )
     with torch.inference_mode(), OneDnnProducts():
         found = functional.scaled_dot_product_attention(q, k, v)
     assert sliced and found.dtype == dtype
