@@ -111,7 +111,7 @@ def test_an_ordinary_video_becomes_the_motion_with_one_click(page, served, tmp_p
     notice = page.inner_text("#densepose-notice")
     assert "tango.mp4 is an ordinary video" in notice and "for trying (it is not DensePose)" in notice
     page.click("#animate")
-    wait_for_status(page, "press “Make a DensePose clip” first")
+    wait_for_status(page, "; make a DensePose clip of it with “Make a DensePose clip”")
     page.wait_for_selector("#animate:enabled")
 
     page.click("#make-densepose")
