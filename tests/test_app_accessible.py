@@ -9,7 +9,6 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.browser
 
-WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 TABS = ("Animate", "DensePose", "Gallery", "Train", "Help")
 
 
@@ -32,21 +31,16 @@ def serious(page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, address, theme, width):
+def test_axe_finds_nothing_serious(browser, address, theme):
     pytest.importorskip("axe_playwright_python", reason="need axe: pip install -r requirements-dev.txt")
-    wide, high = WIDTHS[width]
-    page = browser.new_page(viewport={"width": wide, "height": high}, reduced_motion="reduce")
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page.set_default_timeout(MILLISECONDS)
     page.goto(f"{address}?__theme={theme}")
     page.wait_for_selector("#photo img")
     found = {}
     for tab in TABS:
-        button = page.get_by_role("tab", name=tab, exact=True)
-        if not button.is_visible():
-            continue  # on a phone it is in a menu of tabs
-        button.click()
+        page.get_by_role("tab", name=tab, exact=True).click()
         page.wait_for_timeout(500)  # colours fade into each other
         if tab == "Animate":
             page.get_by_text("More", exact=True).click()
@@ -63,6 +57,6 @@ def test_first_visit_fetches_no_program_to_cut_videos(browser, address):
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
     page.wait_for_selector("#motion video")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(3000)  # the page never stops asking for news
     page.close()
     assert asked and not [url for url in asked if "ffmpeg-core" in url]

@@ -293,34 +293,6 @@ def test_cancel_while_a_job_is_edited_ends_the_editing_only(page, served, tmp_pa
     page.wait_for_selector("#jobs .ma-job-running", state="detached")
 
 
-def test_a_job_moved_by_keyboard_keeps_the_focus(page, served, tmp_path):
-    """Enter twice moves it once where there is one place to go, and moves nothing else back."""
-    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
-    set_steps(page, 100)
-    page.click("#animate")
-    page.wait_for_selector("#preview img[alt=preview]")
-    for count in (1, 2):
-        page.click("#animate")
-        page.wait_for_function(
-            "count => document.querySelectorAll('#jobs .ma-job-waiting').length === count", arg=count
-        )
-    last = page.locator("#jobs .ma-job-waiting").last.get_attribute("data-job")
-    order = "[...document.querySelectorAll('#jobs .ma-job-waiting')].map(job => job.dataset.job)"
-    page.focus(f"#jobs [data-job='{last}'] [data-action=up]")
-    page.keyboard.press("Enter")
-    page.wait_for_function(f"last => {order}[0] === last", arg=last)
-    focused = "document.activeElement.dataset.job + ' ' + document.activeElement.dataset.action"
-    page.wait_for_function(f"wanted => {focused} === wanted", arg=f"{last} up")
-    page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
-    assert page.evaluate(order)[0] == last
-    for _ in range(2):
-        page.locator("#jobs .ma-job-waiting [data-action=remove]").first.click()
-        page.wait_for_timeout(300)
-    page.click("#cancel")
-    page.wait_for_selector("#jobs .ma-job-running", state="detached")
-
-
 @pytest.mark.slow
 def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_path):
     for day, seed in ((1, 41), (2, 42)):
