@@ -87,13 +87,12 @@ class _Safetensors(WeightFile):
         return len(self._keys)
 
 
-class _Pickle(WeightFile):
-    def __init__(self, path: Path, head: bytes):
+class HeldTensors(WeightFile):
+    """Tensors of a file that are in memory already, under any names."""
+
+    def __init__(self, path: Path, tensors: dict[str, torch.Tensor]):
         super().__init__(path)
-        state = unwrap(_load_pickle(path, head))
-        self._tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
-        if not self._tensors:
-            raise InputError(f"{path} holds no weights; check that it is the right file.")
+        self._tensors = tensors
 
     def __getitem__(self, key: str) -> torch.Tensor:
         return self._tensors[key]
@@ -103,6 +102,14 @@ class _Pickle(WeightFile):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+class _Pickle(HeldTensors):
+    def __init__(self, path: Path, head: bytes):
+        state = unwrap(_load_pickle(path, head))
+        super().__init__(path, {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)})
+        if not self._tensors:
+            raise InputError(f"{path} holds no weights; check that it is the right file.")
 
 
 class _Sharded(WeightFile):

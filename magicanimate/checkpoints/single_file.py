@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-from magicanimate.checkpoints.reading import WeightFile, open_weights
+from magicanimate.checkpoints.reading import HeldTensors, WeightFile, open_weights
 from magicanimate.errors import InputError
 
 _NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
@@ -22,23 +20,6 @@ _PREFIXES = {
     "vae": "first_stage_model.",
     "text_encoder": "cond_stage_model.transformer.",
 }
-
-
-class _Renamed(WeightFile):
-    """Tensors of a file under the names that diffusers and transformers give them."""
-
-    def __init__(self, path: Path, tensors: dict[str, torch.Tensor]):
-        super().__init__(path)
-        self._tensors = tensors
-
-    def __getitem__(self, key: str) -> torch.Tensor:
-        return self._tensors[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
 
 def open_single_file(component: str, path: Path, config: dict[str, Any]) -> WeightFile:
@@ -63,7 +44,7 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
         )
     tensors = {key: file[key] for key in own}
     if component == "text_encoder":
-        return _Renamed(path, {key.removeprefix(prefix): value for key, value in tensors.items()})
+        return HeldTensors(path, {key.removeprefix(prefix): value for key, value in tensors.items()})
     cls = _NETWORKS[component]
     try:
         with tempfile.TemporaryDirectory(prefix="magicanimate-") as folder:
@@ -77,4 +58,4 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
             f"{path} cannot be taken for the {component} of Stable Diffusion 1.5 ({reason}); check that "
             "it is the right file."
         ) from error
-    return _Renamed(path, network.state_dict())
+    return HeldTensors(path, network.state_dict())
