@@ -24,14 +24,14 @@ from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.quick_start import import_diffusers, without_collection
 from magicanimate.scratch import FOLDER_VARIABLE, Scratch
 from magicanimate.terminal import exit_status, stop_on_interrupt
-from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
+from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
 from magicanimate.wording import COMPILE
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from magicanimate.ui.page import Page
-    from magicanimate.ui.studio import Studio
+    from magicanimate.webui.page import Page
+    from magicanimate.webui.studio import Studio
 
 EXAMPLES = ASSETS / "examples"
 _PORTS_TO_TRY = 100
@@ -171,8 +171,8 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
     shared = args.share or bool(accounts) or not is_loopback(args.host)
     with without_collection():
-        from magicanimate.ui.page import Page, find_examples
-        from magicanimate.ui.studio import Studio
+        from magicanimate.webui.page import Page, find_examples
+        from magicanimate.webui.studio import Studio
 
         studio = Studio(
             args.model,
@@ -210,12 +210,13 @@ def launch(
     scratch: Scratch,
     open_folders: list[Path] | None,
 ) -> None:
-    """Start the server of a page in a thread of its own; see `magicanimate.web.guard.Guard`."""
+    """Start the server of a page in a thread of its own; see `magicanimate.webui.security.guard.Guard`."""
     from starlette.middleware import Middleware
 
-    from magicanimate.ui import player, theme, views
-    from magicanimate.web.guard import Guard
-    from magicanimate.web.login import Login
+    from magicanimate.webui import theme, views
+    from magicanimate.webui.gallery import player
+    from magicanimate.webui.security.guard import Guard
+    from magicanimate.webui.security.login import Login
 
     guard = Middleware(Guard, access=access, scratch=scratch, open_folders=open_folders)
     page.blocks.launch(

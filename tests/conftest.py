@@ -145,7 +145,7 @@ def work(tmp_path: Path):
 @pytest.fixture
 def queue(tmp_path: Path, work):
     """A queue of such jobs, in ``tmp_path``."""
-    from magicanimate.studio.job_queue import JobQueue
+    from magicanimate.webui.jobs.queue import JobQueue
 
     queue = JobQueue(tmp_path, {"work": work})
     yield queue

@@ -12,7 +12,7 @@ from magicanimate.media.settings_file import write_settings
 from magicanimate.media.side_by_side import side_by_side
 from magicanimate.media.writer import VideoWriter
 from magicanimate.request_checks import side_by_side_path
-from magicanimate.studio.results import StoredResult, result_of
+from magicanimate.webui.gallery.results import StoredResult, result_of
 
 
 def ground(frame: int) -> int:

@@ -13,10 +13,10 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import Progress
 from magicanimate.errors import InputError
 from magicanimate.presets import Shortcuts
-from magicanimate.ui import views
-from magicanimate.ui.form import OWN_SCHEDULER, request_of
-from magicanimate.ui.page import Page, find_examples
-from magicanimate.ui.studio import FULL_DEFAULTS, Studio
+from magicanimate.webui import views
+from magicanimate.webui.animate.form import OWN_SCHEDULER, request_of
+from magicanimate.webui.page import Page, find_examples
+from magicanimate.webui.studio import FULL_DEFAULTS, Studio
 from magicanimate.wording import new_output
 from tests.inputs import write_motion, write_photo
 

@@ -14,11 +14,11 @@ from densepose_tools.one_click import MadeMotion, Wish
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import Cancelled
 from magicanimate.palette import BACKGROUND
-from magicanimate.studio.job_watch import Seen
-from magicanimate.ui.animate_tab import AnimateTab
-from magicanimate.ui.motion_panel import CORRECT, MAKE, motion_of
-from magicanimate.ui.page import Page
-from magicanimate.ui.studio import Studio
+from magicanimate.webui.animate.motion_panel import CORRECT, MAKE, motion_of
+from magicanimate.webui.animate.tab import AnimateTab
+from magicanimate.webui.jobs.watch import Seen
+from magicanimate.webui.page import Page
+from magicanimate.webui.studio import Studio
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_maps, write_clip
 from tests.small_segmenter import write_dance

@@ -8,12 +8,12 @@ import gradio as gr
 import pytest
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.studio.forecast import Forecast, Remark
-from magicanimate.studio.form_values import form_settings
-from magicanimate.studio.setting_presets import SettingPresets
-from magicanimate.ui import form
-from magicanimate.ui.check_card import card
-from magicanimate.ui.presets_panel import PresetsPanel
+from magicanimate.webui.animate import form
+from magicanimate.webui.animate.check_card import card
+from magicanimate.webui.animate.forecast import Forecast, Remark
+from magicanimate.webui.animate.form_values import form_settings
+from magicanimate.webui.animate.presets_panel import PresetsPanel
+from magicanimate.webui.animate.setting_presets import SettingPresets
 
 MINI = ModelDefaults("mini", 128, 128, 4, 1.0)
 

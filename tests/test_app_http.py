@@ -28,10 +28,10 @@ from magicanimate.config import MediaLimits
 from magicanimate.media.writer import read_metadata
 from magicanimate.provenance.inspection import inspect
 from magicanimate.scratch import Scratch
-from magicanimate.ui.player import file_url
-from magicanimate.ui.studio import Studio
-from magicanimate.web.file_keys import key_of
-from magicanimate.web.login import Login, LoginDelays
+from magicanimate.webui.gallery.player import file_url
+from magicanimate.webui.security.file_keys import key_of
+from magicanimate.webui.security.login import Login, LoginDelays
+from magicanimate.webui.studio import Studio
 from tests.conftest import PATIENCE, ROOT
 from tests.hostile_files import ELF, HTML, SVG, gif_of
 from tests.inputs import write_motion, write_photo
@@ -420,7 +420,7 @@ def test_guessing_passwords_takes_longer_with_every_guess(tiny_model, tmp_path, 
     def login(accounts):
         return Login(accounts, delays=LoginDelays(lambda: now), wait=wait)
 
-    monkeypatch.setattr("magicanimate.web.login.Login", login)
+    monkeypatch.setattr("magicanimate.webui.security.login.Login", login)
     with (
         running(tiny_model, tmp_path, "--auth", "me:secret") as (blocks, _),
         httpx.Client(base_url=blocks.local_url.rstrip("/"), trust_env=False) as visitor,

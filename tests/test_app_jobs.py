@@ -11,12 +11,12 @@ import pytest
 from PIL import ExifTags, Image
 
 import app
-from magicanimate.studio.job import Job
-from magicanimate.studio.job_queue import JobQueue
-from magicanimate.studio.job_watch import Seen
-from magicanimate.ui.animate_tab import AnimateTab
-from magicanimate.ui.page import Page
-from magicanimate.ui.studio import Studio
+from magicanimate.webui.animate.tab import AnimateTab
+from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.jobs.queue import JobQueue
+from magicanimate.webui.jobs.watch import Seen
+from magicanimate.webui.page import Page
+from magicanimate.webui.studio import Studio
 from tests.conftest import PATIENCE
 from tests.inputs import write_motion, write_photo
 from tests.waiting_work import end_of

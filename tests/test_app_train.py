@@ -17,10 +17,10 @@ import pytest
 import app
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.studio.training_run import TrainingRun
-from magicanimate.ui import train_views
-from magicanimate.ui.page import Page
-from magicanimate.ui.studio import Studio
+from magicanimate.webui.page import Page
+from magicanimate.webui.studio import Studio
+from magicanimate.webui.training import views as train_views
+from magicanimate.webui.training.run import TrainingRun
 from tests.browser_page import MILLISECONDS
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
@@ -55,7 +55,7 @@ def studio(tiny_model, tmp_path) -> Iterator[Studio]:
 def test_a_page_for_others_has_no_handler_that_trains(studio):
     pages = [Page(studio, [], queue_size=2, training=training).blocks for training in (False, True)]
     without, with_it = ({fn.fn.__module__ for fn in page.fns.values() if fn.fn} for page in pages)
-    handlers = {"magicanimate.ui.train_tab", "magicanimate.ui.trial_panel"}
+    handlers = {"magicanimate.webui.training.tab", "magicanimate.webui.training.trial_panel"}
     assert handlers <= with_it and not handlers & without
 
 

@@ -16,11 +16,11 @@ from densepose_tools.pointing import picture_at, with_mark
 from densepose_tools.tracking import PersonAt
 from magicanimate.errors import InputError
 from magicanimate.palette import BACKGROUND
-from magicanimate.ui.densepose_tab import CHANGE, DensePoseTab
-from magicanimate.ui.motion_figures import figures
-from magicanimate.ui.motion_panel import CORRECT, MAKE
-from magicanimate.ui.page import Page
-from magicanimate.ui.studio import Studio
+from magicanimate.webui.animate.motion_figures import figures
+from magicanimate.webui.animate.motion_panel import CORRECT, MAKE
+from magicanimate.webui.motion_tools.tab import CHANGE, DensePoseTab
+from magicanimate.webui.page import Page
+from magicanimate.webui.studio import Studio
 from tests.media_files import numbered, part_maps, write_clip, write_output
 from tests.small_segmenter import dancing, negatives, write_dance
 

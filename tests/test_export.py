@@ -15,11 +15,11 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.file_metadata import read_metadata
 from magicanimate.media.motion import open_motion
 from magicanimate.media.sound import has_sound
-from magicanimate.studio.export import KINDS, export
-from magicanimate.studio.following import followed
-from magicanimate.studio.library import Library
-from magicanimate.studio.results import result_of
-from magicanimate.studio.reuse import original, read_settings, reuse
+from magicanimate.webui.animate.reuse import original, read_settings, reuse
+from magicanimate.webui.following import followed
+from magicanimate.webui.gallery.export import KINDS, export
+from magicanimate.webui.gallery.library import Library
+from magicanimate.webui.gallery.results import result_of
 from tests.inputs import write_motion
 from tests.result_files import write_result
 
@@ -179,7 +179,7 @@ def test_a_copy_is_known_by_what_it_says_of_itself(result, tmp_path):
 
 
 def test_kinds_are_those_of_the_page():
-    from magicanimate.ui.result_panel import _KIND_NAMES
+    from magicanimate.webui.animate.result_panel import _KIND_NAMES
 
     assert tuple(_KIND_NAMES) == KINDS
 

@@ -247,10 +247,10 @@ ALLOWED = {
     "magicanimate.result_writer": {"write_bytes"},  # to the temporary path that it is given
     "magicanimate.media.file_metadata": {"write_bytes"},  # into a file that is still in the making
     "magicanimate.terminal": {"open"},  # the null device
-    "magicanimate.web.guard": {"json.loads"},  # Gradio's answer, no file
+    "magicanimate.webui.security.guard": {"json.loads"},  # Gradio's answer, no file
     "magicanimate.checkpoints.download": {"open"},  # goes on where it was interrupted
     "magicanimate.provenance.signing": {"open"},  # to a temporary path
-    "magicanimate.studio.detached": {"open"},  # the log of a program
+    "magicanimate.webui.training.detached": {"open"},  # the log of a program
     "densepose_tools.archive": {"open"},  # entries of a zip
     "magicanimate.checkpoints.single_file": {"write_text"},  # into a temporary folder
     "densepose_tools.journal": {"open"},  # grows while a clip is worked on

@@ -12,10 +12,10 @@ from densepose_tools.photo_people import PhotoBodies, count_people, is_plausible
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
-from magicanimate.studio.bodies import compare
-from magicanimate.studio.forecast import Forecast, Forecaster
-from magicanimate.studio.form_values import form_settings, request_of
-from magicanimate.studio.pace import Work, estimate, is_known
+from magicanimate.webui.animate.bodies import compare
+from magicanimate.webui.animate.forecast import Forecast, Forecaster
+from magicanimate.webui.animate.form_values import form_settings, request_of
+from magicanimate.webui.animate.pace import Work, estimate, is_known
 from magicanimate.wording import MAKE_CLIP
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_labels
@@ -162,7 +162,7 @@ def test_a_person_is_looked_for(values, tmp_path, segmenter):
 
 
 def test_before_the_networks_are_loaded_nothing_else_is(values, tmp_path, segmenter, monkeypatch):
-    monkeypatch.setattr("magicanimate.studio.forecast._PATIENCE", 0.3)
+    monkeypatch.setattr("magicanimate.webui.animate.forecast._PATIENCE", 0.3)
     forecaster = Forecaster(
         MINI, tmp_path, bodies=PhotoBodies(segmenter), device=lambda: None, ready=lambda: False
     )

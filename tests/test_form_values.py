@@ -12,7 +12,7 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.request_checks import check_request
-from magicanimate.studio.form_values import (
+from magicanimate.webui.animate.form_values import (
     LARGEST_SEED,
     OWN_SCHEDULER,
     form_settings,
@@ -20,7 +20,7 @@ from magicanimate.studio.form_values import (
     read_back,
     requests_of,
 )
-from magicanimate.studio.sizes import CUSTOM, OWN, nearest_size, size_choices, size_of
+from magicanimate.webui.animate.sizes import CUSTOM, OWN, nearest_size, size_choices, size_of
 from tests.inputs import write_motion
 
 MINI = ModelDefaults("mini", 128, 128, 4, 1.0)

@@ -24,16 +24,16 @@ from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
 from magicanimate.errors import InputError
 from magicanimate.files import encode_json
-from magicanimate.studio.detached import DetachedProcess
-from magicanimate.studio.form_values import form_settings, of_result
-from magicanimate.studio.job import Job
-from magicanimate.studio.job_files import JobFiles
-from magicanimate.studio.library import Library
-from magicanimate.studio.pace import is_known
-from magicanimate.studio.reuse import read_settings, reuse
-from magicanimate.studio.setting_presets import SettingPresets
-from magicanimate.studio.training_desk import TrainingDesk
-from magicanimate.studio.training_run import TrainingRun
+from magicanimate.webui.animate.form_values import form_settings, of_result
+from magicanimate.webui.animate.pace import is_known
+from magicanimate.webui.animate.reuse import read_settings, reuse
+from magicanimate.webui.animate.setting_presets import SettingPresets
+from magicanimate.webui.gallery.library import Library
+from magicanimate.webui.jobs.files import JobFiles
+from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.training.desk import TrainingDesk
+from magicanimate.webui.training.detached import DetachedProcess
+from magicanimate.webui.training.run import TrainingRun
 from training.export import saved_config
 from training.presets import tiny
 from training.run_folder import Metrics, check_settings

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from magicanimate.errors import InputError
-from magicanimate.studio.gallery import PER_PAGE, Gallery, Looking
-from magicanimate.studio.library import Library
-from magicanimate.ui import player
-from magicanimate.ui.page import Page
-from magicanimate.ui.studio import Studio
+from magicanimate.webui.gallery import player
+from magicanimate.webui.gallery.library import Library
+from magicanimate.webui.gallery.look import PER_PAGE, Gallery, Looking
+from magicanimate.webui.page import Page
+from magicanimate.webui.studio import Studio
 from tests.inputs import write_motion, write_photo
 from tests.result_files import write_result
 
@@ -271,7 +271,7 @@ def test_names_of_files_cannot_break_out_of_the_html(folder):
     result = write_result(
         folder / "20260105-090000_a_b.mp4", photo='"><script>alert(1)</script>.png', frames=2
     )
-    from magicanimate.ui.gallery_views import Card, grid
+    from magicanimate.webui.gallery.views import Card, grid
 
     html = grid([Card('"x', result, None)], page=0, pages=1, empty="")
     assert "<script" not in html and 'data-id="&quot;x"' in html

@@ -25,7 +25,7 @@ from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.request_checks import check_request
 from magicanimate.scratch import Scratch, remove_abandoned
-from magicanimate.studio.library import Library
+from magicanimate.webui.gallery.library import Library
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
 from tests.result_files import write_result
@@ -388,7 +388,7 @@ def test_a_move_that_was_killed_is_finished(tmp_path, monkeypatch, moved, back):
         rename(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("magicanimate.studio.bin.os.rename", until_killed)
+        patch.setattr("magicanimate.webui.gallery.bin.os.rename", until_killed)
         library.bin.restore(binned.id) if back else library.bin.put(found)
     after = Library(tmp_path)
     after.bin.finish_moves()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from magicanimate.errors import InputError
-from magicanimate.studio.job_queue import JobQueue
+from magicanimate.webui.jobs.queue import JobQueue
 from tests.conftest import ROOT
 from tests.waiting_work import end_of, submit, wait_until_running
 
@@ -171,8 +171,8 @@ def test_files_that_are_no_jobs_are_passed_over(tmp_path, work, caplog):
 _KILLED = """
 import sys, time
 from pathlib import Path
-from magicanimate.studio.job import Made
-from magicanimate.studio.job_queue import JobQueue
+from magicanimate.webui.jobs.job import Made
+from magicanimate.webui.jobs.queue import JobQueue
 
 def work(request, on_progress, should_stop):
     if request["name"] == "slow":

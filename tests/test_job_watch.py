@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from magicanimate.studio.job_watch import JobWatch, Seen
+from magicanimate.webui.jobs.watch import JobWatch, Seen
 from tests.waiting_work import end_of, submit, wait_until_running
 
 

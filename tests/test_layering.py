@@ -13,12 +13,14 @@ import pytest
 
 from tests.conftest import ROOT
 
-TOP = ("app", "magicanimate.__main__", "magicanimate.cli", "magicanimate.ui")
+TOP = ("app", "magicanimate.__main__", "magicanimate.cli", "magicanimate.webui")
 PIPELINE = ("magicanimate.pipeline", "magicanimate.denoising", "magicanimate.windows", "magicanimate.preview")
 # The windows are plain arithmetic, which forecasts of time and memory need.
 NETWORKS = tuple(name for name in PIPELINE if name != "magicanimate.windows")
 MODELS = ("magicanimate.models",)
 ANIMATOR = ("magicanimate.animator",)
+
+ROOMS = ("animate", "gallery", "jobs", "motion_tools", "training")
 
 # Package -> what neither it nor anything in it may import.
 FORBIDDEN = {
@@ -26,19 +28,26 @@ FORBIDDEN = {
     "densepose_tools": ("training", "benchmarks", "tests", "app", *TOP, *ANIMATOR, *PIPELINE, *MODELS),
     "training": ("benchmarks", "tests", "app", *TOP, *ANIMATOR),
     "training.metrics": ("densepose_tools", "magicanimate.media", *PIPELINE, *MODELS),
-    "magicanimate.animator": (*TOP, "magicanimate.studio"),
-    "magicanimate.studio": (*TOP, "gradio", "torch", *NETWORKS, *MODELS),
+    "magicanimate.animator": TOP,
     "magicanimate.pipeline": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),
     "magicanimate.models": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.memory": (*TOP, *ANIMATOR, *NETWORKS, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.distributed": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.media"),
     "magicanimate.media": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.checkpoints", "torch"),
-    "magicanimate.web": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "gradio", "torch"),
     "magicanimate.provenance": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "torch"),
     "magicanimate.checkpoints": (*TOP, *ANIMATOR, "magicanimate.media"),
-    "magicanimate.cli": ("app", "magicanimate.ui", "gradio", *PIPELINE, *MODELS, "magicanimate.media"),
-    "magicanimate.ui": ("app", "magicanimate.cli", "torch", *PIPELINE, *MODELS, "magicanimate.media"),
+    "magicanimate.cli": ("app", "magicanimate.webui", "gradio", *PIPELINE, *MODELS, "magicanimate.media"),
+    "magicanimate.webui": ("app", "magicanimate.cli", "torch", *NETWORKS, *MODELS),
+    "magicanimate.webui.security": (
+        *(
+            f"magicanimate.webui.{room}"
+            for room in ("animate", "gallery", "jobs", "motion_tools", "training")
+        ),
+        *ANIMATOR,
+        *PIPELINE,
+        "gradio",
+    ),
     "app": ("magicanimate.cli", "torch", *PIPELINE, *MODELS, "magicanimate.media"),
 }
 
@@ -92,16 +101,24 @@ def test_arrows_point_down(package):
     assert not wrong
 
 
-def test_who_uses_densepose_tools():
+def test_widgets_and_the_work_behind_them_are_apart():
+    page = {name: set(imports(tree)) for name, tree in MODULES.items() if within(name, "magicanimate.webui")}
+    widgets = {name for name, imported in page.items() if "gradio" in imported}
+    assert "magicanimate.webui.page" in widgets
+    media = [name for name in widgets if any(within(used, "magicanimate.media") for used in page[name])]
+    assert not media, "widgets leave files to the modules beside them"
+    upwards = [name for name in page.keys() - widgets if page[name] & widgets]
+    assert not upwards, "what works without a page does not know the page"
+
+
+def test_only_the_page_and_the_animator_extract_poses():
     users = {
         name
         for name, tree in MODULES.items()
         if within(name, "magicanimate") and any(within(used, "densepose_tools") for used in imports(tree))
     }
-    pages = ("check_card", "densepose_tab", "motion_figures", "motion_job", "motion_panel", "studio", "views")
-    others = {"animator", "pipeline", "studio.bodies", "studio.forecast"}
-    others = {f"magicanimate.{name}" for name in others}
-    assert users == others | {f"magicanimate.ui.{name}" for name in pages}
+    outside = {name for name in users if not within(name, "magicanimate.webui")}
+    assert outside == {"magicanimate.animator", "magicanimate.pipeline"}
 
 
 def test_no_cycles():

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from magicanimate.errors import InputError
-from magicanimate.studio.library import Library
-from magicanimate.studio.moving_thumbnails import Thumbnails
-from magicanimate.studio.results import result_of
+from magicanimate.webui.gallery.library import Library
+from magicanimate.webui.gallery.moving_thumbnails import Thumbnails
+from magicanimate.webui.gallery.results import result_of
 from tests.result_files import write_result
 
 
@@ -85,7 +85,7 @@ def test_settings_are_read_again_only_when_changed(folder, monkeypatch):
     library = Library(folder)
     library.results()
     read = []
-    from magicanimate.studio import library as module
+    from magicanimate.webui.gallery import library as module
 
     original = module.read_result
     monkeypatch.setattr(module, "read_result", lambda path: read.append(path.name) or original(path))

@@ -15,7 +15,7 @@ from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.media.file_metadata import read_metadata
 from magicanimate.media.photo import load_photo
-from magicanimate.studio.photo_thumbnail import thumbnail
+from magicanimate.webui.gallery.photo_thumbnail import thumbnail
 from tests.conftest import ROOT
 from tests.media_files import numbered, write_clip, write_sound
 

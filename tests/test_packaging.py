@@ -60,7 +60,8 @@ def test_every_command_has_help(installed, tmp_path, command):
 @pytest.mark.slow
 def test_the_page_brings_its_files_and_examples(installed, tmp_path):
     code = (
-        "from magicanimate.ui import player, theme; from magicanimate import ASSETS;"
+        "from magicanimate import ASSETS; from magicanimate.webui import theme;"
+        "from magicanimate.webui.gallery import player;"
         "print(len(list((ASSETS / 'examples').glob('*.jpg'))))"
     )
     assert int(run(installed, tmp_path, "-c", code)) >= 3

@@ -8,8 +8,8 @@ import pytest
 
 from magicanimate.animator import ModelDefaults
 from magicanimate.errors import InputError
-from magicanimate.studio.form_values import form_settings
-from magicanimate.studio.setting_presets import LONGEST_NAME, SettingPresets
+from magicanimate.webui.animate.form_values import form_settings
+from magicanimate.webui.animate.setting_presets import LONGEST_NAME, SettingPresets
 
 SETTINGS = form_settings(ModelDefaults("mini", 128, 128, 4, 1.0))
 

@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from magicanimate.errors import InputError
-from magicanimate.studio import training_wish
-from magicanimate.studio.detached import DetachedProcess
-from magicanimate.studio.training_desk import TrainingDesk
-from magicanimate.studio.training_run import EXPORTED, TrainingRun, export_folder, trials
-from magicanimate.studio.training_wish import TrainingWish, dancers_command, shown, stages_of
+from magicanimate.webui.training import wish as training_wish
+from magicanimate.webui.training.desk import TrainingDesk
+from magicanimate.webui.training.detached import DetachedProcess
+from magicanimate.webui.training.run import EXPORTED, TrainingRun, export_folder, trials
+from magicanimate.webui.training.wish import TrainingWish, dancers_command, shown, stages_of
 from tests.conftest import PATIENCE
 from tests.training_runs import losses, train
 from training.__main__ import STAGES, parser

@@ -13,11 +13,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from magicanimate.errors import InputError
-from magicanimate.web import incidents
-from magicanimate.web.access import Access, exposure_warnings, is_loopback, parse_accounts
-from magicanimate.web.file_keys import is_key_of, key_of
-from magicanimate.web.guard import Guard
-from magicanimate.web.login import Login, LoginDelays, caller
+from magicanimate.webui.security import incidents
+from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
+from magicanimate.webui.security.file_keys import is_key_of, key_of
+from magicanimate.webui.security.guard import Guard
+from magicanimate.webui.security.login import Login, LoginDelays, caller
 
 OWN = {"host": "127.0.0.1:7860"}
 

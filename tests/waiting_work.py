@@ -8,8 +8,8 @@ from pathlib import Path
 
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.studio.job import Job, Made
-from magicanimate.studio.job_queue import JobQueue
+from magicanimate.webui.jobs.job import Job, Made
+from magicanimate.webui.jobs.queue import JobQueue
 
 BEFORE_THE_WAIT = 2
 """The last step that a job reports before it waits."""

@@ -1,1 +1,0 @@
-"""The page in the browser: widgets and their handlers; everything else is the animator's."""

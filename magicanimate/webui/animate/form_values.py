@@ -1,0 +1,196 @@
+"""The settings of the page's form: their defaults and ranges, and what their values mean.
+
+A form's values are a dictionary by the names below, plus the files: "photo", "motion" and, for some
+checkpoints, "keypoints". They can be saved, read back from a result, and turned into requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from magicanimate.animator import ModelDefaults
+from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest
+from magicanimate.errors import InputError
+from magicanimate.presets import completed
+from magicanimate.request_checks import LARGEST_REFERENCE_STRENGTH, SIDE_MULTIPLE
+from magicanimate.webui.animate.sizes import CUSTOM, OWN, size_choices
+from magicanimate.wording import new_output
+
+LARGEST_SEED = 2**31 - 1
+MOST_SEEDS = 8
+OWN_SCHEDULER = "default"
+SCHEDULERS = (
+    OWN_SCHEDULER,
+    "DDIMScheduler",
+    "UniPCMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+)
+FILES = ("photo", "motion", "keypoints")
+_ZERO_MEANS_NONE = ("end", "fps")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of the form.
+
+    Attributes:
+        default: its type is the setting's.
+        low, high: bounds of a number, both included.
+        choices: of a text; any text when empty.
+    """
+
+    default: bool | int | float | str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def trouble(self, value: Any) -> str | None:
+        """Why a value is none of this setting's, as the end of a sentence; ``None`` if it is."""
+        kind = type(self.default)
+        numeric = kind in (int, float)
+        if isinstance(value, bool) != (kind is bool) or not isinstance(
+            value, (int, float) if numeric else kind
+        ):
+            wanted = {bool: "yes or no", int: "a whole number", float: "a number"}.get(kind, "a text")
+            return f"is not {wanted}"
+        if numeric and not self.low <= value <= self.high:  # also refuses "not a number"
+            return f"is not between {self.low:g} and {self.high:g}"
+        if kind is int and value != int(value):
+            return "is not a whole number"
+        if self.choices and value not in self.choices:
+            return f"is none of: {', '.join(self.choices)}"
+        return None
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    """Settings from elsewhere that suit the form.
+
+    Attributes:
+        values: by name of the setting.
+        notes: a sentence on each that does not suit it.
+    """
+
+    values: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
+    """Every setting of the form, with the checkpoint's own values where it has some."""
+    own = AnimationRequest(Path(), Path(), Path())
+    return {
+        "seed": Setting(own.seed, 0, LARGEST_SEED),
+        "random_seed": Setting(False),
+        "seeds": Setting(1, 1, MOST_SEEDS),
+        "preset": Setting(own.preset, choices=PRESETS),
+        "num_inference_steps": Setting(defaults.num_inference_steps, 1, 100),
+        "guidance_scale": Setting(float(defaults.guidance_scale), 1, 20),
+        "size": Setting(OWN, choices=tuple(choice.name for choice in size_choices(defaults))),
+        "width": Setting(defaults.width, SIDE_MULTIPLE, 4096),
+        "height": Setting(defaults.height, SIDE_MULTIPLE, 4096),
+        "fit": Setting(own.fit, choices=FITS),
+        "start": Setting(own.start, 0, 86400),
+        "end": Setting(0.0, 0, 86400),
+        "stride": Setting(own.stride, 1, 1000),
+        "fps": Setting(0.0, 0, 1000),
+        "reference_strength": Setting(own.reference_strength, 0, LARGEST_REFERENCE_STRENGTH),
+        "controlnet_conditioning_scale": Setting(own.controlnet_conditioning_scale, 0, 2),
+        "fusion": Setting(own.fusion, choices=FUSIONS),
+        "windows": Setting(own.windows, choices=WINDOW_MODES),
+        "window_size": Setting(own.window_size, 1, 24),
+        "window_overlap": Setting(own.window_overlap, 0, 23),
+        "window_offset": Setting(own.window_offset),
+        "scheduler": Setting(OWN_SCHEDULER, choices=SCHEDULERS),
+        "side_by_side": Setting(True),
+        "sound": Setting(own.sound),
+        "credentials": Setting(own.credentials),
+        "check_motion": Setting(own.check_motion),
+        "prompt": Setting(own.prompt),
+        "negative_prompt": Setting(own.negative_prompt),
+    }
+
+
+def steps_of(preset: str, defaults: ModelDefaults) -> int:
+    """Denoising steps that a speed preset means for a checkpoint."""
+    request = AnimationRequest(Path(), Path(), Path(), preset=preset)
+    return completed(request, steps=defaults.num_inference_steps).num_inference_steps
+
+
+def read_back(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> ReadBack:
+    """Take from ``given`` what suits the form.
+
+    Args:
+        given: values by name, of another version or from anywhere.
+        settings: from `form_settings`.
+    """
+    values, notes = {}, []
+    for name, value in given.items():
+        setting = settings.get(name)
+        trouble = "is not a setting of this version" if setting is None else setting.trouble(value)
+        if trouble is None:
+            values[name] = type(setting.default)(value)
+        else:
+            notes.append(f"{name} ({str(value)[:40]}) {trouble}; it was left as it is.")
+    return ReadBack(values, tuple(notes))
+
+
+def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> ReadBack:
+    """The form's values that would make a result again, without photo and clip.
+
+    Args:
+        recorded: the JSON beside a result, see `AnimationRequest.settings`.
+        settings: from `form_settings`.
+    """
+    blank = {"end": 0.0, "fps": 0.0, "scheduler": OWN_SCHEDULER}
+    given = {
+        name: blank.get(name, settings[name].default) if recorded[name] is None else recorded[name]
+        for name in AnimationRequest.names()
+        if name in settings and name in recorded
+    }
+    found = read_back(given, settings)
+    fixed = {"random_seed": False, "seeds": 1}
+    sides = ("width", "height")
+    if all(side in found.values for side in sides):
+        own = all(found.values[side] == settings[side].default for side in sides)
+        fixed["size"] = OWN if own else CUSTOM
+    return replace(found, values=found.values | fixed)
+
+
+def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
+    """The request that the values of the form mean.
+
+    Raises:
+        InputError: photo or clip is missing.
+    """
+    for name, what in (("photo", "a photo"), ("motion", "a motion clip")):
+        if not values[name]:
+            raise InputError(f"There is no {name} yet; upload {what} or choose an example.")
+    given = {
+        name: value
+        for name, value in values.items()
+        if name in AnimationRequest.names() and value not in (None, OWN_SCHEDULER)
+    }
+    for name in _ZERO_MEANS_NONE:
+        if given.get(name) == 0:
+            del given[name]
+    paths = {name: Path(values[name]) for name in FILES if values.get(name)} | {"output": output}
+    return AnimationRequest(**{**given, **paths, "seed": int(values["seed"]), "preview_every": 1})
+
+
+def requests_of(values: Mapping[str, Any], folder: Path) -> list[AnimationRequest]:
+    """A request for each of the seeds wanted: seed, seed + 1, ...; with names in ``folder`` that are free.
+
+    Raises:
+        InputError: photo or clip is missing.
+    """
+    output = new_output(folder, Path(values["photo"] or ""), Path(values["motion"] or ""))
+    first = request_of(values, output)
+    count = int(values.get("seeds") or 1)
+    if count == 1:
+        return [first]
+    seeds = [(first.seed + i) % (LARGEST_SEED + 1) for i in range(count)]
+    return [replace(first, seed=seed, output=output.with_stem(f"{output.stem}_seed{seed}")) for seed in seeds]

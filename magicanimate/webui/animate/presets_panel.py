@@ -1,0 +1,137 @@
+"""Saved settings: choose, save, delete; and back to the checkpoint's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from magicanimate.animator import ModelDefaults
+from magicanimate.errors import InputError
+from magicanimate.webui import views
+from magicanimate.webui.animate.form import Controls
+from magicanimate.webui.animate.form_values import form_settings
+from magicanimate.webui.animate.setting_presets import LONGEST_NAME, SettingPresets
+from magicanimate.webui.events import PRIVATE, Updates
+
+_OVERWRITE, _DELETE = "Overwrite", "Delete"
+
+
+class PresetsPanel:
+    """Builds itself where it is made.
+
+    Args:
+        presets: where settings are saved.
+        controls: of the form; photo and clip are left alone.
+        defaults: of the checkpoint that is used now.
+    """
+
+    def __init__(self, presets: SettingPresets, controls: Controls, defaults: Callable[[], ModelDefaults]):
+        self.presets, self.defaults = presets, defaults
+        self.controls = {name: controls[name] for name in form_settings(defaults())}
+        self.pending = gr.State(None)  # (what the question is about, name) while one is asked
+        gr.HTML("<h3>Saved settings</h3>", padding=False, elem_classes="ma-group")
+        with gr.Row(equal_height=True):
+            self.saved = gr.Dropdown(
+                presets.names(),
+                value=None,
+                label="Use",
+                info="choosing fills the form",
+                elem_id="saved-settings",
+                scale=3,
+                min_width=220,
+            )
+            self.name = gr.Textbox(
+                "",
+                label="Save as",
+                info="all but photo and clip",
+                max_length=LONGEST_NAME,
+                elem_id="settings-name",
+                scale=3,
+                min_width=220,
+            )
+        with gr.Row():
+            self.save = gr.Button("Save", size="sm", min_width=90, elem_id="save-settings")
+            self.delete = gr.Button("Delete", size="sm", min_width=90, elem_id="delete-settings")
+            self.reset = gr.Button("Reset all settings", size="sm", min_width=140, elem_id="reset-settings")
+        with gr.Row(visible=False) as self.question:
+            self.yes = gr.Button(_OVERWRITE, size="sm", variant="stop", elem_id="settings-yes")
+            self.no = gr.Button("Keep it", size="sm", elem_id="settings-no")
+        self.message = gr.HTML("", visible=False, padding=False, elem_id="settings-message")
+
+    def connect(self) -> None:
+        """Attach the handlers; every widget of the page is there now."""
+        private = {**PRIVATE, "queue": False}
+        asked = [self.saved, self.name, self.message, self.question, self.yes, self.pending]
+        values = {self.name, self.saved, self.pending, *self.controls.values()}
+        shown = [*self.controls.values(), self.message, self.question, self.pending]
+        self.saved.input(self._load, self.saved, shown, **private)
+        self.reset.click(self._reset, None, [*shown, self.saved], **private)
+        for trigger in (self.save.click, self.name.submit):
+            trigger(self._save, values, asked, **private)
+        self.delete.click(self._ask_to_delete, self.saved, asked, **private)
+        self.yes.click(self._confirmed, values, asked, **private)
+        self.no.click(self._told, None, [self.message, self.question, self.pending], **private)
+
+    def _load(self, name: str | None) -> Updates:
+        if not name:
+            return self._told()
+        try:
+            found = self.presets.load(name, form_settings(self.defaults()))
+        except InputError as error:
+            return self._told(str(error), kind="error")
+        text = " ".join([f"The settings “{name}” are in the form.", *found.notes])
+        return {self.controls[key]: value for key, value in found.values.items()} | self._told(text)
+
+    def _reset(self) -> Updates:
+        settings = form_settings(self.defaults())
+        own = {self.controls[name]: setting.default for name, setting in settings.items()}
+        return own | self._told("Every setting is as the checkpoint has it.") | {self.saved: None}
+
+    def _save(self, data: dict) -> Updates:
+        return self._saved(data, data[self.name], overwrite=False)
+
+    def _saved(self, data: dict, name: str, *, overwrite: bool) -> Updates:
+        values = {key: data[widget] for key, widget in self.controls.items()}
+        try:
+            name = self.presets.save(name, values, overwrite=overwrite)
+        except InputError as error:
+            taken = not overwrite and name and name.strip() in self.presets.names()
+            told = self._told(str(error), kind="info" if taken else "error")
+            return told | self._asked(_OVERWRITE, name.strip()) if taken else told
+        saved = {self.saved: gr.update(choices=self.presets.names(), value=name), self.name: ""}
+        return saved | self._told(f"Saved as “{name}”.", kind="done")
+
+    def _ask_to_delete(self, name: str | None) -> Updates:
+        if not name:
+            return self._told("Choose the saved settings that are to be deleted.")
+        return self._told(f"The settings “{name}” will be gone.") | self._asked(_DELETE, name)
+
+    def _confirmed(self, data: dict) -> Updates:
+        """The question was answered with yes."""
+        what, name = data[self.pending] or (None, None)
+        if what == _OVERWRITE:
+            return self._saved(data, name, overwrite=True)
+        if what != _DELETE:
+            return self._told()
+        try:
+            self.presets.delete(name)
+        except InputError as error:
+            return self._told(str(error), kind="error")
+        gone = {self.saved: gr.update(choices=self.presets.names(), value=None)}
+        return gone | self._told(f"Deleted “{name}”.")
+
+    def _asked(self, what: str, name: str) -> Updates:
+        return {
+            self.question: gr.update(visible=True),
+            self.yes: gr.update(value=f"{what} “{name}”"),
+            self.pending: (what, name),
+        }
+
+    def _told(self, text: str = "", *, kind: str = "info") -> Updates:
+        """A sentence, or none, and no question any more."""
+        return {
+            self.message: gr.update(value=views.message(text, kind=kind), visible=bool(text)),
+            self.question: gr.update(visible=False),
+            self.pending: None,
+        }

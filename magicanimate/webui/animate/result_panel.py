@@ -1,0 +1,151 @@
+"""A finished result on the page: player, downloads, settings, and the way back into the form."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import gradio as gr
+
+from magicanimate.config import AnimationResult, Progress
+from magicanimate.errors import InputError
+from magicanimate.webui import views
+from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.following import followed
+from magicanimate.webui.gallery.export import KINDS, export
+from magicanimate.webui.gallery.player import file_url, player
+from magicanimate.webui.gallery.results import StoredResult, result_of
+
+_KIND_NAMES = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "frames": "Frames (zip)"}
+
+# A chip that is no link asks for a file to be made first.
+_ASK = """
+element.addEventListener("click", (event) => {
+  const chip = event.target.closest("button[data-kind]");
+  if (chip) trigger("click", { kind: chip.dataset.kind });
+});
+"""
+
+
+class ResultPanel:
+    """Builds itself where it is made, with nothing to show yet.
+
+    Args:
+        name: prefix of the ids of its elements, since more than one may be on the page.
+    """
+
+    def __init__(self, name: str = "result"):
+        self.viewer = gr.HTML("", visible=False, elem_id=name, padding=False, apply_default_css=False)
+        self.downloads = gr.HTML(
+            "",
+            visible=False,
+            elem_id=f"{name}-downloads",
+            padding=False,
+            apply_default_css=False,
+            js_on_load=_ASK,
+        )
+        self.exporting = gr.HTML("", visible=False, elem_id=f"{name}-exporting", padding=False)
+        self.again = gr.Button("Use these settings again", size="sm", visible=False, elem_id=f"{name}-again")
+        with gr.Accordion(
+            "Settings of this result", open=False, visible=False, elem_id=f"{name}-settings"
+        ) as self.settings_box:
+            self.settings = gr.JSON(show_label=False)
+        self.shown = gr.State("")
+
+    @property
+    def widgets(self) -> list[gr.components.Component]:
+        """What `show` and `hide` update."""
+        files = [self.downloads, self.exporting]
+        return [self.viewer, *files, self.again, self.settings_box, self.settings, self.shown]
+
+    def show(self, result: AnimationResult | StoredResult | Path | str) -> Updates:
+        """Show a result; a path is that of its video.
+
+        Raises:
+            InputError: it is not there any more.
+        """
+        if isinstance(result, AnimationResult):
+            result = result.output
+        if not isinstance(result, StoredResult):
+            result = result_of(Path(result))
+        return {
+            self.viewer: gr.update(value=player(result), visible=True),
+            self.downloads: gr.update(value=_downloads(result), visible=True),
+            self.exporting: gr.update(value="", visible=False),
+            self.again: gr.update(visible=True),
+            self.settings_box: gr.update(visible=True),
+            self.settings: dict(result.settings),
+            self.shown: str(result.output),
+        }
+
+    def compare(self, first: StoredResult, second: StoredResult) -> Updates:
+        """Show two results in step."""
+        return self.hide() | {self.viewer: gr.update(value=player(first, second), visible=True)}
+
+    def hide(self) -> Updates:
+        """Show nothing."""
+        empty, hidden = gr.update(value="", visible=False), gr.update(visible=False)
+        return {
+            **dict.fromkeys((self.viewer, self.downloads, self.exporting), empty),
+            **dict.fromkeys((self.again, self.settings_box), hidden),
+            self.settings: None,
+            self.shown: "",
+        }
+
+    def connect(self) -> None:
+        """Attach the handlers."""
+        self.downloads.click(
+            self._export,
+            self.shown,
+            [self.exporting, self.downloads],
+            **PRIVATE,
+        )
+
+    def _export(self, shown: str, event: gr.EventData) -> Iterator[Updates]:
+        """Make a file of the kind asked for, and have the browser fetch it."""
+        kind = event.kind
+        if kind not in KINDS or not shown:
+            return
+        try:
+            result = result_of(Path(shown))
+            work = partial(export, result, kind)
+            for report in followed(work):
+                if isinstance(report, Progress):
+                    yield {self.exporting: gr.update(value=views.progress_bar(report), visible=True)}
+                    continue
+                yield {
+                    self.exporting: gr.update(value=_ready(report), visible=True),
+                    self.downloads: _downloads(result),
+                }
+        except InputError as error:
+            yield {self.exporting: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+
+
+def _downloads(result: StoredResult) -> str:
+    """Links to what is there, buttons for what can be made."""
+    chips = []
+    for kind, name in _KIND_NAMES.items():
+        if result.output.suffix == f".{kind}":
+            chips.insert(0, _link(result.output, name))
+        else:
+            chips.append(f'<button type="button" class="ma-chip" data-kind="{kind}">{name}</button>')
+    if result.strip:
+        chips.append(_link(result.strip, "Side by side"))
+    chips.append(_link(result.settings_file, "Settings"))
+    return f'<div class="ma-chips"><span>Download</span>{"".join(chips)}</div>'
+
+
+def _link(path: Path, text: str) -> str:
+    url, name = html.escape(file_url(path)), html.escape(path.name)
+    return f'<a class="ma-chip" href="{url}" download="{name}">{text}</a>'
+
+
+def _ready(path: Path) -> str:
+    url, name = html.escape(file_url(path)), html.escape(path.name)
+    return (
+        f'<ma-download data-name="{name}" data-src="{url}"></ma-download>'
+        '<div class="ma-message ma-done" role="status">Ready; if the download does not begin: '
+        f"{_link(path, name)}</div>"
+    )

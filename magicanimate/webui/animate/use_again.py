@@ -1,0 +1,124 @@
+"""The way from a result, or any file that holds settings, back into the form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import gradio as gr
+
+from magicanimate.errors import InputError
+from magicanimate.webui import views
+from magicanimate.webui.animate.form import Controls
+from magicanimate.webui.animate.form_values import form_settings, of_result
+from magicanimate.webui.animate.result_panel import ResultPanel
+from magicanimate.webui.animate.reuse import (
+    SUFFIXES,
+    Reused,
+    names_files_only,
+    original,
+    read_settings,
+    reuse,
+)
+from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.gallery.results import result_of
+from magicanimate.webui.jobs.running_panel import RunningPanel
+from magicanimate.webui.studio import Studio
+
+_EXPLAINED = (
+    '<p class="ma-note">A video made here remembers how. Drop it, one of its png frames, or the JSON beside '
+    "it: its settings go back into the form, and so do photo and clip if the result still lies in the folder "
+    "of results.</p>"
+)
+
+
+class UseAgain:
+    """A place to drop a result on, and what its settings do to the form. Builds itself where it is made.
+
+    Args:
+        studio: knows where photos and clips are kept.
+        controls: the form.
+    """
+
+    def __init__(self, studio: Studio, controls: Controls):
+        self.studio, self.controls = studio, controls
+        with gr.Accordion("Settings of an earlier result", open=False, elem_id="use-again"):
+            gr.HTML(_EXPLAINED, padding=False)
+            self.dropped = gr.File(label="Result", file_types=list(SUFFIXES), height=130)
+            self.notice = gr.HTML("", visible=False, elem_id="use-again-notice", padding=False)
+
+    @property
+    def filled(self) -> list[gr.components.Component]:
+        """What the handlers update."""
+        return [self.notice, *self.controls.values()]
+
+    def connect(self, running: RunningPanel, *panels: ResultPanel, tabs: gr.Tabs) -> None:
+        """Attach the handlers; the results that ``panels`` show can be used again, on the first tab.
+
+        Args:
+            running: knows whose page it is.
+        """
+        self.running = running
+        self.dropped.upload(self._from_file, [self.dropped, running.visitor], self.filled, **PRIVATE)
+        for panel in panels:
+            work = partial(self._from_result, tabs)
+            panel.again.click(work, panel.shown, [*self.filled, tabs], **PRIVATE)
+
+    def _from_file(self, file: str, visitor: str, request: gr.Request) -> Updates:
+        owner = self.running.owner(visitor, request)
+        try:
+            return self._filled(self._again(Path(file), owner), Path(file).name)
+        except InputError as error:
+            return {self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+
+    def _again(self, file: Path, owner: str) -> Reused:
+        """What a dropped file was made with.
+
+        Whoever drops a file may have written into it what he likes. What is beside one's own results may be
+        believed, and on a machine of one's own also a JSON from elsewhere.
+
+        Raises:
+            InputError: it has no settings.
+        """
+        settings = read_settings(file)
+        if not (self.studio.shared or names_files_only(file, settings)):
+            return reuse(settings, None)
+        found = original(settings, self.studio.library(owner).results())
+        return reuse(settings, []) if found is None else reuse(found, self._folders)
+
+    def _from_result(self, tabs: gr.Tabs, shown: str) -> Updates:
+        try:
+            result = result_of(Path(shown))
+            filled = self._filled(reuse(result.settings, self._folders), result.name)
+        except InputError as error:
+            gr.Warning(str(error))
+            return {self.notice: gr.skip()}
+        gr.Info(f"Photo, clip and settings are those of {result.name}, as far as they are there.")
+        return filled | {tabs: gr.update(selected="animate")}
+
+    @property
+    def _folders(self) -> Sequence[Path] | None:
+        """Where photo and clip of one's own results may lie: anywhere on a machine of one's own."""
+        return [self.studio.output] if self.studio.shared else None
+
+    def _filled(self, again: Reused, source: str) -> Updates:
+        """The form as it was for a result; what cannot be had again is said, and left as it is.
+
+        Args:
+            again: the result's settings and files.
+            source: what the visitor calls it.
+        """
+        defaults = self.studio.defaults()
+        found = of_result(again.settings, form_settings(defaults))
+        values = dict(found.values)
+        files = dict(again.files)
+        if not defaults.takes_keypoints:
+            files.pop("keypoints", None)
+        values |= {name: str(self.studio.lend(file)) for name, file in files.items()}
+        notes = [*again.missing, *found.notes]
+        text = " ".join([f"The form has the settings of {source} now.", *notes])
+        return {
+            self.notice: gr.update(value=views.message(text, kind="info" if notes else "done"), visible=True),
+            **{self.controls[name]: value for name, value in values.items() if name in self.controls},
+        }

@@ -1,0 +1,86 @@
+"""The endpoint ``/animate`` for programs, which call it by ``gradio_client`` or over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from magicanimate.errors import InputError
+from magicanimate.files import read_json_object
+from magicanimate.webui.api_request import api_request
+from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.studio import Studio
+
+API_NAME = "animate"
+"""The only event of the page that programs may call."""
+
+AT_A_TIME = 4
+"""Calls that may wait for their result; animations run one after the other anyway."""
+
+_DESCRIPTION = (
+    "Animate a photo with a DensePose clip. Settings are optional and named as in the JSON beside a result. "
+    "While it runs the report says stage, step, total and seconds_left; at last stage done and all settings."
+)
+
+Reply = tuple[str | None, dict[str, Any]]
+
+
+class AnimateEndpoint:
+    """Adds the endpoint to the page that is being built; it shows nothing there.
+
+    Args:
+        studio: runs the animations.
+    """
+
+    def __init__(self, studio: Studio):
+        self.studio = studio
+        photo = gr.File(label="Photo", visible=False)
+        motion = gr.File(label="DensePose clip", visible=False)
+        settings = gr.JSON(value={}, label="Settings", visible=False)
+        video = gr.File(label="Video", visible=False)
+        report = gr.JSON(label="Report", visible=False)
+        gr.Button(visible=False).click(
+            self._animate,
+            [photo, motion, settings],
+            [video, report],
+            api_name=API_NAME,
+            api_description=_DESCRIPTION,
+            concurrency_limit=AT_A_TIME,
+        )
+
+    def _animate(
+        self, photo: str | None, motion: str | None, settings: dict | None, request: gr.Request
+    ) -> Iterator[Reply]:
+        """Submit a job and follow it; a caller who leaves takes it along.
+
+        Raises:
+            InputError: the request cannot be used, or the job failed or was cancelled.
+        """
+        defaults = self.studio.defaults()
+        wanted = api_request(photo, motion, settings, defaults=defaults, output=self.studio.output)
+        owner = (request.username or f"api {request.session_hash}") if self.studio.shared else ""
+        job = self.studio.submit(wanted, owner=owner)
+        try:
+            for news in self.studio.queue.follow(job.id):
+                yield _reply(news)
+                if news.state == "done":
+                    return
+            raise InputError("The animation was taken out of the queue.")
+        finally:
+            self.studio.queue.cancel(job.id)
+
+
+def _reply(job: Job) -> Reply:
+    if job.state == "done":
+        video, settings_file = job.results[:2]
+        return video, {"stage": "done", **read_json_object(Path(settings_file))}
+    if job.is_over or job.state == "interrupted":
+        raise InputError(job.error or "The animation was cancelled.")
+    now = job.progress
+    if now is None:
+        return None, {"stage": job.state, "step": 0, "total": 0, "seconds_left": None}
+    left = {"seconds_left": now.seconds_left}
+    return None, {"stage": now.stage, "step": now.step, "total": now.total, **left}

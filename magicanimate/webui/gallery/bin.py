@@ -1,0 +1,196 @@
+"""The bin of a folder of results: what is put there can be taken out again until it is emptied."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, read_json_object, write_json
+from magicanimate.webui.gallery.results import StoredResult, read_result
+
+log = logging.getLogger(__name__)
+
+_FOLDER = ".bin"
+_ORIGIN = ".origin"
+"""File in each place of the bin that says where its result was."""
+
+_MOVING = ".moving"
+"""File in a place whose files are on their way, in or out: what a kill interrupts is finished later."""
+
+
+@dataclass(frozen=True)
+class Binned:
+    """A result in the bin.
+
+    Attributes:
+        id: name of its place in the bin.
+        result: as it lies there.
+        origin: the folder it was in, seen from the folder of results.
+        when: it was put there.
+    """
+
+    id: str
+    result: StoredResult
+    origin: Path
+    when: datetime
+
+
+class Bin:
+    """Each result in it has a place of its own, a folder within ``.bin`` of the folder of results.
+
+    Args:
+        folder: of the results.
+        only: whether a result may be seen.
+    """
+
+    def __init__(self, folder: Path, *, only: Callable[[StoredResult], bool] = lambda _: True):
+        self.folder = folder
+        self._only = only
+
+    def put(self, result: StoredResult) -> Binned:
+        """Move a result and all that belongs to it into the bin.
+
+        Raises:
+            InputError: it cannot be moved; then it is where it was.
+        """
+        origin = result.output.parent.relative_to(self.folder)
+        try:
+            place = self._new_place(f"{datetime.now():%Y%m%d-%H%M%S}_{result.name}")
+            write_json(place / _ORIGIN, {"folder": origin.as_posix()}, indent=None)
+            try:
+                self._move(place, {path: place / path.name for path in result.companions()})
+            except OSError:
+                shutil.rmtree(place)
+                raise
+        except OSError as error:
+            raise InputError(f"{result.name} cannot be moved to the bin ({error.strerror}).") from error
+        return self.get(place.name)
+
+    def finish_moves(self) -> None:
+        """Finish what a killed program had begun to move; only for when none is at work on the folder."""
+        for note in (self.folder / _FOLDER).glob(f"*/{_MOVING}"):
+            try:
+                names = {str(source): str(target) for source, target in read_json_object(note).items()}
+                paths = [self.folder / name for pair in names.items() for name in pair]
+                if not all(path.resolve().is_relative_to(self.folder.resolve()) for path in paths):
+                    raise Unreadable(note, "it names files elsewhere")
+                for source, target in names.items():
+                    if (self.folder / source).exists() and not (self.folder / target).exists():
+                        (self.folder / target).parent.mkdir(parents=True, exist_ok=True)
+                        os.rename(self.folder / source, self.folder / target)
+                note.unlink()
+                if set(os.listdir(note.parent)) <= {_ORIGIN}:  # everything was taken out
+                    shutil.rmtree(note.parent)
+            except (InputError, OSError) as error:
+                log.warning("%s is not finished: %s", note, error)
+
+    def _move(self, place: Path, targets: dict[Path, Path]) -> None:
+        """Move files within a disk, all of them or none; a kill in between is made up for later."""
+        names = {
+            source.relative_to(self.folder).as_posix(): target.relative_to(self.folder).as_posix()
+            for source, target in targets.items()
+        }
+        write_json(place / _MOVING, names, indent=None)
+        _move(targets)
+        (place / _MOVING).unlink()
+
+    def results(self) -> list[Binned]:
+        """What is in the bin, the last one put there first."""
+        places = sorted((path.parent for path in (self.folder / _FOLDER).glob(f"*/{_ORIGIN}")), reverse=True)
+        found = [binned for place in places if (binned := _read_place(place)) is not None]
+        return [each for each in found if self._only(each.result)]
+
+    def get(self, id: str) -> Binned:
+        """What is at a place in the bin.
+
+        Raises:
+            InputError: nothing is there, or it may not be seen.
+        """
+        for binned in self.results():
+            if binned.id == id:
+                return binned
+        raise InputError("This result is not in the bin any more.")
+
+    def restore(self, id: str) -> StoredResult:
+        """Take a result out of the bin; where its name is taken meanwhile, it gets a number.
+
+        Raises:
+            InputError: it is not in the bin, or cannot be moved.
+        """
+        binned = self.get(id)
+        folder, old = self.folder / binned.origin, binned.result.name
+        files = binned.result.companions()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            new, number = old, 1
+            while any((folder / _with_stem(path, old, new)).exists() for path in files):
+                number += 1
+                new = f"{old}_{number}"
+            self._move(
+                self.folder / _FOLDER / id, {path: folder / _with_stem(path, old, new) for path in files}
+            )
+            shutil.rmtree(self.folder / _FOLDER / id)
+        except OSError as error:
+            raise InputError(f"{old} cannot be taken out of the bin ({error.strerror}).") from error
+        return read_result(folder / _with_stem(binned.result.settings_file, old, new))
+
+    def empty(self) -> int:
+        """Delete what is in the bin for good; returns how many results that were.
+
+        Raises:
+            InputError: something cannot be deleted.
+        """
+        gone = self.results()
+        for each in gone:
+            try:
+                shutil.rmtree(self.folder / _FOLDER / each.id)
+            except OSError as error:
+                raise InputError(f"{each.result.name} cannot be deleted ({error.strerror}).") from error
+        return len(gone)
+
+    def _new_place(self, name: str) -> Path:
+        number = 1
+        while True:
+            place = self.folder / _FOLDER / (f"{name}_{number}" if number > 1 else name)
+            try:
+                place.mkdir(parents=True)
+                return place
+            except FileExistsError:
+                number += 1
+
+
+def _read_place(place: Path) -> Binned | None:
+    """What is at a place; ``None`` if it is nothing that `Bin.put` left there."""
+    try:
+        note = place / _ORIGIN
+        origin = Path(read_json_object(note)["folder"])
+        when = datetime.fromtimestamp(note.stat().st_mtime)
+        results = [read_result(path) for path in place.glob("*.json")]
+    except (OSError, ValueError, KeyError, TypeError):  # `InputError` is a ``ValueError``
+        return None
+    if origin.is_absolute() or ".." in origin.parts or len(results) != 1 or results[0] is None:
+        return None
+    return Binned(place.name, results[0], origin, when)
+
+
+def _with_stem(path: Path, old: str, new: str) -> str:
+    return new + path.name.removeprefix(old)
+
+
+def _move(targets: dict[Path, Path]) -> None:
+    """Move files within a disk, all of them or none."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in targets.items():
+            os.rename(source, target)
+            done.append((source, target))
+    except OSError:
+        for source, target in reversed(done):
+            os.rename(target, source)
+        raise

@@ -1,0 +1,61 @@
+"""The player of results as HTML; what it does is in ``player.js``, which every page loads once."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from magicanimate.webui import STATIC
+from magicanimate.webui.gallery.results import StoredResult
+from magicanimate.webui.security.file_keys import key_of
+
+RESULTS_STYLE = STATIC / "results.css"
+_PLAYED = (".mp4", ".webm")
+
+
+def head() -> str:
+    """What the page's head needs: the player, and what keeps Gradio from fetching more than is used."""
+    script, style, no_ffmpeg = (
+        (STATIC / name).read_text(encoding="utf-8") for name in ("player.js", "player.css", "no_ffmpeg.js")
+    )
+    return f"<script>globalThis.maPlayerStyle = {json.dumps(style)};\n{script}\n{no_ffmpeg}</script>"
+
+
+def file_url(path: Path) -> str:
+    """Where the browser gets a file of a served folder, seen from the page; with the key that it may need."""
+    return f"gradio_api/file={quote(path.as_posix())}?key={key_of(path.as_posix())}"
+
+
+def player(first: StoredResult, second: StoredResult | None = None) -> str:
+    """A result to look at frame by frame, or two in step."""
+    results = [first] if second is None else [first, second]
+    for result in results:
+        if result.output.suffix not in _PLAYED:
+            return _still(result)
+    clips = html.escape(json.dumps([_clip(result) for result in results]))
+    return f'<ma-player data-clips="{clips}"></ma-player>'
+
+
+def _clip(result: StoredResult) -> dict[str, Any]:
+    width, height = result.size
+    return {
+        "src": file_url(result.output),
+        "strip": file_url(result.strip) if result.strip else None,
+        "label": f"{result.made:%m-%d %H:%M}, seed {result.settings.get('seed')}",
+        "width": width or 512,
+        "height": height or 512,
+        "frames": result.num_frames or 1,
+        "fps": result.fps,
+        "sound": bool(result.settings.get("sound")),
+    }
+
+
+def _still(result: StoredResult) -> str:
+    """What the browser has no player for: a gif moves by itself, a folder of frames is named."""
+    name = html.escape(result.name)
+    if result.output.suffix == ".gif":
+        return f'<img class="ma-preview" alt="{name}" src="{html.escape(file_url(result.output))}">'
+    return f'<p class="ma-note">{name} is a folder of {result.num_frames} frames; take it as mp4 below.</p>'

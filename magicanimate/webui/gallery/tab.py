@@ -1,0 +1,249 @@
+"""The tab with everything that was made: looked at, compared, used again, put into the bin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import gradio as gr
+
+from magicanimate.errors import InputError
+from magicanimate.webui import views
+from magicanimate.webui.animate.result_panel import ResultPanel
+from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.gallery.folder_window import open_folder
+from magicanimate.webui.gallery.look import Gallery, GalleryPage, Looking
+from magicanimate.webui.gallery.moving_thumbnails import Thumbnails
+from magicanimate.webui.gallery.views import ON_LOAD, Card, grid
+from magicanimate.webui.jobs.running_panel import RunningPanel
+from magicanimate.webui.latest import Latest
+from magicanimate.webui.studio import Studio
+
+_MADE, _BIN = "Results", "Bin"
+_COMPARE, _STOP = "Compare with another", "Stop comparing"
+_CHOOSE = "Choose a result to look at it."
+
+# On a phone the chosen result is below the grid.
+_SHOW_CHOSEN = """
+() => document.querySelector("#gallery-shown").scrollIntoView({ block: "nearest", behavior: "smooth" })
+"""
+
+
+class GalleryTab:
+    """Builds itself where it is made, inside a tab.
+
+    Args:
+        studio: has the folder of results.
+        tab: the tab it is in.
+    """
+
+    def __init__(self, studio: Studio, tab: gr.Tab):
+        self.studio, self.tab = studio, tab
+        self.thumbnails, self.latest = Thumbnails(studio.output), Latest()
+        self.looking = gr.State(Looking())
+        with gr.Row():
+            with gr.Column(scale=6, min_width=320):
+                self._finding()
+            with gr.Column(scale=5, min_width=320, elem_id="gallery-shown"):
+                self._shown()
+
+    def _finding(self) -> None:
+        with gr.Row(equal_height=True):
+            self.search = gr.Textbox(
+                label="Search",
+                placeholder="photo, clip, 2026-11-24, today",
+                max_lines=1,
+                scale=3,
+                min_width=190,
+                elem_id="gallery-search",
+            )
+            self.which = gr.Radio([_MADE, _BIN], value=_MADE, label="Show", scale=2, min_width=190)
+        self.grid = gr.HTML("", elem_id="gallery", padding=False, apply_default_css=False, js_on_load=ON_LOAD)
+        with gr.Row():
+            self.folder = gr.Button("Open the folder", size="sm", visible=not self.studio.shared)
+            self.empty = gr.Button("Empty the bin…", size="sm", visible=False, elem_id="gallery-empty")
+        with gr.Row(visible=False) as self.sure:
+            self.keep = gr.Button("Keep them", size="sm")
+            self.really = gr.Button("", size="sm", variant="stop", elem_id="gallery-really")
+
+    def _shown(self) -> None:
+        self.notice = gr.HTML(views.message(_CHOOSE), padding=False, elem_id="gallery-notice")
+        self.undo = gr.Button("Undo", size="sm", visible=False, elem_id="gallery-undo")
+        self.result = ResultPanel("gallery-result")
+        self.restore = gr.Button("Take out of the bin", size="sm", visible=False, elem_id="gallery-restore")
+        with gr.Row():
+            self.compare = gr.Button(_COMPARE, size="sm", visible=False, elem_id="gallery-compare")
+            self.delete = gr.Button("Move to the bin", size="sm", visible=False, elem_id="gallery-delete")
+
+    @property
+    def widgets(self) -> list[gr.components.Component]:
+        """What the handlers update."""
+        buttons = [self.undo, self.compare, self.delete, self.restore, self.empty, self.really]
+        return [self.looking, self.grid, self.notice, self.sure, *buttons, *self.result.widgets]
+
+    def connect(self, running: RunningPanel) -> None:
+        """Attach the handlers; every widget of the page is there now.
+
+        Args:
+            running: knows who looks.
+        """
+        self.running = running
+        several = {**PRIVATE, "concurrency_limit": 4}
+        at = [self.looking, running.visitor]
+        self.tab.select(self._list, at, self.widgets, **several)
+        # "change", as "input" is told of keys only: not of pasting, cutting and clearing.
+        for changed in (self.search.change, self.which.input):
+            inputs = [*at, self.search, self.which]
+            changed(self._find, inputs, self.widgets, trigger_mode="always_last", **several)
+        # Another card may be chosen while thumbnails are being made.
+        chosen = self.grid.click(self._choose, at, self.widgets, trigger_mode="multiple", **several)
+        chosen.then(fn=None, js=_SHOW_CHOSEN)
+        for button, step, told in (
+            (self.compare, Gallery.compare, ""),
+            (self.delete, Gallery.delete, "Moved to the bin."),
+            (self.undo, Gallery.undo, "It is back."),
+            (self.restore, Gallery.restore, "It is among the results again."),
+            (self.really, Gallery.empty_bin, "The bin is empty."),
+        ):
+            button.click(self._stepping(step, told), at, self.widgets, **several)
+        self.empty.click(self._ask, None, self.sure, queue=False, **PRIVATE)
+        self.keep.click(self._list, at, self.widgets, **several)  # goes on where the question ended it
+        self.folder.click(self._open, None, self.notice, **PRIVATE)
+        self.result.connect()
+
+    def _gallery(self, visitor: str, request: gr.Request) -> Gallery:
+        return Gallery(self.studio.library(self.running.owner(visitor, request)))
+
+    def _list(self, at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
+        yield from self._listed(self._gallery(visitor, request), at, self._begin(request))
+
+    def _find(
+        self, at: Looking, visitor: str, search: str, which: str, request: gr.Request
+    ) -> Iterator[Updates]:
+        gallery, wanted = self._gallery(visitor, request), self._begin(request)
+        found = gallery.find(at, search, in_bin=which == _BIN)
+        told = self._told(gallery, found) if found.in_bin != at.in_bin else {}
+        yield from self._listed(gallery, found, wanted, told)
+
+    def _choose(
+        self, at: Looking, visitor: str, request: gr.Request, event: gr.EventData
+    ) -> Iterator[Updates]:
+        """A card, or another page, was chosen in the grid."""
+        gallery, wanted = self._gallery(visitor, request), self._begin(request)
+        if event.page is not None:
+            yield from self._listed(gallery, replace(at, page=int(event.page)), wanted)
+        else:
+            yield from self._stepped(gallery, at, lambda: gallery.choose(at, event.id), wanted)
+
+    def _stepping(self, step: Callable[[Gallery, Looking], Looking], told: str) -> Callable:
+        """A handler that does ``step``; Gradio hands the request to plain functions only."""
+
+        def handler(at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
+            gallery, wanted = self._gallery(visitor, request), self._begin(request)
+            yield from self._stepped(gallery, at, lambda: step(gallery, at), wanted, told)
+
+        return handler
+
+    def _begin(self, request: gr.Request) -> Callable[[], bool]:
+        return self.latest.begin(request.session_hash)
+
+    def _ask(self, request: gr.Request) -> Updates:
+        """Ask whether the bin is to be emptied; what is being listed would take the question away."""
+        self._begin(request)
+        return {self.sure: gr.update(visible=True)}
+
+    def _stepped(
+        self,
+        gallery: Gallery,
+        at: Looking,
+        step: Callable[[], Looking],
+        wanted: Callable[[], bool],
+        told: str = "",
+    ) -> Iterator[Updates]:
+        """Do something, show what comes of it, and list what there is then."""
+        try:
+            at = step()
+            updates = self._told(gallery, at, told)
+        except InputError as error:
+            at = replace(at, chosen="", beside="", comparing=False, undo="")
+            updates = self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
+        yield from self._listed(gallery, at, wanted, updates, done=bool(told))
+
+    def _listed(
+        self,
+        gallery: Gallery,
+        at: Looking,
+        wanted: Callable[[], bool],
+        told: Updates | None = None,
+        *,
+        done: bool = False,
+    ) -> Iterator[Updates]:
+        """Draw the grid with the thumbnails that are there, then with the others as they are made.
+
+        Stops when it is not ``wanted`` any more: what was asked for since draws the grid itself, and shows
+        what is chosen now. Only what was ``done`` to results, or why it was not, is said even then.
+
+        Gradio sends what differs from the update before, and a browser that is busy forgets what an earlier
+        one had and a later one has not. So each update repeats those before it, beginning with ``told``.
+        """
+        page = gallery.page(at)
+        updates = (told or {}) | {
+            self.looking: page.at,
+            self.grid: self._drawn(page),
+            self.empty: gr.update(visible=page.at.in_bin and page.binned > 0),
+            self.really: gr.update(value=f"Delete {page.binned} for good"),
+            self.sure: gr.update(visible=False),
+        }
+        if not wanted():
+            if done:
+                yield {self.notice: told[self.notice]}
+            return
+        yield updates
+        for _, result in page.entries:
+            if self.thumbnails.ready(result) is None and self.thumbnails.make(result) is not None:
+                if not wanted():
+                    return
+                yield updates | {self.grid: self._drawn(page)}
+
+    def _drawn(self, page: GalleryPage) -> str:
+        marked = (page.at.chosen, page.at.beside)
+        cards = [
+            Card(id, result, self.thumbnails.ready(result), chosen=id in marked)
+            for id, result in page.entries
+        ]
+        return grid(cards, page=page.at.page, pages=page.pages, empty=page.nothing)
+
+    def _told(self, gallery: Gallery, at: Looking, told: str = "") -> Updates:
+        """What is shown of the chosen result, or of the two that are compared, and what can be done with it.
+
+        Raises:
+            InputError: it is not there any more.
+        """
+        shown = gallery.shown(at)
+        match shown:
+            case (first, second):
+                panel = self.result.compare(first, second)
+                text = f"Left {first.name}, right {second.name}; choose another for the right."
+            case (first,):
+                panel = self.result.show(first)
+                text = "Choose the result to compare it with." if at.comparing else first.name
+            case _:
+                panel, text = self.result.hide(), _CHOOSE
+        one = len(shown) == 1
+        compare = gr.update(value=_STOP if at.comparing else _COMPARE, visible=bool(shown) and not at.in_bin)
+        return {
+            **panel,
+            self.looking: at,
+            self.notice: views.message(told or text, kind="done" if told else "info"),
+            self.undo: gr.update(visible=bool(at.undo) and not at.in_bin),
+            self.compare: compare,
+            self.delete: gr.update(visible=one and not at.in_bin),
+            self.restore: gr.update(visible=one and at.in_bin),
+        }
+
+    def _open(self) -> str:
+        try:
+            open_folder(self.studio.output)
+        except InputError as error:
+            return views.message(str(error))
+        return views.message(f"The results are in {self.studio.output}.")

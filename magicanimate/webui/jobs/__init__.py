@@ -1,0 +1,1 @@
+"""Animations and conversions as jobs, which outlive the page and the program."""

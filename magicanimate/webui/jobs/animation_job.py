@@ -1,0 +1,127 @@
+"""Animations as jobs: requests from JSON and back, and the runner."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from magicanimate.config import (
+    AnimationRequest,
+    AnimationResult,
+    MediaLimits,
+    OnProgress,
+    Progress,
+    ShouldStop,
+)
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import write_bytes
+from magicanimate.webui.animate.form_values import FILES
+from magicanimate.webui.gallery.moving_picture import encode_webp
+from magicanimate.webui.jobs.job import Made
+from magicanimate.wording import new_output, pair_name, without_folders
+
+ANIMATE = "animate"
+"""The kind of these jobs."""
+
+_NEEDED = ("photo", "motion")
+CHECKPOINT = "checkpoint"
+_PREVIEW_SUFFIX = "_cancelled_preview.webp"
+
+
+Animate = Callable[[AnimationRequest, str | None, OnProgress, ShouldStop], AnimationResult]
+"""`Animator.animate` with the checkpoint that the job names, if it does."""
+
+
+def job_request(request: AnimationRequest, *, checkpoint: str | None) -> dict[str, Any]:
+    """What a job keeps of a request: all but the output, whose name is found when the job begins.
+
+    Args:
+        request: what is to be made.
+        checkpoint: see `magicanimate.webui.jobs.animators.checkpoint_name`; ``None`` for whichever is in use.
+    """
+    kept = {name: value for name, value in request.settings().items() if name != "output"}
+    return kept | {CHECKPOINT: checkpoint}
+
+
+def job_title(request: AnimationRequest) -> str:
+    """ "me · dance · seed 7", of the names of the files."""
+    return f"{Path(request.photo).stem} · {Path(request.motion).stem} · seed {request.seed}"
+
+
+def animation_request(job: Mapping[str, Any], output: Path) -> AnimationRequest:
+    """The request that `job_request` kept; settings of other versions that mean nothing here are left out.
+
+    Raises:
+        InputError: photo or motion is missing.
+    """
+    given = {name: value for name, value in job.items() if name in AnimationRequest.names()}
+    if not all(given.get(name) for name in _NEEDED):
+        raise InputError("The job names no photo or no motion clip; make a new one.")
+    limits = {f.name for f in fields(MediaLimits)}
+    known = {name: value for name, value in (given.get("limits") or {}).items() if name in limits}
+    paths = {name: Path(given[name]) for name in FILES if given.get(name)}
+    return AnimationRequest(**{**given, **paths, "output": output, "limits": MediaLimits(**known)})
+
+
+class AnimationRunner:
+    """Does the work of animation jobs.
+
+    Args:
+        animate: see `Animate`.
+        output: folder of the results; names are made of date, photo and clip.
+    """
+
+    def __init__(self, animate: Animate, output: Path):
+        self._animate = animate
+        self._output = output
+
+    def __call__(self, job: Mapping[str, Any], on_progress: OnProgress, should_stop: ShouldStop) -> Made:
+        """Animate; the files are the video, its settings and, if asked for, the strip.
+
+        Raises:
+            InputError: as `Animator.animate`; files are named as the visitor knows them.
+            Cancelled: the last preview is kept, if there was one.
+        """
+        request = animation_request(job, self._output)
+        self._sweep(request)
+        output = new_output(self._output, request.photo, request.motion)
+        request = animation_request(job, output)
+        preview = None
+
+        def on_news(progress: Progress) -> None:
+            nonlocal preview
+            preview = preview if progress.preview is None else progress.preview
+            on_progress(progress)
+
+        try:
+            result = self._animate(request, job.get(CHECKPOINT), on_news, should_stop)
+        except InputError as error:
+            raise InputError(
+                without_folders(str(error), *(getattr(request, name) for name in FILES))
+            ) from error
+        except Cancelled as stopped:
+            if preview is None:
+                raise
+            kept = output.with_name(output.stem + _PREVIEW_SUFFIX)
+            write_bytes(kept, encode_webp(preview))
+            raise Cancelled(str(stopped), kept=[kept]) from stopped
+        files = (result.output, result.settings_file, result.side_by_side)
+        return Made(tuple(filter(None, files)), _summary(result))
+
+    def _sweep(self, request: AnimationRequest) -> None:
+        """Remove what a kill left half-written of this job; no other one is at work in the folder now."""
+        name = glob.escape(pair_name(request.photo, request.motion))
+        for partial in self._output.glob(f".*_{name}*.partial*"):
+            partial.unlink(missing_ok=True)
+
+
+def _summary(result: AnimationResult) -> str:
+    """What was made, how long it took and where it is."""
+    text = (
+        f"{result.num_frames} frames of {result.width} x {result.height} at {result.fps:g} fps in "
+        f"{sum(result.seconds.values()):.0f} s. Saved as {result.output}"
+    )
+    return f"{text}. {result.unsigned}" if result.unsigned else text

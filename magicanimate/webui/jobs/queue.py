@@ -1,0 +1,303 @@
+"""A queue of jobs, run one after the other in the background, that survives the program's end.
+
+It knows nothing of what the jobs do: that is the runners'. Every change is on disk before it is seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from magicanimate.config import OnProgress, Progress, ShouldStop
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.webui.jobs.files import JobFiles
+from magicanimate.webui.jobs.job import Job, Made
+
+log = logging.getLogger(__name__)
+
+Runner = Callable[[Mapping[str, Any], OnProgress, ShouldStop], Made]
+"""Does the work of a request.
+
+It may raise `InputError` or `Cancelled`, whose ``kept`` names files that remain.
+"""
+
+_FOLLOW_EVERY = 0.1  # seconds
+_OVER_KEPT = 30  # jobs that have ended stay in the list, the newest of them
+
+
+class JobQueue:
+    """Runs jobs in order in a thread of its own.
+
+    What was waiting or running when the program ended, even by a kill, is "interrupted" when the queue is
+    made again: `go_on` lets it run, `remove` forgets it. Every method may be called from any thread.
+
+    Args:
+        output: folder of the results; the jobs are in ``.jobs`` in it.
+        runners: what does the work, by the kind of job.
+        most_waiting: jobs that may wait; more are turned away.
+
+    Raises:
+        InputError: another program works on the folder, or it cannot be written to.
+    """
+
+    def __init__(self, output: Path, runners: Mapping[str, Runner], *, most_waiting: int | None = None):
+        self._files = JobFiles(output)
+        self._runners = dict(runners)
+        self._most_waiting = most_waiting
+        self._changed = threading.Condition(threading.RLock())
+        self._inputs = threading.Lock()  # an upload is not swept away before its job is there; taken first
+        self._stop = threading.Event()  # of the running job
+        self._closed = False
+        self._worker: threading.Thread | None = None
+        self._jobs: dict[str, Job] = {}
+        for job in self._files.load():
+            if not job.is_over:
+                job = replace(job, state="interrupted")
+                self._files.save(job)
+            self._jobs[job.id] = job
+        self._files.sweep(self._jobs.values())
+
+    @property
+    def folder(self) -> Path:
+        """Where the jobs and their uploads are."""
+        return self._files.folder
+
+    def submit(
+        self,
+        kind: str,
+        request: Mapping[str, Any],
+        *,
+        title: str = "",
+        owner: str = "",
+        uploads: Sequence[str] = (),
+    ) -> Job:
+        """Put a job at the end of the queue.
+
+        Args:
+            kind: of the runner.
+            request: JSON-ready.
+            title: what a person calls it; the kind if empty.
+            owner: who may see it.
+            uploads: keys of ``request`` that name files which may vanish: copies of them are kept, and the
+                job's request names those.
+
+        Raises:
+            InputError: too many jobs wait, or an upload or the job cannot be kept.
+        """
+        if kind not in self._runners:
+            raise ValueError(f"no runner for {kind!r}; there are {', '.join(self._runners)}")
+        with self._changed:
+            waiting = sum(job.state == "waiting" for job in self._jobs.values())
+            if self._most_waiting is not None and waiting >= self._most_waiting:
+                raise InputError("The queue is full; try again when one of the jobs that wait has ended.")
+        with self._inputs:
+            kept = self._with_kept_uploads(request, uploads)
+            with self._changed:
+                rank = max((job.rank for job in self._jobs.values()), default=0.0) + 1
+                job = Job(
+                    secrets.token_hex(8), kind, title or kind, kept, owner, rank=rank, created=time.time()
+                )
+                self._put(job)
+                self._work()
+        return job
+
+    def jobs(self, owner: str | None = None) -> list[Job]:
+        """All jobs, or an owner's, in the order in which they run or ran."""
+        with self._changed:
+            mine = [job for job in self._jobs.values() if owner is None or job.owner == owner]
+        return sorted(mine, key=lambda job: (job.rank, job.created, job.id))
+
+    def get(self, job_id: str) -> Job | None:
+        """The job of that id as it is now, or ``None`` when there is none (any more)."""
+        with self._changed:
+            return self._jobs.get(job_id)
+
+    def position(self, job_id: str) -> int:
+        """How many jobs, of anybody, run before a waiting one; 0 for the next or the running one."""
+        with self._changed:
+            job = self._jobs.get(job_id)
+            if job is None or job.state != "waiting":
+                return 0
+            before = [other for other in self._jobs.values() if other.state in ("running", "waiting")]
+            return sum(other.state == "running" or other.rank < job.rank for other in before if other != job)
+
+    def follow(self, job_id: str) -> Iterator[Job]:
+        """Yield a job whenever it has changed, a few times a second, until it has ended or is removed."""
+        seen: Job | None = None
+        while (job := self.get(job_id)) is not None:
+            if job is not seen:
+                yield job
+                seen = job
+            if job.is_over or self._closed:
+                return
+            time.sleep(_FOLLOW_EVERY)
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job that runs, or end one that waits; nothing happens to one that has ended."""
+        with self._changed:
+            job = self._jobs.get(job_id)
+            if job is None or job.is_over:
+                return
+            if job.state == "running":
+                self._stop.set()
+            else:
+                self._put(replace(job, state="cancelled", ended=time.time()))
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job; one that runs is only stopped, as by `cancel`. Results stay."""
+        with self._changed:
+            job = self._jobs.get(job_id)
+            if job is None or job.state == "running":
+                self.cancel(job_id)
+                return
+            self._forget(job)
+        with self._inputs:
+            self._files.sweep(self.jobs())
+
+    def move(self, job_id: str, *, by: int) -> None:
+        """Move a waiting job among its owner's: -1 lets it run earlier by one, 1 later."""
+        with self._changed:
+            job = self._jobs.get(job_id)
+            if job is None or job.state != "waiting":
+                return
+            mine = [other for other in self.jobs(job.owner) if other.state == "waiting"]
+            place = mine.index(job) + by
+            if 0 <= place < len(mine):
+                other = mine[place]
+                self._put(replace(job, rank=other.rank))
+                self._put(replace(other, rank=job.rank))
+
+    def edit(
+        self, job_id: str, request: Mapping[str, Any], *, title: str = "", uploads: Sequence[str] = ()
+    ) -> Job:
+        """Give a job that has not begun another request, in its place; an interrupted one waits again.
+
+        Raises:
+            InputError: it has begun, has ended or is not there any more.
+        """
+        with self._inputs:
+            kept = self._with_kept_uploads(request, uploads)
+            with self._changed:
+                job = self._jobs.get(job_id)
+                if job is None or job.state not in ("waiting", "interrupted"):
+                    raise InputError("This job has begun already, so it cannot be changed; make a new one.")
+                job = replace(job, request=kept, title=title or job.title, state="waiting")
+                self._put(job)
+                self._work()
+        return job
+
+    def again(self, job_id: str) -> Job:
+        """A new job with the request of one that has ended.
+
+        Raises:
+            InputError: it is not there any more.
+        """
+        job = self.get(job_id)
+        if job is None:
+            raise InputError("This job is not in the list any more; make a new one.")
+        return self.submit(job.kind, job.request, title=job.title, owner=job.owner)
+
+    def go_on(self, owner: str | None = None) -> int:
+        """Let the interrupted jobs, or an owner's, wait for their turn again; returns how many."""
+        with self._changed:
+            found = [job for job in self.jobs(owner) if job.state == "interrupted"]
+            for job in found:
+                self._put(replace(job, state="waiting", started=None, ended=None))
+            self._work()
+        return len(found)
+
+    def close(self) -> None:
+        """Stop the running job within a window and end; what has not ended is offered again next time."""
+        with self._changed:
+            self._closed = True
+            self._stop.set()
+            self._changed.notify_all()
+        if self._worker is not None:
+            self._worker.join()
+        self._files.close()
+
+    def _with_kept_uploads(self, request: Mapping[str, Any], uploads: Sequence[str]) -> dict[str, Any]:
+        return {**request, **{key: str(self._files.keep(Path(request[key]))) for key in uploads}}
+
+    def _put(self, job: Job) -> None:
+        """Make a change known, on disk first."""
+        self._files.save(job)
+        self._jobs[job.id] = job
+        self._changed.notify_all()
+
+    def _forget(self, job: Job) -> None:
+        self._files.delete(job)
+        del self._jobs[job.id]
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        """Let the worker see to what waits; it begins with the first job."""
+        if self._worker is None and not self._closed:
+            self._worker = threading.Thread(target=self._run_all, name="jobs", daemon=True)
+            self._worker.start()
+        self._changed.notify_all()
+
+    def _run_all(self) -> None:
+        while (job := self._begin_next()) is not None:
+            self._finish(job.id, **self._outcome(job))
+
+    def _begin_next(self) -> Job | None:
+        """Wait for a job and mark it as running; ``None`` when the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._next() is not None)
+            if self._closed:
+                return None
+            job = replace(self._next(), state="running", started=time.time())
+            self._stop.clear()
+            self._note(job)
+            return job
+
+    def _next(self) -> Job | None:
+        return next((job for job in self.jobs() if job.state == "waiting"), None)
+
+    def _outcome(self, job: Job) -> dict[str, Any]:
+        """Run a job; what has become of it, as fields of `Job`."""
+        run = self._runners.get(job.kind)
+        if run is None:
+            return {"state": "failed", "error": f"This program does not know how to do a job {job.kind!r}."}
+        try:
+            made = run(job.request, lambda progress: self._moved(job.id, progress), self._stop.is_set)
+            return {"state": "done", "results": tuple(map(str, made.files)), "summary": made.summary}
+        except Cancelled as stopped:
+            if not self._closed:
+                return {"state": "cancelled", "results": tuple(map(str, stopped.kept))}
+            for file in stopped.kept:  # it begins anew next time
+                file.unlink(missing_ok=True)
+            return {"state": "interrupted"}
+        except InputError as error:
+            return {"state": "failed", "error": str(error)}
+        except Exception:  # a defect of ours must not end the queue
+            log.exception("job %s failed", job.id)
+            return {"state": "failed", "error": f"Something went wrong; the log tells more of job {job.id}."}
+
+    def _moved(self, job_id: str, progress: Progress) -> None:
+        with self._changed:
+            self._jobs[job_id] = self._jobs[job_id].moved(progress)
+            self._changed.notify_all()
+
+    def _finish(self, job_id: str, **outcome: Any) -> None:
+        with self._changed:
+            self._note(replace(self._jobs[job_id], progress=None, ended=time.time(), **outcome))
+            over = sorted((job for job in self._jobs.values() if job.is_over), key=lambda job: job.ended)
+            for job in over[:-_OVER_KEPT]:
+                self._forget(job)
+
+    def _note(self, job: Job) -> None:
+        """As `_put`, but a full disk does not end the worker."""
+        try:
+            self._put(job)
+        except InputError as error:
+            log.error("%s", error)
+            self._jobs[job.id] = job
+            self._changed.notify_all()

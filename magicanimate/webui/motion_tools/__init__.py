@@ -1,0 +1,1 @@
+"""The tab on which a motion clip is made of any video."""

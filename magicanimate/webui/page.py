@@ -1,0 +1,70 @@
+"""The page: its tabs, each in a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from magicanimate.webui import help_tab, views
+from magicanimate.webui.animate.tab import AnimateTab
+from magicanimate.webui.api import API_NAME, AnimateEndpoint
+from magicanimate.webui.gallery.tab import GalleryTab
+from magicanimate.webui.guarded_blocks import GuardedBlocks
+from magicanimate.webui.motion_tools.tab import DensePoseTab
+from magicanimate.webui.studio import Studio
+from magicanimate.webui.training.tab import TrainTab
+
+_EXAMPLE_PHOTOS = (".png", ".jpg", ".jpeg")
+
+
+def find_examples(folder: Path) -> list[list[str]]:
+    """Pairs ``NAME_photo.png`` (or jpg) and ``NAME_motion.mp4`` of a folder, by name."""
+    pairs = []
+    for motion in sorted(folder.glob("*_motion.mp4")):
+        name = motion.name.removesuffix("_motion.mp4")
+        photos = [folder / f"{name}_photo{suffix}" for suffix in _EXAMPLE_PHOTOS]
+        pairs += [[str(photo), str(motion)] for photo in photos if photo.exists()][:1]
+    return pairs
+
+
+class Page:
+    """Builds the page of a studio.
+
+    Args:
+        studio: runs the animations.
+        examples: pairs of photo and clip; the first one is there from the start.
+        queue_size: animations that may wait; more are turned away.
+        training: whether there is a tab that starts trainings: only where nobody else can reach the page.
+    """
+
+    def __init__(self, studio: Studio, examples: list[list[str]], *, queue_size: int, training: bool = False):
+        self.studio = studio
+        with GuardedBlocks(
+            title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
+        ) as self.blocks:
+            gr.HTML(views.TITLE, padding=False)
+            with gr.Tabs(elem_id="tabs") as self.tabs:
+                with gr.Tab("Animate", id="animate"):
+                    self.animate = AnimateTab(studio, examples)
+                with gr.Tab("DensePose", id="densepose"):
+                    self.densepose = DensePoseTab(studio)
+                with gr.Tab("Gallery", id="gallery") as gallery_tab:
+                    self.gallery = GalleryTab(studio, gallery_tab)
+                if training:
+                    with gr.Tab("Train", id="train") as train_tab:
+                        train = TrainTab(studio)
+                with gr.Tab("Help", id="help"):
+                    help_tab.build(studio)
+            AnimateEndpoint(studio)
+            self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
+            self.densepose.connect(self.animate.panel, self.tabs)
+            running, gallery = self.animate.running, self.gallery
+            gallery.connect(running)
+            self.animate.use_again.connect(running, running.result, gallery.result, tabs=self.tabs)
+            if training:
+                train.connect(self.blocks, self.animate, self.tabs, train_tab)
+        for event in self.blocks.fns.values():  # texts worked out when the page opens are events, too
+            if event.api_name != API_NAME:
+                event.api_visibility = "private"
+        self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)

@@ -1,0 +1,343 @@
+"""One animator for every visitor: loaded in the background, jobs in a queue, one at a time."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+from densepose_tools.engine_choice import EngineChoice, Forecast
+from densepose_tools.one_click import MadeMotion, MotionReport, Wish, examine, make_motion
+from magicanimate.animator import Animator, ModelDefaults
+from magicanimate.checkpoints.locate import describe_models
+from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.memory.profiles import AUTO
+from magicanimate.request_checks import check_request
+from magicanimate.scratch import temporary_folder
+from magicanimate.webui.animate.form_values import FILES
+from magicanimate.webui.animate.pace import is_known
+from magicanimate.webui.following import followed
+from magicanimate.webui.gallery.library import Library
+from magicanimate.webui.idle import IdleTimer
+from magicanimate.webui.jobs.animation_job import (
+    ANIMATE,
+    CHECKPOINT,
+    AnimationRunner,
+    job_request,
+    job_title,
+)
+from magicanimate.webui.jobs.animators import Animators, checkpoint_name
+from magicanimate.webui.jobs.files import link_or_copy
+from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.jobs.queue import JobQueue
+
+log = logging.getLogger(__name__)
+
+# Of the released weights, for the page before they are fetched.
+FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
+_UPDATES_EVERY = 0.2  # seconds between updates of the page
+
+Result = TypeVar("Result")
+
+
+class Studio:
+    """Runs requests of many visitors on one `Animator`, and makes motion clips of their videos.
+
+    Animations are jobs of a queue that outlives pages and programs. For motion clips a visitor is named by
+    any string; one who has two in work at a time needs two names.
+
+    Args:
+        model, device, dtype, offline, memory, compile: as `Animator` takes them.
+        output: folder of the results, and of the queue.
+        engine: finds people in ordinary videos; by default the best on the same device.
+        most_waiting: animations that may wait; more are turned away.
+        unload_after: minutes without work after which the networks are taken out of memory; 0 for never.
+        shared: several people use the program, so that each sees only his or her own jobs.
+
+    Attributes:
+        was_ready: whether it was tried to load the networks and to find out how quick they are.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        output: Path,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        offline: bool = False,
+        memory: str = AUTO,
+        compile: bool = False,
+        engine: EngineChoice | None = None,
+        most_waiting: int | None = None,
+        unload_after: float = 0.0,
+        shared: bool = False,
+    ):
+        self.output = output
+        self.shared = shared
+        self.unload_after = unload_after
+        self._most_waiting = most_waiting
+        self._engine = engine or EngineChoice(device=device, offline=offline)
+        self._lent = temporary_folder()
+        new_animator = partial(
+            Animator,
+            device=device,
+            dtype=dtype,
+            offline=offline,
+            memory=memory,
+            compile=compile,
+            on_progress=self._while_loading,
+        )
+        self._animators = Animators(new_animator, model)
+        self._device = threading.Lock()  # one piece of work at a time
+        self._awaited = threading.Event()  # somebody waits for it
+        self._idle = IdleTimer(60 * unload_after, self._unload)
+        self._unloaded = self.was_ready = False
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
+        self._stops: dict[str, threading.Event] = {}
+        self._loading: Progress | None = None
+        self._closed = threading.Event()
+        self._library = Library(output)
+
+    @cached_property
+    def queue(self) -> JobQueue:
+        """The jobs; made when first asked for.
+
+        Raises:
+            InputError: another program works on the output folder, or it cannot be written to.
+        """
+        runner = AnimationRunner(self._animate, self.output)
+        queue = JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting)
+        self._library.bin.finish_moves()  # the queue has the folder to itself from now on
+        return queue
+
+    @property
+    def animator(self) -> Animator:
+        """That of the checkpoint in use."""
+        return self._animators.current
+
+    def defaults(self) -> ModelDefaults:
+        """The checkpoint's own settings, without fetching anything.
+
+        Raises:
+            InputError: there is no such checkpoint.
+        """
+        absent = {model.name for model in describe_models() if not model.available}
+        animator = self.animator
+        return FULL_DEFAULTS if animator.model == "full" and "full" in absent else animator.defaults
+
+    @property
+    def trial(self) -> Path | None:
+        """The folder that `use_model` put in place of the program's own checkpoint, if it did."""
+        return self._animators.trial
+
+    def use_model(self, folder: Path | None) -> None:
+        """Animate with another checkpoint from the next animation on; it is loaded in the background.
+
+        Args:
+            folder: a pipeline folder; ``None`` for the program's own checkpoint again.
+
+        Raises:
+            InputError: the folder holds no checkpoint; nothing has changed then.
+        """
+        self._animators.use(folder)
+        self.start_loading()
+
+    def start_loading(self, before: Callable[[], None] = lambda: None) -> None:
+        """Load the checkpoint in the background, ``before`` first; an error shows when somebody animates."""
+
+        def load() -> None:
+            with self._turn(lambda _: None, self._closed.is_set):
+                animator = self._animators.of(None)
+                try:
+                    before()
+                    animator.load()
+                    if not is_known(animator.ran_on(), self.output):
+                        animator.run_time_trial(lambda: self._closed.is_set() or self._awaited.is_set())
+                except Cancelled:
+                    log.info("how quick the networks are was not measured: other work waits")
+                finally:
+                    self.was_ready = True
+
+        self._worker.submit(load)
+
+    def submit(self, request: AnimationRequest, *, owner: str = "", instead_of: str = "") -> Job:
+        """Put an animation into the queue; copies of photo and clip are kept as long as they are needed.
+
+        Args:
+            request: what to do; the queue names the output itself, when the job begins.
+            owner: who may see the job.
+            instead_of: id of a job that waits: it is changed into this one, in its place.
+
+        Raises:
+            InputError: the queue is full, a file cannot be kept, or the job to change has begun.
+        """
+        check_request(request)
+        self.defaults().completed(request)  # refuses what is too large for the checkpoint
+        if self.animator.device is not None:  # then its folder is there, too
+            self.animator.check_size(request)
+        files = {name: getattr(request, name) for name in FILES}
+        uploads = [name for name, file in files.items() if file is not None and self._is_upload(file)]
+        before = self.queue.get(instead_of) if instead_of else None
+        checkpoint = before.request.get(CHECKPOINT) if before else checkpoint_name(self.animator.model)
+        wanted = job_request(request, checkpoint=checkpoint)
+        kept = {"title": job_title(request), "uploads": uploads}
+        if instead_of:
+            return self.queue.edit(instead_of, wanted, **kept)
+        return self.queue.submit(ANIMATE, wanted, owner=owner, **kept)
+
+    def library(self, owner: str) -> Library:
+        """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""
+        if not self.shared:
+            return self._library
+        names = {Path(result).stem for job in self.queue.jobs(owner) for result in job.results}
+        return self._library.limited(lambda result: result.name in names)
+
+    @property
+    def unloaded(self) -> bool:
+        """Whether the networks were taken out of memory after a time without work."""
+        return self._unloaded and not self.animator.loaded
+
+    def lend(self, file: Path) -> Path:
+        """A kept upload under a name that the page may show; the folder of the jobs itself is not served.
+
+        Raises:
+            InputError: it is not there any more.
+        """
+        lent = Path(self._lent.name) / secrets.token_hex(8) / file.name
+        try:
+            lent.parent.mkdir()
+            link_or_copy(file, lent)
+        except OSError as error:
+            raise InputError(f"The file {file.name} is not there any more ({error.strerror}).") from error
+        return lent
+
+    def admit(self, visitor: str) -> None:
+        """A visitor wants a motion clip: from now on `cancel` concerns this work."""
+        self._stops[visitor] = threading.Event()
+
+    def cancel(self, visitor: str) -> None:
+        """Stop the visitor's motion clip, waiting or in work."""
+        if visitor in self._stops:
+            self._stops[visitor].set()
+
+    def examine(self, clip: Path) -> MotionReport:
+        """What a clip is.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return examine(clip)
+
+    def forecast(self) -> Forecast:
+        """What will find the people in an ordinary video.
+
+        Raises:
+            InputError: nothing can; the message says what to do.
+        """
+        return self._engine.forecast()
+
+    def make_motion(
+        self, visitor: str, clip: Path, wish: Wish, *, earlier: MadeMotion | None = None
+    ) -> Iterator[Progress | MadeMotion]:
+        """Yield progress, a few times a second, and at last the clip. Closing the iterator stops it.
+
+        Copies that browsers play go with the program.
+
+        Raises:
+            InputError: as `densepose_tools.one_click.make_motion`.
+            Cancelled: stopped by `cancel`; the same again goes on from there.
+        """
+        work = partial(
+            make_motion,
+            clip,
+            self.output,
+            engine=self._engine,
+            wish=wish,
+            copies=Path(self._lent.name),
+            earlier=earlier,
+        )
+
+        def in_turn(on_progress: OnProgress, should_stop: ShouldStop) -> MadeMotion:
+            with self._turn(on_progress, should_stop):
+                return work(on_progress=on_progress, should_stop=should_stop)
+
+        return self._run(visitor, in_turn)
+
+    def _run(
+        self, visitor: str, work: Callable[[OnProgress, ShouldStop], Result]
+    ) -> Iterator[Progress | Result]:
+        """Do something that `cancel` stops; see `make_motion`."""
+        stop = self._stops.setdefault(visitor, threading.Event())
+        try:
+            yield from followed(lambda report, left: work(report, lambda: stop.is_set() or left()))
+        finally:
+            if self._stops.get(visitor) is stop:
+                del self._stops[visitor]
+
+    def close(self) -> None:
+        """Stop everything and let the threads end; jobs that have not ended are offered next time."""
+        self._closed.set()
+        self._idle.busy()
+        for stop in list(self._stops.values()):
+            stop.set()
+        if "queue" in vars(self):
+            self.queue.close()
+        self._worker.shutdown(cancel_futures=True)
+        self._lent.cleanup()
+
+    def _is_upload(self, path: Path) -> bool:
+        """Whether a file may vanish; what lies in the output folder stays."""
+        return path.is_file() and self.output.resolve() not in path.resolve().parents
+
+    def _animate(
+        self,
+        request: AnimationRequest,
+        checkpoint: str | None,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+    ) -> AnimationResult:
+        """Animate with the checkpoint that was in use when the job was made."""
+        with self._turn(on_progress, should_stop):
+            return self._animators.of(checkpoint).animate(request, on_progress, should_stop)
+
+    @contextmanager
+    def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
+        """Have the device to oneself; while waiting for it, what is waited for is told."""
+        waiting = True
+        while waiting:
+            if should_stop():
+                raise Cancelled("stopped before it began")
+            waiting = not self._device.acquire(timeout=_UPDATES_EVERY)
+            if waiting:
+                self._awaited.set()
+                loading = self._loading or Progress("load", 0, 1)
+                on_progress(Progress("wait", 0, 1) if self.animator.loaded else loading)
+        self._awaited.clear()
+        self._idle.busy()
+        try:
+            yield
+        finally:
+            self._device.release()
+            if not self._closed.is_set():
+                self._idle.idle()
+
+    def _unload(self) -> None:
+        if self._device.acquire(blocking=False):
+            try:
+                self._unloaded = self._unloaded or self.animator.loaded
+                self._animators.unload()
+            finally:
+                self._device.release()
+
+    def _while_loading(self, progress: Progress) -> None:
+        if self._closed.is_set():
+            raise Cancelled("the program ends")
+        self._loading = progress

@@ -1,0 +1,1 @@
+"""The Train tab: trainings that are started, watched and tried out from the page."""

@@ -1,0 +1,137 @@
+"""Trainings that the page starts: the wish it was given last, its run, and the commands around it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from magicanimate.errors import InputError
+from magicanimate.files import read_json_object, write_json
+from magicanimate.webui.training.detached import ERROR_PREFIX, OUTPUT_AT_ONCE, DetachedProcess
+from magicanimate.webui.training.run import GRACE, TrainingRun, export_folder
+from magicanimate.webui.training.wish import (
+    PROGRAM_FOLDER,
+    TrainingWish,
+    check_command,
+    dancers_command,
+    folder_named,
+)
+
+
+class TrainingDesk:
+    """Starts and finds trainings; a program and a page that are started later find the same.
+
+    Args:
+        memory: file that keeps the last wish.
+    """
+
+    def __init__(self, memory: Path):
+        self._memory = memory
+        self._runs: dict[Path, TrainingRun] = {}
+        self._renderings: dict[Path, DetachedProcess] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def wish(self) -> TrainingWish:
+        """What was asked for last; the defaults if nothing was."""
+        try:
+            saved = TrainingWish(**read_json_object(self._memory))
+            _ = saved.run_folder  # a file of another version may know other presets
+            return saved
+        except (OSError, ValueError, TypeError):
+            return TrainingWish()
+
+    def run(self, wish: TrainingWish) -> TrainingRun:
+        """The run that a wish is about, begun or not.
+
+        Raises:
+            InputError: the wish names none.
+        """
+        folder = wish.run_folder
+        with self._lock:
+            return self._runs.setdefault(folder, TrainingRun(folder))
+
+    def start(self, wish: TrainingWish) -> None:
+        """Start or resume what is wished for, and remember the wish.
+
+        Raises:
+            InputError: as `TrainingRun.start`.
+        """
+        self.run(wish).start(wish)
+        write_json(self._memory, asdict(wish))
+
+    def check(self, data: str) -> Iterator[str]:
+        """Lines that say what a training would use of a folder, and what not.
+
+        Raises:
+            InputError: nothing of it can be used.
+        """
+        return _lines(check_command(data))
+
+    def export(self, wish: TrainingWish) -> Path:
+        """Write the newest checkpoint of a run, with those of the stages before it, as a pipeline folder.
+
+        Raises:
+            InputError: there is no checkpoint, or an earlier stage is missing.
+        """
+        out = export_folder(self.run(wish))
+        for _ in _lines(wish.export_command(out)):
+            pass
+        return out
+
+    def rendering(self, data: str) -> DetachedProcess:
+        """The rendering of synthetic people into a folder, begun or not.
+
+        Raises:
+            InputError: no folder is given.
+        """
+        folder = folder_named(data, "the data")
+        with self._lock:
+            return self._renderings.setdefault(folder, DetachedProcess(folder, "rendering"))
+
+    def render(self, data: str, *, count: int, preset: str) -> None:
+        """Start to render synthetic people for a preset, or go on with it.
+
+        Raises:
+            InputError: the renderer is not installed, or is at work in that folder.
+        """
+        command = dancers_command(data, count=count, preset=preset)
+        self.rendering(data).start(command, cwd=PROGRAM_FOLDER)
+
+    def stop_rendering(self, data: str) -> None:
+        """End the rendering; people that are done are kept."""
+        self.rendering(data).stop(grace=GRACE)
+
+
+def _lines(command: Sequence[str]) -> Iterator[str]:
+    """The lines that a short command prints, as they come; it ends when nobody wants them any more.
+
+    Raises:
+        InputError: what it says when it fails.
+    """
+    with subprocess.Popen(
+        command,
+        cwd=PROGRAM_FOLDER,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | OUTPUT_AT_ONCE,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        try:
+            last = error = ""
+            for line in map(str.rstrip, process.stdout):
+                last = line or last
+                if line.startswith(ERROR_PREFIX):
+                    error = line.removeprefix(ERROR_PREFIX)
+                else:
+                    yield line
+            if process.wait():
+                raise InputError(error or last or f"The command ended with status {process.returncode}.")
+        finally:
+            process.kill()

@@ -1,0 +1,212 @@
+"""A training's run folder: whether it runs, how far it is, what it shows. See "Training" in the README.
+
+`training` writes the folder: ``config.json``, ``metrics.jsonl``, ``samples/``, ``checkpoints/``, at the end
+``pipeline/``. The process that was started here has its record beside them (`DetachedProcess`).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from magicanimate.checkpoints.disk import MODEL_INDEX, model_index
+from magicanimate.errors import InputError
+from magicanimate.files import parse_json, read_json_object
+from magicanimate.webui.training.detached import ERROR_PREFIX, DetachedProcess
+from magicanimate.webui.training.wish import PROGRAM_FOLDER, STAGES, TrainingWish
+
+State = Literal["none", "running", "stopping", "stopped", "finished", "failed"]
+
+GRACE = 300.0
+"""Seconds a training may take to finish its step and its samples, and to write a checkpoint."""
+EXPORTED = "pipelines"
+"""Folder beside the stages' with what was exported in the middle of a run."""
+_STOPPED_STATUS = 3  # of `python -m training` when it was asked to end and has written a checkpoint
+_PIPELINE = "pipeline"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A moment of a run.
+
+    Attributes:
+        state: "none" if it was never begun.
+        step, steps: taken and in all; ``steps`` is ``None`` until the run has written its settings.
+        checkpoint: step of the newest checkpoint, 0 if there is none: where it would go on from.
+        seconds_left: ``None`` until there is something to go by, and when it does not run.
+        words: its last line while it runs, the reason when it failed.
+    """
+
+    state: State
+    step: int = 0
+    steps: int | None = None
+    checkpoint: int = 0
+    seconds_left: float | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pipeline that the runs have made, to be tried.
+
+    Attributes:
+        name: for people: stage and step.
+        folder: what `Animator` takes.
+    """
+
+    name: str
+    folder: Path
+
+
+class TrainingRun:
+    """The run of one stage.
+
+    Args:
+        folder: the run's, ``RUNS/STAGE``.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.process = DetachedProcess(folder, "training")
+        self._metrics = _Metrics(folder / "metrics.jsonl")
+
+    def start(self, wish: TrainingWish) -> None:
+        """Start, or resume, the training in a process of its own.
+
+        Raises:
+            InputError: it runs already, or the wish cannot be fulfilled. What only the training can know,
+                such as a folder without videos, is said by `status`.
+        """
+        self.process.start(wish.command(), cwd=PROGRAM_FOLDER)
+
+    def stop(self) -> None:
+        """Ask it to write a checkpoint and end; asked once more it ends at once. Returns without waiting."""
+        self.process.stop(grace=GRACE)
+
+    def status(self) -> RunStatus:
+        """What it does now."""
+        state = self._state()
+        rows, steps, checkpoint = self._metrics.read(), self._steps(), self.checkpoint()
+        step = max(int(rows[-1]["step"]) if rows else 0, checkpoint)
+        left, words = None, ""
+        if state in ("running", "stopping"):
+            words = self.process.output(lines=1)
+            paces = [row["seconds_per_step"] for row in rows[-3:] if "seconds_per_step" in row]
+            left = paces[-1] * max(0, steps - step) if paces and steps else None
+        elif state == "failed":
+            words = self.process.last_words()
+        return RunStatus(state, step, steps, checkpoint, left, words)
+
+    def _state(self) -> State:
+        running = self.process.running  # before the record is read: it may end in between
+        record = self.process.record
+        if record is None:
+            begun, steps = bool(self.checkpoint()), self._steps()
+            if not begun:
+                return "none"
+            return "finished" if steps and self.checkpoint() >= steps else "stopped"
+        if running:
+            return "stopping" if record.asked_to_stop else "running"
+        complete = 0 < (self._steps() or 0) <= self.checkpoint()
+        complained = any(line.startswith(ERROR_PREFIX) for line in self.process.output().splitlines())
+        if complete and (record.exit_status == 0 or (record.exit_status is None and not complained)):
+            return "finished"
+        if record.asked_to_stop or record.exit_status in (0, _STOPPED_STATUS):
+            return "stopped"
+        return "failed" if record.exit_status is not None or complained else "stopped"
+
+    def _steps(self) -> int | None:
+        try:
+            return int(read_json_object(self.folder / "config.json")["steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def checkpoint(self) -> int:
+        """Step of the newest checkpoint, 0 if there is none."""
+        steps = [int(path.stem.removeprefix("step_")) for path in self.folder.glob("checkpoints/step_*.pt")]
+        return max(steps, default=0)
+
+    def curve(self, *, points: int = 400) -> list[tuple[int, float, str]]:
+        """(step, loss, "one step" or "mean") of the steps that were written, thinned out evenly."""
+        rows = [row for row in self._metrics.read() if "loss" in row]
+        every = max(1, -(-len(rows) // points))
+        kept = rows[::-1][::every][::-1]  # the newest is always there
+        return [
+            (int(row["step"]), float(row[key]), name)
+            for name, key in (("one step", "loss"), ("mean", "mean_loss"))
+            for row in kept
+            if key in row
+        ]
+
+    def samples(self, suffix: str) -> list[Path]:
+        """Pictures (".png") or clips (".mp4") of held-out data, the newest first."""
+        return sorted((self.folder / "samples").glob(f"[0-9]*{suffix}"), reverse=True)
+
+
+def trials(runs: Path) -> list[Trial]:
+    """What the runs of a folder have made that animates, the newest first."""
+    folders = {runs / stage / _PIPELINE: f"{stage}, finished" for stage in STAGES}
+    for folder in (runs / EXPORTED).glob("[!.]*"):
+        stage, _, step = folder.name.rpartition("_")
+        folders[folder] = f"{stage}, step {int(step)}" if step.isdecimal() else folder.name
+    made = {
+        folder: (folder / MODEL_INDEX).stat().st_mtime
+        for folder in folders
+        if model_index(folder) is not None
+    }
+    return [Trial(folders[folder], folder) for folder in sorted(made, key=made.get, reverse=True)]
+
+
+def export_folder(run: TrainingRun) -> Path:
+    """Where the newest checkpoint of a run is exported to.
+
+    Raises:
+        InputError: there is no checkpoint yet.
+    """
+    step = run.checkpoint()
+    if not step:
+        raise InputError(f"{run.folder.name} has no checkpoint yet; let it train a little longer.")
+    return run.folder.parent / EXPORTED / f"{run.folder.name}_{step:06d}"
+
+
+class _Metrics:
+    """Rows of ``metrics.jsonl``, of which only what is new is read."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lock = threading.Lock()
+        self._rows: list[dict[str, Any]] = []
+        self._offset, self._inode = 0, None
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows that are complete."""
+        with self._lock:
+            try:
+                with self._path.open("rb") as file:
+                    self._read_new(file)
+            except OSError:
+                self._rows, self._offset = [], 0
+            return self._rows[:]
+
+    def _read_new(self, file) -> None:
+        found = self._path.stat()
+        if found.st_ino != self._inode or found.st_size < self._offset:
+            # another file: a resumed run drops the rows of steps that it takes again
+            self._rows, self._offset, self._inode = [], 0, found.st_ino
+        file.seek(self._offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # being written
+            self._offset += len(line)
+            try:
+                row = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and type(row.get("step")) is int:
+                self._rows.append({name: value for name, value in row.items() if _is_number(value)})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
