@@ -21,9 +21,9 @@ def main() -> None:
 
     import numpy as np
 
+    from magicanimate.acceleration.options import Speed
     from magicanimate.animator import Animator
     from magicanimate.palette import PALETTE
-    from magicanimate.speed import Speed
 
     animator = Animator(args.model)
     animator.load()

@@ -35,8 +35,8 @@ def member(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
+    from magicanimate.acceleration.process_group import join_team
     from magicanimate.checkpoints.locate import resolve_model
-    from magicanimate.distributed import join_team
     from magicanimate.palette import PALETTE
     from magicanimate.pipeline import MagicAnimatePipeline
 

@@ -14,26 +14,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.published import PLAN, install_published_attention
+from benchmarks.published import PLAN, published_networks
+from magicanimate import sampling
+from magicanimate.acceleration.control_cache import KeptEmbeddings, share_overlaps
+from magicanimate.acceleration.deep_cache import surface
+from magicanimate.acceleration.guidance import branches_in_turn
 from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.config import PRESETS
 from magicanimate.models.appearance_encoder import AppearanceEncoder
-from magicanimate.models.control_maps import control_maps
+from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt
-from magicanimate.models.reference import install_attention, set_reference, set_visible
-from magicanimate.models.shared_skips import shared_skips
-from magicanimate.models.unet import Turns, VideoUNet
+from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.presets import speed_preset
+from magicanimate.watching import WindowWatch
 from magicanimate.windows import WindowPlan
 
 SD15_CHANNELS = (320, 640, 1280, 1280)
@@ -113,83 +117,78 @@ def build_pipeline(
     )
 
 
-def count_step(networks: Networks, *, frames: int, size: int, published: bool) -> dict[str, float]:
-    """TFLOP of one step by network (2 for a multiply-add).
-
-    What is kept for the whole animation (keys of the text, maps of the driving frames) is there already.
+@contextlib.contextmanager
+def meta_layers(
+    networks: Networks, *, frames: int, size: int, published: bool
+) -> Iterator[tuple[sampling.Networks, sampling.Networks]]:
+    """What the sampling loop calls, on the "meta" device: guided, and of the conditional branch alone.
 
     Args:
         networks: on the "meta" device.
         frames: of the clip.
         size: side of the picture in pixels.
-        published: the published order of work, else the default one of this program.
+        published: in the published order of work, else in the default one of this program.
+    """
+    side, width = size // 8, networks.unet.config.cross_attention_dim
+    with torch.device("meta"):
+        text, photo = torch.empty(2, TEXT_TOKENS, width), torch.empty(1, 4, side, side)
+    images = np.broadcast_to(np.zeros((), np.uint8), (frames, size, size, 3))
+    kept = KeptEmbeddings(networks.controlnet, images)
+    controls = [(networks.controlnet, images) if published else (kept, kept)]
+    with torch.inference_mode(), hybrid_attention(networks.unet, fusion="midup") as readers:
+        paper = partial(
+            sampling.paper_networks, networks.unet, networks.encoder, controls, readers, photo=photo
+        )
+        conditional = paper(text=text[1:])
+        if published:
+            watch = WindowWatch([], None, None, processes=1)
+            yield published_networks(paper, networks.unet, readers, text, watch=watch), conditional
+        else:
+            branches = [paper(text=text[:1], visible=[False]), conditional]
+            layers = branches_in_turn(paper(text=text), branches, networks.unet, share_down=True)
+            yield share_overlaps(layers), conditional
+
+
+def count_step(networks: Networks, *, frames: int, size: int, published: bool) -> dict[str, float]:
+    """TFLOP of one step by network (2 for a multiply-add), once the control images are embedded.
+
+    Args:
+        networks, size, published: see `meta_layers`.
+        frames: of the clip.
     """
     windows = step_windows(frames, published=published)
     frames = 1 + max(frame for window in windows for frame in window)  # with the padding
-    length = len(windows[0])
-    side, width = size // 8, networks.unet.config.cross_attention_dim
-    with torch.device("meta"):
-        text, timestep = torch.empty(1, TEXT_TOKENS, width), torch.empty((), dtype=torch.int64)
-        reference, control = torch.empty(1, 4, side, side), torch.empty(length, 3, size, size)
-    readers = install_attention(networks.unet, networks.controlnet, fusion="midup", keep_keys=not published)
-    found = {}
-    encoder_batch = 2 if published else 1
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        bank = networks.encoder(
-            reference.expand(encoder_batch, -1, -1, -1), timestep, text.expand(encoder_batch, -1, -1)
-        )
-    found["appearance encoder"] = counter.get_total_flops() / 1e12
-    bank = {name: tokens[:1] for name, tokens in bank.items()}
+    plan, timestep, side = WindowPlan(), torch.tensor(500), size // 8
+    found = dict.fromkeys(("appearance encoder", "ControlNet", "UNet"), 0.0)
 
-    def run_control(*, unknown: int) -> list[torch.Tensor]:
-        down, mid = networks.controlnet(
-            reference.expand(length, -1, -1, -1),
-            timestep,
-            text.expand(length, -1, -1) if published else text,
-            controlnet_cond=control[:unknown],
-            return_dict=False,
-        )
-        return [*down, mid]
-
-    def run_window() -> None:
-        given = residuals
-        clip = reference[:, :, None].expand(-1, -1, length, -1, -1)
-        if published:
-            given = [residual.repeat(2, 1, 1, 1) for residual in residuals]
-            inputs, turns = (clip.expand(2, -1, -1, -1, -1), timestep, text.expand(2, -1, -1)), {}
-        else:
-            show = [False, True]
-            inputs = (clip, timestep)
-            before = lambda i: set_visible(readers, [show[i]])  # noqa: E731
-            turns = {"turns": Turns([text, text], before, share_down=True, skips=skips)}
-        networks.unet(
-            *inputs,
-            down_block_additional_residuals=given[:-1],
-            mid_block_additional_residual=given[-1],
-            **turns,
-        )
-
-    with torch.inference_mode(), contextlib.ExitStack() as stack:
-        if not published:
-            maps = stack.enter_context(control_maps(networks.controlnet))
-            maps.frames = range(length)
-            skips = stack.enter_context(shared_skips(networks.unet))
-        residuals = run_control(unknown=length)
-        with FlopCounterMode(display=False) as counter:
-            run_control(unknown=length if published else 0)
-        found["ControlNet"] = counter.get_total_flops() / 1e12 * frames / length
-        if published:
-            install_published_attention(networks.unet, bank)
-        else:
-            run_window()  # projects the text, which then is known
-            set_reference(readers, bank)
-        counts = []
-        for _ in windows[:2]:  # the first window of a step projects the reference
+    def counted(name: str, function: Callable) -> Callable:
+        def count(*args, **kwargs):
             with FlopCounterMode(display=False) as counter:
-                run_window()
-            counts.append(counter.get_total_flops() / 1e12)
-        found["UNet"] = counts[0] + counts[-1] * (len(windows) - 1)
-    set_reference(readers, None)
+                out = function(*args, **kwargs)
+            found[name] += counter.get_total_flops() / 1e12
+            return out
+
+        return count
+
+    with meta_layers(networks, frames=frames, size=size, published=published) as (layers, _):
+        latents = torch.empty(1, 4, frames, side, side, device="meta")
+        if not published:
+            layers.control(list(range(frames)), latents[0].transpose(0, 1), timestep)  # embeds the images
+        layers = replace(
+            layers,
+            encode=counted("appearance encoder", layers.encode),
+            fuse=counted("UNet", layers.fuse),
+        )
+        controlnet = networks.controlnet.forward
+        networks.controlnet.forward = counted("ControlNet", controlnet)
+        on_meta = [
+            sampling.Window(window, *(torch.tensor(x, device="meta") for x in (window, plan.weights(window))))
+            for window in windows
+        ]
+        layers.show(layers.encode(timestep))
+        layers.fuse(layers, latents, timestep, on_meta)
+        del networks.controlnet.forward
+    found["UNet"] -= found["ControlNet"]
     return found
 
 
@@ -221,47 +220,27 @@ def count_kinds(networks: Networks, *, size: int) -> dict[tuple[int, bool], floa
 
     A full step has its share of appearance encoder and ControlNet.
     """
-    length, side, width = 16, size // 8, networks.unet.config.cross_attention_dim
+    frames, side, timestep = list(range(16)), size // 8, torch.tensor(500)
+    width, channels = networks.unet.config.cross_attention_dim, networks.unet.config.block_out_channels[0]
     with torch.device("meta"):
-        text, timestep = torch.empty(1, TEXT_TOKENS, width), torch.empty((), dtype=torch.int64)
-        reference, control = torch.empty(1, 4, side, side), torch.empty(length, 3, size, size)
-        deep = torch.empty(length, networks.unet.config.block_out_channels[0], side, side)
-    readers = install_attention(networks.unet, networks.controlnet, fusion="midup", keep_keys=True)
-    clip, found = reference[:, :, None].expand(-1, -1, length, -1, -1), {}
-    with torch.inference_mode(), contextlib.ExitStack() as stack:
-        maps = stack.enter_context(control_maps(networks.controlnet))
-        maps.frames = range(length)
-        skips = stack.enter_context(shared_skips(networks.unet))
-        for known in (False, True):  # the second time texts and driving frames are
-            with FlopCounterMode(display=False) as once:
-                set_reference(readers, networks.encoder(reference, timestep, text))
-                down, mid = networks.controlnet(
-                    reference.expand(length, -1, -1, -1),
-                    timestep,
-                    text,
-                    controlnet_cond=control[: 0 if known else length],
-                    return_dict=False,
-                )
-        for branches, surface in itertools.product((2, 1), (False, True)):
-            show = [False, True][-branches:]
-            turns = Turns(
-                [text] * branches,
-                lambda i, show=show: set_visible(readers, [show[i]]),
-                share_down=True,
-                deep=[deep] * branches if surface else None,
-                skips=skips,
-            )
-            with FlopCounterMode(display=False) as counter:
-                networks.unet(
-                    clip,
-                    timestep,
-                    turns=turns,
-                    down_block_additional_residuals=down,
-                    mid_block_additional_residual=mid,
-                )
-            flops = counter.get_total_flops() + (0 if surface else once.get_total_flops())
-            found[branches, surface] = flops / 1e12
-    set_reference(readers, None)
+        clip, deep = torch.empty(1, 4, 16, side, side), torch.empty(16, channels, side, side)
+        text = torch.empty(16, TEXT_TOKENS, width)
+    found = {}
+
+    def count(function: Callable, *args) -> float:
+        with FlopCounterMode(display=False) as counter:
+            function(*args)
+        return counter.get_total_flops() / 1e12
+
+    with meta_layers(networks, frames=16, size=size, published=False) as (guided, conditional):
+        noisy = clip[0].transpose(0, 1)
+        residuals = guided.control(frames, noisy, timestep)  # embeds the images
+        guided.show(guided.encode(timestep))
+        once = count(guided.encode, timestep) + count(conditional.control, frames, noisy, timestep)
+        at_the_surface = count(surface, networks.unet, clip, timestep, text, deep, residuals[0])
+        for branches, layers in ((2, guided), (1, conditional)):
+            found[branches, False] = once + count(layers.predict, frames, clip, timestep, residuals)
+            found[branches, True] = branches * at_the_surface
     return found
 
 

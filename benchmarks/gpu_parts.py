@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from benchmarks.flops import build_networks, build_pipeline, count_step
+from magicanimate.acceleration.compiled import undo_compilation
+from magicanimate.acceleration.options import Speed
 from magicanimate.files import write_bytes, write_json
 from magicanimate.memory.ladder import MemoryLadder
 from magicanimate.memory.placing import compile_denoisers, place
 from magicanimate.memory.profiles import MemoryProfile, profile_named, profiles_for
-from magicanimate.models.compiled import undo_compilation
 from magicanimate.presets import speed_preset
-from magicanimate.speed import Speed
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_STEPS = 25
@@ -217,7 +217,7 @@ class Bench:
                 lambda several=several: self._step(pipe, several, frames=self.scale.many_frames),
             )
         for name, speed in {
-            "guidance halves together": Speed(halves_in_turn=False),
+            "guidance halves together": Speed(branches_in_turn=False),
             "nothing shared (plain)": Speed.plain(),
         }.items():
             self.row(part, name, lambda speed=speed: self._step(pipe, standard, speed=speed))

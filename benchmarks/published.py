@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -19,10 +21,12 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from magicanimate import pipeline
-from magicanimate.denoising import WindowDenoiser
+from magicanimate.acceleration.options import Speed
 from magicanimate.models.appearance_encoder import SELF_ATTENTION
-from magicanimate.models.reference import paired_blocks
-from magicanimate.speed import Speed
+from magicanimate.models.hybrid_attention import HybridSelfAttention, paired_blocks
+from magicanimate.models.unet import VideoUNet
+from magicanimate.sampling import Bank, Networks, Residuals, Window
+from magicanimate.watching import WindowWatch
 from magicanimate.windows import WindowPlan
 
 SPEED, PLAN = Speed.plain(), WindowPlan(mode="ring")
@@ -51,32 +55,43 @@ def install_published_attention(unet: nn.Module, bank: Mapping[str, torch.Tensor
     unet.set_attn_processor(processors)
 
 
-class PublishedDenoiser(WindowDenoiser):
-    """A step in the published order; with guidance in every step, "midup" fusion and one window at a time."""
+def published_networks(
+    paper: partial,
+    unet: VideoUNet,
+    readers: Mapping[str, HybridSelfAttention],
+    text: torch.Tensor,
+    *_,
+    watch: WindowWatch,
+    **__,
+) -> Networks:
+    """In place of `magicanimate.acceleration.layers.accelerated`: guidance in every step, "midup" fusion."""
+    networks, encoder, photo = paper(text=text), paper.args[1], paper.keywords["photo"]
+    residuals: dict[int, list[torch.Tensor]] = {}
 
-    def _bank(self, timestep: torch.Tensor) -> dict[str, torch.Tensor]:
-        two = self.conditions.reference.expand(2, -1, -1, -1)
-        bank = self.encoder(two, timestep, self.texts[-1].expand(2, -1, -1))
-        bank = {name: tokens[:1] for name, tokens in bank.items()}
-        install_published_attention(self.unet, bank)
-        return {name: bank[name] for name in self.readers}
+    def encode(timestep: torch.Tensor) -> Bank:
+        bank = encoder(photo.expand(2, -1, -1, -1), timestep, text[-1:].expand(2, -1, -1))
+        return {name: tokens[:1] for name, tokens in bank.items()}
 
-    def _control(
-        self, latents: torch.Tensor, windows: Sequence[list[int]], following: Sequence[list[int]]
-    ) -> list[torch.Tensor]:
-        if not self._residuals:
-            for some in torch.arange(latents.shape[2]).split(PLAN.size):
-                frames = some.tolist()
-                levels = self._control_frames(latents, frames)
-                self._residuals |= {frame: [level[i] for level in levels] for i, frame in enumerate(frames)}
-        wanted = [self._residuals[frame] for window in windows for frame in window]
-        return [torch.stack(level) for level in zip(*wanted, strict=True)]
+    def fuse(
+        outer: Networks, latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        for some in torch.arange(latents.shape[2]).split(PLAN.size):
+            frames = some.tolist()
+            levels = networks.control(frames, latents[0, :, frames].transpose(0, 1), timestep)
+            residuals.update({frame: [level[i] for level in levels] for i, frame in enumerate(frames)})
+        return networks.fuse(outer, latents, timestep, windows)
+
+    def control(frames: list[int], *_) -> Residuals:
+        return [torch.stack(level) for level in zip(*(residuals[frame] for frame in frames), strict=True)]
+
+    show = partial(install_published_attention, unet)
+    return watch.around(replace(networks, encode=encode, show=show, control=control, fuse=fuse))
 
 
 @contextlib.contextmanager
 def published_order() -> Iterator[None]:
     """While it lasts, pipelines denoise in the published order; give them `SPEED` and `PLAN`, too."""
-    with mock.patch.object(pipeline, "WindowDenoiser", PublishedDenoiser):
+    with mock.patch.object(pipeline, "accelerated", published_networks):
         yield
 
 

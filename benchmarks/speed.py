@@ -24,11 +24,11 @@ import torch
 
 from benchmarks.flops import TEXT_TOKENS, build_networks
 from benchmarks.published import PLAN, SPEED, padded, published_order
+from magicanimate.acceleration.options import Speed
 from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.device import DTYPES
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 
 

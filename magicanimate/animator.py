@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
+from magicanimate.acceleration.options import Speed
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
 from magicanimate.device import Device, empty_cache, pick_device
 from magicanimate.errors import InputError
@@ -24,14 +25,13 @@ from magicanimate.presets import Shortcuts, completed
 from magicanimate.progress import ProgressMeter
 from magicanimate.quick_start import without_collection
 from magicanimate.request_checks import check_area, check_outputs, check_request
-from magicanimate.speed import Speed
 from magicanimate.text import add_text_encoder
 
 if TYPE_CHECKING:
     import numpy as np
 
     from densepose_tools.photo_people import PhotoBodies
-    from magicanimate.distributed import Team
+    from magicanimate.acceleration.process_group import Team
     from magicanimate.media.prepare import PreparedMedia
     from magicanimate.memory.ladder import MemoryLadder
     from magicanimate.memory.networks import PlacedNetworks
@@ -96,8 +96,8 @@ class Animator:
         device, dtype: see `magicanimate.device.pick_device`.
         offline: never ask the network; "full" must have been fetched before.
         memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
-        compile: compile blocks of the networks (`magicanimate.models.compiled`), where that works.
-        attention: the library that computes attention, see `magicanimate.speed.Speed`.
+        compile: compile blocks of the networks (`magicanimate.acceleration.compiled`), where that works.
+        attention: the library that computes attention, see `magicanimate.acceleration.options.Speed`.
         team: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
 
@@ -187,11 +187,11 @@ class Animator:
         folder = self.folder
         self.device = pick_device(*self._wish)
         with LOADING, without_collection():
-            from magicanimate.distributed import Team
+            from magicanimate.acceleration.attention_backend import attention_problem
+            from magicanimate.acceleration.process_group import Team
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.need import Work
             from magicanimate.memory.networks import PlacedNetworks
-            from magicanimate.models.attention_backend import attention_problem
 
         if self._attention and (problem := attention_problem(self._attention)):
             raise InputError(problem)

@@ -6,10 +6,11 @@ window, ``C h w`` latent channels, height and width, ``L D`` text tokens and wid
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,26 +18,25 @@ import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.utils import BaseOutput
 
+from magicanimate.acceleration.attention_backend import InstalledAttention
+from magicanimate.acceleration.control_cache import KeptEmbeddings
+from magicanimate.acceleration.cpu_kernels import cpu_kernels
+from magicanimate.acceleration.layers import accelerated
+from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.process_group import Team
 from magicanimate.config import FUSIONS, Fusion
-from magicanimate.denoising import Conditions, WindowDenoiser
 from magicanimate.device import to_device, to_host
-from magicanimate.distributed import Team
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.ladder import MemoryLadder, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map
-from magicanimate.models.attention_backend import InstalledAttention
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
-from magicanimate.models.control_maps import control_maps
-from magicanimate.models.driver import Driver
-from magicanimate.models.lean import lean_modules
+from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt
-from magicanimate.models.reference import install_attention, set_reference
-from magicanimate.models.shared_skips import SkipSharing, shared_skips
-from magicanimate.models.stopping import asking, stopping_between_blocks
 from magicanimate.models.unet import VideoUNet
 from magicanimate.presets import Shortcuts
-from magicanimate.speed import Speed
+from magicanimate.sampling import Networks, denoise, paper_networks
+from magicanimate.watching import WindowWatch, stopping_between_blocks
 from magicanimate.windows import WindowPlan
 
 if TYPE_CHECKING:
@@ -153,7 +153,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
         windows: WindowPlan | None = None,
         controlnet_conditioning_scale: float = 1.0,
         reference_strength: float = 1.0,
-        bank_dtype: torch.dtype | None = None,
         speed: Speed | None = None,
         ladder: MemoryLadder | None = None,
         team: Team | None = None,
@@ -185,7 +184,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
             reference_strength: of the photo in the attention, 0 or more; 1 as published.
-            bank_dtype: round the reference bank to this type (the published program: float16).
             speed: how the work is arranged, the default one when ``None``; the result is the same within
                 rounding.
             ladder: what to do when memory runs out; an error when ``None``.
@@ -222,44 +220,61 @@ class MagicAnimatePipeline(DiffusionPipeline):
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         generator = torch.Generator("cpu").manual_seed(seed)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
-        speed = speed or Speed()
+        speed, shortcuts = speed or Speed(), shortcuts or Shortcuts()
+        counts = [len(plan.windows(len(control), step=i)) for i in range(len(timesteps))]
+        watch = WindowWatch(counts, on_window, should_stop, processes=team.size)
         with ExitStack() as stack:
-            if speed.lean_modules and self._execution_device.type == "cpu":
-                networks = (self.unet, self.appearance_encoder, *self.controlnets())
-                stack.enter_context(lean_modules(*networks, before_each=asking(should_stop)))
+            if speed.cpu_kernels and self._execution_device.type == "cpu":
+                stack.enter_context(cpu_kernels(*self._denoisers()))
             if speed.attention:
                 stack.enter_context(InstalledAttention(speed.attention))
-            drivers = []
-            for network, drawings in zip(self.controlnets(), (control, keypoints), strict=False):
-                maps = stack.enter_context(control_maps(network)) if speed.keep_maps else None
-                drivers.append(Driver(network, drawings, maps))
-            skips = stack.enter_context(shared_skips(self.unet)) if speed.share_skips else None
-            denoisers = (self.unet, self.appearance_encoder, *self.controlnets())
-            stack.enter_context(stopping_between_blocks(denoisers, should_stop))
-            latents = self.denoise(
-                latents,
-                Conditions(
-                    reference=reference,
-                    drivers=drivers,
-                    text=text,
-                    guidance_scale=guidance,
+            readers = stack.enter_context(hybrid_attention(self.unet, fusion=fusion))
+            stack.enter_context(stopping_between_blocks(self._denoisers(), should_stop))
+            images = [control] if keypoints is None else [control, keypoints]
+            controls = list(zip(self.controlnets(), images, strict=True))
+
+            @lru_cache(maxsize=1)  # what one arrangement has kept is of no use to the next
+            def networks(arranged: Speed) -> Networks:
+                paper = partial(
+                    paper_networks,
+                    self.unet,
+                    self.appearance_encoder,
+                    [(kept, kept) for kept in starmap(KeptEmbeddings, controls)]
+                    if arranged.keep_maps
+                    else controls,
+                    readers,
+                    photo=reference,
                     control_scale=controlnet_conditioning_scale,
-                    bank_dtype=bank_dtype,
                     reference_strength=reference_strength,
-                ),
+                )
+                given = (self.unet, readers, text, timesteps)
+                return accelerated(paper, *given, speed=arranged, shortcuts=shortcuts, team=team, watch=watch)
+
+            def attempt(step: Callable[[], Any]) -> Any:
+                """Run a step; when memory runs out, again from its beginning, one memory profile down."""
+                put_back = remember(self.scheduler, generator)
+                for one in ladder.attempts():
+                    with one:
+                        put_back()
+                        watch.begin_step()
+                        return step()
+
+            denoising = denoise(
+                latents,
+                self.scheduler,
                 timesteps,
-                generator=generator,
+                lambda: networks(ladder.arrange(speed)),
                 plan=plan,
-                fusion=fusion,
-                speed=speed,
-                ladder=ladder,
-                team=team,
-                shortcuts=shortcuts or Shortcuts(),
-                skips=skips,
-                on_window=on_window,
-                on_step=on_step,
-                should_stop=should_stop,
+                guidance_scale=guidance,
+                generator=generator,
+                attempt=attempt,
             )
+            for i, (latents, expected) in enumerate(denoising):
+                watch.end_step()
+                after = f"the latents after step {i + 1} of {len(timesteps)}"
+                self._require_finite(torch.isfinite(latents).all(), after)
+                if on_step is not None:
+                    on_step(i, latents, expected)
         ladder.leave_team()
         frames = None
         if output_type != "latent":
@@ -267,6 +282,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
             if output_type == "np":
                 frames = np.stack(list(frames))
         return MagicAnimateOutput(frames=frames, latents=latents)
+
+    def _denoisers(self) -> tuple[torch.nn.Module, ...]:
+        return (self.unet, self.appearance_encoder, *self.controlnets())
 
     def controlnets(self) -> list[ControlNetModel]:
         """The ControlNet of the parts, and that of the keypoints if there is one."""
@@ -405,110 +423,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
             raise ValueError(f"latents are {tuple(latents.shape)} but {expected} is needed")
         return to_device(latents.float(), self._execution_device)
 
-    def denoise(
-        self,
-        latents: torch.Tensor,
-        conditions: Conditions,
-        timesteps: torch.Tensor,
-        *,
-        generator: torch.Generator,
-        plan: WindowPlan,
-        fusion: Fusion,
-        speed: Speed,
-        ladder: MemoryLadder,
-        team: Team,
-        shortcuts: Shortcuts,
-        skips: SkipSharing | None = None,
-        on_window: OnWindow | None = None,
-        on_step: OnStep | None = None,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> torch.Tensor:
-        """Run the denoising steps over all windows; returns the clean latents ``1 C F h w``.
-
-        A step that runs out of memory is done again from its beginning, one memory profile down. Schedulers
-        that add noise of their own draw it from ``generator``.
-        """
-        readers = install_attention(self.unet, *self.controlnets(), fusion=fusion, keep_keys=speed.keep_keys)
-        denoiser = WindowDenoiser(
-            self.unet,
-            self.appearance_encoder,
-            readers,
-            conditions,
-            speed,
-            shortcuts=shortcuts,
-            skips=skips,
-        )
-        for attempt in ladder.attempts():
-            with attempt, team.in_round():
-                if ladder.arrange(speed).banks_ahead:
-                    denoiser.encode_ahead(timesteps)
-        schedule = [plan.windows(latents.shape[2], step=i) for i in range(len(timesteps))]
-        total = sum(map(len, schedule))
-        for i, timestep in enumerate(timesteps):
-            put_back = remember(self.scheduler, generator)
-            for attempt in ladder.attempts():
-                with attempt:
-                    put_back()
-                    denoiser.rearrange(ladder.arrange(speed))
-                    done = sum(map(len, schedule[:i]))
-                    for finished in self._predict(
-                        denoiser,
-                        latents,
-                        timestep,
-                        schedule[i],
-                        plan,
-                        team,
-                        guided=shortcuts.guides(i, len(timesteps)),
-                        should_stop=should_stop,
-                    ):
-                        done += finished
-                        if on_window is not None:
-                            on_window(done, total)
-                    with team.in_round():
-                        after, expected = self._step(denoiser.prediction(), timestep, latents, generator)
-            self._require_finite(
-                torch.isfinite(after).all(), f"the latents after step {i + 1} of {len(timesteps)}"
-            )
-            latents = after
-            if on_step is not None:
-                on_step(i, latents, expected)
-        set_reference(readers, None)  # nothing of this animation stays in memory
-        return latents
-
-    def _predict(
-        self,
-        denoiser: WindowDenoiser,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
-        windows: list[list[int]],
-        plan: WindowPlan,
-        team: Team,
-        *,
-        guided: bool,
-        should_stop: Callable[[], bool] | None,
-    ) -> Iterator[int]:
-        """Predict the noise of a step in the denoiser; yields how many more windows are done in all."""
-        speed = denoiser.speed
-        with team.in_round():
-            scaled = self.scheduler.scale_model_input(latents, timestep)
-            denoiser.start_step(timestep, guided=guided)
-        rounds = team.share(windows, speed.window_batch)
-        for number, shares in enumerate(rounds):
-            with team.in_round():
-                if should_stop is not None and should_stop():
-                    raise Cancelled("stopped while denoising")
-                own = shares[team.rank]
-                following = rounds[number + 1][team.rank] if number + 1 < len(rounds) else ()
-                if own:
-                    denoiser.add_windows(
-                        scaled,
-                        own,
-                        [plan.weights(window) for window in own],
-                        following=following if speed.share_residuals else (),
-                    )
-            yield sum(map(len, shares))
-        denoiser.add_up(team, latents)
-
     def _require_finite(self, finite: torch.Tensor, what: str) -> None:
         """Refuse to go on with NaN or infinity, which would end in a flat video.
 
@@ -525,12 +439,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 f"There are values that are not finite in {what}: the checkpoint's weights are damaged, the "
                 f"guidance is far too strong, or {dtype} is too narrow for this checkpoint (--dtype float32)."
             )
-
-    def _step(
-        self, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The scheduler's step, and the clean latents it expects, ``1 C F h w`` each."""
-        return scheduler_step(self.scheduler, noise, timestep, latents, generator)
 
     @torch.inference_mode()  # of each step of the generator, not of who takes the frames
     def decode(
@@ -582,16 +490,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return frames().numpy()
 
 
-def scheduler_step(
-    scheduler, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A scheduler's step, and the clean latents that it expects, of the shape of ``latents`` each."""
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": generator} if takes_generator else {}
-    output = scheduler.step(noise, timestep, latents, **extra)
-    return output.prev_sample, output.get("pred_original_sample", output.prev_sample)
-
-
 def rehearse(scheduler, steps: int) -> None:
     """Take all steps of a scheduler with a few numbers in place of latents.
 
@@ -605,8 +503,23 @@ def rehearse(scheduler, steps: int) -> None:
     generator = torch.Generator("cpu").manual_seed(0)
     scheduler.set_timesteps(steps)
     latents = torch.randn((1, 4, 1, 2, 2), generator=generator) * float(scheduler.init_noise_sigma)
-    for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, timestep)
-        latents, _ = scheduler_step(scheduler, scaled.clamp(-1, 1), timestep, latents, generator)
+    bounded = Networks(
+        encode=lambda timestep: {},
+        show=lambda bank: None,
+        control=lambda *_: [],
+        predict=lambda frames, noisy, timestep, residuals: noisy.clamp(-1, 1),
+    )
+    steps_taken = denoise(
+        latents,
+        scheduler,
+        scheduler.timesteps,
+        lambda: bounded,
+        plan=WindowPlan(),
+        guidance_scale=1.0,
+        generator=generator,
+        attempt=lambda step: step(),
+    )
+    for after, _ in steps_taken:
+        latents = after
     if not torch.isfinite(latents).all():
         raise ValueError("its numbers are not finite")

@@ -1,6 +1,6 @@
 """Speed for likeness: shortcuts whose result differs a little from the full computation, and four choices.
 
-`magicanimate.speed` holds what changes the time only. The choices come from the table that
+`magicanimate.acceleration.options` holds what changes the time only. The choices come from the table that
 ``python -m benchmarks.presets`` prints; `benchmarks/RESULTS.md` has it.
 """
 

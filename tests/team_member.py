@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from magicanimate.distributed import join_team
+from magicanimate.acceleration.process_group import join_team
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.ladder import MemoryLadder
 from magicanimate.memory.profiles import profiles_for

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
-from magicanimate.models.reference import HybridSelfAttention
+from magicanimate.models.hybrid_attention import HybridSelfAttention
 from tests.rounding import assert_same_but_for_rounding
 from training.attention_loss import WatchedAttention, attention_losses
 

@@ -17,14 +17,14 @@ from benchmarks.figures import Judge, mean_figures, write_json
 from benchmarks.strips import strip
 from benchmarks.synthdance_data import Task, cross_tasks, render, scaled, self_tasks, still_tasks
 from densepose_tools.segmenter import PartSegmenter
+from magicanimate.acceleration.options import Speed
 from magicanimate.errors import InputError
-from magicanimate.models.reference import install_hybrid_attention, set_reference
+from magicanimate.models.hybrid_attention import install_hybrid_attention, set_reference
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames, write_boxes
 from tests.golden_cases import tiny_pipeline
-from tests.test_speed import animate
+from tests.test_acceleration import animate
 from training.segmenter.network import build_segmenter
 
 
@@ -288,8 +288,8 @@ def test_counted_arithmetic():
 def test_counted_arithmetic_of_presets():
     with torch.device("meta"):
         networks = flops.build_networks((32, 32, 32, 32), text_width=16)
-    kinds = flops.count_kinds(networks, size=64)
+    kinds = flops.count_kinds(networks, size=128)
     assert kinds[2, False] > kinds[1, False] > kinds[2, True] == pytest.approx(2 * kinds[1, True], rel=0.2)
-    rows = [line.split("|") for line in flops.preset_table(networks, size=64).splitlines()[2:]]
+    rows = [line.split("|") for line in flops.preset_table(networks, size=128).splitlines()[2:]]
     ratios = [float(row[7]) for row in rows]
     assert ratios[0] == 1 and ratios == sorted(ratios)

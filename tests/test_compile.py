@@ -10,15 +10,15 @@ import sys
 import pytest
 import torch
 
+from magicanimate.acceleration.compiled import compiler_problem
+from magicanimate.acceleration.options import Speed
 from magicanimate.animator import Animator
 from magicanimate.memory.placing import compile_denoisers, place
 from magicanimate.memory.profiles import profile_named
-from magicanimate.models.compiled import compiler_problem
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.speed import Speed
 from tests.conftest import ROOT
 from tests.golden_cases import tiny_pipeline
-from tests.test_speed import animate
+from tests.test_acceleration import animate
 
 # With the smaller picture the widest blocks see one pixel.
 SIZES = [{"frames": frames} for frames in (6, 3, 5, 4, 2, 7, 1)]
@@ -49,7 +49,7 @@ def fresh_compiler():
 def test_same_result_in_every_size(lean, fresh_compiler):
     if problem := compiler_problem("cpu"):
         pytest.skip(problem)
-    pipe, speed = tiny_pipeline(), Speed(lean_modules=lean)
+    pipe, speed = tiny_pipeline(), Speed(cpu_kernels=lean)
     plain = [animate(pipe, speed, **size) for size in SIZES]
     compile_denoisers(pipe)
     for size, expected in zip(SIZES, plain, strict=True):
@@ -81,7 +81,7 @@ def test_profile_with_hooks_goes_on_without(tiny_model, caplog):
 
 @pytest.mark.slow
 def test_missing_compiler_is_said_in_one_sentence(tmp_path):
-    script = "from magicanimate.models.compiled import compiler_problem; print(compiler_problem('cpu'))"
+    script = "from magicanimate.acceleration.compiled import compiler_problem; print(compiler_problem('cpu'))"
     environment = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment

@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 
-from magicanimate.distributed import Team
+from magicanimate.acceleration.process_group import Team
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests import team_member
 from tests.conftest import PATIENCE

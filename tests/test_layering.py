@@ -14,11 +14,13 @@ import pytest
 from tests.conftest import ROOT
 
 TOP = ("app", "magicanimate.__main__", "magicanimate.cli", "magicanimate.webui")
-PIPELINE = ("magicanimate.pipeline", "magicanimate.denoising", "magicanimate.windows", "magicanimate.preview")
+PIPELINE = ("magicanimate.pipeline", "magicanimate.sampling", "magicanimate.windows", "magicanimate.preview")
 # The windows are plain arithmetic, which forecasts of time and memory need.
 NETWORKS = tuple(name for name in PIPELINE if name != "magicanimate.windows")
 MODELS = ("magicanimate.models",)
 ANIMATOR = ("magicanimate.animator",)
+# The paper can be read without them.
+AROUND_THE_CORE = ("magicanimate.acceleration", "magicanimate.memory", "magicanimate.checkpoints")
 
 ROOMS = ("animate", "gallery", "jobs", "motion_tools", "training")
 
@@ -30,10 +32,16 @@ FORBIDDEN = {
     "training.metrics": ("densepose_tools", "magicanimate.media", *PIPELINE, *MODELS),
     "magicanimate.animator": TOP,
     "magicanimate.pipeline": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.checkpoints"),
-    "magicanimate.denoising": (*TOP, *ANIMATOR, "magicanimate.media", "magicanimate.pipeline"),
-    "magicanimate.models": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", "magicanimate.checkpoints"),
+    "magicanimate.acceleration": (*TOP, *ANIMATOR, "magicanimate.pipeline", "magicanimate.media"),
+    "magicanimate.sampling": (
+        *TOP,
+        *ANIMATOR,
+        "magicanimate.pipeline",
+        "magicanimate.media",
+        *AROUND_THE_CORE,
+    ),
+    "magicanimate.models": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", *AROUND_THE_CORE),
     "magicanimate.memory": (*TOP, *ANIMATOR, *NETWORKS, "magicanimate.media", "magicanimate.checkpoints"),
-    "magicanimate.distributed": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.media"),
     "magicanimate.media": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.checkpoints", "torch"),
     "magicanimate.provenance": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "torch"),
     "magicanimate.checkpoints": (*TOP, *ANIMATOR, "magicanimate.media"),

@@ -156,8 +156,8 @@ def test_what_counts_as_out_of_memory():
 @pytest.mark.parametrize(
     ("scheduler", "part", "failing", "calls"),
     [
-        ("DDIMScheduler", "unet", 4, 2 + 2 + 3 + 3),
-        ("UniPCMultistepScheduler", "unet", 4, 2 + 2 + 3 + 3),
+        ("DDIMScheduler", "unet", 8, 2 * (2 + 2 + 3 + 3)),
+        ("UniPCMultistepScheduler", "unet", 8, 2 * (2 + 2 + 3 + 3)),
         ("DPMSolverMultistepScheduler", "controlnet", 6, 2 + 2 + 2 + 3),
         ("EulerAncestralDiscreteScheduler", "appearance_encoder", 2, 1 + 1 + 1 + 1),
         ("DDIMScheduler", "vae.encoder", 1, 1 + 1),
@@ -165,7 +165,7 @@ def test_what_counts_as_out_of_memory():
     ],
 )
 def test_goes_on_where_memory_ran_out(pipe, scheduler, part, failing, calls):
-    """With the step, or the frames, that failed; three windows are two calls, then three."""
+    """With the step, or the frames, that failed; three windows are two calls, then three; of the UNet for each branch."""
     pipe.scheduler = getattr(diffusers, scheduler).from_config(
         {**pipe.scheduler.config, "rescale_betas_zero_snr": False}
     )

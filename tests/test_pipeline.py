@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
 
+from magicanimate.acceleration.options import Speed
 from magicanimate.errors import Cancelled
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.speed import Speed
 from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames
 from tests.rounding import assert_same_but_for_rounding

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from magicanimate.acceleration import deep_cache
+from magicanimate.acceleration.deep_cache import surface
+from magicanimate.acceleration.options import Speed
 from magicanimate.cli.parser import build_parser
 from magicanimate.config import PRESETS, AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.models import deep_features
-from magicanimate.models.unet import Turns
 from magicanimate.presets import Shortcuts, completed, speed_preset
 from magicanimate.request_checks import check_request
-from magicanimate.speed import Speed
 from tests.golden_cases import tiny_pipeline
 from tests.rounding import assert_same_but_for_rounding
-from tests.test_speed import PLAIN, animate, calls
+from tests.test_acceleration import PLAIN, animate, calls
 
 WHOLE_RUN = 1000  # timesteps: what the first step left serves to the end
 FRAMES = 2 * 4  # of the two windows of a step
@@ -39,11 +39,10 @@ def test_surface_gives_the_full_prediction_for_the_features_of_the_same_step(pip
     """The cut is in the right place: nothing is lost or counted twice."""
     torch.manual_seed(0)
     unet, seen = pipe.unet, []
-    sample, text, timestep = torch.randn(1, 4, 3, 8, 8), torch.randn(3, 7, 32), torch.tensor(500)
+    sample, text, timestep = torch.randn(1, 4, 3, 8, 8), torch.randn(1, 7, 32), torch.tensor(500)
     with torch.inference_mode():
-        down, mid = pipe.controlnet(
-            sample[0].transpose(0, 1), timestep, text, torch.rand(3, 3, 64, 64), return_dict=False
-        )
+        frames, texts = sample[0].transpose(0, 1), text.expand(3, -1, -1)
+        down, mid = pipe.controlnet(frames, timestep, texts, torch.rand(3, 3, 64, 64), return_dict=False)
         hook = (
             unet.up_blocks[-1]
             .resnets[-1]
@@ -51,19 +50,11 @@ def test_surface_gives_the_full_prediction_for_the_features_of_the_same_step(pip
                 lambda _, args, kwargs: seen.append(kwargs["input_tensor"]), with_kwargs=True
             )
         )
-        turns = {"texts": [text], "before": lambda _: None, "share_down": False}
-        full = unet(
-            sample,
-            timestep,
-            turns=Turns(**turns),
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
-        )
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        full = unet(sample, timestep, text, **residuals).sample
         hook.remove()
         deep = seen[0][:, : -unet.conv_in.out_channels]
-        found = unet(
-            sample, timestep, turns=Turns(**turns, deep=[deep]), down_block_additional_residuals=down[:1]
-        )
+        found = surface(unet, sample, timestep, texts, deep, down[0])
     torch.testing.assert_close(found, full)
 
 
@@ -94,7 +85,7 @@ def test_deep_features_serve_in_every_arrangement(pipe, exact, speed):
 
 def test_nothing_is_kept_without_room_or_for_too_short(pipe, exact, monkeypatch):
     assert_same_but_for_rounding(animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=1)), exact)
-    monkeypatch.setattr(deep_features, "KEPT_BYTES", 0)
+    monkeypatch.setattr(deep_cache, "KEPT_BYTES", 0)
     assert_same_but_for_rounding(animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=WHOLE_RUN)), exact)
 
 

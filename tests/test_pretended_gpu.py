@@ -24,12 +24,12 @@ from diffusers import (
 from benchmarks.flops import build_pipeline
 from benchmarks.pretended_gpu import PretendedGPU, footprint
 from densepose_tools.rcnn.network import DensePoseRCNN
+from magicanimate.acceleration.options import Speed
 from magicanimate.memory.ladder import MemoryLadder
 from magicanimate.memory.need import CUDA, OVERHEAD, Work, needed_bytes
 from magicanimate.memory.profiles import DECODED_AT_ONCE, TILE, profile_named
 from magicanimate.models.autoencoder import set_sliced
 from magicanimate.presets import speed_preset
-from magicanimate.speed import Speed
 
 SIZE = 512
 
@@ -127,8 +127,8 @@ def test_bfloat16_in_every_profile(shallow, profile, frames):
     [
         Speed.plain(),
         Speed(banks_ahead=True),
-        Speed(halves_in_turn=False, window_batch=2),
-        Speed(share_skips=False, share_residuals=False, keep_maps=False),
+        Speed(branches_in_turn=False, window_batch=2),
+        Speed(share_residuals=False, keep_maps=False),
     ],
     ids=["plain", "encoder ahead", "halves together", "nothing shared"],
 )

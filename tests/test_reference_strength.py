@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention
 
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.models.reference import STRENGTH_POWER, HybridSelfAttention, Visibility
+from magicanimate.models.hybrid_attention import STRENGTH_POWER, HybridSelfAttention, Visibility
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.request_checks import check_request
 from tests.dancer_files import control_frames

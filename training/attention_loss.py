@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from magicanimate.models.appearance_encoder import SELF_ATTENTION, label_shares
-from magicanimate.models.reference import HybridSelfAttention
+from magicanimate.models.hybrid_attention import HybridSelfAttention
 
 WATCHED_SIDE = 16
 """Blocks with more tokens each way have every second one watched: their scores are the largest tensors of a

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     for request in requests:
         check_request(request)
         check_outputs(request, config=getattr(args, "config", None))
-    from magicanimate.distributed import join_team, own_device
+    from magicanimate.acceleration.process_group import join_team, own_device
 
     device = own_device(args.device)
     with join_team(device) as team, ProgressBar(quiet=args.quiet or team.rank > 0) as bar:

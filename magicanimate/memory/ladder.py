@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import torch
 from diffusers import DiffusionPipeline
 
+from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.process_group import Team
 from magicanimate.device import empty_cache
-from magicanimate.distributed import Team
 from magicanimate.memory.available import is_out_of_memory
 from magicanimate.memory.placing import place
 from magicanimate.memory.profiles import MemoryProfile, profiles_for
-from magicanimate.speed import Speed
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
+from magicanimate.acceleration.compiled import compiler_problem
+from magicanimate.acceleration.process_group import Team
 from magicanimate.device import Device
-from magicanimate.distributed import Team
 from magicanimate.errors import InputError
 from magicanimate.memory.available import available_bytes, is_out_of_memory
 from magicanimate.memory.ladder import MemoryLadder, OnDescent
 from magicanimate.memory.need import Footprint, Work, choose_profile
 from magicanimate.memory.placing import bytes_on, compile_denoisers
 from magicanimate.memory.profiles import AUTO, MemoryProfile, profile_named, profiles_for
-from magicanimate.models.compiled import compiler_problem
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import logging
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
+from magicanimate.acceleration.compiled import compile_blocks, undo_compilation
 from magicanimate.memory.need import DENOISERS
 from magicanimate.memory.profiles import TILE, MemoryProfile
 from magicanimate.models.autoencoder import set_sliced
-from magicanimate.models.compiled import compile_blocks, undo_compilation
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from magicanimate.acceleration.options import Speed
 from magicanimate.errors import InputError
-from magicanimate.speed import Speed
 
 AUTO = "auto"
 DECODED_AT_ONCE = 4  # frames, unless the autoencoder works in slices
 KEPT_MAPS = 256 * 1024**2  # bytes of embedded driving frames: 50 of 512x512 in float32
-KEPT_DEEP = 2 * 1024**3  # bytes of deep features, see `magicanimate.models.deep_features`
+KEPT_DEEP = 2 * 1024**3  # bytes of deep features, see `magicanimate.acceleration.deep_cache`
 TILE = 512  # pixels; smaller tiles would show, and pictures up to this size are decoded as they are
 
 
@@ -51,8 +51,6 @@ class MemoryProfile:
             speed,
             window_batch=self.window_batch,
             keep_maps=speed.keep_maps and self.keep_maps,
-            # Parts of weights cannot be taken where a hook brings them.
-            share_skips=speed.share_skips and not (self.offload or self.eight_bit),
             banks_ahead=speed.banks_ahead or self.offload,  # moves the encoder once
         )
 

@@ -35,7 +35,7 @@ from torch.utils.data import Dataset, default_collate
 
 from magicanimate.errors import InputError
 from magicanimate.models.appearance_encoder import with_photo_map
-from magicanimate.models.reference import install_hybrid_attention, set_reference
+from magicanimate.models.hybrid_attention import install_hybrid_attention, set_reference
 from training.attention_loss import attention_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
 from training.data.tensors import draw_labels, labels_of

@@ -1,8 +1,8 @@
 """Blocks of the networks compiled by ``torch.compile``, where that is wanted and possible.
 
-Only blocks that keep nothing between calls: the transformer blocks of the motion modules and the feed-forward
-layers of the others. The attentions to photo and text keep keys, and residual blocks share what they make of
-skip connections; each change of such state would compile them anew. A block is compiled at its first call.
+Only blocks that know nothing of the photo: the transformer blocks of the motion modules and the feed-forward
+layers of the others. Each change of what hybrid self-attention is shown would compile its block anew. A block
+is compiled at its first call.
 
 torch compiles a method 8 times at most, counted over all blocks that share it, and then runs it as it is
 defined. So sizes are symbols in what is compiled. What still counts is the width of a block and whether a
@@ -34,7 +34,7 @@ def compiler_problem(device: str) -> str | None:
 
 def compile_blocks(network: nn.Module) -> int:
     """Compile the blocks of a network that can be, in place and with the same names; how many there are."""
-    network.compiled_blocks = list(_blocks(network))  # lean modules may stand in their places later
+    network.compiled_blocks = list(_blocks(network))  # CPU kernels may stand in their places later
     for block in network.compiled_blocks:
         block.compile(dynamic=True)
     return len(network.compiled_blocks)

@@ -12,37 +12,29 @@ class Speed:
     """What is computed once instead of often, and by which kernels. The result is the same within rounding.
 
     Attributes:
-        halves_in_turn: run the guidance halves one after the other, which halves the largest activations,
+        branches_in_turn: run the guidance branches one after the other, which halves the largest activations,
             and the UNet's down path once for both while nothing tells them apart: the texts are equal and
-            only middle and up blocks read the reference.
-        share_skips: where the down path is run once, so is what the up blocks' first convolutions make of its
-            skip connections. Kept for one window, it takes about as much memory as they do.
-        keep_keys: project the reference's keys and values once per step and block, the text's once per
-            animation, instead of in every window (the text's: for every frame).
+            only middle and up blocks read the photo.
         share_residuals: run the ControlNet once per frame and step; where windows overlap, the second one
             takes the residuals of the first.
-        keep_maps: embed each driving frame for the ControlNet once per animation, up to 256 MB of them.
-        lean_modules: on a CPU, feature maps that are their tokens without a copy, feed-forward layers in
-            slices and, in float32, oneDNN's matrix product; no effect elsewhere.
+        keep_maps: embed each control image once per animation, up to 256 MB of them.
+        cpu_kernels: on a CPU, feature maps that are their tokens without a copy, and feed-forward layers in
+            slices; no effect elsewhere.
         window_batch: windows of a step that go through the UNet together. More fill a large GPU; a CPU gains
             nothing.
-        banks_ahead: encode the reference for all steps before the first one, so that offloading moves the
-            encoder once instead of in every step; the banks of 25 steps at 512x512 take 350 MB in half
-            precision.
-
+        banks_ahead: encode the photo for all steps before the first one, so that offloading moves the encoder
+            once instead of in every step; the banks of 25 steps at 512x512 take 350 MB in half precision.
         attention: the library that computes attention, one of `ATTENTION`, see
-            `magicanimate.models.attention_backend`; torch when ``None``.
+            `magicanimate.acceleration.attention_backend`; torch when ``None``.
 
     Raises:
         ValueError: a value outside its range.
     """
 
-    halves_in_turn: bool = True
-    share_skips: bool = True
-    keep_keys: bool = True
+    branches_in_turn: bool = True
     share_residuals: bool = True
     keep_maps: bool = True
-    lean_modules: bool = True
+    cpu_kernels: bool = True
     window_batch: int = 1
     banks_ahead: bool = False
     attention: str | None = None
@@ -56,11 +48,4 @@ class Speed:
     @classmethod
     def plain(cls) -> Speed:
         """Everything as the networks are defined, nothing shared: what the others are measured against."""
-        return cls(
-            halves_in_turn=False,
-            share_skips=False,
-            keep_keys=False,
-            share_residuals=False,
-            keep_maps=False,
-            lean_modules=False,
-        )
+        return cls(branches_in_turn=False, share_residuals=False, keep_maps=False, cpu_kernels=False)

@@ -16,8 +16,9 @@ Letters in shape comments: ``B`` videos, ``F`` frames, ``L`` tokens, ``D`` token
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
@@ -28,7 +29,6 @@ from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device
 from magicanimate.models.appearance_encoder import SELF_ATTENTION
 
-CROSS_ATTENTION = ".attn2"
 STRENGTH_POWER = 4
 
 
@@ -66,10 +66,6 @@ class Visibility:
 class HybridSelfAttention(AttnProcessor2_0):
     """Self-attention processor that also attends to the reference tokens of its block, if it has any.
 
-    Args:
-        keep_keys: keep the reference's keys and values until the next reference; only where no gradient is
-            wanted, as they would hold on to the graph and to the weights of the time.
-
     Attributes:
         reference: ``y_a`` of this block, ``B L D`` (or ``1 L D`` for all videos), or ``None``.
         visible: per video, whether it sees the reference; ``None`` when all do. Classifier-free guidance
@@ -78,23 +74,18 @@ class HybridSelfAttention(AttnProcessor2_0):
         strength: of the reference, 0 or more; see the top of this file.
     """
 
-    def __init__(self, *, keep_keys: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.keep_keys = keep_keys
+        self.reference: torch.Tensor | None = None
         self.visible: Visibility | None = None
         self.strength = 1.0
-        self.show(None)
-
-    def show(self, reference: torch.Tensor | None) -> None:
-        """Take another reference, or none."""
-        self.reference = reference
-        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         visible = self.visible
         if self.reference is None or self.strength == 0 or (visible is not None and not visible.to_any):
             return super().__call__(attn, hidden_states, *args, **kwargs)
-        shared = self._projected(attn, hidden_states.dtype)
+        reference = self.reference.to(hidden_states.dtype)
+        shared = attn.to_k(reference), attn.to_v(reference)  # K'_a and V'_a, by the video UNet's own weights
         if visible is None or visible.to_all:
             return _attend(attn, hidden_states, *shared, strength=self.strength)
         frames = hidden_states.shape[0] // len(visible.seen)
@@ -105,16 +96,6 @@ class HybridSelfAttention(AttnProcessor2_0):
         together = _attend(attn, hidden_states.index_select(0, seeing), *shared, strength=self.strength)
         out = torch.empty_like(hidden_states)
         return out.index_copy_(0, others, alone.to(out.dtype)).index_copy_(0, seeing, together.to(out.dtype))
-
-    def _projected(self, attn: Attention, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the reference by the block's own weights, ``B L D`` each."""
-        if self._kept is not None and not torch.is_grad_enabled():
-            return self._kept
-        reference = self.reference.to(dtype)
-        projected = attn.to_k(reference), attn.to_v(reference)
-        if self.keep_keys and not torch.is_grad_enabled():
-            self._kept = projected
-        return projected
 
 
 def _attend(
@@ -155,35 +136,6 @@ def _merged(attn: Attention, out: torch.Tensor) -> torch.Tensor:
     return attn.to_out[1](attn.to_out[0](out))
 
 
-class TextAttention(AttnProcessor2_0):
-    """Cross-attention over a text that all frames of a video share, so it is not repeated for each.
-
-    ``encoder_hidden_states`` is ``B L D`` where ``hidden_states`` is ``(B F) L D``. Where no gradient is
-    wanted, keys and values are kept as long as the same tensor is given.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._text: torch.Tensor | None = None
-        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def __call__(
-        self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, *_, **__
-    ) -> torch.Tensor:
-        keys, values = self._projected(attn, encoder_hidden_states)
-        rows, tokens = hidden_states.shape[:2]
-        query = attn.to_q(hidden_states).reshape(keys.shape[0], -1, keys.shape[2])  # (B F) L D -> B (F L) D
-        out = functional.scaled_dot_product_attention(*(_heads(attn, x) for x in (query, keys, values)))
-        return _merged(attn, out).view(rows, tokens, -1)
-
-    def _projected(self, attn: Attention, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if torch.is_grad_enabled():
-            return attn.to_k(text), attn.to_v(text)
-        if self._kept is None or self._text is not text:
-            self._text, self._kept = text, (attn.to_k(text), attn.to_v(text))
-        return self._kept
-
-
 def paired_blocks(unet: nn.Module, *, fusion: Fusion) -> list[str]:
     """Paths of the transformer blocks that read the reference.
 
@@ -205,20 +157,17 @@ def paired_blocks(unet: nn.Module, *, fusion: Fusion) -> list[str]:
     return names
 
 
-def install_hybrid_attention(
-    unet: nn.Module, *, fusion: Fusion, keep_keys: bool = False
-) -> dict[str, HybridSelfAttention]:
+def install_hybrid_attention(unet: nn.Module, *, fusion: Fusion) -> dict[str, HybridSelfAttention]:
     """Give the blocks of ``fusion`` a `HybridSelfAttention`; the other attentions become plain again.
 
     Args:
         unet: `VideoUNet` or ``UNet2DConditionModel``.
         fusion: "midup" or "full", see `paired_blocks`.
-        keep_keys: the readers keep the reference's keys and values.
 
     Returns:
         Path of each reading transformer block -> its processor.
     """
-    readers = {name: HybridSelfAttention(keep_keys=keep_keys) for name in paired_blocks(unet, fusion=fusion)}
+    readers = {name: HybridSelfAttention() for name in paired_blocks(unet, fusion=fusion)}
     unet.set_attn_processor(
         {
             key: readers.get(key.removesuffix(f"{SELF_ATTENTION}.processor"), AttnProcessor2_0())
@@ -228,28 +177,14 @@ def install_hybrid_attention(
     return readers
 
 
-def install_attention(
-    unet: nn.Module, *controlnets: nn.Module, fusion: Fusion, keep_keys: bool
-) -> dict[str, HybridSelfAttention]:
-    """Give UNet and ControlNets their attentions for an animation.
-
-    Args:
-        unet, controlnets: the networks.
-        fusion: see `paired_blocks`.
-        keep_keys: the readers keep the reference's keys and values, and the cross-attentions are
-            `TextAttention`; else nothing is kept and there is a text for each frame.
-
-    Returns:
-        Path of each reading transformer block -> its processor.
-    """
-    readers = install_hybrid_attention(unet, fusion=fusion, keep_keys=keep_keys)
-    for network in (unet, *controlnets):
-        processors = network.attn_processors
-        for key in processors:
-            if key.endswith(f"{CROSS_ATTENTION}.processor") and ".motion_modules." not in key:
-                processors[key] = TextAttention() if keep_keys else AttnProcessor2_0()
-        network.set_attn_processor(processors)
-    return readers
+@contextlib.contextmanager
+def hybrid_attention(unet: nn.Module, *, fusion: Fusion) -> Iterator[dict[str, HybridSelfAttention]]:
+    """`install_hybrid_attention` for a while: afterwards the UNet has its processors of before."""
+    before = unet.attn_processors
+    try:
+        yield install_hybrid_attention(unet, fusion=fusion)
+    finally:
+        unet.set_attn_processor(before)
 
 
 def set_reference(
@@ -271,7 +206,7 @@ def set_reference(
         KeyError: the encoder has no block of a reader's name.
     """
     for name, reader in readers.items():
-        reader.show(None if bank is None else bank[name])
+        reader.reference = None if bank is None else bank[name]
         reader.strength = strength
     set_visible(readers, visible)
 

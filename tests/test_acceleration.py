@@ -1,41 +1,40 @@
-"""Every arrangement of the work gives the plain path's result."""
+"""Each speed-up gives the plain loop's result within rounding, and leaves the networks as they were."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from torch.nn import functional
 
-from magicanimate.models import control_maps, lean
-from magicanimate.models.attention_backend import attention_problem
-from magicanimate.models.lean import OneDnnProducts, lean_modules
-from magicanimate.models.reference import install_attention
-from magicanimate.models.shared_skips import shared_skips
-from magicanimate.models.unet import Turns
+from magicanimate.acceleration import control_cache
+from magicanimate.acceleration.attention_backend import attention_problem
+from magicanimate.acceleration.cpu_kernels import cpu_kernels
+from magicanimate.acceleration.guidance import down_path_once
+from magicanimate.acceleration.options import Speed
+from magicanimate.errors import Cancelled
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.speed import Speed
+from magicanimate.presets import Shortcuts
 from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames
 from tests.golden_cases import tiny_pipeline
 from tests.rounding import assert_same_but_for_rounding
 
 PLAIN = Speed.plain()
-ARRANGEMENTS = {
-    "halves in turn": replace(PLAIN, halves_in_turn=True),
-    "skips shared": replace(PLAIN, halves_in_turn=True, share_skips=True),
-    "keys kept": replace(PLAIN, keep_keys=True),
+LAYERS = {  # each alone
+    "branches in turn": replace(PLAIN, branches_in_turn=True),
     "residuals shared": replace(PLAIN, share_residuals=True),
-    "maps kept": replace(PLAIN, keep_maps=True),
-    "lean modules": replace(PLAIN, lean_modules=True),
+    "embeddings kept": replace(PLAIN, keep_maps=True),
+    "CPU kernels": replace(PLAIN, cpu_kernels=True),
     "windows together": replace(PLAIN, window_batch=2),
     "banks ahead": replace(PLAIN, banks_ahead=True),
     "attention through diffusers' dispatcher": replace(PLAIN, attention="native"),
-    "default, windows together, banks ahead": Speed(window_batch=3, banks_ahead=True),
 }
+ARRANGEMENTS = LAYERS | {"default, windows together, banks ahead": Speed(window_batch=3, banks_ahead=True)}
 CASES = {
     "two windows": {},
     "one branch": {"guidance_scale": 1.0},
@@ -89,46 +88,52 @@ def test_same_result(pipe, plain, case, arrangement):
     assert_same_but_for_rounding(result, plain[case])
 
 
-def test_skips_are_shared_within_one_prediction_only(pipe):
-    """Also where one breaks off in the second half, as when memory runs out."""
-    sample, text, timestep = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 7, 32), torch.tensor(500)
-
-    def fail_in_the_second_half(turn: int) -> None:
-        if turn == 1:
-            raise torch.OutOfMemoryError
-
-    with torch.inference_mode(), shared_skips(pipe.unet) as skips:
-        install_attention(pipe.unet, pipe.controlnet, fusion="midup", keep_keys=True)
-        down, mid = pipe.controlnet(
-            sample[0].transpose(0, 1), timestep, text, torch.rand(2, 3, 64, 64), return_dict=False
-        )
-
-        def predict(before, sharing) -> tuple[torch.Tensor, ...]:
-            return pipe.unet(
-                sample,
-                timestep,
-                turns=Turns([text, text], before, share_down=True, skips=sharing),
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=mid,
-            )
-
-        first = predict(lambda _: None, skips)
-        with pytest.raises(torch.OutOfMemoryError):
-            predict(fail_in_the_second_half, skips)
-        assert skips.turn is None and not skips.kept
-        torch.testing.assert_close(predict(lambda _: None, None), first, atol=1e-5, rtol=1e-4)
-        assert_same_but_for_rounding(first[0], first[1])
+def everything_in(pipe) -> tuple:
+    """What a call could leave behind: other modules and processors, hooks, replaced methods."""
+    networks = (pipe.unet, pipe.controlnet, pipe.appearance_encoder, pipe.vae)
+    modules = [
+        (name, id(module), sorted(vars(module)), len(module._forward_pre_hooks), len(module._forward_hooks))
+        for network in networks
+        for name, module in network.named_modules()
+    ]
+    processors = [{key: id(p) for key, p in network.attn_processors.items()} for network in networks[:3]]
+    return modules, processors
 
 
-def test_weights_that_come_by_hooks_are_not_taken_apart(pipe):
-    hooked, other = pipe.unet.up_blocks[0].resnets[:2]
-    hooked.conv1._hf_hook = object()
+@pytest.mark.parametrize("layer", LAYERS)
+def test_networks_are_as_before_when_the_call_is_over(pipe, layer):
+    before = everything_in(pipe)
+    animate(pipe, LAYERS[layer])
+    assert everything_in(pipe) == before
+
+
+@pytest.mark.parametrize("broken_off", ["cancelled", "out of memory"])
+def test_networks_are_as_before_when_the_call_breaks_off(pipe, broken_off, monkeypatch):
+    before, asked = everything_in(pipe), itertools.count()
+    if broken_off == "cancelled":
+        with pytest.raises(Cancelled):
+            animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=1000), should_stop=lambda: next(asked) > 60)
+    else:
+        with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
+            patched.setattr(pipe.unet.conv_out, "forward", mock.Mock(side_effect=torch.OutOfMemoryError))
+            animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=1000))
+    assert everything_in(pipe) == before
+
+
+def test_down_path_is_computed_once_and_a_forward_of_somebody_else_stays(pipe):
+    block, sample, text = pipe.unet.down_blocks[0], torch.randn(1, 4, 2, 8, 8), torch.randn(1, 7, 32)
+    given = []
+    block.forward = mock.Mock(side_effect=type(block).forward.__get__(block))
+    own = block.forward
     try:
-        with shared_skips(pipe.unet):
-            assert isinstance(hooked.conv1, torch.nn.Conv2d) and not isinstance(other.conv1, torch.nn.Conv2d)
+        with torch.inference_mode():
+            alone = pipe.unet(sample, torch.tensor(5), text).sample
+            with down_path_once(pipe.unet):
+                given += [pipe.unet(sample, torch.tensor(5), text).sample for _ in range(2)]
+            assert own.call_count == 2 and block.forward is own
     finally:
-        del hooked.conv1._hf_hook
-    assert isinstance(other.conv1, torch.nn.Conv2d)
+        del block.forward
+    assert torch.equal(given[0], alone) and torch.equal(given[1], alone)
 
 
 def calls(module: torch.nn.Module, run) -> int:
@@ -151,18 +156,12 @@ def calls(module: torch.nn.Module, run) -> int:
     ],
 )
 def test_down_path_is_shared_only_where_nothing_tells_the_halves_apart(pipe, case, speed, down, up):
-    """Frames through the first and the last convolution; 6 frames are two windows of 4 frames."""
+    """Frames through a down block and the last convolution; 6 frames are two windows of 4 frames."""
     settings = CASES[case]
-    assert calls(pipe.unet.conv_in, lambda: animate(pipe, speed, **settings)) == 2 * down
+    assert (
+        calls(pipe.unet.down_blocks[0].resnets[0].conv1, lambda: animate(pipe, speed, **settings)) == 2 * down
+    )
     assert calls(pipe.unet.conv_out, lambda: animate(pipe, speed, **settings)) == 2 * up
-
-
-def test_keys_are_projected_once(pipe):
-    """The reference's once a step, the text's once an animation; the window's own come on top."""
-    block = pipe.unet.up_blocks[3].attentions[0].transformer_blocks[0]
-    own = [4] * 2 * 2  # two windows of two halves, of four frames
-    for attention, expected in ((block.attn1, 2 * (sum(own) + 1)), (block.attn2, 1)):
-        assert calls(attention.to_k, lambda: animate(pipe, Speed())) == expected
 
 
 def test_driving_frames_are_embedded_once_as_far_as_there_is_room(pipe, monkeypatch):
@@ -170,7 +169,7 @@ def test_driving_frames_are_embedded_once_as_far_as_there_is_room(pipe, monkeypa
     assert calls(embedding.conv_in, lambda: animate(pipe, Speed())) == 6
     kept_all = animate(pipe, Speed())
     one = 32 * 4 * 4 * 4  # bytes of a frame's map
-    monkeypatch.setattr(control_maps, "KEPT_BYTES", 2 * one)
+    monkeypatch.setattr(control_cache, "KEPT_BYTES", 2 * one)
     assert calls(embedding.conv_in, lambda: animate(pipe, Speed())) == 6 + 4
     assert_same_but_for_rounding(animate(pipe, Speed()), kept_all)
     assert pipe.controlnet.controlnet_cond_embedding is embedding
@@ -182,8 +181,8 @@ def test_encoder_runs_once_a_step_and_ahead_if_asked(pipe):
         getattr(pipe, name).conv_in.register_forward_pre_hook(lambda *_, name=name: order.append(name))
         for name in ("appearance_encoder", "unet")
     ]
-    animate(pipe, Speed(), frames=1)
-    animate(pipe, Speed(banks_ahead=True), frames=1)
+    for ahead in (False, True):
+        animate(pipe, Speed(banks_ahead=ahead), frames=1, guidance_scale=1.0)
     for hook in hooks:
         hook.remove()
     assert order == ["appearance_encoder", "unet"] * 2 + ["appearance_encoder"] * 2 + ["unet"] * 2
@@ -217,46 +216,15 @@ def test_window_batch_is_checked():
         Speed(window_batch=0)
 
 
-def test_networks_are_as_before_after_lean_modules(pipe):
-    """Modules, names and gradients: nothing of the stand-ins is left."""
+def test_cpu_kernels_keep_names(pipe):
+    """Hooks find their modules by name."""
     networks = (pipe.unet, pipe.controlnet, pipe.appearance_encoder)
     before = [dict(network.named_modules()) for network in networks]
-    with lean_modules(*networks):
+    with cpu_kernels(*networks):
         inside = [dict(network.named_modules()) for network in networks]
         assert all(not isinstance(module, Transformer2DModel) for module in inside[0].values())
         assert [set(names) for names in inside] == [set(names) for names in before]
     assert [dict(network.named_modules()) for network in networks] == before
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
-def test_long_attention_in_slices(dtype, tolerance, monkeypatch):
-    attention = lean._attention
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("oneDNN has no bfloat16 on this processor")
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, n, 16).unflatten(-1, (2, 8)) for n in (1030, 2050, 2050))
-    q, k, v = (x.transpose(1, 2).to(dtype) for x in (q, k, v))
-    expected = functional.scaled_dot_product_attention(q, k, v)
-    sliced = []
-    monkeypatch.setattr(
-        lean, "_attention", lambda *args, **options: sliced.append(1) or attention(*args, **options)
-    )
-    with torch.inference_mode(), OneDnnProducts():
-        found = functional.scaled_dot_product_attention(q, k, v)
-    assert sliced and found.dtype == dtype
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=10 * tolerance)
-
-
-@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1)])
-def test_products_of_convolutions(kernel, stride):
-    torch.manual_seed(0)
-    conv = torch.nn.Conv2d(6, 5, kernel, stride=stride)
-    x = torch.randn(2, 6, 10, 10).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        expected = conv(x)
-        with OneDnnProducts():
-            torch.testing.assert_close(conv(x), expected)
-            torch.testing.assert_close(conv(x.contiguous()), expected)
 
 
 def test_attention_of_libraries_that_are_not_there():

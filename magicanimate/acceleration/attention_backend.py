@@ -19,7 +19,7 @@ class InstalledAttention(TorchFunctionMode):
     """While it is entered, ``scaled_dot_product_attention`` goes to the library, wherever it is called.
 
     Args:
-        name: one of `magicanimate.speed.ATTENTION`.
+        name: one of `magicanimate.acceleration.options.ATTENTION`.
     """
 
     def __init__(self, name: str):

@@ -11,12 +11,14 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import distributed
 
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.available import is_out_of_memory
+from magicanimate.sampling import Bank, Networks, Window
 
 # What a process tells the others after each round; the largest counts.
 _WELL, _NO_MEMORY, _CANCELLED, _FAILED = range(4)
@@ -31,15 +33,6 @@ class Team:
     """
 
     rank, size = 0, 1
-
-    def share(self, windows: Sequence[list[int]], batch: int) -> list[list[list[list[int]]]]:
-        """Whose turn it is in which round: ``[round][rank]`` is a list of at most ``batch`` windows.
-
-        Each process has neighbouring windows, so that it can share what they have in common.
-        """
-        each = math.ceil(len(windows) / self.size)
-        blocks = [windows[rank * each : (rank + 1) * each] for rank in range(self.size)]
-        return [[block[i : i + batch] for block in blocks] for i in range(0, each, batch)]
 
     def in_round(self) -> contextlib.AbstractContextManager[None]:
         """Around each part of the work that all processes have in common: they fail together."""
@@ -107,6 +100,34 @@ class ProcessTeam(Team):
             distributed.all_reduce(tensor, operation)
         except RuntimeError as error:
             raise InputError("Another process of this run has ended; start it again.") from error
+
+
+def share_windows(networks: Networks, team: Team) -> Networks:
+    """Predict this process's share of each step's windows, and add up what all processes predicted.
+
+    Each has neighbouring windows, so that it can reuse what they have in common.
+    """
+
+    def encode(timestep: torch.Tensor) -> Bank:
+        with team.in_round():
+            return networks.encode(timestep)
+
+    def fuse(
+        outer: Networks, latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        each = math.ceil(len(windows) / team.size)
+        own = windows[team.rank * each : (team.rank + 1) * each]
+        total, weight = None, latents.new_zeros(latents.shape[2])
+        with team.in_round():
+            if own:
+                total, weight = networks.fuse(outer, latents, timestep, own)
+        branches = team.largest(0 if total is None else len(total))
+        if total is None:  # more processes than windows
+            total = latents.new_zeros(branches, *latents.shape[1:])
+        team.add_up(total, weight)
+        return total, weight
+
+    return replace(networks, encode=encode, fuse=fuse)
 
 
 def _what(error: Exception) -> int:

@@ -1,0 +1,118 @@
+"""What the ControlNet computes once instead of often: residuals of shared frames, embeddings of images.
+
+Letters in shape comments: see `magicanimate.sampling`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel
+from torch import nn
+
+from magicanimate.memory.profiles import KEPT_MAPS as KEPT_BYTES
+from magicanimate.sampling import Networks, Residuals, Window
+
+EMBEDDED_AT_ONCE = 4  # frames; the first layers work at the picture's full size
+
+
+def share_overlaps(networks: Networks) -> Networks:
+    """Run the ControlNet once per frame and step: the second window takes the residuals of the first."""
+    still_to_come: Counter[int] = Counter()
+    kept: dict[int, list[torch.Tensor]] = {}
+
+    def fuse(
+        outer: Networks, latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        kept.clear()
+        still_to_come.clear()
+        still_to_come.update(frame for window in windows for frame in window.frames)
+        try:
+            return networks.fuse(outer, latents, timestep, windows)
+        finally:
+            kept.clear()
+
+    def control(frames: list[int], noisy: torch.Tensor, timestep: torch.Tensor) -> Residuals:
+        still_to_come.subtract(frames)
+        new = [frame for frame in dict.fromkeys(frames) if frame not in kept]
+        rows = [frames.index(frame) for frame in new]
+        fresh: Residuals = []
+        if new:
+            some = noisy if new == frames else torch.stack([noisy[row] for row in rows])
+            fresh = networks.control(new, some, timestep)
+        if new == frames:
+            residuals = fresh
+        else:
+            known = kept | {frame: [level[i] for level in fresh] for i, frame in enumerate(new)}
+            residuals = [
+                torch.stack(level) for level in zip(*(known[frame] for frame in frames), strict=True)
+            ]
+        for frame in set(frames):
+            kept.pop(frame, None)
+            if still_to_come[frame] > 0:
+                # A view would keep the residuals of the whole window alive.
+                kept[frame] = [level[frames.index(frame)].clone() for level in residuals]
+        return residuals
+
+    return replace(networks, control=control, fuse=fuse)
+
+
+class KeptEmbeddings:
+    """A ControlNet together with its control images, whose embeddings it keeps for the whole animation.
+
+    It stands in for both in `paper_networks`: asked for images it reads those that are not embedded yet, and
+    called as the network it embeds these and takes the others from memory. There is room for 256 MB; images
+    that find none are embedded in every step.
+
+    Args:
+        network: the ControlNet.
+        images: a list of frame numbers turns them into uint8 ``K H W 3``.
+    """
+
+    def __init__(self, network: ControlNetModel, images: Sequence[np.ndarray]):
+        self._network, self._images = network, images
+        self._frames: list[int] = []
+        self._kept: dict[int, torch.Tensor] = {}
+        self._room = KEPT_BYTES
+
+    def __getitem__(self, frames: list[int]) -> np.ndarray:
+        """Images ``K' H W 3`` of those of the frames that have no embedding yet."""
+        self._frames = frames
+        unknown = self._unknown()
+        return self._images[unknown] if unknown else self._images[frames[:1]][:0]
+
+    def __call__(self, *args, **kwargs):
+        """What the network returns for all the frames that were asked for last."""
+        embedding = self._network.controlnet_cond_embedding
+        self._network.controlnet_cond_embedding = _StandIn(lambda pixels: self._embed(embedding, pixels))
+        try:
+            return self._network(*args, **kwargs)
+        finally:
+            self._network.controlnet_cond_embedding = embedding
+
+    def _unknown(self) -> list[int]:
+        return [frame for frame in dict.fromkeys(self._frames) if frame not in self._kept]
+
+    def _embed(self, embedding: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels ``K' 3 H W`` of the unknown frames -> embeddings ``K C h w`` of all."""
+        fresh: list[torch.Tensor] = []
+        for some in pixels.split(EMBEDDED_AT_ONCE):
+            fresh += embedding(some) if len(some) else ()
+        new = dict(zip(self._unknown(), fresh, strict=True))
+        known = self._kept | new
+        found = torch.stack([known[frame] for frame in self._frames])
+        for frame, one in new.items():
+            if one.nbytes <= self._room:
+                self._kept[frame] = one
+                self._room -= one.nbytes
+        return found
+
+
+class _StandIn(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function

@@ -1,0 +1,108 @@
+"""Watching the networks at work: progress by windows, and stopping between windows and between blocks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from magicanimate.errors import Cancelled
+from magicanimate.sampling import Networks, Residuals
+
+
+@contextlib.contextmanager
+def stopping_between_blocks(
+    networks: Iterable[nn.Module], should_stop: Callable[[], bool] | None
+) -> Iterator[None]:
+    """While it lasts, the networks ask ``should_stop`` before each of their blocks.
+
+    Blocks are what diffusers keeps in lists: down and up blocks, their residual blocks, attentions and motion
+    modules. What ``torch.compile`` has compiled is left alone, since a hook would have it compiled anew.
+
+    Raises:
+        Cancelled: out of the network's call, when ``should_stop()`` was true.
+    """
+    if should_stop is None:
+        yield
+        return
+    ask = asking(should_stop)
+    hooks = [block.register_forward_pre_hook(ask) for network in networks for block in _blocks(network)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def asking(should_stop: Callable[[], bool] | None) -> Callable[..., None]:
+    """A function of any arguments that raises `Cancelled` when ``should_stop()`` is true."""
+
+    def ask(*_: object) -> None:
+        if should_stop is not None and should_stop():
+            raise Cancelled("stopped within a network")
+
+    return ask
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    for child in network.children():
+        if getattr(child, "_compiled_call_impl", None) is not None:
+            continue
+        if isinstance(network, (nn.ModuleList, nn.Sequential)):
+            yield child
+        yield from _blocks(child)
+
+
+class WindowWatch:
+    """Counts the windows that are done, and asks whether to stop.
+
+    Args:
+        counts: windows of each step.
+        on_window: told how many are done, and how many there are.
+        should_stop: asked before each window.
+        processes: that share the windows of a step.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        on_window: Callable[[int, int], None] | None,
+        should_stop: Callable[[], bool] | None,
+        *,
+        processes: int,
+    ):
+        self._counts, self._processes = counts, processes
+        self._on_window, self._should_stop = on_window, should_stop
+        self._steps = self._done = 0
+
+    def begin_step(self) -> None:
+        """Begin to count a step, or count it again from its beginning."""
+        self._done = sum(self._counts[: self._steps])
+
+    def end_step(self) -> None:
+        """The windows of the next step are counted from now on."""
+        self._steps += 1
+
+    def around(self, networks: Networks) -> Networks:
+        """The same networks, watched.
+
+        Raises:
+            Cancelled: out of ``predict``, when ``should_stop()`` was true.
+        """
+
+        def predict(
+            frames: list[int], noisy: torch.Tensor, timestep: torch.Tensor, residuals: Residuals
+        ) -> torch.Tensor:
+            if self._should_stop is not None and self._should_stop():
+                raise Cancelled("stopped while denoising")
+            noise = networks.predict(frames, noisy, timestep, residuals)
+            if self._on_window is not None:
+                end = sum(self._counts[: self._steps + 1])
+                self._done = min(self._done + len(noisy) * self._processes, end)
+                self._on_window(self._done, sum(self._counts))
+            return noise
+
+        return replace(networks, predict=predict)
