@@ -5,15 +5,20 @@ Every field has the default that suits a first try; ``None`` means "as the check
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
 WindowMode = Literal["open", "ring"]
 Preset = Literal["exact", "balanced", "fast", "draft"]
+
+SIDE_MULTIPLE = 8
+LARGEST_REFERENCE_STRENGTH = 2
+_LONGEST_STRIDE = 1_000_000
 
 FITS: tuple[Fit, ...] = ("auto", "crop", "pad", "stretch")
 FUSIONS: tuple[Fusion, ...] = ("midup", "full")
@@ -43,8 +48,61 @@ class MediaLimits:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What is known of a setting besides its name, type and default: a field's ``metadata[SETTING]``.
+
+    Whatever handles settings reads it: the command line, the checks of a request, batch files, the page.
+
+    Attributes:
+        group: of the command line's help: "sampling" or "media"; empty for what has no option.
+        help: for the command line.
+        flag: the option, ``--`` and the name with hyphens unless given; it turns off what is on by default.
+        metavar: what stands for the value in the help.
+        choices: all values there are.
+        low, high: bounds of a number, both included.
+        multiple: the number is a multiple of this.
+        once: it is of one time only and not a part of what is recorded.
+    """
+
+    group: str = ""
+    help: str = ""
+    flag: str = ""
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    multiple: int = 1
+    once: bool = False
+
+    def trouble(self, value: Any) -> str | None:
+        """Why a value of the right type cannot be used, as the end of a sentence; ``None`` if it can."""
+        if self.choices and value not in self.choices:
+            return f"choose one of: {', '.join(self.choices)}"
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        if not math.isfinite(value):
+            return "give a number"
+        if not self.low <= value <= self.high:
+            if self.high == math.inf:
+                return f"choose at least {self.low}"
+            return f"choose {self.low} to {self.high}"
+        if self.multiple > 1 and value % self.multiple:
+            below = int(value // self.multiple) * self.multiple
+            near = [number for number in (below, below + self.multiple) if number >= self.low]
+            return f"it must be a multiple of {self.multiple}; try {' or '.join(map(str, near))}"
+        return None
+
+
+SETTING = "setting"
+
+
+def _setting(default: Any, group: str = "", help: str = "", **known: Any) -> Any:
+    return field(default=default, metadata={SETTING: Setting(group, help, **known)})
+
+
+@dataclass(frozen=True)
 class AnimationRequest:
-    """One animation: a photo, a motion clip, where to write, and how.
+    """One animation: a photo, a motion clip, where to write, and how; all settings are declared here.
 
     Attributes:
         photo: image file that Pillow opens.
@@ -53,9 +111,9 @@ class AnimationRequest:
         seed: of the initial noise, drawn on the CPU; the same on every device.
         preset: how much likeness to give up for speed, see `magicanimate.presets`; it fills in what is
             ``None`` among steps, scheduler and the four settings after ``scheduler``.
-        num_inference_steps: denoising steps, 1..1000.
+        num_inference_steps: denoising steps.
         guidance_scale: strength of the reference; 1 or less runs one branch only.
-        width, height: of the result in pixels, multiples of 8.
+        width, height: of the result in pixels.
         fit: "crop" keeps both aspects and puts the window on the people, "pad" shows all of both, "auto"
             crops where the window holds the people and pads where it does not, "stretch" is as published.
         start, end: stretch of the clip in seconds; ``end=None`` is the clip's end.
@@ -68,7 +126,7 @@ class AnimationRequest:
         window_size, window_overlap, window_stride: of the temporal windows, in frames.
         window_offset: shift the windows from step to step so that seams do not add up ("open").
         controlnet_conditioning_scale: weight of the pose residuals.
-        reference_strength: of the photo in the attention, 0..2; 1 is as published, 0 leaves it out.
+        reference_strength: of the photo in the attention; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Shortcuts`.
         preview_every: steps between preview frames; 0 for none.
@@ -85,53 +143,127 @@ class AnimationRequest:
     photo: Path
     motion: Path
     output: Path
-    seed: int = 1
-    preset: Preset = "exact"
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    width: int | None = None
-    height: int | None = None
-    fit: Fit = "auto"
-    start: float = 0.0
-    end: float | None = None
-    stride: int = 1
-    fps: float | None = None
-    prompt: str = ""
-    negative_prompt: str = ""
-    fusion: Fusion = "midup"
-    windows: WindowMode = "open"
-    window_size: int = 16
-    window_overlap: int = 4
-    window_stride: int = 1
-    window_offset: bool = False
-    controlnet_conditioning_scale: float = 1.0
-    reference_strength: float = 1.0
-    scheduler: str | None = None
-    guidance_start: float | None = None
-    guidance_stop: float | None = None
-    deep_reuse: int | None = None
-    encoder_reuse: int | None = None
-    preview_every: int = 0
-    sound: bool = False
-    side_by_side: bool = False
-    keypoints: Path | None = None
-    credentials: bool = True
-    check_motion: bool = True
-    overwrite: bool = False
+    # torch takes no other seeds.
+    seed: int = _setting(1, "sampling", "of the noise", low=-(2**63), high=2**64 - 1)
+    preset: Preset = _setting("exact", "sampling", "how much likeness to give up for speed", choices=PRESETS)
+    num_inference_steps: int | None = _setting(
+        None, "sampling", "denoising steps (default: the checkpoint's)", flag="--steps", low=1, high=1000
+    )
+    guidance_scale: float | None = _setting(
+        None, "sampling", "strength of the photo, 1 for none (default: the checkpoint's)", flag="--guidance"
+    )
+    width: int | None = _setting(None, low=SIDE_MULTIPLE, multiple=SIDE_MULTIPLE)
+    height: int | None = _setting(None, low=SIDE_MULTIPLE, multiple=SIDE_MULTIPLE)
+    fit: Fit = _setting(
+        "auto",
+        "media",
+        "crop keeps proportions, pad shows all, auto crops where that keeps the people in the picture and "
+        "pads elsewhere, stretch as published",
+        choices=FITS,
+    )
+    start: float = _setting(0.0, "media", "where in the clip to begin", metavar="SECONDS")
+    end: float | None = _setting(None, "media", "where in the clip to end", metavar="SECONDS")
+    stride: int = _setting(1, "media", "use every n-th frame", low=1, high=_LONGEST_STRIDE)
+    fps: float | None = _setting(None, "media", "frame rate to bring the clip to")
+    prompt: str = _setting("", "sampling", "text; needs a checkpoint with a text encoder")
+    negative_prompt: str = _setting("", "sampling", "text to stay away from")
+    fusion: Fusion = _setting("midup", "sampling", "blocks that look at the photo", choices=FUSIONS)
+    windows: WindowMode = _setting(
+        "open", "sampling", "how a long clip is cut: open, or ring as published", choices=WINDOW_MODES
+    )
+    window_size: int = _setting(16, "sampling", "frames of a window", low=1)
+    window_overlap: int = _setting(4, "sampling", "frames two windows share", flag="--overlap", low=0)
+    window_stride: int = _setting(
+        1, "sampling", "frames between neighbours in a window", low=1, high=_LONGEST_STRIDE
+    )
+    window_offset: bool = _setting(False, "sampling", "move the windows from step to step")
+    controlnet_conditioning_scale: float = _setting(
+        1.0, "sampling", "strength of the motion", flag="--control-scale"
+    )
+    reference_strength: float = _setting(
+        1.0,
+        "sampling",
+        "how much the picture looks at the photo, 0 (not at all) to 2",
+        metavar="S",
+        low=0,
+        high=LARGEST_REFERENCE_STRENGTH,
+    )
+    scheduler: str | None = _setting(
+        None, "sampling", "a diffusers scheduler, e.g. UniPCMultistepScheduler (default: the checkpoint's)"
+    )
+    guidance_start: float | None = _setting(
+        None, "sampling", "guide from this part of the steps on, 0 to 1", metavar="SHARE"
+    )
+    guidance_stop: float | None = _setting(
+        None, "sampling", "guide up to this part of the steps, 0 to 1", metavar="SHARE"
+    )
+    deep_reuse: int | None = _setting(
+        None,
+        "sampling",
+        "for so many timesteps (of 1000) compute only the outermost layers; 0 for never",
+        metavar="T",
+    )
+    encoder_reuse: int | None = _setting(
+        None, "sampling", "for so many timesteps look at the photo once", metavar="T"
+    )
+    preview_every: int = _setting(0, low=0)
+    sound: bool = _setting(False, "media", "keep the clip's sound")
+    side_by_side: bool = _setting(False, "media", "also write photo, motion and result in one video")
+    keypoints: Path | None = _setting(
+        None,
+        "media",
+        "the same frames' keypoints, drawn in DWPose's style, for a checkpoint trained with both",
+        metavar="CLIP",
+    )
+    credentials: bool = _setting(
+        True,
+        "media",
+        "do not sign the result with content credentials, which say that it is AI-generated",
+        flag="--no-credentials",
+    )
+    check_motion: bool = _setting(
+        True, "media", "take a clip that does not look like a DensePose map", flag="--no-check"
+    )
+    overwrite: bool = _setting(
+        False,
+        "media",
+        "replace files of these names that this program did not make (its own results always are)",
+        once=True,
+    )
     limits: MediaLimits = field(default_factory=MediaLimits)
 
     def settings(self) -> dict[str, Any]:
-        """The fields as JSON-ready values, paths as strings; ``overwrite`` is of this one time only."""
+        """The fields as JSON-ready values, paths as strings, but for what is of this one time only."""
+        table = self.table()
         return {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
-            if name != "overwrite"
+            if name not in table or not table[name].once
         }
+
+    @classmethod
+    def table(cls) -> dict[str, Setting]:
+        """What is known of each setting, by name; files and limits have no entry."""
+        return {f.name: f.metadata[SETTING] for f in fields(cls) if SETTING in f.metadata}
+
+    @classmethod
+    def types(cls) -> dict[str, type]:
+        """Type of each setting of `table`: bool, int, float, str or Path."""
+        hints = get_type_hints(cls)
+        return {name: _plain_type(hints[name]) for name in cls.table()}
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of the fields, in order."""
         return tuple(f.name for f in fields(cls))
+
+
+def _plain_type(hint: Any) -> type:
+    """``int | None`` -> int; ``Literal["a", "b"]`` -> str."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    if get_origin(hint) is Literal:
+        return type(kinds[0])
+    return kinds[0] if kinds else hint
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest, MediaLimits
+from magicanimate.config import SIDE_MULTIPLE, AnimationRequest, MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.files import shortened
 from magicanimate.presets import Shortcuts
 
-SIDE_MULTIPLE = 8
 MOST_TIMES_OWN_AREA = 16
 """Pixels of a result by those that the checkpoint was trained at; beyond, nobody would be recognised."""
-_SEEDS = (-(2**63), 2**64 - 1)
-"""What torch takes."""
-_LONGEST_STRIDE = 1_000_000
-_FINITE = (
-    *("guidance_scale", "start", "end", "fps", "controlnet_conditioning_scale", "reference_strength"),
-    *("guidance_start", "guidance_stop"),
-)
-LARGEST_REFERENCE_STRENGTH = 2
 
 
 def side_by_side_path(output: Path) -> Path:
@@ -35,42 +26,23 @@ def check_request(request: AnimationRequest) -> None:
     Raises:
         InputError: one sentence with the setting, its value and what is allowed.
     """
-    for name in ("width", "height"):
-        side = getattr(request, name)
-        if side is not None and (side < SIDE_MULTIPLE or side % SIDE_MULTIPLE):
-            raise InputError(f"The {name} {side} is not a positive multiple of {SIDE_MULTIPLE}; change it.")
-    for name in _FINITE:
+    for name, setting in AnimationRequest.table().items():
         value = getattr(request, name)
-        if value is not None and not math.isfinite(value):
-            raise InputError(f"{name} is {value}; give a number.")
+        trouble = None if value is None else setting.trouble(value)
+        if trouble:
+            raise InputError(f"{name} is {shortened(value)}; {trouble}.")
     for name, value in vars(request.limits).items():
         if not value > 0:  # also refuses "not a number"
             raise InputError(f"The limit {name} is {shortened(value)}; give a number above 0.")
-    if not _SEEDS[0] <= request.seed <= _SEEDS[1]:
-        raise InputError(f"The seed {shortened(request.seed)} is too large; choose 0 to {_SEEDS[1]}.")
-    choosable = {"fit": FITS, "fusion": FUSIONS, "windows": WINDOW_MODES, "preset": PRESETS}
-    for name, choices in choosable.items():
-        if getattr(request, name) not in choices:
-            raise InputError(f"{name} is {getattr(request, name)!r}; choose one of: {', '.join(choices)}.")
     try:
         Shortcuts.of(request.settings())
     except ValueError as error:
         raise InputError(f"The shortcuts cannot be used: {error}.") from error
-    steps = request.num_inference_steps
-    if steps is not None and not 1 <= steps <= 1000:
-        raise InputError(f"The number of steps is {steps}; choose 1 to 1000.")
-    if request.window_size < 1 or not 0 <= request.window_overlap < request.window_size:
+    if request.window_overlap >= request.window_size:
         raise InputError(
             f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
             "the overlap is at least 0 and less than the window."
         )
-    strength = request.reference_strength
-    if not 0 <= strength <= LARGEST_REFERENCE_STRENGTH:
-        raise InputError(f"The reference strength is {strength}; choose 0 to {LARGEST_REFERENCE_STRENGTH}.")
-    for name in ("stride", "window_stride"):
-        stride = getattr(request, name)
-        if not 1 <= stride <= _LONGEST_STRIDE:
-            raise InputError(f"{name} is {shortened(stride)}; choose 1 to {_LONGEST_STRIDE}.")
 
 
 def check_area(width: int, height: int, *, own: tuple[int, int]) -> None:

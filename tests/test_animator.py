@@ -123,9 +123,9 @@ def test_an_older_result_survives_cancelling(animator, request_):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"width": 30}, "width 30 is not a positive multiple of 8"),
+        ({"width": 30}, "width is 30; it must be a multiple of 8; try 24 or 32"),
         ({"fit": "zoom"}, "fit is 'zoom'"),
-        ({"num_inference_steps": 0}, "number of steps is 0"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0; choose 1 to 1000"),
         ({"scheduler": "Magic"}, "no scheduler 'Magic'"),
         ({"prompt": "a dancer"}, "understands no text"),
         ({"window_overlap": 16}, "cannot overlap by 16"),

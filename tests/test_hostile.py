@@ -78,7 +78,7 @@ def test_the_size_is_bounded_by_the_memory(wanted, tiny_model, monkeypatch):
     ],
 )
 def test_numbers_that_make_no_sense(wanted, change):
-    with pytest.raises(InputError, match="|".join(("give a number", "too large", "choose 1 to"))) as error:
+    with pytest.raises(InputError, match="give a number|choose") as error:
         check_request(replace(wanted, **change))
     assert len(str(error.value)) < 200
 

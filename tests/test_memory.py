@@ -165,7 +165,7 @@ def test_what_counts_as_out_of_memory():
     ],
 )
 def test_goes_on_where_memory_ran_out(pipe, scheduler, part, failing, calls):
-    """With the step, or the frames, that failed; three windows are two calls, then three; of the UNet for each branch."""
+    """With the step, or the frames, that failed; three windows are two calls, then three (UNet: twice)."""
     pipe.scheduler = getattr(diffusers, scheduler).from_config(
         {**pipe.scheduler.config, "rescale_betas_zero_snr": False}
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from magicanimate import __version__
 from magicanimate.acceleration.options import ATTENTION
-from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, MediaLimits
+from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
@@ -92,7 +92,7 @@ def _add_animate(commands) -> None:
     )
     command.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings, or a batch of jobs")
     _add_model(command)
-    _add_sampling(command)
+    _add_settings(command.add_argument_group("sampling"), "sampling")
     _add_media(command)
     command.add_argument(
         "-q", "--quiet", action="store_true", default=False, help="no progress, only errors and the result"
@@ -125,94 +125,30 @@ def _add_model(command) -> None:
     group.add_argument("--offline", action="store_true", default=False, help="never ask the network")
 
 
-def _add_sampling(command) -> None:
-    group = command.add_argument_group("sampling")
-    add = group.add_argument
-    add("--seed", type=int, help="of the noise (default: 1)")
-    add("--preset", choices=PRESETS, help="how much likeness to give up for speed (default: exact)")
-    add("--steps", type=int, dest="num_inference_steps", help="denoising steps (default: the checkpoint's)")
-    add(
-        "--guidance",
-        type=float,
-        dest="guidance_scale",
-        help="strength of the photo, 1 for none (default: the checkpoint's)",
-    )
-    add("--scheduler", help="a diffusers scheduler, e.g. UniPCMultistepScheduler")
-    add("--prompt", help="text; needs a checkpoint with a text encoder")
-    add("--negative-prompt", help="text to stay away from")
-    add("--fusion", choices=FUSIONS, help="blocks that look at the photo (default: midup)")
-    add(
-        "--control-scale",
-        type=float,
-        dest="controlnet_conditioning_scale",
-        help="strength of the motion (default: 1)",
-    )
-    add(
-        "--reference-strength",
-        type=float,
-        metavar="S",
-        help="how much the picture looks at the photo, 0 (not at all) to 2 (default: 1)",
-    )
-    add(
-        "--windows",
-        choices=WINDOW_MODES,
-        help="how a long clip is cut: open, or ring as published (default: open)",
-    )
-    add("--window-size", type=int, help="frames of a window (default: 16)")
-    add("--overlap", type=int, dest="window_overlap", help="frames two windows share (default: 4)")
-    add("--window-stride", type=int, help="frames between neighbours in a window (default: 1)")
-    add("--window-offset", action="store_true", help="move the windows from step to step")
-    add("--guidance-start", type=float, metavar="SHARE", help="guide from this part of the steps on, 0 to 1")
-    add("--guidance-stop", type=float, metavar="SHARE", help="guide up to this part of the steps, 0 to 1")
-    add(
-        "--deep-reuse",
-        type=int,
-        metavar="T",
-        help="for so many timesteps (of 1000) compute only the outermost layers; 0 for never",
-    )
-    add("--encoder-reuse", type=int, metavar="T", help="for so many timesteps look at the photo once")
+def _add_settings(group, name: str) -> None:
+    """An option for each setting of a group of `AnimationRequest.table`."""
+    kinds = AnimationRequest.types()
+    for setting_name, setting in AnimationRequest.table().items():
+        if setting.group != name:
+            continue
+        flag = setting.flag or "--" + setting_name.replace("_", "-")
+        default = getattr(AnimationRequest, setting_name)
+        if kinds[setting_name] is bool:
+            how = {"action": "store_false" if default else "store_true"}
+        else:
+            metavar = None if setting.choices else setting.metavar or flag.split("-")[-1].upper()
+            how = {"type": kinds[setting_name], "choices": setting.choices or None, "metavar": metavar}
+        shown = setting.help
+        if how.get("type") is not None and default not in (None, ""):
+            shown += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
+        group.add_argument(flag, dest=setting_name, help=shown, **how)
 
 
 def _add_media(command) -> None:
     group = command.add_argument_group("photo, clip and result")
-    add = group.add_argument
-    add("--size", type=parse_size, metavar="WxH|N", help="of the result, multiples of 8")
-    add(
-        "--fit",
-        choices=FITS,
-        help="crop keeps proportions, pad shows all, auto crops where that keeps the people in the picture "
-        "and pads elsewhere, stretch as published (default: auto)",
-    )
-    add(
-        "--keypoints",
-        type=Path,
-        metavar="CLIP",
-        help="the same frames' keypoints, drawn in DWPose's style, for a checkpoint trained with both",
-    )
-    add("--start", type=float, metavar="SECONDS", help="where in the clip to begin")
-    add("--end", type=float, metavar="SECONDS", help="where in the clip to end")
-    add("--stride", type=int, help="use every n-th frame")
-    add("--fps", type=float, help="frame rate to bring the clip to")
-    add(
-        "--overwrite",
-        action="store_true",
-        help="replace files of these names that this program did not make (its own results always are)",
-    )
-    add("--sound", action="store_true", help="keep the clip's sound")
-    add("--side-by-side", action="store_true", help="also write photo, motion and result in one video")
-    add(
-        "--no-credentials",
-        dest="credentials",
-        action="store_false",
-        help="do not sign the result with content credentials, which say that it is AI-generated",
-    )
-    add(
-        "--no-check",
-        dest="check_motion",
-        action="store_false",
-        help="take a clip that does not look like a DensePose map",
-    )
-    add(
+    group.add_argument("--size", type=parse_size, metavar="WxH|N", help="of the result, multiples of 8")
+    _add_settings(group, "media")
+    group.add_argument(
         "--limit",
         type=parse_limit,
         action="append",

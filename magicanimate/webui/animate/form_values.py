@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import FITS, FUSIONS, PRESETS, WINDOW_MODES, AnimationRequest
+from magicanimate.config import (
+    FITS,
+    FUSIONS,
+    LARGEST_REFERENCE_STRENGTH,
+    PRESETS,
+    SIDE_MULTIPLE,
+    WINDOW_MODES,
+    AnimationRequest,
+)
 from magicanimate.errors import InputError
 from magicanimate.presets import completed
-from magicanimate.request_checks import LARGEST_REFERENCE_STRENGTH, SIDE_MULTIPLE
 from magicanimate.webui.animate.sizes import CUSTOM, OWN, size_choices
 from magicanimate.wording import new_output
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.request_checks import SIDE_MULTIPLE
+from magicanimate.config import SIDE_MULTIPLE
 
 OWN, CUSTOM = "checkpoint", "custom"
 LIKE_FILE = {"photo": "as the photo", "motion": "as the clip"}
