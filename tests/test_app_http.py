@@ -25,10 +25,12 @@ from gradio_client.exceptions import AppError
 
 import app
 from magicanimate.config import MediaLimits
+from magicanimate.errors import Cancelled
 from magicanimate.media.writer import read_metadata
 from magicanimate.provenance.inspection import inspect
 from magicanimate.scratch import Scratch
 from magicanimate.webui.gallery.player import file_url
+from magicanimate.webui.jobs.animation_job import ANIMATE
 from magicanimate.webui.security.file_keys import key_of
 from magicanimate.webui.security.login import Login, LoginDelays
 from magicanimate.webui.studio import Studio
@@ -147,6 +149,32 @@ def test_two_at_once_get_their_own(address, folder):
     assert {seed: report["seed"] for seed, (_, report) in found.items()} == {11: 11, 12: 12}
     assert {seed: read_metadata(video)["seed"] for seed, (video, _) in found.items()} == {11: 11, 12: 12}
     assert found[11][1]["output"] != found[12][1]["output"]
+
+
+def test_a_caller_who_leaves_takes_the_job_along(served, address, folder, monkeypatch):
+    """Also while a job has no news for long, as within a large window."""
+    began, stopped = threading.Event(), threading.Event()
+
+    def silent(request, on_progress, should_stop):
+        began.set()
+        while not should_stop():
+            time.sleep(0.01)
+        stopped.set()
+        raise Cancelled("stopped")
+
+    monkeypatch.setitem(served[1].queue._runners, ANIMATE, silent)
+    call = f"{address}/gradio_api/call/animate"
+    files = [
+        {"path": uploaded(address, path.name, path.read_bytes()), "meta": {"_type": "gradio.FileData"}}
+        for path in (folder / "me.jpg", folder / "dance.mp4")
+    ]
+    event = httpx.post(call, json={"data": [*files, {}]}, trust_env=False).json()["event_id"]
+    with httpx.stream("GET", f"{call}/{event}", trust_env=False, timeout=PATIENCE) as reply:
+        assert next(reply.iter_lines())
+        assert began.wait(PATIENCE) and not stopped.is_set()
+    left = time.monotonic()
+    assert stopped.wait(PATIENCE)
+    print(f"stopped {time.monotonic() - left:.2f} seconds after the caller had left")
 
 
 def test_one_endpoint_is_for_programs(client):

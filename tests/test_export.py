@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from pathlib import Path
 
@@ -110,6 +111,17 @@ def test_work_is_followed_and_stops_with_its_follower(result):
     assert next(following) == Progress("write", 1, 2)
     following.close()
     assert stopped == [True]
+
+    def silent(report, should_stop):
+        report(Progress("write", 1, 2))
+        while not should_stop():
+            time.sleep(0.01)
+        stopped.append(True)
+
+    following = followed(silent)  # whoever reads it can give it up between two pieces of news
+    assert [next(following), next(following)] == [Progress("write", 1, 2)] * 2
+    following.close()
+    assert stopped == [True, True]
 
     def failing(report, should_stop):
         raise InputError("no")

@@ -20,6 +20,9 @@ API_NAME = "animate"
 AT_A_TIME = 4
 """Calls that may wait for their result; animations run one after the other anyway."""
 
+_NEWS_EVERY = 1.0
+"""Seconds. Gradio ends a call whose caller has left only after the next piece of news."""
+
 _DESCRIPTION = (
     "Animate a photo with a DensePose clip. Settings are optional and named as in the JSON beside a result. "
     "While it runs the report says stage, step, total and seconds_left; at last stage done and all settings."
@@ -64,7 +67,7 @@ class AnimateEndpoint:
         owner = (request.username or f"api {request.session_hash}") if self.studio.shared else ""
         job = self.studio.submit(wanted, owner=owner)
         try:
-            for news in self.studio.queue.follow(job.id):
+            for news in self.studio.queue.follow(job.id, at_least_every=_NEWS_EVERY):
                 yield _reply(news)
                 if news.state == "done":
                     return

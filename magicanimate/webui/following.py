@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from typing import TypeVar
@@ -11,22 +12,27 @@ from magicanimate.config import OnProgress, Progress, ShouldStop
 
 Result = TypeVar("Result")
 
-_NEWS_EVERY = 0.2  # seconds
+_NEWS_EVERY, _AT_LEAST_EVERY = 0.2, 1.0  # seconds
 
 
 def followed(work: Callable[[OnProgress, ShouldStop], Result]) -> Iterator[Progress | Result]:
     """Yield the newest progress a few times a second, and at last what ``work`` returns.
 
-    Closing the iterator asks the work to stop, and waits until it has.
+    Progress is yielded again each second although there is none that is newer: Gradio closes the iterator of
+    a visitor who has left only after the next thing that it yields. Closing it asks the work to stop, and
+    waits until it has.
 
     Raises:
         Exception: what ``work`` raises.
     """
-    newest: list[Progress] = []
+    newest: Progress | None = None
+    told: Progress | None = None
+    told_at = 0.0
     stop = threading.Event()
 
     def report(progress: Progress) -> None:
-        newest[:] = [progress]
+        nonlocal newest
+        newest = progress
 
     with ThreadPoolExecutor(max_workers=1) as worker:
         job = worker.submit(work, report, stop.is_set)
@@ -38,7 +44,9 @@ def followed(work: Callable[[OnProgress, ShouldStop], Result]) -> Iterator[Progr
                 except TimeoutError:
                     if job.done():  # then it is the work's own
                         raise
-                if newest:
-                    yield newest.pop()
+                news, now = newest, time.monotonic()
+                if news is not None and (news is not told or now - told_at >= _AT_LEAST_EVERY):
+                    told, told_at = news, now
+                    yield news
         finally:
             stop.set()

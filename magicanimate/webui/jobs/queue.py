@@ -6,6 +6,7 @@ It knows nothing of what the jobs do: that is the runners'. Every change is on d
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -127,13 +128,19 @@ class JobQueue:
             before = [other for other in self._jobs.values() if other.state in ("running", "waiting")]
             return sum(other.state == "running" or other.rank < job.rank for other in before if other != job)
 
-    def follow(self, job_id: str) -> Iterator[Job]:
-        """Yield a job whenever it has changed, a few times a second, until it has ended or is removed."""
-        seen: Job | None = None
+    def follow(self, job_id: str, *, at_least_every: float = math.inf) -> Iterator[Job]:
+        """Yield a job whenever it has changed, a few times a second, until it has ended or is removed.
+
+        Args:
+            job_id: its id.
+            at_least_every: seconds after which it is yielded again although nothing has changed, so that
+                whoever reads the iterator can give it up.
+        """
+        seen, told = None, -math.inf
         while (job := self.get(job_id)) is not None:
-            if job is not seen:
+            if job is not seen or time.monotonic() - told >= at_least_every:
                 yield job
-                seen = job
+                seen, told = job, time.monotonic()
             if job.is_over or self._closed:
                 return
             time.sleep(_FOLLOW_EVERY)
