@@ -1,7 +1,7 @@
 """How this program reads JSON and YAML, and how it writes: whole files, or none.
 
 A file that is being written has a temporary name beside its target. That name holds the process that writes
-it, so the next run can tell what a killed one left behind from what is still in work.
+it, by number and start, so the next run can tell what a killed one left behind from what is still in work.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ _LONGEST_NAME = 255
 
 _HOST = hashlib.sha256(platform.node().encode("utf-8", "surrogateescape")).hexdigest()[:8]
 _PARTIAL = re.compile(
-    r"\.(?P<name>.*)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old)\b"
+    r"\.(?P<name>.*)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old)\b"
 )
 _WINDOWS_PATH = re.compile(
     r"""(?<=[\s\[,:-])"(
@@ -229,7 +230,8 @@ def partial_path(target: Path) -> Path:
 
 def _beside(target: Path, kind: str) -> Path:
     name, suffix = (target.stem, target.suffix) if kind == "partial" else (target.name, "")
-    mark = f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.{kind}{suffix}"
+    pid = os.getpid()
+    mark = f".{_HOST}-{pid}-{_own_start(pid)}-{secrets.token_hex(4)}.{kind}{suffix}"
     room = _LONGEST_NAME - len(os.fsencode(mark)) - 1
     path = target.with_name(f".{os.fsencode(name)[:room].decode('utf-8', 'ignore')}{mark}")
     _in_work.add(path)
@@ -269,7 +271,11 @@ def sweep(folder: Path) -> None:
         return
     for name, path in entries:
         found = _PARTIAL.match(name)
-        if found is None or found["host"] != _HOST or _is_at_work(int(found["pid"]), path):
+        if (
+            found is None
+            or found["host"] != _HOST
+            or _is_at_work(path, int(found["pid"]), int(found["start"]))
+        ):
             continue
         target = path.with_name(found["name"])
         if found["kind"] == "old" and not os.path.lexists(target):
@@ -279,17 +285,37 @@ def sweep(folder: Path) -> None:
         remove(path)
 
 
-def _is_at_work(pid: int, path: Path) -> bool:
-    """Whether the process that made a partial file still lives; numbers of processes are used again."""
-    if pid == os.getpid():
+def process_start(pid: int) -> float:
+    """When a process began, in seconds: what tells it from a later one of its number.
+
+    On Linux they count from the start of the computer, since the time of day at which a process began changes
+    there with every correction of the clock; elsewhere from 1970.
+
+    Raises:
+        psutil.Error: there is no such process, or one may not look at it.
+    """
+    import psutil
+
+    return psutil.Process(pid).create_time() - (psutil.boot_time() if psutil.LINUX else 0.0)
+
+
+@lru_cache(maxsize=1)
+def _own_start(pid: int) -> int:
+    """The start of this process, in hundredths of a second; a fork has another number."""
+    return round(100 * process_start(pid))
+
+
+def _is_at_work(path: Path, pid: int, start: int) -> bool:
+    """Whether the process that made a partial file still lives."""
+    if pid == os.getpid() and start == _own_start(pid):
         return path in _in_work
     import psutil
 
     try:
-        return psutil.Process(pid).create_time() <= path.lstat().st_mtime + 2
+        return abs(100 * process_start(pid) - start) <= 1
     except psutil.AccessDenied:
         return True
-    except (psutil.Error, OSError):
+    except psutil.Error:
         return False
 
 

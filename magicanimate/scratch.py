@@ -28,7 +28,7 @@ FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
 """Environment variable that tells Gradio, and `temporary_folder`, where the scratch folder is."""
 
 _PREFIX, _LOCK = "magicanimate-", "owner.lock"
-_MOST_PER_VISITOR, _MOST_IN_ALL = 4 * 2**30, 16 * 2**30  # bytes
+PER_VISITOR, _MOST_IN_ALL = 4 * 2**30, 16 * 2**30  # bytes
 _SHARE_OF_FREE = 4  # at most a quarter of what is free at the start
 _LOOK_EVERY = 60.0  # seconds
 
@@ -47,7 +47,7 @@ class Scratch:
     """
 
     def __init__(
-        self, base: Path | None = None, *, per_visitor: int = _MOST_PER_VISITOR, in_all: int | None = None
+        self, base: Path | None = None, *, per_visitor: int = PER_VISITOR, in_all: int | None = None
     ):
         base = Path(base or tempfile.gettempdir())
         remove_abandoned(base)
@@ -55,12 +55,11 @@ class Scratch:
             self.folder = keep_track(Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base)))
             self._lock = FileLock(self.folder / _LOCK)
             self._lock.acquire(timeout=0)
-            free = shutil.disk_usage(self.folder).free
+            self.in_all = room_in_all(self.folder) if in_all is None else in_all
         except OSError as error:
             raise InputError(
                 f"The temporary folder {base} cannot be used ({error.strerror}); set TMPDIR to another."
             ) from error
-        self.in_all = min(_MOST_IN_ALL, free // _SHARE_OF_FREE) if in_all is None else in_all
         self.per_visitor = min(per_visitor, self.in_all)
         self._uploads: dict[Path, str] = {}  # file -> visitor, the oldest first
         self._coming: Counter[str] = Counter()  # bytes of uploads on their way, by visitor
@@ -153,6 +152,15 @@ class Scratch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def room_in_all(folder: Path) -> int:
+    """Bytes that files of visitors may take on the disk of a folder.
+
+    Raises:
+        OSError: the folder cannot be looked at.
+    """
+    return min(_MOST_IN_ALL, shutil.disk_usage(folder).free // _SHARE_OF_FREE)
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory:

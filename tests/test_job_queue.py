@@ -143,6 +143,64 @@ def test_uploads_are_kept_until_nothing_names_them(queue, work, tmp_path):
         queue.submit("work", requests[0], uploads=["photo"])
 
 
+def upload(tmp_path: Path, name: str, size: int) -> dict[str, str]:
+    """A request with an upload of so many bytes."""
+    (tmp_path / name).write_bytes(name.encode() * size)
+    return {"name": name, "photo": str(tmp_path / name)}
+
+
+def test_kept_uploads_are_bounded_for_each_owner_and_in_all(tmp_path, work):
+    queue = JobQueue(tmp_path / "out", {"work": work}, per_owner=250, in_all=450)
+
+    def wanted(name: str, owner: str, size: int = 100):
+        return queue.submit("work", upload(tmp_path, name, size), owner=owner, uploads=["photo"])
+
+    first = wait_until_running(queue, wanted("a", "anna"))
+    second = wanted("b", "anna")
+    with pytest.raises(InputError, match=r"of your jobs take 200 B, and no more than 250 B are kept"):
+        wanted("c", "anna")
+    queue.cancel(second.id)  # came to nothing, so it makes room
+    third = wanted("d", "anna")
+    assert queue.get(second.id) is None and not Path(second.request["photo"]).exists()
+    ben = [wanted("e", "ben"), wanted("f", "ben")]
+    with pytest.raises(InputError, match="of all jobs and results take 400 B"):
+        wanted("g", "carl")
+    assert [job.id for job in queue.jobs()] == [first.id, third.id, *(job.id for job in ben)]
+    work.go.release(4)
+    end_of(queue, ben[1])
+    with pytest.raises(InputError, match="of all jobs and results"):  # what has a result is not forgotten
+        wanted("g", "carl")
+    queue.close()
+
+
+def test_uploads_of_jobs_that_leave_the_list_go_with_them(tmp_path, work, monkeypatch):
+    monkeypatch.setattr("magicanimate.webui.jobs.queue._OVER_KEPT", 2)
+    queue = JobQueue(tmp_path / "out", {"work": work})
+    work.go.release(4)
+    for name in "abc":
+        last = queue.submit("work", upload(tmp_path, name, 10), title=name, uploads=["photo"])
+        end_of(queue, last)
+    end_of(queue, submit(queue, "d")[0])  # the sweep after "c" is done by now
+    assert titles(queue) == ["c", "d"]
+    assert [path.name for path in (tmp_path / "out" / ".jobs" / "inputs").glob("*/*")] in (
+        ["c"],
+        ["b", "c"],
+        ["c", "b"],
+    )
+    queue.close()
+
+
+def test_a_clock_that_is_set_back_makes_no_job_disappear(tmp_path, work, monkeypatch):
+    monkeypatch.setattr("magicanimate.webui.jobs.queue._OVER_KEPT", 2)
+    queue = JobQueue(tmp_path, {"work": work})
+    work.go.release(3)
+    for name, now in (("a", 3000.0), ("b", 2000.0), ("c", 1000.0)):
+        monkeypatch.setattr("magicanimate.webui.jobs.queue.time.time", lambda now=now: now)
+        end_of(queue, submit(queue, name)[0])
+    assert titles(queue) == ["b", "c"]
+    queue.close()
+
+
 def test_closing_keeps_what_has_not_ended_for_the_next_time(tmp_path, work):
     queue = JobQueue(tmp_path, {"work": work})
     running, waiting = submit(queue, "a", "b")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +163,7 @@ def test_leftovers_of_killed_runs_are_removed_by_the_next(tmp_path, monkeypatch)
     gone = 2**22 + 1  # no process has this number
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: gone)
+        patch.setattr(files, "_own_start", lambda pid: 1)
         left = files.partial_path(tmp_path / "me.mp4")
         left.write_bytes(b"half")
         folder = files.partial_path(tmp_path / "frames")
@@ -177,6 +180,27 @@ def test_leftovers_of_killed_runs_are_removed_by_the_next(tmp_path, monkeypatch)
     assert found == sorted([at_work.name, mine.name, "dance"])
     assert (tmp_path / "dance" / "000000.png").exists()  # what had to make room is put back
     files.remove(at_work)
+
+
+def test_a_process_at_work_is_known_whatever_the_clock_says(tmp_path, monkeypatch):
+    """By number and start; times of files say nothing after a clock was set."""
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        start = round(100 * files.process_start(other.pid))
+        made = []
+        for began in (start, start - 500):  # the second by an earlier process of the same number
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: other.pid)
+                patch.setattr(files, "_own_start", lambda pid, began=began: began)
+                made.append(files.partial_path(tmp_path / "me.mp4"))
+            made[-1].write_bytes(b"half")
+            os.utime(made[-1], (0, 0))
+        files.sweep(tmp_path)
+        assert [path.exists() for path in made] == [True, False]
+    finally:
+        other.communicate(b"\n")
+    files.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_that_are_not_utf8(tmp_path, capfd):

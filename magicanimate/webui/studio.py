@@ -20,7 +20,7 @@ from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, P
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
-from magicanimate.scratch import temporary_folder
+from magicanimate.scratch import PER_VISITOR, room_in_all, temporary_folder
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.animate.pace import is_known
 from magicanimate.webui.following import followed
@@ -114,7 +114,9 @@ class Studio:
             InputError: another program works on the output folder, or it cannot be written to.
         """
         runner = AnimationRunner(self._animate, self.output)
-        queue = JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting)
+        # Who is alone may fill the own disk.
+        bounds = {"per_owner": PER_VISITOR, "in_all": room_in_all(self.output)} if self.shared else {}
+        queue = JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting, **bounds)
         self._library.bin.finish_moves()  # the queue has the folder to itself from now on
         return queue
 

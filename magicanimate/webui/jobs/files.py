@@ -95,6 +95,14 @@ class JobFiles:
             ) from error
         return kept
 
+    def bytes_kept(self, jobs: Iterable[Job] | None = None) -> int:
+        """Bytes of the uploads that are kept: all of them, or those that some jobs name."""
+        folder = self.folder / _INPUTS
+        if jobs is None:
+            return sum(_size(kept) for kept in folder.glob("*/*"))
+        named = {value for job in jobs for value in job.request.values() if isinstance(value, str)}
+        return sum(_size(Path(value)) for value in named if value.startswith(f"{folder}{os.sep}"))
+
     def sweep(self, jobs: Iterable[Job]) -> None:
         """Remove the uploads that neither a job nor a result, here or one folder down, names any more."""
         named = {value for job in jobs for value in job.request.values() if isinstance(value, str)}
@@ -111,6 +119,13 @@ class JobFiles:
     def close(self) -> None:
         """Let another program have the folder."""
         self._lock.release()
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.webui.jobs.files import JobFiles
@@ -42,13 +43,24 @@ class JobQueue:
         output: folder of the results; the jobs are in ``.jobs`` in it.
         runners: what does the work, by the kind of job.
         most_waiting: jobs that may wait; more are turned away.
+        per_owner: bytes of uploads that are kept for the jobs of one owner; ``None`` for any number.
+        in_all: bytes of uploads that are kept for all jobs and results.
 
     Raises:
         InputError: another program works on the folder, or it cannot be written to.
     """
 
-    def __init__(self, output: Path, runners: Mapping[str, Runner], *, most_waiting: int | None = None):
+    def __init__(
+        self,
+        output: Path,
+        runners: Mapping[str, Runner],
+        *,
+        most_waiting: int | None = None,
+        per_owner: int | None = None,
+        in_all: int | None = None,
+    ):
         self._files = JobFiles(output)
+        self._per_owner, self._in_all = per_owner, in_all
         self._runners = dict(runners)
         self._most_waiting = most_waiting
         self._changed = threading.Condition(threading.RLock())
@@ -89,7 +101,8 @@ class JobQueue:
                 job's request names those.
 
         Raises:
-            InputError: too many jobs wait, or an upload or the job cannot be kept.
+            InputError: too many jobs wait, or an upload or the job cannot be kept: there is no room, or what
+                is kept for the owner, or for all, is too much even without jobs that came to nothing.
         """
         if kind not in self._runners:
             raise ValueError(f"no runner for {kind!r}; there are {', '.join(self._runners)}")
@@ -98,7 +111,7 @@ class JobQueue:
             if self._most_waiting is not None and waiting >= self._most_waiting:
                 raise InputError("The queue is full; try again when one of the jobs that wait has ended.")
         with self._inputs:
-            kept = self._with_kept_uploads(request, uploads)
+            kept = self._with_kept_uploads(request, uploads, owner)
             with self._changed:
                 rank = max((job.rank for job in self._jobs.values()), default=0.0) + 1
                 job = Job(
@@ -189,7 +202,8 @@ class JobQueue:
             InputError: it has begun, has ended or is not there any more.
         """
         with self._inputs:
-            kept = self._with_kept_uploads(request, uploads)
+            before = self.get(job_id)
+            kept = self._with_kept_uploads(request, uploads, before.owner if before else "")
             with self._changed:
                 job = self._jobs.get(job_id)
                 if job is None or job.state not in ("waiting", "interrupted"):
@@ -229,8 +243,36 @@ class JobQueue:
             self._worker.join()
         self._files.close()
 
-    def _with_kept_uploads(self, request: Mapping[str, Any], uploads: Sequence[str]) -> dict[str, Any]:
+    def _with_kept_uploads(
+        self, request: Mapping[str, Any], uploads: Sequence[str], owner: str
+    ) -> dict[str, Any]:
+        if uploads:
+            self._make_room(sum(_size(Path(request[key])) for key in uploads), owner)
         return {**request, **{key: str(self._files.keep(Path(request[key]))) for key in uploads}}
+
+    def _make_room(self, coming: int, owner: str) -> None:
+        """Forget, the oldest first, jobs that came to nothing while too much is kept of uploads.
+
+        Raises:
+            InputError: it still is.
+        """
+        self._shrink(self._per_owner, coming, owner, "of your jobs")
+        self._shrink(self._in_all, coming, None, "of all jobs and results")
+
+    def _shrink(self, most: int | None, coming: int, owner: str | None, whose: str) -> None:
+        while most is not None:
+            kept = self._files.bytes_kept(None if owner is None else self.jobs(owner))
+            if kept + coming <= most:
+                return
+            with self._changed:
+                job = next((job for job in self.jobs(owner) if job.is_over and not job.results), None)
+                if job is None:
+                    raise InputError(
+                        f"The photos and clips {whose} take {human_bytes(kept)}, and no more than "
+                        f"{human_bytes(most)} are kept; remove some jobs or results, or use smaller files."
+                    )
+                self._forget(job)
+            self._files.sweep(self.jobs())
 
     def _put(self, job: Job) -> None:
         """Make a change known, on disk first."""
@@ -252,7 +294,9 @@ class JobQueue:
 
     def _run_all(self) -> None:
         while (job := self._begin_next()) is not None:
-            self._finish(job.id, **self._outcome(job))
+            if self._finish(job.id, **self._outcome(job)):
+                with self._inputs:
+                    self._files.sweep(self.jobs())
 
     def _begin_next(self) -> Job | None:
         """Wait for a job and mark it as running; ``None`` when the queue is closed."""
@@ -293,12 +337,15 @@ class JobQueue:
             self._jobs[job_id] = self._jobs[job_id].moved(progress)
             self._changed.notify_all()
 
-    def _finish(self, job_id: str, **outcome: Any) -> None:
+    def _finish(self, job_id: str, **outcome: Any) -> bool:
+        """Note how a job ended; whether the oldest of the list have been forgotten."""
         with self._changed:
             self._note(replace(self._jobs[job_id], progress=None, ended=time.time(), **outcome))
-            over = sorted((job for job in self._jobs.values() if job.is_over), key=lambda job: job.ended)
-            for job in over[:-_OVER_KEPT]:
+            # By rank, not by time: clocks are set back.
+            forgotten = [job for job in self.jobs() if job.is_over][:-_OVER_KEPT]
+            for job in forgotten:
                 self._forget(job)
+        return bool(forgotten)
 
     def _note(self, job: Job) -> None:
         """As `_put`, but a full disk does not end the worker."""
@@ -308,3 +355,10 @@ class JobQueue:
             log.error("%s", error)
             self._jobs[job.id] = job
             self._changed.notify_all()
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # which is said when it is to be kept
+        return 0

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,13 +19,13 @@ import psutil
 from filelock import FileLock
 
 from magicanimate.errors import InputError
-from magicanimate.files import read_json_object, write_json
+from magicanimate.files import process_start, read_json_object, write_json
 
 ERROR_PREFIX = "error: "
 """How the commands of this project begin the sentence that says why they end."""
 OUTPUT_AT_ONCE = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 """Environment of a command whose output is read while it runs."""
-_CLOCK_STEP = 2.0  # seconds by which a process may seem to begin elsewhen after the clock was set
+_SAME_START = 0.1  # seconds
 _TAIL_BYTES = 16_384
 
 
@@ -35,7 +34,7 @@ class Record:
     """What is known of the program that was started last.
 
     Attributes:
-        pid, began: its number, and when it began in seconds since 1970.
+        pid, began: its number, and when it began, as `magicanimate.files.process_start` counts.
         asked_to_stop: whether somebody asked it to end.
         exit_status: ``None`` while it runs, and if it ended while nobody watched.
     """
@@ -118,9 +117,9 @@ class DetachedProcess:
                 **apart,
             )
         try:
-            began = psutil.Process(self._child.pid).create_time()
+            began = process_start(self._child.pid)
         except psutil.NoSuchProcess:  # it has ended already
-            began = time.time()
+            began = 0.0
         self._write(Record(self._child.pid, began))
 
     def stop(self, *, grace: float) -> None:
@@ -185,7 +184,7 @@ def _process(record: Record | None) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(record.pid)
-        same = abs(process.create_time() - record.began) < _CLOCK_STEP
+        same = abs(process_start(record.pid) - record.began) < _SAME_START
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
