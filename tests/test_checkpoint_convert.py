@@ -302,6 +302,38 @@ def test_single_files_convert_to_the_same_bytes(published, converted, tmp_path, 
         convert_checkpoint(source, tmp_path / "other", stable_diffusion=wrong)
 
 
+def test_a_single_file_without_a_tokenizer_still_has_the_empty_prompt(
+    published, converted, tmp_path, monkeypatch, caplog, capsys
+):
+    for name, config in {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}.items():
+        monkeypatch.setitem(architectures._SD15, name, config)
+    source, models = tmp_path / "published", tmp_path / "my models"
+    shutil.copytree(published / "MagicAnimate", source / "MagicAnimate", copy_function=os.link)
+    models.mkdir()
+    whole = write_single_file(models / "mine.safetensors")
+    dest = convert_checkpoint(source, tmp_path / "full", stable_diffusion=whole)
+    for place in (models / "tokenizer", models, source / "tokenizer"):
+        assert str(place) in caplog.text
+    assert "mine.safetensors holds no tokenizer" in caplog.text and "will take no prompt" in caplog.text
+    assert not (dest / "text_encoder").exists() and not (dest / "tokenizer").exists()
+    made, expected = (EmptyPrompt.from_pretrained(folder / "empty_prompt") for folder in (dest, converted))
+    assert torch.equal(made.embedding, expected.embedding)
+    inputs.write_photo(tmp_path / "me.png")
+    inputs.write_motion(tmp_path / "dance.mp4", 2)
+    request = AnimationRequest(
+        tmp_path / "me.png", tmp_path / "dance.mp4", tmp_path / "o.mp4", width=64, height=64
+    )
+    animator = Animator(dest, device="cpu")
+    assert animator.animate(replace(request, num_inference_steps=1)).num_frames == 2
+    with pytest.raises(InputError, match="understands no text"):
+        animator.animate(replace(request, num_inference_steps=1, prompt="a hat"))
+    caplog.clear()
+    for file in (published / "stable-diffusion-v1-5" / "tokenizer").iterdir():  # beside it they are found
+        shutil.copy(file, models)
+    whole_again = convert_checkpoint(source, tmp_path / "again", stable_diffusion=whole)
+    assert (whole_again / "tokenizer" / "vocab.json").exists() and not caplog.text
+
+
 def test_choice_of_weights():
     both = {"diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors", "config.json"}
     assert choose_weights(both) == "diffusion_pytorch_model.bin"

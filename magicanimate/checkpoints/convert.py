@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -234,12 +235,13 @@ def _write(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
 
 
 def _write_text(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
-    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
+    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer" if plan.parts.tokenizer else None
     encoder.mkdir()
-    tokenizer.mkdir()
     write_text_config(encoder, plan.text_config)
     write_weights(encoder, plan.text, stem="model", dtype=plan.dtype, tick=tick)
-    copy_tokenizer(plan.parts.tokenizer, tokenizer)
+    if tokenizer is not None:
+        tokenizer.mkdir()
+        copy_tokenizer(plan.parts.tokenizer, tokenizer)
     prompt = empty_prompt(encoder, tokenizer, part=plan.parts.text_encoder, dtype=plan.dtype)
     width = plan.networks["unet"].config["cross_attention_dim"]
     if prompt.config["width"] != width:
@@ -249,6 +251,8 @@ def _write_text(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
         )
     prompt.save_pretrained(folder / "empty_prompt")
     gc.collect()  # closes the mapped files, without which Windows would not rename the folder
+    if tokenizer is None:  # nothing could be asked of it
+        shutil.rmtree(encoder)
 
 
 def _index(plan: _Plan) -> dict[str, Any]:
@@ -262,8 +266,8 @@ def _index(plan: _Plan) -> dict[str, Any]:
         "controlnet": ["diffusers", "ControlNetModel"],
         "empty_prompt": ["magicanimate.models.prompt", "EmptyPrompt"],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "text_encoder": ["transformers", "CLIPTextModel"] if plan.parts.tokenizer else [None, None],
+        "tokenizer": ["transformers", "CLIPTokenizer"] if plan.parts.tokenizer else [None, None],
         "unet": ["magicanimate.models.unet", "VideoUNet"],
         "vae": ["diffusers", "AutoencoderKL"],
         "kind": "full",

@@ -92,7 +92,8 @@ class PublishedParts:
 
     Attributes:
         unet, text_encoder: of Stable Diffusion 1.5.
-        tokenizer: its files, copied as they are.
+        tokenizer: its files, copied as they are; none if Stable Diffusion is a single file and they are
+            nowhere near. Then the checkpoint takes no prompt.
         vae: sd-vae-ft-mse.
         appearance_encoder, controlnet, motion: of MagicAnimate; ``motion`` are the temporal layers.
     """
@@ -142,7 +143,14 @@ def find_parts(
     search, found, missing = _Search(source, given), {}, []
     for part in _PLACES:
         found[part] = search.tokenizer() if part == "tokenizer" else search.part(part)
-        if not found[part]:
+        if part == "tokenizer" and not found[part] and found["text_encoder"] and found["text_encoder"].single:
+            log.warning(
+                "%s holds no tokenizer, and there is none (%s): the checkpoint will take no prompt; put "
+                "vocab.json and merges.txt there, and convert again, if you need prompts",
+                found["text_encoder"].weights,
+                search.why_not(part),
+            )
+        elif not found[part]:
             missing.append(f"{_expected(part)} ({search.why_not(part)})")
     if missing:
         options = ", ".join(map(_option, FOLDERS))
@@ -255,8 +263,15 @@ class _Search:
                 for suffix in SAFETENSORS + PICKLES[:2]:
                     yield base / f"{stem}{suffix}"
 
+    def _tokenizer_folders(self) -> list[Path]:
+        """Folders in which a tokenizer may lie: also beside a single file, which holds none."""
+        given = self.given.get("stable_diffusion")
+        if given is not None and given.is_file():
+            return [given.parent / "tokenizer", given.parent, self.source / "tokenizer"]
+        return [*self.folders("tokenizer"), self.source / "tokenizer"]
+
     def tokenizer(self) -> tuple[Path, ...]:
-        for folder in (*self.folders("tokenizer"), self.source / "tokenizer"):
+        for folder in self._tokenizer_folders():
             files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
             if "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files.keys():
                 return tuple(files.values())
@@ -270,6 +285,8 @@ class _Search:
             if len(weights) > 1:
                 return f"{folder} holds {', '.join(weights)}, none of them under a known name; leave one"
         repository = _PLACES[part][0]
+        if repository in self.given and part == "tokenizer":
+            return f"looked for in {', '.join(map(str, dict.fromkeys(self._tokenizer_folders())))}"
         if repository in self.given:
             return f"looked for in {', '.join(map(str, dict.fromkeys(self.folders(part))))}"
         places = [*self._patterns(part), *(["tokenizer"] if part == "tokenizer" else [])]

@@ -67,12 +67,13 @@ def copy_tokenizer(files: tuple[Path, ...], folder: Path) -> None:
 
 
 def empty_prompt(
-    encoder_folder: Path, tokenizer_folder: Path, *, part: Part, dtype: torch.dtype | None
+    encoder_folder: Path, tokenizer_folder: Path | None, *, part: Part, dtype: torch.dtype | None
 ) -> EmptyPrompt:
     """The embedding of "" by a converted text encoder, as the published program computes it.
 
     Args:
-        encoder_folder, tokenizer_folder: of the converted pipeline.
+        encoder_folder, tokenizer_folder: of the converted pipeline. Without a tokenizer the tokens are those
+            of every CLIP: the last but one of the vocabulary begins a text, and the last ends and fills it.
         part: where the encoder came from, for messages.
         dtype: to store it in; float32 when ``None``. It is computed in float32.
 
@@ -86,7 +87,9 @@ def empty_prompt(
 
     try:
         with _no_progress_bars():
-            tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+            tokenizer = None
+            if tokenizer_folder is not None:
+                tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
             encoder, info = CLIPTextModel.from_pretrained(
                 encoder_folder,
                 local_files_only=True,
@@ -100,15 +103,20 @@ def empty_prompt(
             f" ({_short(error)}); download stable-diffusion-v1-5 again."
         ) from error
     _check_loaded(info, part)
-    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    if int(tokens.input_ids.max()) >= encoder.config.vocab_size:
+    length, vocabulary = encoder.config.max_position_embeddings, encoder.config.vocab_size
+    if tokenizer is None:
+        tokens = torch.tensor([[vocabulary - 2] + (length - 1) * [vocabulary - 1]])
+    else:
+        length = min(tokenizer.model_max_length, length)
+        filled = {"padding": "max_length", "max_length": length, "truncation": True}
+        tokens = tokenizer("", **filled, return_tensors="pt").input_ids
+    if int(tokens.max()) >= vocabulary:
         raise InputError(
-            f"{part.weights.parent} has {encoder.config.vocab_size} tokens, fewer than the tokenizer beside"
+            f"{part.weights.parent} has {vocabulary} tokens, fewer than the tokenizer beside"
             " it; download stable-diffusion-v1-5 again."
         )
     with torch.inference_mode():
-        embedding = encoder.eval()(tokens.input_ids).last_hidden_state
+        embedding = encoder.eval()(tokens).last_hidden_state
     prompt = EmptyPrompt(num_tokens=embedding.shape[1], width=embedding.shape[2])
     prompt.embedding = embedding.to(dtype or torch.float32, copy=True)
     return prompt
