@@ -17,7 +17,7 @@ from magicanimate.media import timing, video_file
 from magicanimate.media.photo import load_photo
 from magicanimate.palette import BACKGROUND
 
-_PICTURES = ".png .jpg .jpeg .webp .avif .heic .heif .bmp .tif .tiff .gif .ppm .tga .jp2 .qoi"
+_PICTURES = ".png .jpg .jpeg .webp .avif .heic .heif .bmp .tif .tiff .gif .ppm .tga .jp2 .qoi .jxl"
 _FRAME_SUFFIXES = frozenset(_PICTURES.split())
 
 _SEEK_FROM = 2.0

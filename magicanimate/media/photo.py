@@ -19,6 +19,7 @@ from PIL import EpsImagePlugin, Image, ImageCms, ImageOps, UnidentifiedImageErro
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.media.ffmpeg_program import as_png, ffmpeg_program, is_jpeg_xl
 from magicanimate.media.file_checks import check_file, check_pixels, looks_like_text, looks_like_video
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,10 @@ def open_picture(
     limits = limits or MediaLimits()
     name = name or (str(source) if isinstance(source, Path) else "given")
     header = check_file(source, what=what, limits=limits) if isinstance(source, Path) else source[:64]
+    if is_jpeg_xl(header):  # which Pillow does not know
+        source = as_png(source, max_pixels=limits.max_pixels)
+        if source is None:
+            raise InputError(_no_jpeg_xl(name, what, limits))
     try:
         with warnings.catch_warnings():
             # Pillow warns of large pictures; the limit below decides instead.
@@ -215,6 +220,15 @@ def _not_a_picture(name: str, header: bytes, what: str) -> str:
     if looks_like_text(header):
         return f"The {what} {name} holds text, not a picture; download or export the picture itself."
     return f"The {what} {name} is not a picture that can be read; save it as JPEG or PNG."
+
+
+def _no_jpeg_xl(name: str, what: str, limits: MediaLimits) -> str:
+    if ffmpeg_program() is None:
+        return f"The {what} {name} is a JPEG XL picture, which is not read here; save it as JPEG or PNG."
+    return (
+        f"The {what} {name} is a JPEG XL picture that is damaged or has more than {limits.max_pixels} pixels; "
+        "save it as JPEG or PNG."
+    )
 
 
 def _broken(name: Path | str, what: str) -> str:

@@ -1,6 +1,7 @@
 """The one place that opens clips: which pictures a file holds and when, and the pictures upright in RGB.
 
-Videos are read with PyAV, animated WebP pictures with Pillow, both behind the same two functions.
+Videos are read with PyAV, what it has no decoder for with imageio-ffmpeg's program, animated WebP pictures
+with Pillow, all behind the same two functions.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -21,6 +23,7 @@ from PIL import Image, ImageFilter
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.media.ffmpeg_program import as_matroska, ffmpeg_program, is_jpeg_xl
 from magicanimate.media.file_checks import check_file, check_pixels, looks_like_text
 from magicanimate.media.photo import load_photo, open_picture
 from magicanimate.palette import BACKGROUND
@@ -29,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,apng,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,asf,mxf,ivf,h264,"
-    "hevc,dv,nut,yuv4mpegpipe,mp3,wav,flac,aac"
+    "hevc,dv,nut,yuv4mpegpipe,mp3,wav,flac,aac,avs2,avs3,cavsvideo,jpegxl_anim"
 )
 """Plain media files only: playlists could make ffmpeg read other files or the network."""
 
@@ -100,6 +103,35 @@ def open_container(path: Path, **options: str) -> av.container.InputContainer:
     )
 
 
+@contextmanager
+def _opened(
+    path: Path, limits: MediaLimits, *, seek_pts: int | None = None
+) -> Iterator[av.container.InputContainer]:
+    """A media file that can be decoded: where PyAV has no decoder, as imageio-ffmpeg's program decodes it.
+
+    Raises:
+        av.FFmpegError, OSError, ValueError: it cannot be opened.
+    """
+    with open_container(path) as container:
+        stream = picture_stream(container)
+        lacks_decoder = stream is None and any(each.codec_context is None for each in container.streams.video)
+        if not lacks_decoder or ffmpeg_program() is None:
+            if stream is not None and seek_pts is not None:
+                container.seek(seek_pts, stream=stream)
+            yield container
+            return
+    with as_matroska(path, demuxers=_DEMUXERS, max_pixels=limits.max_pixels) as pipe:
+        try:
+            container = av.open(pipe, mode="r", format="matroska")  # in which nothing can be sought
+        except av.FFmpegError as error:
+            raise InputError(
+                f"The clip {path} is coded in a way that cannot be decoded here, is damaged, or has more "
+                f"than {limits.max_pixels} pixels; export it as mp4 (H.264)."
+            ) from error
+        with container:
+            yield container
+
+
 def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -> VideoIndex:
     """Read the timestamps of a video file and decode its first frame.
 
@@ -110,7 +142,7 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
     if _is_webp(header):
         return _index_webp(path, what, limits)
     try:
-        with open_container(path) as container:
+        with _opened(path, limits) as container:
             stream = picture_stream(container)
             if stream is None:
                 raise InputError(_no_picture(path, what, container))
@@ -129,7 +161,8 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
         raise InputError(_unreadable(path, what, header)) from error
     if first is None or found.count == 0:
         raise InputError(f"The {what} {path} has no frame that can be decoded; export or download it again.")
-    if found.count == 1 and header[4:12] in (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1"):
+    is_picture = header[4:12] in (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1") or is_jpeg_xl(header)
+    if found.count == 1 and is_picture:
         raise InputError(_still(path, what))
     height, width = first[1].shape[:2]
     if found.pts is None:
@@ -251,19 +284,19 @@ def decode(
         the size of the first one.
     """
     with path.open("rb") as file:
-        if _is_webp(file.read(12)):
-            yield from _decode_webp(path, limits, wanted)
-            return
-    with open_container(path) as container:
+        header = file.read(12)
+    if _is_webp(header):
+        yield from _decode_webp(path, limits, wanted)
+        return
+    with _opened(path, limits, seek_pts=seek_pts) as container:
         stream = picture_stream(container)
         if stream is None:
             return
         context = _decoder(stream)
         context.options = {"max_pixels": str(limits.max_pixels)}
         context.thread_type = "AUTO"
-        if seek_pts is not None:
-            container.seek(seek_pts, stream=stream)
-        alpha_over = BACKGROUND if container.format.name in _PICTURES else _WHITE
+        is_picture = container.format.name in _PICTURES or is_jpeg_xl(header)
+        alpha_over = BACKGROUND if is_picture else _WHITE
         size: tuple[int, int] | None = None
         for frame in _decoded(container, stream, context):
             size = size or (_square_pixels(frame.width, stream.sample_aspect_ratio), frame.height)
@@ -447,7 +480,7 @@ def _no_picture(path: Path, what: str, container: av.container.InputContainer) -
 
 
 def _unreadable(path: Path, what: str, header: bytes) -> str:
-    if header[:4] in (b"\x89PNG", b"II*\0", b"MM\0*") or header[:2] in (b"\xff\xd8", b"BM"):
+    if header[:4] in (b"\x89PNG", b"II*\0", b"MM\0*") or header[:2] in (b"\xff\xd8", b"\xff\x0a", b"BM"):
         return _still(path, what)
     if looks_like_text(header):
         return f"The {what} {path} holds text, not a video; download the video itself."
