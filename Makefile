@@ -37,6 +37,7 @@ test-elsewhere: $(INSTALLED_DEV)
 lint: $(INSTALLED_DEV)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 format: $(INSTALLED_DEV)
 	$(BIN)/python -m ruff check --fix .

@@ -90,10 +90,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         unet: VideoUNet,
         appearance_encoder: AppearanceEncoder,
         controlnet: ControlNetModel,
-        scheduler,
+        scheduler: Any,
         empty_prompt: EmptyPrompt,
-        text_encoder=None,
-        tokenizer=None,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
         controlnet_keypoints: ControlNetModel | None = None,
         kind: str = "full",
         default_width: int = 512,
@@ -102,7 +102,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         default_guidance_scale: float = 7.5,
         noise_period: int = NOISE_PERIOD,
         photo_map: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         if photo_map != appearance_encoder.takes_photo_map:
             raise ValueError(
@@ -250,11 +250,11 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 given = (self.unet, readers, text, timesteps)
                 return accelerated(paper, *given, speed=arranged, shortcuts=shortcuts, team=team, watch=watch)
 
-            def attempt(step: Callable[[], Any]) -> Any:
+            def retried(step: Callable[[], Any]) -> Any:
                 """Run a step; when memory runs out, again from its beginning, one memory profile down."""
                 put_back = remember(self.scheduler, generator)
-                for one in ladder.attempts():
-                    with one:
+                for chance in ladder.attempts():
+                    with chance:
                         put_back()
                         watch.begin_step()
                         return step()
@@ -267,7 +267,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 plan=plan,
                 guidance_scale=guidance,
                 generator=generator,
-                attempt=attempt,
+                attempt=retried,
             )
             for i, (latents, expected) in enumerate(denoising):
                 watch.end_step()
@@ -276,12 +276,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 if on_step is not None:
                     on_step(i, latents, expected)
         ladder.leave_team()
-        frames = None
-        if output_type != "latent":
-            frames = self.decode(latents, ladder=ladder, should_stop=should_stop)
-            if output_type == "np":
-                frames = np.stack(list(frames))
-        return MagicAnimateOutput(frames=frames, latents=latents)
+        if output_type == "latent":
+            return MagicAnimateOutput(frames=None, latents=latents)
+        frames = self.decode(latents, ladder=ladder, should_stop=should_stop)
+        return MagicAnimateOutput(np.stack(list(frames)) if output_type == "np" else frames, latents)
 
     def _denoisers(self) -> tuple[torch.nn.Module, ...]:
         return (self.unet, self.appearance_encoder, *self.controlnets())
@@ -290,7 +288,16 @@ class MagicAnimatePipeline(DiffusionPipeline):
         """The ControlNet of the parts, and that of the keypoints if there is one."""
         return [network for network in (self.controlnet, self.controlnet_keypoints) if network is not None]
 
-    def check_inputs(self, image, control, *, keypoints, steps: int, fusion: str, output_type: str) -> None:
+    def check_inputs(
+        self,
+        image: np.ndarray,
+        control: Sequence[np.ndarray] | np.ndarray,
+        *,
+        keypoints: Sequence[np.ndarray] | np.ndarray | None,
+        steps: int,
+        fusion: str,
+        output_type: str,
+    ) -> None:
         """Refuse what cannot be animated.
 
         Raises:
@@ -490,7 +497,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return frames().numpy()
 
 
-def rehearse(scheduler, steps: int) -> None:
+def rehearse(scheduler: Any, steps: int) -> None:
     """Take all steps of a scheduler with a few numbers in place of latents.
 
     Some of diffusers' schedulers want more steps, other predictions or further arguments, and say so only

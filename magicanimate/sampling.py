@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ Bank = dict[str, torch.Tensor]  # transformer block -> the photo's y_a, 1 L D
 Residuals = list[torch.Tensor]  # for each skip connection (N K) C' h' w', the middle block's last
 
 
-class Window(NamedTuple):
+@dataclass(frozen=True)
+class Window:
     """A context window: frame numbers; the same as an index, int64 ``K``; weights in the mean, ``K``."""
 
     frames: list[int]
@@ -45,12 +46,12 @@ def fuse_windows(
     networks: "Networks", latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The noise of all windows, weighted and added up: float32 ``B C F h w``, and the weights' sums ``F``."""
-    total, weight = None, latents.new_zeros(latents.shape[2])
+    total, weight = latents.new_zeros(()), latents.new_zeros(latents.shape[2])
     for window in windows:
         noisy = latents.index_select(2, window.index)  # 1 C K h w
         residuals = networks.control(window.frames, noisy[0].transpose(0, 1), timestep)
         noise = networks.predict(window.frames, noisy, timestep, residuals).float()  # B C K h w
-        total = noise.new_zeros(*noise.shape[:2], *latents.shape[2:]) if total is None else total
+        total = total if total.ndim else noise.new_zeros(*noise.shape[:2], *latents.shape[2:])
         total.index_add_(2, window.index, noise * window.weight.view(-1, 1, 1))
         weight.index_add_(0, window.index, window.weight)
     return total, weight
@@ -70,9 +71,9 @@ class Networks:
 
 
 def paper_networks(
-    unet: Callable,
-    encoder: Callable,
-    controlnets: Sequence[tuple[Callable, Sequence[np.ndarray]]],
+    unet: Callable[..., Any],
+    encoder: Callable[..., Bank],
+    controlnets: Sequence[tuple[Callable[..., Any], Any]],
     readers: Mapping[str, HybridSelfAttention],
     *,
     photo: torch.Tensor,
@@ -81,8 +82,9 @@ def paper_networks(
     control_scale: float = 1.0,
     reference_strength: float = 1.0,
 ) -> Networks:
-    """The networks as the paper defines them; several ControlNets, each with its images, add up (table 1).
+    """The networks as the paper defines them; several ControlNets add up (table 1).
 
+    Each has control images, which a list of frame numbers turns into uint8 ``K H W 3``.
     ``photo`` is ``1 C h w`` without noise, ``text`` ``B L D``: [unconditional, conditional] with guidance,
     which compares with a branch to which the photo is not ``visible``.
     """
@@ -100,7 +102,7 @@ def paper_networks(
             each.append([*down, mid])
         return [reduce(torch.add, level) for level in zip(*each, strict=True)]
 
-    def predict(_, noisy: torch.Tensor, timestep: torch.Tensor, residuals: Residuals) -> torch.Tensor:
+    def predict(_: Any, noisy: torch.Tensor, timestep: torch.Tensor, residuals: Residuals) -> torch.Tensor:
         set_visible(readers, [sees for sees in visible[-len(text) :] for _ in noisy])
         *down, mid = (residual.repeat(len(text), 1, 1, 1) for residual in residuals)
         sample = noisy.to(text.dtype).repeat(len(text), 1, 1, 1, 1)
@@ -145,5 +147,4 @@ def denoise(
 
     for i, timestep in enumerate(timesteps):
         output = attempt(partial(step, i, timestep))
-        latents = output.prev_sample
-        yield latents, output.get("pred_original_sample", latents)
+        yield (latents := output.prev_sample), output.get("pred_original_sample", output.prev_sample)

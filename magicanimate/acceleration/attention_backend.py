@@ -8,6 +8,9 @@ Letters in shape comments: ``B`` rows, ``N`` heads, ``L`` tokens, ``d`` width of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -26,7 +29,9 @@ class InstalledAttention(TorchFunctionMode):
         super().__init__()
         self._backend, self._widest = AttentionBackendName(name), WIDEST_HEAD.get(name)
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         """Called by torch in place of ``func``."""
         plain = not any((kwargs or {}).get(name) for name in ("dropout_p", "is_causal", "enable_gqa"))
         if func is functional.scaled_dot_product_attention and plain and len(args) == 3:

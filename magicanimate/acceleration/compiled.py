@@ -34,17 +34,17 @@ def compiler_problem(device: str) -> str | None:
 
 def compile_blocks(network: nn.Module) -> int:
     """Compile the blocks of a network that can be, in place and with the same names; how many there are."""
-    network.compiled_blocks = list(_blocks(network))  # CPU kernels may stand in their places later
-    for block in network.compiled_blocks:
+    blocks = list(_blocks(network))
+    for block in blocks:
         block.compile(dynamic=True)
-    return len(network.compiled_blocks)
+    vars(network)["compiled_blocks"] = blocks  # CPU kernels may stand in their places later
+    return len(blocks)
 
 
 def undo_compilation(network: nn.Module) -> None:
     """Let the blocks run as they are defined again, if they were compiled."""
-    for block in getattr(network, "compiled_blocks", ()):
+    for block in vars(network).pop("compiled_blocks", ()):
         block._compiled_call_impl = None  # there is no public way back
-    network.compiled_blocks = []
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -6,8 +6,9 @@ Letters in shape comments: see `magicanimate.sampling`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class KeptEmbeddings:
         images: a list of frame numbers turns them into uint8 ``K H W 3``.
     """
 
-    def __init__(self, network: ControlNetModel, images: Sequence[np.ndarray]):
+    def __init__(self, network: ControlNetModel, images: Any):
         self._network, self._images = network, images
         self._frames: list[int] = []
         self._kept: dict[int, torch.Tensor] = {}
@@ -85,7 +86,7 @@ class KeptEmbeddings:
         unknown = self._unknown()
         return self._images[unknown] if unknown else self._images[frames[:1]][:0]
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the network returns for all the frames that were asked for last."""
         embedding = self._network.controlnet_cond_embedding
         self._network.controlnet_cond_embedding = _StandIn(lambda pixels: self._embed(embedding, pixels))
@@ -113,6 +114,6 @@ class KeptEmbeddings:
 
 
 class _StandIn(nn.Module):
-    def __init__(self, function):
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
         super().__init__()
         self.forward = function

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -32,7 +33,7 @@ class TokenTransformer(nn.Module):
         self.transformer_blocks = original.transformer_blocks
 
     def forward(
-        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_
+        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
     ) -> tuple[torch.Tensor]:
         """``N C H W`` and texts ``B L D`` -> a tuple of ``N C H W``."""
         size = hidden_states.shape[2:]

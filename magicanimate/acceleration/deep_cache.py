@@ -99,7 +99,7 @@ def cache_deep_features(
         cache.pop(tuple(frames), None)  # its room is free again
         seen: list[torch.Tensor] = []
 
-        def note(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        def note(_: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
             hidden = kwargs["input_tensor"] if "input_tensor" in kwargs else args[0]
             seen.append(_compact(hidden[:, : -unet.conv_in.out_channels]))  # without the skip connection
 

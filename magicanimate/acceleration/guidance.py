@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -51,10 +52,10 @@ def down_path_once(unet: VideoUNet) -> Iterator[None]:
                 block.forward = forward
 
 
-def _computed_once(forward: Callable) -> Callable:
-    kept = []
+def _computed_once(forward: Callable[..., Any]) -> Callable[..., Any]:
+    kept: list[Any] = []
 
-    def once(*args, **kwargs):
+    def once(*args: Any, **kwargs: Any) -> Any:
         if not kept:
             kept.append(forward(*args, **kwargs))
         return kept[0]

@@ -95,7 +95,7 @@ class ProcessTeam(Team):
             self._reduce(tensor, distributed.ReduceOp.SUM)
 
     @staticmethod
-    def _reduce(tensor: torch.Tensor, operation) -> None:
+    def _reduce(tensor: torch.Tensor, operation: distributed.ReduceOp.RedOpType) -> None:
         try:
             distributed.all_reduce(tensor, operation)
         except RuntimeError as error:
@@ -167,6 +167,6 @@ def join_team(device: str | None) -> Iterator[Team]:
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
-        yield ProcessTeam(device if kind == "cuda" else "cpu")
+        yield ProcessTeam(device if device and kind == "cuda" else "cpu")
     finally:
         distributed.destroy_process_group()

@@ -19,7 +19,7 @@ def batch_windows(networks: Networks, size: int) -> Networks:
     def fuse(
         outer: Networks, latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        total, weight = None, latents.new_zeros(latents.shape[2])
+        total, weight = latents.new_zeros(()), latents.new_zeros(latents.shape[2])
         for first in range(0, len(windows), size):
             batch = windows[first : first + size]
             frames = [frame for window in batch for frame in window.frames]
@@ -27,7 +27,7 @@ def batch_windows(networks: Networks, size: int) -> Networks:
             residuals = outer.control(frames, noisy.transpose(1, 2).flatten(0, 1), timestep)
             noise = outer.predict(frames, noisy, timestep, residuals).float()
             noise = noise.unflatten(0, (-1, len(batch)))  # (B N) C K h w -> B N C K h w
-            if total is None:
+            if not total.ndim:
                 total = noise.new_zeros(len(noise), noise.shape[2], *latents.shape[2:])  # B C F h w
             for i, window in enumerate(batch):
                 total.index_add_(2, window.index, noise[:, i] * window.weight.view(-1, 1, 1))

@@ -1,7 +1,7 @@
 """The ffmpeg program of imageio-ffmpeg, for what PyAV and Pillow cannot decode.
 
-Its build has decoders that PyAV's lacks, of JPEG XL and of AVS2 and AVS3 among others. It runs as a process of
-its own, reads one plain file, and what it has decoded comes back through a pipe.
+Its build has decoders that PyAV's lacks, of JPEG XL and of AVS2 and AVS3 among others. It runs as a process
+of its own, reads one plain file, and what it has decoded comes back through a pipe.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def _no_jpeg_xl(name: str, what: str, limits: MediaLimits) -> str:
     if ffmpeg_program() is None:
         return f"The {what} {name} is JPEG XL, which is not read here; save it as JPEG or PNG."
     return (
-        f"The {what} {name} is a JPEG XL picture that is damaged or has more than {limits.max_pixels} pixels; "
+        f"The {what} {name} is a JPEG XL file that is damaged or has more than {limits.max_pixels} pixels; "
         "save it as JPEG or PNG."
     )
 

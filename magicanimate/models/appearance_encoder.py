@@ -10,6 +10,7 @@ Letters in shape comments: ``R`` references, ``C H W`` channels, height and widt
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from diffusers import (
@@ -44,7 +45,7 @@ def with_photo_map(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         ``R C + 25 h w``.
     """
-    shares = label_shares(labels, tuple(latents.shape[-2:]))
+    shares = label_shares(labels, (latents.shape[-2], latents.shape[-1]))
     return torch.cat([latents, (MAP_GAIN * shares).to(latents)], dim=1)
 
 
@@ -57,7 +58,7 @@ class _NormOnly(nn.Module):
         self.bank: dict[str, torch.Tensor] = {}
         self.name = ""
 
-    def forward(self, hidden_states: torch.Tensor, *_, **__) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         self.bank[self.name] = self.norm1(hidden_states)
         return hidden_states
 
@@ -69,7 +70,9 @@ class _BankWriter(AttnProcessor2_0):
         super().__init__()
         self.bank, self.name = bank, name
 
-    def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def __call__(
+        self, attn: Attention, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         self.bank[self.name] = hidden_states
         return super().__call__(attn, hidden_states, *args, **kwargs)
 
@@ -84,8 +87,8 @@ class AppearanceEncoder(UNet2DConditionModel):
     Source: MagicAnimate paper, section 3.2 (appearance encoder), and the released checkpoint's keys.
     """
 
-    @functools.wraps(UNet2DConditionModel.__init__)
-    def __init__(self, *args, **kwargs):
+    @functools.wraps(UNet2DConditionModel.__init__)  # type: ignore[misc]  # loading reads its arguments
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         last = self.up_blocks[-1].attentions[-1]
         last.transformer_blocks[0] = _NormOnly(last.transformer_blocks[0].norm1)
@@ -112,7 +115,7 @@ class AppearanceEncoder(UNet2DConditionModel):
         last.name += ".transformer_blocks.0"
 
     def forward(
-        self, sample: torch.Tensor, timestep, encoder_hidden_states: torch.Tensor
+        self, sample: torch.Tensor, timestep: Any, encoder_hidden_states: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Encode reference latents.
 

@@ -5,10 +5,12 @@ The full checkpoint has Stable Diffusion's ``AutoencoderKL``, the mini the quick
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 
-Autoencoder = AutoencoderKL | AutoencoderDC
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC
 
 
 def encode_scaled(vae: Autoencoder, pixels: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from torch import nn
 from torch.nn import functional
 
 from magicanimate.config import FUSIONS, Fusion
@@ -45,7 +45,7 @@ class Visibility:
     def __init__(self, seen: Sequence[bool]):
         self.seen = tuple(map(bool, seen))
         self.to_any, self.to_all = any(self.seen), all(self.seen)
-        self._rows: dict[tuple[int, torch.device], tuple[torch.Tensor, ...]] = {}
+        self._rows: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def rows(self, frames: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows of ``(B F) L D`` that see it, those that do not, and the videos that do; int64.
@@ -59,7 +59,8 @@ class Visibility:
                 [row for rows, sees in zip(every, self.seen, strict=True) if not sees for row in rows],
                 [video for video, sees in enumerate(self.seen) if sees],
             )
-            self._rows[frames, device] = tuple(to_device(torch.tensor(group), device) for group in groups)
+            seeing, others, videos = (to_device(torch.tensor(group), device) for group in groups)
+            self._rows[frames, device] = seeing, others, videos
         return self._rows[frames, device]
 
 
@@ -80,7 +81,9 @@ class HybridSelfAttention(AttnProcessor2_0):
         self.visible: Visibility | None = None
         self.strength = 1.0
 
-    def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def __call__(
+        self, attn: Attention, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         visible = self.visible
         if self.reference is None or self.strength == 0 or (visible is not None and not visible.to_any):
             return super().__call__(attn, hidden_states, *args, **kwargs)
@@ -136,7 +139,7 @@ def _merged(attn: Attention, out: torch.Tensor) -> torch.Tensor:
     return attn.to_out[1](attn.to_out[0](out))
 
 
-def paired_blocks(unet: nn.Module, *, fusion: Fusion) -> list[str]:
+def paired_blocks(unet: Any, *, fusion: Fusion) -> list[str]:
     """Paths of the transformer blocks that read the reference.
 
     Args:
@@ -157,7 +160,7 @@ def paired_blocks(unet: nn.Module, *, fusion: Fusion) -> list[str]:
     return names
 
 
-def install_hybrid_attention(unet: nn.Module, *, fusion: Fusion) -> dict[str, HybridSelfAttention]:
+def install_hybrid_attention(unet: Any, *, fusion: Fusion) -> dict[str, HybridSelfAttention]:
     """Give the blocks of ``fusion`` a `HybridSelfAttention`; the other attentions become plain again.
 
     Args:
@@ -178,7 +181,7 @@ def install_hybrid_attention(unet: nn.Module, *, fusion: Fusion) -> dict[str, Hy
 
 
 @contextlib.contextmanager
-def hybrid_attention(unet: nn.Module, *, fusion: Fusion) -> Iterator[dict[str, HybridSelfAttention]]:
+def hybrid_attention(unet: Any, *, fusion: Fusion) -> Iterator[dict[str, HybridSelfAttention]]:
     """`install_hybrid_attention` for a while: afterwards the UNet has its processors of before."""
     before = unet.attn_processors
     try:

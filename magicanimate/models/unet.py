@@ -7,6 +7,7 @@ of the latents, ``L`` tokens, ``D`` token width.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from diffusers import (
@@ -71,8 +72,8 @@ class VideoUNet(UNetMotionModel):
     Source: supplement of the MagicAnimate paper, section 1, and the numbers of the published program.
     """
 
-    @functools.wraps(UNetMotionModel.__init__)
-    def __init__(self, *args, **kwargs):
+    @functools.wraps(UNetMotionModel.__init__)  # type: ignore[misc]  # loading reads the names of its arguments
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for module in list(self.modules()):
             if isinstance(module, ResnetBlock2D):
@@ -80,9 +81,11 @@ class VideoUNet(UNetMotionModel):
                 module.norm2 = _replaced(module.norm2, ClipGroupNorm)
             elif isinstance(module, AnimateDiffTransformer3D):
                 module.norm = _replaced(module.norm, FrameGroupNorm)
-        self.conv_norm_out = _replaced(self.conv_norm_out, ClipGroupNorm)
+        self.conv_norm_out: nn.GroupNorm = _replaced(self.conv_norm_out, ClipGroupNorm)
 
-    def forward(self, sample: torch.Tensor, timestep, encoder_hidden_states: torch.Tensor, **kwargs):
+    def forward(
+        self, sample: torch.Tensor, timestep: Any, encoder_hidden_states: torch.Tensor, **kwargs: Any
+    ) -> Any:
         """Predict the noise (or velocity) of a clip.
 
         Args:
