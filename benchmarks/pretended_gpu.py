@@ -23,7 +23,7 @@ import gc
 import traceback
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
@@ -31,9 +31,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_impls import op_implementations_dict
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    in_kernel_invocation_manager,
+    unset_fake_temporarily,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 from benchmarks.flops import build_pipeline
 from magicanimate.memory.ladder import MemoryLadder
@@ -50,7 +55,9 @@ aten = torch.ops.aten
 
 _READS = {aten._local_scalar_dense, aten.item, aten.equal, aten.is_nonzero}
 _FILLS = {aten.uniform_, aten.normal_, aten.fill_, aten.zero_}
-_WANT_ONE_PIECE = {aten.conv2d, aten.convolution, aten.group_norm}  # else their kernels make a copy
+_VIEWS = {aten.view, aten._unsafe_view, aten.slice, aten.select, aten.alias}
+_CONVOLUTIONS = {aten.conv2d, aten.convolution}
+_REORDER = {aten.reshape, aten.flatten, aten.contiguous, aten.clone}  # where they are no views
 _OWN_CODE = ("magicanimate/", "training/", "densepose_tools/", "diffusers/")
 
 
@@ -75,12 +82,16 @@ class PretendedGPU:
     Attributes:
         mode: the fake tensors' mode; networks must be made inside it, under ``torch.device("cuda")``.
         syncs: in the order in which they happened.
+        operations: how often each of torch's operations ran on the device, by its name.
+        copied: bytes that were copied only to lie in another order in memory.
         allocated: bytes alive on the device now.
         peak: the most that were alive since the last `reset_peak`.
     """
 
     mode: FakeTensorMode = field(default_factory=lambda: FakeTensorMode(allow_non_fake_inputs=True))
     syncs: list[Sync] = field(default_factory=list)
+    operations: Counter[str] = field(default_factory=Counter)
+    copied: int = 0
     allocated: int = 0
     peak: int = 0
     _known: set[int] = field(default_factory=set)
@@ -117,17 +128,18 @@ class PretendedGPU:
         gc.collect()
         self.peak = self.allocated
 
-    def add(self, tensor: torch.Tensor) -> None:
-        """Follow the storage of a tensor, if it is on the device and not known yet."""
+    def add(self, tensor: torch.Tensor) -> bool:
+        """Follow the storage of a tensor, if it is on the device and not known yet; whether it is new."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known or not _on_gpu(tensor):
-            return
+            return False
         self._known.add(key)
         size = -(-storage.nbytes() // BLOCK) * BLOCK
         self.allocated += size
         self.peak = max(self.peak, self.allocated)
         weakref.finalize(storage, self._forget, key, size)
+        return True
 
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -150,7 +162,9 @@ class _Recorder(TorchDispatchMode):
         if func.namespace == "torchvision" and func.overloadpacket is torch.ops.torchvision.nms:
             self._note("shape")
             return args[0].new_empty(min(FOUND, len(args[0])), dtype=torch.int64)
-        if func.namespace != "aten":  # such as the question which device a tensor is on
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
+        if func.namespace != "aten":
             return func(*args, **kwargs)
         packet = func.overloadpacket
         if packet in _READS and _on_gpu(args[0]):
@@ -177,20 +191,43 @@ class _Recorder(TorchDispatchMode):
                 return args[0].fill_(args[0].dtype == torch.bool)  # zeros, and answers that are yes
         if not _is_gpu(kwargs.get("device")):
             kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
-        inputs = list(tree_iter((args, kwargs)))
-        if not (_is_gpu(kwargs.get("device")) or any(isinstance(x, FakeTensor) for x in inputs)):
+        tensors = list(_tensors((args, *kwargs.values())))
+        if not (_is_gpu(kwargs.get("device")) or any(isinstance(x, FakeTensor) for x in tensors)):
             with unset_fake_temporarily():  # what the CPU does, it does with numbers
                 return func(*args, **kwargs)
         self._look_at(func, args, kwargs)
-        shortcut = _SHORTCUTS.get(func)
-        result = shortcut(*args, **kwargs) if shortcut else func(*args, **kwargs)
+        self.gpu.operations[packet.__name__] += 1
+        result = self._compute(func, args, kwargs, tensors)
         if packet is aten._to_copy and _on_gpu(args[0]) and not _on_gpu(result) and _has_numbers(result):
             with unset_fake_temporarily():
                 return torch.zeros(result.shape, dtype=result.dtype)
-        for tensor in tree_iter(result):
-            if isinstance(tensor, FakeTensor):
-                self.gpu.add(tensor)
+        for tensor in _tensors((result,)):
+            if isinstance(tensor, FakeTensor) and self.gpu.add(tensor) and packet in _REORDER:
+                self.gpu.copied += tensor.nbytes
         return result
+
+    def _compute(self, func, args, kwargs, tensors: list[torch.Tensor]):
+        """Shapes by torch's kernels for the "meta" device, directly where everything is on the GPU.
+
+        The way through the fake tensors' mode, with its checks and its cache, takes four times as long.
+        """
+        packet = func.overloadpacket
+        if packet is aten._to_copy and _is_gpu(kwargs.get("device")) and not isinstance(args[0], FakeTensor):
+            with unset_fake_temporarily():
+                copy = torch.empty_like(args[0], dtype=kwargs.get("dtype"), device="meta")
+            return FakeTensor(self.gpu.mode, copy, torch.device(kwargs["device"]))
+        direct = tensors and "device" not in kwargs
+        direct = direct and (packet in _VIEWS or func not in op_implementations_dict)
+        if not (direct and all(isinstance(x, FakeTensor) and _on_gpu(x) for x in tensors)):
+            return func(*args, **kwargs)
+        with in_kernel_invocation_manager(self.gpu.mode):
+            result = _SHORTCUTS.get(func, func)(*args, **kwargs)
+
+        def fake(x):
+            made = isinstance(x, torch.Tensor) and not isinstance(x, FakeTensor)
+            return FakeTensor(self.gpu.mode, x, tensors[0].fake_device) if made else x
+
+        return type(result)(map(fake, result)) if isinstance(result, (tuple, list)) else fake(result)
 
     def _look_at(self, func, args, kwargs) -> None:
         packet = func.overloadpacket
@@ -206,12 +243,28 @@ class _Recorder(TorchDispatchMode):
             to_gpu = _on_gpu(target) if isinstance(target, torch.Tensor) else _is_gpu(target)
             if target is not None and waits and to_gpu != _on_gpu(source):
                 self._note("upload" if to_gpu else "read")
-        elif packet in _WANT_ONE_PIECE:
-            tensors = [x for x in (args[0], args[1]) if isinstance(x, torch.Tensor) and not _in_one_piece(x)]
-            self.gpu.take(sum(x.numel() * x.element_size() for x in tensors if _on_gpu(x)))
+        elif packet in _CONVOLUTIONS and _on_gpu(args[0]):
+            last = any(x.is_contiguous(memory_format=torch.channels_last) for x in args[:2])
+            self._reorder(args[:2], torch.channels_last if last else torch.contiguous_format)
+        elif packet is aten.group_norm and _on_gpu(args[0]):
+            self._reorder(args[:1], torch.contiguous_format)
+
+    def _reorder(self, tensors, wanted: torch.memory_format) -> None:
+        """Count the copies that a kernel makes of what lies otherwise."""
+        size = sum(x.nbytes for x in tensors if not x.is_contiguous(memory_format=wanted))
+        self.gpu.take(size)
+        self.gpu.copied += size
 
     def _note(self, kind: str) -> None:
         self.gpu.syncs.append(Sync(kind, _place()))
+
+
+def _tensors(values: Iterable) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
 
 
 def _is_mask(index) -> bool:
@@ -257,7 +310,7 @@ def _group_norm(x, groups, weight=None, bias=None, *_):
     _alike(x, weight, bias)
     if x.shape[1] % groups:
         raise RuntimeError(f"{x.shape[1]} channels are not {groups} groups")
-    return torch.empty_like(x) if _in_one_piece(x) else x.new_empty(x.shape)
+    return x.new_empty(x.shape)  # its kernel for CUDA knows no channels last
 
 
 _SHAPED_BY_VALUES = {
@@ -270,6 +323,8 @@ _SHORTCUTS = {
     aten.linear.default: _linear,
     aten.layer_norm.default: _layer_norm,
     aten.group_norm.default: _group_norm,
+    aten.silu.default: torch.empty_like,
+    aten.gelu.default: lambda x, **_: torch.empty_like(x),
 }
 
 
@@ -284,10 +339,6 @@ def _on_gpu(tensor) -> bool:
 def _has_numbers(result: torch.Tensor) -> bool:
     """Whether a copy on the CPU is read there: pictures and small tensors, not weights."""
     return result.dtype == torch.uint8 or result.numel() <= 1 << 20
-
-
-def _in_one_piece(tensor: torch.Tensor) -> bool:
-    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _made_up(tensor: torch.Tensor) -> bool | int | float:
