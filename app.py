@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+import webbrowser
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +26,7 @@ from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.quick_start import import_diffusers, without_collection
 from magicanimate.scratch import FOLDER_VARIABLE, Scratch
-from magicanimate.terminal import exit_status, stop_on_interrupt
+from magicanimate.terminal import INTERRUPTED, STOP_SIGNALS, exit_status, stop_on_interrupt
 from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
 from magicanimate.wording import COMPILE
 
@@ -83,6 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="the released model_final_162be9.pkl, if you have it (default: fetched when it is needed)",
+    )
+    parser.add_argument(
+        "--no-browser",
+        action="store_true",
+        help="do not open the page in a browser (on a desktop it is opened)",
     )
     _add_access(parser)
     parser.add_argument("--version", action="version", version=f"MagicAnimate {__version__}")
@@ -197,8 +205,25 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
             access.allow(page.blocks.share_url)
         yield page.blocks, studio
     finally:
+        if server := getattr(page.blocks, "server", None):
+            server.force_exit = True  # open pages listen for news, which would be waited for
         page.blocks.close(verbose=False)
         studio.close()
+
+
+def has_desktop(environment: Mapping[str, str], platform: str, terminal: bool) -> bool:
+    """Whether somebody sits before a screen of this machine.
+
+    Args:
+        environment: of the program.
+        platform: see `sys.platform`.
+        terminal: whether the program writes to a terminal; tests and services do not.
+    """
+    if not terminal or any(environment.get(name) for name in ("SSH_CONNECTION", "SSH_TTY", "CI")):
+        return False
+    if platform in ("win32", "darwin"):
+        return True
+    return any(environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def launch(
@@ -246,6 +271,12 @@ def serve(args: argparse.Namespace, scratch: Scratch, should_stop: ShouldStop) -
         print(f"MagicAnimate runs on {blocks.local_url}  (Ctrl-C ends it)", flush=True)
         if blocks.share_url:
             print(f"Public link: {blocks.share_url}", flush=True)
+        if (
+            not args.no_browser
+            and only_here(args)
+            and has_desktop(os.environ, sys.platform, sys.stdout.isatty())
+        ):
+            threading.Thread(target=webbrowser.open, args=(blocks.local_url,), daemon=True).start()
         studio.start_loading(import_diffusers)
         while not should_stop() and blocks.is_running:
             time.sleep(0.1)
@@ -271,4 +302,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    for number in STOP_SIGNALS:  # threads that end now need no second Ctrl-C, and no traceback is wanted
+        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+    sys.exit(status)

@@ -239,15 +239,20 @@ class Animator:
         """What settings of results say of checkpoint and device; only when the device is chosen."""
         return {"model": self.defaults.kind, "device": self.device.name, "dtype": self.device.dtype}
 
-    def memory_outlook(self, request: AnimationRequest, num_frames: int) -> str | None:
-        """What memory a request with a size will take, in a sentence; ``None`` while nothing is loaded."""
+    def memory_warning(self, request: AnimationRequest, num_frames: int) -> str | None:
+        """A sentence if memory may be too short for a request with a size, else ``None``.
+
+        Nothing is known, so nothing is said, while no networks are loaded.
+        """
         networks = self._networks
         if networks is None:
             return None
-        from magicanimate.memory.need import Work
+        from magicanimate.memory.need import TOO_LITTLE, Work
 
-        profile, reason = networks.outlook(Work.of(request, num_frames))
-        return f"Memory: {reason} ({profile.name}: {profile.summary})."
+        _, reason = networks.outlook(Work.of(request, num_frames))
+        if not reason.endswith(TOO_LITTLE):
+            return None
+        return f"Memory may be short: {reason}. Choose a smaller size, or close other programs."
 
     @property
     def _pipe(self) -> MagicAnimatePipeline | None:

@@ -60,8 +60,13 @@ def pick_device(device: str | None = None, dtype: str | None = None) -> Device:
     elif dtype not in DTYPES:
         raise InputError(f"The number format {dtype!r} is unknown; choose one of: {', '.join(DTYPES)}.")
     picked = Device(name, dtype, reason)
-    log.info("running on %s in %s: %s", picked.name, picked.dtype, picked.reason)
+    if picked not in _told:  # other networks of the program choose as well
+        _told.add(picked)
+        log.info("running on %s in %s: %s", picked.name, picked.dtype, picked.reason)
     return picked
+
+
+_told: set[Device] = set()
 
 
 def multiplies_bfloat16() -> bool:

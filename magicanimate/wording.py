@@ -12,6 +12,7 @@ STAGES = {
     "load": "loading the network",
     "download": "downloading the weights",
     "convert": "converting the weights",
+    "edit": "editing the video",
     "read": "reading photo and clip",
     "encode": "encoding the photo",
     "denoise": "denoising",

@@ -123,8 +123,16 @@ def upload(page, photo: Path, motion: Path) -> None:
 
 def set_steps(page, steps: int) -> None:
     """Fill in the steps of denoising."""
+    unfold(page, "Advanced", "#steps")
     page.fill("#steps input[type=number]", str(steps))
     page.keyboard.press("Tab")
+
+
+def unfold(page, name: str, sees: str) -> None:
+    """Open a part of the form, if it is closed; ``sees`` is something in it."""
+    if not page.is_visible(sees):
+        page.get_by_role("button", name=name, exact=True).click()
+        page.wait_for_selector(sees)
 
 
 def status(page) -> str:
@@ -134,4 +142,9 @@ def status(page) -> str:
 
 def wait_for_status(page, text: str) -> None:
     """Wait until the page says that of the job."""
-    page.wait_for_function("text => document.querySelector('#status').innerText.includes(text)", arg=text)
+    page.wait_for_function("text => document.querySelector('#status')?.innerText.includes(text)", arg=text)
+
+
+def wait_for_check(page, text: str) -> None:
+    """Wait until the line beside Animate says that."""
+    page.wait_for_function("text => document.querySelector('#check').innerText.includes(text)", arg=text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from magicanimate.errors import InputError
 from magicanimate.presets import Shortcuts
 from magicanimate.webui import views
 from magicanimate.webui.animate.form import OWN_SCHEDULER, request_of
+from magicanimate.webui.jobs.animators import Animators, checkpoint_name
 from magicanimate.webui.page import Page, find_examples
 from magicanimate.webui.studio import FULL_DEFAULTS, Studio
 from magicanimate.wording import new_output
@@ -54,6 +56,40 @@ def test_the_next_free_port_is_taken():
         taken.listen()
         port = taken.getsockname()[1]
         assert port < app.free_port("127.0.0.1", port) <= port + 100
+
+
+def test_a_browser_is_opened_on_a_desktop_only():
+    assert app.has_desktop({"DISPLAY": ":0"}, "linux", True) and app.has_desktop({}, "darwin", True)
+    assert app.has_desktop({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True)
+    for environment, platform, terminal in (
+        ({}, "linux", True),
+        ({"DISPLAY": ":0"}, "linux", False),  # as in the tests
+        ({"DISPLAY": ":10", "SSH_CONNECTION": "x"}, "linux", True),
+        ({"CI": "true"}, "win32", True),
+    ):
+        assert not app.has_desktop(environment, platform, terminal)
+
+
+def test_a_checkpoint_has_one_name_however_it_is_named(monkeypatch):
+    monkeypatch.chdir(app.EXAMPLES.parent)
+    for named in ("mini", "./mini", str(app.EXAMPLES.parent / "mini")):
+        assert checkpoint_name(named) == "mini"
+    made = []
+
+    def make(model):
+        made.append(model)
+        return SimpleNamespace(model=model, defaults=None, unload=lambda: None)
+
+    animators = Animators(make, "./mini")
+    assert animators.of("mini") is animators.current
+    animators.use("mini")
+    assert len(made) == 1
+    animators.use(app.EXAMPLES)
+    other = animators.current
+    animators.use(None)
+    assert len(made) == 2 and animators.trial is None  # the first one is there still
+    animators.use(app.EXAMPLES)
+    assert animators.current is other and len(made) == 2
 
 
 def test_an_address_of_another_machine_is_refused():
@@ -99,8 +135,8 @@ def test_widgets_become_the_request(values):
     assert request.side_by_side and request.preview_every == 1
     request = request_of({**values, "end": 2.5, "fps": 12, "scheduler": "DDIMScheduler"}, Path("x.mp4"))
     assert (request.end, request.fps, request.scheduler) == (2.5, 12, "DDIMScheduler")
-    for name in ("photo", "motion"):
-        with pytest.raises(InputError, match=name):
+    for name, said in (("photo", "Add a photo"), ("motion", "Add a dance video")):
+        with pytest.raises(InputError, match=said):
             request_of({**values, name: None}, Path("x.mp4"))
 
 
@@ -125,7 +161,7 @@ def test_full_checkpoint_shows_its_page_before_it_is_here(tmp_path, monkeypatch)
 def test_texts_are_escaped_and_progress_is_readable():
     assert "<img" not in views.message("<img src=x>", kind="error")
     html = views.progress_bar(Progress("denoise", 5, 20, 75.0, denoising_step=(3, 10)))
-    assert 'aria-valuenow="25"' in html and "step 3 of 10 · window 5 of 20 · 1:15 left" in html
+    assert 'aria-valuenow="25"' in html and "Making the video</span><span>step 3 of 10 · 1:15 left" in html
     assert "5 of 20" in views.progress_bar(Progress("decode", 5, 20))
     assert 'aria-valuenow="0"' in views.progress_bar(Progress("load", 0, 0))
 

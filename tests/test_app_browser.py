@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from magicanimate.media.writer import VideoWriter
 from tests.browser_page import (
     MILLISECONDS,
     clear,
@@ -16,12 +17,14 @@ from tests.browser_page import (
     serving,
     set_steps,
     start,
-    status,
+    unfold,
     upload,
     visit,
+    wait_for_check,
     wait_for_status,
 )
 from tests.inputs import write_motion, write_photo
+from tests.media_files import part_maps
 from tests.result_files import ground, write_result
 from tests.small_segmenter import write_dance
 
@@ -50,10 +53,10 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     page.click("#animate")
     page.wait_for_selector("#status [role=progressbar]")
     page.wait_for_selector("#preview img")
-    wait_for_status(page, f"{FRAMES} frames of 32 x 32 at 25 fps")
+    wait_for_status(page, "0.8 s of video, 32 × 32")
     page.wait_for_selector("#result video")
     page.wait_for_selector("#animate:enabled")
-    assert page.is_hidden("#preview") and page.is_disabled("#cancel")
+    assert page.is_hidden("#preview") and page.is_hidden("#cancel") and page.is_hidden("#example")
 
     video = "document.querySelector('#result ma-player')?.shadowRoot.querySelector('.ma-shown')"
     page.wait_for_function(f"{video}?.readyState >= 3 && !{video}.paused && {video}.currentTime > 0.2")
@@ -84,64 +87,85 @@ def test_cancel_keeps_only_the_last_preview(page, served, tmp_path):
     page.click("#cancel")
     wait_for_status(page, "Cancelled. The last preview is kept as")
     page.wait_for_selector("#preview img[alt='the last preview']")
-    assert page.is_enabled("#animate") and page.is_disabled("#cancel")
+    assert page.is_enabled("#animate") and page.is_hidden("#cancel")
     (kept,) = set(served[1].iterdir()) - before
     assert kept.name.endswith("_me_long_cancelled_preview.webp")
 
 
-def test_mistakes_are_answered_in_a_sentence(page, tmp_path):
+def test_mistakes_are_answered_in_a_sentence_that_goes_with_its_cause(page, served, tmp_path):
     clear(page)
     page.click("#animate")
-    wait_for_status(page, "There is no photo yet")
-    photo = write_photo(tmp_path / "me.png")
-    photo.write_text("this is not a picture")
-    page.set_input_files("#photo input[type=file]", photo)
+    wait_for_check(page, "Add a photo")
+    broken = write_photo(tmp_path / "me.png")
+    broken.write_text("this is not a picture")
+    page.set_input_files("#photo input[type=file]", broken)
     page.set_input_files("#motion input[type=file]", write_motion(tmp_path / "dance.mp4", 5))
     page.wait_for_selector("#motion video")
-    page.wait_for_selector("#animate:enabled")
+    wait_for_check(page, "The photo me.png")
+    before = page.locator("#jobs .ma-job").count()
     page.click("#animate")
-    wait_for_status(page, "The photo me.png")
-    assert len(status(page).splitlines()) == 1 and "Traceback" not in page.content()
-    page.wait_for_selector("#animate:enabled")
+    wait_for_check(page, "The photo me.png")
+    assert page.locator("#jobs .ma-job").count() == before and "Traceback" not in page.content()
+    page.click("#photo button[aria-label='Remove Image']")
+    page.set_input_files("#photo input[type=file]", write_photo(tmp_path / "right.png"))
+    page.wait_for_function("!document.querySelector('#check').innerText.includes('me.png')")
+    unfold(page, "Advanced", "#steps")
+    page.fill("#steps input[type=number]", "500")
+    wait_for_check(page, "Steps must be between 1 and 100")
+    page.keyboard.press("Tab")  # the field goes back to what is possible, and so does the line
+    page.wait_for_function("!document.querySelector('#check').innerText.includes('Steps must')")
+    page.wait_for_selector("#check .ma-worst-error", state="detached")
 
 
-def test_an_ordinary_video_becomes_the_motion_with_one_click(page, served, tmp_path):
-    upload(page, write_photo(tmp_path / "me.png"), write_dance(tmp_path / "tango.mp4", 30, size=720))
-    page.wait_for_selector("#make-densepose:enabled")
-    notice = page.inner_text("#densepose-notice")
-    assert "tango.mp4 is an ordinary video" in notice and "for trying (it is not DensePose)" in notice
+def test_an_ordinary_video_and_a_gif_animate_at_once_and_the_form_stays(page, served, tmp_path):
+    upload(page, write_photo(tmp_path / "me.png"), write_dance(tmp_path / "tango.mp4", 30, size=240))
+    page.wait_for_selector("#motion-line .ma-message")
+    assert "It will be converted first" in page.inner_text("#motion-line")
+    set_steps(page, 1)
+    page.fill("#seed input", "77")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Trim and edit the dance").click()
+    page.wait_for_selector("#strip .ma-strip")
+    end = page.locator("#strip input").nth(1)
+    end.focus()
+    end.evaluate(
+        "input => { input.value = 500; for (const name of ['input', 'change'])"
+        " input.dispatchEvent(new Event(name, { bubbles: true })); }"
+    )
+    page.wait_for_function("document.querySelector('#end input').value === '0.6'")
     page.click("#animate")
-    wait_for_status(page, "; make a DensePose clip of it with “Make a DensePose clip”")
-    page.wait_for_selector("#animate:enabled")
+    wait_for_status(page, "0.6 s of video, 32 × 32")
+    assert list(served[1].glob("*_me_tango.mp4")) and list(served[1].glob(".motions/*/tango_densepose.mp4"))
 
-    page.click("#make-densepose")
-    page.wait_for_selector("#densepose-status .ma-done")
-    assert "30 frames, made by a small stand-in network" in page.inner_text("#densepose-status")
-    assert (served[1] / "tango_densepose.mp4").exists()
-    video = "document.querySelector('#densepose-clip video')"
-    page.wait_for_function(f"{video} && {video}.readyState >= 3 && {video}.currentTime > 0.2")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
+    page.reload()  # the form is as it was
+    page.wait_for_function("document.querySelector('#seed input').value === '77'")
+    page.wait_for_function("document.querySelector('#motion video')?.src.includes('tango')")
+    page.wait_for_function("document.querySelector('#photo img')?.src.includes('me.png')")
+    page.click("#motion button[aria-label='Clear']")
+    page.wait_for_selector("#motion input[type=file]", state="attached")
+    gif = tmp_path / "waltz.gif"
+    with VideoWriter(gif, width=96, height=96, fps=10) as out:
+        for frame in part_maps(5):
+            out.write(frame)
+    page.set_input_files("#motion input[type=file]", gif)
+    page.wait_for_function("document.querySelector('#motion video')?.src.includes('waltz')")
     set_steps(page, 1)
     page.click("#animate")
-    wait_for_status(page, "30 frames of 32 x 32 at 25 fps")
-    assert list(served[1].glob("*_me_tango_densepose.mp4"))
-    page.click("#motion button[aria-label='Clear']")
-    page.wait_for_selector("#densepose", state="hidden")
+    wait_for_status(page, "0.5 s of video, 32 × 32")
 
 
 def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path):
     page.wait_for_selector("#photo img")
-    page.get_by_role("tab", name="DensePose").click()
+    page.get_by_role("tab", name="Motion tools").click()
     page.set_input_files("#dp-clip input[type=file]", write_dance(tmp_path / "waltz.mp4", 12, size=160))
     page.wait_for_selector("#dp-notice .ma-message")
-    assert "waltz.mp4 is an ordinary video" in page.inner_text("#dp-notice")
-    page.get_by_label("the one I point at").locator("visible=true").check()
+    assert "This is an ordinary video" in page.inner_text("#dp-notice")
+    page.get_by_label("The person I click on").locator("visible=true").check()
     page.click("#dp-picture img")  # in its middle somebody stands
     page.wait_for_function(
         "[...document.querySelectorAll('#dp-point input')].slice(0, 2).every(x => Number(x.value) > 60)"
     )
-    page.get_by_label("Take out flicker").locator("visible=true").check()
+    page.get_by_label("Reduce flicker").locator("visible=true").check()
     page.click("#make-dp")
     page.wait_for_selector("#dp-status .ma-done")
     for player in ("#dp-before", "#dp-after"):
@@ -160,14 +184,14 @@ def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path
     page.wait_for_function("document.querySelector('#motion video')?.src.includes('waltz_densepose_h264')")
     set_steps(page, 1)
     page.click("#animate")
-    wait_for_status(page, "12 frames of 32 x 32 at 25 fps")
+    wait_for_status(page, "0.5 s of video, 32 × 32")
     assert list(served[1].glob("*_waltz_densepose.mp4"))  # named after the clip of exact colours
 
 
 def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     """Two jobs; the page is opened again in the middle; one is cancelled and the other ends."""
     upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
-    page.click("#jobs [data-action=clear]")
+    clear_jobs(page)
     set_steps(page, 100)
     page.click("#animate")
     page.wait_for_selector("#preview img[alt=preview]")
@@ -184,13 +208,14 @@ def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     assert page.inner_text("#jobs .ma-job-running b") == "me · long · seed 1"
     assert "next" in page.inner_text("#jobs .ma-job-waiting") or "behind 1" in page.inner_text("#jobs")
     page.click("#cancel")
-    wait_for_status(page, "60 frames of 32 x 32 at 25 fps")
+    wait_for_status(page, "2.4 s of video, 32 × 32")
     page.wait_for_selector("#result video")
     assert page.locator("#jobs .ma-job-cancelled").count() == page.locator("#jobs .ma-job-done").count() == 1
     assert len(list(served[1].glob("*_me_long.mp4"))) == 1
+    page.click("#jobs summary")
     page.click("#jobs .ma-job-done [data-action=use]")
     page.wait_for_function("document.querySelector('#steps input[type=number]').value === '1'")
-    page.click("#jobs [data-action=clear]")
+    clear_jobs(page)
     page.wait_for_selector("#jobs", state="hidden")
 
 
@@ -217,11 +242,10 @@ def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, 
         page.set_default_timeout(MILLISECONDS)
         page.goto(address)
         page.wait_for_selector("#jobs [data-action=go-on]")
-        assert "Go on with 2 unfinished jobs" in page.inner_text("#jobs")
+        assert "Resume 2 jobs" in page.inner_text("#jobs")
         page.locator("#jobs .ma-job-interrupted [data-action=remove]").first.click()
-        page.get_by_text("Go on with 1 unfinished job").click()
-        page.wait_for_selector("#jobs .ma-job-done")
-        assert "64 frames of 32 x 32 at 25 fps" in status(page)
+        page.get_by_text("Resume 1 job").click()
+        wait_for_status(page, "2.6 s of video, 32 × 32")
     finally:
         context.close()
         process.kill()
@@ -234,24 +258,36 @@ def test_the_first_example_needs_one_click(page, served):
     page.wait_for_selector("#motion video")
     set_steps(page, 1)
     page.click("#animate")
-    wait_for_status(page, "64 frames of 32 x 32 at 25 fps")
+    wait_for_status(page, "2.6 s of video, 32 × 32")
     assert list(served[1].glob("*_arms_photo_arms_motion.mp4"))
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_sticks_out(page, width):
-    page.set_viewport_size({"width": width, "height": 800})
-    page.get_by_text("More", exact=True).click()
-    page.wait_for_selector("text=Window size")
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 720)])
+def test_animate_is_always_in_sight_and_nothing_sticks_out(page, width, height):
+    """At once, and with everything unfolded, wherever the page is scrolled to."""
+    page.set_viewport_size({"width": width, "height": height})
+    in_sight = """() => {
+        const { top, bottom } = document.querySelector("#animate").getBoundingClientRect();
+        const middle = document.elementFromPoint(innerWidth * 0.5, (top + bottom) / 2);
+        return top > 0 && bottom <= innerHeight && middle?.closest("#bar") !== null;
+    }"""
+    page.wait_for_function(in_sight)
+    unfold(page, "Advanced", "#steps")
+    unfold(page, "Expert", "#window_size")
+    page.wait_for_function(in_sight)
+    page.evaluate("scrollTo(0, 400)")
+    page.wait_for_function(in_sight)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_settings_are_checked_saved_and_driven_by_keys(page):
-    page.wait_for_selector("#check section[aria-busy=false]")
-    assert "arms_motion.mp4 is a DensePose clip" in page.inner_text("#check")
-    assert page.locator("#check img").count() == 2
+    page.wait_for_selector("#check details[aria-busy=false]")
+    assert "2.6 s of video" in page.inner_text("#check summary")
+    page.click("#check summary")
+    assert page.locator("#check img:visible").count() == 2
+    page.click("#check summary")
     seed = "#seed input[type=number]"
-    page.get_by_text("More", exact=True).click()
+    unfold(page, "Advanced", "#settings-name")
     page.fill(seed, "77")
     page.fill("#settings-name textarea, #settings-name input", "mine")
     page.click("#save-settings")
@@ -265,7 +301,7 @@ def test_settings_are_checked_saved_and_driven_by_keys(page):
     page.fill("#steps input[type=number]", "1")
     page.focus(seed)
     page.keyboard.press("Control+Enter")
-    wait_for_status(page, "frames of 32 x 32")
+    wait_for_status(page, "of video, 32 × 32")
 
 
 def test_dice_changes_the_seed(page):
@@ -276,19 +312,45 @@ def test_dice_changes_the_seed(page):
     )
 
 
-def test_cancel_while_a_job_is_edited_ends_the_editing_only(page, served, tmp_path):
-    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
+def test_a_waiting_job_is_edited_and_moved_by_keys_and_by_dragging(page, served, tmp_path):
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 100))
     set_steps(page, 100)
     page.click("#animate")
     page.wait_for_selector("#preview img[alt=preview]")
-    page.click("#animate")
-    page.click("#jobs .ma-job-waiting [data-action=edit]")
-    page.wait_for_selector("#leave-job")
-    page.click("#cancel")
+    page.wait_for_function("document.title.includes(' % · MagicAnimate')")
+    for seed in (11, 12, 13):
+        page.fill("#seed input", str(seed))
+        page.keyboard.press("Tab")
+        page.click("#animate")
+        page.wait_for_selector(f"#jobs .ma-job-waiting:has-text('seed {seed}')")
+    rows = (
+        "[...document.querySelectorAll('#jobs .ma-job-waiting b')].map(b => b.textContent.slice(-2)).join()"
+    )
+    # Enter twice on the arrow of the last one moves that one twice: the focus stays with the job.
+    page.locator("#jobs .ma-job-waiting:has-text('seed 13') [data-action=up]").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{rows} === '11,13,12'")
+    page.wait_for_function("document.activeElement.dataset.action === 'up'")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{rows} === '13,11,12'")
+    page.drag_and_drop(
+        "#jobs .ma-job-waiting:has-text('seed 13') b", "#jobs .ma-job-waiting:has-text('seed 12') b"
+    )
+    page.wait_for_function(f"{rows} === '11,12,13'")
+
+    page.click("#jobs .ma-job-waiting:has-text('seed 12') [data-action=edit]")
+    page.wait_for_selector("#leave-job:has-text('Discard changes')")
+    assert page.inner_text("#animate") == "Save changes" and page.is_hidden("#cancel")
+    page.click("#leave-job")
     page.wait_for_selector("#leave-job", state="hidden")
-    for state in ("running", "waiting"):
-        assert page.locator(f"#jobs .ma-job-{state}").count() == 1
-    page.click("#jobs .ma-job-waiting [data-action=remove]")
+    assert page.locator("#jobs .ma-job-running").count() == 1
+    assert page.locator("#jobs .ma-job-waiting").count() == 3
+    for _ in range(3):
+        count = page.locator("#jobs .ma-job-waiting").count()
+        page.locator("#jobs .ma-job-waiting [data-action=remove]").first.click()
+        page.wait_for_function(
+            "count => document.querySelectorAll('#jobs .ma-job-waiting').length < count", arg=count
+        )
     page.click("#cancel")
     page.wait_for_selector("#jobs .ma-job-running", state="detached")
 
@@ -376,3 +438,13 @@ def wait_for_cards(page, *names: str) -> None:
         }""",
         arg=list(names),
     )
+
+
+def clear_jobs(page) -> None:
+    """Take what has ended off the list, one by one or all at once."""
+    page.wait_for_selector("#jobs")
+    if page.locator("#jobs [data-action=clear]").count():
+        page.click("#jobs [data-action=clear]")
+    else:
+        page.click("#jobs summary")
+        page.click("#jobs details [data-action=remove]")

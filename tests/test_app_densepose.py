@@ -1,4 +1,4 @@
-"""What stands behind the page's DensePose button: the offer, the work, and Animate with what was made."""
+"""What happens to a clip before it animates: converting, editing, the choice of a person."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.one_click import MadeMotion, Wish
+from densepose_tools.one_click import MadeMotion, Wish, examine
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import Cancelled
+from magicanimate.media.motion import open_motion
+from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import BACKGROUND
-from magicanimate.webui.animate.motion_panel import CORRECT, MAKE, motion_of
+from magicanimate.webui.animate.clip_strip import look
+from magicanimate.webui.animate.motion_panel import motion_of
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.jobs.watch import Seen
 from magicanimate.webui.page import Page
@@ -47,72 +50,118 @@ def page(studio) -> AnimateTab:
 
 def values_of(page: AnimateTab, **changes) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
-    data = {widget: widget.value for widget in (*page.controls.values(), *page.panel.settings.values())}
-    data |= {page.panel.made: {}, page.panel.waiting: "", page.running.seen: Seen()}
-    data |= {page.running.visitor: "", page.changing: ""}
+    data = {widget: widget.value for widget in page.controls.values()}
+    data |= {page.panel.made: {}, page.panel.point: None, page.panel.joined: None}
+    data |= {page.running.seen: Seen(), page.running.visitor: "", page.changing: ""}
     return data | {page.controls[name]: value for name, value in changes.items()}
 
 
-def test_an_ordinary_video_is_offered_made_and_animated(page, studio, tmp_path, output):
+def examined(page: AnimateTab, clip: str | None) -> dict:
+    """What the panel shows of a clip at last."""
+    *_, last = page.panel._examine(clip, {})
+    return last
+
+
+def animated(page: AnimateTab, **changes) -> dict:
+    """Press Animate with these values and wait; the settings of the result."""
+    told = page._submit(values_of(page, **changes), VISITOR)
+    jobs = page.studio.queue.jobs()
+    assert jobs, told[page.check.card]
+    done = end_of(page.studio.queue, jobs[-1])
+    assert done.state == "done", done.error
+    return json.loads(Path(done.results[1]).read_text())
+
+
+def test_an_ordinary_video_is_converted_when_it_is_animated(page, studio, tmp_path, output):
     clip = str(write_dance(tmp_path / "dance.mp4", 12))
-    offer = page.panel._examine(clip, VISITOR)
-    assert offer[page.panel.box]["visible"] and offer[page.panel.job.start]["value"] == MAKE
-    assert "dance.mp4 is an ordinary video" in offer[page.panel.notice]["value"]
-    assert "for trying (it is not DensePose)" in offer[page.panel.notice]["value"]
-    assert offer[page.panel.animate]["variant"] == "secondary"
+    told = examined(page, clip)
+    assert "ordinary video. It will be converted first" in told[page.panel.line]["value"]
+    assert "ma-strip" in told[page.panel.strip]
+    photo = str(write_photo(tmp_path / "me.png"))
+    first = animated(page, photo=photo, motion=clip)
+    assert first["num_frames"] == 12 and Path(first["motion"]).name == "dance_densepose.mp4"
+    again = animated(page, photo=photo, motion=clip, seed=5)
+    assert again["motion"] == first["motion"]  # converted once
+    assert not list(output.glob("*densepose*.npz")) and len(list(output.glob(".motions/*"))) == 1
+    studio.close()
+    later = Studio(studio.animator.model, output, device="cpu")
+    assert later.queue and Path(first["motion"]).exists()  # a result names it
+    later.close()
 
-    data = values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip)
-    data[page.panel.waiting] = offer[page.panel.waiting]
-    refused = page._submit(data, VISITOR)
-    assert f"; make a DensePose clip of it with “{MAKE}”." in refused[page.running.status]
 
-    page.panel.job.admit(VISITOR)
-    *moving, done = page.panel._make(data, VISITOR)
-    assert all("progressbar" in update[page.panel.job.status] for update in moving)
-    assert "12 frames" in done[page.panel.job.status] and "not DensePose" in done[page.panel.job.status]
-    motion = output / "dance_densepose.mp4"
-    assert done[page.panel.made] == {clip: str(motion)} and motion.exists()
-    assert Path(done[page.panel.video]["value"]).exists()
-
-    data |= {page.panel.made: done[page.panel.made], page.panel.waiting: done[page.panel.waiting]}
+def test_edits_happen_before_and_leave_the_clip_alone(page, tmp_path):
+    photo, clip = str(write_photo(tmp_path / "me.png")), str(write_motion(tmp_path / "map.mp4", 20))
+    before = Path(clip).read_bytes()
+    plain = animated(page, photo=photo, motion=clip, end=0.4)
+    assert plain["motion"].endswith("map.mp4") and plain["num_frames"] == 10
+    quick = animated(page, photo=photo, motion=clip, end=0.4, speed=2.0)
+    assert quick["num_frames"] == 5 and quick["motion"].endswith("map_edited.mp4")
+    there_and_back = animated(page, photo=photo, motion=clip, end=0.4, boomerang=True)
+    assert there_and_back["num_frames"] == 10 + 8
+    frames = list(open_motion(Path(there_and_back["motion"])).frames())
+    assert all(np.array_equal(frames[i], frames[-i]) for i in range(1, 9))
+    mirrored = animated(page, photo=photo, motion=clip, mirror=True, num_inference_steps=1)
+    first = next(open_motion(Path(mirrored["motion"])).frames())
+    assert not np.array_equal(first, next(open_motion(Path(clip)).frames()))
+    assert examine(Path(mirrored["motion"])).kind == "ready"
+    data = values_of(page, photo=photo, motion=clip, num_inference_steps=1)
+    data[page.panel.joined] = str(write_motion(tmp_path / "then.mp4", 5))
     page._submit(data, VISITOR)
     done = end_of(page.studio.queue, page.studio.queue.jobs()[-1])
-    settings = json.loads(Path(done.results[1]).read_text())
-    assert settings["motion"] == str(motion) and settings["num_frames"] == 12
+    assert json.loads(Path(done.results[1]).read_text())["num_frames"] == 25
+    assert Path(clip).read_bytes() == before
 
 
-def test_clips_that_need_no_people_found(page, tmp_path):
-    assert not page.panel._examine(None, VISITOR)[page.panel.box]["visible"]
-    ready = page.panel._examine(str(write_motion(tmp_path / "map.mp4", 5)), VISITOR)
-    assert not ready[page.panel.box]["visible"] and ready[page.panel.waiting] == ""
+def test_a_gif_plays_as_a_video_and_animates_as_it_is(page, tmp_path):
+    with VideoWriter(tmp_path / "dance.gif", width=96, height=96, fps=10) as gif:
+        for frame in part_maps(6):
+            gif.write(frame)
+    clip = str(tmp_path / "dance.gif")
+    told = page.panel._playable(clip, {})
+    video = told[page.controls["motion"]]
+    assert video.endswith("dance.mp4") and told[page.panel.made] == {video: clip}
+    assert look(video).seconds == pytest.approx(0.6)
+    told = page.panel._playable(str(write_motion(tmp_path / "map.mp4", 5)), {})
+    assert page.controls["motion"] not in told
+
+
+def test_who_of_several_dances_is_asked_for_and_clicked_on(page, tmp_path, monkeypatch):
+    monkeypatch.setattr("magicanimate.webui.animate.clip_strip.count_people", lambda labels: 2)
+    monkeypatch.setattr("magicanimate.webui.animate.clip_strip.is_plausible", lambda labels: True)
+    clip = str(write_dance(tmp_path / "two.mp4", 5))
+    told = examined(page, clip)
+    assert told[page.panel.who]["visible"] and "2 people" in told[page.panel.several]
+    told = page.panel._pointed(clip, told[page.panel.second], SimpleNamespace(index=[40, 50]))
+    assert told[page.panel.point] == (40, 50, 0.0) and told[page.controls["people"]] == "point"
+    refused = page._submit(
+        values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip, people="point"), VISITOR
+    )
+    assert "Click on the person" in refused[page.check.card]
+
+
+def test_clips_that_need_nothing_and_that_cannot_be_used(page, tmp_path):
+    assert not examined(page, None)[page.panel.line]["visible"]
+    assert not examined(page, str(write_motion(tmp_path / "map.mp4", 5)))[page.panel.line]["visible"]
     swapped = [frame[..., ::-1] for frame in part_maps(5)]
     clip = str(write_clip(tmp_path / "swapped.mp4", swapped, pix_fmt="yuv444p", options={"crf": "0"}))
-    offer = page.panel._examine(clip, VISITOR)
-    assert offer[page.panel.job.start]["value"] == CORRECT and not offer[page.panel.more]["visible"]
-    assert "red and blue swapped" in offer[page.panel.notice]["value"]
-    *_, done = page.panel._make(values_of(page, motion=clip), VISITOR)
-    assert "in the right colours" in done[page.panel.job.status]
-
-
-def test_what_cannot_be_used_is_a_sentence_and_no_button(page, tmp_path):
+    assert "corrected first" in examined(page, clip)[page.panel.line]["value"]
+    made = animated(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip)["motion"]
+    assert examine(Path(made)).kind == "ready"
     note = tmp_path / "note.mp4"
     note.write_text("not a video")
-    empty = write_clip(tmp_path / "empty.mp4", [np.full((64, 64, 3), BACKGROUND, dtype=np.uint8)] * 5)
-    for clip, words in ((note, "note.mp4"), (empty, "shows nobody")):
-        offer = page.panel._examine(str(clip), VISITOR)
-        assert (
-            words in offer[page.panel.notice]["value"]
-            and str(tmp_path) not in offer[page.panel.notice]["value"]
-        )
-        assert not offer[page.panel.job.start]["visible"] and words in offer[page.panel.waiting]
+    told = examined(page, str(note))[page.panel.line]["value"]
+    assert "note.mp4" in told and str(tmp_path) not in told
+    refused = page._submit(values_of(page, photo=str(tmp_path / "me.png"), motion=str(note)), VISITOR)
+    assert "note.mp4" in refused[page.check.card] and str(tmp_path) not in refused[page.check.card]
 
 
 def test_without_weights_and_network_the_panel_says_what_to_do(tiny_model, output, tmp_path, monkeypatch):
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", tmp_path / "none")
     studio = Studio(tiny_model, output, offline=True)
-    offer = Page(studio, [], queue_size=2).animate.panel._offer(str(write_dance(tmp_path / "dance.mp4", 3)))
-    assert offer.button is None and "give the released file" in offer.text
+    told = examined(Page(studio, [], queue_size=2).animate, str(write_dance(tmp_path / "dance.mp4", 3)))
+    (line,) = [each["value"] for each in told.values() if isinstance(each, dict) and "ma-error" in str(each)]
+    assert "give the released file" in line
     studio.close()
 
 
@@ -128,16 +177,12 @@ def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
     *_, new = studio.make_motion("me", clip, Wish())
     assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
-    page.panel.job.admit(VISITOR)
-    page.panel.job.stop(VISITOR)
-    (told,) = page.panel._make(values_of(page, motion=str(clip)), VISITOR)
-    assert "goes on from there" in told[page.panel.job.status]
-
 
 def test_a_clip_that_shows_nobody_is_a_sentence(page, tmp_path):
     clip = write_clip(tmp_path / "wall.mp4", [np.full((64, 64, 3), 255 - np.array(BACKGROUND), np.uint8)] * 4)
-    *_, told = page.panel._make(values_of(page, motion=str(clip)), VISITOR)
-    assert "Nobody is seen in the clip wall.mp4" in told[page.panel.job.status]
+    page._submit(values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=str(clip)), VISITOR)
+    failed = end_of(page.studio.queue, page.studio.queue.jobs()[-1])
+    assert failed.state == "failed" and "Nobody is seen in the clip wall.mp4" in failed.error
 
 
 def test_only_the_clip_it_was_made_of_is_replaced():

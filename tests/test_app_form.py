@@ -8,10 +8,11 @@ import gradio as gr
 import pytest
 
 from magicanimate.animator import ModelDefaults
+from magicanimate.errors import InputError
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import card
 from magicanimate.webui.animate.forecast import Forecast, Remark
-from magicanimate.webui.animate.form_values import form_settings
+from magicanimate.webui.animate.form_values import check_values, form_settings
 from magicanimate.webui.animate.presets_panel import PresetsPanel
 from magicanimate.webui.animate.setting_presets import SettingPresets
 
@@ -22,7 +23,8 @@ MINI = ModelDefaults("mini", 128, 128, 4, 1.0)
 def panel(tmp_path) -> PresetsPanel:
     with gr.Blocks():
         controls, _ = form.main_settings(MINI)
-        controls |= form.more_settings(MINI)
+        controls |= form.motion_settings(MINI) | form.advanced_settings(MINI) | form.expert_settings(MINI)
+        controls["people"] = form.people(MINI)
         return PresetsPanel(SettingPresets(tmp_path / "saved"), controls, lambda: MINI)
 
 
@@ -43,7 +45,7 @@ def test_every_setting_has_a_widget_with_its_range(panel):
         if setting.low is not None:
             assert (widget.minimum, widget.maximum) == (setting.low, setting.high), name
         if setting.choices:
-            assert [value for _, value in widget.choices] == list(setting.choices), name
+            assert sorted(value for _, value in widget.choices) == sorted(setting.choices), name
 
 
 def test_settings_are_saved_chosen_and_reset(panel):
@@ -81,8 +83,32 @@ def test_mistakes_are_told(panel):
 
 
 def test_card_shows_what_is_known_and_escapes_it():
-    remarks = (Remark("good", "fine"), Remark("error", "<b>no</b>"))
+    remarks = (
+        Remark("good", "fine"),
+        Remark("warning", "too large", "own-size", "Use 128 × 128"),
+        Remark("error", "<b>no</b>"),
+    )
     html = card(Forecast(remarks=remarks, complete=True))
     assert "<b>no</b>" not in html and 'aria-busy="false"' in html and "<img" not in html
     assert re.search(r'ma-is-error"><span aria-label="problem"', html)
+    assert 'data-mends="own-size">Use 128 × 128</button>' in html
     assert 'aria-busy="true"' in card(Forecast())
+
+
+def test_the_line_says_length_time_and_warnings():
+    warning = Remark("warning", "small")
+    found = Forecast(remarks=(warning, Remark("note", "x")), length=2.56, takes="about 11 s", complete=True)
+    assert found.headline() == "2.6 s of video · about 11 s · 1 warning"
+    assert found.and_then(warning).headline().endswith("2 warnings")
+    assert found.and_then(Remark("error", "It is broken.")).headline() == "It is broken."
+
+
+def test_settings_out_of_range_are_named_as_on_the_page():
+    for values, said in (
+        ({"width": 130}, "Width must be a multiple of 8. Try 128 or 136."),
+        ({"num_inference_steps": 500}, "Steps must be between 1 and 100."),
+        ({"guidance_scale": 6.0}, "Guidance must be between 1 and 2."),  # the mini burns out
+    ):
+        with pytest.raises(InputError, match=re.escape(said)):
+            check_values(values, MINI)
+    check_values({"guidance_scale": 6.0}, ModelDefaults("full", 512, 512, 25, 7.5))

@@ -47,8 +47,8 @@ def files(tmp_path) -> dict[str, str]:
 @pytest.fixture
 def long(tmp_path, files) -> dict:
     """Settings of an animation that does not end by itself while a test runs."""
-    motion = write_motion(tmp_path / "long.mp4", 60)
-    return {**files, "motion": str(motion), "num_inference_steps": 1000}
+    motion = write_motion(tmp_path / "long.mp4", 400)
+    return {**files, "motion": str(motion), "num_inference_steps": 100}
 
 
 def form_of(
@@ -56,7 +56,8 @@ def form_of(
 ) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in page.controls.values()}
-    data |= {page.panel.made: {}, page.panel.waiting: "", page.running.seen: Seen()}
+    data |= {page.panel.made: {}, page.panel.point: None, page.panel.joined: None}
+    data |= {page.running.seen: Seen()}
     data |= {page.running.visitor: visitor, page.changing: changing}
     return data | {page.controls[name]: value for name, value in values.items()}
 
@@ -82,28 +83,31 @@ def wait_until_denoising(page: AnimateTab, job: Job) -> None:
 def test_a_job_is_made_of_the_form_and_its_result_is_shown(page, studio, files, tmp_path):
     told = page._submit(form_of(page, seed=4, num_inference_steps=3, **files), VISITOR)
     (job,) = studio.queue.jobs()
-    assert job.title == "me · dance · seed 4" and told[page.cancel]["interactive"]
+    assert job.title == "me · dance · seed 4" and told[page.cancel]["visible"]
     assert "me · dance" in told[page.running.jobs.list]["value"]
     Path(files["photo"]).unlink()  # as when the upload is cleaned up
     done = end_of(studio.queue, job)
     assert done.state == "done", done.error
     told = page.running.look(told[page.running.seen], "", VISITOR)
-    assert "5 frames of 32 x 32 at 25 fps" in told[page.running.status]
-    assert not told[page.cancel]["interactive"] and told[page.running.result_column]["visible"]
+    assert "0.2 s of video, 32 × 32" in told[page.running.status]["value"]
+    assert not told[page.cancel]["visible"] and told[page.running.result_column]["visible"]
     settings = json.loads(Path(done.results[1]).read_text())
     assert (settings["seed"], settings["num_inference_steps"]) == (4, 3)
     assert Path(settings["photo"]).name == "me.png" and Path(settings["photo"]).exists()
     names = sorted(path.name.split("_", 1)[1] for path in (tmp_path / "out").glob("*_*"))
     assert names == ["me_dance.json", "me_dance.mp4", "me_dance_side_by_side.mp4"]
     again = page.running.look(Seen(), "", VISITOR)  # as when the page is opened another time
-    assert "5 frames" in again[page.running.status] and again[page.running.result_column]["visible"]
+    assert (
+        "0.2 s of video" in again[page.running.status]["value"]
+        and again[page.running.result_column]["visible"]
+    )
 
 
 def test_cancelling_keeps_the_last_preview_and_says_so(page, studio, long, tmp_path):
     job = submit(page, **long)
     wait_until_denoising(page, job)
     seen = page.running.look(Seen(), "", VISITOR)
-    assert "step " in seen[page.running.status] and "<img" in seen[page.running.preview]["value"]
+    assert "step " in seen[page.running.status]["value"] and "<img" in seen[page.running.preview]["value"]
     told = page.running.stop(seen[page.running.seen], "", VISITOR)
     assert told[page.cancel]["value"] == "Stopping…"
     stopped = end_of(studio.queue, job)
@@ -113,14 +117,14 @@ def test_cancelling_keeps_the_last_preview_and_says_so(page, studio, long, tmp_p
         assert picture.n_frames == 16
         assert picture.getexif()[ExifTags.Base.ImageDescription] == "AI-generated"
     told = page.running.look(told[page.running.seen], "", VISITOR)
-    assert kept.name in told[page.running.status] and "<img" in told[page.running.preview]["value"]
+    assert kept.name in told[page.running.status]["value"] and "<img" in told[page.running.preview]["value"]
 
 
 def test_a_waiting_job_goes_back_into_the_form_and_is_changed_in_its_place(page, studio, long, files):
     running = submit(page, **long)
     waiting, last = submit(page, seed=5, end=0.1, **files), submit(page, seed=6, **files)
     filled = page._fill_in("", VISITOR, press("edit", waiting))
-    assert filled[page.changing] == waiting.id and filled[page.start]["value"] == "Change the job"
+    assert filled[page.changing] == waiting.id and filled[page.start]["value"] == "Save changes"
     assert (filled[page.controls["seed"]], filled[page.controls["end"]]) == (5, 0.1)
     lent = Path(filled[page.controls["photo"]])
     assert lent.name == "me.png" and studio.queue.folder not in lent.parents
@@ -132,7 +136,7 @@ def test_a_waiting_job_goes_back_into_the_form_and_is_changed_in_its_place(page,
     page.running._act(Seen(), "", VISITOR, press("remove", waiting))
     assert [job.id for job in studio.queue.jobs()] == [running.id, last.id]
     told = page._submit(form_of(page, changing=running.id, **files), VISITOR)
-    assert "begun already" in told[page.running.status] and len(studio.queue.jobs()) == 2
+    assert "begun already" in told[page.check.card] and len(studio.queue.jobs()) == 2
     studio.queue.cancel(running.id)
     end_of(studio.queue, last)
     page.running._act(Seen(), "", VISITOR, press("clear"))
@@ -141,12 +145,18 @@ def test_a_waiting_job_goes_back_into_the_form_and_is_changed_in_its_place(page,
 
 def test_mistakes_are_told_at_once_or_by_the_job(page, studio, files, tmp_path):
     told = page._submit(form_of(page, photo=None, motion=files["motion"]), VISITOR)
-    assert "There is no photo yet" in told[page.running.status] and studio.queue.jobs() == []
+    assert "Add a photo" in told[page.check.card] and studio.queue.jobs() == []
     told = page._submit(form_of(page, width=33, **files), VISITOR)
-    assert "width 33" in told[page.running.status] and studio.queue.jobs() == []
+    assert (
+        "Width must be a multiple of 8. Try 32 or 40." in told[page.check.card] and studio.queue.jobs() == []
+    )
     (tmp_path / "note.png").write_text("not a picture")
-    failed = end_of(studio.queue, submit(page, **{**files, "photo": str(tmp_path / "note.png")}))
-    assert failed.state == "failed" and "note.png" in failed.error and str(tmp_path) not in failed.error
+    told = page._submit(form_of(page, **{**files, "photo": str(tmp_path / "note.png")}), VISITOR)
+    assert "note.png" in told[page.check.card] and str(tmp_path) not in told[page.check.card]
+    assert studio.queue.jobs() == []
+    failed = submit(page, **files)
+    studio.queue.cancel(failed.id)
+    end_of(studio.queue, failed)
     again = page.running._act(Seen(), "", VISITOR, press("again", failed))
     assert again[page.running.jobs.list]["value"].count("<li") == 2
 
@@ -163,7 +173,7 @@ def test_what_the_end_of_the_program_interrupted_is_offered(tiny_model, long, fi
     studio = Studio(tiny_model, tmp_path / "out", device="cpu")
     page = Page(studio, [], queue_size=2).animate
     listed = page.running.look(Seen(), "", VISITOR)[page.running.jobs.list]["value"]
-    assert "Go on with 2 unfinished jobs" in listed
+    assert "Resume 2 jobs" in listed
     page.running._act(Seen(), "", VISITOR, press("remove", running))
     page.running._act(Seen(), "", VISITOR, press("go-on"))
     assert end_of(studio.queue, waiting).state == "done" and not torn.exists()
@@ -199,7 +209,7 @@ def test_networks_leave_the_memory_when_nothing_happens(tiny_model, files, tmp_p
     while not studio.unloaded and time.monotonic() < deadline:
         time.sleep(0.05)
     told = page.running.look(Seen(), "", VISITOR)
-    assert "taken out of memory" in told[page.running.note]["value"] and not studio.animator.loaded
+    assert "was unloaded" in told[page.running.note]["value"] and not studio.animator.loaded
     assert end_of(studio.queue, submit(page, **files)).state == "done"
     studio.close()
 

@@ -35,12 +35,12 @@ def test_from_a_real_photo_to_a_saved_animation(browser, shared, tmp_path):
         clear(page)
         page.set_input_files("#photo input[type=file]", photo)
         page.set_input_files("#motion input[type=file]", motion)
-        page.get_by_text("running2.mp4 is a DensePose clip").wait_for()
-        page.get_by_text("The photo probably shows one person").wait_for()
+        page.wait_for_selector("#check details[aria-busy=false]")
+        assert "The photo shows one person" in page.text_content("#check")
         page.click("#animate")
         page.wait_for_selector("#status [role=progressbar]")
         page.wait_for_function(
-            "document.querySelector('#status').innerText.includes('125 frames of 128 x 128')"
+            "document.querySelector('#status').innerText.includes('5.0 s of video, 128 × 128')"
         )
         page.click("[data-view=photo]")
         page.get_by_role("tab", name="Gallery").click()

@@ -193,7 +193,7 @@ def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tm
     page.fill("#data input, #data textarea", str(data_folder))
     page.click("#train-preset input")
     page.get_by_role("option", name="tiny").click()
-    page.get_by_text("More", exact=True).locator("visible=true").click()
+    page.get_by_role("button", name="More", exact=True).click()
     page.fill("#train-steps input", "100000")
     page.keyboard.press("Tab")
     page.wait_for_function(
@@ -218,7 +218,7 @@ def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tm
     assert page.inner_text("#start-training") == "Resume"
 
     shutil.copytree(tiny_model, tmp_path / "runs" / "base" / "pipeline")  # as a finished stage leaves it
-    page.get_by_text("More", exact=True).locator("visible=true").click()
+    page.get_by_role("button", name="More", exact=True).click()
     page.fill("#train-steps input", str(step + 3))
     page.keyboard.press("Tab")
     page.click("#start-training")

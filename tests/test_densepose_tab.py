@@ -16,9 +16,8 @@ from densepose_tools.pointing import picture_at, with_mark
 from densepose_tools.tracking import PersonAt
 from magicanimate.errors import InputError
 from magicanimate.palette import BACKGROUND
-from magicanimate.webui.animate.motion_figures import figures
-from magicanimate.webui.animate.motion_panel import CORRECT, MAKE
-from magicanimate.webui.motion_tools.tab import CHANGE, DensePoseTab
+from magicanimate.webui.motion_tools.figures import figures
+from magicanimate.webui.motion_tools.tab import CHANGE, CORRECT, MAKE, DensePoseTab
 from magicanimate.webui.page import Page
 from magicanimate.webui.studio import Studio
 from tests.media_files import numbered, part_maps, write_clip, write_output
@@ -73,11 +72,15 @@ def test_every_kind_of_clip_is_told_and_offered_something(tab, tmp_path):
     clips = (
         (
             write_dance(tmp_path / "dance.mp4", 3),
-            f"make a DensePose clip of it with “{MAKE}”. People are",
+            "This is an ordinary video.",
             MAKE,
         ),
-        (write_output(tmp_path / "bgr.mp4", swapped, lossless=True), "red and blue swapped", CORRECT),
-        (write_output(tmp_path / "map.mp4", part_maps(5), lossless=True), "takes it as it is", CHANGE),
+        (
+            write_output(tmp_path / "bgr.mp4", swapped, lossless=True),
+            "colours of this motion clip are off",
+            CORRECT,
+        ),
+        (write_output(tmp_path / "map.mp4", part_maps(5), lossless=True), "is a motion clip already", CHANGE),
         (write_clip(tmp_path / "empty.mp4", empty), "shows nobody", None),
         (note, "note.mp4", None),
     )
@@ -99,7 +102,7 @@ def test_a_clip_is_made_and_made_again_without_looking_for_people(tab, tmp_path)
     photo = tmp_path / "me.png"
     Image.fromarray(negatives(dancing(1)[0])).save(photo)
     again = pressed(tab, clip, made=first[tab.made], photo=photo, steady=True, people="point", x=48, y=40)
-    assert again[tab.before]["label"] == "Before: as it was found"
+    assert again[tab.before]["label"] == "Before: as detected"
     assert again[tab.before]["value"].endswith("_before.mp4") and again[tab.before]["value"] != str(clip)
     assert "Flicker" in again[tab.figures]["value"] and "Torso" in again[tab.figures]["value"]
     assert again[tab.archive]["value"] == first[tab.archive]["value"]
@@ -118,7 +121,7 @@ def test_a_clip_that_is_right_is_changed_only_if_something_is_chosen(tab, tmp_pa
     assert "animate with it as it is" in pressed(tab, clip)[tab.job.status]
     made = pressed(tab, clip, flip=True)
     assert made[tab.before]["value"] == str(clip) and not made[tab.archive]["visible"]
-    assert "There is no clip yet" in pressed(tab, "")[tab.job.status]
+    assert "Add a video" in pressed(tab, "")[tab.job.status]
 
 
 def test_a_picture_to_point_at_is_shown_when_it_is_wanted(tab, tmp_path):
@@ -128,8 +131,8 @@ def test_a_picture_to_point_at_is_shown_when_it_is_wanted(tab, tmp_path):
     marked = tab._show_picture(clip, "point", 0, 0, 40, 40)[tab.picture]["value"]
     assert plain.shape == marked.shape == (96, 96, 3) and (plain != marked).any()
     assert tab._point(SimpleNamespace(index=[12, 34])) == (12, 34)
-    with pytest.warns(UserWarning, match="dance.mp4"):
-        tab._show_picture(clip, "point", 0, 9, None, None)
+    told = tab._show_picture(clip, "point", 0, 9, None, None)[tab.notice]["value"]
+    assert "dance.mp4" in told and str(tmp_path) not in told
 
 
 def test_changes_of_the_build_are_told_in_words(tab, tmp_path):

@@ -12,11 +12,10 @@ from densepose_tools.photo_people import PhotoBodies, count_people, is_plausible
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
-from magicanimate.webui.animate.bodies import compare
-from magicanimate.webui.animate.forecast import Forecast, Forecaster
+from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
+from magicanimate.webui.animate.forecast import Forecast, Forecaster, _on_builds
 from magicanimate.webui.animate.form_values import form_settings, request_of
 from magicanimate.webui.animate.pace import Work, estimate, is_known
-from magicanimate.wording import MAKE_CLIP
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_labels
 from tests.small_segmenter import negatives, write_dance
@@ -55,9 +54,13 @@ def test_pictures_are_what_the_networks_will_see(values, tmp_path, fit):
 
 
 def test_length_follows_the_stretch_and_the_seeds(values, tmp_path):
-    assert "30 frames of 64 x 64 pixels, 1.2 s at 25 fps." in said(look(values, tmp_path), "note")
-    text = said(look(values | {"start": 0.4, "stride": 2, "seeds": 3}, tmp_path), "note")
-    assert "10 frames of 64 x 64 pixels, 0.8 s at 12.5 fps" in text and "3 times with different seeds" in text
+    found = look(values, tmp_path)
+    assert "30 frames, 64 × 64, 25 fps." in said(found, "note") and found.length == pytest.approx(1.2)
+    found = look(values | {"start": 0.4, "stride": 2, "seeds": 3}, tmp_path)
+    assert "10 frames, 64 × 64, 12.5 fps, 3 times with different seeds" in said(found, "note")
+    assert found.length == pytest.approx(0.8)
+    edited = values | {"speed": 0.5, "boomerang": True, "joined": values["motion"]}
+    assert look(edited, tmp_path).length == pytest.approx(9.6)
 
 
 def test_what_cannot_be_used_is_a_sentence_without_folders(values, tmp_path):
@@ -71,13 +74,13 @@ def test_what_cannot_be_used_is_a_sentence_without_folders(values, tmp_path):
     forecast = look(values | {"window_overlap": 20}, tmp_path)
     assert "cannot overlap" in said(forecast, "error")
     ordinary = str(write_dance(tmp_path / "tango.mp4", 6))
-    refused = said(look(values | {"motion": ordinary}, tmp_path), "error")
-    assert "tango.mp4 is an ordinary video" in refused and f"with “{MAKE_CLIP}”" in refused
+    found = look(values | {"motion": ordinary}, tmp_path)
+    assert "converted first" in said(found, "note") and not said(found, "error")
 
 
 def test_time_is_known_from_earlier_animations(values, tmp_path):
     assert "known after the first" in said(look(values, tmp_path), "note")
-    assert "when the networks are loaded" in said(look(values, tmp_path, device=None), "note")
+    assert "once the model is loaded" in said(look(values, tmp_path, device=None), "note")
     first = settings_of(values, tmp_path, num_frames=16)
     seconds = {"load": 100.0, "read": 1.0, "denoise": 20.0, "decode": 3.0}
     (tmp_path / "a.json").write_text(json.dumps(first | {"seconds": seconds}))
@@ -87,7 +90,7 @@ def test_time_is_known_from_earlier_animations(values, tmp_path):
     assert seconds_for(first | {"num_frames": 28}, tmp_path) == pytest.approx(40 + 4 * 28 / 16)  # two windows
     assert estimate(Work.of(first | {"device": "cuda"}), tmp_path) is None
     assert estimate(Work.of(first), tmp_path / "none") is None
-    assert "About 68 s on cpu" in said(look(values, tmp_path), "note")
+    assert look(values, tmp_path).headline() == "1.2 s of video · about 68 s"
 
 
 def seconds_for(settings: dict, folder) -> float:
@@ -136,8 +139,8 @@ def test_a_time_trial_tells_the_time_before_the_first_animation(values, tmp_path
         *_, last = forecaster.looks(values | changed)
         return said(last, "note")
 
-    assert "Roughly " in text() and " on cpu" in text()
-    assert " or less; the first time" in text(preset="fast")
+    assert "About " in text() and "(first estimate)" in text()
+    assert " or less (first estimate)" in text(preset="fast")
 
 
 def settings_of(values, tmp_path, *, num_frames: int) -> dict:
@@ -154,9 +157,9 @@ def test_a_person_is_looked_for(values, tmp_path, segmenter):
     Image.fromarray(negatives(part_labels())).save(tmp_path / "person.png")
     Image.fromarray(negatives(np.zeros((96, 96), np.uint8))).save(tmp_path / "wall.png")
     found = look(values | {"photo": str(tmp_path / "person.png")}, tmp_path, bodies=bodies)
-    assert "probably shows one person" in said(found, "good")
+    assert "shows one person" in said(found, "good")
     found = look(values | {"photo": str(tmp_path / "wall.png")}, tmp_path, bodies=bodies)
-    assert "No person was recognised" in said(found, "warning")
+    assert "No person was found" in said(found, "warning")
     found = look(values, tmp_path, bodies=PhotoBodies(tmp_path / "none"))
     assert "not searched for people" in said(found, "note")
 
@@ -167,11 +170,11 @@ def test_before_the_networks_are_loaded_nothing_else_is(values, tmp_path, segmen
         MINI, tmp_path, bodies=PhotoBodies(segmenter), device=lambda: None, ready=lambda: False
     )
     *_, last = forecaster.looks(values)
-    assert "person is told when the networks are loaded" in said(last, "note") and last.motion is not None
+    assert "looked at once the model is loaded" in said(last, "note") and last.motion is not None
     answers = iter([False, False, True, True, True])
     forecaster.ready = lambda: next(answers)
     *_, last = forecaster.looks(values)
-    assert "person is told" not in said(last, "note")
+    assert "looked at once" not in said(last, "note")
 
 
 def test_people_are_counted_by_their_heads():
@@ -188,34 +191,53 @@ def test_builds_are_compared_in_the_picture():
     usual = part_labels(width=128, height=128)
     same = compare(usual, [usual] * 3)
     assert same.size == pytest.approx(1) and same.breadth == pytest.approx(1)
-    assert same.unseen == () and same.sentences() == []
+    assert same.unseen == () and not same.builds_differ and same.sentence_on_builds() == ""
     near = np.kron(usual, np.ones((2, 2), np.uint8))[:128, 60:188]  # twice as large, cut at the hips
     closer = compare(near, [usual] * 3)
-    assert closer.size == pytest.approx(2, rel=0.1) and "larger (2.0:1)" in closer.sentences()[0]
-    assert "lower legs" in closer.unseen and "made up" in closer.sentences()[-1]
+    assert closer.size == pytest.approx(2, rel=0.1)
+    assert closer.sentence_on_builds() == "The dancer is about 50 % smaller than your person."
+    assert "lower legs" in closer.unseen and "made up" in closer.sentence_on_unseen()
     wide = np.repeat(usual, 2, axis=1)[:, 64:192]
     assert compare(wide, [usual] * 3).breadth > 1.4
     assert compare(np.zeros_like(usual), [usual]).size is None
 
 
-def test_memory_is_told_when_the_networks_are_there(values, tmp_path, tiny_model):
+def test_a_dancer_who_is_cut_off_is_not_offered_to_be_fitted():
+    """Made smaller, it would hang in the air as half a body."""
+    whole = part_labels(width=128, height=128)
+    cut = whole[: int(np.flatnonzero(whole.any(axis=1))[-1]) - 20]
+    assert is_cut_off([cut] * 3) and not is_cut_off([whole] * 3)
+    larger = Comparison(size=0.7, breadth=None, unseen=())
+    (mended,) = _on_builds(larger, cut_off=False)
+    assert (mended.mends, mended.button) == ("fit-dancer", "Fit the dancer to the photo")
+    assert mended.text == "The dancer is about 43 % larger than your person."
+    (warned,) = _on_builds(larger, cut_off=True)
+    assert warned.mends == "" and "cuts the dancer off" in warned.text
+    (mended,) = _on_builds(Comparison(size=1.6, breadth=None, unseen=()), cut_off=True)
+    assert mended.mends == "fit-dancer"  # made larger it stays cut by the edge
+
+
+def test_memory_is_told_only_where_it_is_short(values, tmp_path, tiny_model, monkeypatch):
     animator = Animator(tiny_model, device="cpu")
 
     def text() -> str:
         forecaster = Forecaster(
-            MINI, tmp_path, bodies=None, device=lambda: animator.device, memory=animator.memory_outlook
+            MINI, tmp_path, bodies=None, device=lambda: animator.device, memory=animator.memory_warning
         )
         *_, last = forecaster.looks(values)
-        return said(last, "note")
+        return said(last, "warning")
 
-    assert "Memory" not in text()
     animator.load()
-    assert "GB needed for 64x64 pixels" in text() and "free on cpu" in text()
+    assert "Memory" not in text()
+    monkeypatch.setattr("magicanimate.memory.networks.available_bytes", lambda device: 1000)
+    assert "Memory may be short" in text() and "Choose a smaller size" in text()
 
 
 def test_limits_of_the_checkpoint_are_told(values, tmp_path):
-    assert "mini checkpoint" in said(look(values, tmp_path), "note")
-    assert "much larger" in said(look(values | {"width": 128}, tmp_path), "warning")
+    (remark,) = [r for r in look(values | {"width": 128}, tmp_path).remarks if r.mends]
+    assert (remark.mends, remark.button) == ("own-size", "Use 64 × 64")
+    (remark,) = [r for r in look(values | {"guidance_scale": 1.8}, tmp_path).remarks if r.mends]
+    assert remark.mends == "own-guidance" and "burns the picture out" in remark.text
     full = Forecaster(ModelDefaults("full", 64, 64, 25, 7.5), tmp_path, bodies=None, device=lambda: CPU)
     *_, last = full.looks(values)
-    assert "mini" not in said(last, "note") and "slow on a CPU" in said(last, "warning")
+    assert "slow without a graphics card" in said(last, "warning")

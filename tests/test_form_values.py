@@ -101,5 +101,5 @@ def test_several_seeds_make_as_many_requests(tmp_path):
     assert [request.seed for request in several] == [LARGEST_SEED, 0, 1]
     assert len({request.output for request in several}) == 3
     assert {request.output.parent for request in several} == {tmp_path}
-    with pytest.raises(InputError, match="no motion yet"):
+    with pytest.raises(InputError, match="Add a dance video"):
         requests_of(values(motion=None), tmp_path)

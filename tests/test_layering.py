@@ -22,7 +22,7 @@ ANIMATOR = ("magicanimate.animator",)
 # The paper can be read without them.
 AROUND_THE_CORE = ("magicanimate.acceleration", "magicanimate.memory", "magicanimate.checkpoints")
 
-ROOMS = ("animate", "gallery", "jobs", "motion_tools", "training")
+ROOMS = ("animate", "gallery", "jobs", "models", "motion_tools", "training")
 
 # Package -> what neither it nor anything in it may import.
 FORBIDDEN = {
@@ -50,7 +50,7 @@ FORBIDDEN = {
     "magicanimate.webui.security": (
         *(
             f"magicanimate.webui.{room}"
-            for room in ("animate", "gallery", "jobs", "motion_tools", "training")
+            for room in ("animate", "gallery", "jobs", "models", "motion_tools", "training")
         ),
         *ANIMATOR,
         *PIPELINE,

@@ -176,6 +176,10 @@ def _weights(footprint: Footprint, profile: MemoryProfile, size: int) -> int:
     return largest * stored + sum(footprint.parameters["vae"].values()) * size
 
 
+TOO_LITTLE = "perhaps too little"
+"""How the sentence of `choose_profile` ends where nothing fits."""
+
+
 def choose_profile(
     wish: str, footprint: Footprint, work: Work, *, device: str, dtype: str, free: int
 ) -> tuple[MemoryProfile, str]:
@@ -198,7 +202,7 @@ def choose_profile(
     }
     fits = [profile for profile in found if needs[profile.name] <= SPARE * free]
     chosen = fits[0] if fits else found[-1]
-    verdict = "enough" if fits else "perhaps too little"
+    verdict = "enough" if fits else TOO_LITTLE
     return chosen, (
         f"about {needs[chosen.name] / 1e9:.1f} GB needed for {work.width}x{work.height} pixels, "
         f"{free / 1e9:.1f} GB free on {device}: {verdict}"

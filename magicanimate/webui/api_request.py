@@ -9,10 +9,10 @@ from typing import Any
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.webui.animate.form_values import form_settings, request_of
+from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings, request_of
 
-_OF_THE_FORM = ("random_seed", "seeds", "size")
-"""What only a form needs: a program draws its own seeds and gives width and height."""
+_OF_THE_FORM = ("random_seed", "seeds", "size", *MOTION_STEPS)
+"""What only a form needs: a program draws its own seeds, gives width and height, and edits its own clip."""
 
 
 def api_request(
@@ -35,6 +35,9 @@ def api_request(
     Raises:
         InputError: a file is missing, or a setting is unknown or has a value it cannot have.
     """
+    for file, what in ((photo, "photo"), (motion, "motion clip")):
+        if not file:
+            raise InputError(f"There is no {what}; send one.")
     known = {name: each for name, each in form_settings(defaults).items() if name not in _OF_THE_FORM}
     if not isinstance(settings or {}, Mapping):
         raise InputError('The settings are not of the form {name: value}; write for example {"seed": 7}.')

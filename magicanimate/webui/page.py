@@ -11,6 +11,8 @@ from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.api import API_NAME, AnimateEndpoint
 from magicanimate.webui.gallery.tab import GalleryTab
 from magicanimate.webui.guarded_blocks import GuardedBlocks
+from magicanimate.webui.models.fetching import ModelFetch
+from magicanimate.webui.models.tab import ModelsTab
 from magicanimate.webui.motion_tools.tab import DensePoseTab
 from magicanimate.webui.studio import Studio
 from magicanimate.webui.training.tab import TrainTab
@@ -35,27 +37,34 @@ class Page:
         studio: runs the animations.
         examples: pairs of photo and clip; the first one is there from the start.
         queue_size: animations that may wait; more are turned away.
-        training: whether there is a tab that starts trainings: only where nobody else can reach the page.
+        training: whether there are tabs that start trainings and choose the model: only where nobody else can
+            reach the page.
     """
 
     def __init__(self, studio: Studio, examples: list[list[str]], *, queue_size: int, training: bool = False):
-        self.studio = studio
+        self.studio, self.fetch = studio, ModelFetch()
         with GuardedBlocks(
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:
-            gr.HTML(views.TITLE, padding=False)
+            with gr.Row(elem_id="top", equal_height=True):
+                gr.HTML(views.TITLE, padding=False, min_width=300)
+                badge = gr.HTML(
+                    padding=False, elem_id="checkpoint", min_width=300, js_on_load=views.BADGE_ON_LOAD
+                )
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 with gr.Tab("Animate", id="animate"):
-                    self.animate = AnimateTab(studio, examples)
-                with gr.Tab("DensePose", id="densepose"):
+                    self.animate = AnimateTab(studio, examples, badge)
+                with gr.Tab("Motion tools", id="densepose"):
                     self.densepose = DensePoseTab(studio)
                 with gr.Tab("Gallery", id="gallery") as gallery_tab:
                     self.gallery = GalleryTab(studio, gallery_tab)
                 if training:
+                    with gr.Tab("Models", id="models") as models_tab:
+                        self.models = ModelsTab(studio, self.fetch)
                     with gr.Tab("Train", id="train") as train_tab:
                         train = TrainTab(studio)
                 with gr.Tab("Help", id="help"):
-                    help_tab.build(studio)
+                    help_tab.build()
             AnimateEndpoint(studio)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
             self.densepose.connect(self.animate.panel, self.tabs)
@@ -63,6 +72,7 @@ class Page:
             gallery.connect(running)
             self.animate.use_again.connect(running, running.result, gallery.result, tabs=self.tabs)
             if training:
+                self.models.connect(self.animate, self.tabs, models_tab)
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)
         for event in self.blocks.fns.values():  # texts worked out when the page opens are events, too
             if event.api_name != API_NAME:

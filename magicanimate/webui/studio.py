@@ -5,30 +5,35 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from densepose_tools.engine_choice import EngineChoice, Forecast
 from densepose_tools.one_click import MadeMotion, MotionReport, Wish, examine, make_motion
 from magicanimate.animator import Animator, ModelDefaults
+from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
 from magicanimate.scratch import PER_VISITOR, room_in_all, temporary_folder
+from magicanimate.webui.animate.clip_look import look_at_clip, look_at_photo
+from magicanimate.webui.animate.clip_strip import as_video
 from magicanimate.webui.animate.form_values import FILES
-from magicanimate.webui.animate.pace import is_known
+from magicanimate.webui.animate.pace import Work, is_known, seconds_after_denoising
 from magicanimate.webui.following import followed
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.idle import IdleTimer
 from magicanimate.webui.jobs.animation_job import (
     ANIMATE,
     CHECKPOINT,
+    JOINED,
     AnimationRunner,
     job_request,
     job_title,
@@ -36,7 +41,9 @@ from magicanimate.webui.jobs.animation_job import (
 from magicanimate.webui.jobs.animators import Animators, checkpoint_name
 from magicanimate.webui.jobs.files import link_or_copy
 from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.jobs.motion_steps import sweep, take_steps
 from magicanimate.webui.jobs.queue import JobQueue
+from magicanimate.wording import without_folders
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +120,13 @@ class Studio:
         Raises:
             InputError: another program works on the output folder, or it cannot be written to.
         """
-        runner = AnimationRunner(self._animate, self.output)
+        runner = AnimationRunner(self._animate, self.output, self._prepare)
         # Who is alone may fill the own disk.
         bounds = {"per_owner": PER_VISITOR, "in_all": room_in_all(self.output)} if self.shared else {}
         queue = JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting, **bounds)
         self._library.bin.finish_moves()  # the queue has the folder to itself from now on
+        if all(job.is_over for job in queue.jobs()):
+            sweep(self.output, {str(each.settings.get("motion")) for each in self._library.results()})
         return queue
 
     @property
@@ -131,25 +140,29 @@ class Studio:
         Raises:
             InputError: there is no such checkpoint.
         """
-        absent = {model.name for model in describe_models() if not model.available}
         animator = self.animator
-        return FULL_DEFAULTS if animator.model == "full" and "full" in absent else animator.defaults
+        return FULL_DEFAULTS if animator.model == "full" and "full" in _absent() else animator.defaults
 
     @property
     def trial(self) -> Path | None:
         """The folder that `use_model` put in place of the program's own checkpoint, if it did."""
         return self._animators.trial
 
-    def use_model(self, folder: Path | None) -> None:
+    @property
+    def model_name(self) -> str:
+        """The checkpoint in use: "mini", "full", or its folder."""
+        return checkpoint_name(self.animator.model)
+
+    def use_model(self, model: str | Path | None) -> None:
         """Animate with another checkpoint from the next animation on; it is loaded in the background.
 
         Args:
-            folder: a pipeline folder; ``None`` for the program's own checkpoint again.
+            model: "mini", "full" or a pipeline folder; ``None`` for the program's own checkpoint again.
 
         Raises:
             InputError: the folder holds no checkpoint; nothing has changed then.
         """
-        self._animators.use(folder)
+        self._animators.use(model)
         self.start_loading()
 
     def start_loading(self, before: Callable[[], None] = lambda: None) -> None:
@@ -158,6 +171,9 @@ class Studio:
         def load() -> None:
             with self._turn(lambda _: None, self._closed.is_set):
                 animator = self._animators.of(None)
+                if animator.model == "full" and "full" in _absent():
+                    note = "The full model is downloaded once, 11 GB, and then converted."
+                    self._loading = Progress("download", 0, 1, note=note)
                 try:
                     before()
                     animator.load()
@@ -170,26 +186,43 @@ class Studio:
 
         self._worker.submit(load)
 
-    def submit(self, request: AnimationRequest, *, owner: str = "", instead_of: str = "") -> Job:
+    def submit(
+        self,
+        request: AnimationRequest,
+        *,
+        owner: str = "",
+        instead_of: str = "",
+        steps: Mapping[str, Any] | None = None,
+        joined: Path | None = None,
+    ) -> Job:
         """Put an animation into the queue; copies of photo and clip are kept as long as they are needed.
 
         Args:
             request: what to do; the queue names the output itself, when the job begins.
             owner: who may see the job.
             instead_of: id of a job that waits: it is changed into this one, in its place.
+            steps, joined: what happens to the clip before it animates; see `take_steps`.
 
         Raises:
-            InputError: the queue is full, a file cannot be kept, or the job to change has begun.
+            InputError: a file or setting cannot be used, the queue is full, a file cannot be kept, or the
+                job to change has begun. Files are named without their folders.
         """
         check_request(request)
-        self.defaults().completed(request)  # refuses what is too large for the checkpoint
+        completed = self.defaults().completed(request)  # refuses what is too large for the checkpoint
+        try:
+            look_at_photo(completed)
+            look_at_clip(completed)
+        except InputError as error:
+            raise InputError(without_folders(str(error), request.photo, request.motion)) from error
         if self.animator.device is not None:  # then its folder is there, too
             self.animator.check_size(request)
         files = {name: getattr(request, name) for name in FILES}
         uploads = [name for name, file in files.items() if file is not None and self._is_upload(file)]
         before = self.queue.get(instead_of) if instead_of else None
         checkpoint = before.request.get(CHECKPOINT) if before else checkpoint_name(self.animator.model)
-        wanted = job_request(request, checkpoint=checkpoint)
+        if joined is not None and self._is_upload(joined):
+            uploads.append(JOINED)
+        wanted = job_request(request, checkpoint=checkpoint, steps=steps, joined=joined)
         kept = {"title": job_title(request), "uploads": uploads}
         if instead_of:
             return self.queue.edit(instead_of, wanted, **kept)
@@ -246,6 +279,39 @@ class Studio:
         """
         return self._engine.forecast()
 
+    def conversion(self, kind: str) -> str:
+        """What happens to a clip of a kind that does not animate as it is, "ordinary" or "recolourable".
+
+        Raises:
+            InputError: nothing can convert it; the message says what to do.
+        """
+        if kind == "recolourable":
+            return "The colours of this motion clip are off. They will be corrected first."
+        found = self.forecast()
+        text = "This is an ordinary video. It will be converted first."
+        if found.bytes_to_fetch:
+            size = human_bytes(found.bytes_to_fetch)
+            text += f" One-time download, {size}. Offline, a simpler detector is used."
+        elif found.engine == "mini":
+            text += " A simple built-in detector is used."
+        return text
+
+    def conversion_begins(self) -> str:
+        """What is told until a conversion has told something itself."""
+        try:
+            size = self.forecast().bytes_to_fetch
+        except InputError:  # which the work itself says
+            size = 0
+        return f"Downloading the detector, {human_bytes(size)}, once…" if size else "Starting…"
+
+    def played(self, gif: str) -> Path:
+        """A video of a gif, as browsers play no gifs in a player; it goes with the program.
+
+        Raises:
+            InputError: the gif cannot be read.
+        """
+        return as_video(Path(gif), Path(self._lent.name) / secrets.token_hex(8))
+
     def make_motion(
         self, visitor: str, clip: Path, wish: Wish, *, earlier: MadeMotion | None = None
     ) -> Iterator[Progress | MadeMotion]:
@@ -299,6 +365,26 @@ class Studio:
         """Whether a file may vanish; what lies in the output folder stays."""
         return path.is_file() and self.output.resolve() not in path.resolve().parents
 
+    def _prepare(
+        self,
+        request: AnimationRequest,
+        steps: Mapping[str, Any],
+        joined: Path | None,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
+    ) -> AnimationRequest:
+        """Edit and convert the clip of a job."""
+        with self._turn(on_progress, should_stop):
+            return take_steps(
+                request,
+                steps,
+                joined,
+                folder=self.output,
+                engine=self._engine,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+
     def _animate(
         self,
         request: AnimationRequest,
@@ -308,7 +394,25 @@ class Studio:
     ) -> AnimationResult:
         """Animate with the checkpoint that was in use when the job was made."""
         with self._turn(on_progress, should_stop):
-            return self._animators.of(checkpoint).animate(request, on_progress, should_stop)
+            animator = self._animators.of(checkpoint)
+            after: list[float] = []
+
+            def report(progress: Progress) -> None:
+                """The time left is that of the whole job, not of its stage."""
+                if progress.stage == "denoise" and progress.seconds_left is not None:
+                    if not after:
+                        after.append(self._after_denoising(animator, request))
+                    progress = replace(progress, seconds_left=progress.seconds_left + after[0])
+                on_progress(progress)
+
+            return animator.animate(request, report, should_stop)
+
+    def _after_denoising(self, animator: Animator, request: AnimationRequest) -> float:
+        """Seconds that writing the frames will take."""
+        completed = animator.defaults.completed(request)
+        settings = completed.settings() | animator.ran_on()
+        settings |= {"num_frames": look_at_clip(completed).frames}
+        return seconds_after_denoising(Work.of(settings), self.output, time_trial=animator.time_trial)
 
     @contextmanager
     def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
@@ -343,3 +447,8 @@ class Studio:
         if self._closed.is_set():
             raise Cancelled("the program ends")
         self._loading = progress
+
+
+def _absent() -> set[str]:
+    """Names of the models that are not on this machine."""
+    return {model.name for model in describe_models() if not model.available}

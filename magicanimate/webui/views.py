@@ -11,10 +11,11 @@ from densepose_tools.engine_choice import ENGINE_NAMES
 from magicanimate.animator import ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import Progress
+from magicanimate.errors import InputError
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.moving_picture import encode_webp
 from magicanimate.webui.jobs.watch import PlacedJob
-from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
+from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left, without_folders
 
 if TYPE_CHECKING:
     from densepose_tools.one_click import MadeMotion
@@ -24,60 +25,89 @@ STYLE = STATIC / "style.css"
 TITLE = """
 <header class="ma-title">
   <h1>MagicAnimate</h1>
-  <p>A photo and the movements of somebody else make a video. The movements come as a DensePose clip, a video
-  in which every part of the body has its own colour; it can be made here of any other video.</p>
+  <p>Make the person in your photo dance. Add a photo and a dance video.</p>
 </header>
 """
 
-CONSENT = '<p class="ma-note">A photo of a real person? Animate it only if that person agrees.</p>'
+CONSENT = '<p class="ma-caption">A photo of a real person? Animate it only if that person agrees.</p>'
 
 
-def checkpoint_note(defaults: ModelDefaults, *, trial: Path | None = None) -> str:
-    """Which checkpoint runs, and what may be expected of it.
+# Tells Python that somebody wants to see the models.
+BADGE_ON_LOAD = """
+element.addEventListener("click", (event) => {
+  if (event.target.closest("button[data-models]")) trigger("click");
+});
+"""
+
+
+def model_badge(
+    defaults: ModelDefaults, *, trial: Path | None = None, full_here: bool = False, choosing: bool = True
+) -> str:
+    """Which model runs and what it can and cannot do, with a way to a better one.
 
     Args:
         defaults: the checkpoint's.
-        trial: its folder, if it is one that was trained here and is being tried.
+        trial: its folder, if it is one in place of the program's own.
+        full_here: whether the released model is on this machine.
+        choosing: whether the visitor may choose another one.
     """
-    size = f"{defaults.width} x {defaults.height} pixels"
+    size = f"{defaults.width} × {defaults.height}"
     if trial is not None:
-        text = (
-            f"<b>You are trying a checkpoint of your own</b> ({size}), <code>{html.escape(str(trial))}</code>"
-            ". The Train tab goes back to the program's."
-        )
+        name, text = f"Your own model “{trial.name}”", size
+        button = "Other models"
     elif defaults.kind == "mini":
-        text = (
-            f"<b>This is the mini checkpoint</b> ({size}): a small model trained on computer-made people, so "
-            "that the program can be tried without a large download. It keeps colours and poses; faces and "
-            "fine detail are beyond it. With the released MagicAnimate weights: "
-            "<code>python app.py --model full</code>."
-        )
+        name, text = "Mini model", f"{size}: keeps colours and poses, not faces or fine detail"
+        button = "Use the full model" if full_here else "Get the full model (11 GB)"
     else:
-        text = f"Checkpoint: <b>{html.escape(defaults.kind)}</b>, made for {size}."
-    return f'<p class="ma-note">{text}</p>'
+        name, text = f"{defaults.kind.capitalize()} model", size
+        button = "Other models"
+    action = f'<button type="button" class="ma-small" data-models>{button}</button>' if choosing else ""
+    return (
+        f'<div class="ma-badge" data-model="{html.escape(str(trial or defaults.kind))}"><span>'
+        f"<b>{html.escape(name)}</b> {html.escape(text)}</span>{action}</div>"
+    )
+
+
+def for_visitors(error: InputError, *files: Path | str | None) -> str:
+    """A sentence with files named as the visitor knows them."""
+    return without_folders(str(error), *files)
+
+
+_STAGES = {
+    "load": "Loading the model",
+    "download": "Downloading",
+    "convert": "Converting the download",
+    "read": "Reading photo and video",
+    "denoise": "Making the video",
+    "decode": "Saving the video",
+    "detect": "Converting the video",
+    "write": "Saving",
+}
+"""Stages where the page has simpler words than the command line."""
 
 
 def progress_bar(progress: Progress) -> str:
     """Stage, bar and time left, and what is to be said of the run."""
     total = max(progress.total, 1)
     percent = min(100, round(100 * progress.step / total))
-    stage = STAGES.get(progress.stage, progress.stage).capitalize()
+    stage = _STAGES.get(progress.stage) or STAGES.get(progress.stage, progress.stage).capitalize()
     if total == 1:
         count = ""
     elif progress.stage in STAGES_IN_BYTES:
         count = f"{human_bytes(progress.step)} of {human_bytes(total)}"
     elif progress.denoising_step:
         step, steps = progress.denoising_step
-        count = f"step {step} of {steps} · window {progress.step} of {total}"
+        count = f"step {step} of {steps}"
     else:
         count = f"{progress.step} of {total}"
     details = " · ".join(text for text in (count, time_left(progress.seconds_left)) if text)
     note = message(progress.note) if progress.note else ""
+    notify = '<button type="button" class="ma-small" data-notify hidden>Notify me when it is done</button>'
     return (
         '<div class="ma-progress"><div class="ma-progress-text">'
         f"<span>{stage}</span><span>{details}</span></div>"
         f'<div class="ma-bar" role="progressbar" aria-label="{stage}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div></div>{note}'
+        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div>{notify}</div>{note}'
     )
 
 
@@ -87,45 +117,42 @@ def message(text: str, *, kind: str = "info") -> str:
     return f'<div class="ma-message ma-{kind}" role="{role}">{html.escape(text)}</div>'
 
 
-def job_status(placed: PlacedJob | None) -> str:
+def job_status(placed: PlacedJob) -> str:
     """How far a job is, or what has come of it."""
-    if placed is None:
-        return message("The video will appear here.")
     job = placed.job
     if job.state == "running":
-        return progress_bar(job.progress) if job.progress else message("Beginning…")
+        return progress_bar(job.progress) if job.progress else message("Starting…")
     if job.state == "waiting":
-        others = "the job" if placed.before == 1 else f"{placed.before} jobs"
-        return message(f"Waiting for {others} before this one." if placed.before else "Beginning…")
+        others = "1 job" if placed.before == 1 else f"{placed.before} jobs"
+        return message(f"Waiting for {others} before this one." if placed.before else "Starting…")
     if job.state == "done":
         return message(job.summary or "Done.", kind="done")
     if job.state == "failed":
         return message(job.error, kind="error")
     if job.state == "interrupted":
-        return message("The program ended before this job did; go on with it below.")
+        return message("This job was interrupted. Resume it below.")
     if not job.results:
-        return message("Cancelled; nothing was written.")
-    name = Path(job.results[0]).name
-    return message(f"Cancelled. The last preview is kept as {name}; the settings are still in the form.")
+        return message("Cancelled.")
+    return message(f"Cancelled. The last preview is kept as {Path(job.results[0]).name}.")
 
 
 def unloaded_note(minutes: float) -> str:
     """Why the next animation begins a little later."""
-    return (
-        f'<p class="ma-note">After {minutes:g} minutes without work the networks were taken out of memory; '
-        "the next job loads them again.</p>"
-    )
+    idle = "1 minute" if minutes == 1 else f"{minutes:g} minutes"
+    text = f"The model was unloaded after {idle}; the next video starts a little later."
+    return f'<p class="ma-caption">{text}</p>'
 
 
-def motion_made(new: MadeMotion, then: str = "") -> str:
-    """What was made of the visitor's clip, by what, and what to know of it; ``then`` is a sentence more."""
+def motion_made(new: MadeMotion, warning: str = "") -> str:
+    """What was made of the visitor's clip, by what, and what to know of it."""
     made = new.extraction
-    how = "in the right colours" if new.engine is None else f"made by {ENGINE_NAMES[new.engine]}"
-    text = f"A DensePose clip of {made.num_frames} frames, {how}."
-    for frames, what in ((made.empty, "nobody"), (made.filled, "the people of a frame beside them")):
-        if frames:
-            text += f" {len(frames)} of them show {what}."
-    return message(f"{text} {then} Saved as {made.video}".replace("  ", " "), kind="done")
+    how = "colours corrected" if new.engine is None else f"made by {ENGINE_NAMES[new.engine]}"
+    frames = "1 frame" if made.num_frames == 1 else f"{made.num_frames} frames"
+    text = f"Motion clip of {frames}, {how}."
+    for numbers, what in ((made.empty, "nobody"), (made.filled, "the people of a neighbouring frame")):
+        if numbers:
+            text += f" {len(numbers)} of them show {what}."
+    return message(f"{text} Saved as {made.video.name}.", kind="done") + (message(warning) if warning else "")
 
 
 def picture(webp: bytes, *, label: str, css: str) -> str:

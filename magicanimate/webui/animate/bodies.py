@@ -37,25 +37,38 @@ class Comparison:
     breadth: float | None
     unseen: tuple[str, ...]
 
-    def sentences(self) -> list[str]:
-        """What is worth saying, if anything."""
-        said, differs = [], []
+    @property
+    def builds_differ(self) -> bool:
+        """Whether the dancer's size or build is so different that the result will look like somebody else."""
+        sizes, breadths = (value or 1.0 for value in (self.size, self.breadth))
+        return max(sizes, 1 / sizes) >= _SIZE_MISMATCH or max(breadths, 1 / breadths) >= _BREADTH_MISMATCH
+
+    def sentence_on_builds(self) -> str:
+        """How the dancer's build differs; empty if it does not."""
+        differs = []
         if self.size is not None and max(self.size, 1 / self.size) >= _SIZE_MISMATCH:
-            larger = self.size > 1
-            differs.append(f"larger ({self.size:.1f}:1)" if larger else f"smaller (1:{1 / self.size:.1f})")
+            percent = abs(1 / self.size - 1)
+            differs.append(
+                f"about {percent:.0%} {'smaller' if self.size > 1 else 'larger'}".replace("%", " %")
+            )
         if self.breadth is not None and max(self.breadth, 1 / self.breadth) >= _BREADTH_MISMATCH:
-            differs.append("broader" if self.breadth > 1 else "narrower")
-        if differs:
-            said.append(
-                f"The person in the photo seems {' and '.join(differs)} than the dancer, whose build the "
-                "result takes; the DensePose tab can retarget the clip to the photo."
-            )
-        if self.unseen:
-            names = " and ".join(filter(None, (", ".join(self.unseen[:-1]), self.unseen[-1])))
-            said.append(
-                f"The clip shows {names}, which the photo does not seem to show: they will be made up."
-            )
-        return said
+            differs.append("narrower" if self.breadth > 1 else "broader")
+        return f"The dancer is {' and '.join(differs)} than your person." if differs else ""
+
+    def sentence_on_unseen(self) -> str:
+        """Which parts of the body will be made up; empty if none."""
+        if not self.unseen:
+            return ""
+        names = " and ".join(filter(None, (", ".join(self.unseen[:-1]), self.unseen[-1])))
+        return f"The dance shows {names}, your photo does not: they will be made up."
+
+
+def is_cut_off(maps: Sequence[np.ndarray]) -> bool:
+    """Whether the dancer reaches the lower edge of the picture in most part maps, uint8 (H, W) each.
+
+    Fitted to a smaller person, such a dancer would hang in the air without legs.
+    """
+    return bool(maps) and np.median([bool(labels[-1].any()) for labels in maps]) >= 0.5
 
 
 def compare(photo: np.ndarray, maps: Sequence[np.ndarray]) -> Comparison:

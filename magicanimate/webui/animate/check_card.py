@@ -1,4 +1,8 @@
-"""The card above Animate: what goes in after fitting, and what is to be expected."""
+"""The line beside Animate: how long the video will be and how long it takes, and what to know before.
+
+It unfolds to the pictures as the networks will see them and to the warnings, each with the button that
+mends it.
+"""
 
 from __future__ import annotations
 
@@ -12,75 +16,84 @@ import numpy as np
 from PIL import Image
 
 from densepose_tools.photo_people import PhotoBodies
+from magicanimate.errors import InputError
 from magicanimate.webui import views
-from magicanimate.webui.animate.forecast import Forecast, Forecaster
+from magicanimate.webui.animate.forecast import Forecast, Forecaster, Remark
 from magicanimate.webui.animate.form import Controls
-from magicanimate.webui.animate.motion_panel import MotionPanel, motion_of
+from magicanimate.webui.animate.form_values import form_settings
+from magicanimate.webui.animate.motion_panel import MotionPanel
+from magicanimate.webui.animate.sizes import OWN
+from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.studio import Studio
-
-_MATTERS = (
-    "photo",
-    "motion",
-    "seeds",
-    "preset",
-    "num_inference_steps",
-    "guidance_scale",
-    "width",
-    "height",
-    "fit",
-    "start",
-    "end",
-    "stride",
-    "fps",
-    "fusion",
-    "windows",
-    "window_size",
-    "window_overlap",
-    "window_offset",
-    "check_motion",
-)
-"""Controls whose changes are looked at."""
 
 _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}
 _SIDE = 320  # pixels of the pictures
 
+# Tells Python which button was pressed, and stays unfolded when it is drawn anew.
+_ON_LOAD = """
+let open = false;
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-mends]");
+  if (button) trigger("click", { mends: button.dataset.mends });
+});
+element.addEventListener("toggle", (event) => { open = event.target.open; }, true);
+watch("value", () => { const card = element.querySelector("details"); if (card) card.open = open; });
+"""
+
 
 class CheckCard:
-    """Shows itself when photo and clip are in, and follows the settings. It never stands in Animate's way.
+    """Builds itself where it is made, and follows photo, clip and settings. It never stands in Animate's way.
 
     Args:
         studio: knows the checkpoint, the device and the folder of results.
         controls: of the form.
-        panel: knows the DensePose clip that was made of the visitor's video.
+        panel: knows what stands behind the visitor's clip.
     """
 
     def __init__(self, studio: Studio, controls: Controls, panel: MotionPanel):
         self.studio, self.controls, self.panel = studio, controls, panel
         self.bodies = PhotoBodies.at_hand()
-        self.card = gr.HTML("", visible=False, padding=False, elem_id="check")
+        self.card = gr.HTML("", padding=False, elem_id="check", js_on_load=_ON_LOAD)
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        changes = [self.controls[name].change for name in _MATTERS]
+        matters = [each for name, each in self.controls.items() if name not in _MATTERS_NOT]
+        changes = [each.change for each in (*matters, self.panel.made, self.panel.joined)]
         opened = gr.context.Context.root_block.load
         gr.on(
-            [opened, *changes, self.panel.made.change],
+            [opened, *changes],
             self._look,
-            {*self.controls.values(), self.panel.made},
+            {*self.controls.values(), *self.panel.inputs},
             self.card,
             trigger_mode="always_last",
             concurrency_limit=2,
             api_visibility="private",
             show_progress="hidden",
         )
+        mended = [
+            self.controls[name] for name in ("fit_dancer", "fit", "size", "width", "height", "guidance_scale")
+        ]
+        self.card.click(self._mend, None, mended, queue=False, **PRIVATE)
+
+    def _mend(self, event: gr.EventData) -> Updates:
+        """The button of a warning was pressed: its setting becomes what is needed."""
+        own = form_settings(self.studio.defaults())
+        changes: dict[str, dict[str, Any]] = {
+            "fit-dancer": {"fit_dancer": True},
+            "show-all": {"fit": "pad"},
+            "own-size": {"size": OWN, **{side: own[side].default for side in ("width", "height")}},
+            "own-guidance": {"guidance_scale": own["guidance_scale"].default},
+        }
+        changed = {self.controls[name]: value for name, value in changes.get(event.mends, {}).items()}
+        return changed or {self.controls["fit"]: gr.skip()}
 
     def _look(self, data: dict) -> Iterator[Any]:
         """Look at what is in the form, showing more and more."""
-        values = {name: data[widget] for name, widget in self.controls.items()}
-        values["motion"] = motion_of(values["motion"], data[self.panel.made])
-        if not (values["photo"] and values["motion"]):
-            yield gr.update(value="", visible=False)
+        values = self.panel.values_of(data)
+        missing = [what for name, what in _NEEDED.items() if not values[name]]
+        if missing:
+            yield f'<p class="ma-caption">Add {" and ".join(missing)}, or choose an example.</p>'
             return
         forecaster = Forecaster(
             self.studio.defaults(),  # of the checkpoint that is used now
@@ -88,31 +101,52 @@ class CheckCard:
             bodies=self.bodies,
             device=lambda: self.studio.animator.device,
             time_trial=lambda: self.studio.animator.time_trial,
-            memory=self.studio.animator.memory_outlook,
+            memory=self.studio.animator.memory_warning,
             ready=lambda: self.studio.was_ready,
+            conversion=self.studio.conversion,
         )
         for forecast in forecaster.looks(values):
-            yield gr.update(value=card(forecast), visible=True)
+            yield card(forecast)
+
+
+_NEEDED = {"photo": "a photo", "motion": "a dance video"}
+_MATTERS_NOT = ("seed", "random_seed", "side_by_side", "sound", "credentials", "prompt", "negative_prompt")
+"""Settings that change nothing of what is foretold."""
 
 
 def card(forecast: Forecast) -> str:
-    """The card of a forecast."""
+    """The line, and what unfolds under it."""
     pictures = "".join(
         f"<figure>{_picture(pixels, label)}<figcaption>{label}</figcaption></figure>"
-        for pixels, label in ((forecast.photo, "photo as used"), (forecast.motion, "clip as used"))
+        for pixels, label in ((forecast.photo, "photo as used"), (forecast.motion, "dance as used"))
         if pixels is not None
     )
-    lines = "".join(
-        f'<li class="ma-is-{remark.level}"><span aria-label="{_SPOKEN[remark.level]}" role="img">'
-        f"{_MARKS[remark.level]}</span>{html.escape(remark.text)}</li>"
-        for remark in forecast.remarks
-    )
-    if not forecast.complete:
-        lines += '<li><span aria-hidden="true">…</span>looking at it</li>'
+    order = ("error", "warning", "note", "good")
+    lines = "".join(map(_line, sorted(forecast.remarks, key=lambda remark: order.index(remark.level))))
+    worst = next((level for level in order if any(r.level == level for r in forecast.remarks)), "note")
+    waiting = "" if forecast.complete else '<span class="ma-waiting" aria-hidden="true"> …</span>'
+    role = ' role="alert"' if worst == "error" else ""
     return (
-        '<section class="ma-check" aria-label="Check before animating" aria-busy='
-        f'"{str(not forecast.complete).lower()}"><div class="ma-check-pictures">{pictures}</div>'
-        f"<ul>{lines}</ul></section>"
+        f'<details class="ma-check ma-worst-{worst}" aria-busy="{str(not forecast.complete).lower()}">'
+        f"<summary><span{role}>{html.escape(forecast.headline())}</span>{waiting}</summary>"
+        f'<div class="ma-check-more"><div class="ma-check-pictures">{pictures}</div>'
+        f"<ul>{lines}</ul></div></details>"
+    )
+
+
+def problem(error: InputError) -> str:
+    """What keeps Animate from beginning; it goes when anything in the form changes."""
+    return card(Forecast(remarks=(Remark("error", str(error)),), complete=True))
+
+
+def _line(remark: Remark) -> str:
+    button = ""
+    if remark.mends:
+        text = html.escape(remark.button)
+        button = f' <button type="button" class="ma-small" data-mends="{remark.mends}">{text}</button>'
+    return (
+        f'<li class="ma-is-{remark.level}"><span aria-label="{_SPOKEN[remark.level]}" role="img">'
+        f"{_MARKS[remark.level]}</span><div>{html.escape(remark.text)}{button}</div></li>"
     )
 
 

@@ -16,12 +16,13 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.device import Device
 from magicanimate.errors import InputError
+from magicanimate.media.motion import open_motion
 from magicanimate.request_checks import check_request
-from magicanimate.webui.animate.bodies import compare
+from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.clip_look import ClipLook, look_at_clip, look_at_photo
-from magicanimate.webui.animate.form_values import request_of
+from magicanimate.webui.animate.form_values import check_values, request_of
 from magicanimate.webui.animate.pace import Work, estimate
-from magicanimate.wording import REMEDIES, duration, without_folders
+from magicanimate.wording import duration, without_folders
 
 Level = Literal["good", "note", "warning", "error"]
 
@@ -31,10 +32,23 @@ _PATIENCE, _LOOK_AGAIN = 30.0, 0.2
 
 @dataclass(frozen=True)
 class Remark:
-    """A sentence about an animation that is to be made."""
+    """A sentence about an animation that is to be made.
+
+    Attributes:
+        level: how much it matters.
+        text: the sentence.
+        mends: what its button does, one of `MENDS`; no button if empty.
+        button: what the button says.
+    """
 
     level: Level
     text: str
+    mends: str = ""
+    button: str = ""
+
+
+MENDS = ("fit-dancer", "show-all", "own-size", "own-guidance")
+"""What a button beside a remark can do: see `magicanimate.webui.animate.check_card`."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +59,33 @@ class Forecast:
         photo: as the networks will see it, uint8 (height, width, 3), if it can be read.
         motion: the first frame of the clip with somebody in it, likewise.
         remarks: in the order in which they are read.
+        length: of the result in seconds, where the clip can be read.
+        takes: how long making it takes, such as "about 11 s"; empty while that is not known.
         complete: whether everything was looked at.
     """
 
     photo: np.ndarray | None = None
     motion: np.ndarray | None = None
     remarks: tuple[Remark, ...] = ()
+    length: float | None = None
+    takes: str = ""
     complete: bool = False
 
     def and_then(self, *remarks: Remark) -> Forecast:
         return replace(self, remarks=(*self.remarks, *remarks))
+
+    def headline(self) -> str:
+        """Everything in a line: "2.6 s of video · about 11 s · 1 warning"; what is wrong, if anything is."""
+        errors = [remark.text for remark in self.remarks if remark.level == "error"]
+        if errors:
+            return errors[0]
+        warnings = sum(remark.level == "warning" for remark in self.remarks)
+        parts = [
+            "" if self.length is None else f"{self.length:.1f} s of video",
+            self.takes,
+            f"{warnings} warning{'s' if warnings > 1 else ''}" if warnings else "",
+        ]
+        return " · ".join(filter(None, parts)) or "Looking at photo and motion…"
 
 
 class Forecaster:
@@ -66,9 +97,10 @@ class Forecaster:
         bodies: finds people in photos; ``None`` if nothing can.
         device: the device that computes, ``None`` as long as that is not decided.
         time_trial: figures of a blank clip, to go by before the first animation; see `Animator.time_trial`.
-        memory: what a request with so many frames takes, in a sentence, ``None`` while that is not known.
+        memory: a sentence if memory may be short for a request with so many frames, else ``None``.
         ready: whether the networks have been loaded once and their pace is known. Before that nothing is
             loaded here: networks are read one after the other, and the animator's come first.
+        conversion: a sentence on how a clip of such a kind ("ordinary", "recolourable") is converted.
     """
 
     def __init__(
@@ -81,9 +113,11 @@ class Forecaster:
         time_trial: Callable[[], Mapping[str, Any] | None] = lambda: None,
         memory: Callable[[AnimationRequest, int], str | None] = lambda *_: None,
         ready: Callable[[], bool] = lambda: True,
+        conversion: Callable[[str], str] = lambda kind: "It will be converted first.",
     ):
         self.defaults, self.output, self.bodies = defaults, output, bodies
         self.device, self.time_trial, self.memory, self.ready = device, time_trial, memory, ready
+        self.conversion = conversion
 
     def looks(self, values: Mapping[str, Any]) -> Iterator[Forecast]:
         """Yield what is known, more and more of it; errors are remarks.
@@ -92,6 +126,7 @@ class Forecaster:
             values: of the form, with photo and clip.
         """
         try:
+            check_values(values, self.defaults)
             request = self.defaults.completed(request_of(values, self.output / "forecast.mp4"))
             check_request(request)
         except InputError as error:
@@ -107,7 +142,10 @@ class Forecaster:
         try:
             clip = look_at_clip(request)
             maps = clip.fitted(width=request.width, height=request.height, fit=request.fit)
-            found = replace(found, motion=maps[0]).and_then(*_on_clip(clip, request, values))
+            length = edited_length(clip.frames / clip.fps, values)
+            found = replace(found, motion=maps[0], length=length).and_then(
+                *self._on_clip(clip, request, values)
+            )
         except InputError as error:
             found = found.and_then(_sorry(error, values))
         yield found
@@ -119,54 +157,77 @@ class Forecaster:
             with suppress(InputError):  # of the network that looks; what is wrong with it is said below
                 photo = look_at_photo(request, self.bodies.people)
                 found = replace(found, photo=photo)
-        animates = clip is not None and clip.report.is_densepose
         if photo is not None:
-            found = found.and_then(*self._on_people(photo, maps if animates else []))
-        if animates:  # last, as by now the device is chosen, also when the program just began
-            found = found.and_then(*self._on_time(clip, request, values))
-            memory = self.memory(request, clip.frames)
-            found = found.and_then(*([Remark("note", memory)] if memory else []))
+            is_map = clip is not None and clip.report.is_densepose
+            found = found.and_then(*self._on_people(photo, maps if is_map else [], values))
+        if clip is not None and all(remark.level != "error" for remark in found.remarks):
+            # Last, as by now the device is chosen, also when the program just began.
+            found = self._on_time(found, clip, request, values)
         yield replace(found.and_then(*self._on_checkpoint(request)), complete=True)
 
-    def _on_time(
+    def _on_clip(
         self, clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]
     ) -> Iterator[Remark]:
+        """What the clip is, and how long the result will be."""
+        size = {"width": request.width, "height": request.height}
+        kind = clip.report.kind
+        if clip.report.is_densepose:
+            if clip.plan(**size, fit=request.fit).loses_people:
+                yield Remark(
+                    "warning", "The dancer leaves the cropped picture.", "show-all", "Show everything"
+                )
+        elif values.get("check_motion", True) and kind in ("ordinary", "recolourable"):
+            try:
+                yield Remark("note", self.conversion(kind))
+            except InputError as error:
+                yield _sorry(error, values)
+        elif values.get("check_motion", True):
+            yield Remark("error", f"{Path(request.motion).name} {clip.report.advice('')}.")
+        count = int(values.get("seeds") or 1)
+        times = f", {count} times with different seeds" if count > 1 else ""
+        frames = round(edited_length(clip.frames / clip.fps, values) * clip.fps)
+        yield Remark("note", f"{frames} frames, {request.width} × {request.height}, {clip.fps:g} fps{times}.")
+
+    def _on_time(
+        self, found: Forecast, clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]
+    ) -> Forecast:
         device = self.device()
         if device is not None and device.name == "cpu" and self.defaults.kind != "mini":
-            yield Remark(
-                "warning",
-                "A checkpoint of this size is very slow on a CPU; try a short stretch and a few steps first.",
+            found = found.and_then(
+                Remark(
+                    "warning", "This model is very slow without a graphics card. Try one second as a draft."
+                )
             )
         if device is None:
-            yield Remark("note", "How long it takes is told when the networks are loaded.")
-            return
+            return found.and_then(Remark("note", "The time is known once the model is loaded."))
+        frames = max(1, round(found.length * clip.fps))
         settings = request.settings() | {
             "model": self.defaults.kind,
             "device": device.name,
             "dtype": device.dtype,
-            "num_frames": clip.frames,
+            "num_frames": frames,
         }
+        if short := self.memory(request, frames):
+            found = found.and_then(Remark("warning", short))
         work = Work.of(settings)
         expected = estimate(work, self.output, time_trial=self.time_trial())
         if expected is None:
-            text = f"How long it takes on {device.name} is known after the first animation."
-            yield Remark("note", text)
-            return
-        took = duration(expected.seconds * int(values.get("seeds") or 1))
-        if not expected.is_rough:
-            text = f"About {took} on {device.name}, by the pace of earlier animations here."
-        elif work.way.leaves_out:
-            text = f"Roughly {took} on {device.name} or less; the first time shows what these settings save."
-        else:
-            text = f"Roughly {took} on {device.name}; the first animation with such settings tells it better."
-        yield Remark("note", text)
+            return found.and_then(Remark("note", "The time is known after the first video."))
+        took = f"about {duration(expected.seconds * int(values.get('seeds') or 1))}"
+        if clip.report.kind == "ordinary":
+            took += " after converting"
+        note = ""
+        if expected.is_rough:
+            note = f"{took} or less (first estimate)." if work.way.leaves_out else f"{took} (first estimate)."
+        return replace(found, takes=took).and_then(*([Remark("note", note.capitalize())] if note else []))
 
-    def _on_people(self, photo: np.ndarray, maps: list[np.ndarray]) -> Iterator[Remark]:
+    def _on_people(
+        self, photo: np.ndarray, maps: list[np.ndarray], values: Mapping[str, Any]
+    ) -> Iterator[Remark]:
         if self.bodies is None:
-            yield Remark("note", "Nothing here can tell whether the photo shows a person.")
             return
         if not self.ready():
-            yield Remark("note", "Whether the photo shows a person is told when the networks are loaded.")
+            yield Remark("note", "The photo is looked at once the model is loaded.")
             return
         from magicanimate.palette import nearest_labels
 
@@ -178,8 +239,8 @@ class Forecaster:
         if not is_plausible(person):
             yield Remark(
                 "warning",
-                "No person was recognised in this part of the photo. The small network that looks is easily "
-                "mistaken; if one is clearly there, go ahead.",
+                "No person was found in the photo. The check is easily mistaken: if somebody is clearly "
+                "there, go ahead.",
             )
             return
         people = count_people(person)
@@ -188,45 +249,61 @@ class Forecaster:
         shown = "one person" if people == 1 else f"{people} people"
         if dancing not in (0, people):
             dance = "one dancer" if dancing == 1 else f"{dancing} dancers"
-            text = f"The photo probably shows {shown} and the clip {dance}; they should be as many."
+            text = f"The photo seems to show {shown} and the dance {dance}; there should be as many."
             yield Remark("warning", text)
             return
-        yield Remark("good", f"The photo probably shows {shown}.")
-        if people == 1 and dancers:
-            for text in compare(person, dancers).sentences():
-                yield Remark("warning", text)
+        yield Remark("good", f"The photo shows {shown}.")
+        if people == 1 and dancers and not values.get("fit_dancer"):
+            yield from _on_builds(compare(person, dancers), cut_off=is_cut_off(dancers))
 
     def _on_checkpoint(self, request: AnimationRequest) -> Iterator[Remark]:
         own = self.defaults
-        warning = own.size_warning(request.width, request.height)
-        if warning:
-            yield Remark("warning", warning)
-        if own.kind == "mini":
+        if own.size_warning(request.width, request.height):
+            learned = f"{own.width} × {own.height}"
             yield Remark(
-                "note",
-                "The mini checkpoint keeps colours and poses; faces, hands and fine patterns are beyond it.",
+                "warning",
+                f"The model learned from pictures of {learned}; this size looks worse.",
+                "own-size",
+                f"Use {learned}",
+            )
+        if request.guidance_scale > max(_BEARABLE * own.guidance_scale, 1):
+            yield Remark(
+                "warning",
+                f"Guidance above {_BEARABLE * own.guidance_scale:g} burns the picture out with this model.",
+                "own-guidance",
+                f"Use {own.guidance_scale:g}",
             )
 
 
-def _on_clip(clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]) -> Iterator[Remark]:
-    """What the clip is, and how long the result will be."""
-    name = Path(request.motion).name
-    size = {"width": request.width, "height": request.height}
-    if clip.report.is_densepose:
-        yield Remark("good", f"{name} is a DensePose clip.")
-        if clip.plan(**size, fit=request.fit).loses_people:
-            yield Remark(
-                "warning", f"The crop cannot hold the people in {name} all the time; choose pad or auto."
+_BEARABLE = 1.5
+"""Times its own guidance that a checkpoint bears before colours harden."""
+
+
+def _on_builds(found: Comparison, *, cut_off: bool) -> Iterator[Remark]:
+    """How the dancer differs from the person in the photo, and the button that mends it where that works."""
+    if found.builds_differ:
+        text, shrinks = found.sentence_on_builds(), (found.size or 1) < 1
+        if cut_off and shrinks:
+            text += (
+                " The clip cuts the dancer off, so it cannot be fitted: choose a clip with the whole body."
             )
-    else:
-        yield Remark("error", f"{name} {clip.report.advice(REMEDIES.get(clip.report.kind, ''))}.")
-    count = int(values.get("seeds") or 1)
-    times = f", {count} times with different seeds" if count > 1 else ""
-    yield Remark(
-        "note",
-        f"{clip.frames} frames of {request.width} x {request.height} pixels, "
-        f"{clip.frames / clip.fps:.1f} s at {clip.fps:g} fps{times}.",
-    )
+            yield Remark("warning", text)
+        else:
+            yield Remark("warning", text, "fit-dancer", "Fit the dancer to the photo")
+    if found.unseen:
+        yield Remark("warning", found.sentence_on_unseen())
+
+
+def edited_length(seconds: float, values: Mapping[str, Any]) -> float:
+    """Seconds of the result, of a clip with so many, after the edits that the form asks for.
+
+    Raises:
+        InputError: the clip that is to be joined cannot be read.
+    """
+    if values.get("joined"):
+        joined = open_motion(Path(values["joined"]))
+        seconds += (joined.num_frames_estimate or 0) / joined.fps
+    return seconds / float(values.get("speed") or 1) * (2 if values.get("boomerang") else 1)
 
 
 def _sorry(error: InputError, values: Mapping[str, Any]) -> Remark:

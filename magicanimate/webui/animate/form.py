@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.errors import InputError
 from magicanimate.webui import STATIC
 from magicanimate.webui.animate.form_values import (
+    LABELS,
     LARGEST_SEED,
     OWN_SCHEDULER,
     Setting,
@@ -27,40 +29,45 @@ __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 
 DICE = STATIC / "dice.png"
 KEYS = STATIC / "keys.js"
+REMEMBER = STATIC / "remember.js"
+HEIGHT = 250  # pixels of photo and clip, so that Animate is in sight on a small screen
 
 Controls = dict[str, gr.components.Component]
 
-_WORDS = {
-    "seed": ("Seed", "same seed, same video"),
-    "random_seed": ("A new seed each time", None),
-    "seeds": ("Several seeds at once", "this one, the next one ..."),
-    "preset": ("Speed", "what is given up for time; sets the steps, too"),
-    "num_inference_steps": ("Steps", "more refine, take longer"),
-    "guidance_scale": ("Guidance", "towards the photo; 1: quickest"),
-    "size": ("Size", "of the result in pixels"),
-    "width": ("Width", "multiple of 8"),
-    "height": ("Height", "multiple of 8"),
-    "fit": ("Fit", "auto crops where the people stay in the picture, else pads; stretch is as published"),
-    "start": ("From second", "0: the beginning"),
-    "end": ("To second", "0: the end"),
-    "stride": ("Frame step", "2: every other"),
-    "fps": ("Frame rate", "0: the clip's"),
-    "reference_strength": ("Photo strength", "1 as trained, 0 not at all"),
-    "controlnet_conditioning_scale": ("Pose strength", "of the clip; 1 as trained"),
-    "fusion": ("Fusion", "parts of the network that look at the photo; midup as trained"),
-    "windows": ("Windows", "ring joins the end to the beginning, as published"),
-    "window_size": ("Window size", "frames made together"),
-    "window_overlap": ("Overlap", "more hides seams, takes longer"),
-    "window_offset": ("Move windows from step to step", None),
-    "scheduler": ("Scheduler", "the method of denoising; default: as speed and checkpoint say"),
-    "side_by_side": ("Also make the side by side video", None),
-    "sound": ("Keep the clip's sound", None),
-    "credentials": ("Sign the result as AI-generated (content credentials)", None),
-    "check_motion": ("Check that the clip is DensePose", None),
-    "prompt": ("Prompt", "may stay empty"),
-    "negative_prompt": ("Negative prompt", "what to stay away from"),
+_EXPLAINED = {
+    "preset": "Faster settings look rougher",
+    "num_inference_steps": "More steps: finer, slower",
+    "guidance_scale": "How strictly to follow the photo; 1 is fastest",
+    "fit": "Crop: fill the frame. Pad: show everything. Stretch: distort (as the original code does). "
+    "Auto: crop where the dancer stays in the frame, else pad",
+    "start": "Seconds",
+    "end": "Seconds; 0 is the end",
+    "stride": "2: every other frame",
+    "fps": "0: as in the clip",
+    "speed": "2 is twice as fast",
+    "reference_strength": "1 as trained, 0 not at all",
+    "controlnet_conditioning_scale": "1 as trained",
+    "fusion": "Which layers use the photo (leave as it is)",
+    "windows": "How a long clip is divided: open, or as a ring that joins the end to the beginning",
+    "window_size": "Frames made together",
+    "window_overlap": "More hides seams, takes longer",
+    "scheduler": "Method of denoising",
+    "prompt": "May stay empty",
+    "negative_prompt": "What to avoid",
 }
-"""Label and explanation of each setting."""
+_NAMES = {
+    "exact": "Best",
+    "balanced": "Good",
+    "fast": "Fast",
+    "draft": "Draft",
+    "midup": "Middle and up (as trained)",
+    "full": "All",
+    OWN_SCHEDULER: "Automatic",
+    "largest": "The largest person",
+    "all": "Everyone",
+    "point": "The person I click on",
+}
+"""What choices are called, where it is not their own name with a capital."""
 
 
 def values_of(settings: Mapping[str, Any], defaults: ModelDefaults) -> dict[str, Any]:
@@ -79,8 +86,8 @@ def path_only(payload: gr.FileData | None) -> str | None:
 
 
 def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Controls:
-    """Photo, motion clip and, if the checkpoint takes one, the clip of drawn keypoints."""
-    with gr.Row(equal_height=True):
+    """Photo, dance video and, if the checkpoint takes one, the clip of drawn keypoints."""
+    with gr.Row(elem_id="inputs"):
         controls: Controls = {
             "photo": gr.Image(
                 photo,
@@ -88,21 +95,24 @@ def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Control
                 type="filepath",
                 sources=["upload", "clipboard"],
                 image_mode=None,
-                height=300,
+                height=HEIGHT,
+                min_width=140,
+                placeholder="## Photo\nDrop a photo of one person here, or click",
                 elem_id="photo",
             ),
             "motion": gr.Video(
                 motion,
-                label="Motion clip",
+                label="Dance video",
                 sources=["upload"],
-                height=300,
+                height=HEIGHT,
+                min_width=140,
                 loop=True,
                 autoplay=True,
                 elem_id="motion",
             ),
         }
     controls["keypoints"] = gr.Video(
-        label="Keypoint clip (this checkpoint wants the same frames' keypoints, drawn)",
+        label="Keypoint clip (this model wants the same frames' keypoints, drawn)",
         sources=["upload"],
         height=240,
         loop=True,
@@ -115,59 +125,100 @@ def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Control
 
 
 def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
-    """Seed, steps and guidance; also the dice."""
+    """What everybody may want to change: quality and seed; also the dice."""
     settings = form_settings(defaults)
     controls: Controls = {}
-    with gr.Row(equal_height=True):
-        controls["seed"] = _slider("seed", settings, scale=6)
-        dice = gr.Button("Random", icon=DICE, scale=1, min_width=110, elem_id="dice", elem_classes="ma-dice")
-    controls["random_seed"] = _checkbox("random_seed", settings)
-    with gr.Row():
-        controls["num_inference_steps"] = _slider("num_inference_steps", settings, elem_id="steps")
-        controls["guidance_scale"] = _slider("guidance_scale", settings, step=0.1, elem_id="guidance")
+    with gr.Row(elem_id="main-settings"):
+        controls["preset"] = _radio("preset", settings, reverse=True, scale=5, min_width=250)
+        with gr.Column(scale=3, min_width=150):
+            with gr.Row(elem_id="seed-row"):
+                controls["seed"] = _number("seed", settings, scale=3, min_width=90)
+                dice = gr.Button(
+                    "New seed", icon=DICE, scale=0, min_width=44, elem_id="dice", elem_classes="ma-dice"
+                )
+            controls["random_seed"] = _checkbox("random_seed", settings)
     return controls, dice
 
 
-def more_settings(defaults: ModelDefaults) -> Controls:
-    """Everything else in groups, with values that suit a first try."""
+def motion_settings(defaults: ModelDefaults) -> Controls:
+    """What may be done to the clip before it animates, without the choice of its people."""
     settings = form_settings(defaults)
     controls: Controls = {}
-    with _group("Size"):
-        with gr.Row():
-            sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
-            controls["size"] = _dropdown("size", settings, choices=sizes, scale=2, min_width=250)
-            for name in ("width", "height"):
-                controls[name] = _number(name, settings, step=8, min_width=90)
-        controls["fit"] = _radio("fit", settings)
-    with _group("Clip"), gr.Row():
-        for name in ("start", "end", "stride", "fps"):
-            controls[name] = _number(name, settings, min_width=120)
-    with _group("Likeness and pose"):
-        with gr.Row():
-            controls["reference_strength"] = _slider("reference_strength", settings, step=0.05)
-            controls["controlnet_conditioning_scale"] = _slider(
-                "controlnet_conditioning_scale", settings, step=0.05
-            )
-        controls["fusion"] = _radio("fusion", settings)
-    with _group("Sampling"):
-        controls["preset"] = _radio("preset", settings)
-        with gr.Row():
-            controls["scheduler"] = _dropdown("scheduler", settings, min_width=220)
-            controls["seeds"] = _slider("seeds", settings)
-    with _group("Long clips"):
-        with gr.Row():
-            controls["window_size"] = _slider("window_size", settings)
-            controls["window_overlap"] = _slider("window_overlap", settings)
-        controls["windows"] = _radio("windows", settings)
-        controls["window_offset"] = _checkbox("window_offset", settings)
-    with _group("Result"):
-        for name in ("side_by_side", "sound", "credentials", "check_motion"):
-            controls[name] = _checkbox(name, settings)
-    with _group("Text", visible=defaults.kind != "mini"), gr.Row():
-        for name in ("prompt", "negative_prompt"):
-            label, info = _WORDS[name]
-            controls[name] = gr.Textbox(settings[name].default, label=label, info=info, min_width=220)
+    with gr.Row():
+        for name in ("start", "end", "speed"):
+            controls[name] = _number(name, settings, step=0.1 if name != "speed" else 0.25, min_width=90)
+    with gr.Row():
+        for name in ("mirror", "boomerang", "fit_dancer"):
+            controls[name] = _checkbox(name, settings, min_width=110)
     return controls
+
+
+def people(defaults: ModelDefaults) -> gr.Radio:
+    """Whom an ordinary video is converted of."""
+    return _radio("people", form_settings(defaults), show_label=False, container=False)
+
+
+def advanced_settings(defaults: ModelDefaults) -> Controls:
+    """Everything that changes the look, with values that suit a first try."""
+    settings = form_settings(defaults)
+    controls: Controls = {}
+    with gr.Row():
+        controls["num_inference_steps"] = _slider("num_inference_steps", settings, elem_id="steps")
+        controls["guidance_scale"] = _slider("guidance_scale", settings, step=0.1, elem_id="guidance")
+    with gr.Row():
+        sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
+        controls["size"] = _dropdown("size", settings, choices=sizes, scale=2, min_width=220)
+        for name in ("width", "height"):
+            controls[name] = _number(name, settings, step=8, min_width=90)
+    controls["fit"] = _radio("fit", settings)
+    with gr.Row():
+        controls["reference_strength"] = _slider("reference_strength", settings, step=0.05)
+        controls["controlnet_conditioning_scale"] = _slider(
+            "controlnet_conditioning_scale", settings, step=0.05
+        )
+    controls["seeds"] = _slider("seeds", settings)
+    for name in ("side_by_side", "sound", "credentials"):
+        controls[name] = _checkbox(name, settings)
+    return controls
+
+
+def expert_settings(defaults: ModelDefaults) -> Controls:
+    """What is best left as it is."""
+    settings = form_settings(defaults)
+    controls: Controls = {}
+    with gr.Row():
+        for name in ("stride", "fps"):
+            controls[name] = _number(name, settings, min_width=120)
+        controls["scheduler"] = _dropdown("scheduler", settings, min_width=200)
+    with gr.Row():
+        controls["window_size"] = _slider("window_size", settings)
+        controls["window_overlap"] = _slider("window_overlap", settings)
+    controls["windows"] = _radio("windows", settings)
+    controls["fusion"] = _radio("fusion", settings)
+    for name in ("window_offset", "check_motion"):
+        controls[name] = _checkbox(name, settings)
+    with gr.Row(visible=defaults.kind != "mini"):
+        for name in ("prompt", "negative_prompt"):
+            controls[name] = gr.Textbox(
+                settings[name].default, label=LABELS[name], info=_EXPLAINED[name], min_width=220
+            )
+    return controls
+
+
+OWN = ("num_inference_steps", "guidance_scale", "size", "width", "height")
+"""Settings that each checkpoint has values of its own for."""
+
+
+def own_settings(defaults: ModelDefaults) -> dict[str, Any]:
+    """Updates of the settings to what a checkpoint has, see `OWN`."""
+    settings = form_settings(defaults)
+    updates = {name: gr.update(value=settings[name].default) for name in OWN}
+    sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
+    guidance = settings["guidance_scale"]
+    return updates | {
+        "size": gr.update(choices=sizes, value=settings["size"].default),
+        "guidance_scale": gr.update(value=guidance.default, maximum=guidance.high),
+    }
 
 
 def connect(controls: Controls, defaults: Callable[[], ModelDefaults]) -> None:
@@ -206,49 +257,77 @@ def connect(controls: Controls, defaults: Callable[[], ModelDefaults]) -> None:
     )
 
 
-def _group(title: str, *, visible: bool = True) -> gr.Column:
-    """A column under a short heading."""
-    with gr.Column(visible=visible, elem_classes="ma-group", min_width=0) as column:
-        gr.HTML(f"<h3>{title}</h3>", padding=False)
-    return column
+def choice_name(choice: str) -> str:
+    """What the page calls a choice."""
+    return _NAMES.get(choice, choice.capitalize() if choice.islower() else choice)
+
+
+def remember(controls: Controls, opened: gr.events.Dependency) -> None:
+    """Let the browser keep what is in the form, and put it back when the page is opened again.
+
+    Args:
+        controls: of the form.
+        opened: what fills the form anew; the browser's turn is after it.
+    """
+    names, widgets = list(controls), list(controls.values())
+    kept = f"({REMEMBER.read_text(encoding='utf-8')})({json.dumps(names)}, {json.dumps(OWN)})"
+    opened.then(None, widgets, widgets, js=f"(...now) => {kept}.restore(...now)", **PRIVATE)
+    gr.on([each.change for each in widgets], None, widgets, js=f"(...now) => {kept}.keep(...now)", **PRIVATE)
+
+
+def _layout(name: str, layout: dict[str, Any]) -> dict[str, Any]:
+    return {"label": LABELS[name], "info": _EXPLAINED.get(name), "elem_id": name} | layout
 
 
 def _slider(name: str, settings: dict[str, Setting], *, step: float = 1, **layout: Any) -> gr.Slider:
-    setting, (label, info) = settings[name], _WORDS[name]
-    layout = {"elem_id": name, "min_width": 220} | layout
-    return gr.Slider(
-        setting.low, setting.high, value=setting.default, step=step, label=label, info=info, **layout
+    setting = settings[name]
+    slider = gr.Slider(
+        setting.low,
+        setting.high,
+        value=setting.default,
+        step=step,
+        **_layout(name, {"min_width": 200} | layout),
     )
+    # A number out of range is answered in a sentence, where Gradio would raise an error of its own while it
+    # is being typed.
+    slider.preprocess = _as_typed
+    return slider
 
 
 def _number(name: str, settings: dict[str, Setting], *, step: float = 1, **layout: Any) -> gr.Number:
-    setting, (label, info) = settings[name], _WORDS[name]
+    setting = settings[name]
     whole = isinstance(setting.default, int)
-    return gr.Number(
+    number = gr.Number(
         setting.default,
-        label=label,
-        info=info,
         minimum=setting.low,
         maximum=setting.high,
         step=step,
         precision=0 if whole else None,
-        elem_id=name,
-        **layout,
+        **_layout(name, layout),
     )
+    number.preprocess = _as_typed
+    return number
 
 
-def _radio(name: str, settings: dict[str, Setting]) -> gr.Radio:
-    setting, (label, info) = settings[name], _WORDS[name]
-    return gr.Radio(list(setting.choices), value=setting.default, label=label, info=info, elem_id=name)
+def _as_typed(value: Any) -> Any:
+    """Instead of the number widgets' own way, which answers a number out of range with an error."""
+    return value
+
+
+def _radio(name: str, settings: dict[str, Setting], *, reverse: bool = False, **layout: Any) -> gr.Radio:
+    choices = [(choice_name(choice), choice) for choice in settings[name].choices]
+    if reverse:
+        choices.reverse()
+    return gr.Radio(choices, value=settings[name].default, **_layout(name, layout))
 
 
 def _dropdown(
     name: str, settings: dict[str, Setting], *, choices: list | None = None, **layout: Any
 ) -> gr.Dropdown:
-    setting, (label, info) = settings[name], _WORDS[name]
-    choices = choices or list(setting.choices)
-    return gr.Dropdown(choices, value=setting.default, label=label, info=info, elem_id=name, **layout)
+    setting = settings[name]
+    choices = choices or [(choice_name(choice), choice) for choice in setting.choices]
+    return gr.Dropdown(choices, value=setting.default, **_layout(name, {"filterable": False} | layout))
 
 
-def _checkbox(name: str, settings: dict[str, Setting]) -> gr.Checkbox:
-    return gr.Checkbox(settings[name].default, label=_WORDS[name][0], container=False, elem_id=name)
+def _checkbox(name: str, settings: dict[str, Setting], **layout: Any) -> gr.Checkbox:
+    return gr.Checkbox(settings[name].default, label=LABELS[name], container=False, elem_id=name, **layout)

@@ -37,6 +37,45 @@ SCHEDULERS = (
     "EulerDiscreteScheduler",
 )
 FILES = ("photo", "motion", "keypoints")
+MOTION_STEPS = ("people", "fit_dancer", "speed", "mirror", "boomerang")
+"""Settings of what happens to the clip before it animates, see `magicanimate.webui.jobs.motion_steps`."""
+PEOPLE = ("largest", "all", "point")
+LABELS = {
+    "seed": "Seed",
+    "random_seed": "New seed each time",
+    "seeds": "Videos at once",
+    "preset": "Quality",
+    "num_inference_steps": "Steps",
+    "guidance_scale": "Guidance",
+    "size": "Size",
+    "width": "Width",
+    "height": "Height",
+    "fit": "Fit",
+    "start": "Start",
+    "end": "End",
+    "stride": "Use every n-th frame",
+    "fps": "Frame rate",
+    "people": "Who dances",
+    "fit_dancer": "Fit the dancer to the photo",
+    "speed": "Speed",
+    "mirror": "Mirror",
+    "boomerang": "Boomerang",
+    "reference_strength": "Photo strength",
+    "controlnet_conditioning_scale": "Pose strength",
+    "fusion": "Fusion",
+    "windows": "Windows",
+    "window_size": "Window size",
+    "window_overlap": "Overlap",
+    "window_offset": "Shift windows from step to step",
+    "scheduler": "Scheduler",
+    "side_by_side": "Also make a side-by-side video",
+    "sound": "Keep the sound",
+    "credentials": "Sign the video as AI-generated",
+    "check_motion": "Convert ordinary videos",
+    "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
+}
+"""What the page calls the settings."""
 _ZERO_MEANS_NONE = ("end", "fps")
 
 
@@ -48,12 +87,14 @@ class Setting:
         default: its type is the setting's.
         low, high: bounds of a number, both included.
         choices: of a text; any text when empty.
+        multiple: what a whole number is a multiple of.
     """
 
     default: bool | int | float | str
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    multiple: int = 1
 
     def trouble(self, value: Any) -> str | None:
         """Why a value is none of this setting's, as the end of a sentence; ``None`` if it is."""
@@ -66,6 +107,10 @@ class Setting:
             return f"is not {wanted}"
         if numeric and not self.low <= value <= self.high:  # also refuses "not a number"
             return f"is not between {self.low:g} and {self.high:g}"
+        if self.multiple > 1 and value % self.multiple:
+            below = int(value // self.multiple * self.multiple)
+            near = [each for each in (below, below + self.multiple) if self.low <= each <= self.high]
+            return f"is not a multiple of {self.multiple}. Try {' or '.join(map(str, near))}"
         if kind is int and value != int(value):
             return "is not a whole number"
         if self.choices and value not in self.choices:
@@ -95,15 +140,21 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "seeds": Setting(1, 1, MOST_SEEDS),
         "preset": Setting(own.preset, choices=PRESETS),
         "num_inference_steps": Setting(defaults.num_inference_steps, 1, 100),
-        "guidance_scale": Setting(float(defaults.guidance_scale), 1, 20),
+        # A checkpoint that was made for no guidance burns out where another one is at its best.
+        "guidance_scale": Setting(float(defaults.guidance_scale), 1, 2 * max(1, defaults.guidance_scale)),
         "size": Setting(OWN, choices=tuple(choice.name for choice in size_choices(defaults))),
-        "width": Setting(defaults.width, SIDE_MULTIPLE, 4096),
-        "height": Setting(defaults.height, SIDE_MULTIPLE, 4096),
+        "width": Setting(defaults.width, SIDE_MULTIPLE, 4096, multiple=SIDE_MULTIPLE),
+        "height": Setting(defaults.height, SIDE_MULTIPLE, 4096, multiple=SIDE_MULTIPLE),
         "fit": Setting(own.fit, choices=FITS),
         "start": Setting(own.start, 0, 86400),
         "end": Setting(0.0, 0, 86400),
         "stride": Setting(own.stride, 1, 1000),
         "fps": Setting(0.0, 0, 1000),
+        "people": Setting("largest", choices=PEOPLE),
+        "fit_dancer": Setting(False),
+        "speed": Setting(1.0, 0.25, 4),
+        "mirror": Setting(False),
+        "boomerang": Setting(False),
         "reference_strength": Setting(own.reference_strength, 0, LARGEST_REFERENCE_STRENGTH),
         "controlnet_conditioning_scale": Setting(own.controlnet_conditioning_scale, 0, 2),
         "fusion": Setting(own.fusion, choices=FUSIONS),
@@ -119,6 +170,18 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "prompt": Setting(own.prompt),
         "negative_prompt": Setting(own.negative_prompt),
     }
+
+
+def check_values(values: Mapping[str, Any], defaults: ModelDefaults) -> None:
+    """Look whether the values of the form can be.
+
+    Raises:
+        InputError: one cannot; the sentence names the first by what the page calls it.
+    """
+    for name, setting in form_settings(defaults).items():
+        value = values.get(name)
+        if value is not None and (trouble := setting.trouble(value)):
+            raise InputError(f"{LABELS[name]} {trouble.replace('is not', 'must be', 1)}.")
 
 
 def steps_of(preset: str, defaults: ModelDefaults) -> int:
@@ -167,15 +230,30 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
     return replace(found, values=found.values | fixed)
 
 
+def motion_steps(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is to happen to the clip before it animates, JSON-ready.
+
+    Args:
+        values: of the form; "point" is the column, the row and the second of who was clicked on.
+    """
+    steps = {name: values[name] for name in MOTION_STEPS if name in values}
+    steps |= {"convert": bool(values.get("check_motion", True))}
+    if steps.get("people") == "point":
+        if not values.get("point"):
+            raise InputError("Click on the person to follow, in the picture below the video.")
+        steps["point"] = list(values["point"])
+    return steps
+
+
 def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     """The request that the values of the form mean.
 
     Raises:
         InputError: photo or clip is missing.
     """
-    for name, what in (("photo", "a photo"), ("motion", "a motion clip")):
+    for name, what in (("photo", "a photo"), ("motion", "a dance video")):
         if not values[name]:
-            raise InputError(f"There is no {name} yet; upload {what} or choose an example.")
+            raise InputError(f"Add {what}, or choose an example.")
     given = {
         name: value
         for name, value in values.items()
@@ -184,7 +262,8 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     for name in _ZERO_MEANS_NONE:
         if given.get(name) == 0:
             del given[name]
-    paths = {name: Path(values[name]) for name in FILES if values.get(name)} | {"output": output}
+    paths = {name: Path(values[name]) for name in FILES if name in given}
+    paths |= {"output": output}
     return AnimationRequest(**{**given, **paths, "seed": int(values["seed"]), "preview_every": 1})
 
 

@@ -1,198 +1,217 @@
-"""The panel under the clip: what to do with an ordinary video, and the DensePose clip made of it."""
+"""What is done with the visitor's clip before it animates: converting, whom to follow, trimming, editing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
-from densepose_tools.one_click import MadeMotion, wish_of
-from densepose_tools.treatment import Treatment
+from densepose_tools.photo_people import PhotoBodies
 from magicanimate.errors import InputError
 from magicanimate.webui import views
-from magicanimate.webui.animate.motion_job import MotionJob
+from magicanimate.webui.animate import form
+from magicanimate.webui.animate.clip_strip import ClipStrip, look
+from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.studio import Studio
-from magicanimate.wording import CORRECT_COLOURS, MAKE_CLIP, REMEDIES, without_folders
 
-MAKE, CORRECT, AGAIN = MAKE_CLIP, CORRECT_COLOURS, "Make it again"
-USES = "Animate uses it now."
-
-
-@dataclass(frozen=True)
-class _Offer:
-    """What is said of a clip that cannot animate as it is, what its button does, and Animate's answer."""
-
-    text: str
-    button: str | None
-    refusal: str
+# Two marks on a strip of frames. While one is moved the strip follows it; when it is let go, Python hears.
+_MARKS = """
+const seconds = (input) => Number(input.value) / 1000 * Number(input.closest(".ma-strip").dataset.seconds);
+const show = () => {
+  const strip = element.querySelector(".ma-strip");
+  if (!strip) return;
+  const [start, end] = strip.querySelectorAll("input");
+  strip.style.setProperty("--ma-start", start.value / 1000);
+  strip.style.setProperty("--ma-end", end.value / 1000);
+  const [from, to] = [start, end].map((input) => seconds(input).toFixed(1));
+  start.setAttribute("aria-valuetext", `${from} s`);
+  end.setAttribute("aria-valuetext", `${to} s`);
+  strip.querySelector("output").textContent = `${from} s to ${to} s`;
+};
+element.addEventListener("input", (event) => {
+  const [start, end] = element.querySelectorAll(".ma-strip input");
+  const least = 20;
+  if (event.target === start) start.value = Math.min(start.value, end.value - least);
+  if (event.target === end) end.value = Math.max(end.value, Number(start.value) + least);
+  show();
+});
+element.addEventListener("change", () => {
+  const [start, end] = element.querySelectorAll(".ma-strip input");
+  trigger("select", { start: seconds(start), end: end.value === "1000" ? 0 : seconds(end) });
+});
+watch("value", show);
+show();
+"""
 
 
 class MotionPanel:
-    """Shows itself when a clip that cannot animate yet is put in, and makes one that can.
+    """Builds itself where it is made, under the clip.
 
     Args:
-        studio: does the work.
-        clip: the player that holds the visitor's clip.
-        animate: the button that should not be the first choice as long as the clip cannot animate.
+        studio: tells what will convert an ordinary video.
+        controls: of the form; those of the panel's own settings are added.
     """
 
-    def __init__(self, studio: Studio, clip: gr.Video, animate: gr.Button):
-        self.studio, self.clip, self.animate = studio, clip, animate
-        self.made = gr.State({})  # {clip as uploaded: motion clip made of it}
-        self.waiting = gr.State("")  # what to say if this clip is animated as it is; empty if it can be
-        with gr.Column(visible=False, elem_id="densepose", elem_classes="ma-panel") as self.box:
-            self.notice = gr.HTML("", padding=False, elem_id="densepose-notice")
-            self.job = MotionJob(studio, "densepose", MAKE)
-            self.video = gr.Video(
-                label="DensePose clip",
+    def __init__(self, studio: Studio, controls: form.Controls):
+        self.studio, self.controls = studio, controls
+        self.bodies = PhotoBodies.at_hand()
+        defaults = studio.defaults()
+        self.made = gr.State({})  # {clip as it is played: clip that animates in its place}
+        self.point = gr.State(None)  # column, row and second of who was clicked on
+        self.second = gr.State(0.0)  # of the picture to click on
+        self.line = gr.HTML("", visible=False, padding=False, elem_id="motion-line")
+        with gr.Column(visible=False, elem_classes="ma-panel", elem_id="who") as self.who:
+            self.several = gr.HTML("", padding=False)
+            controls["people"] = form.people(defaults)
+            self.picture = gr.Image(
+                label="Click on the person",
                 interactive=False,
-                autoplay=True,
-                loop=True,
-                visible=False,
-                height=300,
                 buttons=[],
-                elem_id="densepose-clip",
+                format="jpeg",
+                height=260,
+                elem_id="who-picture",
             )
-            with gr.Row():
-                self.download = gr.DownloadButton("Download the DensePose clip", size="sm", visible=False)
-                self.archive = gr.DownloadButton("Download what was found (npz)", size="sm", visible=False)
-            with gr.Accordion("More on how it is made", open=False) as self.more:
-                self.settings = settings()
+
+    def edits(self) -> None:
+        """Build the edits where this is called."""
+        with gr.Accordion("Trim and edit the dance", open=False, elem_id="edit-motion"):
+            self.strip = gr.HTML("", padding=False, elem_id="strip", js_on_load=_MARKS)
+            self.controls |= form.motion_settings(self.studio.defaults())
+            with gr.Row(equal_height=True):
+                self.joined = gr.File(
+                    label="Then this video", file_types=["video", ".gif"], height=110, elem_id="joined"
+                )
+                self.undo = gr.Button("Undo all edits", size="sm", min_width=120, elem_id="undo-edits")
+
+    @property
+    def inputs(self) -> set[gr.components.Component]:
+        """What `values_of` reads beside the form's controls."""
+        return {self.made, self.point, self.joined}
+
+    def values_of(self, data: dict) -> dict[str, Any]:
+        """The form's values, with the clip that animates in the place of the one that is played."""
+        values = {name: data[widget] for name, widget in self.controls.items()}
+        values["motion"] = motion_of(values["motion"], data[self.made])
+        return values | {"point": data[self.point], "joined": data[self.joined]}
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        shown = [
-            self.box,
-            self.notice,
-            self.job.start,
-            self.job.status,
-            self.video,
-            self.download,
-            self.archive,
-        ]
-        shown += [self.more, self.waiting, self.animate]
-        self.clip.change(self._examine, self.clip, shown, concurrency_limit=4, **PRIVATE)
-        self.job.connect(
-            self._make,
-            {self.clip, self.made, *self.settings.values()},
-            [self.notice, self.video, self.download, self.archive, self.made, self.waiting, self.animate],
+        clip, edits = self.controls["motion"], [self.controls[name] for name in _EDITS]
+        shown = [self.line, self.who, self.several, self.picture, self.strip, self.second, self.point]
+        clip.upload(self._playable, [clip, self.made], [clip, self.made], **PRIVATE)
+        fresh = [*shown, *edits, self.controls["people"], self.joined]
+        clip.change(
+            self._examine,
+            [clip, self.made],
+            fresh,
+            concurrency_limit=4,
+            trigger_mode="always_last",
+            **PRIVATE,
         )
+        self.strip.select(self._marked, None, [self.controls["start"], self.controls["end"]], **PRIVATE)
+        self.picture.select(
+            self._pointed,
+            [clip, self.second],
+            [self.point, self.picture, self.controls["people"]],
+            **PRIVATE,
+        )
+        self.undo.click(self._undone, [clip, self.made], [*edits, self.joined, self.strip], **PRIVATE)
 
-    def _examine(self, clip: str | None, request: gr.Request) -> Updates:
-        """A clip was put in, or taken away: say what it is and offer what it needs."""
-        self.job.stop(request)
-        hidden = gr.update(value=None, visible=False)
+    def _playable(self, clip: str | None, made: dict[str, str]) -> Updates:
+        """A gif was put in: it plays as a video, and animates as it is."""
+        if not clip or not clip.lower().endswith(".gif"):
+            return {self.made: made}
+        try:
+            video = self.studio.played(clip)
+        except InputError as error:
+            return {self.made: made, self.line: _told(str(error), kind="error")}
+        return {self.controls["motion"]: str(video), self.made: made | {str(video): clip}}
+
+    def _examine(self, clip: str | None, made: dict[str, str]) -> Iterator[Updates]:
+        """A clip was put in, or taken away: say what it is, and ask who dances if there are several."""
+        hidden = gr.update(visible=False)
         updates: Updates = {
-            self.box: gr.update(visible=False),
-            self.job.status: gr.update(value="", visible=False),
-            self.video: hidden,
-            self.download: hidden,
-            self.archive: hidden,
-            self.waiting: "",
-            self.animate: gr.update(variant="primary"),
+            self.line: gr.update(value="", visible=False),
+            self.who: hidden,
+            self.point: None,
+            self.strip: "",
+            self.controls["people"]: "largest",
+            **self._no_edits(),
         }
-        offer = self._offer(clip) if clip else None
-        if offer is None:
-            return updates
-        possible = offer.button is not None
-        return updates | {
-            self.box: gr.update(visible=True),
-            self.notice: gr.update(
-                value=views.message(offer.text, kind="info" if possible else "error"), visible=True
-            ),
-            self.job.start: gr.update(value=offer.button or MAKE, variant="primary", visible=possible),
-            self.more: gr.update(visible=offer.button == MAKE),
-            self.waiting: offer.refusal,
-            self.animate: gr.update(variant="secondary"),
-        }
-
-    def _offer(self, clip: str) -> _Offer | None:
-        """What to say of a clip and what to do with it; ``None`` if it animates as it is."""
-        name = Path(clip).name
+        if not clip:
+            yield updates
+            return
         try:
-            found = self.studio.examine(Path(clip))
+            found = look(motion_of(clip, made))
         except InputError as error:
-            text = without_folders(str(error), clip)
-            return _Offer(text, None, text)
-        if found.kind == "ready":
-            return None
-        what = f"{name} {found.advice(REMEDIES.get(found.kind, ''))}."
-        if found.kind == "recolourable":
-            return _Offer(what, CORRECT, what)
-        if found.kind != "ordinary":
-            return _Offer(what, None, what)
+            yield updates | {self.line: _told(views.for_visitors(error, clip), kind="error")}
+            return
+        updates[self.strip] = strip(found)
+        if found.kind not in ("ordinary", "recolourable"):
+            yield updates
+            return
         try:
-            text = f"{what} {self.studio.forecast().sentence}"
+            updates[self.line] = _told(self.studio.conversion(found.kind))
         except InputError as error:
-            text = f"{name} {found.reason}; Animate needs a DensePose clip, and none can be made: {error}"
-            return _Offer(text, None, text)
-        return _Offer(text, MAKE, what)
-
-    def _make(self, data: dict, request: gr.Request) -> Iterator[Updates]:
-        """Make the motion clip, updating the panel as it goes."""
-        clip = data[self.clip]
-        values = {name: data[widget] for name, widget in self.settings.items()}
-
-        def made(new: MadeMotion) -> Updates:
-            video = str(new.extraction.video)
-            return {
-                self.notice: gr.update(visible=False),
-                self.job.start: gr.update(value=AGAIN, variant="secondary"),
-                self.video: gr.update(value=str(new.extraction.playable), visible=True),
-                self.download: gr.update(value=video, visible=True),
-                self.archive: archive_download(new),
-                self.made: {**data[self.made], clip: video},
-                self.waiting: "",
-                self.animate: gr.update(variant="primary"),
+            yield updates | {self.line: _told(str(error), kind="error")}
+            return
+        yield updates
+        people, second = found.people(self.bodies) if self.bodies else (0, 0.0)
+        if people > 1:
+            yield updates | {
+                self.who: gr.update(visible=True),
+                self.several: f"<p><b>{people} people</b> are in this video. Click on the one to follow.</p>",
+                self.picture: found.picture(second),
+                self.second: second,
             }
 
-        yield from self.job.run(request, clip, lambda: wish_of(values), made, then=USES)
+    def _pointed(self, clip: str, second: float, event: gr.SelectData) -> Updates:
+        column, row = event.index
+        found = look(clip)
+        return {
+            self.point: (column, row, second),
+            self.picture: found.picture(second, mark=(column, row)),
+            self.controls["people"]: "point",
+        }
+
+    def _marked(self, event: gr.EventData) -> tuple[float, float]:
+        return round(float(event.start), 2), round(float(event.end), 2)
+
+    def _undone(self, clip: str | None, made: dict[str, str]) -> Updates:
+        updates = self._no_edits()
+        try:
+            return updates | {self.strip: strip(look(motion_of(clip, made))) if clip else ""}
+        except InputError:  # what is wrong with it is said already
+            return updates
+
+    def _no_edits(self) -> Updates:
+        defaults = form_settings(self.studio.defaults())
+        return {self.joined: None, **{self.controls[name]: defaults[name].default for name in _EDITS}}
 
 
-def archive_download(new: MadeMotion) -> Updates:
-    """The download of what was found; of a part map that was recoloured there is none."""
-    archive = new.extraction.archive
-    return gr.update(value=str(archive) if archive else None, visible=archive is not None)
+_EDITS = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer")
+assert set(MOTION_STEPS) <= {*_EDITS, "people"}
+
+
+def strip(found: ClipStrip) -> str:
+    """Frames of a clip in a row, with a mark where it begins and one where it ends."""
+    marks = "".join(
+        f'<input type="range" min="0" max="1000" step="1" value="{value}" aria-label="{label}">'
+        for label, value in (("Start of the part that is used", 0), ("End of the part that is used", 1000))
+    )
+    picture = views.picture(found.row(), label="", css="ma-strip-row")
+    return (
+        f'<div class="ma-strip" data-seconds="{found.seconds:.3f}">'
+        f'<div class="ma-strip-frames">{picture}{marks}</div><output></output></div>'
+    )
 
 
 def motion_of(clip: str | None, made: dict[str, str]) -> str | None:
-    """What moves the photo: the clip, or what was made of it."""
+    """What moves the photo: the clip, or what stands behind it."""
     return made.get(clip, clip) if clip else clip
 
 
-def settings(*, pointing: bool = False) -> dict[str, gr.components.Component]:
-    """Widgets of how a motion clip is made, by the names of `densepose_tools.one_click.wish_of`.
-
-    ``pointing`` adds the choice of a person in a picture, which has to be there.
-    """
-    choices = [("the largest", "largest"), ("all", "all")]
-    with gr.Row():
-        score = gr.Slider(
-            PUBLISHED_MIN_SCORE,
-            0.95,
-            value=Selection().min_score,
-            step=0.05,
-            label="Score threshold",
-            info=f"of a person; published clips: {PUBLISHED_MIN_SCORE}",
-            min_width=260,
-        )
-        people = gr.Radio(
-            choices + [("the one I point at", "point")] * pointing,
-            value=Treatment().people,
-            label="People",
-            info="the largest is followed through the clip",
-            min_width=200,
-        )
-    with gr.Row():
-        start = gr.Number(0, label="From second", info="0: the beginning", minimum=0, min_width=120)
-        end = gr.Number(0, label="To second", info="0: the end", minimum=0, min_width=120)
-    steady = gr.Checkbox(
-        Treatment().steady,
-        label="Take out flicker: boxes that tremble, parts that change for a moment",
-        container=False,
-    )
-    return {"min_score": score, "people": people, "start": start, "end": end, "steady": steady}
+def _told(text: str, *, kind: str = "info") -> dict:
+    return gr.update(value=views.message(text, kind=kind), visible=True)

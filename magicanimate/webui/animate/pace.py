@@ -130,6 +130,20 @@ def estimate(work: Work, folder: Path, *, time_trial: Mapping[str, Any] | None =
     return Estimate(seconds, is_rough=not alike)
 
 
+def seconds_after_denoising(
+    work: Work, folder: Path, *, time_trial: Mapping[str, Any] | None = None
+) -> float:
+    """What is still to come when the last step is done, by the newest animation with the same networks."""
+    same = [run for run in _runs(folder) if run.work.networks == work.networks]
+    if not same and time_trial is not None and Work.of(time_trial).networks == work.networks:
+        same = [Run(Work.of(time_trial), time_trial["seconds"])]
+    if not same:
+        return 0.0
+    run = same[0]
+    scale = work.frames / run.work.frames * work.pixels / run.work.pixels
+    return run.seconds.get("decode", 0.0) * scale
+
+
 def is_known(settings: Mapping[str, Any], folder: Path) -> bool:
     """Whether animations in a folder tell how quick networks are.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +12,14 @@ import gradio as gr
 from magicanimate.config import AnimationResult, Progress
 from magicanimate.errors import InputError
 from magicanimate.webui import views
+from magicanimate.webui.animate.form import choice_name
+from magicanimate.webui.animate.form_values import LABELS
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.following import followed
 from magicanimate.webui.gallery.export import KINDS, export
 from magicanimate.webui.gallery.player import file_url, player
 from magicanimate.webui.gallery.results import StoredResult, result_of
+from magicanimate.wording import duration, file_name
 
 _KIND_NAMES = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "frames": "Frames (zip)"}
 
@@ -51,7 +54,7 @@ class ResultPanel:
         with gr.Accordion(
             "Settings of this result", open=False, visible=False, elem_id=f"{name}-settings"
         ) as self.settings_box:
-            self.settings = gr.JSON(show_label=False)
+            self.settings = gr.HTML("", padding=False)
         self.shown = gr.State("")
 
     @property
@@ -76,7 +79,7 @@ class ResultPanel:
             self.exporting: gr.update(value="", visible=False),
             self.again: gr.update(visible=True),
             self.settings_box: gr.update(visible=True),
-            self.settings: dict(result.settings),
+            self.settings: settings_table(result),
             self.shown: str(result.output),
         }
 
@@ -90,7 +93,7 @@ class ResultPanel:
         return {
             **dict.fromkeys((self.viewer, self.downloads, self.exporting), empty),
             **dict.fromkeys((self.again, self.settings_box), hidden),
-            self.settings: None,
+            self.settings: "",
             self.shown: "",
         }
 
@@ -121,6 +124,32 @@ class ResultPanel:
                 }
         except InputError as error:
             yield {self.exporting: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+
+
+def settings_table(result: StoredResult) -> str:
+    """What a result was made with, in the words of the page; the file beside it has everything."""
+    rows = [("Photo", result.photo_name), ("Dance video", result.motion_name)]
+    model = result.settings.get("model")
+    rows += [("Model", file_name(model) or model)]
+    for name, label in LABELS.items():
+        value = result.settings.get(name)
+        if value is None or value == "" or name in _NOT_TOLD:
+            continue
+        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        rows.append((label, choice_name(text) if isinstance(value, str) else text))
+    rows.append(("Frames", f"{result.num_frames} at {result.fps:g} fps"))
+    seconds = result.settings.get("seconds")
+    if isinstance(seconds, Mapping) and all(isinstance(each, (int, float)) for each in seconds.values()):
+        rows.append(("Time taken", duration(sum(seconds.values()))))
+    cells = "".join(
+        f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(str(value or '?'))}</td></tr>"
+        for name, value in rows
+    )
+    return f'<div class="ma-figures"><table>{cells}</table></div>'
+
+
+_NOT_TOLD = ("check_motion", "side_by_side", "sound", "credentials")
+"""Settings that say nothing of how a result looks."""
 
 
 def _downloads(result: StoredResult) -> str:

@@ -10,7 +10,7 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import SIDE_MULTIPLE
 
 OWN, CUSTOM = "checkpoint", "custom"
-LIKE_FILE = {"photo": "as the photo", "motion": "as the clip"}
+LIKE_FILE = {"photo": "Shape of the photo", "motion": "Shape of the video"}
 """Choices whose aspect is a file's, by the name of the form's value that holds it."""
 
 _ASPECTS = {
@@ -45,13 +45,13 @@ class SizeChoice:
 def size_choices(defaults: ModelDefaults) -> list[SizeChoice]:
     """The choices for a checkpoint."""
     own = (defaults.width, defaults.height)
-    choices = [SizeChoice(OWN, f"the checkpoint's own, {own[0]} x {own[1]}", own)]
+    choices = [SizeChoice(OWN, f"The model's own, {own[0]} × {own[1]}", own)]
     for name, (across, down) in _ASPECTS.items():
         size = nearest_size(across / down, defaults)
         if size != own:
-            choices.append(SizeChoice(name, f"{name}, {size[0]} x {size[1]}", size))
+            choices.append(SizeChoice(name, f"{name.capitalize()}, {size[0]} × {size[1]}", size))
     choices += [SizeChoice(name, label, None) for name, label in LIKE_FILE.items()]
-    return [*choices, SizeChoice(CUSTOM, "as the two numbers say", None)]
+    return [*choices, SizeChoice(CUSTOM, "As typed", None)]
 
 
 def nearest_size(aspect: float, defaults: ModelDefaults) -> tuple[int, int]:

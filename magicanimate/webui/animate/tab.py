@@ -7,27 +7,31 @@ from pathlib import Path
 
 import gradio as gr
 
+from magicanimate.checkpoints.locate import describe_models
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
-from magicanimate.webui.animate.check_card import CheckCard
-from magicanimate.webui.animate.form_values import FILES
-from magicanimate.webui.animate.motion_panel import MotionPanel, motion_of
+from magicanimate.webui.animate.check_card import CheckCard, problem
+from magicanimate.webui.animate.examples import ON_LOAD as EXAMPLES_ON_LOAD
+from magicanimate.webui.animate.examples import Example, example_list, stage_of
+from magicanimate.webui.animate.form_values import FILES, check_values, motion_steps
+from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.animate.presets_panel import PresetsPanel
 from magicanimate.webui.animate.setting_presets import SettingPresets
 from magicanimate.webui.animate.use_again import UseAgain
 from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.jobs.animation_job import JOINED, STEPS
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.studio import Studio
 
-_START, _CHANGE = "Animate", "Change the job"
+_START, _CHANGE = "Animate", "Save changes"
 
 # On a narrow page what runs lies below the form.
-_SHOW_STATUS = """
+_SHOW_STAGE = """
 () => {
-  const status = document.querySelector("#status"), { top } = status.getBoundingClientRect();
-  if (top < 0 || top > innerHeight * 0.8) status.scrollIntoView({ behavior: "smooth", block: "start" });
+  const stage = document.querySelector("#stage"), { top } = stage.getBoundingClientRect();
+  if (top < 0 || top > innerHeight * 0.6) stage.scrollIntoView({ behavior: "smooth", block: "start" });
 }
 """
 
@@ -38,78 +42,105 @@ class AnimateTab:
     Args:
         studio: runs the animations.
         examples: pairs of photo and clip; the first one is there from the start.
+        badge: tells which model runs.
     """
 
-    def __init__(self, studio: Studio, examples: list[list[str]]):
-        self.studio = studio
-        self.examples = examples
+    def __init__(self, studio: Studio, examples: list[list[str]], badge: gr.HTML):
+        self.studio, self.badge = studio, badge
+        self.examples = [Example(Path(photo), Path(motion)) for photo, motion in examples]
         self.changing = gr.State("")  # id of the waiting job whose settings are in the form
-        with gr.Row():
-            with gr.Column(scale=6, min_width=320):
+        with gr.Row(elem_id="workspace"):
+            with gr.Column(scale=6, min_width=320, elem_id="form"):
                 self._inputs()
-            with gr.Column(scale=5, min_width=320):
-                self.running = RunningPanel(studio, self.cancel)
-                self.note = gr.HTML(self._checkpoint_note, padding=False, elem_id="checkpoint")
+            with gr.Column(scale=5, min_width=320, elem_id="stage"):
+                self.running = RunningPanel(studio, self.cancel, stage_of(self.examples[:1]))
 
     def _inputs(self) -> None:
-        photo, motion = self.examples[0] if self.examples else (None, None)
+        photo, motion = self.examples[0].files if self.examples else (None, None)
         defaults = self.studio.defaults()
         self.controls = form.inputs(photo=photo, motion=motion, keypoints=defaults.takes_keypoints)
-        self.start = gr.Button(_START, variant="primary", size="lg", elem_id="animate", render=False)
-        self.panel = MotionPanel(self.studio, self.controls["motion"], self.start)
-        self.gallery = gr.Dataset(
-            components=[gr.Image(visible=False)],
-            samples=[[photo] for photo, _ in self.examples],
-            layout="gallery",
-            type="index",
-            label="Examples",
-            elem_id="examples",
-            samples_per_page=12,
+        self.panel = MotionPanel(self.studio, self.controls)
+        self.gallery = gr.HTML(
+            example_list(self.examples),
+            padding=False,
             visible=bool(self.examples),
+            elem_id="examples",
+            js_on_load=EXAMPLES_ON_LOAD,
         )
         settings, self.dice = form.main_settings(defaults)
         self.controls |= settings
-        self.check = CheckCard(self.studio, self.controls, self.panel)
-        with gr.Row():
-            self.start.render()
-            self.cancel = gr.Button("Cancel", size="lg", interactive=False, elem_id="cancel")
-            self.leave = gr.Button("Leave it as it is", size="lg", visible=False, elem_id="leave-job")
-        gr.HTML(views.CONSENT, padding=False)
-        with gr.Accordion("More", open=False):
-            self.controls |= form.more_settings(defaults)
+        self.panel.edits()
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            self.controls |= form.advanced_settings(defaults)
+            with gr.Accordion("Expert", open=False, elem_id="expert"):
+                self.controls |= form.expert_settings(defaults)
             self.presets = PresetsPanel(
                 SettingPresets(self.studio.output / ".settings"), self.controls, self.studio.defaults
             )
         self.use_again = UseAgain(self.studio, self.controls)
+        gr.HTML(views.CONSENT, padding=False)
+        with gr.Row(elem_id="bar"):
+            self.check = CheckCard(self.studio, self.controls, self.panel)
+            self.start = gr.Button(
+                _START, variant="primary", size="lg", scale=0, min_width=150, elem_id="animate"
+            )
+            self.cancel = gr.Button(
+                "Cancel", size="lg", scale=0, min_width=90, visible=False, elem_id="cancel"
+            )
+            self.leave = gr.Button(
+                "Discard changes", size="lg", scale=0, min_width=150, visible=False, elem_id="leave-job"
+            )
 
-    def _checkpoint_note(self) -> str:
-        """Right again whenever the page is opened."""
-        return views.checkpoint_note(self.studio.defaults(), trial=self.studio.trial)
+    @property
+    def follows_model(self) -> list[gr.components.Component]:
+        """What `switched` updates."""
+        return [self.badge, *(self.controls[name] for name in (*form.OWN, "keypoints"))]
+
+    def switched(self) -> Updates:
+        """The studio animates with another model: which one, and the settings it would choose."""
+        defaults = self.studio.defaults()
+        full_here = any(model.name == "full" and model.available for model in describe_models())
+        return {
+            self.badge: views.model_badge(
+                defaults,
+                trial=self.studio.trial,
+                full_here=full_here,
+                choosing=not self.studio.shared,
+            ),
+            self.controls["keypoints"]: gr.update(value=None, visible=defaults.takes_keypoints),
+            **{self.controls[name]: update for name, update in form.own_settings(defaults).items()},
+        }
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
+        opened = gr.context.Context.root_block.load
+        form.remember(self.controls, opened(self.switched, None, self.follows_model, **PRIVATE))
         self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **PRIVATE)
         self.gallery.click(
-            lambda index: tuple(self.examples[index]),
-            self.gallery,
-            [self.controls["photo"], self.controls["motion"]],
+            self._example,
+            None,
+            [self.controls["photo"], self.controls["motion"], self.running.example],
             **PRIVATE,
         )
-        form_state = [self.changing, self.start, self.leave]
+        form_state = [self.changing, self.start, self.leave, self.cancel]
         told = {self.running.seen, self.running.visitor, self.changing}
         submitted = self.start.click(
             self._submit,
-            {*self.controls.values(), self.panel.made, self.panel.waiting, *told},
-            [*self.running.widgets, *form_state, self.controls["seed"]],
+            {*self.controls.values(), *self.panel.inputs, *told},
+            [*self.running.widgets, *form_state, self.controls["seed"], self.check.card],
             queue=False,
             **PRIVATE,
         )
-        submitted.then(None, js=_SHOW_STATUS, **PRIVATE)
+        submitted.then(None, js=_SHOW_STAGE, **PRIVATE)
         self.leave.click(self._leave, None, form_state, queue=False, **PRIVATE)
         self.running.cancel.click(
-            self._cancel, told, [*self.running.widgets, *form_state], queue=False, **PRIVATE
+            self.running.stop,
+            [self.running.seen, self.running.visitor],
+            self.running.widgets,
+            queue=False,
+            **PRIVATE,
         )
-        filled = [*form_state, *self.controls.values(), self.running.status]
+        filled = [*form_state, *self.controls.values(), self.check.card, self.panel.joined]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
         self.panel.connect()
         form.connect(self.controls, self.studio.defaults)
@@ -117,32 +148,36 @@ class AnimateTab:
         self.check.connect()
         self.running.connect()
 
+    def _example(self, event: gr.EventData) -> Updates:
+        """An example was chosen."""
+        example = self.examples[int(event.index)]
+        photo, motion = example.files
+        return {
+            self.controls["photo"]: photo,
+            self.controls["motion"]: motion,
+            self.running.example: stage_of([example]),
+        }
+
     def _submit(self, data: dict, request: gr.Request) -> Updates:
         """Make a job, or several, of what is in the form; or change the waiting one that was put into it."""
-        values = {name: data[widget] for name, widget in self.controls.items()}
+        values = self.panel.values_of(data)
         seen, visitor = data[self.running.seen], data[self.running.visitor]
         updates: Updates = {}
         if values["random_seed"]:
             values["seed"] = random.randint(0, form.LARGEST_SEED)
             updates[self.controls["seed"]] = values["seed"]
-        values["motion"] = motion_of(values["motion"], data[self.panel.made])
         owner, changing = self.running.owner(visitor, request), data[self.changing]
         try:
-            if data[self.panel.waiting] and values["check_motion"]:
-                raise InputError(data[self.panel.waiting])
+            check_values(values, self.studio.defaults())
             first, *others = form.requests_of(values, self.studio.output)
-            jobs = [self.studio.submit(first, owner=owner, instead_of=changing)]
-            jobs += [self.studio.submit(other, owner=owner) for other in others]
+            joined = Path(values["joined"]) if values["joined"] else None
+            before = {"owner": owner, "steps": motion_steps(values), "joined": joined}
+            jobs = [self.studio.submit(first, instead_of=changing, **before)]
+            jobs += [self.studio.submit(other, **before) for other in others]
         except InputError as error:
             told = self.running.look(seen, visitor, request)
-            return updates | told | {self.running.status: views.message(str(error), kind="error")}
+            return updates | told | {self.check.card: problem(error)}
         return updates | self._leave() | self.running.turn_to(jobs[0], seen, visitor, request)
-
-    def _cancel(self, data: dict, request: gr.Request) -> Updates:
-        """While a job is being edited Cancel ends the editing, else it stops the job that runs."""
-        if data[self.changing]:
-            return self._leave()
-        return self.running.stop(data[self.running.seen], data[self.running.visitor], request)
 
     def _leave(self) -> Updates:
         """The form is about new jobs again."""
@@ -157,13 +192,14 @@ class AnimateTab:
         try:
             updates = self._settings_of(job)
         except InputError as error:
-            return {self.running.status: views.message(str(error), kind="error")}
+            return {self.check.card: problem(error)}
         if event.action == "use":
             return updates | self._leave()
         return updates | {
             self.changing: job.id,
             self.start: gr.update(value=_CHANGE),
             self.leave: gr.update(visible=True),
+            self.cancel: gr.update(visible=False),
         }
 
     def _settings_of(self, job: Job) -> Updates:
@@ -173,8 +209,10 @@ class AnimateTab:
             InputError: photo or clip are not there any more.
         """
         defaults = self.studio.defaults()
-        values = form.values_of(job.request, defaults)
+        values = form.values_of({**job.request, **job.request.get(STEPS, {})}, defaults)
         names = FILES if defaults.takes_keypoints else FILES[:2]
         files = {name: job.request[name] for name in names if job.request.get(name)}
         values |= {name: str(self.studio.lend(Path(file))) for name, file in files.items()}
-        return {self.controls[name]: value for name, value in values.items() if name in self.controls}
+        joined = job.request.get(JOINED)
+        updates = {self.controls[name]: value for name, value in values.items() if name in self.controls}
+        return updates | {self.panel.joined: str(self.studio.lend(Path(joined))) if joined else None}

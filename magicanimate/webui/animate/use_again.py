@@ -27,9 +27,8 @@ from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.studio import Studio
 
 _EXPLAINED = (
-    '<p class="ma-note">A video made here remembers how. Drop it, one of its png frames, or the JSON beside '
-    "it: its settings go back into the form, and so do photo and clip if the result still lies in the folder "
-    "of results.</p>"
+    '<p class="ma-caption">Drop a video that was made here: its settings, photo and dance go back into the '
+    "form.</p>"
 )
 
 
@@ -43,7 +42,7 @@ class UseAgain:
 
     def __init__(self, studio: Studio, controls: Controls):
         self.studio, self.controls = studio, controls
-        with gr.Accordion("Settings of an earlier result", open=False, elem_id="use-again"):
+        with gr.Accordion("Use the settings of an earlier video", open=False, elem_id="use-again"):
             gr.HTML(_EXPLAINED, padding=False)
             self.dropped = gr.File(label="Result", file_types=list(SUFFIXES), height=130)
             self.notice = gr.HTML("", visible=False, elem_id="use-again-notice", padding=False)
@@ -92,9 +91,8 @@ class UseAgain:
             result = result_of(Path(shown))
             filled = self._filled(reuse(result.settings, self._folders), result.name)
         except InputError as error:
-            gr.Warning(str(error))
-            return {self.notice: gr.skip()}
-        gr.Info(f"Photo, clip and settings are those of {result.name}, as far as they are there.")
+            problem = gr.update(value=views.message(str(error), kind="error"), visible=True)
+            return {self.notice: problem, tabs: gr.update(selected="animate")}
         return filled | {tabs: gr.update(selected="animate")}
 
     @property
@@ -117,7 +115,7 @@ class UseAgain:
             files.pop("keypoints", None)
         values |= {name: str(self.studio.lend(file)) for name, file in files.items()}
         notes = [*again.missing, *found.notes]
-        text = " ".join([f"The form has the settings of {source} now.", *notes])
+        text = " ".join([f"These are the settings of {source}.", *notes])
         return {
             self.notice: gr.update(value=views.message(text, kind="info" if notes else "done"), visible=True),
             **{self.controls[name]: value for name, value in values.items() if name in self.controls},

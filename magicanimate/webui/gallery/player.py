@@ -11,6 +11,7 @@ from urllib.parse import quote
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.results import StoredResult
 from magicanimate.webui.security.file_keys import key_of
+from magicanimate.wording import file_name
 
 RESULTS_STYLE = STATIC / "results.css"
 _PLAYED = (".mp4", ".webm")
@@ -35,16 +36,44 @@ def player(first: StoredResult, second: StoredResult | None = None) -> str:
     for result in results:
         if result.output.suffix not in _PLAYED:
             return _still(result)
-    clips = html.escape(json.dumps([_clip(result) for result in results]))
+    clips = html.escape(json.dumps(list(map(_clip, results, _labels(results)))))
     return f'<ma-player data-clips="{clips}"></ma-player>'
 
 
-def _clip(result: StoredResult) -> dict[str, Any]:
+def _labels(results: list[StoredResult]) -> list[str]:
+    """What tells results apart, first what differs between them: labels are cut where they end."""
+    if len(results) < 2:
+        return [each.name for each in results]
+    said: list[list[str]] = [[] for _ in results]
+    for name, word in _TELLING.items():
+        values = [each.settings.get(name) for each in results]
+        if values[0] != values[1]:
+            for texts, value in zip(said, values, strict=True):
+                texts.append(f"{word} {file_name(value) or value}")
+    days = "%H:%M" if results[0].made.date() == results[1].made.date() else "%d %b, %H:%M"
+    for texts, each in zip(said, results, strict=True):
+        texts.append(f"{each.made:{days}}")
+    return [" · ".join(texts) for texts in said]
+
+
+_TELLING = {
+    "seed": "seed",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "preset": "quality",
+    "photo": "photo",
+    "motion": "dance",
+    "model": "model",
+}
+"""Settings by which results are told apart, and what they are called."""
+
+
+def _clip(result: StoredResult, label: str) -> dict[str, Any]:
     width, height = result.size
     return {
         "src": file_url(result.output),
         "strip": file_url(result.strip) if result.strip else None,
-        "label": f"{result.made:%m-%d %H:%M}, seed {result.settings.get('seed')}",
+        "label": label,
         "width": width or 512,
         "height": height or 512,
         "frames": result.num_frames or 1,
@@ -58,4 +87,6 @@ def _still(result: StoredResult) -> str:
     name = html.escape(result.name)
     if result.output.suffix == ".gif":
         return f'<img class="ma-preview" alt="{name}" src="{html.escape(file_url(result.output))}">'
-    return f'<p class="ma-note">{name} is a folder of {result.num_frames} frames; take it as mp4 below.</p>'
+    return (
+        f'<p class="ma-note">{name} is a folder of {result.num_frames} frames; download it as MP4 below.</p>'
+    )

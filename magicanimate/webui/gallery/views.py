@@ -69,8 +69,13 @@ def _card(card: Card) -> str:
     return (
         f'<button type="button" class="ma-card" data-id="{html.escape(card.id)}" '
         f'aria-pressed="{str(card.chosen).lower()}" title="{html.escape(result.name)}">{picture}'
-        f"<span>{html.escape(what)}</span><time>{when}</time></button>"
+        f"<span>{html.escape(what)}</span><time>{when}</time>{_seed(result)}</button>"
     )
+
+
+def _seed(result: StoredResult) -> str:
+    seed = result.settings.get("seed")
+    return "" if seed is None else f"<span>seed {html.escape(str(seed))}</span>"
 
 
 def _pager(page: int, pages: int) -> str:

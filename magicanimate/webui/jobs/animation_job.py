@@ -21,7 +21,7 @@ from magicanimate.files import write_bytes
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.gallery.moving_picture import encode_webp
 from magicanimate.webui.jobs.job import Made
-from magicanimate.wording import new_output, pair_name, without_folders
+from magicanimate.wording import duration, new_output, pair_name, without_folders
 
 ANIMATE = "animate"
 """The kind of these jobs."""
@@ -31,19 +31,37 @@ CHECKPOINT = "checkpoint"
 _PREVIEW_SUFFIX = "_cancelled_preview.webp"
 
 
+STEPS, JOINED = "motion_steps", "joined"
+"""What a job's request holds beside the settings of an `AnimationRequest`: see
+`magicanimate.webui.jobs.motion_steps.take_steps`."""
+
 Animate = Callable[[AnimationRequest, str | None, OnProgress, ShouldStop], AnimationResult]
 """`Animator.animate` with the checkpoint that the job names, if it does."""
 
+Prepare = Callable[
+    [AnimationRequest, Mapping[str, Any], Path | None, OnProgress, ShouldStop], AnimationRequest
+]
+"""`take_steps` with the folder and the engine of the program."""
 
-def job_request(request: AnimationRequest, *, checkpoint: str | None) -> dict[str, Any]:
+
+def job_request(
+    request: AnimationRequest,
+    *,
+    checkpoint: str | None,
+    steps: Mapping[str, Any] | None = None,
+    joined: Path | None = None,
+) -> dict[str, Any]:
     """What a job keeps of a request: all but the output, whose name is found when the job begins.
 
     Args:
         request: what is to be made.
+        steps, joined: what happens to the clip before; see `take_steps`.
         checkpoint: see `magicanimate.webui.jobs.animators.checkpoint_name`; ``None`` for whichever is in use.
     """
     kept = {name: value for name, value in request.settings().items() if name != "output"}
-    return kept | {CHECKPOINT: checkpoint}
+    kept |= {CHECKPOINT: checkpoint}
+    kept |= {STEPS: dict(steps)} if steps else {}
+    return kept | ({JOINED: str(joined)} if joined else {})
 
 
 def job_title(request: AnimationRequest) -> str:
@@ -72,10 +90,11 @@ class AnimationRunner:
     Args:
         animate: see `Animate`.
         output: folder of the results; names are made of date, photo and clip.
+        prepare: see `Prepare`; clips animate as they are when ``None``.
     """
 
-    def __init__(self, animate: Animate, output: Path):
-        self._animate = animate
+    def __init__(self, animate: Animate, output: Path, prepare: Prepare | None = None):
+        self._animate, self._prepare = animate, prepare
         self._output = output
 
     def __call__(self, job: Mapping[str, Any], on_progress: OnProgress, should_stop: ShouldStop) -> Made:
@@ -89,6 +108,7 @@ class AnimationRunner:
         self._sweep(request)
         output = new_output(self._output, request.photo, request.motion)
         request = animation_request(job, output)
+        joined = Path(job[JOINED]) if job.get(JOINED) else None
         preview = None
 
         def on_news(progress: Progress) -> None:
@@ -97,11 +117,12 @@ class AnimationRunner:
             on_progress(progress)
 
         try:
+            if job.get(STEPS) and self._prepare is not None:
+                request = self._prepare(request, job[STEPS], joined, on_progress, should_stop)
             result = self._animate(request, job.get(CHECKPOINT), on_news, should_stop)
         except InputError as error:
-            raise InputError(
-                without_folders(str(error), *(getattr(request, name) for name in FILES))
-            ) from error
+            files = [*(job.get(name) for name in FILES), *(getattr(request, name) for name in FILES), joined]
+            raise InputError(without_folders(str(error), *files)) from error
         except Cancelled as stopped:
             if preview is None:
                 raise
@@ -119,9 +140,9 @@ class AnimationRunner:
 
 
 def _summary(result: AnimationResult) -> str:
-    """What was made, how long it took and where it is."""
+    """What was made, how long it took and what it is called."""
     text = (
-        f"{result.num_frames} frames of {result.width} x {result.height} at {result.fps:g} fps in "
-        f"{sum(result.seconds.values()):.0f} s. Saved as {result.output}"
+        f"Done in {duration(sum(result.seconds.values()))}: {result.num_frames / result.fps:.1f} s of video, "
+        f"{result.width} × {result.height}. Saved as {result.output.name}."
     )
-    return f"{text}. {result.unsigned}" if result.unsigned else text
+    return f"{text} {result.unsigned}" if result.unsigned else text

@@ -6,13 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from magicanimate.animator import Animator
-
-_NAMES = ("mini", "full")
+from magicanimate.checkpoints.locate import describe_models
 
 
 def checkpoint_name(model: str | Path) -> str:
-    """A checkpoint as jobs keep it: "mini", "full", or the whole path of its folder."""
-    return str(model) if model in _NAMES else str(Path(model).expanduser().resolve())
+    """A checkpoint as jobs keep it: "mini", "full", or the whole path of its folder.
+
+    The folders of "mini" and "full" are these two by whatever path they are named, so that the same weights
+    are never loaded twice.
+    """
+    named = {model.name: model.path for model in describe_models()}
+    if model in named:
+        return str(model)
+    folder = Path(model).expanduser().resolve()
+    same = (name for name, path in named.items() if path is not None and path.resolve() == folder)
+    return next(same, str(folder))
 
 
 class Animators:
@@ -33,23 +41,34 @@ class Animators:
 
     @property
     def trial(self) -> Path | None:
-        """The folder in use in place of the program's own checkpoint, if there is one."""
-        model = self.current.model
-        return None if checkpoint_name(model) == checkpoint_name(self._own) else Path(model)
+        """The folder in use in place of the program's own checkpoint, if there is one that has no name."""
+        name = checkpoint_name(self.current.model)
+        named = {model.name for model in describe_models()}
+        return None if name in (checkpoint_name(self._own), *named) else Path(name)
 
-    def use(self, folder: Path | None) -> None:
+    def use(self, model: str | Path | None) -> None:
         """Use another checkpoint from now on; one that works keeps its animator until it ends.
 
         Args:
-            folder: a pipeline folder; ``None`` for the program's own checkpoint.
+            model: "mini", "full" or a pipeline folder; ``None`` for the program's own checkpoint.
 
         Raises:
             InputError: the folder holds no checkpoint; nothing has changed then.
         """
-        animator = self._make(self._own if folder is None else folder)
-        if folder is not None:
-            _ = animator.defaults  # reads the folder
-        self.current = animator
+        own = model is None
+        model = self._own if own else model
+        name = checkpoint_name(model)
+        if name == checkpoint_name(self.current.model):
+            return
+        before = self.current
+        if self._other is not None and checkpoint_name(self._other.model) == name:
+            self.current = self._other
+        else:
+            animator = self._make(model)
+            if not own:
+                _ = animator.defaults  # reads the folder
+            self.current = animator
+        self._other = before  # stays loaded until the next job, so that going back at once costs nothing
 
     def of(self, checkpoint: str | None) -> Animator:
         """The animator for a job; only for who has the device, as the others' networks leave the memory.

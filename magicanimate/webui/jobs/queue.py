@@ -181,17 +181,19 @@ class JobQueue:
             self._files.sweep(self.jobs())
 
     def move(self, job_id: str, *, by: int) -> None:
-        """Move a waiting job among its owner's: -1 lets it run earlier by one, 1 later."""
+        """Move a waiting job among its owner's: -1 lets it run earlier by one, 1 later, 2 by two."""
         with self._changed:
             job = self._jobs.get(job_id)
             if job is None or job.state != "waiting":
                 return
             mine = [other for other in self.jobs(job.owner) if other.state == "waiting"]
             place = mine.index(job) + by
-            if 0 <= place < len(mine):
-                other = mine[place]
-                self._put(replace(job, rank=other.rank))
-                self._put(replace(other, rank=job.rank))
+            if by and 0 <= place < len(mine):
+                ranks = [other.rank for other in mine]
+                mine.insert(place, mine.pop(mine.index(job)))
+                for other, rank in zip(mine, ranks, strict=True):
+                    if other.rank != rank:
+                        self._put(replace(other, rank=rank))
 
     def edit(
         self, job_id: str, request: Mapping[str, Any], *, title: str = "", uploads: Sequence[str] = ()

@@ -28,15 +28,17 @@ class RunningPanel:
     Args:
         studio: has the queue.
         cancel: the button that stops the job which the panel tells of.
+        example: HTML that is shown as long as there are no jobs.
     """
 
-    def __init__(self, studio: Studio, cancel: gr.Button):
+    def __init__(self, studio: Studio, cancel: gr.Button, example: str):
         self.studio, self.cancel = studio, cancel
         self.seen = gr.State(Seen())
         # Who one is where several people use the program: known to one's own browser alone.
         self.visitor = gr.BrowserState("", storage_key="magicanimate-visitor", secret="magicanimate")
         self.timer = gr.Timer(_WHILE_BUSY)
-        self.status = gr.HTML(views.message("The video will appear here."), elem_id="status", padding=False)
+        self.example = gr.HTML(example, elem_id="example", padding=False)
+        self.status = gr.HTML("", visible=False, elem_id="status", padding=False)
         self.preview = gr.HTML("", visible=False, elem_id="preview", padding=False)
         with gr.Column(visible=False, elem_id="result-column") as self.result_column:
             self.result = ResultPanel()
@@ -46,7 +48,15 @@ class RunningPanel:
     @property
     def widgets(self) -> list[gr.components.Component]:
         """What `look` updates."""
-        own = [self.seen, self.visitor, self.timer, self.status, self.preview, self.result_column]
+        own = [
+            self.seen,
+            self.visitor,
+            self.timer,
+            self.status,
+            self.preview,
+            self.result_column,
+            self.example,
+        ]
         return [*own, self.jobs.list, self.note, self.cancel, *self.result.widgets]
 
     def connect(self) -> None:
@@ -99,9 +109,13 @@ class RunningPanel:
 
     def _current(self, placed: PlacedJob | None) -> Updates:
         """What is said of the job that the page tells of."""
-        updates: Updates = {self.status: views.job_status(placed)}
         active = placed is not None and placed.job.state in ("running", "waiting")
-        return updates | {self.cancel: gr.update(value="Cancel", interactive=active)}
+        told = "" if placed is None else views.job_status(placed)
+        return {
+            self.status: gr.update(value=told, visible=bool(told)),
+            self.example: gr.update(visible=placed is None),
+            self.cancel: gr.update(value="Cancel", interactive=True, visible=active),
+        }
 
     def _ended(self, job: Job, *, alone: bool) -> Updates:
         """Show what has come of a job; ``alone`` if there is no preview of another one."""
@@ -109,7 +123,7 @@ class RunningPanel:
             try:
                 return {self.result_column: gr.update(visible=True), **self.result.show(job.results[0])}
             except InputError as error:
-                return {self.status: views.message(str(error), kind="error")}
+                return {self.status: _error(error)}
         if alone and job.results and Path(job.results[0]).exists():  # what was kept of a cancelled one
             kept = views.moving_picture(Path(job.results[0]).read_bytes(), label="the last preview")
             return {self.preview: gr.update(value=kept, visible=True)}
@@ -134,6 +148,8 @@ class RunningPanel:
             match event.action:
                 case "up" | "down":
                     queue.move(job.id, by=-1 if event.action == "up" else 1)
+                case "move":
+                    queue.move(job.id, by=int(event.by))
                 case "cancel":
                     queue.cancel(job.id)
                 case "remove":
@@ -149,8 +165,12 @@ class RunningPanel:
                     for other in dropped:
                         queue.remove(other.id)
         except InputError as error:
-            return self.look(seen, visitor, request) | {self.status: views.message(str(error), kind="error")}
+            return self.look(seen, visitor, request) | {self.status: _error(error)}
         return self.look(seen, visitor, request)
+
+
+def _error(error: InputError) -> dict:
+    return gr.update(value=views.message(str(error), kind="error"), visible=True)
 
 
 def _goes(action: str, job: Job) -> bool:

@@ -8,24 +8,26 @@ from typing import Any
 
 import gradio as gr
 
+from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.one_click import MadeMotion, wish_of
 from densepose_tools.pointing import picture_at, with_mark
+from densepose_tools.treatment import Treatment
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
-from magicanimate.webui.animate.motion_figures import figures
-from magicanimate.webui.animate.motion_job import MotionJob
-from magicanimate.webui.animate.motion_panel import CORRECT, MAKE, MotionPanel, archive_download, settings
+from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.motion_tools.figures import figures
+from magicanimate.webui.motion_tools.job import MotionJob
 from magicanimate.webui.studio import Studio
-from magicanimate.wording import REMEDIES, without_folders
+from magicanimate.wording import without_folders
 
-CHANGE = "Change the DensePose clip"
+MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
 
 _ABOUT = """
-<p class="ma-note">Put in any clip. Of an ordinary video a DensePose clip is made; a DensePose clip in other
-colours is corrected; one that is right already can be steadied, mirrored or given another build.
-Drawing once more with other settings is quick: what was found is kept.</p>
+<p class="ma-caption">A motion clip shows every part of the body in its own colour (DensePose). Animate makes
+one by itself. Convert a video here to look at it, to reduce flicker, or to match the dancer to a photo;
+changing settings afterwards is quick.</p>
 """
 
 
@@ -48,7 +50,7 @@ class DensePoseTab:
 
     def _inputs(self) -> None:
         self.clip = gr.Video(
-            label="Clip",
+            label="Video",
             sources=["upload"],
             height=280,
             loop=True,
@@ -57,7 +59,7 @@ class DensePoseTab:
             elem_classes="ma-uncut",
         )
         self.notice = gr.HTML("", visible=False, padding=False, elem_id="dp-notice")
-        self.settings = settings(pointing=True)
+        self.settings = _settings()
         with gr.Column(visible=False, elem_classes="ma-panel") as self.pointing:
             self.picture = gr.Image(
                 label="Click on the person",
@@ -71,11 +73,11 @@ class DensePoseTab:
                     value = 0 if name == "second" else None
                     self.settings[name] = gr.Number(value, label=label, minimum=0, min_width=90)
         with gr.Row():
-            self.settings["flip"] = gr.Checkbox(False, label="Mirror the dance", container=False)
+            self.settings["flip"] = gr.Checkbox(False, label="Mirror", container=False)
             self.settings["margin"] = gr.Checkbox(
-                False, label="Widen boxes that cut off head or legs (released network)", container=False
+                False, label="Keep head and legs inside the frame", container=False
             )
-        with gr.Accordion("Build and place of somebody in a photo", open=False):
+        with gr.Accordion("Match the dancer to a photo", open=False):
             self.photo = gr.Image(
                 label="Photo of the whole body",
                 type="filepath",
@@ -85,7 +87,7 @@ class DensePoseTab:
                 elem_id="dp-photo",
             )
             self.photo.preprocess = form.path_only
-            self.use_photo = gr.Checkbox(True, label="Give it to the dancer", container=False)
+            self.use_photo = gr.Checkbox(True, label="Use this photo", container=False)
 
     def _results(self) -> None:
         self.job = MotionJob(self.studio, "dp", MAKE)
@@ -104,10 +106,10 @@ class DensePoseTab:
         self.use = gr.Button("Use in Animate", variant="primary", visible=False, elem_id="dp-use")
         with gr.Row():
             self.exact = gr.DownloadButton(
-                "Exact colours (mp4)", size="sm", visible=False, elem_id="dp-exact"
+                "Exact colours (MP4)", size="sm", visible=False, elem_id="dp-exact"
             )
-            self.near = gr.DownloadButton("Plays everywhere (mp4)", size="sm", visible=False)
-            self.archive = gr.DownloadButton("What was found (npz)", size="sm", visible=False)
+            self.near = gr.DownloadButton("Plays everywhere (MP4)", size="sm", visible=False)
+            self.archive = gr.DownloadButton("Detected people (NPZ)", size="sm", visible=False)
 
     def connect(self, panel: MotionPanel, tabs: gr.Tabs) -> None:
         """Attach the handlers; every widget of the page is there now.
@@ -122,17 +124,17 @@ class DensePoseTab:
         examined = [self.notice, self.job.status, self.job.start, *found, *results]
         self.clip.change(self._examine, self.clip, examined, concurrency_limit=4, **PRIVATE).then(
             self._forget_point, None, [self.settings["x"], self.settings["y"]], **PRIVATE
-        ).then(self._show_picture, where, [self.pointing, self.picture], **PRIVATE)
+        ).then(self._show_picture, where, [self.pointing, self.picture, self.notice], **PRIVATE)
         for name in ("people", "start", "second", "x", "y"):
             changed = self.settings[name].input
-            changed(self._show_picture, where, [self.pointing, self.picture], **PRIVATE)
+            changed(self._show_picture, where, [self.pointing, self.picture, self.notice], **PRIVATE)
         self.picture.select(self._point, None, [self.settings["x"], self.settings["y"]], **PRIVATE).then(
-            self._show_picture, where, [self.pointing, self.picture], **PRIVATE
+            self._show_picture, where, [self.pointing, self.picture, self.notice], **PRIVATE
         )
         inputs = {self.clip, self.photo, self.use_photo, self.made, *self.settings.values()}
         self.job.connect(self._make, inputs, [*results, self.made])
-        self.use.click(self._send, self.made, [panel.clip, tabs], **PRIVATE).then(
-            self._link, [panel.clip, panel.made, self.made], panel.made, **PRIVATE
+        self.use.click(self._send, self.made, [panel.controls["motion"], tabs], **PRIVATE).then(
+            self._link, [panel.controls["motion"], panel.made, self.made], panel.made, **PRIVATE
         )
 
     def _examine(self, clip: str | None, request: gr.Request) -> Updates:
@@ -170,12 +172,12 @@ class DensePoseTab:
             InputError: it cannot be read, or nothing can find the people of an ordinary video.
         """
         found = self.studio.examine(clip)
-        text = f"{clip.name} {found.advice(REMEDIES.get(found.kind, ''))}."
-        if found.kind == "ordinary":
-            return found.kind, f"{text} {self.studio.forecast().sentence}", MAKE
+        if found.kind in ("ordinary", "recolourable"):
+            button = MAKE if found.kind == "ordinary" else CORRECT
+            return found.kind, self.studio.conversion(found.kind), button
         if found.kind == "ready":
-            text = f"{clip.name} {found.reason}; Animate takes it as it is. Choose what to change."
-        return found.kind, text, {"ready": CHANGE, "recolourable": CORRECT}.get(found.kind)
+            return found.kind, "This is a motion clip already. Choose what to change.", CHANGE
+        return found.kind, f"{clip.name} {found.advice('')}.", None
 
     def _forget_point(self) -> tuple[None, None]:
         return None, None
@@ -192,8 +194,8 @@ class DensePoseTab:
         try:
             picture = picture_at(Path(clip), (start or 0) + (second or 0))
         except InputError as error:
-            gr.Warning(without_folders(str(error), clip))
-            return {self.pointing: gr.update(visible=True)}
+            text = views.message(without_folders(str(error), clip), kind="error")
+            return {self.pointing: gr.update(visible=True), self.notice: gr.update(value=text, visible=True)}
         if x is not None and y is not None:
             picture = with_mark(picture, x, y)
         return {self.pointing: gr.update(visible=True), self.picture: gr.update(value=picture)}
@@ -211,14 +213,14 @@ class DensePoseTab:
             return {
                 self.before: gr.update(
                     value=str(result.plain) if plain else clip,
-                    label="Before: as it was found" if plain else "Before: the clip",
+                    label="Before: as detected" if plain else "Before: the video",
                 ),
                 self.after: gr.update(value=str(result.playable), label="After"),
                 self.figures: gr.update(value=numbers, visible=bool(numbers)),
                 self.use: gr.update(visible=True),
                 self.exact: gr.update(value=str(result.video), visible=True),
                 self.near: gr.update(value=str(result.playable), visible=True),
-                self.archive: archive_download(new),
+                self.archive: _archive_download(new),
                 self.made: new,
             }
 
@@ -230,3 +232,39 @@ class DensePoseTab:
     def _link(self, clip: str, of_clips: dict[str, str], made: MadeMotion) -> dict[str, str]:
         """The clip in the player, which has near colours, stands for the one with exact colours."""
         return {**of_clips, clip: str(made.extraction.video)}
+
+
+def _archive_download(new: MadeMotion) -> Updates:
+    """The download of what was found; of a part map that was recoloured there is none."""
+    archive = new.extraction.archive
+    return gr.update(value=str(archive) if archive else None, visible=archive is not None)
+
+
+def _settings() -> dict[str, gr.components.Component]:
+    """Widgets of how a motion clip is made, by the names of `densepose_tools.one_click.wish_of`."""
+    choices = [("The largest person", "largest"), ("Everyone", "all"), ("The person I click on", "point")]
+    with gr.Row():
+        score = gr.Slider(
+            PUBLISHED_MIN_SCORE,
+            0.95,
+            value=Selection().min_score,
+            step=0.05,
+            label="How sure to be that it is a person",
+            info=f"Higher: fewer mistakes. Published clips use {PUBLISHED_MIN_SCORE}",
+            min_width=260,
+        )
+        people = gr.Radio(
+            choices,
+            value=Treatment().people,
+            label="Who dances",
+            min_width=200,
+        )
+    with gr.Row():
+        start = gr.Number(0, label="Start", info="Seconds", minimum=0, min_width=120)
+        end = gr.Number(0, label="End", info="Seconds; 0 is the end", minimum=0, min_width=120)
+    steady = gr.Checkbox(
+        Treatment().steady,
+        label="Reduce flicker",
+        container=False,
+    )
+    return {"min_score": score, "people": people, "start": start, "end": end, "steady": steady}

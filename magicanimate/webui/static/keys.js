@@ -1,16 +1,81 @@
-// What the page does by itself in the browser: names for what Gradio leaves without one, and keys.
+// What the page does by itself in the browser: keys, the tab's title, gifs, names that Gradio leaves out.
 () => {
-  const nameAll = () => {
-    document
-      .querySelectorAll("#examples .gallery-item:not([aria-label])")
-      .forEach((button, index) => button.setAttribute("aria-label", `Example ${index + 1}`));
-    // Gradio describes an empty place by a label, which only counts on something that has a role.
+  // Gradio describes an empty place by a label, which only counts on something that has a role.
+  const nameAll = () =>
     document
       .querySelectorAll(".empty[aria-label]:not([role])")
       .forEach((place) => place.setAttribute("role", "img"));
+
+  // The tab says how far the video is, and that it is done until somebody looks.
+  const NAME = "MagicAnimate";
+  let running = false;
+  const title = () => {
+    const bar = document.querySelector("#status [role=progressbar]");
+    if (bar) {
+      document.title = `${bar.getAttribute("aria-valuenow")} % · ${NAME}`;
+    } else if (running && document.querySelector("#status .ma-done")) {
+      document.title = document.hidden ? `✓ Your video is ready · ${NAME}` : NAME;
+      if (document.hidden && globalThis.Notification?.permission === "granted")
+        new Notification(NAME, { body: "Your video is ready." });
+    } else if (running) {
+      document.title = NAME;
+    }
+    running = Boolean(bar);
   };
-  nameAll();
-  new MutationObserver(nameAll).observe(document.body, { childList: true, subtree: true });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && !running) document.title = NAME;
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("[data-notify]")) Notification.requestPermission().then(look);
+  });
+  const offerNotes = () =>
+    document.querySelectorAll("[data-notify]").forEach((button) => {
+      button.hidden = globalThis.Notification?.permission !== "default";
+    });
+
+  // Gradio's video takes nothing that calls itself a picture; a gif is a clip here, and the program reads it.
+  document.addEventListener(
+    "change",
+    (event) => {
+      const input = event.target;
+      const file = input.matches?.("#motion input[type=file], #dp-clip input[type=file]") && input.files[0];
+      if (file && file.type === "image/gif") input.files = asVideo(file);
+    },
+    true,
+  );
+  document.addEventListener(
+    "drop",
+    (event) => {
+      const place = event.target.closest?.("#motion, #dp-clip");
+      const file = event.dataTransfer?.files[0];
+      if (!place || file?.type !== "image/gif") return;
+      const input = place.querySelector("input[type=file]");
+      if (!input) return;
+      event.preventDefault();
+      event.stopPropagation();
+      input.files = asVideo(file);
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    },
+    true,
+  );
+  const asVideo = (file) => {
+    const files = new DataTransfer();
+    files.items.add(new File([file], file.name, { type: "video/gif" }));
+    return files.files;
+  };
+  const acceptGifs = () =>
+    document.querySelectorAll("#motion input[type=file], #dp-clip input[type=file]").forEach((input) => {
+      if (!input.accept.includes(".gif")) input.accept += ",.gif";
+    });
+
+  const look = () => {
+    nameAll();
+    title();
+    offerNotes();
+    acceptGifs();
+  };
+  look();
+  new MutationObserver(look).observe(document.body, { childList: true, subtree: true, characterData: true });
 
   // Ctrl+Enter (on a Mac also Cmd+Enter) presses Animate wherever the focus is, as long as its tab is shown.
   const animate = () => document.querySelector("#animate");

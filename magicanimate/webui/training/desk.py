@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from magicanimate.errors import InputError
@@ -20,6 +21,9 @@ from magicanimate.webui.training.wish import (
     dancers_command,
     folder_named,
 )
+
+_USABLE = re.compile(r"(\d+) (?:videos with|rendered people)")
+"""How the line of `python -m training.data check` begins that counts what can be used."""
 
 
 class TrainingDesk:
@@ -58,10 +62,18 @@ class TrainingDesk:
     def start(self, wish: TrainingWish) -> None:
         """Start or resume what is wished for, and remember the wish.
 
+        Before a training begins its data are looked at: what cannot work is said at once.
+
         Raises:
-            InputError: as `TrainingRun.start`.
+            InputError: the data do not suffice, or as `TrainingRun.start`.
         """
-        self.run(wish).start(wish)
+        run = self.run(wish)
+        if (kept := run.holdout()) is not None:
+            wish = replace(wish, holdout=kept if wish.holdout is None else wish.holdout)
+        elif not run.process.running:
+            counted = map(_USABLE.match, self.check(wish.data))
+            wish = wish.with_holdout(max((int(found[1]) for found in counted if found), default=0))
+        run.start(wish)
         write_json(self._memory, asdict(wish))
 
     def check(self, data: str) -> Iterator[str]:

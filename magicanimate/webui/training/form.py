@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
-from magicanimate.animator import ModelDefaults
-from magicanimate.webui.animate.form_values import form_settings
-from magicanimate.webui.animate.sizes import size_choices
 from magicanimate.webui.training.wish import PRESETS, STAGES, TrainingWish, stages_of
 
 Controls = dict[str, gr.components.Component]
 
 TEXTS = ("data", "runs", "images", "pipeline", "stable_diffusion", "vae", "motion")
-CHECKPOINTS_OWN = ("num_inference_steps", "guidance_scale", "size", "width", "height")
-"""Settings of the Animate tab that each checkpoint has values of its own for."""
 
 
 def what(wish: TrainingWish) -> Controls:
@@ -39,7 +32,7 @@ def data(wish: TrainingWish) -> Controls:
         "data": gr.Textbox(
             wish.data,
             label="Data folder",
-            info="videos NAME.mp4 with their DensePose clips NAME.densepose.mp4, or rendered dancers",
+            info="Videos NAME.mp4 with their motion clips NAME.densepose.mp4, or rendered dancers",
             elem_id="data",
         )
     }
@@ -51,7 +44,7 @@ def runs(wish: TrainingWish) -> Controls:
         "runs": gr.Textbox(
             wish.runs,
             label="Folder of the runs",
-            info="the same for all stages of one training: each finds those before it there",
+            info="The same for all stages of one training: each stage continues from the one before",
             elem_id="runs",
         )
     }
@@ -59,7 +52,7 @@ def runs(wish: TrainingWish) -> Controls:
 
 def more() -> Controls:
     """Settings that are the preset's as long as they are empty."""
-    gr.HTML('<p class="ma-caption">What is empty is as the preset has it.</p>', padding=False)
+    gr.HTML('<p class="ma-caption">Empty fields are as the preset has them.</p>', padding=False)
     with gr.Row():
         controls: Controls = {
             "steps": gr.Number(
@@ -68,13 +61,21 @@ def more() -> Controls:
             "batch_size": gr.Number(
                 label="Batch size", precision=0, minimum=1, min_width=120, elem_id="batch-size"
             ),
+            "holdout": gr.Number(
+                label="Videos kept for checking",
+                info="never learned from; empty: up to 16, at most a quarter",
+                precision=0,
+                minimum=1,
+                min_width=160,
+                elem_id="holdout",
+            ),
             "learning_rate": gr.Number(label="Peak learning rate", min_width=120, elem_id="learning-rate"),
         }
     controls["images"] = gr.Textbox(
         label="Folder of pictures", info="for training on pictures and videos together"
     )
     controls["pipeline"] = gr.Textbox(
-        label="Go on from a checkpoint", info="pipeline folder, such as assets/mini"
+        label="Go on from a checkpoint", info="folder of a model, such as assets/mini"
     )
     return controls
 
@@ -90,11 +91,3 @@ def released_weights() -> Controls:
             label="Motion weights", info="stage2: AnimateDiff's mm_sd_v15.ckpt; may stay empty"
         ),
     }
-
-
-def checkpoints_own(defaults: ModelDefaults) -> dict[str, Any]:
-    """Updates of the Animate tab's settings to what a checkpoint has, see `CHECKPOINTS_OWN`."""
-    settings = form_settings(defaults)
-    updates = {name: gr.update(value=settings[name].default) for name in CHECKPOINTS_OWN}
-    sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
-    return updates | {"size": gr.update(choices=sizes, value=settings["size"].default)}

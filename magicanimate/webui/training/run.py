@@ -81,6 +81,14 @@ class TrainingRun:
         """
         self.process.start(wish.command(), cwd=PROGRAM_FOLDER)
 
+    def holdout(self) -> int | None:
+        """Videos that a run which has begun keeps for checking; it goes on with no other number."""
+        try:
+            kept = read_json_object(self.folder / "config.json").get("holdout")
+        except (OSError, ValueError):
+            return None
+        return kept if isinstance(kept, int) and self.checkpoint() else None
+
     def stop(self) -> None:
         """Ask it to write a checkpoint and end; asked once more it ends at once. Returns without waiting."""
         self.process.stop(grace=GRACE)

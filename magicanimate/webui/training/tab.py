@@ -44,6 +44,8 @@ class TrainTab:
                     )
         self.timer = gr.Timer(_LOOK_EVERY, active=False)
         self.seen = gr.State({})  # what the page shows already
+        # Told beside the looks, which come every two seconds and would wipe it out.
+        self.problems = [self.start_problem, self.render_problem]
 
     def _wishes(self) -> None:
         wish = TrainingWish()  # the one that was made last is put in when the page is opened
@@ -54,7 +56,7 @@ class TrainTab:
             self.dancers = gr.Number(
                 64,
                 label="People",
-                info="into the data folder, each with stills and a short clip; the mini learned from 2000",
+                info="Into the data folder, each with stills and a short clip; the mini learned from 2,000",
                 precision=0,
                 minimum=1,
                 elem_id="dancers",
@@ -63,17 +65,19 @@ class TrainTab:
                 self.render = gr.Button("Render", size="sm", elem_id="render")
                 self.stop_rendering = gr.Button("Stop rendering", size="sm", interactive=False)
             self.rendering = gr.HTML("", padding=False, elem_id="rendering")
+            self.render_problem = gr.HTML("", padding=False, elem_id="render-problem")
         self.fields |= train_form.runs(wish)
-        with gr.Accordion("More", open=False):
+        with gr.Accordion("More", open=False, elem_id="train-more"):
             self.fields |= train_form.more()
         with gr.Group(visible=False, elem_id="released-weights") as self.released:
             self.fields |= train_form.released_weights()
         with gr.Row():
             self.start = gr.Button("Start", variant="primary", size="lg", elem_id="start-training")
             self.stop = gr.Button("Stop", size="lg", interactive=False, elem_id="stop-training")
+        self.start_problem = gr.HTML("", padding=False, elem_id="start-problem")
         self.command = gr.Textbox(
             label="Command line",
-            info="does the same in the program's folder",
+            info="Does the same",
             lines=2,
             interactive=False,
             buttons=["copy"],
@@ -87,6 +91,7 @@ class TrainTab:
         wish = {*fields, self.seen}
         looks = [*self.run.widgets, *self.trials.widgets, self.output, self.start, self.stop]
         looks += [self.timer, self.seen, self.rendering, self.stop_rendering]
+        acts = [*looks, *self.problems]
         described = [self.fields["preset"], self.fields["stage"], self.released, self.command]
 
         blocks.load(self._restore, None, [*fields], **at_once).then(
@@ -94,15 +99,22 @@ class TrainTab:
         ).then(self._look, wish, looks, **at_once)
         self.timer.tick(self._look, wish, looks, **at_once)
         changes = [field.change for field in fields]
-        gr.on(changes, self._describe, fields, described, trigger_mode="always_last", **at_once)
+        gr.on(
+            changes,
+            self._changed,
+            fields,
+            [*described, *self.problems],
+            trigger_mode="always_last",
+            **at_once,
+        )
         chosen = [tab.select, self.fields["preset"].change, self.fields["stage"].change]
         for name in ("runs", "data"):
             chosen += [self.fields[name].blur, self.fields[name].submit]
         gr.on(chosen, self._look, wish, looks, trigger_mode="always_last", **at_once)
-        self.start.click(self._start, wish, looks, **at_once)
-        self.stop.click(self._stop, wish, looks, **at_once)
+        self.start.click(self._start, wish, [*acts, self.fields["holdout"]], **PRIVATE)
+        self.stop.click(self._stop, wish, acts, **at_once)
         self.check.click(self._check, self.fields["data"], [self.checked, self.check], **PRIVATE)
-        self.render.click(self._render, {*wish, self.dancers}, looks, **at_once)
+        self.render.click(self._render, {*wish, self.dancers}, acts, **at_once)
         self.stop_rendering.click(self._stop_rendering, wish, looks, **at_once)
         exported = self.trials.connect(blocks, animate, tabs, wish, self._wish)
         exported.then(self._look, wish, looks, **at_once)
@@ -133,27 +145,36 @@ class TrainTab:
             self.command: command,
         }
 
-    def _start(self, data: dict) -> Updates:
+    def _changed(self, data: dict) -> Updates:
+        """A field was changed: what was wrong may be right now."""
+        return self._describe(data) | dict.fromkeys(self.problems, "")
+
+    def _start(self, data: dict) -> Iterator[Updates]:
+        yield {
+            self.start_problem: views.message("Looking at the data…"),
+            self.start: gr.update(interactive=False),
+        }
         try:
             self.desk.start(self._wish(data))
         except InputError as error:
-            return self._look(data) | {self.run.status: views.message(str(error), kind="error")}
-        return self._look(data)
+            yield self._look(data) | {self.start_problem: views.message(str(error), kind="error")}
+            return
+        yield self._look(data) | {self.start_problem: "", self.fields["holdout"]: self.desk.wish.holdout}
 
     def _stop(self, data: dict) -> Updates:
         try:
             self.desk.run(self._wish(data)).stop()
         except InputError as error:
-            return self._look(data) | {self.run.status: views.message(str(error), kind="error")}
-        return self._look(data)
+            return self._look(data) | {self.start_problem: views.message(str(error), kind="error")}
+        return self._look(data) | {self.start_problem: ""}
 
     def _render(self, data: dict) -> Updates:
         wish = self._wish(data)
         try:
             self.desk.render(wish.data, count=data[self.dancers], preset=wish.preset)
         except InputError as error:
-            return self._look(data) | {self.rendering: views.message(str(error), kind="error")}
-        return self._look(data)
+            return self._look(data) | {self.render_problem: views.message(str(error), kind="error")}
+        return self._look(data) | {self.render_problem: ""}
 
     def _stop_rendering(self, data: dict) -> Updates:
         self.desk.stop_rendering(self._wish(data).data)

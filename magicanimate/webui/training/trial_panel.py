@@ -12,7 +12,6 @@ from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.studio import Studio
-from magicanimate.webui.training import form as train_form
 from magicanimate.webui.training.desk import TrainingDesk
 from magicanimate.webui.training.run import RunStatus, TrainingRun, trials
 from magicanimate.webui.training.wish import TrainingWish
@@ -29,14 +28,12 @@ class TrialPanel:
     def __init__(self, studio: Studio, desk: TrainingDesk):
         self.studio, self.desk = studio, desk
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="trials") as self.box:
-            self.choice = gr.Radio(
-                [], label="Try what was trained", info="on the Animate tab, until you go back"
-            )
+            self.choice = gr.Radio([], label="Try what was trained")
             self.note = gr.HTML("", visible=False, padding=False, elem_id="trial-note")
             with gr.Row():
                 self.use = gr.Button("Try in Animate", variant="primary", size="sm", elem_id="try")
                 self.export = gr.Button("Export the newest checkpoint", size="sm", elem_id="export")
-                self.back = gr.Button("Back to the program's own", size="sm", visible=False, elem_id="back")
+                self.back = gr.Button("Back to the first model", size="sm", visible=False, elem_id="back")
         self.widgets = [self.box, self.choice, self.export]
 
     def connect(
@@ -58,9 +55,8 @@ class TrialPanel:
             The export's event, for what is to follow it.
         """
         self.animate, self.tabs = animate, tabs
-        switched = [tabs, animate.note, self.back, self.note]
-        switched += [animate.controls[name] for name in (*train_form.CHECKPOINTS_OWN, "keypoints")]
-        blocks.load(self._opened, None, switched, **PRIVATE)
+        switched = [tabs, self.back, self.note, *animate.follows_model]
+        blocks.load(self._opened, None, self.back, **PRIVATE)
         self.use.click(self._use, self.choice, switched, **PRIVATE)
         self.back.click(self._back, None, switched, **PRIVATE)
 
@@ -83,7 +79,7 @@ class TrialPanel:
         return updates
 
     def _export(self, wish: TrainingWish) -> Iterator[Updates]:
-        note = views.message("Writing the newest checkpoints as a pipeline.")
+        note = views.message("Exporting the newest checkpoint…")
         yield {self.note: gr.update(value=note, visible=True), self.export: gr.update(interactive=False)}
         updates: Updates = {self.export: gr.update(interactive=True)}
         try:
@@ -107,8 +103,8 @@ class TrialPanel:
         return self._switched() | {self.tabs: gr.Tabs(selected="animate")}
 
     def _opened(self) -> Updates:
-        """The page was opened: it was built for the program's own checkpoint."""
-        return {self.back: gr.update(visible=False)} if self.studio.trial is None else self._switched()
+        """The page was opened."""
+        return {self.back: gr.update(visible=self.studio.trial is not None)}
 
     def _back(self) -> Updates:
         self.studio.use_model(None)
@@ -116,14 +112,7 @@ class TrialPanel:
 
     def _switched(self) -> Updates:
         """The studio animates with another checkpoint: its note, and the settings it would choose."""
-        defaults = self.studio.defaults()
-        updates = {
-            self.animate.controls[name]: update
-            for name, update in train_form.checkpoints_own(defaults).items()
-        }
-        return updates | {
-            self.animate.controls["keypoints"]: gr.update(value=None, visible=defaults.takes_keypoints),
-            self.animate.note: views.checkpoint_note(defaults, trial=self.studio.trial),
+        return self.animate.switched() | {
             self.back: gr.update(visible=self.studio.trial is not None),
             self.note: gr.update(visible=False),
         }

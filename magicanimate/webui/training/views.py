@@ -11,10 +11,9 @@ from magicanimate.webui.training.detached import DetachedProcess
 from magicanimate.webui.training.run import RunStatus
 
 INTRO = (
-    '<p class="ma-note">Trains the networks on videos of your own, in the stages of the paper. A training is '
-    "a program of its own: it goes on when this page is closed or MagicAnimate ends, and is found again. "
-    "For several GPUs run the command line below with <code>accelerate launch -m</code> in place of "
-    "<code>python -m</code>.</p>"
+    '<p class="ma-caption">Train a model on videos of your own. A training goes on when this page is closed '
+    "or the program ends, and is found again. On several GPUs, run the command line below with "
+    "<code>accelerate launch -m</code> in place of <code>python -m</code>.</p>"
 )
 
 

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +33,8 @@ STAGES = {
     "stage1": "appearance encoder and ControlNet on pairs of frames; the paper's second",
     "stage2": "last: the temporal layers on clips, after base or stage1",
 }
+HOLDOUT = {"mini": 16, "tiny": 1}
+"""Videos that a preset keeps for checking, where there are enough; the others keep 4."""
 FROM_NOTHING = ("mini", "tiny")
 NEW_STAGES = ("vae", "base")
 """Stages that only presets from nothing have: the others begin with Stable Diffusion's networks."""
@@ -60,6 +62,7 @@ class TrainingWish:
         steps: of the optimizer, in all.
         batch_size: samples a step.
         learning_rate: peak rate of AdamW.
+        holdout: videos that are kept for checking and never learned from.
         images: folder of pictures for the joint training.
         pipeline: pipeline folder to go on from.
         stable_diffusion, vae, motion: released weights that the paper's presets begin with.
@@ -72,6 +75,7 @@ class TrainingWish:
     steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    holdout: int | None = None
     images: str = ""
     pipeline: str = ""
     stable_diffusion: str = ""
@@ -102,6 +106,27 @@ class TrainingWish:
         self._check_choice()
         return self.runs_folder / self.stage
 
+    def with_holdout(self, videos: int) -> TrainingWish:
+        """The wish with videos to check with: as many as the preset wants, but never more than a quarter.
+
+        Args:
+            videos: that can be used.
+
+        Raises:
+            InputError: nothing would be left to learn from.
+        """
+        if videos < 2:
+            raise InputError("One video is too few: one is kept for checking. Add more videos.")
+        if self.holdout is None:
+            usual = HOLDOUT.get(self.preset, 4)
+            return replace(self, holdout=max(1, min(usual, videos // 4)))
+        if self.holdout >= videos:
+            raise InputError(
+                f"Too few videos: {videos} found, {self.holdout} kept for checking. "
+                f"Keep {max(1, videos // 4)} (under More)."
+            )
+        return self
+
     def command(self) -> list[str]:
         """The command line that trains; the same again resumes.
 
@@ -116,6 +141,7 @@ class TrainingWish:
             ("--steps", self.steps),
             ("--batch-size", self.batch_size),
             ("--learning-rate", self.learning_rate),
+            ("--holdout", self.holdout),
         ):
             if value is not None:
                 if not value > 0:

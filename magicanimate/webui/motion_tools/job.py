@@ -49,7 +49,7 @@ class MotionJob:
         """The visitor has pressed the button."""
         self.studio.admit(self.of(request))
         return {
-            self.status: gr.update(value=views.message("Waiting for the work before this."), visible=True),
+            self.status: gr.update(value=views.message(self.studio.conversion_begins()), visible=True),
             self.start: gr.update(interactive=False),
             self.cancel: gr.update(visible=True),
         }
@@ -81,7 +81,7 @@ class MotionJob:
         """
         try:
             if not clip:
-                raise InputError("There is no clip yet; put one in.")
+                raise InputError("Add a video.")
             for report in self.studio.make_motion(self.of(request), Path(clip), wish(), earlier=earlier):
                 if isinstance(report, Progress):
                     yield {self.status: views.progress_bar(report)}
@@ -90,5 +90,5 @@ class MotionJob:
         except InputError as error:
             yield {self.status: views.message(without_folders(str(error), clip), kind="error")}
         except Cancelled:
-            text = f"Cancelled. What was found in {Path(clip).name} is kept; the button goes on from there."
+            text = "Cancelled. What was detected is kept; converting again continues from there."
             yield {self.status: views.message(text)}

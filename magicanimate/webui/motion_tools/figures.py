@@ -16,7 +16,7 @@ def figures(new: MadeMotion) -> str:
     if made.flicker is not None:
         before, after = made.flicker
         parts.append(
-            "<p><b>Flicker</b>, the share of the body whose part changes and is back within three frames: "
+            "<p><b>Flicker</b> (share of the body that changes for a moment): "
             f"<b>{before:.2%}</b> before, <b>{after:.2%}</b> after.</p>"
         )
     if made.stretch is not None:
@@ -26,7 +26,7 @@ def figures(new: MadeMotion) -> str:
             for name, (along, across) in either_side(made.stretch).items()
         )
         parts.append(
-            "<p><b>Build</b> of the dancer as it was changed to that of the photo's person:</p>"
+            "<p><b>Build</b>: how the dancer was changed to match the photo:</p>"
             f"<table><thead><tr><th>Limb</th><th>Length</th><th>Width</th></tr></thead>{rows}</table>"
         )
     return f'<div class="ma-figures">{"".join(parts)}</div>' if parts else ""

@@ -1,0 +1,197 @@
+"""What happens to a clip before it animates: cut and edited, and converted where it is an ordinary video.
+
+Every step leaves a file of its own in a folder that is named after what goes in, so that doing the same again
+costs nothing, and a job that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densepose_tools.engine import Selection
+from densepose_tools.engine_choice import EngineChoice
+from densepose_tools.one_click import Wish, examine, make_motion
+from densepose_tools.tracking import PersonAt
+from densepose_tools.treatment import Treatment
+from magicanimate.config import AnimationRequest, MediaLimits, OnProgress, Progress, ShouldStop
+from magicanimate.digest import sha256_of
+from magicanimate.errors import Cancelled, InputError
+
+FOLDER = ".motions"
+"""In the folder of results: what the steps have made."""
+
+_BLOCK = 32  # frames that are held in memory to play them backwards
+
+
+def take_steps(
+    request: AnimationRequest,
+    steps: Mapping[str, Any],
+    joined: Path | None,
+    *,
+    folder: Path,
+    engine: EngineChoice,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> AnimationRequest:
+    """The request with the clip as it animates.
+
+    Args:
+        request: its clip is left alone.
+        steps: see `magicanimate.webui.animate.form_values.motion_steps`.
+        joined: a second clip, shown after the first.
+        folder: of the results.
+        engine: finds the people of an ordinary video.
+        on_progress: told of "edit" and of what `make_motion` tells.
+        should_stop: asked with every frame.
+
+    Raises:
+        InputError: a clip cannot be used, or shows nobody.
+        Cancelled: ``should_stop()`` said so.
+    """
+    stop = should_stop or (lambda: False)
+    clip, stretch = request.motion, {"start": request.start, "end": request.end}
+    edits = float(steps.get("speed") or 1) != 1 or bool(steps.get("boomerang")) or joined is not None
+    like = request.photo if steps.get("fit_dancer") else None
+    kind = examine(clip).kind if clip.is_file() else "ready"
+    converts = bool(steps.get("convert", True)) and kind in ("ordinary", "recolourable")
+    changes = bool(steps.get("mirror")) or like is not None
+    if not (edits or converts or changes):
+        return request
+    files = [file for file in (clip, joined, like) if file is not None]
+    known = {"steps": dict(steps), "files": [sha256_of(file) for file in files], **stretch}
+    if converts:
+        known["engine"] = engine.forecast().engine
+    name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
+    place = folder / FOLDER / name
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The clip cannot be edited ({error.strerror}); free some room.") from error
+    if edits:
+        edited = place / f"{clip.stem[:60]}_edited.mp4"
+        if not edited.is_file():
+            _edit(clip, edited, joined, steps, on_progress, stop, **stretch)
+        clip, stretch = edited, {"start": 0.0, "end": None}
+    if converts or changes:
+        video = place / f"{clip.stem[:60]}_densepose.mp4"
+        if not video.is_file():
+            wish = Wish(Selection(), _treatment(steps), like=like, **stretch)
+            make_motion(
+                clip, place, engine=engine, wish=wish, on_progress=on_progress, should_stop=should_stop
+            )
+        clip, stretch = video, {"start": 0.0, "end": None}
+    return replace(request, motion=clip, **stretch)
+
+
+def sweep(folder: Path, named: set[str]) -> None:
+    """Remove what neither a job nor a result names.
+
+    Args:
+        folder: of the results.
+        named: paths in the settings of results.
+    """
+    import shutil
+
+    for place in (folder / FOLDER).glob("*"):
+        if place.is_dir() and not any(str(file) in named for file in place.iterdir()):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _treatment(steps: Mapping[str, Any]) -> Treatment:
+    people = steps.get("people") or "largest"
+    if people == "point":
+        column, row, second = steps["point"]
+        people = PersonAt(column, row, second)
+    return Treatment(people=people, flip=bool(steps.get("mirror")))
+
+
+def _edit(
+    clip: Path,
+    target: Path,
+    joined: Path | None,
+    steps: Mapping[str, Any],
+    on_progress: OnProgress | None,
+    stop: Callable[[], bool],
+    *,
+    start: float,
+    end: float | None,
+) -> None:
+    """Write the edited clip without loss, as part maps are read by their exact colours."""
+    from magicanimate.media.motion import open_motion
+    from magicanimate.media.writer import VideoWriter
+
+    speed = float(steps.get("speed") or 1)
+    first = open_motion(clip, start=start, end=end)
+    # Fewer frames a second of the clip, shown at the clip's own rate, play faster.
+    parts = [open_motion(clip, start=start, end=end, fps=first.fps / speed)]
+    if joined is not None:
+        parts.append(open_motion(joined, fps=first.fps / speed))
+    total = sum(part.num_frames_estimate or 0 for part in parts) * (2 if steps.get("boomerang") else 1)
+    done = 0
+
+    def writer(path: Path) -> VideoWriter:
+        return VideoWriter(path, width=first.width, height=first.height, fps=first.rate, lossless=True)
+
+    def write(out: VideoWriter, frames: Iterator[np.ndarray]) -> None:
+        nonlocal done
+        for frame in frames:
+            if stop():
+                raise Cancelled("the clip was being edited")
+            out.write(frame)
+            done += 1
+            if on_progress is not None:
+                on_progress(Progress("edit", done, max(total, done)))
+
+    if not steps.get("boomerang"):
+        with writer(target) as out:
+            for part in parts:
+                write(out, _fitted(part.frames(), first.width, first.height))
+        return
+    forth = target.with_name(f"{target.stem}_forth.mp4")
+    try:
+        with writer(forth) as out:
+            for part in parts:
+                write(out, _fitted(part.frames(), first.width, first.height))
+        with writer(target) as out:
+            write(out, open_motion(forth).frames())
+            write(out, _backwards(forth))
+    finally:
+        forth.unlink(missing_ok=True)
+
+
+def _fitted(frames: Iterator[np.ndarray], width: int, height: int) -> Iterator[np.ndarray]:
+    """Frames of another clip in this size, whole; nearest pixels, so that no colours are mixed."""
+    from PIL import Image
+
+    for frame in frames:
+        if frame.shape[:2] == (height, width):
+            yield frame
+            continue
+        scale = min(width / frame.shape[1], height / frame.shape[0])
+        size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
+        small = np.array(Image.fromarray(frame).resize(size, Image.Resampling.NEAREST))
+        canvas = np.empty((height, width, 3), np.uint8)
+        canvas[:] = frame[0, 0]  # as the corner: the background of a part map, the wall of a room
+        top, left = (height - size[1]) // 2, (width - size[0]) // 2
+        canvas[top : top + size[1], left : left + size[0]] = small
+        yield canvas
+
+
+def _backwards(video: Path) -> Iterator[np.ndarray]:
+    """The frames of a video from the last but one to the second, so that a loop stops at neither end."""
+    from magicanimate.media.frame_access import frames_at
+    from magicanimate.media.video_file import index_video
+
+    limits = MediaLimits()
+    index = index_video(video, limits=limits)
+    last = len(index.times) - 1
+    for behind in range(last, 1, -_BLOCK):
+        block = frames_at(video, index, range(max(1, behind - _BLOCK), behind), limits=limits)
+        yield from reversed([frame for _, frame in block])

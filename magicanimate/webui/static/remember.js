@@ -1,0 +1,34 @@
+// The form outlives a reload: its values are kept by the browser, files by their addresses, and put back if these
+// are still there. NAMES are those of the values, OWN of those that each model has its own for.
+(NAMES, OWN) => {
+  const KEY = "magicanimate-form";
+  const model = () => document.querySelector("#checkpoint [data-model]")?.dataset.model ?? "";
+  const file = (value) => value?.url ?? value?.video?.url;
+  return {
+    keep: (...values) => {
+      if (!globalThis.maFormIsBack) return; // the form is still being filled
+      const kept = Object.fromEntries(NAMES.map((name, i) => [name, values[i]]));
+      localStorage.setItem(KEY, JSON.stringify({ model: model(), values: kept }));
+    },
+    restore: async (...now) => {
+      try {
+        const kept = JSON.parse(localStorage.getItem(KEY) ?? "null");
+        if (!kept) return now;
+        const values = await Promise.all(
+          NAMES.map(async (name, i) => {
+            const value = kept.values[name];
+            if (value === undefined || (OWN.includes(name) && kept.model !== model())) return now[i];
+            if (!file(value)) return value;
+            const there = await fetch(file(value), { method: "HEAD" }).catch(() => null);
+            return there?.ok ? value : now[i];
+          }),
+        );
+        return values;
+      } catch {
+        return now;
+      } finally {
+        globalThis.maFormIsBack = true;
+      }
+    },
+  };
+}

@@ -1,0 +1,86 @@
+"""The models in the page: fetched from a stand-in for the Hub, paused, resumed, used without a restart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from magicanimate.checkpoints.home import downloads_folder
+from magicanimate.config import Progress
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.webui.models.fetching import ModelFetch
+from magicanimate.webui.page import Page
+from magicanimate.webui.studio import Studio
+from tests.conftest import PATIENCE
+from tests.test_hub import converted, hub_server, published  # noqa: F401  (fixtures)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def wait_for(fetch: ModelFetch, state: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while fetch.status.state != state:
+        assert time.monotonic() < deadline, fetch.status
+        time.sleep(0.01)
+
+
+def test_a_download_is_paused_gone_on_with_and_given_up(home):
+    begun = threading.Event()
+
+    def fetch(*, on_progress, should_stop):
+        downloads_folder().mkdir(parents=True, exist_ok=True)
+        (downloads_folder() / "part").write_bytes(b"1")
+        on_progress(Progress("download", 1, 2))
+        begun.set()
+        while not should_stop():
+            time.sleep(0.001)
+        raise Cancelled("stopped")
+
+    fetching = ModelFetch(fetch)
+    assert fetching.status.state == "idle"
+    fetching.start()
+    assert begun.wait(PATIENCE)
+    fetching.pause()
+    assert fetching.status.state == "paused" and fetching.status.progress.step == 1
+    assert ModelFetch(fetch).status.state == "paused"  # as the next start of the program finds it
+    fetching.start()
+    wait_for(fetching, "running")
+    fetching.cancel()
+    assert fetching.status.state == "idle" and not downloads_folder().exists()
+
+
+def test_a_failure_is_a_sentence_and_may_be_tried_again(home):
+    def fetch(**_):
+        raise InputError("There is no connection.")
+
+    fetching = ModelFetch(fetch)
+    fetching.start()
+    wait_for(fetching, "failed")
+    assert fetching.status.error == "There is no connection."
+
+
+def test_the_full_model_is_fetched_in_the_page_and_used(home, hub_server, tiny_model, tmp_path):  # noqa: F811
+    studio = Studio(tiny_model, tmp_path / "out", device="cpu")
+    page = Page(studio, [], queue_size=2, training=True)
+    tab, press = page.models, lambda action, model="full": SimpleNamespace(action=action, model=model)
+    told = tab._look()
+    assert "Download (11 GB)" in told[tab.list] and " free on this disk" in told[tab.list]
+    assert tab._act(press("start"))[tab.timer].active
+    wait_for(page.fetch, "done")
+    told = tab._look()
+    assert ">Use<" in told[tab.list] and "Download" not in told[tab.list] and not told[tab.timer].active
+    used = tab._act(press("use"))
+    assert studio.model_name == "full" and "Full model" in used[page.animate.badge]
+    assert "In use" in used[tab.list] and "next video" in used[tab.note]
+    back = tab._use_folder(f'"{tiny_model}"')
+    assert studio.model_name == str(tiny_model) and "In use" in back[tab.list]
+    wrong = tab._use_folder(str(tmp_path / "none"))
+    assert "none" in wrong[tab.note] and studio.model_name == str(tiny_model)
+    studio.close()
