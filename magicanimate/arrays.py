@@ -1,7 +1,7 @@
-"""Arrays out of npz files that may come from anybody: what their headers say is checked before unpacking.
+"""Arrays out of npz and npy files that may come from anybody: headers are checked before unpacking.
 
-The format is that of numpy.lib.format: a zip of ``NAME.npy`` entries, each a header with type and shape and
-then the numbers. An entry of a few bytes can unpack to gigabytes, and a header can promise any shape.
+The format of npz is that of numpy.lib.format: a zip of ``NAME.npy`` entries, each a header with type and
+shape and then the numbers. An entry of a few bytes can unpack to gigabytes, a header can promise any shape.
 """
 
 from __future__ import annotations
@@ -113,6 +113,19 @@ class ArrayFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array of an ``.npy`` file, read from the disk as it is used.
+
+    Raises:
+        Unreadable: the file is missing, cut off, or holds no plain numbers.
+    """
+    require_ordinary(path)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except _BROKEN as error:
+        raise Unreadable(path, "it is no npy file, or is cut off") from error
 
 
 def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -78,6 +78,20 @@ def stretch_of_frames(motion: Path, first: int, count: int) -> tuple[float, floa
     return float(first / rate), float((first + count) / rate)
 
 
+def check_inputs(request: AnimationRequest) -> None:
+    """Refuse files that are missing, empty, too large or may not be read, before anything is loaded.
+
+    Raises:
+        InputError: see `magicanimate.media.file_checks.check_file`.
+    """
+    from magicanimate.media.file_checks import check_file
+
+    check_file(Path(request.photo), what="photo", limits=request.limits)
+    for clip in (request.motion, request.keypoints):
+        if clip is not None and not Path(clip).is_dir():
+            check_file(Path(clip), what="motion clip", limits=request.limits)
+
+
 def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> None:
     """Refuse what cannot or must not be written now rather than after minutes of work.
 

@@ -52,6 +52,16 @@ def video(path: Path) -> tuple[int, int, int, float]:
         return frames, stream.width, stream.height, float(stream.average_rate)
 
 
+@pytest.mark.parametrize("which", ["photo", "motion"])
+def test_files_that_are_not_there_are_named_before_anything_is_loaded(
+    which, photo, motion, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("magicanimate.cli.animate.Animator", lambda *_, **__: pytest.fail("loaded"))
+    given = {"photo": photo, "motion": motion, which: tmp_path / "gone"}
+    assert main(["animate", *map(str, given.values()), "-o", str(tmp_path / "o.mp4")]) == 2
+    assert "gone does not exist; check the name" in capsys.readouterr().err
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, magicanimate.cli.parser as p; p.build_parser().format_help(); "

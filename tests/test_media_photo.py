@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 import zlib
 
@@ -16,7 +15,6 @@ from magicanimate.errors import InputError
 from magicanimate.media.file_metadata import read_metadata
 from magicanimate.media.photo import load_photo
 from magicanimate.webui.gallery.photo_thumbnail import thumbnail
-from tests.conftest import ROOT
 from tests.media_files import numbered, write_clip, write_sound
 
 
@@ -226,30 +224,6 @@ def test_large_jpegs_are_made_smaller_while_they_are_decoded(tmp_path):
     assert "320x160" in refused(tmp_path / "large.jpg", limits=MediaLimits(max_pixels=10_000))
     Image.fromarray(large).save(tmp_path / "large.png")
     assert "320x160" in refused(tmp_path / "large.png", limits=MediaLimits(max_pixels=15_000))
-
-
-# The only functions that open pictures and clips for reading, and those that write clips.
-OPENERS = {
-    ("Image.open", "magicanimate/media/photo.py"),
-    ("av.open", "magicanimate/media/video_file.py"),
-    ("av.open", "magicanimate/media/encoders.py"),
-    ("av.open", "training/data/flip.py"),
-}
-
-
-def test_pictures_and_clips_are_opened_in_one_place():
-    files = [ROOT / "app.py"]
-    for package in ("magicanimate", "densepose_tools", "training", "benchmarks"):
-        files += sorted((ROOT / package).rglob("*.py"))
-    found = {
-        (call.group(1), file.relative_to(ROOT).as_posix())
-        for file in files
-        for call in re.finditer(
-            r"\b(Image\.open|av\.open|iio\.\w+|imageio\.\w+|cv2\.VideoCapture|cv2\.imread)\(",
-            file.read_text(encoding="utf-8"),
-        )
-    }
-    assert found == OPENERS
 
 
 def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from magicanimate.cli.batch import load_batch
 from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.quick_start import import_diffusers
-from magicanimate.request_checks import check_outputs, check_request
+from magicanimate.request_checks import check_inputs, check_outputs, check_request
 from magicanimate.terminal import ProgressBar, say, stop_on_interrupt
 from magicanimate.wording import timestamp
 
@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> None:
     for request in requests:
         check_request(request)
         check_outputs(request, config=getattr(args, "config", None))
+    if len(requests) == 1:  # of several the others are still made
+        check_inputs(requests[0])
     from magicanimate.acceleration.process_group import join_team, own_device
 
     device = own_device(args.device)

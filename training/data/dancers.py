@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from magicanimate.arrays import map_array
 from magicanimate.errors import InputError
 from magicanimate.palette import PALETTE
 from training.data.cropping import SquareCrop
@@ -93,9 +94,9 @@ class DancerVideos:
             self._keypoints_file(0)
 
     def _map_arrays(self) -> None:
-        self.rgb = np.load(self.folder / PACKED_RGB, mmap_mode="r")
-        self.parts = np.load(self.folder / PACKED_PARTS, mmap_mode="r")
-        self.points = np.load(self.folder / PACKED_POINTS, mmap_mode="r")
+        self.rgb = map_array(self.folder / PACKED_RGB)
+        self.parts = map_array(self.folder / PACKED_PARTS)
+        self.points = map_array(self.folder / PACKED_POINTS)
 
     def __getstate__(self) -> dict[str, Any]:
         mapped = ("rgb", "parts", "points")
