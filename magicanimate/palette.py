@@ -6,6 +6,7 @@ Part numbers are those of DensePose's "fine segmentation" (Guler et al., "DenseP
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -73,6 +74,34 @@ PART_NAMES: tuple[str, ...] = (
     "head right half",
     "head left half",
 )
+
+_MEETS = {
+    1: (2, 7, 8, 17, 18, 23, 24),
+    2: (9, 10, 15, 16, 23, 24),
+    3: (20, 22),
+    4: (19, 21),
+    5: (12, 14),
+    6: (11, 13),
+    7: (8, 9, 11),
+    8: (10, 12),
+    9: (10, 13),
+    10: (14,),
+    11: (13,),
+    12: (14,),
+    15: (17, 19),
+    16: (18, 20),
+    17: (21,),
+    18: (22,),
+    19: (21,),
+    20: (22,),
+    23: (24,),
+}
+"""Part -> parts of higher numbers that it meets on a body."""
+
+MEETING_PARTS: tuple[tuple[int, int], ...] = tuple(
+    (one, other) for one, others in _MEETS.items() for other in others
+)
+"""Pairs of parts that meet on a body."""
 
 FLIP_PERMUTATION = np.array(
     [0, 1, 2, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15, 18, 17, 20, 19, 22, 21, 24, 23], dtype=np.uint8
@@ -163,3 +192,25 @@ def colourise(labels: np.ndarray) -> np.ndarray:
     if labels.size and (labels.min() < 0 or labels.max() >= len(PALETTE)):
         raise ValueError(f"labels must be 0..24, not {labels.min()}..{labels.max()}")
     return PALETTE[labels]
+
+
+@lru_cache(maxsize=1)
+def meeting_labels() -> np.ndarray:
+    """Which labels meet on a body, bool (25, 25); background meets nothing."""
+    meets = np.zeros((len(PALETTE), len(PALETTE)), dtype=bool)
+    for one, other in MEETING_PARTS:
+        meets[one, other] = meets[other, one] = True
+    return meets
+
+
+def meeting_share(frames: Sequence[np.ndarray]) -> float:
+    """Of unlike neighbours in label maps, uint8 (h, w), the share that meets on a body; background aside."""
+    meets = meeting_labels()
+    meeting = pairs = 0
+    for labels in frames:
+        for first in (labels, labels.T):
+            # Across one pixel, which compression may have mixed.
+            unlike = (first[:-2] != first[2:]) & (first[:-2] > 0) & (first[2:] > 0)
+            pairs += int(unlike.sum())
+            meeting += int(meets[first[:-2], first[2:]][unlike].sum())
+    return meeting / max(1, pairs)

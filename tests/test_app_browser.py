@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image, features
 
 from magicanimate.media.writer import VideoWriter
 from tests.browser_page import (
@@ -448,3 +449,22 @@ def clear_jobs(page) -> None:
     else:
         page.click("#jobs summary")
         page.click("#jobs details [data-action=remove]")
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp", "avif"])
+def test_an_animated_picture_is_a_clip(page, tmp_path, kind):
+    """Chosen in the clip's box, whose player shows none of them."""
+    if kind == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    frames = [Image.fromarray(frame) for frame in part_maps(6)]
+    exact = {"gif": {}, "png": {}, "webp": {"lossless": True}, "avif": {"quality": 90}}[kind]
+    clip = tmp_path / f"dance.{kind}"
+    frames[0].save(clip, save_all=True, append_images=frames[1:], duration=40, **exact)
+    clear(page)
+    page.set_input_files("#photo input[type=file]", write_photo(tmp_path / "me.png"))
+    page.set_input_files("#motion input[type=file]", clip)
+    page.wait_for_selector("#photo img")
+    page.wait_for_function("() => document.querySelector('#check').innerText.includes('6 frames')")
+    set_steps(page, 1)
+    page.click("#animate")
+    wait_for_status(page, "6 frames of 32 x 32 at 25 fps")

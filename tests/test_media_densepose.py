@@ -12,10 +12,12 @@ from PIL import Image
 
 from densepose_tools.command import build_parser
 from magicanimate.errors import InputError
+from magicanimate.media.colour_maps import map_table
 from magicanimate.media.densepose_check import check_densepose, command_for, require_densepose
-from magicanimate.media.map_colours import map_table
+from magicanimate.media.map_overlay import is_drawn_over_video
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, PALETTE, colourise, nearest_labels
+from tests.conftest import ROOT
 from tests.media_files import part_labels, part_maps, write_clip
 
 REAL = ("demo4", "dancing2", "running", "running2", "multi_dancing")
@@ -243,16 +245,39 @@ def test_iuv_pictures_are_read(reading):
     assert all((report.colours.labels(f) == labels).all() for f, labels in zip(frames, LABELS, strict=True))
 
 
-def test_parts_blended_with_a_grey_picture_are_told(shared):
-    """As DensePose's own tool shows what it found."""
-    grey = np.repeat(scene()[:160, :160].mean(axis=-1, keepdims=True), 3, axis=-1)
-    for strength in (0.5, 0.7):
-        blended = [
-            np.where((labels > 0)[..., None], (1 - strength) * grey + strength * PALETTE[labels], grey)
-            for labels in LABELS
-        ]
-        report = check_densepose([frame.astype(np.uint8) for frame in blended])
-        assert report.kind == "other" and "blended" in report.reason
+def blended(frames: list[np.ndarray], behind: np.ndarray, strength: float) -> list[np.ndarray]:
+    """Part maps drawn half transparent over a picture, compressed."""
+    made = []
+    for frame in frames:
+        labels = nearest_labels(frame)[0]
+        picture = np.array(Image.fromarray(behind).resize(frame.shape[1::-1])).astype(np.float32)
+        mixed = (1 - strength) * picture + strength * PALETTE[labels]
+        made.append(as_jpeg(np.where((labels > 0)[..., None], mixed, picture).astype(np.uint8), 75))
+    return made
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])  # DensePose's own tool draws over the picture in grey
+@pytest.mark.parametrize(("name", "strength"), [("demo4", 0.5), ("demo4", 0.7), ("running2", 0.4)])
+def test_parts_blended_with_a_video_are_told(shared, name, strength, mode):
+    frames = list(open_motion(shared / f"samples/{name}.mp4", end=2.4, fps=5).frames())
+    behind = np.array(Image.open(shared / "samples/dalle8.jpeg").convert(mode).convert("RGB"))
+    report = check_densepose(blended(frames, behind, strength), every=1)
+    assert report.kind == "ordinary" and "DensePose parts seem to be drawn" in report.reason
+    assert report.advice("X").endswith("if you have it); make a DensePose clip of it with X")
+    plain = check_densepose([as_jpeg(behind, 75)] * 12, every=1)
+    assert plain.kind == "ordinary" and "seem to be drawn" not in plain.reason
+
+
+def test_no_picture_seems_to_have_parts_drawn_over_it(shared):
+    photos = [
+        *shared.glob("samples/*.png"),
+        *shared.glob("samples/*.jpeg"),
+        *(ROOT / "assets").rglob("*.jpg"),
+    ]
+    pictures = [np.array(Image.open(path).convert("RGB").resize((400, 400))) for path in photos]
+    pictures += [cartoon(seed) for seed in range(20)] + [scene(), scene(purple=True), noise()]
+    assert len(pictures) > 25
+    assert not any(is_drawn_over_video([picture[::2, ::2]]) for picture in pictures)
 
 
 def test_captions_are_borne_and_taken_out():

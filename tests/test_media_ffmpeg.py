@@ -62,13 +62,13 @@ def test_transparent_jpeg_xl_is_shown_over_the_background(tmp_path):
 def test_jpeg_xl_that_cannot_be_is_refused(tmp_path, monkeypatch):
     path = encoded(tmp_path / "me.jxl", [PICTURE], *JXL)
     with pytest.raises(
-        InputError, match="me.jxl is a JPEG XL picture that is damaged or has more than 900 pixels"
+        InputError, match="me.jxl is a JPEG XL file that is damaged or has more than 900 pixels"
     ):
         load_photo(path, limits=MediaLimits(max_pixels=900))
     with pytest.raises(InputError, match="me.jxl is a still picture; give a video"):
         open_motion(path)
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(InputError, match="me.jxl is a JPEG XL picture that is damaged"):
+    with pytest.raises(InputError, match="me.jxl is a JPEG XL file that is damaged"):
         load_photo(path)
     monkeypatch.setattr("magicanimate.media.photo.as_png", lambda *_, **__: None)
     monkeypatch.setattr("magicanimate.media.photo.ffmpeg_program", lambda: None)

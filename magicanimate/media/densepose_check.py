@@ -15,14 +15,9 @@ import numpy as np
 from PIL import Image
 
 from magicanimate.errors import InputError
-from magicanimate.media.map_colours import (
-    MapColours,
-    diagnose,
-    is_blank,
-    overlay_share,
-    smoothed,
-    usual_colours,
-)
+from magicanimate.media.map_colours import MapColours, is_blank, smoothed
+from magicanimate.media.map_diagnosis import diagnose, usual_colours
+from magicanimate.media.map_overlay import is_drawn_over_video
 from magicanimate.palette import BACKGROUND, nearest_labels
 
 if TYPE_CHECKING:
@@ -239,12 +234,12 @@ def _judged(
         colours = diagnose(kept, softened)
         if colours is not None:
             return _ready(colours, "is a DensePose part map")
-        if overlay_share(kept):
+        if is_drawn_over_video(kept):
             return (
-                "other",
+                "ordinary",
                 None,
-                "shows DensePose parts blended with the picture they were found in; use the video that was "
-                "looked at, or let DensePose draw on the background alone",
+                "is an ordinary video over which DensePose parts seem to be drawn (take the video without "
+                "them if you have it)",
             )
     return (
         "ordinary",
