@@ -298,6 +298,7 @@ LISTED = {
     # into memory or a temporary folder
     "magicanimate.checkpoints.single_file": {"write_text"},
     "magicanimate.webui.animate.check_card": {"save"},
+    "magicanimate.webui.animate.clip_strip": {"save"},
     "magicanimate.webui.gallery.moving_picture": {"save"},
     "magicanimate.webui.gallery.photo_thumbnail": {"save"},
     "training.segmenter.augment": {"save"},
@@ -324,7 +325,8 @@ _CALLS = {
     *("zipfile.ZipFile", "tarfile.open", "shutil.unpack_archive"),
 }
 _METHODS = {"write_text", "write_bytes", "save_pretrained", "tofile"}
-_PICTURES = re.compile(r"image|picture|small|strip|sheet|photo|drawing", re.IGNORECASE)
+_PICTURES = re.compile(r"Image|picture|small|sheet")
+_KINDS = {"PNG", "WEBP", "JPEG", "GIF"}
 
 
 def uses(tree: ast.AST) -> set[str]:
@@ -347,23 +349,31 @@ def uses(tree: ast.AST) -> set[str]:
         last = name.rpartition(".")[2]
         if name in _CALLS:
             found.add(name)
-        elif (dot and last in _METHODS) or (last == "save" and _PICTURES.search(called)):
+        elif (
+            dot
+            and last in _METHODS
+            or last == "save"
+            and (_PICTURES.search(called) or _KINDS & {*_texts(node)})
+        ):
             found.add(last)
         elif last in ("open", "fdopen") and any(set(mode) & set("wax+") for mode in _modes(node)):
             found.add("open for writing")
     return found
 
 
+def _is_of_picture(save: ast.Call) -> bool:
+    return bool(_PICTURES.search(ast.unparse(save.func)) or _KINDS & {*_texts(save)})
+
+
+def _texts(call: ast.Call) -> list[str]:
+    """The texts written out in the arguments of a call."""
+    parts = [part for each in (*call.args, *call.keywords) for part in ast.walk(each)]
+    return [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+
+
 def _modes(call: ast.Call) -> list[str]:
     """The modes with which a call may open a file."""
-    given = [*call.args, *(word.value for word in call.keywords if word.arg == "mode")]
-    texts = [
-        part.value
-        for each in given
-        for part in ast.walk(each)
-        if isinstance(part, ast.Constant) and isinstance(part.value, str)
-    ]
-    return [text for text in texts if text and set(text) <= set("rwaxbt+")]
+    return [text for text in _texts(call) if text and set(text) <= set("rwaxbt+")]
 
 
 @pytest.mark.parametrize(

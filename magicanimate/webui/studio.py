@@ -304,13 +304,13 @@ class Studio:
             size = 0
         return f"Downloading the detector, {human_bytes(size)}, once…" if size else "Starting…"
 
-    def played(self, gif: str) -> Path:
-        """A video of a gif, as browsers play no gifs in a player; it goes with the program.
+    def played(self, picture: str) -> Path:
+        """A video of an animated picture, which browsers play in no player; it goes with the program.
 
         Raises:
-            InputError: the gif cannot be read.
+            InputError: the picture cannot be read, or does not move.
         """
-        return as_video(Path(gif), Path(self._lent.name) / secrets.token_hex(8))
+        return as_video(Path(picture), Path(self._lent.name) / secrets.token_hex(8))
 
     def make_motion(
         self, visitor: str, clip: Path, wish: Wish, *, earlier: MadeMotion | None = None

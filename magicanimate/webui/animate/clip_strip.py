@@ -17,6 +17,9 @@ from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import Kind
 from magicanimate.media.motion import open_motion
 
+ANIMATED_PICTURES = (".gif", ".png", ".apng", ".webp", ".avif", ".jxl")
+"""Suffixes of clips that no browser plays as a video; the page's ``keys.js`` knows them, too."""
+
 _FRAMES, _HEIGHT = 10, 56  # of the row, in pixels
 
 
@@ -81,13 +84,13 @@ def look(clip: str | Path) -> ClipStrip:
     return _look(path, changed)
 
 
-def as_video(gif: Path, folder: Path) -> Path:
-    """A gif as a video that browsers play, in a new folder; see `look` for errors."""
+def as_video(picture: Path, folder: Path) -> Path:
+    """An animated picture as a video that browsers play, in a new folder; see `look` for errors."""
     from magicanimate.media.writer import VideoWriter
 
-    clip = open_motion(gif)
+    clip = open_motion(picture)
     folder.mkdir()
-    video = folder / f"{gif.stem}.mp4"
+    video = folder / f"{picture.stem}.mp4"
     with VideoWriter(video, width=clip.width, height=clip.height, fps=clip.rate) as out:
         for frame in clip.frames():
             out.write(frame)

@@ -11,7 +11,7 @@ from densepose_tools.photo_people import PhotoBodies
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
-from magicanimate.webui.animate.clip_strip import ClipStrip, look
+from magicanimate.webui.animate.clip_strip import ANIMATED_PICTURES, ClipStrip, look
 from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.studio import Studio
@@ -81,7 +81,10 @@ class MotionPanel:
             self.controls |= form.motion_settings(self.studio.defaults())
             with gr.Row(equal_height=True):
                 self.joined = gr.File(
-                    label="Then this video", file_types=["video", ".gif"], height=110, elem_id="joined"
+                    label="Then this video",
+                    file_types=["video", *ANIMATED_PICTURES],
+                    height=110,
+                    elem_id="joined",
                 )
                 self.undo = gr.Button("Undo all edits", size="sm", min_width=120, elem_id="undo-edits")
 
@@ -120,8 +123,8 @@ class MotionPanel:
         self.undo.click(self._undone, [clip, self.made], [*edits, self.joined, self.strip], **PRIVATE)
 
     def _playable(self, clip: str | None, made: dict[str, str]) -> Updates:
-        """A gif was put in: it plays as a video, and animates as it is."""
-        if not clip or not clip.lower().endswith(".gif"):
+        """An animated picture was put in: it plays as a video, and animates as it is."""
+        if not clip or not clip.lower().endswith(ANIMATED_PICTURES):
             return {self.made: made}
         try:
             video = self.studio.played(clip)

@@ -33,13 +33,15 @@
       button.hidden = globalThis.Notification?.permission !== "default";
     });
 
-  // Gradio's video takes nothing that calls itself a picture; a gif is a clip here, and the program reads it.
+  // Gradio's video takes nothing that calls itself a picture; animated ones are clips, and the program reads them.
+  const pictures = [".gif", ".png", ".apng", ".webp", ".avif", ".jxl"];
+  const isPicture = (file) => pictures.some((suffix) => file.name.toLowerCase().endsWith(suffix));
   document.addEventListener(
     "change",
     (event) => {
       const input = event.target;
       const file = input.matches?.("#motion input[type=file], #dp-clip input[type=file]") && input.files[0];
-      if (file && file.type === "image/gif") input.files = asVideo(file);
+      if (file && isPicture(file) && !file.type.startsWith("video/")) input.files = asVideo(file);
     },
     true,
   );
@@ -48,7 +50,7 @@
     (event) => {
       const place = event.target.closest?.("#motion, #dp-clip");
       const file = event.dataTransfer?.files[0];
-      if (!place || file?.type !== "image/gif") return;
+      if (!place || !file || !isPicture(file)) return;
       const input = place.querySelector("input[type=file]");
       if (!input) return;
       event.preventDefault();
@@ -60,19 +62,19 @@
   );
   const asVideo = (file) => {
     const files = new DataTransfer();
-    files.items.add(new File([file], file.name, { type: "video/gif" }));
+    files.items.add(new File([file], file.name, { type: "video/animation" }));
     return files.files;
   };
-  const acceptGifs = () =>
+  const acceptPictures = () =>
     document.querySelectorAll("#motion input[type=file], #dp-clip input[type=file]").forEach((input) => {
-      if (!input.accept.includes(".gif")) input.accept += ",.gif";
+      if (!input.accept.includes(".gif")) input.accept += `,${pictures}`;
     });
 
   const look = () => {
     nameAll();
     title();
     offerNotes();
-    acceptGifs();
+    acceptPictures();
   };
   look();
   new MutationObserver(look).observe(document.body, { childList: true, subtree: true, characterData: true });
