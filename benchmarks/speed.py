@@ -103,7 +103,10 @@ def build(args: argparse.Namespace) -> MagicAnimatePipeline:
         for parameter in (*pipe.controlnet.parameters(), *pipe.unet.parameters()):
             if not parameter.any():
                 parameter.normal_(std=0.02)
-    return pipe.to(getattr(torch, args.dtype))
+    for network in pipe.components.values():
+        if isinstance(network, torch.nn.Module):
+            torch.nn.Module.to(network, getattr(torch, args.dtype))  # diffusers' own warns of nothing
+    return pipe
 
 
 def animate(

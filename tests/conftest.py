@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import pytest
 
 # The networks of the tests are tiny: threads would only wait for each other, the more so on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts what is put into the background deaf to Ctrl-C, and so would be the programs of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 400

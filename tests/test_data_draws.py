@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from training.data.draws import (
+    Stream,
     clip_frames,
     clip_interval,
     double_beta_pair,
+    generator,
     joint_kind,
     reference_frame,
     sample_generator,
@@ -107,3 +109,26 @@ def test_numbers_depend_on_seed_step_and_place_in_the_batch_only():
     others = [sample_generator(*key).random(4) for key in ((1, 2, 4), (1, 3, 3), (2, 2, 3))]
     others.append(step_generator(1, 2).random(4))
     assert all((first != other).all() for other in others)
+
+
+def test_what_a_step_is_of_says_nothing_of_its_samples():
+    """With one stream for a step and for its first sample only some of the frames would be seen.
+
+    With the probabilities of `paper_ted` and a video of 300 frames.
+    """
+    seen: dict[str, list[int]] = {"clip": [], "frame": []}
+    for step in range(4000):
+        kind = joint_kind(step_generator(0, step), image_probability=0.2, frame_probability=0.16)
+        if kind == "clip":
+            seen[kind].append(int(clip_frames(sample_generator(0, step, 0), 300, length=16, interval=4)[0]))
+        elif kind == "frame":
+            seen[kind].append(reference_frame(sample_generator(0, step, 0), 300))
+    for kind, largest in (("clip", 239), ("frame", 299)):
+        eighths = np.bincount(np.array(seen[kind]) * 8 // (largest + 1), minlength=8)
+        assert (eighths > 0.7 * len(seen[kind]) / 8).all(), kind
+
+
+def test_streams_are_told_apart_whatever_is_left_out():
+    keys = [(1, 2), (1, 2, 0), (1, 2, 0, 0), (1, 2, 1), (1, 2, 0, 1), (2, 1)]
+    first = {(stream, key): generator(stream, *key).integers(2**60) for stream in Stream for key in keys}
+    assert len(set(first.values())) == len(Stream) * (len(keys) - 2)  # what is left out is 0

@@ -153,7 +153,8 @@ def test_pair_mixture_of_dancers(dancers):
     # An image is any of the eleven pictures, three of them stills; some pairs meet in one frame by chance.
     assert 0.2 < own.mean() < 0.4
     assert abs(references.mean() - (0.2 * 3 / 11 + 0.8 * 0.5)) < 0.08
-    assert abs(targets.mean() - (0.2 * 3 / 11 + 0.8 * 0.25)) < 0.08
+    # Of the targets, a quarter of those whose reference is a still.
+    assert abs(targets.mean() - (0.2 * 3 / 11 + 0.8 * 0.5 * 0.25)) < 0.06
     assert all(torch.equal(s["reference"], s["target"][0]) for s, o in zip(drawn, own, strict=True) if o)
 
 

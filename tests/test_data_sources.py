@@ -15,6 +15,7 @@ from magicanimate.palette import PALETTE, colourise, nearest_labels
 from tests.dancer_files import write_boxes
 from tests.training_files import number_in, shifted_labels, write_picture, write_points, write_video
 from training.data.dancers import DancerVideos
+from training.data.folders import VIDEO_SUFFIXES, find_entries
 from training.data.images import ImageFolder
 from training.data.opening import open_images, open_videos
 from training.data.shards import INDEX_NAME as SHARD_INDEX
@@ -296,3 +297,19 @@ def test_shard_index_is_reused_and_made_again_when_shards_change(pictures, tmp_p
     (out / "00002.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(InputError, match="00002.tar"):
         ImageShards(out, size=32)
+
+
+def test_what_the_extraction_found_is_no_keypoints(tmp_path):
+    """`python -m densepose_tools a.mp4 -o a.densepose.mp4` leaves a.densepose.npz beside it."""
+    flat = ("a.mp4", "a.densepose.mp4", "a.densepose.npz", "b.mp4", "b.densepose.mp4", "b.keypoints.npz")
+    folders = ("videos/a.mp4", "densepose/a.mp4", "densepose/a.npz")
+    folders += ("videos/b.mp4", "densepose/b.mp4", "keypoints/b.npz")
+    made = [tmp_path / "flat" / name for name in flat] + [tmp_path / "folders" / name for name in folders]
+    for file in made:
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.touch()
+    for layout in ("flat", "folders"):
+        first, second = find_entries(tmp_path / layout, suffixes=VIDEO_SUFFIXES, main="videos")
+        assert (first.name, second.name) == ("a", "b")
+        assert set(first.signals) == {"densepose"} and first.signals["densepose"].suffix == ".mp4"
+        assert second.signals["keypoints"].suffix == ".npz"

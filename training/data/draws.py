@@ -2,11 +2,12 @@
 
 Sample ``k`` of the global batch of step ``s`` takes all its numbers from ``sample_generator(seed, s, k)``,
 and what a whole batch shares from ``step_generator(seed, s)``. So one process and many see the same batches,
-and a resumed run sees those of an uninterrupted one.
+and a resumed run sees those of an uninterrupted one. Whatever else is drawn has a stream of its own.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Literal
 
 import numpy as np
@@ -14,14 +15,35 @@ import numpy as np
 Kind = Literal["clip", "frame", "image"]
 
 
+class Stream(IntEnum):
+    """What random numbers are for. The streams are independent of each other.
+
+    numpy fills up short seeds with zeros, so that ``[seed, step]`` and ``[seed, step, 0]`` would be one
+    stream: every seed here has the same length, and begins with the stream's number.
+    """
+
+    STEP = 1
+    SAMPLE = 2
+    NOISE = 3
+    DISTURBANCE = 4
+
+
+def generator(stream: Stream, seed: int, step: int, k: int = 0, attempt: int = 0) -> np.random.Generator:
+    """Random numbers for sample ``k`` of a step, the same after a resume as without one.
+
+    ``attempt`` counts how often the sample was drawn before.
+    """
+    return np.random.default_rng([stream, seed, step, k, attempt])
+
+
 def step_generator(seed: int, step: int) -> np.random.Generator:
-    """Random numbers of one training step: the same after a resume as without one."""
-    return np.random.default_rng([seed, step])
+    """Random numbers of what a whole step shares."""
+    return generator(Stream.STEP, seed, step)
 
 
-def sample_generator(seed: int, step: int, k: int) -> np.random.Generator:
+def sample_generator(seed: int, step: int, k: int, *, attempt: int = 0) -> np.random.Generator:
     """Random numbers of sample ``k`` of the global batch of a step."""
-    return np.random.default_rng([seed, step, k])
+    return generator(Stream.SAMPLE, seed, step, k, attempt)
 
 
 def double_beta_pair(rng: np.random.Generator, num_frames: int) -> tuple[int, int]:

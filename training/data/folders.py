@@ -13,7 +13,9 @@ from training.data.sources import SIGNALS
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 POINTS_SUFFIX = ".npz"
-"""Keypoints may also come as points, see ``densepose_tools.keypoints``; they are drawn when read."""
+"""Keypoints may also come as points, see ``densepose_tools.keypoints``; they are drawn when read. The
+extraction of part maps writes such files, too, with what it found; beside the maps they are no signal."""
+POINTS = "keypoints"
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,21 @@ def find_entries(folder: Path, *, suffixes: Sequence[str], main: str) -> list[En
     own = folder / main
     if own.is_dir():
         pixels = {path.stem: path for path in _files(own, suffixes)}
-        places = {s: _files(folder / s, (*suffixes, POINTS_SUFFIX)) for s in SIGNALS if (folder / s).is_dir()}
+        places = {
+            signal: _files(folder / signal, (*suffixes, POINTS_SUFFIX) if signal == POINTS else suffixes)
+            for signal in SIGNALS
+            if (folder / signal).is_dir()
+        }
         drawn = {s: {path.stem: path for path in paths} for s, paths in places.items()}
     else:
         pixels, drawn = {}, {signal: {} for signal in SIGNALS}
         for path in _files(folder, (*suffixes, POINTS_SUFFIX)):
             name, _, last = path.stem.rpartition(".")
+            is_points = path.suffix.lower() == POINTS_SUFFIX
             if name and last in SIGNALS:
-                drawn[last][name] = path
-            elif path.suffix.lower() != POINTS_SUFFIX:
+                if not is_points or last == POINTS:
+                    drawn[last][name] = path
+            elif not is_points:
                 pixels[path.stem] = path
     return [
         Entry(name, path, {signal: files[name] for signal, files in drawn.items() if name in files})

@@ -44,8 +44,6 @@ belongs to no video, ``video`` is -1 and ``frames`` its number in the image set.
 _DRAWS = 64
 """So many draws in a row may fail before the data is given up."""
 
-_REDRAW = 1 << 32
-
 
 class DrawnSamples(Dataset):
     """Samples drawn at random, by seed and index only.
@@ -67,13 +65,11 @@ class DrawnSamples(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         step, k = divmod(index, self.batch_size)
-        rng = sample_generator(self.seed, step, k)
-        for attempt in range(1, _DRAWS + 1):
+        for attempt in range(_DRAWS):
             try:
-                return self.draw(rng, step)
+                return self.draw(sample_generator(self.seed, step, k, attempt=attempt), step)
             except InputError as error:
                 self._skip(str(error))
-            rng = np.random.default_rng([self.seed, step, k, _REDRAW + attempt])
         raise InputError(f"{_DRAWS} samples in a row cannot be read; the last one: {self.skipped[-1]}")
 
     def draw(self, rng: np.random.Generator, step: int) -> Sample:

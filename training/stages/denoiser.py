@@ -38,6 +38,7 @@ from magicanimate.models.appearance_encoder import with_photo_map
 from magicanimate.models.hybrid_attention import install_hybrid_attention, set_reference
 from training.attention_loss import attention_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
+from training.data.draws import Stream, generator
 from training.data.tensors import draw_labels, labels_of
 from training.diffusion import sample_latents
 from training.latents import Latents
@@ -47,7 +48,6 @@ from training.point_loss import point_losses
 
 SAMPLED = 8
 SAMPLED_CLIPS = 4
-NOISE_STREAM = 1  # beside the numbers that the sample's data are drawn from
 
 
 def controlnet_names(config: StageConfig) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class Denoiser(nn.Module):
 
     def _noise_generator(self, index: int) -> np.random.Generator:
         step, place = divmod(index, self.config.samples_a_step)
-        return np.random.default_rng([self.config.seed, step, place, NOISE_STREAM])
+        return generator(Stream.NOISE, self.config.seed, step, place)
 
     def predict(
         self,

@@ -14,11 +14,11 @@ from torch.nn import functional
 from torch.utils.data import Dataset, default_collate
 
 from training.config import StageConfig
+from training.data.draws import Stream, generator
 from training.data.tensors import jitter_colours
 from training.pictures import psnr, save_grid
 
 SAMPLED = 16
-DISTURBANCE_STREAM = 1  # beside the numbers that the sample's data are drawn from
 
 
 class VaeStage(nn.Module):
@@ -52,7 +52,7 @@ class VaeStage(nn.Module):
 
     def _generator(self, index: int) -> np.random.Generator:
         step, place = divmod(index, self.config.samples_a_step)
-        return np.random.default_rng([self.config.seed, step, place, DISTURBANCE_STREAM])
+        return generator(Stream.DISTURBANCE, self.config.seed, step, place)
 
     def _disturbed(self, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """A random crop of ``3 H W`` in other colours, ``1 3 h w``; some are halved in size."""
