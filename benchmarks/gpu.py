@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         from benchmarks import train_mini
 
         if args.pack:
-            train_mini.pack(args.out, tiny=args.tiny)
+            train_mini.pack(args.out)
         else:
             train_mini.train(args.out, minutes=args.minutes, packed=args.packed, tiny=args.tiny)
         return 0

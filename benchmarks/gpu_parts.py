@@ -217,7 +217,7 @@ class Bench:
                 lambda several=several: self._step(pipe, several, frames=self.scale.many_frames),
             )
         for name, speed in {
-            "guidance halves together": Speed(branches_in_turn=False),
+            "guidance branches together": Speed(branches_in_turn=False),
             "nothing shared (plain)": Speed.plain(),
         }.items():
             self.row(part, name, lambda speed=speed: self._step(pipe, standard, speed=speed))
@@ -273,24 +273,22 @@ class Bench:
         speed: Speed | None = None,
         **settings: Any,
     ) -> dict[str, Any]:
-        """Seconds of a guided step, from those of an animation with one more step than of another."""
+        """Seconds of a guided step: those between the ends of the first and of the last one."""
         frames, steps = frames or self.scale.frames, steps or self.scale.steps
         ladder = MemoryLadder(pipe, profile, device=self.device, steps=[profile])  # no memory is a failure
-
-        def animate(count: int):
-            inputs = self._photo_and_clip(frames)
-            common = {"guidance_scale": 7.5, "output_type": "latent", "ladder": ladder, "speed": speed}
-            return pipe(*inputs, num_inference_steps=count, **(common | settings)).latents
-
+        photo, clip = self._photo_and_clip(frames)
         marks: list[float] = []
 
         def mark(*_: Any) -> None:
             self.synchronize()
             marks.append(time.perf_counter())
 
-        settings["on_step"] = mark
-        seconds, latents = self.timed(lambda: animate(1 + steps))
-        if not torch.isfinite(latents).all():
+        def animate():
+            given = {"guidance_scale": 7.5, "output_type": "latent", "ladder": ladder, "speed": speed}
+            return pipe(photo, clip, num_inference_steps=1 + steps, on_step=mark, **given, **settings)
+
+        seconds, output = self.timed(animate)
+        if not torch.isfinite(output.latents).all():
             raise ValueError("the latents are not finite")
         each = (marks[-1] - marks[0]) / steps
         return {"frames": frames, "seconds a step": each, "seconds of the first": seconds - steps * each}

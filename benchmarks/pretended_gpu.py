@@ -12,8 +12,8 @@ What cannot be seen: values (an overflow of float16), speed, fragmentation, the 
 
     python -m benchmarks.pretended_gpu
 
-prints the memory that an animation takes by profile, planned (`magicanimate.memory.need`) and followed, and
-the profile that cards of several sizes take.
+prints the memory that an animation takes by profile, planned (`magicanimate.memory.need`) and followed, the
+profile that cards of several sizes take, and what one step takes on the device in several arrangements.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.flops import build_pipeline
+from magicanimate.acceleration.options import Speed
 from magicanimate.memory.ladder import MemoryLadder
 from magicanimate.memory.need import DENOISERS, Footprint, Work, choose_profile, needed_bytes
-from magicanimate.memory.profiles import TILE, MemoryProfile, profiles_for
+from magicanimate.memory.profiles import TILE, profiles_for
 from magicanimate.models.autoencoder import set_sliced
 
 CARDS = (6, 8, 12, 16, 24)  # GB
@@ -51,6 +52,7 @@ TAKEN = 500 * 1024**2  # of a card by the driver, the context and a desktop
 SIZES = ((512, 512), (768, 512))
 FOUND = 3  # what is found where the answer's shape depends on numbers: so many boxes, rows of a mask
 BLOCK = 512  # bytes; CUDA's allocator of torch gives memory out in multiples of it
+MASKED = "masked attention"
 aten = torch.ops.aten
 
 _READS = {aten._local_scalar_dense, aten.item, aten.equal, aten.is_nonzero}
@@ -248,6 +250,11 @@ class _Recorder(TorchDispatchMode):
             self._reorder(args[:2], torch.channels_last if last else torch.contiguous_format)
         elif packet is aten.group_norm and _on_gpu(args[0]):
             self._reorder(args[:1], torch.contiguous_format)
+        elif (
+            packet is aten.scaled_dot_product_attention
+            and (args[3:4] or [kwargs.get("attn_mask")])[0] is not None
+        ):
+            self.gpu.operations[MASKED] += 1  # which the quickest kernels cannot do
 
     def _reorder(self, tensors, wanted: torch.memory_format) -> None:
         """Count the copies that a kernel makes of what lies otherwise."""
@@ -373,32 +380,28 @@ def footprint(pipe: DiffusionPipeline) -> Footprint:
     )
 
 
-def followed_peak(
-    gpu: PretendedGPU,
-    pipe: DiffusionPipeline,
-    profile: MemoryProfile,
-    *,
-    width: int,
-    height: int,
-    frames: int,
-) -> int:
-    """Bytes alive at the worst moment of one guided step and the decoding, with the weights."""
-    set_sliced(pipe.vae, TILE if profile.sliced else None)
+def animate(
+    gpu: PretendedGPU, pipe: DiffusionPipeline, *, width: int, height: int, frames: int, **settings
+) -> None:
+    """One guided step at a size in pixels; ``settings`` as the pipeline takes them."""
     photo, control = np.zeros((height, width, 3), np.uint8), np.zeros((frames, height, width, 3), np.uint8)
     with gpu:
         gpu.reset_peak()
-        pipe(
-            photo,
-            control,
-            num_inference_steps=1,
-            guidance_scale=7.5,
-            ladder=MemoryLadder(pipe, profile, device="cuda"),
-        )
-    return gpu.peak
+        pipe(photo, control, num_inference_steps=1, guidance_scale=7.5, **settings)
+
+
+def _count_step(gpu: PretendedGPU, pipe: DiffusionPipeline, name: str, **settings) -> None:
+    """Print what a step of one window takes on the device, without decoding."""
+    gpu.reset_peak()
+    gpu.operations.clear()
+    gpu.copied, before = 0, gpu.allocated
+    animate(gpu, pipe, width=512, height=512, frames=16, output_type="latent", **settings)
+    figures = f"{gpu.operations.total()} | {gpu.copied / 1e9:.2f} | {gpu.operations[MASKED]}"
+    print(f"| {name} | {figures} | {(gpu.peak - before) / 1e9:.2f} |", flush=True)
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     top = argparse.ArgumentParser(
         prog="python -m benchmarks.pretended_gpu",
         description="Memory of an animation on CUDA, planned and followed on a GPU that is not there.",
@@ -417,8 +420,10 @@ def main() -> None:
             )
             seen = "-"  # the hooks that bring blocks do not take such tensors
             if not profile.offload:
-                peak = followed_peak(gpu, pipe, profile, width=width, height=height, frames=frames)
-                seen = f"{peak / 1e9:.2f}"
+                set_sliced(pipe.vae, TILE if profile.sliced else None)
+                ladder = MemoryLadder(pipe, profile, device="cuda")
+                animate(gpu, pipe, width=width, height=height, frames=frames, ladder=ladder)
+                seen = f"{gpu.peak / 1e9:.2f}"
             print(f"| {width}x{height} | {profile.name} | {planned / 1e9:.2f} | {seen} |", flush=True)
     print(f"\n| card, GB | free of it | {' | '.join(f'{w}x{h}' for w, h in SIZES)} |\n|---|---|---|---|")
     for card in CARDS:
@@ -429,6 +434,15 @@ def main() -> None:
             needed = needed_bytes(sizes, work, profile, device="cuda", dtype="float16")
             cells.append(f"{profile.name}, {needed / 1e9:.1f}")
         print(f"| {card} | {free / 1e9:.1f} | {' | '.join(cells)} |")
+    print("\n| a step of 16 frames | operations | copied, GB | masked attention | peak above weights, GB |")
+    print("|---|---|---|---|---|")
+    _count_step(gpu, pipe, "default")
+    _count_step(gpu, pipe, "branches together", speed=Speed(branches_in_turn=False))
+    _count_step(gpu, pipe, "plain", speed=Speed.plain())
+    with gpu:
+        for network in (pipe.unet, pipe.appearance_encoder, pipe.controlnet):
+            network.to(memory_format=torch.channels_last)
+    _count_step(gpu, pipe, "channels last")
 
 
 if __name__ == "__main__":

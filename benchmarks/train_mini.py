@@ -48,20 +48,13 @@ _TINY_DATA = ["--size", "32", "--stills", "2", "--frames", "4"]
 _TINY_TRAINING = ["--preset", "tiny", "--size", "32"]
 
 
-def pack(folder: Path, *, tiny: bool = False) -> None:
-    """Write what `train` needs elsewhere.
-
-    Args:
-        folder: to write to.
-        tiny: leave out the packages, which a test has at hand.
-    """
+def pack(folder: Path) -> None:
+    """Write what `train` needs elsewhere to a folder."""
     from training.dancers.body import bake
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RECIPE, {"commands": recipe()})
     bake(folder / BODY)
-    if tiny:
-        return
     with tarfile.open(folder / PACKAGES, "w:xz", preset=3) as tar:
         for name, left_out in PACKED.items():
             package = Path(importlib.util.find_spec(name).origin).parent
@@ -120,12 +113,11 @@ def train(out: Path, *, minutes: float, packed: Path | None = None, tiny: bool =
 
 def _unpack(packed: Path, site: Path) -> list[list[str]]:
     """Make the packages and the body known to this process and those that it starts; returns the recipe."""
-    if (packed / PACKAGES).exists():
-        with tarfile.open(packed / PACKAGES) as tar:
-            tar.extractall(site, filter="data")
-        sys.path.insert(0, str(site))
-        importlib.invalidate_caches()
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    with tarfile.open(packed / PACKAGES) as tar:
+        tar.extractall(site, filter="data")
+    sys.path.insert(0, str(site))
+    importlib.invalidate_caches()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     os.environ["MAGICANIMATE_BODY"] = str((packed / BODY).resolve())
     return json.loads((packed / RECIPE).read_text(encoding="utf-8"))["commands"]
 

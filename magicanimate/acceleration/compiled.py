@@ -1,8 +1,9 @@
 """Blocks of the networks compiled by ``torch.compile``, where that is wanted and possible.
 
 Only blocks that know nothing of the photo: the transformer blocks of the motion modules and the feed-forward
-layers of the others. Each change of what hybrid self-attention is shown would compile its block anew. A block
-is compiled at its first call.
+layers of the others. Each change of what hybrid self-attention is shown would compile its block anew, so
+diffusers' ``compile_repeated_blocks`` does not serve: it goes by the name of a class, and the blocks that see
+the photo have the same as the motion modules'. A block is compiled at its first call.
 
 torch compiles a method 8 times at most, counted over all blocks that share it, and then runs it as it is
 defined. So sizes are symbols in what is compiled. What still counts is the width of a block and whether a

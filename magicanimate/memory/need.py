@@ -50,9 +50,9 @@ class Factors:
 
 
 CPU = Factors(60, 6)  # 49 measured for one window, 53 for several, and 4.8 (`benchmarks.memory`)
-# 38.8 to 41.2 and 3.0 to 3.1 by the lifetimes of tensors (`benchmarks.pretended_gpu`). There attention is a
+# 42.5 to 44.5 and 3.0 to 3.1 by the lifetimes of tensors (`benchmarks.pretended_gpu`). There attention is a
 # kernel that holds no scores, and no copies are made for oneDNN.
-CUDA = Factors(41, 3.2)
+CUDA = Factors(44.5, 3.2)
 
 
 @dataclass(frozen=True)
