@@ -44,6 +44,13 @@ class Wish:
         """Whether the same people are found for another wish."""
         return (self.selection, self.start, self.end) == (other.selection, other.start, other.end)
 
+    def same(self, other: Wish) -> bool:
+        """Whether the same clip comes of another wish; treatments themselves hold arrays and never agree."""
+        drawn = [
+            (each.people, each.fill, each.steady, each.flip) for each in (self.treatment, other.treatment)
+        ]
+        return self.finds_as(other) and self.like == other.like and drawn[0] == drawn[1]
+
     def changes_maps(self) -> bool:
         """Whether a clip that is a part map already comes out otherwise."""
         return self.treatment.steady or self.treatment.flip or self.like is not None

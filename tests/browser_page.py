@@ -131,7 +131,7 @@ def set_steps(page, steps: int) -> None:
 def unfold(page, name: str, sees: str) -> None:
     """Open a part of the form, if it is closed; ``sees`` is something in it."""
     if not page.is_visible(sees):
-        page.get_by_role("button", name=name, exact=True).click()
+        page.get_by_text(name, exact=True).click()
         page.wait_for_selector(sees)
 
 

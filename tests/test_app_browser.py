@@ -125,8 +125,7 @@ def test_an_ordinary_video_and_a_gif_animate_at_once_and_the_form_stays(page, se
     set_steps(page, 1)
     page.fill("#seed input", "77")
     page.keyboard.press("Tab")
-    page.get_by_role("button", name="Trim and edit the dance").click()
-    page.wait_for_selector("#strip .ma-strip")
+    unfold(page, "Trim and edit the dance", "#strip .ma-strip")
     end = page.locator("#strip input").nth(1)
     end.focus()
     end.evaluate(

@@ -109,11 +109,12 @@ def test_a_job_keeps_the_checkpoint_it_was_made_for(studio, trained, tmp_path, t
 
 def test_the_page_that_is_opened_during_a_trial_shows_its_settings(studio, trained):
     page = Page(studio, [], queue_size=2, training=True)
-    (opened,) = [fn.fn for fn in page.blocks.fns.values() if getattr(fn.fn, "__name__", "") == "_opened"]
+    (opened,) = [fn.fn for fn in page.blocks.fns.values() if getattr(fn.fn, "__name__", "") == "switched"]
     steps, keypoints = (page.animate.controls[name] for name in ("num_inference_steps", "keypoints"))
-    assert keypoints not in opened()
+    assert opened()[keypoints]["visible"] is False and "32 × 32" in opened()[page.animate.badge]
     studio.use_model(trained)
     assert opened()[steps]["value"] == 7 and opened()[keypoints]["visible"] is True
+    assert "Your own model “pipeline”" in opened()[page.animate.badge]
 
 
 def test_a_checkpoint_that_cannot_be_loaded_keeps_no_card_waiting(tiny_model, tmp_path):
@@ -193,7 +194,7 @@ def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tm
     page.fill("#data input, #data textarea", str(data_folder))
     page.click("#train-preset input")
     page.get_by_role("option", name="tiny").click()
-    page.get_by_role("button", name="More", exact=True).click()
+    page.get_by_text("More", exact=True).click()
     page.fill("#train-steps input", "100000")
     page.keyboard.press("Tab")
     page.wait_for_function(
@@ -218,7 +219,7 @@ def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tm
     assert page.inner_text("#start-training") == "Resume"
 
     shutil.copytree(tiny_model, tmp_path / "runs" / "base" / "pipeline")  # as a finished stage leaves it
-    page.get_by_role("button", name="More", exact=True).click()
+    page.get_by_text("More", exact=True).click()
     page.fill("#train-steps input", str(step + 3))
     page.keyboard.press("Tab")
     page.click("#start-training")
@@ -226,9 +227,9 @@ def test_a_training_in_the_browser(browser, address, data_folder, tiny_model, tm
 
     page.click("#try")
     page.wait_for_selector("#animate:visible")
-    page.wait_for_function("document.querySelector('#checkpoint').innerText.includes('base/pipeline')")
+    page.wait_for_function("document.querySelector('#checkpoint').innerText.includes('Your own model')")
     choose_tab(page)
     page.click("#back")
-    page.wait_for_function("!document.querySelector('#checkpoint').textContent.includes('base/pipeline')")
+    page.wait_for_function("!document.querySelector('#checkpoint').textContent.includes('Your own model')")
     page.close()
     assert trouble == []

@@ -107,6 +107,9 @@ def test_a_clip_is_made_and_made_again_without_looking_for_people(tab, tmp_path)
     assert "Flicker" in again[tab.figures]["value"] and "Torso" in again[tab.figures]["value"]
     assert again[tab.archive]["value"] == first[tab.archive]["value"]
 
+    once_more = pressed(tab, clip, made=again[tab.made], photo=photo, steady=True, people="point", x=48, y=40)
+    assert once_more[tab.exact]["value"] == again[tab.exact]["value"]  # no file with a number beside it
+
     nobody = pressed(tab, clip, made=first[tab.made], people="point", x=1, y=1)
     assert "The point 1,1 at 0 s shows nobody" in nobody[tab.job.status]
     playable, tabs = tab._send(again[tab.made])

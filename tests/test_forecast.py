@@ -15,7 +15,7 @@ from magicanimate.media.prepare import prepare_media
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, _on_builds
 from magicanimate.webui.animate.form_values import form_settings, request_of
-from magicanimate.webui.animate.pace import Work, estimate, is_known
+from magicanimate.webui.animate.pace import Work, estimate, is_known, seconds_after_denoising
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_labels
 from tests.small_segmenter import negatives, write_dance
@@ -119,6 +119,16 @@ def test_other_settings_are_known_roughly(values, tmp_path):
     assert seconds_for(first, tmp_path) == 20 and seconds_for(quick, tmp_path) == 5
     other = estimate(Work.of(first | {"encoder_reuse": 130}), tmp_path, time_trial=trial)
     assert other.is_rough and other.seconds == 20
+
+
+def test_time_left_counts_what_comes_after_the_steps(values, tmp_path):
+    first = settings_of(values, tmp_path, num_frames=16)
+    (tmp_path / "a.json").write_text(json.dumps(first | {"seconds": {"denoise": 20.0, "decode": 3.0}}))
+    twice = Work.of(first | {"num_frames": 32, "num_inference_steps": 50})
+    assert seconds_after_denoising(twice, tmp_path) == pytest.approx(6)
+    assert seconds_after_denoising(Work.of(first | {"device": "cuda"}), tmp_path) == 0
+    trial = first | {"device": "cuda", "seconds": {"denoise": 3.0, "decode": 1.0}}
+    assert seconds_after_denoising(Work.of(trial), tmp_path, time_trial=trial) == pytest.approx(1)
 
 
 def test_a_time_trial_tells_the_time_before_the_first_animation(values, tmp_path, tiny_model):

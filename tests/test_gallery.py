@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from magicanimate.errors import InputError
+from magicanimate.webui.animate.result_panel import settings_table
 from magicanimate.webui.gallery import player
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.gallery.look import PER_PAGE, Gallery, Looking
+from magicanimate.webui.gallery.views import Card, grid
 from magicanimate.webui.page import Page
 from magicanimate.webui.studio import Studio
 from tests.inputs import write_motion, write_photo
@@ -276,3 +278,24 @@ def test_names_of_files_cannot_break_out_of_the_html(folder):
     html = grid([Card('"x', result, None)], page=0, pages=1, empty="")
     assert "<script" not in html and 'data-id="&quot;x"' in html
     assert "<script" not in player.player(result)
+
+
+def test_what_differs_comes_first_in_the_labels_of_a_comparison(tmp_path):
+    """They are cut where they end."""
+    made = [
+        write_result(tmp_path / f"20260101-0900{i}0_me_waltz.mp4", seed=7, num_inference_steps=steps)
+        for i, steps in enumerate((4, 20))
+    ]
+    assert player._labels(made) == ["steps 4 · 09:00", "steps 20 · 09:00"]
+    other = write_result(tmp_path / "20260102-090000_me_waltz.mp4", seed=8, num_inference_steps=20)
+    assert player._labels([made[1], other]) == ["seed 7 · 01 Jan, 09:00", "seed 8 · 02 Jan, 09:00"]
+
+
+def test_cards_show_the_seed_and_settings_are_told_in_words(folder):
+    result = Library(folder).results()[0]
+    assert "<span>seed 3</span>" in grid([Card("a", result, None)], page=0, pages=1, empty="")
+    secret = folder / "deep" / "down"
+    result = write_result(folder / "x.mp4", photo=str(secret / "me.png"), motion=str(secret / "<b>.mp4"))
+    told = settings_table(result)
+    assert str(secret) not in told and "me.png" in told and "&lt;b&gt;.mp4" in told
+    assert "<td>Best</td>" in told and "num_inference_steps" not in told

@@ -46,6 +46,25 @@ def process(tmp_path):
         psutil.Process(record.pid).kill()
 
 
+def test_videos_to_check_with_are_never_more_than_a_quarter():
+    wish = TrainingWish(preset="mini", stage="vae")
+    assert [wish.with_holdout(videos).holdout for videos in (2, 4, 40, 400)] == [1, 1, 10, 16]
+    assert replace(wish, holdout=3).with_holdout(4).holdout == 3
+    with pytest.raises(InputError, match="Too few videos: 4 found, 16 kept for checking. Keep 1"):
+        replace(wish, holdout=16).with_holdout(4)
+    with pytest.raises(InputError, match="Add more videos"):
+        wish.with_holdout(1)
+    assert "--holdout" not in wish.command() and "--holdout" in wish.with_holdout(4).command()
+
+
+def test_a_training_that_cannot_work_is_refused_before_it_starts(data_folder, tmp_path):
+    desk = TrainingDesk(tmp_path / "training.json")
+    wish = TrainingWish("tiny", "vae", str(data_folder), str(tmp_path / "runs"), holdout=1000)
+    with pytest.raises(InputError, match="Too few videos"):
+        desk.start(wish)
+    assert desk.run(wish).process.record is None and not (tmp_path / "training.json").exists()
+
+
 def test_stop_resume_finish_is_the_uninterrupted_training(data_folder, tmp_path, monkeypatch):
     """The real training, seen by a desk that comes later as by the one that started it."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")

@@ -323,6 +323,10 @@ class Studio:
             InputError: as `densepose_tools.one_click.make_motion`.
             Cancelled: stopped by `cancel`; the same again goes on from there.
         """
+        again = earlier is not None and earlier.clip == clip and earlier.wish.same(wish)
+        if again and earlier.extraction.video.is_file():  # nothing would come of it but a file with a number
+            yield earlier
+            return
         work = partial(
             make_motion,
             clip,
@@ -337,7 +341,7 @@ class Studio:
             with self._turn(on_progress, should_stop):
                 return work(on_progress=on_progress, should_stop=should_stop)
 
-        return self._run(visitor, in_turn)
+        yield from self._run(visitor, in_turn)
 
     def _run(
         self, visitor: str, work: Callable[[OnProgress, ShouldStop], Result]

@@ -129,7 +129,8 @@ def card(forecast: Forecast) -> str:
     return (
         f'<details class="ma-check ma-worst-{worst}" aria-busy="{str(not forecast.complete).lower()}">'
         f"<summary><span{role}>{html.escape(forecast.headline())}</span>{waiting}</summary>"
-        f'<div class="ma-check-more"><div class="ma-check-pictures">{pictures}</div>'
+        '<div class="ma-check-more" tabindex="0" role="group" aria-label="What to expect">'
+        f'<div class="ma-check-pictures">{pictures}</div>'
         f"<ul>{lines}</ul></div></details>"
     )
 

@@ -120,7 +120,7 @@ they cannot run apart. With two clips the second follows the first.
     }
 
     makeStage() {
-      this.stage = make("div", "ma-stage", { tabindex: "0", "aria-label": "Video; space plays, comma and full stop step" });
+      this.stage = make("div", "ma-stage", { tabindex: "0", role: "group", "aria-label": "Video; space plays, comma and full stop step" });
       this.frame = make("div", "ma-frame");
       this.canvas = make("canvas", "ma-canvas");
       this.divider = make("div", "ma-divider", {
