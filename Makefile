@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_TRAIN := $(VENV)/.installed-train
 
-.PHONY: app test test-slow test-elsewhere lint format mini mini-data mini-clips mini-vae mini-base mini-large mini-stage2 mini-export segmenter \
+.PHONY: app test test-slow test-elsewhere lint format mini mini-data mini-clips mini-vae mini-base mini-large mini-stage2 mini-sharpen mini-export segmenter \
 	examples gpu
 
 app: $(INSTALLED)
@@ -86,6 +86,7 @@ VAE_ARGS ?=
 BASE_ARGS ?=
 LARGE_ARGS ?= --steps 20000 --learning-rate 5e-4 --decay-steps 6000
 STAGE2_ARGS ?=
+SHARPEN_ARGS ?=
 RENDER := -m training.dancers --size 256 --framing close --workers $(WORKERS)
 FROM_BASE := --runs $(LARGE) --pipeline $(RUNS)/base/pipeline
 
@@ -109,7 +110,10 @@ mini-large: mini-base
 mini-stage2: mini-large mini-clips
 	$(BIN)/python -m training stage2 --data $(CLIPS) $(FROM_BASE) --threads $(THREADS) $(STAGE2_ARGS)
 
-mini-export: mini-stage2
+mini-sharpen: mini-stage2
+	$(BIN)/python -m training sharpen --data $(CLIPS) $(FROM_BASE) --threads $(THREADS) $(SHARPEN_ARGS)
+
+mini-export: mini-sharpen
 	$(BIN)/python -m training export $(FROM_BASE) --out $(MINI)
 
 # What this program does on the GPU at hand, in eight minutes; in small on a CPU.

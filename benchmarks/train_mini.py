@@ -40,10 +40,18 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE, BODY, PACKAGES = "recipe.json", "body.pt.xz", "packages.tar.xz"
 PACKED = {"diffusers": (), "anny": ("data", "examples"), "roma": ()}  # package -> folders that stay behind
 PIECE = 15 * 10**6  # bytes
-SHARES = {"clips": 0.06, "data": 0.2, "vae": 0.1, "base": 0.36, "large": 0.18, "stage2": 0.1}
+SHARES = {
+    "clips": 0.06,
+    "data": 0.2,
+    "vae": 0.1,
+    "base": 0.34,
+    "large": 0.16,
+    "stage2": 0.08,
+    "sharpen": 0.06,
+}
 RESERVE = 30.0  # seconds, to export and to write
 PACE_STEPS = 20  # of a training, after which its number of steps is chosen
-BATCH = {"vae": 128, "base": 512, "large": 256, "stage2": 32}  # on a large GPU
+BATCH = {"vae": 128, "base": 512, "large": 256, "stage2": 32, "sharpen": 32}  # on a large GPU
 _TINY_DATA = ["--size", "32", "--stills", "2", "--frames", "4"]
 _TINY_TRAINING = ["--preset", "tiny", "--size", "32"]
 
@@ -123,7 +131,7 @@ def _unpack(packed: Path, site: Path) -> list[list[str]]:
 
 
 def _stage(command: list[str]) -> str:
-    """ "data", "clips", "vae", "base", "large", "stage2" or "export"."""
+    """ "data", "clips", "vae", "base", "large", "stage2", "sharpen" or "export"."""
     module, *args = command
     if module == "training.dancers":
         return "clips" if Path(_value(args, "--out")).name == "clips" else "data"
@@ -174,7 +182,7 @@ def _learn(args: list[str], stage: str, budget: float, *, tiny: bool) -> dict[st
     args = [*args, "--threads", "1" if tiny else str(min(cores, 8))]
     if tiny:
         args += [*_TINY_TRAINING, "--holdout", "1", "--steps", "4"]
-        args += ["--num-frames", "2"] if stage == "stage2" else []
+        args += ["--num-frames", "2"] if stage in ("stage2", "sharpen") else []
         _call("training", args)
         return {"steps": 4}
     if torch.cuda.is_available():

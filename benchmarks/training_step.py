@@ -57,7 +57,7 @@ def stages(data: Path, folder: Path, precision: str) -> dict[str, object]:
 
         def feed(self, batch) -> None:
             """What a step does before and beside the networks."""
-            denoiser._softened(self._control(batch)["densepose"], [np.random.default_rng(0)] * 8)
+            denoiser.softened(self._control(batch)["densepose"], [np.random.default_rng(0)] * 8)
             if self.config.loss.attention_by == "parts":
                 self._labels(batch)
 
@@ -73,11 +73,11 @@ def stages(data: Path, folder: Path, precision: str) -> dict[str, object]:
             video, frames, shown = (batch[k].numpy() for k in ("video", "frames", "reference_frame"))
             batch["latents"] = torch.from_numpy(known[video[:, None], frames]).float()
             batch["reference_latents"] = torch.from_numpy(known[video, shown]).float()
-            softened, denoiser._softened = denoiser._softened, _one_by_one
+            softened, denoiser.softened = denoiser.softened, _one_by_one
             try:
                 return super().forward(batch)
             finally:
-                denoiser._softened = softened
+                denoiser.softened = softened
 
         def _labels(self, batch):
             drawn = batch["reference_control"]["densepose"], batch["control"]["densepose"]

@@ -58,6 +58,21 @@ def part_logits(network: UNet2DModel, images: torch.Tensor) -> torch.Tensor:
     return functional.pixel_shuffle(network(functional.pixel_unshuffle(images, PATCH), 0).sample, PATCH)
 
 
+def level_features(network: UNet2DModel, images: torch.Tensor) -> list[torch.Tensor]:
+    """What the levels on the way down see: images ``N 3 h w`` in [-1, 1] -> ``N D h' w'`` of each."""
+    levels: list[torch.Tensor] = []
+    hooks = [
+        block.resnets[-1].register_forward_hook(lambda _module, _inputs, out: levels.append(out))
+        for block in network.down_blocks
+    ]
+    try:
+        part_logits(network, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return levels
+
+
 class PartSegmenter:
     """Labels pictures with DensePose parts.
 
@@ -121,19 +136,9 @@ class PartSegmenter:
         """What the levels on the way down see: uint8 ``N H W 3`` -> float32 ``N D h' w'`` of each."""
         import torch
 
-        levels: list[list[torch.Tensor]] = [[] for _ in self.network.down_blocks]
-        hooks = [
-            block.resnets[-1].register_forward_hook(lambda _m, _i, out, level=level: level.append(out))
-            for block, level in zip(self.network.down_blocks, levels, strict=True)
-        ]
-        try:
-            with torch.no_grad():
-                for batch in self._batches(images):
-                    part_logits(self.network, batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [torch.cat(level).float().cpu().numpy() for level in levels]
+        with torch.no_grad():
+            batches = [level_features(self.network, batch) for batch in self._batches(images)]
+        return [torch.cat(level).float().cpu().numpy() for level in zip(*batches, strict=True)]
 
     def _batches(self, images: np.ndarray) -> Iterator[torch.Tensor]:
         """Yield batches ``N 3 h w``: the longer side is ``size``, the sides multiples of the stride."""

@@ -55,7 +55,7 @@ def test_every_part_in_small(tmp_path):
 
 def test_recipe_is_that_of_make():
     stages = [train_mini._stage(command) for command in train_mini.recipe()]
-    assert stages == ["data", "vae", "base", "large", "clips", "stage2", "export"]
+    assert stages == ["data", "vae", "base", "large", "clips", "stage2", "sharpen", "export"]
     assert set(stages) - set(train_mini.SHARES) == {"export"}
 
 
@@ -120,7 +120,7 @@ def test_mini_is_trained_where_little_is_installed(tmp_path):
     assert ran.returncode == 0, ran.stderr[-2000:]
     stages = json.loads((out / "train_mini.json").read_text())["stages"]
     assert [stage["stage"] for stage in stages] == [
-        *("data", "clips", "vae", "base", "large", "stage2", "export")
+        *("data", "clips", "vae", "base", "large", "stage2", "sharpen", "export")
     ]
     pieces = sorted(out.glob("mini.tar.*"))
     assert pieces and all(piece.stat().st_size <= train_mini.PIECE for piece in pieces)

@@ -27,6 +27,7 @@ from training.parts import PipelineParts
 from training.presets import preset
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
 def animated(pipeline: Path, data_folder: Path, folder: Path):
@@ -85,7 +86,7 @@ def test_finished_run_is_left_alone(trained, data_folder):
     assert (trained / "base" / "metrics.jsonl").read_text() == steps
 
 
-@pytest.mark.parametrize("stage", ["base", "stage1", "stage2"])
+@pytest.mark.parametrize("stage", ["base", "stage1", "stage2", "sharpen"])
 def test_any_stage_goes_on_from_a_pipeline(stage, trained, data_folder, tmp_path):
     """No other run is needed; what does not learn in the stage comes out as it went in."""
     given = trained / "stage2" / "pipeline"
@@ -93,8 +94,12 @@ def test_any_stage_goes_on_from_a_pipeline(stage, trained, data_folder, tmp_path
     before, after = load_file(given / UNET), load_file(run / "pipeline" / UNET)
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert set(before) == set(after)
-    assert bool(changed) == (stage != "stage1")
+    assert bool(changed) == (stage in ("base", "stage2"))
     assert all((".motion_modules." in key) == (stage == "stage2") for key in changed)
+    before, after = load_file(given / VAE), load_file(run / "pipeline" / VAE)
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert bool(changed) == (stage == "sharpen")
+    assert all(key.startswith("decoder.") for key in changed)
     old, new = (json.loads((p / "model_index.json").read_text()) for p in (given, run / "pipeline"))
     assert old == new
     configs = [file.read_text() for file in (run / "pipeline").glob("*/config.json")]

@@ -15,6 +15,7 @@ from densepose_tools.segmenter import PartSegmenter
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.models.appearance_encoder import with_photo_map
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests.inputs import write_motion, write_photo
 from tests.training_files import write_points, write_video
@@ -66,6 +67,7 @@ LEARNING = {
     "controlnet": ("controlnet.",),
     "stage1": ("appearance_encoder.", "controlnet."),
     "stage2": ("unet.",),
+    "sharpen": ("vae.", "discriminator."),
 }
 
 
@@ -82,6 +84,7 @@ def test_each_stage_changes_its_own_parameters_only(stage, begun, data_folder):
     assert {name.partition(".")[0] + "." for name in changed} == set(LEARNING[stage])
     if stage == "stage2":
         assert all(".motion_modules." in name for name in changed)
+    assert not any(name.startswith("vae.encoder.") for name in changed)  # latents keep their meaning
 
 
 def test_stages_of_the_paper_follow_each_other(begun, data_folder, tmp_path):
@@ -337,3 +340,30 @@ def test_encoder_that_takes_the_photos_part_map(data_folder, tmp_path):
     train_stage(smaller, network, data=DataFolders(data_folder), runs=tmp_path / "smaller", start=start)
     again = MagicAnimatePipeline.from_pretrained(tmp_path / "smaller" / "base" / "pipeline")
     assert again.config.photo_map and again.config.default_width == 16
+
+
+def test_encoder_of_a_pipeline_begins_to_take_the_photos_part_map(data_folder, tiny_model, tmp_path):
+    """The map changes nothing at first and counts when it has been learned."""
+    config, network = preset("tiny", "base")
+    network = replace(network, photo_map=True)
+    encoder = PipelineParts(tiny_model).appearance_encoder()
+    wider = PipelineParts(tiny_model, photo_map=True).appearance_encoder()
+    latents, text = torch.randn(2, 4, 4, 4), torch.zeros(2, 1, 16)
+    with torch.no_grad():
+        before = encoder(latents, 1, text)
+        after = wider(with_photo_map(latents, torch.randint(25, (2, 32, 32))), 1, text)
+    for name, tokens in before.items():
+        torch.testing.assert_close(after[name], tokens, atol=1e-5, rtol=1e-5)
+
+    start = Start(pipeline=tiny_model)
+    run = {"data": DataFolders(data_folder), "runs": tmp_path, "start": start}
+    fast = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, ema_decay=0.0)
+    train_stage(replace(config, steps=2, sample_every=2, optimizer=fast), network, **run)
+    pipe = MagicAnimatePipeline.from_pretrained(tmp_path / "base" / "pipeline")
+    assert pipe.config.photo_map
+    assert pipe.appearance_encoder.conv_in.weight[:, 4:].abs().sum() > 0
+    sharpen, _ = preset("tiny", "sharpen")
+    sets = open_data(sharpen, DataFolders(data_folder))
+    for runs, takes in ((tmp_path, True), (tmp_path / "others", False)):
+        stage = build_stage(sharpen, network, sets, runs, start, device=torch.device("cpu"))
+        assert stage.appearance_encoder.takes_photo_map == takes

@@ -59,8 +59,13 @@ class Start:
         """The files' paths as text."""
         return {name: str(path) if path else None for name, path in vars(self).items()}
 
-    def parts(self, network: NetworkConfig | None) -> Parts:
+    def parts(self, network: NetworkConfig | None, *, encoder_learns: bool = False) -> Parts:
         """New networks: of ``network``'s sizes, Stable Diffusion's, or a pipeline's.
+
+        Args:
+            network: sizes of new networks, and whether the appearance encoder takes the photo's part map;
+                ``None`` with Stable Diffusion's files.
+            encoder_learns: a pipeline's encoder that does not take the map can begin to.
 
         Raises:
             InputError: the files are needed and not given, or the other way round.
@@ -70,7 +75,8 @@ class Start:
                 raise InputError("--pipeline brings all networks: leave --stable-diffusion and --vae out.")
             if not (self.pipeline / "model_index.json").is_file():
                 raise InputError(f"{self.pipeline} is no pipeline folder: it has no model_index.json.")
-            return PipelineParts(self.pipeline)
+            wanted = network is not None and network.photo_map
+            return PipelineParts(self.pipeline, photo_map=wanted and encoder_learns)
         if network is not None:
             if self.stable_diffusion or self.vae:
                 raise InputError(
@@ -84,6 +90,11 @@ class Start:
                 " of its autoencoder as --vae."
             )
         return StableDiffusionParts(self.stable_diffusion, self.vae)
+
+
+def encoder_learns(config: StageConfig, runs: Path) -> bool:
+    """Whether the appearance encoder learns in this stage, or did in a run before it."""
+    return any(stage == config.stage or newest_checkpoint(runs / stage) for stage in ("base", "stage1"))
 
 
 def image_networks(config: StageConfig, parts: Parts) -> dict[str, nn.Module]:
@@ -133,11 +144,29 @@ def build_networks(
         InputError: an earlier stage or a file is missing.
     """
     torch.manual_seed(config.seed)
+    if config.stage == "sharpen":
+        return finished_networks(config, parts, runs)
     networks = image_networks(config, parts)
     there = load_earlier(networks, runs, EARLIER.get(config.stage, ()))
     require_earlier(config.stage, there, runs, parts)
     if config.stage == "stage2":
         add_time(networks, parts, motion)
+    return networks
+
+
+def finished_networks(config: StageConfig, parts: Parts, runs: Path) -> dict[str, nn.Module]:
+    """The networks as a pipeline has them: all that the runs learned, and temporal layers.
+
+    Temporal layers that were not trained are left as they began, new ones changing nothing.
+
+    Raises:
+        InputError: a stage is missing.
+    """
+    networks = image_networks(config, parts)
+    there = load_earlier(networks, runs, ("base", "controlnet", "stage1"))
+    require_earlier("stage2", there, runs, parts)
+    add_time(networks, parts, None)
+    load_earlier(networks, runs, ("stage2",))
     return networks
 
 

@@ -13,7 +13,7 @@ from magicanimate.config import Fusion
 from magicanimate.errors import InputError
 from magicanimate.files import shortened
 
-Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "segmenter"]
+Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "sharpen", "segmenter"]
 Driving = Literal["densepose", "keypoints", "both"]
 Prediction = Literal["epsilon", "v_prediction"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
@@ -23,7 +23,7 @@ SIGNALS: dict[Driving, tuple[str, ...]] = {
     "keypoints": ("keypoints",),
     "both": ("densepose", "keypoints"),
 }
-STAGES: tuple[Stage, ...] = ("vae", "base", "controlnet", "stage1", "stage2")
+STAGES: tuple[Stage, ...] = ("vae", "base", "controlnet", "stage1", "stage2", "sharpen")
 """The stages of the animation; the part segmenter stands apart, see `training.segmenter`."""
 
 
@@ -80,7 +80,7 @@ class StageConfig:
     batch_size: int = setting(16, "targets or clips a step, over all processes and accumulated parts")
     targets: int = setting(1, "base, stage1: targets that share a reference, which is encoded once")
     size: int = setting(128, "side of the square training pictures, pixels")
-    crop: int = setting(0, "side of the random crop the autoencoder is trained on, pixels; 0 for all")
+    crop: int = setting(0, "vae, sharpen: side of the random crop the loss looks at, pixels; 0 for all")
     num_frames: int = setting(16, "frames of a clip (K of the paper)")
     interval: int = setting(1, "the clip takes every n-th frame of the video (s of the paper)")
     tau_0: float = setting(0.2, "base, stage1: chance that a sample is an image, reference = target")
@@ -97,6 +97,9 @@ class StageConfig:
     latent_noise: float = setting(0.02, "vae: noise on the latents, in their standard deviations")
     halved_share: float = setting(0.0, "vae: share of the crops that are taken twice as large and halved")
     gradient_weight: float = setting(0.1, "vae: weight of the loss on image gradients, for sharp edges")
+    reuse: int = setting(1, "sharpen: steps that what is sampled once serves, with other crops")
+    feature_weight: float = setting(0.05, "sharpen: weight of the distance of the part segmenter's features")
+    adversarial_weight: float = setting(0.03, "sharpen: weight of the discriminator's judgement")
     holdout: int = setting(16, "videos at the end of the data set that are never trained on")
     seed: int = setting(0, "of everything random")
     mixed_precision: Precision = setting(
@@ -125,7 +128,7 @@ class StageConfig:
 
 _AT_LEAST_ONE = (
     *("steps", "batch_size", "targets", "size", "num_frames", "interval", "accumulation", "checkpoint_every"),
-    *("keep_checkpoints", "sample_every", "log_every"),
+    *("keep_checkpoints", "sample_every", "log_every", "reuse"),
 )
 _SHARES = (
     *("tau_0", "tau_1", "tau_2", "still_share", "target_still_share", "share_noise", "drop_reference"),
@@ -136,6 +139,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_AT_LEAST_ONE, (1, _MANY)),
     **dict.fromkeys(_SHARES, (0, 1)),
     **dict.fromkeys(("crop", "holdout", "latent_noise", "gradient_weight"), (0, _MANY)),
+    **dict.fromkeys(("feature_weight", "adversarial_weight"), (0, _MANY)),
     **dict.fromkeys(
         ("optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay"), (0, _MANY)
     ),

@@ -1,4 +1,4 @@
-"""Sampling, for pictures of how far a training is."""
+"""Sampling, for pictures of how far a training is, and for a decoder that learns from them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,35 @@ Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SAMPLING_STEPS = 10
 
 
-@torch.no_grad()
-def sample_latents(scheduler: DDIMScheduler, like: torch.Tensor, predict: Predict) -> torch.Tensor:
-    """Denoise the same noise each time it is called, in a few steps.
+def same_noise(like: torch.Tensor) -> torch.Tensor:
+    """The same noise each time it is called, of the shape ``B C F h w`` and device of ``like``.
 
-    Args:
-        scheduler: noise schedule; a copy of it is used.
-        like: latents of the wanted shape ``B C F h w`` and device.
-        predict: the networks.
-
-    Returns:
-        Latents, float32. All frames of a clip begin with the same noise, as the mini is used.
+    All frames of a clip have the same noise, as the mini is used.
     """
     shape = like.shape
     noise = torch.randn(shape[:2] + (1,) + shape[3:], generator=torch.Generator().manual_seed(1))
-    latents = noise.expand(shape).to(like.device)
+    return noise.expand(shape).to(like.device)
+
+
+@torch.no_grad()
+def sample_latents(
+    scheduler: DDIMScheduler, noise: torch.Tensor, predict: Predict, *, steps: int = SAMPLING_STEPS
+) -> torch.Tensor:
+    """Denoise in a few steps.
+
+    Args:
+        scheduler: noise schedule; a copy of it is used.
+        noise: ``B C F h w``.
+        predict: the networks.
+        steps: of the sampling.
+
+    Returns:
+        Latents of the shape of ``noise``, float32.
+    """
+    latents = noise
     scheduler = DDIMScheduler.from_config(scheduler.config)
-    scheduler.set_timesteps(SAMPLING_STEPS, device=like.device)
+    scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks them up without a wait
     for timestep in scheduler.timesteps:
-        predicted = predict(latents, timestep.expand(shape[0])).float()
+        predicted = predict(latents, timestep.to(noise.device).expand(len(noise))).float()
         latents = scheduler.step(predicted, timestep, latents).prev_sample
     return latents

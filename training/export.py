@@ -13,11 +13,10 @@ from magicanimate.files import read_json_object, write_json
 from magicanimate.pipeline import MagicAnimatePipeline
 from training.build import (
     Start,
-    add_time,
+    encoder_learns,
+    finished_networks,
     frozen_autoencoder,
-    image_networks,
     load_earlier,
-    require_earlier,
     scheduler_of,
 )
 from training.config import NetworkConfig, StageConfig, check_config, updated
@@ -28,7 +27,7 @@ KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an
 
 def saved_config(runs: Path, preset: StageConfig) -> StageConfig:
     """The settings of the last stage that was run, on top of the preset's."""
-    for stage in ("stage2", "stage1", "base"):
+    for stage in ("sharpen", "stage2", "stage1", "base"):
         file = runs / stage / CONFIG
         if file.exists():
             config = updated(preset, read_config(file))
@@ -62,14 +61,12 @@ def export_pipeline(
         raise InputError("a pipeline has a reference; these runs are for comparison only.")
     check_replaceable(out, overwrite=None)
     start = start or Start()
-    parts = start.parts(network)
-    networks = image_networks(config, parts)
-    there = load_earlier(networks, runs, ("base", "controlnet", "stage1"))
-    require_earlier("stage2", there, runs, parts)
-    add_time(networks, parts, None)
-    load_earlier(networks, runs, ("stage2",))
+    parts = start.parts(network, encoder_learns=encoder_learns(config, runs))
+    networks = finished_networks(config, parts, runs)
+    vae = frozen_autoencoder(parts, runs)
+    load_earlier({"vae": vae}, runs, ("sharpen",))
     pipe = MagicAnimatePipeline(
-        vae=frozen_autoencoder(parts, runs),
+        vae=vae,
         unet=networks["unet"],
         appearance_encoder=networks["appearance_encoder"],
         controlnet=networks["controlnet"],

@@ -23,6 +23,7 @@ from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
+from magicanimate.palette import PALETTE
 from magicanimate.pipeline import NOISE_PERIOD
 from training import networks
 from training.config import LossConfig, NetworkConfig, Stage, StageConfig
@@ -155,12 +156,13 @@ class PipelineParts:
 
     Args:
         folder: as `MagicAnimatePipeline.save_pretrained` writes it.
+        photo_map: let an appearance encoder that does not take the photo's part map begin to.
     """
 
     needs: Mapping[Stage, Stage] = {}
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, *, photo_map: bool = False):
+        self.folder, self.photo_map = folder, photo_map
         self._unet = _load(VideoUNet, folder / "unet")
         self._index = read_model_index(folder)
 
@@ -175,7 +177,8 @@ class PipelineParts:
         return unet
 
     def appearance_encoder(self) -> AppearanceEncoder:
-        return _load(AppearanceEncoder, self.folder / "appearance_encoder")
+        encoder = _load(AppearanceEncoder, self.folder / "appearance_encoder")
+        return _taking_photo_map(encoder) if self.photo_map and not encoder.takes_photo_map else encoder
 
     def controlnet(self, name: str) -> ControlNetModel:
         own = self.folder / name
@@ -221,6 +224,17 @@ def _load(cls: type, folder: Path):
         return cls.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder} does not hold a usable {cls.__name__} ({_first_line(error)}).") from error
+
+
+def _taking_photo_map(encoder: AppearanceEncoder) -> AppearanceEncoder:
+    """The same with an input for the photo's part map, which changes nothing before it has learned."""
+    channels = encoder.config.in_channels + len(PALETTE)
+    wider = AppearanceEncoder.from_config({**encoder.config, "in_channels": channels})
+    weights = encoder.state_dict()
+    more = weights["conv_in.weight"].new_zeros(*wider.conv_in.weight.shape)
+    more[:, : encoder.config.in_channels] = weights["conv_in.weight"]
+    wider.load_state_dict(weights | {"conv_in.weight": more})
+    return wider
 
 
 def _first_line(error: Exception) -> str:

@@ -19,6 +19,18 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((10 * torch.log10(4 / error)).mean())
 
 
+def sharpness(result: torch.Tensor, truth: torch.Tensor) -> float:
+    """Squared differences to the neighbours beside and below as a share of the truth's; ``B 3 H W``.
+
+    1 is as sharp as the truth, less is blurred, more is grain.
+    """
+    energies = [
+        sum(float(pictures.clamp(-1, 1).diff(dim=dim).square().sum()) for dim in (-2, -1))
+        for pictures in (result, truth)
+    ]
+    return energies[0] / max(energies[1], 1e-9)
+
+
 def save_grid(path: Path, rows: Sequence[torch.Tensor]) -> None:
     """PNG with one row of pictures per entry of ``rows`` (each ``B 3 H W`` in [-1, 1]), written at once."""
     sheet = torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=-1) for row in rows], dim=-2)

@@ -92,6 +92,21 @@ def mini(stage: Stage) -> Settings:
             optimizer=optimizer,
             **common,
         )
+    elif stage == "sharpen":
+        optimizer = OptimizerConfig(learning_rate=4e-4, warmup_steps=50, decay_steps=1000, ema_decay=0.995)
+        config = StageConfig(
+            "sharpen",
+            steps=4000,
+            size=256,
+            batch_size=4,
+            num_frames=2,
+            crop=64,
+            reuse=4,
+            checkpoint_every=50,
+            sample_every=200,
+            optimizer=optimizer,
+            **common,
+        )
     elif stage == "base":
         loss = replace(_FROM_NOTHING, weigh_channels=True, attention_weight=0.5, attention_by="points")
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=10_000)
@@ -126,6 +141,7 @@ def tiny(stage: Stage) -> Settings:
         batch_size=4 if stage == "base" else 2,
         size=32,
         crop=16 if stage == "vae" else 0,
+        reuse=2 if stage == "sharpen" else 1,
         num_frames=4,
         tau_2=0.2,
         share_noise=0.5,

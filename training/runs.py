@@ -15,6 +15,7 @@ from magicanimate.terminal import stop_on_interrupt
 from training.build import (
     Start,
     build_networks,
+    encoder_learns,
     frozen_autoencoder,
     scheduler_of,
 )
@@ -27,6 +28,7 @@ from training.parts import NewParts, PipelineParts
 from training.run_folder import CONFIG, alone_in, check_settings
 from training.sets import Data, DataFolders, open_data
 from training.stages.denoiser import Denoiser
+from training.stages.sharpen import Sharpener
 from training.stages.vae import VaeStage
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ def train(
 
 def _exportable(config: StageConfig) -> bool:
     """Whether the stage leaves something that animates: it needs a reference."""
-    return config.stage in ("base", "stage1", "stage2") and config.reference
+    return config.stage in ("base", "stage1", "stage2", "sharpen") and config.reference
 
 
 def build_stage(
@@ -113,7 +115,7 @@ def build_stage(
     Raises:
         InputError: as `train`.
     """
-    parts = start.parts(network)
+    parts = start.parts(network, encoder_learns=encoder_learns(config, runs))
     if config.stage == "vae":
         if not isinstance(parts, NewParts):
             raise InputError("a pretrained autoencoder is used as it is: there is no stage 'vae' for it.")
@@ -124,21 +126,19 @@ def build_stage(
     networks: dict[str, nn.Module] = build_networks(config, parts, runs, motion=start.motion)
     vae = frozen_autoencoder(parts, runs, samples=sets.pictures, device=device)
     latents = Latents(vae, precision=usable_precision(config.mixed_precision))
-    computed = {"latents": latents.encode}
-    if "appearance_encoder" in networks and networks["appearance_encoder"].takes_photo_map:
-        computed["photo_labels"] = PhotoLabels(device)
+    given = {"text": parts.empty_prompt().embedding, "scheduler": scheduler_of(config), "latents": latents}
+    takes_map = "appearance_encoder" in networks and networks["appearance_encoder"].takes_photo_map
+    photo_labels = PhotoLabels(device) if takes_map else None
+    if config.stage == "sharpen":  # needs the pictures, and latents of the references only
+        torch.manual_seed(config.seed)
+        given |= {"samples": sets.samples, "held_out": sets.held_out, "photo_labels": photo_labels}
+        steps = parts.pipeline_settings(config)["default_steps"]
+        return Sharpener(config, networks, sampling_steps=steps, **given)
+    computed = {"latents": latents.encode} | ({"photo_labels": photo_labels} if takes_map else {})
     sets = sets.computed(config, computed, runs, on_gpu=device.type != "cpu")
     weights = None
     if config.loss.weigh_channels:
         pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])
         weights = channel_weights(Latents(vae), pictures.to(device))
-    return Denoiser(
-        config,
-        networks,
-        text=parts.empty_prompt().embedding,
-        scheduler=scheduler_of(config),
-        latents=latents,
-        samples=sets.samples,
-        held_out=sets.held_out,
-        channel_weights=weights,
-    )
+    given |= {"samples": sets.samples, "held_out": sets.held_out}
+    return Denoiser(config, networks, channel_weights=weights, **given)

@@ -1,4 +1,4 @@
-"""Stages "base", "controlnet", "stage1" and "stage2": one denoiser, of which other parts learn.
+"""Stages "base", "controlnet", "stage1", "stage2" and "sharpen": one denoiser, of which other parts learn.
 
 | stage | learns | reference | UNet |
 |---|---|---|---|
@@ -6,6 +6,7 @@
 | controlnet | ControlNet | none | without, frozen |
 | stage1 | appearance encoder, ControlNet | yes | without, frozen |
 | stage2 | temporal layers | yes | with |
+| sharpen | the autoencoder's decoder, see `training.stages.sharpen` | yes | with, frozen |
 
 Stage2 mixes three kinds of steps (paper, section 3.5): a draw of up to tau_1 takes images, which are their
 own references; from tau_1 to tau_2 single frames of the videos, whose reference is another frame; above,
@@ -40,10 +41,10 @@ from training.attention_loss import attention_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
 from training.data.draws import Stream, generator
 from training.data.tensors import draw_labels, labels_of
-from training.diffusion import sample_latents
+from training.diffusion import SAMPLING_STEPS, same_noise, sample_latents
 from training.latents import Latents
 from training.losses import denoising_losses, draw_noise, draw_timestep
-from training.pictures import psnr, save_grid, save_video
+from training.pictures import psnr, save_grid, save_video, sharpness
 from training.point_loss import point_losses
 
 SAMPLED = 8
@@ -89,6 +90,7 @@ class Denoiser(nn.Module):
         self.latents, self.held_out = latents, held_out
         for name, network in networks.items():
             self.add_module(name, network)
+        self.sampling_steps = SAMPLING_STEPS
         self.has_reference = "appearance_encoder" in networks
         # diffusers' sum of the ControlNets' residuals; in a tuple, as each is registered by its own name.
         self._controlnets = (MultiControlNetModel([networks[name] for name in controlnet_names(config)]),)
@@ -129,7 +131,7 @@ class Denoiser(nn.Module):
             [draw_noise(rng, tuple(clean.shape[1:]), share=s) for rng, s in zip(rngs, shared, strict=True)]
         ).to(device)
         if config.soften_control:
-            control = {name: _softened(maps, rngs) for name, maps in control.items()}
+            control = {name: softened(maps, rngs) for name, maps in control.items()}
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         predicted = self.predict(noisy, timesteps, self._shown(batch), control, visible=visible)
         losses = denoising_losses(
@@ -235,15 +237,17 @@ class Denoiser(nn.Module):
         shown, control = self._shown(batch), self._control(batch)
         latents = sample_latents(
             self.scheduler,
-            self.latents.target(batch),
+            same_noise(self.latents.target(batch)),
             lambda noisy, t: self.predict(noisy, t, shown, control),
+            steps=self.sampling_steps,
         )
         result, truth = self.latents.decode(latents).cpu(), batch["target"].cpu()
         photo = batch["reference"].cpu()[:, None].expand_as(truth)
         drawn = next(iter(control.values())).cpu() * 2 - 1
         rows = [x[:, :: max(1, x.shape[1] // 2)].flatten(0, 1) for x in (photo, drawn, result, truth)]
         save_grid(folder / f"{step:06d}.png", rows)
-        figures = {"psnr": psnr(result.flatten(0, 1), truth.flatten(0, 1))}
+        flat = result.flatten(0, 1), truth.flatten(0, 1)
+        figures = {"psnr": psnr(*flat), "sharpness": sharpness(*flat)}
         if truth.shape[1] > 1:
             save_video(folder / f"{step:06d}.mp4", [photo, drawn, result, truth])
             changes = [x.diff(dim=1) for x in (result, truth)]
@@ -261,6 +265,7 @@ def choose_trained(denoiser: nn.Module, stage: Stage) -> None:
         "controlnet": controlnets,
         "stage1": ("appearance_encoder.", *controlnets),
         "stage2": (),
+        "sharpen": ("vae.decoder.", "discriminator."),
     }[stage]
     for name, p in denoiser.named_parameters():
         p.requires_grad_(name.startswith(learning) or (stage == "stage2" and ".motion_modules." in name))
@@ -272,7 +277,7 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
-def _softened(maps: torch.Tensor, rngs: list[np.random.Generator]) -> torch.Tensor:
+def softened(maps: torch.Tensor, rngs: list[np.random.Generator]) -> torch.Tensor:
     """Blend and disturb drawn maps (``B F 3 H W`` in [0, 1]) a little, as resized video does.
 
     Each sample is mixed with its blurred copy in a share of its own, and each frame's colours are shifted.

@@ -31,12 +31,13 @@ STAGES = {
     "base": "2. all networks for single pictures together, from nothing",
     "controlnet": "the pose ControlNet on single pictures; the paper's first",
     "stage1": "appearance encoder and ControlNet on pairs of frames; the paper's second",
-    "stage2": "last: the temporal layers on clips, after base or stage1",
+    "stage2": "the temporal layers on clips, after base or stage1",
+    "sharpen": "last: the autoencoder's decoder, sharper pictures of the finished networks",
 }
 HOLDOUT = {"mini": 16, "tiny": 1}
 """Videos that a preset keeps for checking, where there are enough; the others keep 4."""
 FROM_NOTHING = ("mini", "tiny")
-NEW_STAGES = ("vae", "base")
+NEW_STAGES = ("vae", "base", "sharpen")
 """Stages that only presets from nothing have: the others begin with Stable Diffusion's networks."""
 _RENDERER_NEEDS = ("anny", "numba", "cv2")
 _RENDERED = {
