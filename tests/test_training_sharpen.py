@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
@@ -17,13 +16,13 @@ from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
 from training.batches import Numbered
 from training.build import Start
+from training.data.draws import Stream, generator
 from training.data.tensors import to_images
 from training.losses import draw_noise
 from training.metrics.similarity import feature_distance
 from training.presets import preset
 from training.runs import build_stage
 from training.sets import DataFolders, open_data
-from training.stages.denoiser import NOISE_STREAM
 from training.stages.sharpen import Sharpener, feature_losses
 
 
@@ -74,7 +73,7 @@ def test_it_learns_from_what_the_pipeline_samples(data_folder, tiny_model, tmp_p
     photo = ((batch["reference"][0] + 1) * 127.5).round().byte().movedim(0, -1).numpy()
     drawn = (batch["control"]["densepose"][0] * 255).round().byte().movedim(1, -1).numpy()
     frames = len(drawn)
-    rng = np.random.default_rng([stage.config.seed, *places[0], NOISE_STREAM])
+    rng = generator(Stream.NOISE, stage.config.seed, *places[0])
     noise = draw_noise(rng, tuple(sampled.shape[1:]), share=True)[None]
     made = pipe(
         photo,

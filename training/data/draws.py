@@ -26,6 +26,7 @@ class Stream(IntEnum):
     SAMPLE = 2
     NOISE = 3
     DISTURBANCE = 4
+    CROP = 5
 
 
 def generator(stream: Stream, seed: int, step: int, k: int = 0, attempt: int = 0) -> np.random.Generator:

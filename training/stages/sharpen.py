@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -28,11 +27,11 @@ from magicanimate.errors import InputError
 from magicanimate.models.autoencoder import decode_scaled, spatial_factor
 from training.config import StageConfig
 from training.data.computed import PhotoLabels
+from training.data.draws import Stream, generator
 from training.diffusion import sample_latents
 from training.losses import draw_noise
-from training.stages.denoiser import NOISE_STREAM, Denoiser, choose_trained, softened
+from training.stages.denoiser import Denoiser, choose_trained, softened
 
-CROP_STREAM = 2  # beside the numbers that the sample's data and noise are drawn from
 MARGIN = 1  # tokens around a crop that are decoded and not judged
 STEADY_WEIGHT = 1.0
 """Of the error of the changes from frame to frame. Invented detail would flicker without it."""
@@ -123,7 +122,7 @@ class Sharpener(Denoiser):
         """Latents ``B C F h w`` as the pipeline samples them; the frames of a clip share their noise, as the
         mini is used.
         """
-        rngs = [np.random.default_rng([self.config.seed, *place, NOISE_STREAM]) for place in places]
+        rngs = [generator(Stream.NOISE, self.config.seed, *place) for place in places]
         frames, (height, width) = batch["target"].shape[1], batch["target"].shape[-2:]
         shape = (self.unet.config.in_channels, frames, height // self.factor, width // self.factor)
         noise = torch.stack([draw_noise(rng, shape, share=True) for rng in rngs]).to(self.text.device)
@@ -150,7 +149,7 @@ class Sharpener(Denoiser):
         pieces, corners, inner = [], [], []
         for index, whole in zip(batch["index"].tolist(), latents, strict=True):
             step, place = divmod(index, self.config.samples_a_step)
-            rng = np.random.default_rng([self.config.seed, step, place, CROP_STREAM])
+            rng = generator(Stream.CROP, self.config.seed, step, place)
             corner = rng.integers(tokens - judged + 1, size=2)  # y, x
             first = (corner - MARGIN).clip(0, tokens - wide)
             pieces.append(_window(whole, first, wide))
