@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_TRAIN := $(VENV)/.installed-train
 
-.PHONY: app test test-slow test-elsewhere lint format mini mini-data mini-clips mini-vae mini-base mini-large mini-stage2 mini-sharpen mini-export segmenter \
+.PHONY: app test test-slow test-all test-elsewhere lint format mini mini-data mini-clips mini-vae mini-base mini-large mini-stage2 mini-sharpen mini-export segmenter \
 	examples gpu
 
 app: $(INSTALLED)
@@ -29,6 +29,8 @@ test: $(INSTALLED_DEV)
 
 test-slow: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m slow $(PARALLEL) $(TEST_ARGS)
+
+test-all: test test-slow
 
 # The quick tests as on other machines: other instruction sets, threads, languages, homes, orders, a busy machine.
 test-elsewhere: $(INSTALLED_DEV)
