@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.codec.codec import UnknownCodecError
 from PIL import Image
 
 from magicanimate.errors import InputError
@@ -328,3 +329,16 @@ def test_lossless_files_keep_every_pixel(tmp_path):
     assert len(found) == 3 and all(np.array_equal(*pair) for pair in zip(found, frames, strict=True))
     with pytest.raises(ValueError, match="cannot be written without loss"):
         write_output(tmp_path / "out.webm", frames, lossless=True)
+
+
+def test_a_build_without_the_encoder_is_said(tmp_path, monkeypatch):
+    class Container:
+        metadata = {}
+
+        def add_stream(self, codec, **options):
+            raise UnknownCodecError(codec)
+
+    monkeypatch.setattr("magicanimate.media.encoders.av.open", lambda *_, **__: Container())
+    with pytest.raises(InputError, match="has no encoder libx264; install av from PyPI, or write a .gif"):
+        VideoWriter(tmp_path / "me.mp4", width=16, height=16, fps=25)
+    assert list(tmp_path.iterdir()) == []

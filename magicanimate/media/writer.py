@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 
 from magicanimate.errors import InputError
 from magicanimate.files import partial_path, put_in_place, remove
@@ -106,6 +107,12 @@ class VideoWriter:
                     sound_start=sound_start,
                     lossless=lossless,
                 )
+        except UnknownCodecError as error:  # some distributions build ffmpeg without H.264
+            remove(self._partial)
+            raise InputError(
+                f"{self.path} cannot be written: the installed PyAV has no encoder {error}; install av from "
+                "PyPI, or write a .gif or a folder of frames."
+            ) from error
         except (av.FFmpegError, OSError) as error:
             remove(self._partial)
             raise self._failed(error) from error
