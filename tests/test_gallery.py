@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from magicanimate.errors import InputError
 from magicanimate.webui.animate.result_panel import settings_table
@@ -18,7 +19,7 @@ from magicanimate.webui.gallery.views import Card, grid
 from magicanimate.webui.page import Page
 from magicanimate.webui.studio import Studio
 from tests.inputs import write_motion, write_photo
-from tests.result_files import write_result
+from tests.result_files import ground, write_result
 
 VISITOR = SimpleNamespace(session_hash="me", username=None)
 
@@ -299,3 +300,16 @@ def test_cards_show_the_seed_and_settings_are_told_in_words(folder):
     told = settings_table(result)
     assert str(secret) not in told and "me.png" in told and "&lt;b&gt;.mp4" in told
     assert "<td>Best</td>" in told and "num_inference_steps" not in told
+
+
+def test_a_result_is_sent_to_the_form(make_page, folder):
+    page = make_page(shared=False)
+    result, sending = Library(folder).results()[0], page.animate.use_again
+    sent = sending._send(page.tabs, "photo", str(result.output))
+    with Image.open(sent[page.animate.controls["photo"]]) as photo:
+        assert photo.size == (32, 32)
+        assert abs(photo.convert("RGB").getpixel((2, 30))[0] - ground(7)) < 12  # the last of eight frames
+    sent = sending._send(page.tabs, "motion", str(result.output))
+    assert Path(sent[page.animate.controls["motion"]]).name == result.output.name
+    gone = sending._send(page.tabs, "motion", str(folder / "gone.mp4"))
+    assert "gone.mp4" in gone[sending.notice]["value"]

@@ -24,7 +24,7 @@ from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
 from magicanimate.scratch import PER_VISITOR, room_in_all, temporary_folder
 from magicanimate.webui.animate.clip_look import look_at_clip, look_at_photo
-from magicanimate.webui.animate.clip_strip import as_video
+from magicanimate.webui.animate.clip_strip import as_video, last_frame
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.animate.pace import Work, is_known, seconds_after_denoising
 from magicanimate.webui.following import followed
@@ -253,6 +253,14 @@ class Studio:
         except OSError as error:
             raise InputError(f"The file {file.name} is not there any more ({error.strerror}).") from error
         return lent
+
+    def lend_last_frame(self, video: Path) -> Path:
+        """The last frame of a result as a picture that the page may show.
+
+        Raises:
+            InputError: the result cannot be read.
+        """
+        return last_frame(video, Path(self._lent.name) / secrets.token_hex(8))
 
     def admit(self, visitor: str) -> None:
         """A visitor wants a motion clip: from now on `cancel` concerns this work."""

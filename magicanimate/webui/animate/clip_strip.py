@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -95,6 +96,15 @@ def as_video(picture: Path, folder: Path) -> Path:
         for frame in clip.frames():
             out.write(frame)
     return video
+
+
+def last_frame(video: Path, folder: Path) -> Path:
+    """The last frame of a video as a png in a new folder; see `look` for errors."""
+    (frame,) = deque(open_motion(video).frames(), maxlen=1)
+    folder.mkdir()
+    path = folder / f"{video.stem}_last.png"
+    Image.fromarray(frame).save(path)
+    return path
 
 
 @lru_cache(maxsize=4)

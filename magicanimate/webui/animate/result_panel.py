@@ -50,7 +50,10 @@ class ResultPanel:
             js_on_load=_ASK,
         )
         self.exporting = gr.HTML("", visible=False, elem_id=f"{name}-exporting", padding=False)
-        self.again = gr.Button("Use these settings again", size="sm", visible=False, elem_id=f"{name}-again")
+        with gr.Row(visible=False) as self.sending:
+            self.again = gr.Button("Use these settings again", size="sm", elem_id=f"{name}-again")
+            self.as_photo = gr.Button("Last frame as photo", size="sm", elem_id=f"{name}-as-photo")
+            self.as_motion = gr.Button("Use as dance video", size="sm", elem_id=f"{name}-as-motion")
         with gr.Accordion(
             "Settings of this result", open=False, visible=False, elem_id=f"{name}-settings"
         ) as self.settings_box:
@@ -61,7 +64,7 @@ class ResultPanel:
     def widgets(self) -> list[gr.components.Component]:
         """What `show` and `hide` update."""
         files = [self.downloads, self.exporting]
-        return [self.viewer, *files, self.again, self.settings_box, self.settings, self.shown]
+        return [self.viewer, *files, self.sending, self.settings_box, self.settings, self.shown]
 
     def show(self, result: AnimationResult | StoredResult | Path | str) -> Updates:
         """Show a result; a path is that of its video.
@@ -77,7 +80,7 @@ class ResultPanel:
             self.viewer: gr.update(value=player(result), visible=True),
             self.downloads: gr.update(value=_downloads(result), visible=True),
             self.exporting: gr.update(value="", visible=False),
-            self.again: gr.update(visible=True),
+            self.sending: gr.update(visible=True),
             self.settings_box: gr.update(visible=True),
             self.settings: settings_table(result),
             self.shown: str(result.output),
@@ -92,7 +95,7 @@ class ResultPanel:
         empty, hidden = gr.update(value="", visible=False), gr.update(visible=False)
         return {
             **dict.fromkeys((self.viewer, self.downloads, self.exporting), empty),
-            **dict.fromkeys((self.again, self.settings_box), hidden),
+            **dict.fromkeys((self.sending, self.settings_box), hidden),
             self.settings: "",
             self.shown: "",
         }

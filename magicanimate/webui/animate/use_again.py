@@ -63,6 +63,9 @@ class UseAgain:
         for panel in panels:
             work = partial(self._from_result, tabs)
             panel.again.click(work, panel.shown, [*self.filled, tabs], **PRIVATE)
+            for button, name in ((panel.as_photo, "photo"), (panel.as_motion, "motion")):
+                send = partial(self._send, tabs, name)
+                button.click(send, panel.shown, [self.controls[name], self.notice, tabs], **PRIVATE)
 
     def _from_file(self, file: str, visitor: str, request: gr.Request) -> Updates:
         owner = self.running.owner(visitor, request)
@@ -85,6 +88,16 @@ class UseAgain:
             return reuse(settings, None)
         found = original(settings, self.studio.library(owner).results())
         return reuse(settings, []) if found is None else reuse(found, self._folders)
+
+    def _send(self, tabs: gr.Tabs, name: str, shown: str) -> Updates:
+        """Put the shown result into the form: its last frame as the photo, or itself as the dance."""
+        try:
+            file = (
+                self.studio.lend_last_frame(Path(shown)) if name == "photo" else self.studio.lend(Path(shown))
+            )
+        except InputError as error:
+            return {self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+        return {self.controls[name]: str(file), tabs: gr.update(selected="animate")}
 
     def _from_result(self, tabs: gr.Tabs, shown: str) -> Updates:
         try:
