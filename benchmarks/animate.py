@@ -21,7 +21,7 @@ def main() -> None:
 
     import numpy as np
 
-    from magicanimate.acceleration.options import Speed
+    from magicanimate.acceleration.options import OptimizationConfig
     from magicanimate.animator import Animator
     from magicanimate.palette import PALETTE
 
@@ -30,20 +30,22 @@ def main() -> None:
     pipe, size = animator._pipe, animator.defaults.width
     photo = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
-    def run(frames: int, speed: Speed) -> tuple[float, float]:
+    def run(frames: int, optimization: OptimizationConfig) -> tuple[float, float]:
         control = np.broadcast_to(PALETTE[2], (frames, size, size, 3))
         began = time.perf_counter()
-        output = pipe(photo, control, num_inference_steps=args.steps, speed=speed, output_type="stream")
+        output = pipe(
+            photo, control, num_inference_steps=args.steps, optimization=optimization, output_type="stream"
+        )
         denoised = time.perf_counter()
         for _ in output.frames:
             pass
         return denoised - began, time.perf_counter() - denoised
 
-    run(4, Speed())  # warm-up
+    run(4, OptimizationConfig())  # warm-up
     print(f"{animator.defaults.kind}, {size}x{size}, {args.steps} steps, {animator.device}")
     for frames in args.frames:
-        denoise, decode = run(frames, Speed())
-        alone, _ = run(frames, Speed(share_residuals=False))
+        denoise, decode = run(frames, OptimizationConfig())
+        alone, _ = run(frames, OptimizationConfig(share_residuals=False))
         print(
             f"{frames} frames: denoise {denoise:.1f} s, decode {decode:.2f} s, "
             f"{(denoise + decode) / frames:.2f} s a frame; without sharing {alone / denoise:.2f} times that"

@@ -1,4 +1,4 @@
-"""What a second process saves: the CPU time of each process of a team against that of one alone.
+"""What a second process saves: the CPU time of each process of a group against that of one alone.
 
     python -m benchmarks.distributed [--processes 2] [--frames 64] [--steps 2] [--model mini]
 
@@ -35,7 +35,7 @@ def member(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from magicanimate.acceleration.process_group import join_team
+    from magicanimate.acceleration.process_group import join_process_group
     from magicanimate.checkpoints.locate import resolve_model
     from magicanimate.palette import PALETTE
     from magicanimate.pipeline import MagicAnimatePipeline
@@ -47,17 +47,17 @@ def member(args: argparse.Namespace) -> None:
     photo = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
     control = PALETTE[rng.integers(0, 25, (args.frames, size // 16, size // 16))]
     control = control.repeat(16, axis=1).repeat(16, axis=2)
-    with join_team(None) as team:
+    with join_process_group(None) as group:
 
         def denoise(frames: int) -> torch.Tensor:
-            settings = {"num_inference_steps": args.steps, "team": team, "output_type": "latent"}
+            settings = {"num_inference_steps": args.steps, "group": group, "output_type": "latent"}
             return pipe(photo, control[:frames], **settings).latents
 
         denoise(WARM_UP_FRAMES)
         began, began_cpu = time.perf_counter(), time.thread_time()
         latents = denoise(args.frames)
         figures = {
-            "rank": team.rank,
+            "rank": group.rank,
             "seconds": time.perf_counter() - began,
             "CPU seconds": time.thread_time() - began_cpu,  # without gloo's threads, which wait
             "sum": latents.abs().sum().item(),
@@ -66,7 +66,7 @@ def member(args: argparse.Namespace) -> None:
 
 
 def run(processes: int) -> list[dict[str, float]]:
-    """Figures of each process of a team, the first one first."""
+    """Figures of each process of a group, the first one first."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["-m", "benchmarks.distributed", "--member", *sys.argv[1:]]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout

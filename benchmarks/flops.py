@@ -273,9 +273,9 @@ def preset_table(networks: Networks, *, size: int, steps: int = 25) -> str:
         preset = speed_preset(name)
         number, spent, last, counts = preset.steps(steps), 0.0, None, Counter()
         for i in range(number):
-            branches = 2 if preset.shortcuts.guides(i, number) else 1
+            branches = 2 if preset.approximations.guides(i, number) else 1
             timestep = 1000 - i * 1000 // number
-            surface = last is not None and last - timestep <= preset.shortcuts.deep_reuse
+            surface = last is not None and last - timestep <= preset.approximations.deep_reuse
             last = last if surface else timestep
             spent += kinds[branches, surface]
             counts.update({"surface": surface, "guided": branches == 2})

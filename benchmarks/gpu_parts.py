@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.flops import build_networks, build_pipeline, count_step
 from magicanimate.acceleration.compiled import undo_compilation
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.files import write_bytes, write_json
-from magicanimate.memory.ladder import MemoryLadder
+from magicanimate.memory.out_of_memory import OutOfMemoryFallback
 from magicanimate.memory.placing import compile_denoisers, place
 from magicanimate.memory.profiles import MemoryProfile, profile_named, profiles_for
 from magicanimate.presets import speed_preset
@@ -216,11 +216,15 @@ class Bench:
                 f"{self.scale.many_frames} frames, {count} windows at once",
                 lambda several=several: self._step(pipe, several, frames=self.scale.many_frames),
             )
-        for name, speed in {
-            "guidance branches together": Speed(branches_in_turn=False),
-            "nothing shared (plain)": Speed.plain(),
+        for name, optimization in {
+            "guidance branches together": OptimizationConfig(branches_in_turn=False),
+            "nothing shared (plain)": OptimizationConfig.plain(),
         }.items():
-            self.row(part, name, lambda speed=speed: self._step(pipe, standard, speed=speed))
+            self.row(
+                part,
+                name,
+                lambda optimization=optimization: self._step(pipe, standard, optimization=optimization),
+            )
         self._layouts(part, pipe, standard)
         for name in ("exact", "balanced", "fast", "draft"):
             self.row("b. presets, a whole animation", name, lambda name=name: self._preset(pipe, name))
@@ -270,12 +274,14 @@ class Bench:
         *,
         frames: int | None = None,
         steps: int | None = None,
-        speed: Speed | None = None,
+        optimization: OptimizationConfig | None = None,
         **settings: Any,
     ) -> dict[str, Any]:
         """Seconds of a guided step: those between the ends of the first and of the last one."""
         frames, steps = frames or self.scale.frames, steps or self.scale.steps
-        ladder = MemoryLadder(pipe, profile, device=self.device, steps=[profile])  # no memory is a failure
+        fallback = OutOfMemoryFallback(
+            pipe, profile, device=self.device, steps=[profile]
+        )  # no memory is a failure
         photo, clip = self._photo_and_clip(frames)
         marks: list[float] = []
 
@@ -284,7 +290,12 @@ class Bench:
             marks.append(time.perf_counter())
 
         def animate():
-            given = {"guidance_scale": 7.5, "output_type": "latent", "ladder": ladder, "speed": speed}
+            given = {
+                "guidance_scale": 7.5,
+                "output_type": "latent",
+                "fallback": fallback,
+                "optimization": optimization,
+            }
             return pipe(photo, clip, num_inference_steps=1 + steps, on_step=mark, **given, **settings)
 
         seconds, output = self.timed(animate)
@@ -314,7 +325,7 @@ class Bench:
         from benchmarks.published import PLAN, SPEED, published_order
 
         with published_order():
-            found = self._step(pipe, profile_named("standard", self.device), speed=SPEED, windows=PLAN)
+            found = self._step(pipe, profile_named("standard", self.device), optimization=SPEED, windows=PLAN)
         return found | ({"of ours": found["seconds a step"] / base["seconds a step"]} if base else {})
 
     def _preset(self, pipe, name: str) -> dict[str, Any]:
@@ -330,7 +341,7 @@ class Bench:
                     *self._photo_and_clip(self.scale.frames),
                     num_inference_steps=steps,
                     guidance_scale=7.5,
-                    shortcuts=preset.shortcuts,
+                    approximations=preset.approximations,
                 )
             )
         finally:
@@ -347,16 +358,18 @@ class Bench:
         said: list[str] = []
         torch.cuda.set_per_process_memory_fraction(min(1.0, (used + 3.5e9) / total), self.device)
         try:
-            ladder = MemoryLadder(pipe, profile, device=self.device, on_descent=said.append, placed=profile)
+            fallback = OutOfMemoryFallback(
+                pipe, profile, device=self.device, on_fallback=said.append, placed=profile
+            )
             output = pipe(
                 *self._photo_and_clip(self.scale.many_frames),
                 num_inference_steps=1,
                 guidance_scale=7.5,
-                ladder=ladder,
+                fallback=fallback,
             )
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
-        return {"ended with": ladder.profile.name, "frames": len(output.frames), "said": " ".join(said)}
+        return {"ended with": fallback.profile.name, "frames": len(output.frames), "said": " ".join(said)}
 
     def _fresh(self, profile: MemoryProfile) -> dict[str, Any]:
         """A step with networks in the computer's memory, or in 8 bits."""

@@ -16,7 +16,7 @@ import sys
 import torch
 
 from benchmarks import speed
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.autoencoder import decode_scaled
 
@@ -34,7 +34,7 @@ def factor(what: str, args: argparse.Namespace) -> float:
         def work(side: int) -> None:
             decode_scaled(pipe.vae, latents[..., :side, :side])
     else:
-        arrangement = speed.Arrangement(Speed(cpu_kernels=what == WORK[0]))
+        arrangement = speed.Arrangement(OptimizationConfig(cpu_kernels=what == WORK[0]))
         maps = args.frames * args.channels[0] * args.side**2 * 4
 
         def work(side: int) -> None:

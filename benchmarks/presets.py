@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicanimate.config import PRESETS, AnimationRequest
-from magicanimate.presets import Shortcuts, completed
+from magicanimate.presets import Approximations, completed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +41,13 @@ class Way:
     Attributes:
         name: of its row.
         steps, scheduler: denoising steps and diffusers class, the checkpoint's own when ``None``.
-        shortcuts: what is left out.
+        approximations: what is left out.
     """
 
     name: str
     steps: int
     scheduler: str | None = None
-    shortcuts: Shortcuts = field(default_factory=Shortcuts)
+    approximations: Approximations = field(default_factory=Approximations)
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def switches(steps: int) -> list[Way]:
             Way(f"{(name or 'own solver').removesuffix('MultistepScheduler')}, {n}", n, name)
             for name, n in few
         ),
-        Way("guided in the first 60 %", steps, shortcuts=Shortcuts(guidance_stop=0.6)),
-        Way("guided in the last 75 %", steps, shortcuts=Shortcuts(guidance_start=0.25)),
-        Way("deep features, 1 step of 2", steps, shortcuts=Shortcuts(deep_reuse=1000 // steps)),
-        Way("deep features, 1 step of 3", steps, shortcuts=Shortcuts(deep_reuse=2000 // steps)),
-        Way("encoder in 1 step of 3", steps, shortcuts=Shortcuts(encoder_reuse=2000 // steps)),
+        Way("guided in the first 60 %", steps, approximations=Approximations(guidance_stop=0.6)),
+        Way("guided in the last 75 %", steps, approximations=Approximations(guidance_start=0.25)),
+        Way("deep features, 1 step of 2", steps, approximations=Approximations(deep_reuse=1000 // steps)),
+        Way("deep features, 1 step of 3", steps, approximations=Approximations(deep_reuse=2000 // steps)),
+        Way("encoder in 1 step of 3", steps, approximations=Approximations(encoder_reuse=2000 // steps)),
     ]
 
 
@@ -107,7 +107,7 @@ def presets(steps: int) -> list[Way]:
     for name in PRESETS:
         request = completed(AnimationRequest(Path(), Path(), Path(), preset=name), steps=steps)
         ways.append(
-            Way(name, request.num_inference_steps, request.scheduler, Shortcuts.of(request.settings()))
+            Way(name, request.num_inference_steps, request.scheduler, Approximations.of(request.settings()))
         )
     return ways
 
@@ -138,7 +138,7 @@ class Bench:
             photo,
             control,
             num_inference_steps=way.steps,
-            shortcuts=way.shortcuts,
+            approximations=way.approximations,
             output_type="stream",
             on_step=lambda *_: marks.append(time.process_time()),
             **settings,

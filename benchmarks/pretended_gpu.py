@@ -41,9 +41,9 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.flops import build_pipeline
-from magicanimate.acceleration.options import Speed
-from magicanimate.memory.ladder import MemoryLadder
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.memory.need import DENOISERS, Footprint, Work, choose_profile, needed_bytes
+from magicanimate.memory.out_of_memory import OutOfMemoryFallback
 from magicanimate.memory.profiles import TILE, profiles_for
 from magicanimate.models.autoencoder import set_sliced
 
@@ -421,8 +421,8 @@ def main() -> None:
             seen = "-"  # the hooks that bring blocks do not take such tensors
             if not profile.offload:
                 set_sliced(pipe.vae, TILE if profile.sliced else None)
-                ladder = MemoryLadder(pipe, profile, device="cuda")
-                animate(gpu, pipe, width=width, height=height, frames=frames, ladder=ladder)
+                fallback = OutOfMemoryFallback(pipe, profile, device="cuda")
+                animate(gpu, pipe, width=width, height=height, frames=frames, fallback=fallback)
                 seen = f"{gpu.peak / 1e9:.2f}"
             print(f"| {width}x{height} | {profile.name} | {planned / 1e9:.2f} | {seen} |", flush=True)
     print(f"\n| card, GB | free of it | {' | '.join(f'{w}x{h}' for w, h in SIZES)} |\n|---|---|---|---|")
@@ -437,8 +437,8 @@ def main() -> None:
     print("\n| a step of 16 frames | operations | copied, GB | masked attention | peak above weights, GB |")
     print("|---|---|---|---|---|")
     _count_step(gpu, pipe, "default")
-    _count_step(gpu, pipe, "branches together", speed=Speed(branches_in_turn=False))
-    _count_step(gpu, pipe, "plain", speed=Speed.plain())
+    _count_step(gpu, pipe, "branches together", optimization=OptimizationConfig(branches_in_turn=False))
+    _count_step(gpu, pipe, "plain", optimization=OptimizationConfig.plain())
     with gpu:
         for network in (pipe.unet, pipe.appearance_encoder, pipe.controlnet):
             network.to(memory_format=torch.channels_last)

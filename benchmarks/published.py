@@ -21,7 +21,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from magicanimate import pipeline
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.models.appearance_encoder import SELF_ATTENTION
 from magicanimate.models.hybrid_attention import HybridSelfAttention, paired_blocks
 from magicanimate.models.unet import VideoUNet
@@ -29,7 +29,7 @@ from magicanimate.sampling import Bank, Networks, Residuals, Window
 from magicanimate.watching import WindowWatch
 from magicanimate.windows import WindowPlan
 
-SPEED, PLAN = Speed.plain(), WindowPlan(mode="ring")
+SPEED, PLAN = OptimizationConfig.plain(), WindowPlan(mode="ring")
 
 
 class PublishedSelfAttention(AttnProcessor2_0):

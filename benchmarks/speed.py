@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.flops import TEXT_TOKENS, build_networks
 from benchmarks.published import PLAN, SPEED, padded, published_order
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.device import DTYPES
 from magicanimate.models.prompt import EmptyPrompt
@@ -42,14 +42,14 @@ class Arrangement:
         padded: the clip is filled up to a multiple of 16 frames.
     """
 
-    speed: Speed = Speed()
+    optimization: OptimizationConfig = OptimizationConfig()
     plan: WindowPlan = WindowPlan()
     published: bool = False
     padded: bool = False
 
 
 ARRANGEMENTS = {
-    "plain": Arrangement(Speed.plain()),
+    "plain": Arrangement(OptimizationConfig.plain()),
     "published": Arrangement(SPEED, PLAN, published=True),
     "published, padded": Arrangement(SPEED, PLAN, published=True, padded=True),
     "default": Arrangement(),
@@ -124,7 +124,7 @@ def animate(
             guidance_scale=args.guidance,
             windows=way.plan,
             output_type="latent",
-            speed=way.speed,
+            optimization=way.speed,
             **{"num_inference_steps": args.steps, **settings},
         ).latents
 

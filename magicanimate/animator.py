@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
 from magicanimate.device import Device, empty_cache, pick_device
 from magicanimate.errors import InputError
 from magicanimate.loading_lock import LOADING
 from magicanimate.memory.profiles import AUTO
-from magicanimate.presets import Shortcuts, completed
+from magicanimate.presets import Approximations, completed
 from magicanimate.progress import ProgressMeter
 from magicanimate.quick_start import without_collection
 from magicanimate.request_checks import check_area, check_outputs, check_request
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from densepose_tools.photo_people import PhotoBodies
-    from magicanimate.acceleration.process_group import Team
+    from magicanimate.acceleration.process_group import ProcessGroup
     from magicanimate.media.prepare import PreparedMedia
-    from magicanimate.memory.ladder import MemoryLadder
     from magicanimate.memory.networks import PlacedNetworks
+    from magicanimate.memory.out_of_memory import OutOfMemoryFallback
     from magicanimate.pipeline import MagicAnimatePipeline
     from magicanimate.preview import LatentPreview
 
@@ -97,8 +97,8 @@ class Animator:
         offline: never ask the network; "full" must have been fetched before.
         memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
         compile: compile blocks of the networks (`magicanimate.acceleration.compiled`), where that works.
-        attention: the library that computes attention, see `magicanimate.acceleration.options.Speed`.
-        team: processes that share an animation; this one alone when ``None``.
+        attention: the library that computes attention, see `magicanimate.acceleration.options`.
+        group: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
 
     Attributes:
@@ -116,14 +116,14 @@ class Animator:
         memory: str = AUTO,
         compile: bool = False,
         attention: str | None = None,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
         on_progress: OnProgress | None = None,
     ):
         self.model, self.offline = model, offline
         self._wish = (device, dtype)
         self._on_load = on_progress
         self._folder: Path | None = None
-        self._memory, self._compile, self._team = memory, compile, team
+        self._memory, self._compile, self._group = memory, compile, group
         self._attention = attention
         self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
@@ -188,20 +188,20 @@ class Animator:
         self.device = pick_device(*self._wish)
         with LOADING, without_collection():
             from magicanimate.acceleration.attention_backend import attention_problem
-            from magicanimate.acceleration.process_group import Team
+            from magicanimate.acceleration.process_group import ProcessGroup
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.need import Work
             from magicanimate.memory.networks import PlacedNetworks
 
         if self._attention and (problem := attention_problem(self._attention)):
             raise InputError(problem)
-        self._team = self._team or Team()
+        self._group = self._group or ProcessGroup()
         networks = PlacedNetworks(
             partial(read_pipeline, folder, dtype=self.device.dtype),
             folder,
             self.device,
             wish=self._memory,
-            team=self._team,
+            group=self._group,
             compile=self._compile,
         )
         networks.prepare(Work(self.defaults.width, self.defaults.height))
@@ -224,9 +224,9 @@ class Animator:
             from magicanimate.time_trial import WINDOW, time_trial
 
             own = self.defaults
-            ladder = self._networks.prepare(Work(own.width, own.height, frames=WINDOW))
+            fallback = self._networks.prepare(Work(own.width, own.height, frames=WINDOW))
             try:
-                found = time_trial(self._pipe, ladder, should_stop=should_stop)
+                found = time_trial(self._pipe, fallback, should_stop=should_stop)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -266,7 +266,7 @@ class Animator:
     ) -> AnimationResult | None:
         """Animate one photo with one clip and write the result; one animation runs at a time.
 
-        In a team the first process writes it, for the others the result is ``None``.
+        In a group the first process writes it, for the others the result is ``None``.
 
         Raises:
             InputError: an input, a setting or the output cannot be used.
@@ -364,7 +364,7 @@ class Animator:
         from magicanimate.windows import WindowPlan
 
         work = Work.of(request, media.num_frames)
-        ladder, team = self._networks.prepare(work, on_descent=meter.note), self._team
+        fallback, group = self._networks.prepare(work, on_fallback=meter.note), self._group
         pipe = self._pipe
         if request.prompt or request.negative_prompt:
             add_text_encoder(pipe, self.folder, device=self.device.name, dtype=pipe.unet.dtype)
@@ -398,20 +398,20 @@ class Animator:
                 fusion=request.fusion,
                 windows=WindowPlan.of(request.settings()),
                 controlnet_conditioning_scale=request.controlnet_conditioning_scale,
-                speed=Speed(attention=self._attention),
-                ladder=ladder,
-                team=team,
+                optimization=OptimizationConfig(attention=self._attention),
+                fallback=fallback,
+                group=group,
                 reference_strength=request.reference_strength,
-                shortcuts=Shortcuts.of(request.settings()),
+                approximations=Approximations.of(request.settings()),
                 output_type="latent",
                 on_window=on_window,
                 on_step=on_step,
                 should_stop=should_stop,
             )
-            if team.rank:
+            if group.rank:
                 return None
-            frames = pipe.decode(output.latents, ladder=ladder, should_stop=should_stop)
-            return self._write(request, media, frames, meter, ladder)
+            frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
+            return self._write(request, media, frames, meter, fallback)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -428,11 +428,11 @@ class Animator:
         media: PreparedMedia,
         frames: Iterator[np.ndarray],
         meter: ProgressMeter,
-        ladder: MemoryLadder,
+        fallback: OutOfMemoryFallback,
     ) -> AnimationResult:
         from magicanimate.result_writer import write_result
 
-        settings = {**self._settings(request, media), "memory": ladder.profile.name}
+        settings = {**self._settings(request, media), "memory": fallback.profile.name}
         result = write_result(request, media, frames, settings=settings, meter=meter)
         self._decode_pace = meter.seconds["decode"] / media.num_frames
         if result.unsigned not in self._told:

@@ -128,7 +128,7 @@ class AnimationRequest:
         controlnet_conditioning_scale: weight of the pose residuals.
         reference_strength: of the photo in the attention; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
-        guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Shortcuts`.
+        guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Approximations`.
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.

@@ -22,19 +22,19 @@ from magicanimate.acceleration.attention_backend import InstalledAttention
 from magicanimate.acceleration.control_cache import KeptEmbeddings
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.layers import accelerated
-from magicanimate.acceleration.options import Speed
-from magicanimate.acceleration.process_group import Team
+from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.acceleration.process_group import ProcessGroup
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.memory.ladder import MemoryLadder, remember
+from magicanimate.memory.out_of_memory import OutOfMemoryFallback, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
-from magicanimate.presets import Shortcuts
+from magicanimate.presets import Approximations
 from magicanimate.sampling import Networks, denoise, paper_networks
 from magicanimate.watching import WindowWatch, stopping_between_blocks
 from magicanimate.windows import WindowPlan
@@ -153,10 +153,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         windows: WindowPlan | None = None,
         controlnet_conditioning_scale: float = 1.0,
         reference_strength: float = 1.0,
-        speed: Speed | None = None,
-        ladder: MemoryLadder | None = None,
-        team: Team | None = None,
-        shortcuts: Shortcuts | None = None,
+        optimization: OptimizationConfig | None = None,
+        fallback: OutOfMemoryFallback | None = None,
+        group: ProcessGroup | None = None,
+        approximations: Approximations | None = None,
         output_type: str = "np",
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
@@ -184,11 +184,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
             reference_strength: of the photo in the attention, 0 or more; 1 as published.
-            speed: how the work is arranged, the default one when ``None``; the result is the same within
-                rounding.
-            ladder: what to do when memory runs out; an error when ``None``.
-            team: processes that share the windows; each has the same arguments and gets the same result.
-            shortcuts: what may be left out, which changes the result; nothing when ``None``.
+            optimization: how the work is arranged, which changes the result by rounding only.
+            fallback: what to do when memory runs out; an error when ``None``.
+            group: processes that share the windows; each has the same arguments and gets the same result.
+            approximations: what may be left out, which changes the result; nothing when ``None``.
             output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
             on_window: called after each window with windows done and windows in all.
             on_step: called after each step with its index, the latents and what the scheduler expects of them
@@ -212,29 +211,32 @@ class MagicAnimatePipeline(DiffusionPipeline):
             negative_prompt if negative_prompt_embeds is None else negative_prompt_embeds,
             guided=guidance > 1,
         )
-        ladder, team = ladder or MemoryLadder(), team or Team()
-        for attempt in ladder.attempts():
-            with attempt, team.in_round(), stopping_between_blocks([self.vae], should_stop):
+        fallback, group = fallback or OutOfMemoryFallback(), group or ProcessGroup()
+        for attempt in fallback.attempts():
+            with attempt, group.in_round(), stopping_between_blocks([self.vae], should_stop):
                 reference = self.encode_image(image, photo_labels)
         self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
         timesteps = self.prepare_timesteps(steps, num_actual_steps)
         generator = torch.Generator("cpu").manual_seed(seed)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
-        speed, shortcuts = speed or Speed(), shortcuts or Shortcuts()
+        optimization, approximations = (
+            optimization or OptimizationConfig(),
+            approximations or Approximations(),
+        )
         counts = [len(plan.windows(len(control), step=i)) for i in range(len(timesteps))]
-        watch = WindowWatch(counts, on_window, should_stop, processes=team.size)
+        watch = WindowWatch(counts, on_window, should_stop, processes=group.size)
         with ExitStack() as stack:
-            if speed.cpu_kernels and self._execution_device.type == "cpu":
+            if optimization.cpu_kernels and self._execution_device.type == "cpu":
                 stack.enter_context(cpu_kernels(*self._denoisers()))
-            if speed.attention:
-                stack.enter_context(InstalledAttention(speed.attention))
+            if optimization.attention:
+                stack.enter_context(InstalledAttention(optimization.attention))
             readers = stack.enter_context(hybrid_attention(self.unet, fusion=fusion))
             stack.enter_context(stopping_between_blocks(self._denoisers(), should_stop))
             images = [control] if keypoints is None else [control, keypoints]
             controls = list(zip(self.controlnets(), images, strict=True))
 
             @lru_cache(maxsize=1)  # what one arrangement has kept is of no use to the next
-            def networks(arranged: Speed) -> Networks:
+            def networks(arranged: OptimizationConfig) -> Networks:
                 paper = partial(
                     paper_networks,
                     self.unet,
@@ -248,12 +250,19 @@ class MagicAnimatePipeline(DiffusionPipeline):
                     reference_strength=reference_strength,
                 )
                 given = (self.unet, readers, text, timesteps)
-                return accelerated(paper, *given, speed=arranged, shortcuts=shortcuts, team=team, watch=watch)
+                return accelerated(
+                    paper,
+                    *given,
+                    optimization=arranged,
+                    approximations=approximations,
+                    group=group,
+                    watch=watch,
+                )
 
             def retried(step: Callable[[], Any]) -> Any:
                 """Run a step; when memory runs out, again from its beginning, one memory profile down."""
                 put_back = remember(self.scheduler, generator)
-                for chance in ladder.attempts():
+                for chance in fallback.attempts():
                     with chance:
                         put_back()
                         watch.begin_step()
@@ -263,7 +272,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 latents,
                 self.scheduler,
                 timesteps,
-                lambda: networks(ladder.arrange(speed)),
+                lambda: networks(fallback.arrange(optimization)),
                 plan=plan,
                 guidance_scale=guidance,
                 generator=generator,
@@ -275,10 +284,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 self._require_finite(torch.isfinite(latents).all(), after)
                 if on_step is not None:
                     on_step(i, latents, expected)
-        ladder.leave_team()
+        fallback.leave_group()
         if output_type == "latent":
             return MagicAnimateOutput(frames=None, latents=latents)
-        frames = self.decode(latents, ladder=ladder, should_stop=should_stop)
+        frames = self.decode(latents, fallback=fallback, should_stop=should_stop)
         return MagicAnimateOutput(np.stack(list(frames)) if output_type == "np" else frames, latents)
 
     def _denoisers(self) -> tuple[torch.nn.Module, ...]:
@@ -452,7 +461,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         self,
         latents: torch.Tensor,
         *,
-        ladder: MemoryLadder | None = None,
+        fallback: OutOfMemoryFallback | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow.
@@ -463,12 +472,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
             InputError: a frame is not finite.
             Cancelled: ``should_stop()`` was true.
         """
-        ladder, coming = ladder or MemoryLadder(), None
+        fallback, coming = fallback or OutOfMemoryFallback(), None
         for first in range(0, latents.shape[2], DECODED_AT_ONCE):
             if should_stop is not None and should_stop():
                 raise Cancelled("stopped while decoding")
             chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
-            for attempt in ladder.attempts():
+            for attempt in fallback.attempts():
                 with attempt, stopping_between_blocks([self.vae], should_stop):
                     decoded = decode_scaled(self.vae, chunk)
                     pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

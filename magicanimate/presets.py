@@ -1,4 +1,4 @@
-"""Speed for likeness: shortcuts whose result differs a little from the full computation, and four choices.
+"""Speed for likeness: approximations, whose result differs a little from the full one, and four choices.
 
 `magicanimate.acceleration.options` holds what changes the time only. The choices come from the table that
 ``python -m benchmarks.presets`` prints; `benchmarks/RESULTS.md` has it.
@@ -19,7 +19,7 @@ FEWEST_STEPS = 2
 
 
 @dataclass(frozen=True)
-class Shortcuts:
+class Approximations:
     """What is left out of the denoising; by default nothing.
 
     Attributes:
@@ -51,7 +51,7 @@ class Shortcuts:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0")
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Shortcuts:
+    def of(cls, settings: Mapping[str, Any]) -> Approximations:
         """Those of a request's settings, see `AnimationRequest.settings`; what is open is not shortened.
 
         Raises:
@@ -73,13 +73,13 @@ class SpeedPreset:
         summary: for people who choose, one sentence.
         most_steps: denoising steps, but never more than half of the checkpoint's own; all when ``None``.
         scheduler: diffusers class; the checkpoint's own when ``None``.
-        shortcuts: what is left out.
+        approximations: what is left out.
     """
 
     summary: str
     most_steps: int | None = None
     scheduler: str | None = None
-    shortcuts: Shortcuts = Shortcuts()
+    approximations: Approximations = Approximations()
 
     def steps(self, own: int) -> int:
         """Denoising steps for a checkpoint that has ``own``."""
@@ -97,13 +97,13 @@ _CHOICES: Mapping[str, SpeedPreset] = {
         "Few steps, two of three at the surface only: five times as quick; fine detail may suffer.",
         most_steps=8,
         scheduler=SOLVER,
-        shortcuts=Shortcuts(guidance_stop=0.75, deep_reuse=255, encoder_reuse=255),
+        approximations=Approximations(guidance_stop=0.75, deep_reuse=255, encoder_reuse=255),
     ),
     "draft": SpeedPreset(
         "The quickest, to see whether photo and motion suit each other.",
         most_steps=4,
         scheduler=SOLVER,
-        shortcuts=Shortcuts(guidance_stop=0.5, deep_reuse=260, encoder_reuse=260),
+        approximations=Approximations(guidance_stop=0.5, deep_reuse=260, encoder_reuse=260),
     ),
 }
 
@@ -130,7 +130,7 @@ def completed(request: AnimationRequest, *, steps: int) -> AnimationRequest:
     filled = {
         "num_inference_steps": preset.steps(steps),
         "scheduler": preset.scheduler,
-        **{name: getattr(preset.shortcuts, name) for name in Shortcuts.__dataclass_fields__},
+        **{name: getattr(preset.approximations, name) for name in Approximations.__dataclass_fields__},
     }
     return replace(
         request, **{name: value for name, value in filled.items() if getattr(request, name) is None}

@@ -8,7 +8,7 @@ from pathlib import Path
 from magicanimate.config import SIDE_MULTIPLE, AnimationRequest, MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.files import shortened
-from magicanimate.presets import Shortcuts
+from magicanimate.presets import Approximations
 
 MOST_TIMES_OWN_AREA = 16
 """Pixels of a result by those that the checkpoint was trained at; beyond, nobody would be recognised."""
@@ -35,9 +35,9 @@ def check_request(request: AnimationRequest) -> None:
         if not value > 0:  # also refuses "not a number"
             raise InputError(f"The limit {name} is {shortened(value)}; give a number above 0.")
     try:
-        Shortcuts.of(request.settings())
+        Approximations.of(request.settings())
     except ValueError as error:
-        raise InputError(f"The shortcuts cannot be used: {error}.") from error
+        raise InputError(f"The approximations cannot be used: {error}.") from error
     if request.window_overlap >= request.window_size:
         raise InputError(
             f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "

@@ -15,7 +15,7 @@ import numpy as np
 from magicanimate.config import ShouldStop
 
 if TYPE_CHECKING:
-    from magicanimate.memory.ladder import MemoryLadder
+    from magicanimate.memory.out_of_memory import OutOfMemoryFallback
     from magicanimate.pipeline import MagicAnimatePipeline
 
 WINDOW = 16  # frames, as many as a window has by default
@@ -26,7 +26,7 @@ _SMALLEST = 64  # pixels of a side, below which networks of several levels run o
 
 
 def time_trial(
-    pipe: MagicAnimatePipeline, ladder: MemoryLadder, *, should_stop: ShouldStop | None = None
+    pipe: MagicAnimatePipeline, ladder: OutOfMemoryFallback, *, should_stop: ShouldStop | None = None
 ) -> dict[str, int | dict[str, float]]:
     """Time the networks.
 
@@ -58,7 +58,7 @@ def time_trial(
 
 def _timed(
     pipe: MagicAnimatePipeline,
-    ladder: MemoryLadder,
+    ladder: OutOfMemoryFallback,
     should_stop: ShouldStop | None,
     width: int,
     height: int,

@@ -1,4 +1,4 @@
-"""What a process of the team in `test_distributed` does; writes what it saw to a file."""
+"""What a process of the group in `test_distributed` does; writes what it saw to a file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from magicanimate.acceleration.process_group import join_team
+from magicanimate.acceleration.process_group import join_process_group
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.memory.ladder import MemoryLadder
+from magicanimate.memory.out_of_memory import OutOfMemoryFallback
 from magicanimate.memory.profiles import profiles_for
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
@@ -66,16 +66,18 @@ def run(rank: int, size: int, port: int, model: Path, folder: Path) -> None:
 
     pipe.unet.register_forward_pre_hook(before_unet)
     seen: dict[str, object] = {}
-    with join_team(None) as team:
-        seen["latents"] = animate(pipe, team=team)
+    with join_process_group(None) as group:
+        seen["latents"] = animate(pipe, group=group)
         seen["calls"] = len(calls)
         error.append(MemoryError())
-        ladder = MemoryLadder(pipe, STANDARD, placed=STANDARD, team=team)
-        seen["after memory ran out"] = animate(pipe, team=team, ladder=ladder)
-        seen["profile"] = ladder.profile.name
-        seen["one is told to stop"] = outcome(lambda: animate(pipe, team=team, should_stop=lambda: rank == 1))
+        fallback = OutOfMemoryFallback(pipe, STANDARD, placed=STANDARD, group=group)
+        seen["after memory ran out"] = animate(pipe, group=group, fallback=fallback)
+        seen["profile"] = fallback.profile.name
+        seen["one is told to stop"] = outcome(
+            lambda: animate(pipe, group=group, should_stop=lambda: rank == 1)
+        )
         error.append(ArithmeticError())
-        seen["one fails"] = outcome(lambda: animate(pipe, team=team))
+        seen["one fails"] = outcome(lambda: animate(pipe, group=group))
         if rank == 0:
-            seen["the other is gone"] = outcome(lambda: animate(pipe, team=team))
+            seen["the other is gone"] = outcome(lambda: animate(pipe, group=group))
     torch.save(seen, folder / f"{rank}.pt")

@@ -15,16 +15,16 @@ from magicanimate.acceleration import control_cache
 from magicanimate.acceleration.attention_backend import attention_problem
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.guidance import down_path_once
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.errors import Cancelled
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.presets import Shortcuts
+from magicanimate.presets import Approximations
 from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames
 from tests.golden_cases import tiny_pipeline
 from tests.rounding import assert_same_but_for_rounding
 
-PLAIN = Speed.plain()
+PLAIN = OptimizationConfig.plain()
 LAYERS = {  # each alone
     "branches in turn": replace(PLAIN, branches_in_turn=True),
     "residuals shared": replace(PLAIN, share_residuals=True),
@@ -34,7 +34,9 @@ LAYERS = {  # each alone
     "banks ahead": replace(PLAIN, banks_ahead=True),
     "attention through diffusers' dispatcher": replace(PLAIN, attention="native"),
 }
-ARRANGEMENTS = LAYERS | {"default, windows together, banks ahead": Speed(window_batch=3, banks_ahead=True)}
+ARRANGEMENTS = LAYERS | {
+    "default, windows together, banks ahead": OptimizationConfig(window_batch=3, banks_ahead=True)
+}
 CASES = {
     "two windows": {},
     "one branch": {"guidance_scale": 1.0},
@@ -55,7 +57,14 @@ def pipe() -> MagicAnimatePipeline:
 
 
 def animate(
-    pipe, speed: Speed, *, frames: int = 6, height: int = 32, width: int = 32, texts: int = 1, **settings
+    pipe,
+    optimization: OptimizationConfig,
+    *,
+    frames: int = 6,
+    height: int = 32,
+    width: int = 32,
+    texts: int = 1,
+    **settings,
 ) -> torch.Tensor:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -69,7 +78,7 @@ def animate(
         prompt_embeds=embeds[:1],
         negative_prompt_embeds=embeds[-1:],
         output_type="latent",
-        speed=speed,
+        optimization=optimization,
         **settings,
     ).latents
 
@@ -84,7 +93,7 @@ def plain(pipe) -> dict[str, torch.Tensor]:
     [(case, "default") for case in CASES] + [("two windows", name) for name in ARRANGEMENTS],
 )
 def test_same_result(pipe, plain, case, arrangement):
-    result = animate(pipe, ARRANGEMENTS.get(arrangement, Speed()), **CASES[case])
+    result = animate(pipe, ARRANGEMENTS.get(arrangement, OptimizationConfig()), **CASES[case])
     assert_same_but_for_rounding(result, plain[case])
 
 
@@ -112,11 +121,16 @@ def test_networks_are_as_before_when_the_call_breaks_off(pipe, broken_off, monke
     before, asked = everything_in(pipe), itertools.count()
     if broken_off == "cancelled":
         with pytest.raises(Cancelled):
-            animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=1000), should_stop=lambda: next(asked) > 60)
+            animate(
+                pipe,
+                OptimizationConfig(),
+                approximations=Approximations(deep_reuse=1000),
+                should_stop=lambda: next(asked) > 60,
+            )
     else:
         with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
             patched.setattr(pipe.unet.conv_out, "forward", mock.Mock(side_effect=torch.OutOfMemoryError))
-            animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=1000))
+            animate(pipe, OptimizationConfig(), approximations=Approximations(deep_reuse=1000))
     assert everything_in(pipe) == before
 
 
@@ -147,12 +161,12 @@ def calls(module: torch.nn.Module, run) -> int:
 @pytest.mark.parametrize(
     ("case", "speed", "down", "up"),
     [
-        ("one frame", Speed(), 1, 2),
+        ("one frame", OptimizationConfig(), 1, 2),
         ("one frame", PLAIN, 2, 2),
-        ("one branch", Speed(), 8, 8),
-        ("texts differ", Speed(), 2 * 8, 2 * 8),
-        ("full fusion", Speed(), 2 * 8, 2 * 8),
-        ("two windows", Speed(), 8, 2 * 8),
+        ("one branch", OptimizationConfig(), 8, 8),
+        ("texts differ", OptimizationConfig(), 2 * 8, 2 * 8),
+        ("full fusion", OptimizationConfig(), 2 * 8, 2 * 8),
+        ("two windows", OptimizationConfig(), 8, 2 * 8),
     ],
 )
 def test_down_path_is_shared_only_where_nothing_tells_the_halves_apart(pipe, case, speed, down, up):
@@ -166,12 +180,12 @@ def test_down_path_is_shared_only_where_nothing_tells_the_halves_apart(pipe, cas
 
 def test_driving_frames_are_embedded_once_as_far_as_there_is_room(pipe, monkeypatch):
     embedding = pipe.controlnet.controlnet_cond_embedding
-    assert calls(embedding.conv_in, lambda: animate(pipe, Speed())) == 6
-    kept_all = animate(pipe, Speed())
+    assert calls(embedding.conv_in, lambda: animate(pipe, OptimizationConfig())) == 6
+    kept_all = animate(pipe, OptimizationConfig())
     one = 32 * 4 * 4 * 4  # bytes of a frame's map
     monkeypatch.setattr(control_cache, "KEPT_BYTES", 2 * one)
-    assert calls(embedding.conv_in, lambda: animate(pipe, Speed())) == 6 + 4
-    assert_same_but_for_rounding(animate(pipe, Speed()), kept_all)
+    assert calls(embedding.conv_in, lambda: animate(pipe, OptimizationConfig())) == 6 + 4
+    assert_same_but_for_rounding(animate(pipe, OptimizationConfig()), kept_all)
     assert pipe.controlnet.controlnet_cond_embedding is embedding
 
 
@@ -182,7 +196,7 @@ def test_encoder_runs_once_a_step_and_ahead_if_asked(pipe):
         for name in ("appearance_encoder", "unet")
     ]
     for ahead in (False, True):
-        animate(pipe, Speed(banks_ahead=ahead), frames=1, guidance_scale=1.0)
+        animate(pipe, OptimizationConfig(banks_ahead=ahead), frames=1, guidance_scale=1.0)
     for hook in hooks:
         hook.remove()
     assert order == ["appearance_encoder", "unet"] * 2 + ["appearance_encoder"] * 2 + ["unet"] * 2
@@ -190,18 +204,18 @@ def test_encoder_runs_once_a_step_and_ahead_if_asked(pipe):
 
 def test_bank_can_be_replaced_in_between(pipe):
     """What is kept belongs to one reference: another photo after it, then the first again."""
-    first = animate(pipe, Speed())
+    first = animate(pipe, OptimizationConfig())
     rng = np.random.default_rng(5)
     image, control = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), control_frames(2, 32)
     other = pipe(image, control, num_inference_steps=1, output_type="latent").latents
-    again = pipe(image, control, num_inference_steps=1, output_type="latent", speed=PLAIN).latents
+    again = pipe(image, control, num_inference_steps=1, output_type="latent", optimization=PLAIN).latents
     assert_same_but_for_rounding(other, again)
-    assert_same_but_for_rounding(animate(pipe, Speed()), first)
+    assert_same_but_for_rounding(animate(pipe, OptimizationConfig()), first)
 
 
 def test_networks_can_learn_after_an_animation(pipe):
     """Nothing that was kept without gradients is used where gradients are wanted."""
-    animate(pipe, Speed())
+    animate(pipe, OptimizationConfig())
     text = torch.randn(1, 7, 32)
     for _ in range(2):
         loss = pipe.unet(torch.randn(1, 4, 2, 4, 4), torch.tensor(500), text).sample.square().mean()
@@ -213,7 +227,7 @@ def test_networks_can_learn_after_an_animation(pipe):
 
 def test_window_batch_is_checked():
     with pytest.raises(ValueError, match="window_batch is 0"):
-        Speed(window_batch=0)
+        OptimizationConfig(window_batch=0)
 
 
 def test_cpu_kernels_keep_names(pipe):
@@ -230,4 +244,4 @@ def test_cpu_kernels_keep_names(pipe):
 def test_attention_of_libraries_that_are_not_there():
     assert "install it" in attention_problem("flash") and attention_problem("native") is None
     with pytest.raises(ValueError, match="unknown attention 'fast'"):
-        Speed(attention="fast")
+        OptimizationConfig(attention="fast")

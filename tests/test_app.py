@@ -13,7 +13,7 @@ import app
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import Progress
 from magicanimate.errors import InputError
-from magicanimate.presets import Shortcuts
+from magicanimate.presets import Approximations
 from magicanimate.webui import views
 from magicanimate.webui.animate.form import OWN_SCHEDULER, request_of
 from magicanimate.webui.jobs.animators import Animators, checkpoint_name
@@ -144,7 +144,7 @@ def test_page_has_a_widget_for_every_setting(studio):
     page = Page(studio, [], queue_size=2).animate
     assert studio.defaults() == ModelDefaults("mini", 32, 32, 2, 2.0)
     not_there = {"output", "overwrite", "window_stride", "preview_every", "limits"}
-    not_there |= set(Shortcuts.__dataclass_fields__)  # the preset decides
+    not_there |= set(Approximations.__dataclass_fields__)  # the preset decides
     from magicanimate.config import AnimationRequest
 
     assert set(AnimationRequest.names()) - set(page.controls) == not_there

@@ -17,7 +17,7 @@ from benchmarks.figures import Judge, mean_figures, write_json
 from benchmarks.strips import strip
 from benchmarks.synthdance_data import Task, cross_tasks, render, scaled, self_tasks, still_tasks
 from densepose_tools.segmenter import PartSegmenter
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.errors import InputError
 from magicanimate.models.hybrid_attention import install_hybrid_attention, set_reference
 from magicanimate.pipeline import MagicAnimatePipeline
@@ -217,7 +217,7 @@ def test_published_order_of_the_whole_loop_gives_the_same():
         theirs = animate(pipe, published.SPEED, frames=18, windows=ring)
     hook.remove()
     assert given == [16, 2] * 2
-    ours = animate(pipe, Speed(), frames=18, windows=ring)
+    ours = animate(pipe, OptimizationConfig(), frames=18, windows=ring)
     assert (theirs - ours).abs().max() < 1e-4 * ours.abs().max()
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from magicanimate.acceleration.compiled import compiler_problem
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.animator import Animator
 from magicanimate.memory.placing import compile_denoisers, place
 from magicanimate.memory.profiles import profile_named
@@ -49,7 +49,7 @@ def fresh_compiler():
 def test_same_result_in_every_size(lean, fresh_compiler):
     if problem := compiler_problem("cpu"):
         pytest.skip(problem)
-    pipe, speed = tiny_pipeline(), Speed(cpu_kernels=lean)
+    pipe, speed = tiny_pipeline(), OptimizationConfig(cpu_kernels=lean)
     plain = [animate(pipe, speed, **size) for size in SIZES]
     compile_denoisers(pipe)
     for size, expected in zip(SIZES, plain, strict=True):

@@ -8,15 +8,15 @@ import socket
 import pytest
 import torch
 
-from magicanimate.acceleration.process_group import Team
+from magicanimate.acceleration.process_group import ProcessGroup
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests import team_member
 from tests.conftest import PATIENCE
 from tests.rounding import assert_same_but_for_rounding
 
 
-class Member(Team):
-    """A process of a team that exchanges nothing."""
+class Member(ProcessGroup):
+    """A process of a group that exchanges nothing."""
 
     def __init__(self, rank: int, size: int):
         self.rank, self.size = rank, size
@@ -38,7 +38,7 @@ def test_every_window_is_somebodys(windows, size, batch):
 @pytest.fixture(scope="module")
 def seen(tiny_model, tmp_path_factory) -> list[dict]:
     """What two processes saw."""
-    folder = tmp_path_factory.mktemp("team")
+    folder = tmp_path_factory.mktemp("group")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

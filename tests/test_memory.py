@@ -19,8 +19,8 @@ from magicanimate.errors import InputError
 from magicanimate.media.writer import VideoWriter
 from magicanimate.memory import networks
 from magicanimate.memory.available import available_bytes, is_out_of_memory
-from magicanimate.memory.ladder import MemoryLadder
 from magicanimate.memory.need import Footprint, Work, choose_profile, needed_bytes
+from magicanimate.memory.out_of_memory import OutOfMemoryFallback
 from magicanimate.memory.placing import EIGHT_BIT, bytes_on, place
 from magicanimate.memory.profiles import MemoryProfile, profile_named, profiles_for
 from magicanimate.models.autoencoder import decode_scaled, encode_scaled, set_sliced
@@ -172,12 +172,12 @@ def test_goes_on_where_memory_ran_out(pipe, scheduler, part, failing, calls):
     expected = animate(pipe)
     counted = FailingOnce(attrgetter(part)(pipe), failing, out_of_memory())
     said, done = [], []
-    ladder = MemoryLadder(
-        pipe, TWO_WINDOWS, steps=[TWO_WINDOWS, FRUGAL], placed=TWO_WINDOWS, on_descent=said.append
+    fallback = OutOfMemoryFallback(
+        pipe, TWO_WINDOWS, steps=[TWO_WINDOWS, FRUGAL], placed=TWO_WINDOWS, on_fallback=said.append
     )
-    frames = animate(pipe, ladder=ladder, on_window=lambda step, total: done.append((step, total)))
+    frames = animate(pipe, fallback=fallback, on_window=lambda step, total: done.append((step, total)))
     assert_same_pictures(frames, expected)
-    assert ladder.profile == FRUGAL
+    assert fallback.profile == FRUGAL
     assert len(said) == 1
     assert "'two windows'" in said[0] and "'frugal'" in said[0]
     assert counted.calls == calls
@@ -189,9 +189,9 @@ def test_networks_are_placed_anew_amid_a_step(pipe, below):
     """Whatever the UNet's stand-ins do with the weights, it must do otherwise from there on."""
     expected = animate(pipe)
     FailingOnce(pipe.unet.up_blocks[-1], 3, out_of_memory())
-    ladder = MemoryLadder(pipe, STANDARD, steps=[STANDARD, below], placed=STANDARD)
-    frames = animate(pipe, ladder=ladder)
-    assert ladder.placed == below
+    fallback = OutOfMemoryFallback(pipe, STANDARD, steps=[STANDARD, below], placed=STANDARD)
+    frames = animate(pipe, fallback=fallback)
+    assert fallback.placed == below
     assert np.abs(frames - expected).mean() < (6 if below.eight_bit else 0.5)
 
 
@@ -199,14 +199,14 @@ def test_the_last_profile_fails(pipe):
     error = out_of_memory()
     FailingOnce(pipe.unet, 1, error)
     with pytest.raises(RuntimeError) as caught:
-        animate(pipe, ladder=MemoryLadder(pipe, STANDARD, steps=[STANDARD], placed=STANDARD))
+        animate(pipe, fallback=OutOfMemoryFallback(pipe, STANDARD, steps=[STANDARD], placed=STANDARD))
     assert caught.value is error
 
 
 def test_other_errors_are_not_tried_again(pipe):
     failing = FailingOnce(pipe.unet, 1, RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        animate(pipe, ladder=MemoryLadder(pipe, STANDARD, placed=STANDARD))
+        animate(pipe, fallback=OutOfMemoryFallback(pipe, STANDARD, placed=STANDARD))
     assert failing.calls == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
 
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.errors import Cancelled
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
@@ -111,7 +111,7 @@ def test_residuals_of_a_second_controlnet_are_added(tiny_model):
     pipe.register_modules(controlnet_keypoints=copy.deepcopy(pipe.controlnet))
     torch.testing.assert_close(latents_of(pipe, frames=20, keypoints=drawings), twice, rtol=1e-4, atol=1e-4)
     assert (once - twice).abs().max() > 0.01
-    lean = latents_of(pipe, frames=20, keypoints=drawings, speed=Speed.plain())
+    lean = latents_of(pipe, frames=20, keypoints=drawings, optimization=OptimizationConfig.plain())
     torch.testing.assert_close(lean, twice, rtol=1e-3, atol=1e-3)
     for wrong in (None, drawings[:-1], drawings[:, :16]):
         with pytest.raises(ValueError, match="keypoints"):

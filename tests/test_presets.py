@@ -1,7 +1,8 @@
-"""Shortcuts leave out what they say, stay near the full result, and presets fill in what is open."""
+"""Approximations leave out what they say, stay near the full result, and presets fill in what is open."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 
 from magicanimate.acceleration import deep_cache
 from magicanimate.acceleration.deep_cache import surface
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.cli.parser import build_parser
 from magicanimate.config import PRESETS, AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.presets import Shortcuts, completed, speed_preset
+from magicanimate.presets import Approximations, completed, speed_preset
 from magicanimate.request_checks import check_request
 from tests.golden_cases import tiny_pipeline
 from tests.rounding import assert_same_but_for_rounding
@@ -32,7 +33,7 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def exact(pipe) -> torch.Tensor:
-    return animate(pipe, Speed())
+    return animate(pipe, OptimizationConfig())
 
 
 def test_surface_gives_the_full_prediction_for_the_features_of_the_same_step(pipe):
@@ -59,53 +60,62 @@ def test_surface_gives_the_full_prediction_for_the_features_of_the_same_step(pip
 
 
 @pytest.mark.parametrize(
-    ("shortcuts", "control", "last"),
+    ("approximations", "control", "last"),
     [
-        (Shortcuts(), 2 * 6, 2 * 2 * FRAMES),
-        (Shortcuts(deep_reuse=WHOLE_RUN), 6, 2 * 2 * FRAMES),
-        (Shortcuts(guidance_stop=0.5), 2 * 6, 3 * FRAMES),
-        (Shortcuts(guidance_start=1.0), 2 * 6, 2 * FRAMES),
+        (Approximations(), 2 * 6, 2 * 2 * FRAMES),
+        (Approximations(deep_reuse=WHOLE_RUN), 6, 2 * 2 * FRAMES),
+        (Approximations(guidance_stop=0.5), 2 * 6, 3 * FRAMES),
+        (Approximations(guidance_start=1.0), 2 * 6, 2 * FRAMES),
     ],
 )
-def test_what_is_left_out(pipe, shortcuts, control, last):
+def test_what_is_left_out(pipe, approximations, control, last):
     """Frames through ControlNet and last convolution in two steps: 6 frames are two windows of 4."""
-    run = lambda: animate(pipe, Speed(), shortcuts=shortcuts)  # noqa: E731
+    run = lambda: animate(pipe, OptimizationConfig(), approximations=approximations)  # noqa: E731
     assert calls(pipe.controlnet.conv_in, run) == control
     assert calls(pipe.unet.conv_out, run) == last
 
 
-@pytest.mark.parametrize("speed", [Speed(), PLAIN, Speed(window_batch=2)])
+@pytest.mark.parametrize("speed", [OptimizationConfig(), PLAIN, OptimizationConfig(window_batch=2)])
 def test_deep_features_serve_in_every_arrangement(pipe, exact, speed):
-    found = animate(pipe, speed, shortcuts=Shortcuts(deep_reuse=WHOLE_RUN))
-    other = animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=WHOLE_RUN))
+    found = animate(pipe, speed, approximations=Approximations(deep_reuse=WHOLE_RUN))
+    other = animate(pipe, OptimizationConfig(), approximations=Approximations(deep_reuse=WHOLE_RUN))
     size = exact.abs().max()
     assert (found - other).abs().max() < 2e-3 * size  # what is kept is rounded
     assert 1e-4 * size < (found - exact).abs().max() < 0.2 * size
 
 
 def test_nothing_is_kept_without_room_or_for_too_short(pipe, exact, monkeypatch):
-    assert_same_but_for_rounding(animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=1)), exact)
+    assert_same_but_for_rounding(
+        animate(pipe, OptimizationConfig(), approximations=Approximations(deep_reuse=1)), exact
+    )
     monkeypatch.setattr(deep_cache, "KEPT_BYTES", 0)
-    assert_same_but_for_rounding(animate(pipe, Speed(), shortcuts=Shortcuts(deep_reuse=WHOLE_RUN)), exact)
+    assert_same_but_for_rounding(
+        animate(pipe, OptimizationConfig(), approximations=Approximations(deep_reuse=WHOLE_RUN)), exact
+    )
 
 
 def test_features_of_the_guided_half_serve_alone_but_not_the_other_way(pipe):
     """Guidance that stops goes on at the surface; guidance that starts needs the unguided half in full."""
     for interval, control in (({"guidance_stop": 0.5}, 6), ({"guidance_start": 0.5}, 12)):
-        shortcuts = Shortcuts(deep_reuse=WHOLE_RUN, **interval)
-        work = lambda shortcuts=shortcuts: animate(pipe, Speed(), shortcuts=shortcuts)  # noqa: E731
+        approximations = Approximations(deep_reuse=WHOLE_RUN, **interval)
+        work = partial(animate, pipe, OptimizationConfig(), approximations=approximations)
         assert calls(pipe.controlnet.conv_in, work) == control
 
 
 def test_without_guidance_the_conditional_half_is_left(pipe):
-    found = animate(pipe, Speed(), shortcuts=Shortcuts(guidance_stop=0.0))
-    torch.testing.assert_close(found, animate(pipe, Speed(), guidance_scale=1.0), atol=1e-5, rtol=1e-4)
+    found = animate(pipe, OptimizationConfig(), approximations=Approximations(guidance_stop=0.0))
+    torch.testing.assert_close(
+        found, animate(pipe, OptimizationConfig(), guidance_scale=1.0), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_encoder_is_asked_again_when_its_answer_is_too_old(pipe, ahead):
     run = lambda reuse: animate(  # noqa: E731
-        pipe, Speed(banks_ahead=ahead), shortcuts=Shortcuts(encoder_reuse=reuse), frames=1
+        pipe,
+        OptimizationConfig(banks_ahead=ahead),
+        approximations=Approximations(encoder_reuse=reuse),
+        frames=1,
     )
     assert calls(pipe.appearance_encoder.conv_in, lambda: run(1)) == 2
     assert calls(pipe.appearance_encoder.conv_in, lambda: run(WHOLE_RUN)) == 1
@@ -132,11 +142,11 @@ def test_presets_fill_in_what_is_open():
 
     exact = filled(25)
     assert (exact.num_inference_steps, exact.scheduler) == (25, None)
-    assert Shortcuts.of(exact.settings()) == Shortcuts()
+    assert Approximations.of(exact.settings()) == Approximations()
     for name in PRESETS[1:]:
         found = filled(25, preset=name)
         assert found.num_inference_steps < 25 and found.scheduler == speed_preset(name).scheduler
-        assert Shortcuts.of(found.settings()) == speed_preset(name).shortcuts
+        assert Approximations.of(found.settings()) == speed_preset(name).approximations
     asked = filled(25, preset="fast", num_inference_steps=20, scheduler="DDIMScheduler", deep_reuse=0)
     assert (asked.num_inference_steps, asked.scheduler, asked.deep_reuse) == (20, "DDIMScheduler", 0)
     assert completed(found, steps=25) == found  # a settings file repeats its run
@@ -153,7 +163,7 @@ def test_presets_take_at_most_half_of_few_steps():
 def test_command_line_names_every_switch():
     words = "animate a.png b.mp4 --preset fast --guidance-start 0.1 --guidance-stop 0.8 --deep-reuse 90"
     args = vars(build_parser().parse_args([*words.split(), "--encoder-reuse", "200"]))
-    asked = {name: args[name] for name in ("preset", *Shortcuts.__dataclass_fields__)}
+    asked = {name: args[name] for name in ("preset", *Approximations.__dataclass_fields__)}
     assert asked == {
         "preset": "fast",
         "guidance_start": 0.1,

@@ -24,12 +24,12 @@ from diffusers import (
 from benchmarks.flops import build_pipeline
 from benchmarks.pretended_gpu import MASKED, PretendedGPU, footprint
 from densepose_tools.rcnn.network import DensePoseRCNN
-from magicanimate.acceleration.options import Speed
-from magicanimate.memory.ladder import MemoryLadder
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.memory.need import CUDA, OVERHEAD, Work, needed_bytes
+from magicanimate.memory.out_of_memory import OutOfMemoryFallback
 from magicanimate.memory.profiles import DECODED_AT_ONCE, TILE, profile_named
 from magicanimate.models.autoencoder import set_sliced
-from magicanimate.presets import Shortcuts
+from magicanimate.presets import Approximations
 
 SIZE = 512
 
@@ -56,7 +56,7 @@ class Card:
         control = np.zeros((frames, SIZE, width, 3), np.uint8)
         if profile:
             wanted = profile_named(profile, "cuda")
-            settings["ladder"] = MemoryLadder(self.pipe, wanted, device="cuda")
+            settings["fallback"] = OutOfMemoryFallback(self.pipe, wanted, device="cuda")
             set_sliced(self.pipe.vae, TILE if wanted.sliced else None)
         if self.pipe.controlnet_keypoints is not None:
             settings["keypoints"] = control
@@ -151,26 +151,26 @@ def test_decoding_takes_as_much_memory_as_is_planned(whole, profile):
 
 
 @pytest.mark.parametrize(
-    ("profile", "speed"),
+    ("profile", "optimization"),
     [
-        ("", Speed.plain()),
-        ("", Speed(branches_in_turn=False, window_batch=2)),
-        ("roomy", Speed()),
-        ("standard", Speed(share_residuals=False, keep_maps=False)),
-        ("frugal", Speed(banks_ahead=True)),
+        ("", OptimizationConfig.plain()),
+        ("", OptimizationConfig(branches_in_turn=False, window_batch=2)),
+        ("roomy", OptimizationConfig()),
+        ("standard", OptimizationConfig(share_residuals=False, keep_maps=False)),
+        ("frugal", OptimizationConfig(banks_ahead=True)),
     ],
     ids=["plain", "branches together", "roomy", "nothing shared", "encoder ahead"],
 )
-def test_bfloat16_in_every_profile_and_arrangement(shallow, profile, speed):
-    shallow.animate(profile=profile, speed=speed)
+def test_bfloat16_in_every_profile_and_arrangement(shallow, profile, optimization):
+    shallow.animate(profile=profile, optimization=optimization)
 
 
 def test_steps_that_reuse_deep_features_and_are_not_guided(shallow, monkeypatch):
     monkeypatch.setattr(
         shallow.pipe, "scheduler", DPMSolverMultistepScheduler.from_config(shallow.pipe.scheduler.config)
     )
-    shortcuts = Shortcuts(guidance_stop=0.6, deep_reuse=400, encoder_reuse=400)
-    full, reused, unguided = shallow.animate(frames=16, steps=3, shortcuts=shortcuts)
+    approximations = Approximations(guidance_stop=0.6, deep_reuse=400, encoder_reuse=400)
+    full, reused, unguided = shallow.animate(frames=16, steps=3, approximations=approximations)
     assert reused < 0.2 * full and unguided < 0.8 * full
 
 

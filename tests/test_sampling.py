@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.sampling import denoise, paper_networks
@@ -51,5 +51,5 @@ def test_the_loop_without_a_pipeline(tiny_model):
         for after, (latents, _) in zip(steps, found, strict=True):
             assert_same_but_for_rounding(after, latents)
     assert len(steps) == 2
-    plain = pipe(photo, poses, seed=3, speed=Speed.plain(), **settings).latents
+    plain = pipe(photo, poses, seed=3, optimization=OptimizationConfig.plain(), **settings).latents
     assert_same_but_for_rounding(plain, steps[-1])

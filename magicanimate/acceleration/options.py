@@ -8,7 +8,7 @@ ATTENTION = ("native", "flash", "xformers", "sage")
 
 
 @dataclass(frozen=True)
-class Speed:
+class OptimizationConfig:
     """What is computed once instead of often, and by which kernels. The result is the same within rounding.
 
     Attributes:
@@ -46,6 +46,6 @@ class Speed:
             raise ValueError(f"unknown attention {self.attention!r}; choose from {ATTENTION}")
 
     @classmethod
-    def plain(cls) -> Speed:
+    def plain(cls) -> OptimizationConfig:
         """Everything as the networks are defined, nothing shared: what the others are measured against."""
         return cls(branches_in_turn=False, share_residuals=False, keep_maps=False, cpu_kernels=False)

@@ -24,8 +24,8 @@ from magicanimate.sampling import Bank, Networks, Window
 _WELL, _NO_MEMORY, _CANCELLED, _FAILED = range(4)
 
 
-class Team:
-    """The processes of an animation; by itself a team of one, in which nothing is exchanged.
+class ProcessGroup:
+    """The processes of an animation; by itself a group of one, in which nothing is exchanged.
 
     Attributes:
         rank: number of this process, the first is 0.
@@ -46,7 +46,7 @@ class Team:
         return number
 
 
-class ProcessTeam(Team):
+class DistributedGroup(ProcessGroup):
     """Processes that `torch.distributed` connects.
 
     Args:
@@ -59,7 +59,7 @@ class ProcessTeam(Team):
 
     @contextlib.contextmanager
     def in_round(self) -> Iterator[None]:
-        """See `Team.in_round`.
+        """See `ProcessGroup.in_round`.
 
         Raises:
             torch.OutOfMemoryError: another process has no memory left; all try again alike.
@@ -84,13 +84,13 @@ class ProcessTeam(Team):
             raise InputError("Another process of this run failed; see what it said.")
 
     def largest(self, number: int) -> int:
-        """See `Team.largest`."""
+        """See `ProcessGroup.largest`."""
         told = torch.tensor(number, device=self._device)
         self._reduce(told, distributed.ReduceOp.MAX)
         return int(told)
 
     def add_up(self, *tensors: torch.Tensor) -> None:
-        """See `Team.add_up`."""
+        """See `ProcessGroup.add_up`."""
         for tensor in tensors:
             self._reduce(tensor, distributed.ReduceOp.SUM)
 
@@ -102,29 +102,29 @@ class ProcessTeam(Team):
             raise InputError("Another process of this run has ended; start it again.") from error
 
 
-def share_windows(networks: Networks, team: Team) -> Networks:
+def share_windows(networks: Networks, group: ProcessGroup) -> Networks:
     """Predict this process's share of each step's windows, and add up what all processes predicted.
 
     Each has neighbouring windows, so that it can reuse what they have in common.
     """
 
     def encode(timestep: torch.Tensor) -> Bank:
-        with team.in_round():
+        with group.in_round():
             return networks.encode(timestep)
 
     def fuse(
         outer: Networks, latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        each = math.ceil(len(windows) / team.size)
-        own = windows[team.rank * each : (team.rank + 1) * each]
+        each = math.ceil(len(windows) / group.size)
+        own = windows[group.rank * each : (group.rank + 1) * each]
         total, weight = None, latents.new_zeros(latents.shape[2])
-        with team.in_round():
+        with group.in_round():
             if own:
                 total, weight = networks.fuse(outer, latents, timestep, own)
-        branches = team.largest(0 if total is None else len(total))
+        branches = group.largest(0 if total is None else len(total))
         if total is None:  # more processes than windows
             total = latents.new_zeros(branches, *latents.shape[1:])
-        team.add_up(total, weight)
+        group.add_up(total, weight)
         return total, weight
 
     return replace(networks, encode=encode, fuse=fuse)
@@ -153,20 +153,20 @@ def own_device(device: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def join_team(device: str | None) -> Iterator[Team]:
-    """Meet the other processes that torchrun started; without it, a team of one.
+def join_process_group(device: str | None) -> Iterator[ProcessGroup]:
+    """Meet the other processes that torchrun started; without it, a group of one.
 
     Args:
         device: of this process, see `own_device`; ``None`` is the fastest found.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Team()
+        yield ProcessGroup()
         return
     kind = (device or "cpu").partition(":")[0]
     if kind == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
-        yield ProcessTeam(device if device and kind == "cuda" else "cpu")
+        yield DistributedGroup(device if device and kind == "cuda" else "cpu")
     finally:
         distributed.destroy_process_group()

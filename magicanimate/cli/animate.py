@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> None:
         check_outputs(request, config=getattr(args, "config", None))
     if len(requests) == 1:  # of several the others are still made
         check_inputs(requests[0])
-    from magicanimate.acceleration.process_group import join_team, own_device
+    from magicanimate.acceleration.process_group import join_process_group, own_device
 
     device = own_device(args.device)
-    with join_team(device) as team, ProgressBar(quiet=args.quiet or team.rank > 0) as bar:
+    with join_process_group(device) as group, ProgressBar(quiet=args.quiet or group.rank > 0) as bar:
         animator = Animator(
             args.model,
             device=device,
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
             memory=args.memory,
             compile=args.compile,
             attention=args.attention,
-            team=team,
+            group=group,
             on_progress=bar,
         )
         _ = animator.folder  # what is wrong with it is said before the imports

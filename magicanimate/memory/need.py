@@ -26,7 +26,7 @@ from magicanimate.memory.profiles import (
     profile_named,
     profiles_for,
 )
-from magicanimate.presets import Shortcuts
+from magicanimate.presets import Approximations
 from magicanimate.windows import WindowPlan
 
 DENOISERS = ("unet", "controlnet", "appearance_encoder", "controlnet_keypoints")  # the last where it exists
@@ -139,7 +139,7 @@ class Work:
         """That of a request with size and guidance, see `ModelDefaults.completed`."""
         settings, kept = request.settings(), 0
         windows = WindowPlan.of(settings).windows(frames)
-        if Shortcuts.of(settings).deep_reuse:
+        if Approximations.of(settings).deep_reuse:
             # The ControlNet's residual is kept beside the branches.
             kept = sum(map(len, windows)) * (3 if request.guidance_scale > 1 else 2)
         return cls(request.width, request.height, request.window_size, frames, kept, len(windows))

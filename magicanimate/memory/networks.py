@@ -9,12 +9,12 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from magicanimate.acceleration.compiled import compiler_problem
-from magicanimate.acceleration.process_group import Team
+from magicanimate.acceleration.process_group import ProcessGroup
 from magicanimate.device import Device
 from magicanimate.errors import InputError
 from magicanimate.memory.available import available_bytes, is_out_of_memory
-from magicanimate.memory.ladder import MemoryLadder, OnDescent
 from magicanimate.memory.need import Footprint, Work, choose_profile
+from magicanimate.memory.out_of_memory import OnFallback, OutOfMemoryFallback
 from magicanimate.memory.placing import bytes_on, compile_denoisers
 from magicanimate.memory.profiles import AUTO, MemoryProfile, profile_named, profiles_for
 
@@ -30,7 +30,7 @@ class PlacedNetworks:
         folder: of the checkpoint.
         device: where the networks compute.
         wish: "auto" or a profile's name.
-        team: the processes of the animation.
+        group: the processes of the animation.
         compile: compile blocks of the networks, where the profile and the machine allow it.
 
     Attributes:
@@ -47,49 +47,49 @@ class PlacedNetworks:
         device: Device,
         *,
         wish: str,
-        team: Team,
+        group: ProcessGroup,
         compile: bool = False,
     ):
         if wish != AUTO:
             profile_named(wish, device.name)
-        self._read, self._device, self._wish, self._team = read, device, wish, team
+        self._read, self._device, self._wish, self._group = read, device, wish, group
         self._compile, self._compiled = compile, False
         self._footprint = Footprint.of(folder)
-        self._ladder: MemoryLadder | None = None
+        self._fallback: OutOfMemoryFallback | None = None
         self.pipe: DiffusionPipeline | None = None
 
-    def prepare(self, work: Work, *, on_descent: OnDescent | None = None) -> MemoryLadder:
+    def prepare(self, work: Work, *, on_fallback: OnFallback | None = None) -> OutOfMemoryFallback:
         """Place the networks for some work.
 
         Args:
             work: how much will be animated.
-            on_descent: see `MemoryLadder`.
+            on_fallback: see `OutOfMemoryFallback`.
 
         Raises:
             InputError: the networks do not fit.
         """
         profile = self._choose(work)
-        before = self._ladder.placed if self._ladder is not None else None
+        before = self._fallback.placed if self._fallback is not None else None
         if before is None or profile.undoes(before):
-            self._ladder = self.pipe = before = None  # frees them first
+            self._fallback = self.pipe = before = None  # frees them first
             self.pipe, self._compiled = self._read(profile), False
-        self._ladder = MemoryLadder(
+        self._fallback = OutOfMemoryFallback(
             self.pipe,
             profile,
             device=self._device.name,
             placed=before,
-            team=self._team,
-            on_descent=on_descent,
+            group=self._group,
+            on_fallback=on_fallback,
         )
         try:
-            self._ladder.place()
+            self._fallback.place()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise InputError(f"The memory of {self._device.name} does not hold the networks.") from error
         if self._compile and not self._compiled:
-            self._compile_blocks(self._ladder.placed)
-        return self._ladder
+            self._compile_blocks(self._fallback.placed)
+        return self._fallback
 
     def _compile_blocks(self, profile: MemoryProfile) -> None:
         """Compile once, or say why not."""
@@ -122,7 +122,7 @@ class PlacedNetworks:
     def _choose(self, work: Work) -> MemoryProfile:
         profile, reason = self.outlook(work)
         found = profiles_for(self._device.name)
-        profile = found[self._team.largest(found.index(profile))]  # the tightest that one of them needs
-        if self._ladder is None or profile is not self._ladder.profile:
+        profile = found[self._group.largest(found.index(profile))]  # the tightest that one of them needs
+        if self._fallback is None or profile is not self._fallback.profile:
             log.info("memory profile %s (%s): %s", profile.name, profile.summary, reason)
         return profile

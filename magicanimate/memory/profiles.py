@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from magicanimate.acceleration.options import Speed
+from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.errors import InputError
 
 AUTO = "auto"
@@ -45,13 +45,13 @@ class MemoryProfile:
         """Whether blocks can be compiled: hooks that bring their weights cannot."""
         return not (self.offload or self.eight_bit)
 
-    def arrange(self, speed: Speed) -> Speed:
-        """``speed`` with what this profile decides."""
+    def arrange(self, optimization: OptimizationConfig) -> OptimizationConfig:
+        """``optimization`` with what this profile decides."""
         return replace(
-            speed,
+            optimization,
             window_batch=self.window_batch,
-            keep_maps=speed.keep_maps and self.keep_maps,
-            banks_ahead=speed.banks_ahead or self.offload,  # moves the encoder once
+            keep_maps=optimization.keep_maps and self.keep_maps,
+            banks_ahead=optimization.banks_ahead or self.offload,  # moves the encoder once
         )
 
     def undoes(self, other: MemoryProfile) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from magicanimate.files import read_json_object
-from magicanimate.presets import Shortcuts
+from magicanimate.presets import Approximations
 from magicanimate.windows import WindowPlan
 
 _NEWEST = 60
@@ -67,16 +67,16 @@ class Work:
         Raises:
             KeyError, TypeError, ValueError: something is missing or makes no sense.
         """
-        plan, shortcuts = WindowPlan.of(settings), Shortcuts.of(settings)
+        plan, approximations = WindowPlan.of(settings), Approximations.of(settings)
         frames, steps = settings["num_frames"], settings["num_inference_steps"]
         denoised = 0.0
         for step in range(steps):
-            guided = settings["guidance_scale"] > 1 and shortcuts.guides(step, steps)
+            guided = settings["guidance_scale"] > 1 and approximations.guides(step, steps)
             seen = sum(len(window) for window in plan.windows(frames, step=step))
             denoised += seen * (_GUIDED if guided else 1.0)
         return cls(
             networks=tuple(settings[name] for name in _NETWORKS),
-            way=Way(settings["fusion"], shortcuts.deep_reuse, shortcuts.encoder_reuse),
+            way=Way(settings["fusion"], approximations.deep_reuse, approximations.encoder_reuse),
             pixels=settings["width"] * settings["height"],
             denoised=denoised,
             frames=frames,

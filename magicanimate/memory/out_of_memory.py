@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from diffusers import DiffusionPipeline
 
-from magicanimate.acceleration.options import Speed
-from magicanimate.acceleration.process_group import Team
+from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.acceleration.process_group import ProcessGroup
 from magicanimate.device import empty_cache
 from magicanimate.memory.available import is_out_of_memory
 from magicanimate.memory.placing import place
@@ -18,10 +18,10 @@ from magicanimate.memory.profiles import MemoryProfile, profiles_for
 
 log = logging.getLogger(__name__)
 
-OnDescent = Callable[[str], None]
+OnFallback = Callable[[str], None]
 
 
-class MemoryLadder:
+class OutOfMemoryFallback:
     """The profile an animation runs with and those below it.
 
     Args:
@@ -31,8 +31,8 @@ class MemoryLadder:
         device: "cuda:1", "cpu", ...
         placed: the profile that the networks are placed for; they must be placed for one before they run.
         steps: the profiles from roomy to tight, by default those of the device.
-        team: processes that step down together; their networks are alike.
-        on_descent: told in a sentence that memory ran out and how it goes on.
+        group: processes that step down together; their networks are alike.
+        on_fallback: told in a sentence that memory ran out and how it goes on.
 
     Attributes:
         profile: the present one, ``None`` if there is none.
@@ -47,23 +47,23 @@ class MemoryLadder:
         device: str = "cpu",
         placed: MemoryProfile | None = None,
         steps: list[MemoryProfile] | None = None,
-        team: Team | None = None,
-        on_descent: OnDescent | None = None,
+        group: ProcessGroup | None = None,
+        on_fallback: OnFallback | None = None,
     ):
-        self._team = team or Team()
+        self._group = group or ProcessGroup()
         self.profile, self.placed = profile, placed
         self._pipe, self._device = pipe, device
-        self._on_descent = on_descent or (lambda _: None)
+        self._on_descent = on_fallback or (lambda _: None)
         steps = profiles_for(device) if steps is None else steps
         self._below = steps[steps.index(profile) + 1 :] if pipe is not None and profile is not None else []
 
-    def arrange(self, speed: Speed) -> Speed:
-        """``speed`` as the present profile wants it."""
-        return speed if self.profile is None else self.profile.arrange(speed)
+    def arrange(self, optimization: OptimizationConfig) -> OptimizationConfig:
+        """``optimization`` as the present profile wants it."""
+        return optimization if self.profile is None else self.profile.arrange(optimization)
 
-    def leave_team(self) -> None:
+    def leave_group(self) -> None:
         """From now on this process works, and steps down, by itself."""
-        self._team = Team()
+        self._group = ProcessGroup()
 
     def place(self) -> None:
         """Place the networks for the present profile, or for the first one below that they fit in.
@@ -72,12 +72,12 @@ class MemoryLadder:
             torch.OutOfMemoryError, MemoryError, RuntimeError: they fit in none.
         """
         for attempt in self.attempts():
-            with attempt, self._team.in_round():
+            with attempt, self._group.in_round():
                 place(self._pipe, self.profile, device=self._device, before=self.placed)
                 self.placed = self.profile
 
     def attempts(self) -> Iterator[Attempt]:
-        """Attempts at a piece of work, as many as are needed: ``for a in ladder.attempts(): with a: work()``.
+        """Attempts at a piece of work, as many as are needed: ``for a in attempts(): with a: work()``.
 
         An attempt that runs out of memory ends silently, and another one follows with the next profile. On
         the last profile, and for every other reason, the error leaves the ``with``.
@@ -109,7 +109,7 @@ class MemoryLadder:
 
 
 class Attempt:
-    """One try of `MemoryLadder.attempts`.
+    """One try of `OutOfMemoryFallback.attempts`.
 
     Attributes:
         failed: whether it ran out of memory.
