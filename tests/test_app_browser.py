@@ -454,7 +454,7 @@ def clear_jobs(page) -> None:
 def test_other_animated_pictures_are_clips_as_gifs_are(page, served, tmp_path, kind):
     if kind == "avif" and not features.check("avif"):
         pytest.skip("this Pillow writes no AVIF")
-    frames = [Image.fromarray(frame) for frame in part_maps(6)]
+    frames = [Image.fromarray(frame) for frame in part_maps(5)]  # none like the one before
     exact = {"png": {}, "webp": {"lossless": True}, "avif": {"quality": 90}}[kind]
     clip = tmp_path / f"polka.{kind}"
     frames[0].save(clip, save_all=True, append_images=frames[1:], duration=40, **exact)
@@ -468,4 +468,4 @@ def test_other_animated_pictures_are_clips_as_gifs_are(page, served, tmp_path, k
     wait_for_status(page, "0.2 s of video, 32 × 32")
     (made,) = served[1].glob(f"*_{kind}_polka.mp4")
     with av.open(str(made)) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 6
+        assert sum(1 for _ in container.decode(video=0)) == 5
