@@ -5,7 +5,7 @@
 
 The first writes into FOLDER, some 20 MB in all: the recipe, which is the commands of ``make mini``, the body
 of the rendered people, and the code of packages that the other machine need not have (diffusers, anny without
-its data, roma). There torch, torchvision, transformers, accelerate, numpy, pillow, numba, opencv and
+its data, roma, requests). There torch, torchvision, transformers, accelerate, numpy, pillow, numba, opencv and
 safetensors are wanted, and none of diffusers, av, anny, gradio and moviepy.
 
 The second runs these commands one after another, each in its share of the time: rendering with as many people
@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE, BODY, PACKAGES = "recipe.json", "body.pt.xz", "packages.tar.xz"
-PACKED = {"diffusers": (), "anny": ("data", "examples"), "roma": ()}  # package -> folders that stay behind
+# Package -> folders that stay behind. diffusers needs requests, which newer transformers do not bring any more.
+PACKED = {"diffusers": (), "anny": ("data", "examples"), "roma": ()}
+PACKED |= dict.fromkeys(("requests", "urllib3", "certifi", "idna"), ())
 PIECE = 15 * 10**6  # bytes
 SHARES = {
     "clips": 0.06,
