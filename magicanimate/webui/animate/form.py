@@ -51,7 +51,7 @@ _EXPLAINED = {
     "windows": "How a long clip is divided: open, or as a ring that joins the end to the beginning",
     "window_size": "Frames made together",
     "window_overlap": "More hides seams, takes longer",
-    "scheduler": "Method of denoising",
+    "scheduler": "How noise becomes a picture",
     "prompt": "May stay empty",
     "negative_prompt": "What to avoid",
 }

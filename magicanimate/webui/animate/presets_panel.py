@@ -36,7 +36,7 @@ class PresetsPanel:
                 presets.names(),
                 value=None,
                 label="Use",
-                info="choosing fills the form",
+                info="Fills the form",
                 elem_id="saved-settings",
                 scale=3,
                 min_width=220,
@@ -44,7 +44,7 @@ class PresetsPanel:
             self.name = gr.Textbox(
                 "",
                 label="Save as",
-                info="all but photo and clip",
+                info="Everything but photo and video",
                 max_length=LONGEST_NAME,
                 elem_id="settings-name",
                 scale=3,
@@ -86,7 +86,7 @@ class PresetsPanel:
     def _reset(self) -> Updates:
         settings = form_settings(self.defaults())
         own = {self.controls[name]: setting.default for name, setting in settings.items()}
-        return own | self._told("Every setting is as the checkpoint has it.") | {self.saved: None}
+        return own | self._told("Settings reset.") | {self.saved: None}
 
     def _save(self, data: dict) -> Updates:
         return self._saved(data, data[self.name], overwrite=False)
@@ -104,8 +104,8 @@ class PresetsPanel:
 
     def _ask_to_delete(self, name: str | None) -> Updates:
         if not name:
-            return self._told("Choose the saved settings that are to be deleted.")
-        return self._told(f"The settings “{name}” will be gone.") | self._asked(_DELETE, name)
+            return self._told("Choose the saved settings to delete.")
+        return self._told(f"Delete the settings “{name}”?") | self._asked(_DELETE, name)
 
     def _confirmed(self, data: dict) -> Updates:
         """The question was answered with yes."""
