@@ -110,11 +110,6 @@ def test_mistakes_are_answered_in_a_sentence_that_goes_with_its_cause(page, serv
     page.click("#photo button[aria-label='Remove Image']")
     page.set_input_files("#photo input[type=file]", write_photo(tmp_path / "right.png"))
     page.wait_for_function("!document.querySelector('#check').innerText.includes('me.png')")
-    unfold(page, "Advanced", "#steps")
-    page.fill("#steps input[type=number]", "500")
-    wait_for_check(page, "Steps must be between 1 and 100")
-    page.keyboard.press("Tab")  # the field goes back to what is possible, and so does the line
-    page.wait_for_function("!document.querySelector('#check').innerText.includes('Steps must')")
     page.wait_for_selector("#check .ma-worst-error", state="detached")
 
 

@@ -111,4 +111,9 @@ def test_settings_out_of_range_are_named_as_on_the_page():
     ):
         with pytest.raises(InputError, match=re.escape(said)):
             check_values(values, MINI)
+    with (
+        gr.Blocks()
+    ):  # what is typed arrives as it is; Gradio's own error would be a traceback in the terminal
+        steps = form.advanced_settings(MINI)["num_inference_steps"]
+    assert steps.preprocess(500) == 500
     check_values({"guidance_scale": 6.0}, ModelDefaults("full", 512, 512, 25, 7.5))
