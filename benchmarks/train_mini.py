@@ -5,8 +5,8 @@
 
 The first writes into FOLDER, some 20 MB in all: the recipe, which is the commands of ``make mini``, the body
 of the rendered people, and the code of packages that the other machine need not have (diffusers, anny without
-its data, roma, requests). There torch, torchvision, transformers, accelerate, numpy, pillow, numba, opencv and
-safetensors are wanted, and none of diffusers, av, anny, gradio and moviepy.
+its data, roma, requests). There torch, torchvision, transformers, accelerate, numpy, pillow, numba, opencv
+and safetensors are wanted, and none of diffusers, av, anny, gradio and moviepy.
 
 The second runs these commands one after another, each in its share of the time: rendering with as many people
 as it allows on all processors, training with as many steps. ``WEIGHTS`` gets ``mini.tar.00``, ``.01``, ... of
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE, BODY, PACKAGES = "recipe.json", "body.pt.xz", "packages.tar.xz"
-# Package -> folders that stay behind. diffusers needs requests, which newer transformers do not bring any more.
+# Package -> folders that stay behind. diffusers needs requests, which newer transformers do not bring.
 PACKED = {"diffusers": (), "anny": ("data", "examples"), "roma": ()}
 PACKED |= dict.fromkeys(("requests", "urllib3", "certifi", "idna"), ())
 PIECE = 15 * 10**6  # bytes

@@ -26,13 +26,13 @@ _SMALLEST = 64  # pixels of a side, below which networks of several levels run o
 
 
 def time_trial(
-    pipe: MagicAnimatePipeline, ladder: OutOfMemoryFallback, *, should_stop: ShouldStop | None = None
+    pipe: MagicAnimatePipeline, fallback: OutOfMemoryFallback, *, should_stop: ShouldStop | None = None
 ) -> dict[str, int | dict[str, float]]:
     """Time the networks.
 
     Args:
         pipe: placed, with its own scheduler.
-        ladder: for a window of the checkpoint's own size.
+        fallback: for a window of the checkpoint's own size.
         should_stop: asked before each network's turn.
 
     Returns:
@@ -44,7 +44,7 @@ def time_trial(
     """
     own = pipe.config.default_width, pipe.config.default_height
     small = tuple(min(side, max(_SMALLEST, side // 16 * 8)) for side in own)
-    timed = partial(_timed, pipe, ladder, should_stop)
+    timed = partial(_timed, pipe, fallback, should_stop)
     timed(*small, 2)  # what is only done once is done then
     # Small networks are always quick; that a try of theirs took long would only say that the machine is busy.
     if sum(weight.numel() for weight in pipe.unet.parameters()) > _LARGE:
@@ -58,7 +58,7 @@ def time_trial(
 
 def _timed(
     pipe: MagicAnimatePipeline,
-    ladder: OutOfMemoryFallback,
+    fallback: OutOfMemoryFallback,
     should_stop: ShouldStop | None,
     width: int,
     height: int,
@@ -73,13 +73,13 @@ def _timed(
         keypoints=keypoints,
         num_inference_steps=1,
         guidance_scale=1.0,
-        ladder=ladder,
+        fallback=fallback,
         output_type="latent",
         should_stop=should_stop,
     )
     output.latents.cpu()  # a GPU has only then done its work
     denoised = time.monotonic()
-    for _ in pipe.decode(output.latents, ladder=ladder, should_stop=should_stop):
+    for _ in pipe.decode(output.latents, fallback=fallback, should_stop=should_stop):
         pass
     seconds = {"denoise": denoised - began, "decode": time.monotonic() - denoised}
     return {"width": width, "height": height, "num_frames": frames, "seconds": seconds}
