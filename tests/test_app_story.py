@@ -34,7 +34,7 @@ def test_the_whole_flow_as_a_moving_picture(browser, tmp_path):
         page.set_default_timeout(MILLISECONDS)
         page.goto(address)
         page.wait_for_function("document.querySelector('#example video')?.currentTime > 0.2")
-        page.wait_for_function("document.querySelector('#check').innerText.includes('about')")
+        page.wait_for_selector("#check details[aria-busy=false]")
         look(page, 2.5)
         page.click("#examples button[data-index='2']")
         page.wait_for_function("document.querySelector('#motion video')?.src.includes('sway')")
