@@ -30,6 +30,8 @@ from magicanimate.memory.out_of_memory import OutOfMemoryFallback
 from magicanimate.memory.profiles import DECODED_AT_ONCE, TILE, profile_named
 from magicanimate.models.autoencoder import set_sliced
 from magicanimate.presets import Approximations
+from magicanimate.sampling import Networks, denoise
+from magicanimate.windows import WindowPlan
 
 SIZE = 512
 
@@ -197,15 +199,32 @@ class TestWaiting:
         pipe = shallow.pipe
         monkeypatch.setattr(pipe, "scheduler", scheduler.from_config(pipe.scheduler.config))
         generator, counts = torch.Generator().manual_seed(1), []
+        # The networks answer with what they are asked about: the steps alone are looked at.
+        networks = Networks(
+            encode=lambda _: {},
+            show=lambda _: None,
+            control=None,
+            predict=None,
+            fuse=lambda _, scaled, *__: (scaled, scaled.new_ones(24)),
+        )
         with shallow.gpu as gpu:
             timesteps = pipe.prepare_timesteps(4, None)
             latents = pipe.prepare_latents(24, (SIZE, SIZE), generator=generator, latents=None)
-            for timestep in timesteps:
-                gpu.syncs.clear()
-                scaled = pipe.scheduler.scale_model_input(latents, timestep)
-                latents, _ = pipe._step(scaled, timestep, latents, generator)
-                assert latents.device.type == "cuda" and latents.dtype == torch.float32
+            gpu.syncs.clear()
+            for after, _ in denoise(
+                latents,
+                pipe.scheduler,
+                timesteps,
+                lambda: networks,
+                plan=WindowPlan(),
+                guidance_scale=1,
+                generator=generator,
+                attempt=lambda step: step(),
+            ):
+                assert after.device.type == "cuda" and after.dtype == torch.float32
                 counts.append(len(gpu.syncs))
+                gpu.syncs.clear()
+        assert len(counts) == 4
         assert max(counts) <= waits, counts
 
     def test_it_is_noticed(self):
