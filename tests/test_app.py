@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import app
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import Progress
 from magicanimate.errors import InputError
 from magicanimate.presets import Approximations
-from magicanimate.webui import views
+from magicanimate.webui import server, views
 from magicanimate.webui.animate.form import OWN_SCHEDULER, request_of
 from magicanimate.webui.jobs.animators import Animators, checkpoint_name
 from magicanimate.webui.page import Page, find_examples
@@ -55,24 +54,24 @@ def test_the_next_free_port_is_taken():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert port < app.free_port("127.0.0.1", port) <= port + 100
+        assert port < server.free_port("127.0.0.1", port) <= port + 100
 
 
 def test_a_browser_is_opened_on_a_desktop_only():
-    assert app.has_desktop({"DISPLAY": ":0"}, "linux", True) and app.has_desktop({}, "darwin", True)
-    assert app.has_desktop({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True)
+    assert server.has_desktop({"DISPLAY": ":0"}, "linux", True) and server.has_desktop({}, "darwin", True)
+    assert server.has_desktop({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True)
     for environment, platform, terminal in (
         ({}, "linux", True),
         ({"DISPLAY": ":0"}, "linux", False),  # as in the tests
         ({"DISPLAY": ":10", "SSH_CONNECTION": "x"}, "linux", True),
         ({"CI": "true"}, "win32", True),
     ):
-        assert not app.has_desktop(environment, platform, terminal)
+        assert not server.has_desktop(environment, platform, terminal)
 
 
 def test_a_checkpoint_has_one_name_however_it_is_named(monkeypatch):
-    monkeypatch.chdir(app.EXAMPLES.parent)
-    for named in ("mini", "./mini", str(app.EXAMPLES.parent / "mini")):
+    monkeypatch.chdir(server.EXAMPLES.parent)
+    for named in ("mini", "./mini", str(server.EXAMPLES.parent / "mini")):
         assert checkpoint_name(named) == "mini"
     made = []
 
@@ -84,22 +83,22 @@ def test_a_checkpoint_has_one_name_however_it_is_named(monkeypatch):
     assert animators.of("mini") is animators.current
     animators.use("mini")
     assert len(made) == 1
-    animators.use(app.EXAMPLES)
+    animators.use(server.EXAMPLES)
     other = animators.current
     animators.use(None)
     assert len(made) == 2 and animators.trial is None  # the first one is there still
-    animators.use(app.EXAMPLES)
+    animators.use(server.EXAMPLES)
     assert animators.current is other and len(made) == 2
 
 
 def test_an_address_of_another_machine_is_refused():
     with pytest.raises(InputError, match="192.0.2.1"):
-        app.free_port("192.0.2.1", 7860)
+        server.free_port("192.0.2.1", 7860)
 
 
 def test_no_checkpoint_is_one_sentence(tmp_path, capsys):
     words = ["--model", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
-    assert app.main(words) == 2
+    assert server.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and str(tmp_path / "none") in line
 

@@ -23,12 +23,12 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-import app
 from magicanimate.config import MediaLimits
 from magicanimate.errors import Cancelled
 from magicanimate.media.writer import read_metadata
 from magicanimate.provenance.inspection import inspect
 from magicanimate.scratch import Scratch
+from magicanimate.webui import server
 from magicanimate.webui.gallery.player import file_url
 from magicanimate.webui.jobs.animation_job import ANIMATE
 from magicanimate.webui.security.file_keys import key_of
@@ -58,8 +58,8 @@ def running(model: Path, folder: Path, *words: str) -> Iterator[tuple[gr.Blocks,
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "no_proxy", "NO_PROXY"):
             patch.setenv(name, os.environ.get(name, ""))
-        args = app.build_parser().parse_args([*own, *words])
-        with Scratch(folder) as scratch, app.running(args, scratch) as program:
+        args = server.build_parser().parse_args([*own, *words])
+        with Scratch(folder) as scratch, server.running(args, scratch) as program:
             yield program
 
 

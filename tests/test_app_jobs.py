@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import ExifTags, Image
 
-import app
+from magicanimate.webui import server
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.queue import JobQueue
@@ -217,6 +217,6 @@ def test_networks_leave_the_memory_when_nothing_happens(tiny_model, files, tmp_p
 def test_two_programs_do_not_work_on_one_folder(tiny_model, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     queue = JobQueue(tmp_path / "out", {})
-    assert app.main(["--model", str(tiny_model), "--output", str(tmp_path / "out")]) == 2
+    assert server.main(["--model", str(tiny_model), "--output", str(tmp_path / "out")]) == 2
     assert "Another MagicAnimate works on the folder" in capsys.readouterr().err
     queue.close()

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-import app
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.webui import server
 from magicanimate.webui.page import Page
 from magicanimate.webui.studio import Studio
 from magicanimate.webui.training import views as train_views
@@ -42,7 +42,7 @@ from tests.waiting_work import end_of
     ],
 )
 def test_visitors_from_elsewhere_start_no_trainings(words, only_here):
-    assert app.only_here(app.build_parser().parse_args(words)) is only_here
+    assert server.only_here(server.build_parser().parse_args(words)) is only_here
 
 
 @pytest.fixture

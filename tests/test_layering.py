@@ -56,7 +56,6 @@ FORBIDDEN = {
         *PIPELINE,
         "gradio",
     ),
-    "app": ("magicanimate.cli", "torch", *PIPELINE, *MODELS, "magicanimate.media"),
 }
 
 

@@ -52,7 +52,7 @@ def test_the_installed_program_animates_with_the_mini_it_brings(installed, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["magicanimate", "densepose", "magicanimate-train"])
+@pytest.mark.parametrize("command", ["magicanimate", "magicanimate-web", "densepose", "magicanimate-train"])
 def test_every_command_has_help(installed, tmp_path, command):
     assert "usage:" in run(installed, tmp_path, installed / "bin" / command, "--help")
 
