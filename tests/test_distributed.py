@@ -8,8 +8,9 @@ import socket
 import pytest
 import torch
 
-from magicanimate.acceleration.process_group import ProcessGroup
+from magicanimate.acceleration.process_group import ProcessGroup, share_windows
 from magicanimate.pipeline import MagicAnimatePipeline
+from magicanimate.sampling import Networks, Window
 from tests import team_member
 from tests.conftest import PATIENCE
 from tests.rounding import assert_same_but_for_rounding
@@ -22,17 +23,24 @@ class Member(ProcessGroup):
         self.rank, self.size = rank, size
 
 
-@pytest.mark.parametrize(
-    ("windows", "size", "batch"), [(1, 1, 1), (7, 2, 1), (7, 2, 3), (2, 4, 1), (12, 3, 8)]
-)
-def test_every_window_is_somebodys(windows, size, batch):
-    all_windows = [[i] for i in range(windows)]
-    rounds = Member(0, size).share(all_windows, batch)
-    assert all(len(shares) == size for shares in rounds)
-    assert max(len(some) for shares in rounds for some in shares) <= batch
-    own = [list(itertools.chain(*(shares[rank] for shares in rounds))) for rank in range(size)]
-    assert list(itertools.chain(*own)) == all_windows  # neighbours stay together
-    assert max(map(len, own)) == -(-windows // size)
+@pytest.mark.parametrize(("windows", "size"), [(1, 1), (7, 2), (2, 4), (12, 3)])
+def test_every_window_is_somebodys(windows, size):
+    shares = []
+
+    def fuse(_, latents: torch.Tensor, timestep: torch.Tensor, own: list[Window]) -> tuple[torch.Tensor, ...]:
+        shares.append([window.frames[0] for window in own])
+        return latents.new_zeros(1, *latents.shape[1:]), latents.new_zeros(latents.shape[2])
+
+    nothing = torch.zeros(())
+    networks = Networks(encode=None, show=None, control=None, predict=None, fuse=fuse)
+    step = [Window([i], nothing, nothing) for i in range(windows)]
+    for rank in range(size):
+        total, weight = share_windows(networks, Member(rank, size)).fuse(
+            networks, torch.zeros(1, 4, windows, 2, 2), nothing, step
+        )
+        assert total.shape[1:] == (4, windows, 2, 2) and len(weight) == windows
+    assert list(itertools.chain(*shares)) == list(range(windows))  # neighbours stay together
+    assert max(map(len, shares)) == -(-windows // size)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +69,8 @@ def test_two_processes_give_the_result_of_one(seen, tiny_model):
 
 
 def test_each_does_its_share(seen):
-    """Three windows a step: two for the first process, one for the second."""
-    assert [member["calls"] for member in seen] == [2 * 2, 2 * 1]
+    """Three windows a step, two for the first process, one for the second, in two steps of two branches."""
+    assert [member["calls"] for member in seen] == [2 * 2 * 2, 2 * 2 * 1]
 
 
 def test_they_step_down_together_when_one_has_no_memory(seen):
