@@ -160,7 +160,8 @@ def room_in_all(folder: Path) -> int:
     Raises:
         OSError: the folder cannot be looked at.
     """
-    return min(_MOST_IN_ALL, shutil.disk_usage(folder).free // _SHARE_OF_FREE)
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return min(_MOST_IN_ALL, shutil.disk_usage(there).free // _SHARE_OF_FREE)
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory:
