@@ -127,13 +127,13 @@ def test_an_ordinary_video_and_a_gif_animate_at_once_and_the_form_stays(page, se
         "input => { input.value = 500; for (const name of ['input', 'change'])"
         " input.dispatchEvent(new Event(name, { bubbles: true })); }"
     )
-    page.wait_for_function("document.querySelector('#end input').value === '0.6'")
+    page.wait_for_function("document.querySelector('#end input')?.value === '0.6'")
     page.click("#animate")
     wait_for_status(page, "0.6 s of video, 32 × 32")
     assert list(served[1].glob("*_me_tango.mp4")) and list(served[1].glob(".motions/*/tango_densepose.mp4"))
 
     page.reload()  # the form is as it was
-    page.wait_for_function("document.querySelector('#seed input').value === '77'")
+    page.wait_for_function("document.querySelector('#seed input')?.value === '77'")
     page.wait_for_function("document.querySelector('#motion video')?.src.includes('tango')")
     page.wait_for_function("document.querySelector('#photo img')?.src.includes('me.png')")
     page.click("#motion button[aria-label='Clear']")
