@@ -18,21 +18,25 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_TRAIN := $(VENV)/.installed-train
 
-.PHONY: app test test-slow test-all test-elsewhere lint format mini mini-data mini-clips mini-vae mini-base mini-large mini-stage2 mini-sharpen mini-export segmenter \
+.PHONY: app test test-most test-slow test-all test-elsewhere lint format mini mini-data mini-clips mini-vae mini-base mini-large mini-stage2 mini-sharpen mini-export segmenter \
 	examples gpu
 
 app: $(INSTALLED)
 	$(BIN)/python app.py $(APP_ARGS)
 
+# What catches most in a minute or two: reference numbers, pipeline, layers, one way through the page.
 test: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest @tests/quick.txt $(PARALLEL) $(TEST_ARGS)
+
+test-most: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(TEST_ARGS)
 
 test-slow: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m slow $(PARALLEL) $(TEST_ARGS)
 
-test-all: test test-slow
+test-all: test-most test-slow
 
-# The quick tests as on other machines: other instruction sets, threads, languages, homes, orders, a busy machine.
+# All but the slow tests as on other machines: other instruction sets, threads, languages, homes, orders, a busy machine.
 test-elsewhere: $(INSTALLED_DEV)
 	$(BIN)/python -m tests.elsewhere $(PARALLEL) $(TEST_ARGS)
 

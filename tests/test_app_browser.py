@@ -279,7 +279,7 @@ def test_settings_are_checked_saved_and_driven_by_keys(page):
     page.wait_for_selector("#check details[aria-busy=false]")
     assert "2.6 s of video" in page.inner_text("#check summary")
     page.click("#check summary")
-    assert page.locator("#check img:visible").count() == 2
+    page.locator("#check img").nth(1).wait_for()
     page.click("#check summary")
     seed = "#seed input[type=number]"
     unfold(page, "Advanced", "#settings-name")

@@ -70,7 +70,7 @@ def test_watching_changes_no_result_and_the_loss_has_a_gradient():
     hidden, reference = torch.randn(4, SIDE * SIDE, 8), torch.randn(2, SIDE * SIDE, 8, requires_grad=True)
     plain, watched = HybridSelfAttention(), WatchedAttention()
     for reader in (plain, watched):
-        reader.show(reference)
+        reader.reference = reference
     assert_same_but_for_rounding(watched(attn, hidden), plain(attn, hidden))
     torch.testing.assert_close(watched.seen.sum(-1), torch.ones(4, SIDE * SIDE))
 

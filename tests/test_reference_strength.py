@@ -26,7 +26,7 @@ def attend(attention: Attention, reference: torch.Tensor | None, strength: float
     """What three frames of five tokens become, with their own tokens and the reference's."""
     reader = HybridSelfAttention()
     reader.strength = strength
-    reader.show(reference)
+    reader.reference = reference
     attention.set_processor(reader)
     return attention(torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(1)))
 
@@ -48,7 +48,7 @@ def test_half_a_reference_that_is_there_twice_is_a_whole_one(attention):
 
 def test_only_who_sees_the_reference_minds_its_strength(attention):
     reader = HybridSelfAttention()
-    reader.show(torch.randn(1, 7, 16))
+    reader.reference = torch.randn(1, 7, 16)
     reader.visible = Visibility([False, True])
     attention.set_processor(reader)
     frames = torch.randn(2, 5, 16)
