@@ -87,10 +87,15 @@ class Setting:
                 return f"choose at least {self.low}"
             return f"choose {self.low} to {self.high}"
         if self.multiple > 1 and value % self.multiple:
-            below = int(value // self.multiple) * self.multiple
-            near = [number for number in (below, below + self.multiple) if number >= self.low]
-            return f"it must be a multiple of {self.multiple}; try {' or '.join(map(str, near))}"
+            near = multiples_beside(value, self.multiple, low=self.low, high=self.high)
+            return f"it must be a multiple of {self.multiple}; try {near}"
         return None
+
+
+def multiples_beside(value: float, multiple: int, *, low: float, high: float) -> str:
+    """ "24 or 32": the multiples below and above a value, those within the bounds."""
+    below = int(value // multiple) * multiple
+    return " or ".join(str(each) for each in (below, below + multiple) if low <= each <= high)
 
 
 SETTING = "setting"

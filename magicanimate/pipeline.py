@@ -26,7 +26,7 @@ from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.acceleration.process_group import ProcessGroup
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
-from magicanimate.errors import Cancelled, InputError
+from magicanimate.errors import InputError
 from magicanimate.memory.out_of_memory import OutOfMemoryFallback, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map
@@ -36,7 +36,7 @@ from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
 from magicanimate.presets import Approximations
 from magicanimate.sampling import Networks, denoise, paper_networks
-from magicanimate.watching import WindowWatch, stopping_between_blocks
+from magicanimate.watching import WindowWatch, raise_if_stopped, stopping_between_blocks
 from magicanimate.windows import WindowPlan
 
 if TYPE_CHECKING:
@@ -474,8 +474,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         """
         fallback, coming = fallback or OutOfMemoryFallback(), None
         for first in range(0, latents.shape[2], DECODED_AT_ONCE):
-            if should_stop is not None and should_stop():
-                raise Cancelled("stopped while decoding")
+            raise_if_stopped(should_stop, "while decoding")
             chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
             for attempt in fallback.attempts():
                 with attempt, stopping_between_blocks([self.vae], should_stop):

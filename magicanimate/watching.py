@@ -28,7 +28,10 @@ def stopping_between_blocks(
     if should_stop is None:
         yield
         return
-    ask = asking(should_stop)
+
+    def ask(*_: object) -> None:
+        raise_if_stopped(should_stop, "within a network")
+
     hooks = [block.register_forward_pre_hook(ask) for network in networks for block in _blocks(network)]
     try:
         yield
@@ -37,14 +40,10 @@ def stopping_between_blocks(
             hook.remove()
 
 
-def asking(should_stop: Callable[[], bool] | None) -> Callable[..., None]:
-    """A function of any arguments that raises `Cancelled` when ``should_stop()`` is true."""
-
-    def ask(*_: object) -> None:
-        if should_stop is not None and should_stop():
-            raise Cancelled("stopped within a network")
-
-    return ask
+def raise_if_stopped(should_stop: Callable[[], bool] | None, where: str) -> None:
+    """Raise `Cancelled` when ``should_stop()`` is true; ``where`` ends "stopped ..."."""
+    if should_stop is not None and should_stop():
+        raise Cancelled(f"stopped {where}")
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
@@ -96,8 +95,7 @@ class WindowWatch:
         def predict(
             frames: list[int], noisy: torch.Tensor, timestep: torch.Tensor, residuals: Residuals
         ) -> torch.Tensor:
-            if self._should_stop is not None and self._should_stop():
-                raise Cancelled("stopped while denoising")
+            raise_if_stopped(self._should_stop, "while denoising")
             noise = networks.predict(frames, noisy, timestep, residuals)
             if self._on_window is not None:
                 end = sum(self._counts[: self._steps + 1])

@@ -1,4 +1,4 @@
-"""All optimization-ups around the paper's networks, in the order in which they go around each other."""
+"""All speed-ups around the paper's networks, in the order in which they go around each other."""
 
 from __future__ import annotations
 

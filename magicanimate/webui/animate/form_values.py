@@ -12,15 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import (
-    FITS,
-    FUSIONS,
-    LARGEST_REFERENCE_STRENGTH,
-    PRESETS,
-    SIDE_MULTIPLE,
-    WINDOW_MODES,
-    AnimationRequest,
-)
+from magicanimate.config import AnimationRequest, multiples_beside
 from magicanimate.errors import InputError
 from magicanimate.presets import completed
 from magicanimate.webui.animate.sizes import CUSTOM, OWN, size_choices
@@ -108,9 +100,8 @@ class Setting:
         if numeric and not self.low <= value <= self.high:  # also refuses "not a number"
             return f"is not between {self.low:g} and {self.high:g}"
         if self.multiple > 1 and value % self.multiple:
-            below = int(value // self.multiple * self.multiple)
-            near = [each for each in (below, below + self.multiple) if self.low <= each <= self.high]
-            return f"is not a multiple of {self.multiple}. Try {' or '.join(map(str, near))}"
+            near = multiples_beside(value, self.multiple, low=self.low, high=self.high)
+            return f"is not a multiple of {self.multiple}. Try {near}"
         if kind is int and value != int(value):
             return "is not a whole number"
         if self.choices and value not in self.choices:
@@ -133,19 +124,19 @@ class ReadBack:
 
 def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
     """Every setting of the form, with the checkpoint's own values where it has some."""
-    own = AnimationRequest(Path(), Path(), Path())
+    own, known = AnimationRequest(Path(), Path(), Path()), AnimationRequest.table()
     return {
         "seed": Setting(own.seed, 0, LARGEST_SEED),
         "random_seed": Setting(False),
         "seeds": Setting(1, 1, MOST_SEEDS),
-        "preset": Setting(own.preset, choices=PRESETS),
+        "preset": Setting(own.preset, choices=known["preset"].choices),
         "num_inference_steps": Setting(defaults.num_inference_steps, 1, 100),
         # A checkpoint that was made for no guidance burns out where another one is at its best.
         "guidance_scale": Setting(float(defaults.guidance_scale), 1, 2 * max(1, defaults.guidance_scale)),
         "size": Setting(OWN, choices=tuple(choice.name for choice in size_choices(defaults))),
-        "width": Setting(defaults.width, SIDE_MULTIPLE, 4096, multiple=SIDE_MULTIPLE),
-        "height": Setting(defaults.height, SIDE_MULTIPLE, 4096, multiple=SIDE_MULTIPLE),
-        "fit": Setting(own.fit, choices=FITS),
+        "width": Setting(defaults.width, known["width"].low, 4096, multiple=known["width"].multiple),
+        "height": Setting(defaults.height, known["height"].low, 4096, multiple=known["height"].multiple),
+        "fit": Setting(own.fit, choices=known["fit"].choices),
         "start": Setting(own.start, 0, 86400),
         "end": Setting(0.0, 0, 86400),
         "stride": Setting(own.stride, 1, 1000),
@@ -155,10 +146,10 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "speed": Setting(1.0, 0.25, 4),
         "mirror": Setting(False),
         "boomerang": Setting(False),
-        "reference_strength": Setting(own.reference_strength, 0, LARGEST_REFERENCE_STRENGTH),
+        "reference_strength": Setting(own.reference_strength, 0, known["reference_strength"].high),
         "controlnet_conditioning_scale": Setting(own.controlnet_conditioning_scale, 0, 2),
-        "fusion": Setting(own.fusion, choices=FUSIONS),
-        "windows": Setting(own.windows, choices=WINDOW_MODES),
+        "fusion": Setting(own.fusion, choices=known["fusion"].choices),
+        "windows": Setting(own.windows, choices=known["windows"].choices),
         "window_size": Setting(own.window_size, 1, 24),
         "window_overlap": Setting(own.window_overlap, 0, 23),
         "window_offset": Setting(own.window_offset),
