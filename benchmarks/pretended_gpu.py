@@ -58,7 +58,7 @@ aten = torch.ops.aten
 
 _READS = {aten._local_scalar_dense, aten.item, aten.equal, aten.is_nonzero}
 _FILLS = {aten.uniform_, aten.normal_, aten.fill_, aten.zero_}
-_VIEWS = {aten.view, aten._unsafe_view, aten.slice, aten.select, aten.alias}
+_VIEWS = {aten.view, aten._unsafe_view, aten.slice, aten.select, aten.alias, aten.detach}
 _CONVOLUTIONS = {aten.conv2d, aten.convolution}
 _REORDER = {aten.reshape, aten.flatten, aten.contiguous, aten.clone}  # where they are no views
 _OWN_CODE = ("magicanimate/", "training/", "densepose_tools/", "diffusers/")
@@ -220,7 +220,7 @@ class _Recorder(TorchDispatchMode):
                 copy = torch.empty_like(args[0], dtype=kwargs.get("dtype"), device="meta")
             return FakeTensor(self.gpu.mode, copy, torch.device(kwargs["device"]))
         direct = tensors and "device" not in kwargs
-        direct = direct and (packet in _VIEWS or func not in op_implementations_dict)
+        direct = direct and (packet in _VIEWS or func in _SHORTCUTS or func not in op_implementations_dict)
         if not (direct and all(isinstance(x, FakeTensor) and _on_gpu(x) for x in tensors)):
             return func(*args, **kwargs)
         with in_kernel_invocation_manager(self.gpu.mode):
@@ -321,6 +321,37 @@ def _group_norm(x, groups, weight=None, bias=None, *_):
     return x.new_empty(x.shape)  # its kernel for CUDA knows no channels last
 
 
+def _like(x: torch.Tensor, **_) -> torch.Tensor:
+    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)  # the first is the quicker
+
+
+def _to_copy(x: torch.Tensor, *, dtype: torch.dtype | None = None, **kwargs) -> torch.Tensor:
+    """In another number format, which autocast asks of every weight."""
+    if x.is_contiguous():
+        return x.new_empty(x.shape, dtype=dtype or x.dtype)
+    return aten._to_copy.default(x, dtype=dtype, **kwargs)
+
+
+def _elementwise(func):
+    """Sums and the like of one shape and number format; what is broadcast the other way is left to torch."""
+
+    def shortcut(x, other, **kwargs):
+        if x.is_floating_point() and _keeps_shape(x, other):
+            return _like(x)
+        return func(x, other, **kwargs)
+
+    return shortcut
+
+
+def _keeps_shape(x: torch.Tensor, other) -> bool:
+    if not isinstance(other, torch.Tensor):
+        return not isinstance(other, complex)
+    if other.ndim == 0:
+        return other.is_floating_point()
+    fits = zip(x.shape[-other.ndim :], other.shape, strict=False)
+    return other.dtype == x.dtype and other.ndim <= x.ndim and all(b in (1, a) for a, b in fits)
+
+
 _SHAPED_BY_VALUES = {
     aten.nonzero: lambda x: x.new_empty(min(FOUND, x.numel()), x.ndim, dtype=torch.int64),
     aten.masked_select: lambda x: x.new_empty(min(FOUND, x.numel())),
@@ -331,8 +362,10 @@ _SHORTCUTS = {
     aten.linear.default: _linear,
     aten.layer_norm.default: _layer_norm,
     aten.group_norm.default: _group_norm,
-    aten.silu.default: torch.empty_like,
-    aten.gelu.default: lambda x, **_: torch.empty_like(x),
+    aten._to_copy.default: _to_copy,
+    aten.silu.default: _like,
+    aten.gelu.default: _like,
+    **{func: _elementwise(func) for func in (aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor)},
 }
 
 

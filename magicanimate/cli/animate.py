@@ -107,6 +107,8 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
             f"note: the model is {args.model}, not made of the files that {config} names "
             f"({', '.join(batch.model_keys)}); choose it with --model"
         )
+    for missing in batch.missing:
+        say(f"warning: {config} names files that are not there: {missing}")
     jobs = list(batch.jobs)
     if len(jobs) == 1 and (output is None or output.suffix) and (output or jobs[0].get("output")):
         return [AnimationRequest(**{**jobs[0], "output": output or jobs[0]["output"]})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -53,7 +53,8 @@ _RECORDED = (
     "memory",
     "seconds",
 )
-_PER_JOB = ("photo", "motion", "keypoints", "seed")
+_INPUTS = ("photo", "motion", "keypoints")
+_PER_JOB = (*_INPUTS, "seed")
 _MOST_JOBS = 10_000
 _RANDOM_SEED = -1  # as the published files write it
 
@@ -66,12 +67,14 @@ class Batch:
         jobs: for each animation the given settings, by the names of `AnimationRequest`.
         ignored: keys that mean nothing here.
         model_keys: keys that name a model's files, which ``--model`` does here.
+        missing: files that are not there, with the places where they were looked for.
         name: of the folder of results, if the file gives one.
     """
 
     jobs: tuple[dict[str, Any], ...]
     ignored: tuple[str, ...]
     model_keys: tuple[str, ...]
+    missing: tuple[str, ...]
     name: str | None
 
 
@@ -121,6 +124,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
         tuple(jobs),
         tuple(ignored),
         tuple(key for key in _MODEL if raw.get(key)),
+        tuple(_missing(path, jobs)),
         _folder_name(path, raw.get("savename")),
     )
 
@@ -232,9 +236,22 @@ def _found(path: Path, named: Path) -> Path:
         named = named.expanduser()
     except RuntimeError as error:  # "~somebody" who has no home here
         raise InputError(f"{path} names {shortened(str(named))}, whose folder is not known here.") from error
+    return next((place for place in _places(path, named) if os.path.exists(place)), named)
+
+
+def _places(path: Path, named: Path) -> list[Path]:
+    """Where a file may lie that the settings file ``path`` names."""
     # Published files name paths from the top of their repository and lie two folders below it.
-    places = (folder / named for folder in (Path(), *path.absolute().parents[:3]))
-    return next((place for place in places if os.path.exists(place)), named)
+    return [folder / named for folder in (Path.cwd(), *path.absolute().parents[:3])]
+
+
+def _missing(path: Path, jobs: list[dict[str, Any]]) -> Iterator[str]:
+    inputs = dict.fromkeys(job[name] for job in jobs for name in _INPUTS if job.get(name) is not None)
+    for named in inputs:
+        # Absolute paths were looked for in one place, which the error of the animation itself names.
+        if not (named.is_absolute() or os.path.exists(named)):
+            folders = dict.fromkeys(str(place.parent) for place in _places(path, named))
+            yield f"{shortened(str(named))} is in none of {', '.join(folders)}"
 
 
 def _jobs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
