@@ -310,7 +310,7 @@ def test_a_batch_goes_on_after_an_error(tiny_model, photo, motion, tmp_path, cap
     captured = capsys.readouterr()
     assert "gone.png" in captured.err and "1 of 2" in captured.err
     (missing,) = load_batch(config).missing
-    assert missing.startswith(f"gone.png is in none of {Path.cwd()}, {tmp_path}, ")
+    assert missing.startswith(f"'gone.png' is in none of {Path.cwd()}, {tmp_path}, ")
     assert video(tmp_path / "out" / "me_dance.mp4")[0] == 5
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["me_dance.json", "me_dance.mp4"]
 
