@@ -7,7 +7,7 @@ The published arithmetic is that of `benchmarks.published`, the clip padded to a
 Networks of Stable Diffusion 1.5's size, guidance, windows of 16 frames with overlap 4.
 
 With ``--presets`` the arithmetic of one window in a whole animation of 25 steps, by preset
-(`magicanimate.presets`), with the decoding of its frames.
+(`magicanimate.acceleration.options`), with the decoding of its frames.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from magicanimate import sampling
 from magicanimate.acceleration.control_cache import KeptEmbeddings, share_overlaps
 from magicanimate.acceleration.deep_cache import surface
 from magicanimate.acceleration.guidance import branches_in_turn
+from magicanimate.acceleration.options import speed_preset
 from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.config import PRESETS
+from magicanimate.layers import WindowWatch
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.presets import speed_preset
-from magicanimate.watching import WindowWatch
 from magicanimate.windows import WindowPlan
 
 SD15_CHANNELS = (320, 640, 1280, 1280)

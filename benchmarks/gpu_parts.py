@@ -16,12 +16,10 @@ import torch
 
 from benchmarks.flops import build_networks, build_pipeline, count_step
 from magicanimate.acceleration.compiled import undo_compilation
-from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.acceleration.options import OptimizationConfig, speed_preset
 from magicanimate.files import write_bytes, write_json
-from magicanimate.memory.out_of_memory import OutOfMemoryFallback
-from magicanimate.memory.placing import compile_denoisers, place
+from magicanimate.memory.placement import OutOfMemoryFallback, compile_denoisers, place
 from magicanimate.memory.profiles import MemoryProfile, profile_named, profiles_for
-from magicanimate.presets import speed_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_STEPS = 25

@@ -1,4 +1,4 @@
-"""The factors by which `magicanimate.memory.need` estimates memory, measured on this machine (Linux only).
+"""The factors by which `magicanimate.memory.profiles` estimates memory, measured here (Linux only).
 
     python -m benchmarks.memory [--frames 16] [--side 32] [--channels 64 128 256 256]
 

@@ -1,4 +1,4 @@
-"""What each shortcut and each preset of `magicanimate.presets` saves, and what it costs.
+"""What each shortcut and each preset of `magicanimate.acceleration.options` saves, and what it costs.
 
     python -m benchmarks.presets [--model mini] [--people 2] [--out runs/presets]
 
@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magicanimate.acceleration.options import Approximations, completed
 from magicanimate.config import PRESETS, AnimationRequest
-from magicanimate.presets import Approximations, completed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ What cannot be seen: values (an overflow of float16), speed, fragmentation, the 
 
     python -m benchmarks.pretended_gpu
 
-prints the memory that an animation takes by profile, planned (`magicanimate.memory.need`) and followed, the
-profile that cards of several sizes take, and what one step takes on the device in several arrangements.
+prints the memory that an animation takes by profile, planned (`magicanimate.memory.profiles`) and followed,
+the profile that cards of several sizes take, and what one step takes on the device in several arrangements.
 """
 
 from __future__ import annotations
@@ -43,9 +43,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.flops import build_pipeline
 from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.memory.need import DENOISERS, Footprint, Work, choose_profile, needed_bytes
-from magicanimate.memory.out_of_memory import OutOfMemoryFallback
-from magicanimate.memory.profiles import DECODED_AT_ONCE, TILE, profiles_for
+from magicanimate.memory.placement import OutOfMemoryFallback
+from magicanimate.memory.profiles import (
+    DECODED_AT_ONCE,
+    DENOISERS,
+    TILE,
+    Footprint,
+    Work,
+    choose_profile,
+    needed_bytes,
+    profiles_for,
+)
 from magicanimate.models.autoencoder import set_sliced
 
 CARDS = (6, 8, 12, 16, 24)  # GB

@@ -22,11 +22,11 @@ from torch import nn
 
 from magicanimate import pipeline
 from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.layers import WindowWatch
 from magicanimate.models.appearance_encoder import SELF_ATTENTION
 from magicanimate.models.hybrid_attention import HybridSelfAttention, paired_blocks
 from magicanimate.models.unet import VideoUNet
 from magicanimate.sampling import Bank, Networks, Residuals, Window
-from magicanimate.watching import WindowWatch
 from magicanimate.windows import WindowPlan
 
 SPEED, PLAN = OptimizationConfig.plain(), WindowPlan(mode="ring")
@@ -64,7 +64,7 @@ def published_networks(
     watch: WindowWatch,
     **__,
 ) -> Networks:
-    """In place of `magicanimate.acceleration.layers.accelerated`: guidance in every step, "midup" fusion."""
+    """In place of `magicanimate.layers.accelerated`: guidance in every step, "midup" fusion."""
     networks, encoder, photo = paper(text=text), paper.args[1], paper.keywords["photo"]
     residuals: dict[int, list[torch.Tensor]] = {}
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from magicanimate import ASSETS
 from magicanimate.errors import InputError
-from magicanimate.loading_lock import LOADING
+from magicanimate.importing import LOADING
 
 if TYPE_CHECKING:
     import torch

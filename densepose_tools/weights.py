@@ -19,9 +19,8 @@ from magicanimate.checkpoints.disk import free_bytes, human_bytes, require_free
 from magicanimate.checkpoints.download import RETRY_DELAYS, Unreachable, WebFile, download, partial_bytes
 from magicanimate.checkpoints.home import HOME_VARIABLE, home
 from magicanimate.config import OnProgress, Progress, ShouldStop
-from magicanimate.digest import sha256_of
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.files import require_ordinary
+from magicanimate.files import require_ordinary, sha256_of
 
 if TYPE_CHECKING:
     import torch

@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
-from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.acceleration.options import Approximations, OptimizationConfig, completed
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
 from magicanimate.device import Device, empty_cache, pick_device
 from magicanimate.errors import InputError
-from magicanimate.loading_lock import LOADING
+from magicanimate.importing import LOADING, without_collection
 from magicanimate.memory.profiles import AUTO
-from magicanimate.presets import Approximations, completed
 from magicanimate.progress import ProgressMeter
-from magicanimate.quick_start import without_collection
 from magicanimate.request_checks import check_area, check_outputs, check_request
-from magicanimate.text import add_text_encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +30,7 @@ if TYPE_CHECKING:
     from densepose_tools.photo_people import PhotoBodies
     from magicanimate.acceleration.process_group import ProcessGroup
     from magicanimate.media.prepare import PreparedMedia
-    from magicanimate.memory.networks import PlacedNetworks
-    from magicanimate.memory.out_of_memory import OutOfMemoryFallback
+    from magicanimate.memory.placement import OutOfMemoryFallback, PlacedNetworks
     from magicanimate.pipeline import MagicAnimatePipeline
     from magicanimate.preview import LatentPreview
 
@@ -190,8 +186,8 @@ class Animator:
             from magicanimate.acceleration.attention_backend import attention_problem
             from magicanimate.acceleration.process_group import ProcessGroup
             from magicanimate.loading import read_pipeline
-            from magicanimate.memory.need import Work
-            from magicanimate.memory.networks import PlacedNetworks
+            from magicanimate.memory.placement import PlacedNetworks
+            from magicanimate.memory.profiles import Work
 
         if self._attention and (problem := attention_problem(self._attention)):
             raise InputError(problem)
@@ -219,8 +215,8 @@ class Animator:
         """
         with self._lock:
             self.load()
-            from magicanimate.memory.available import is_out_of_memory
-            from magicanimate.memory.need import Work
+            from magicanimate.device import is_out_of_memory
+            from magicanimate.memory.profiles import Work
             from magicanimate.time_trial import WINDOW, time_trial
 
             own = self.defaults
@@ -247,7 +243,7 @@ class Animator:
         networks = self._networks
         if networks is None:
             return None
-        from magicanimate.memory.need import TOO_LITTLE, Work
+        from magicanimate.memory.profiles import TOO_LITTLE, Work
 
         _, reason = networks.outlook(Work.of(request, num_frames))
         if not reason.endswith(TOO_LITTLE):
@@ -315,9 +311,8 @@ class Animator:
         Raises:
             InputError: with what is possible, or the checkpoint cannot be read.
         """
-        from magicanimate.memory.available import total_bytes
-        from magicanimate.memory.need import Footprint, Work, needed_bytes
-        from magicanimate.memory.profiles import profiles_for
+        from magicanimate.device import total_bytes
+        from magicanimate.memory.profiles import Footprint, Work, needed_bytes, profiles_for
 
         request = self.defaults.completed(request)
         device = self.device or pick_device(*self._wish)
@@ -359,14 +354,16 @@ class Animator:
     ) -> AnimationResult | None:
         import torch
 
-        from magicanimate.memory.available import is_out_of_memory
-        from magicanimate.memory.need import Work
+        from magicanimate.device import is_out_of_memory
+        from magicanimate.memory.profiles import Work
         from magicanimate.windows import WindowPlan
 
         work = Work.of(request, media.num_frames)
         fallback, group = self._networks.prepare(work, on_fallback=meter.note), self._group
         pipe = self._pipe
         if request.prompt or request.negative_prompt:
+            from magicanimate.loading import add_text_encoder
+
             add_text_encoder(pipe, self.folder, device=self.device.name, dtype=pipe.unet.dtype)
         steps_done, windows_done = 0, (0, 1)
 

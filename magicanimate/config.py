@@ -23,7 +23,12 @@ _LONGEST_STRIDE = 1_000_000
 FITS: tuple[Fit, ...] = ("auto", "crop", "pad", "stretch")
 FUSIONS: tuple[Fusion, ...] = ("midup", "full")
 WINDOW_MODES: tuple[WindowMode, ...] = ("open", "ring")
-PRESETS: tuple[Preset, ...] = ("exact", "balanced", "fast", "draft")  # from slow to quick; see `presets`
+PRESETS: tuple[Preset, ...] = (
+    "exact",
+    "balanced",
+    "fast",
+    "draft",
+)  # from slow to quick; see `acceleration.options`
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,8 @@ class AnimationRequest:
         motion: DensePose clip (mp4, mov, webm, mkv, gif) or a folder of frames.
         output: file to write (.mp4, .webm, .gif) or, without a suffix, a folder of png frames.
         seed: of the initial noise, drawn on the CPU; the same on every device.
-        preset: how much likeness to give up for speed, see `magicanimate.presets`; it fills in what is
-            ``None`` among steps, scheduler and the four settings after ``scheduler``.
+        preset: how much likeness to give up for speed, see `magicanimate.acceleration.options.SpeedPreset`.
+            It fills in what is ``None`` among steps, scheduler and the four settings after ``scheduler``.
         num_inference_steps: denoising steps.
         guidance_scale: strength of the reference; 1 or less runs one branch only.
         width, height: of the result in pixels.
@@ -133,7 +138,8 @@ class AnimationRequest:
         controlnet_conditioning_scale: weight of the pose residuals.
         reference_strength: of the photo in the attention; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
-        guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `magicanimate.presets.Approximations`.
+        guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `Approximations` in
+            `magicanimate.acceleration.options`.
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.

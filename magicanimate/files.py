@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ backslashes."""
 
 _swept: set[Path] = set()
 _in_work: set[Path] = set()
+_BLOCK = 1 << 20
 
 
 class Unreadable(InputError):
@@ -411,3 +413,48 @@ def write_json(path: Path, value: Mapping[str, Any], *, indent: int | None = 2) 
         OSError: it cannot be written.
     """
     write_bytes(path, encode_json(value, indent=indent))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits; memory does not grow with the file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def timestamp() -> str:
+    """Now, as it stands in names of results: "20260131-174500"."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def pair_name(photo: Path, motion: Path) -> str:
+    """What names of results say of photo and clip."""
+    return f"{photo.stem[:40]}_{motion.stem[:40]}"
+
+
+def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4") -> Path:
+    """A name in ``folder`` made of date, photo and clip that nothing has yet."""
+    base = f"{timestamp()}_{pair_name(photo, motion)}"
+    path, number = folder / f"{base}{suffix}", 1
+    while path.exists() or path.with_suffix(".json").exists():
+        number += 1
+        path = folder / f"{base}_{number}{suffix}"
+    return path
+
+
+def file_name(path: Any) -> str:
+    """Last part of a path of any system, which may be text; empty for what is no path."""
+    return re.split(r"[/\\]", str(path))[-1] if isinstance(path, (str, Path)) else ""
+
+
+def without_folders(text: str, *files: Path | str | None) -> str:
+    """``text`` with uploads named as the visitor knows them, not by where the program keeps them."""
+    for file in filter(None, files):
+        text = text.replace(str(file), Path(file).name)
+    return text

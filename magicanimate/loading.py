@@ -1,4 +1,4 @@
-"""Reading a checkpoint's pipeline into the computer's memory."""
+"""Reads a pipeline into the computer's memory, and its text encoder only when somebody writes a prompt."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from safetensors import SafetensorError, safe_open
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
-from magicanimate.loading_lock import LOADING
-from magicanimate.memory.need import DENOISERS
-from magicanimate.memory.placing import store_in_eight_bits
-from magicanimate.memory.profiles import MemoryProfile
+from magicanimate.importing import LOADING, without_collection
+from magicanimate.memory.placement import store_in_eight_bits
+from magicanimate.memory.profiles import DENOISERS, MemoryProfile
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.quick_start import without_collection
 
 
 def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicAnimatePipeline:
@@ -111,3 +109,29 @@ def _dtype_argument() -> str:
 def _first_line(error: Exception) -> str:
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return line.partition(". ")[0].rstrip(".")[:200]  # what follows is for programmers
+
+
+def add_text_encoder(pipe: MagicAnimatePipeline, folder: Path, *, device: str, dtype: torch.dtype) -> None:
+    """Give a pipeline the text encoder and tokenizer of its folder; once is enough.
+
+    Raises:
+        InputError: the checkpoint has none (the mini), or its files cannot be read.
+    """
+    if pipe.text_encoder is not None:
+        return
+    index = read_model_index(folder)
+    parts = index.get("text_encoder")
+    if not (isinstance(parts, list) and parts and parts[0]):
+        raise InputError(
+            f"The checkpoint {index['kind']!r} understands no text; leave prompt and negative prompt empty."
+        )
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    try:
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"The text encoder in {folder} cannot be read ({type(error).__name__}); convert it again."
+        ) from error
+    pipe.register_modules(text_encoder=encoder.to(device), tokenizer=tokenizer)

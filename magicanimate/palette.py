@@ -42,6 +42,7 @@ PALETTE = np.array(
     dtype=np.uint8,
 )
 """RGB of every label, uint8 (25, 3)."""
+
 PALETTE.setflags(write=False)
 
 BACKGROUND: tuple[int, int, int] = (68, 1, 84)
@@ -107,6 +108,7 @@ FLIP_PERMUTATION = np.array(
     [0, 1, 2, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15, 18, 17, 20, 19, 22, 21, 24, 23], dtype=np.uint8
 )
 """Label of the mirrored body: ``FLIP_PERMUTATION[labels[:, ::-1]]`` is the mirrored map."""
+
 FLIP_PERMUTATION.setflags(write=False)
 
 _AMBIGUOUS = 255

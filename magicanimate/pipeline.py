@@ -21,22 +21,20 @@ from diffusers.utils import BaseOutput
 from magicanimate.acceleration.attention_backend import InstalledAttention
 from magicanimate.acceleration.control_cache import KeptEmbeddings
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
-from magicanimate.acceleration.layers import accelerated
-from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.process_group import ProcessGroup
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError
-from magicanimate.memory.out_of_memory import OutOfMemoryFallback, remember
+from magicanimate.layers import WindowWatch, accelerated, raise_if_stopped, stopping_between_blocks
+from magicanimate.memory.placement import OutOfMemoryFallback, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
-from magicanimate.presets import Approximations
 from magicanimate.sampling import Networks, denoise, paper_networks
-from magicanimate.watching import WindowWatch, raise_if_stopped, stopping_between_blocks
 from magicanimate.windows import WindowPlan
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Turns counts of work done into progress with the time left."""
+"""Progress: the stages of the work in words, how long each takes, and the time left."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ import time
 from typing import Any
 
 from magicanimate.config import OnProgress, Progress
+
+STAGES = {
+    "wait": "waiting for other work",
+    "load": "loading the network",
+    "download": "downloading the weights",
+    "convert": "converting the weights",
+    "edit": "editing the video",
+    "read": "reading photo and clip",
+    "encode": "encoding the photo",
+    "denoise": "denoising",
+    "decode": "writing frames",
+    "detect": "finding people",
+    "write": "writing frames",
+}
+MAKE_CLIP, CORRECT_COLOURS = "Make a DensePose clip", "Correct the colours"
+REMEDIES = {"ordinary": f"“{MAKE_CLIP}”", "recolourable": f"“{CORRECT_COLOURS}”"}
+"""Buttons of the page that make a clip that animates, by what the clip is."""
+
+STAGES_IN_BYTES = ("download", "convert")
 
 
 class ProgressMeter:
@@ -50,3 +69,20 @@ class ProgressMeter:
             spent = time.monotonic() - self._began
             self.seconds[self._stage] = round(self.seconds.get(self._stage, 0.0) + spent, 3)
             self._stage = ""
+
+
+def time_left(seconds: float | None) -> str:
+    """``75.2`` -> "1:15 left"; empty while unknown."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{clock} left"
+
+
+def duration(seconds: float) -> str:
+    """A rough time for people: "8 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

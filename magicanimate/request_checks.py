@@ -1,14 +1,16 @@
-"""What of a request can be refused before anything is loaded."""
+"""What of a request can be refused before anything is loaded, and the names of what it writes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from magicanimate.acceleration.options import Approximations
 from magicanimate.config import SIDE_MULTIPLE, AnimationRequest, MediaLimits
 from magicanimate.errors import InputError
-from magicanimate.files import shortened
-from magicanimate.presets import Approximations
+from magicanimate.files import shortened, write_json
 
 MOST_TIMES_OWN_AREA = 16
 """Pixels of a result by those that the checkpoint was trained at; beyond, nobody would be recognised."""
@@ -103,7 +105,6 @@ def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> N
         InputError: see `magicanimate.media.outputs.check_output`.
     """
     from magicanimate.media.outputs import check_file_output, check_output, is_our_json
-    from magicanimate.media.settings_file import settings_path
 
     inputs = [request.photo, request.motion, request.keypoints]
     if config is not None and not is_our_json(config):
@@ -113,3 +114,31 @@ def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> N
     check_file_output(settings_path(request.output), is_our_json, **how)
     if request.side_by_side:
         check_output(side_by_side_path(request.output), **how)
+
+
+def settings_path(output: Path | str) -> Path:
+    """Where the settings of an output go: ``dance.mp4`` and the folder ``dance`` have ``dance.json``."""
+    return Path(output).with_suffix(".json")
+
+
+def write_settings(output: Path | str, settings: Mapping[str, Any]) -> Path:
+    """Write settings beside an output, whole or not at all.
+
+    Args:
+        output: the video file or folder of frames.
+        settings: JSON-ready values; paths become strings.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    path = settings_path(output)
+    try:
+        write_json(path, settings)
+    except OSError as error:
+        raise InputError(
+            f"The settings {path} cannot be written ({error.strerror}); choose another place."
+        ) from error
+    return path

@@ -1,4 +1,4 @@
-"""Writes what was animated: the video, the side-by-side strip if wanted, and the JSON with every setting."""
+"""Writes a result: the video, the side-by-side strip if wanted, and the JSON with every setting."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from magicanimate.config import AnimationRequest, AnimationResult
 from magicanimate.files import encode_json
 from magicanimate.media.prepare import PreparedMedia
-from magicanimate.media.settings_file import settings_path
-from magicanimate.media.side_by_side import side_by_side
 from magicanimate.media.writer import VideoWriter, close_together
 from magicanimate.progress import ProgressMeter
 from magicanimate.provenance.signing import Claim, Seal
-from magicanimate.request_checks import side_by_side_path
+from magicanimate.request_checks import settings_path, side_by_side_path
+
+_SEPARATOR = 4
+"""Pixels between the pictures; even, as H.264 wants even widths."""
+
+_SEPARATOR_COLOUR = (255, 255, 255)
 
 
 def write_result(
@@ -92,3 +96,25 @@ def _outputs(request: AnimationRequest, media: PreparedMedia, strip: Path | None
     if strip is not None:
         outputs.append((strip, side_by_side(media.photo, media.control[0], media.photo).shape[1]))
     return outputs
+
+
+def side_by_side(photo: np.ndarray, motion: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """Put three pictures in a row, each scaled to the height of the result with its own aspect.
+
+    Args:
+        photo, motion, result: uint8 (h, w, 3), of any sizes.
+
+    Returns:
+        uint8 (height of the result, sum of the widths and two separators, 3).
+    """
+    height = result.shape[0]
+    line = np.empty((height, _SEPARATOR, 3), dtype=np.uint8)
+    line[:] = _SEPARATOR_COLOUR
+    return np.concatenate([_at_height(photo, height), line, _at_height(motion, height), line, result], axis=1)
+
+
+def _at_height(frame: np.ndarray, height: int) -> np.ndarray:
+    if frame.shape[0] == height:
+        return frame
+    width = max(1, round(frame.shape[1] * height / frame.shape[0]))
+    return np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))

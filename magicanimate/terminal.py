@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from magicanimate.config import Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import remove_unfinished
-from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left
+from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
 
 if TYPE_CHECKING:
     from types import FrameType

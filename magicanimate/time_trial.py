@@ -15,7 +15,7 @@ import numpy as np
 from magicanimate.config import ShouldStop
 
 if TYPE_CHECKING:
-    from magicanimate.memory.out_of_memory import OutOfMemoryFallback
+    from magicanimate.memory.placement import OutOfMemoryFallback
     from magicanimate.pipeline import MagicAnimatePipeline
 
 WINDOW = 16  # frames, as many as a window has by default

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from magicanimate.config import AnimationRequest
-from magicanimate.media.settings_file import write_settings
-from magicanimate.media.side_by_side import side_by_side
 from magicanimate.media.writer import VideoWriter
-from magicanimate.request_checks import side_by_side_path
+from magicanimate.request_checks import side_by_side_path, write_settings
+from magicanimate.result_writer import side_by_side
 from magicanimate.webui.gallery.results import StoredResult, result_of
 
 

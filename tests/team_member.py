@@ -10,7 +10,7 @@ import torch
 
 from magicanimate.acceleration.process_group import join_process_group
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.memory.out_of_memory import OutOfMemoryFallback
+from magicanimate.memory.placement import OutOfMemoryFallback
 from magicanimate.memory.profiles import profiles_for
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan

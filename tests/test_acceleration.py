@@ -15,10 +15,9 @@ from magicanimate.acceleration import control_cache
 from magicanimate.acceleration.attention_backend import attention_problem
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.guidance import down_path_once
-from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.errors import Cancelled
 from magicanimate.pipeline import MagicAnimatePipeline
-from magicanimate.presets import Approximations
 from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames
 from tests.golden_cases import tiny_pipeline

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from magicanimate.acceleration.options import Approximations
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import Progress
 from magicanimate.errors import InputError
-from magicanimate.presets import Approximations
+from magicanimate.files import new_output
 from magicanimate.webui import server, views
 from magicanimate.webui.animate.form import OWN_SCHEDULER, request_of
 from magicanimate.webui.jobs.animators import Animators, checkpoint_name
 from magicanimate.webui.page import Page, find_examples
 from magicanimate.webui.studio import FULL_DEFAULTS, Studio
-from magicanimate.wording import new_output
 from tests.inputs import write_motion, write_photo
 
 

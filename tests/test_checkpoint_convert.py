@@ -177,7 +177,7 @@ def test_prompt_where_diffusers_was_imported_without_transformers(converted, tmp
     photo, motion = inputs.write_photo(tmp_path / "me.png"), inputs.write_motion(tmp_path / "dance.mp4", 2)
     script = f"""
 from pathlib import Path
-from magicanimate.quick_start import import_diffusers
+from magicanimate.importing import import_diffusers
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 import_diffusers()

@@ -20,7 +20,7 @@ from magicanimate.cli.main import main
 from magicanimate.cli.parser import build_parser
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
-from magicanimate.wording import time_left
+from magicanimate.progress import time_left
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
 

@@ -273,7 +273,7 @@ LISTED = {
     # the one place for weights; the two others read headers and single tensors of our own checkpoints
     "magicanimate.checkpoints.reading": {"safetensors.safe_open", "torch.load"},
     "magicanimate.loading": {"safetensors.safe_open"},
-    "magicanimate.memory.need": {"safetensors.safe_open"},
+    "magicanimate.memory.profiles": {"safetensors.safe_open"},
     "densepose_tools.weights": {"safetensors.safe_open"},
     # writers of a kind of file each, to a temporary name that takes the target's place in the end
     "magicanimate.media.encoders": {"av.open", "save"},

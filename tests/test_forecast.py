@@ -155,7 +155,7 @@ def test_a_time_trial_tells_the_time_before_the_first_animation(values, tmp_path
 
 def settings_of(values, tmp_path, *, num_frames: int) -> dict:
     """What the file beside a result of these values would hold."""
-    from magicanimate.presets import completed
+    from magicanimate.acceleration.options import completed
 
     request = completed(request_of(values, tmp_path / "x.mp4"), steps=MINI.num_inference_steps)
     ran = {"model": "mini", "device": "cpu", "dtype": "float32", "num_frames": num_frames}
@@ -239,7 +239,7 @@ def test_memory_is_told_only_where_it_is_short(values, tmp_path, tiny_model, mon
 
     animator.load()
     assert "Memory" not in text()
-    monkeypatch.setattr("magicanimate.memory.networks.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("magicanimate.memory.placement.available_bytes", lambda device: 1000)
     assert "Memory may be short" in text() and "Choose a smaller size" in text()
 
 

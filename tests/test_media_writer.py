@@ -19,9 +19,9 @@ from magicanimate.errors import InputError
 from magicanimate.media.file_metadata import PATHS
 from magicanimate.media.motion import open_motion
 from magicanimate.media.outputs import PROGRAM, check_output
-from magicanimate.media.settings_file import write_settings
-from magicanimate.media.side_by_side import side_by_side
 from magicanimate.media.writer import VideoWriter, read_metadata
+from magicanimate.request_checks import write_settings
+from magicanimate.result_writer import side_by_side
 from tests.media_files import number_of, numbered, part_maps, write_output
 
 KINDS = ["out.mp4", "out.webm", "out.gif", "out"]

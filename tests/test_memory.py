@@ -15,14 +15,20 @@ from PIL import Image
 
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
+from magicanimate.device import available_bytes, is_out_of_memory
 from magicanimate.errors import InputError
 from magicanimate.media.writer import VideoWriter
-from magicanimate.memory import networks
-from magicanimate.memory.available import available_bytes, is_out_of_memory
-from magicanimate.memory.need import Footprint, Work, choose_profile, needed_bytes
-from magicanimate.memory.out_of_memory import OutOfMemoryFallback
-from magicanimate.memory.placing import EIGHT_BIT, bytes_on, place
-from magicanimate.memory.profiles import MemoryProfile, profile_named, profiles_for
+from magicanimate.memory import placement
+from magicanimate.memory.placement import EIGHT_BIT, OutOfMemoryFallback, bytes_on, place
+from magicanimate.memory.profiles import (
+    Footprint,
+    MemoryProfile,
+    Work,
+    choose_profile,
+    needed_bytes,
+    profile_named,
+    profiles_for,
+)
 from magicanimate.models.autoencoder import decode_scaled, encode_scaled, set_sliced
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
@@ -300,7 +306,7 @@ def test_animator_with_a_profile_of_other_devices(tiny_model):
 
 def test_networks_are_read_again_when_there_is_more_memory(tiny_model, request_, monkeypatch):
     free = {"bytes": 0}
-    monkeypatch.setattr(networks, "available_bytes", lambda device: free["bytes"])
+    monkeypatch.setattr(placement, "available_bytes", lambda device: free["bytes"])
     animator = Animator(tiny_model, device="cpu")
     assert animator.animate(request_).settings["memory"] == "tight"
     assert animator._pipe.unet.conv_in.weight.dtype == EIGHT_BIT

@@ -17,9 +17,8 @@ from magicanimate.cli.main import main
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.media.outputs import check_output
-from magicanimate.media.settings_file import write_settings
 from magicanimate.media.writer import VideoWriter, close_together
-from magicanimate.request_checks import check_outputs
+from magicanimate.request_checks import check_outputs, write_settings
 from tests.inputs import write_motion, write_photo
 from tests.media_files import write_output
 

@@ -10,11 +10,10 @@ import torch
 
 from magicanimate.acceleration import deep_cache
 from magicanimate.acceleration.deep_cache import surface
-from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.acceleration.options import Approximations, OptimizationConfig, completed, speed_preset
 from magicanimate.cli.parser import build_parser
 from magicanimate.config import PRESETS, AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.presets import Approximations, completed, speed_preset
 from magicanimate.request_checks import check_request
 from tests.golden_cases import tiny_pipeline
 from tests.rounding import assert_same_but_for_rounding

@@ -24,12 +24,18 @@ from diffusers import (
 from benchmarks.flops import build_pipeline
 from benchmarks.pretended_gpu import MASKED, PretendedGPU, footprint
 from densepose_tools.rcnn.network import DensePoseRCNN
-from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.memory.need import CUDA, OVERHEAD, Work, needed_bytes
-from magicanimate.memory.out_of_memory import OutOfMemoryFallback
-from magicanimate.memory.profiles import DECODED_AT_ONCE, TILE, profile_named
+from magicanimate.acceleration.options import Approximations, OptimizationConfig
+from magicanimate.memory.placement import OutOfMemoryFallback
+from magicanimate.memory.profiles import (
+    CUDA,
+    DECODED_AT_ONCE,
+    OVERHEAD,
+    TILE,
+    Work,
+    needed_bytes,
+    profile_named,
+)
 from magicanimate.models.autoencoder import set_sliced
-from magicanimate.presets import Approximations
 from magicanimate.sampling import Networks, denoise
 from magicanimate.windows import WindowPlan
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from magicanimate.quick_start import without_collection
+from magicanimate.importing import without_collection
 from tests.conftest import ROOT
 
 START = """
 import sys
-from magicanimate.quick_start import import_diffusers
+from magicanimate.importing import import_diffusers
 from magicanimate.animator import Animator
 import_diffusers()
 animator = Animator({model!r}, device="cpu")

@@ -2,5 +2,5 @@
 
 Most take `Networks` and return them with one function replaced; `MagicAnimatePipeline` puts them together.
 The exact ones (`options.OptimizationConfig`) give the same result within rounding; the approximations are
-`magicanimate.presets.Approximations`.
+`magicanimate.acceleration.options.Approximations`.
 """

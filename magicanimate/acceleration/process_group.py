@@ -16,8 +16,8 @@ from dataclasses import replace
 import torch
 from torch import distributed
 
+from magicanimate.device import is_out_of_memory
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.memory.available import is_out_of_memory
 from magicanimate.sampling import Bank, Networks, Window
 
 # What a process tells the others after each round; the largest counts.

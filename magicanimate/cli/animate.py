@@ -13,10 +13,10 @@ from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
 from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
 from magicanimate.errors import InputError
-from magicanimate.quick_start import import_diffusers
+from magicanimate.files import timestamp
+from magicanimate.importing import import_diffusers
 from magicanimate.request_checks import check_inputs, check_outputs, check_request
 from magicanimate.terminal import ProgressBar, say, stop_on_interrupt
-from magicanimate.wording import timestamp
 
 
 def run(args: argparse.Namespace) -> None:

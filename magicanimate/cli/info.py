@@ -70,9 +70,8 @@ def gather(device: str | None = None) -> dict[str, Any]:
 def _profile(model: ModelInfo, device: Device) -> dict[str, str] | None:
     """The memory profile that a checkpoint would begin with at its own size, and why; ``None`` if broken."""
     from magicanimate.checkpoints.disk import model_index
-    from magicanimate.memory.available import available_bytes
-    from magicanimate.memory.need import Footprint, Work, choose_profile
-    from magicanimate.memory.profiles import AUTO
+    from magicanimate.device import available_bytes
+    from magicanimate.memory.profiles import AUTO, Footprint, Work, choose_profile
 
     try:
         footprint = Footprint.of(model.path)

@@ -7,12 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from magicanimate import __version__
-from magicanimate.acceleration.options import ATTENTION
+from magicanimate.acceleration.options import ATTENTION, COMPILE
 from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
-from magicanimate.wording import COMPILE
 
 _ANIMATE_EXAMPLES = """\
 examples:

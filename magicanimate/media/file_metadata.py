@@ -11,10 +11,9 @@ from typing import Any
 import av
 
 from magicanimate.errors import InputError
-from magicanimate.files import parse_json
+from magicanimate.files import file_name, parse_json
 from magicanimate.media.photo import open_picture
 from magicanimate.media.video_file import open_container
-from magicanimate.wording import file_name
 
 PNG_KEY = "magicanimate"
 """Keyword of the text chunk in png frames; other files have the JSON as their comment."""

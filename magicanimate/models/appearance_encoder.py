@@ -26,6 +26,7 @@ from magicanimate.palette import PALETTE
 MAP_GAIN = 4.0
 """Factor of the label shares in the encoder's input. As they are, mostly 0, they would be hardly heard beside
 16 channels of unit variance."""
+
 SELF_ATTENTION = ".attn1"
 
 

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate import __version__
-from magicanimate.digest import sha256_of
 from magicanimate.errors import InputError
-from magicanimate.files import partial_path, remove
+from magicanimate.files import file_name, partial_path, remove, sha256_of
 from magicanimate.provenance.certificate import Identity, load_identity
-from magicanimate.wording import file_name
 
 log = logging.getLogger(__name__)
 

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 from densepose_tools import ENGINES
 from densepose_tools.engine_choice import EngineChoice
 from magicanimate import ASSETS, __version__
+from magicanimate.acceleration.options import COMPILE
 from magicanimate.config import MediaLimits, ShouldStop
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
+from magicanimate.importing import import_diffusers, without_collection
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
-from magicanimate.quick_start import import_diffusers, without_collection
 from magicanimate.scratch import FOLDER_VARIABLE, Scratch
 from magicanimate.terminal import INTERRUPTED, STOP_SIGNALS, exit_status, stop_on_interrupt
 from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
-from magicanimate.wording import COMPILE
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -20,6 +20,7 @@ from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import without_folders
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
 from magicanimate.scratch import PER_VISITOR, room_in_all, temporary_folder
@@ -43,7 +44,6 @@ from magicanimate.webui.jobs.files import link_or_copy
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.motion_steps import sweep, take_steps
 from magicanimate.webui.jobs.queue import JobQueue
-from magicanimate.wording import without_folders
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import Progress
 from magicanimate.errors import InputError
+from magicanimate.files import without_folders
+from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.moving_picture import encode_webp
 from magicanimate.webui.jobs.watch import PlacedJob
-from magicanimate.wording import STAGES, STAGES_IN_BYTES, time_left, without_folders
 
 if TYPE_CHECKING:
     from densepose_tools.one_click import MadeMotion

@@ -16,13 +16,14 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.device import Device
 from magicanimate.errors import InputError
+from magicanimate.files import without_folders
 from magicanimate.media.motion import open_motion
+from magicanimate.progress import duration
 from magicanimate.request_checks import check_request
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.webui.animate.form_values import check_values, request_of
 from magicanimate.webui.animate.pace import Work, estimate
-from magicanimate.wording import duration, without_folders
 
 Level = Literal["good", "note", "warning", "error"]
 

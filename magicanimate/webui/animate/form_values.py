@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from magicanimate.acceleration.options import completed
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest, multiples_beside
 from magicanimate.errors import InputError
-from magicanimate.presets import completed
+from magicanimate.files import new_output
 from magicanimate.webui.animate.sizes import CUSTOM, OWN, size_choices
-from magicanimate.wording import new_output
 
 LARGEST_SEED = 2**31 - 1
 MOST_SEEDS = 8
@@ -31,6 +31,7 @@ SCHEDULERS = (
 FILES = ("photo", "motion", "keypoints")
 MOTION_STEPS = ("people", "fit_dancer", "speed", "mirror", "boomerang")
 """Settings of what happens to the clip before it animates, see `magicanimate.webui.jobs.motion_steps`."""
+
 PEOPLE = ("largest", "all", "point")
 LABELS = {
     "seed": "Seed",
@@ -68,6 +69,7 @@ LABELS = {
     "negative_prompt": "Negative prompt",
 }
 """What the page calls the settings."""
+
 _ZERO_MEANS_NONE = ("end", "fps")
 
 

@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from magicanimate.acceleration.options import Approximations
 from magicanimate.files import read_json_object
-from magicanimate.presets import Approximations
 from magicanimate.windows import WindowPlan
 
 _NEWEST = 60

@@ -11,6 +11,8 @@ import gradio as gr
 
 from magicanimate.config import AnimationResult, Progress
 from magicanimate.errors import InputError
+from magicanimate.files import file_name
+from magicanimate.progress import duration
 from magicanimate.webui import views
 from magicanimate.webui.animate.form import choice_name
 from magicanimate.webui.animate.form_values import LABELS
@@ -19,7 +21,6 @@ from magicanimate.webui.following import followed
 from magicanimate.webui.gallery.export import KINDS, export
 from magicanimate.webui.gallery.player import file_url, player
 from magicanimate.webui.gallery.results import StoredResult, result_of
-from magicanimate.wording import duration, file_name
 
 _KIND_NAMES = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "frames": "Frames (zip)"}
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.errors import InputError
-from magicanimate.files import Unreadable, read_json
+from magicanimate.files import Unreadable, file_name, read_json
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.gallery.export import EXPORTED_FROM
 from magicanimate.webui.gallery.results import LARGEST_SETTINGS, StoredResult
-from magicanimate.wording import file_name
 
 SUFFIXES = (".json", ".mp4", ".webm", ".gif", ".png")
 

@@ -47,7 +47,7 @@ class SettingPresets:
         Raises:
             InputError: the name is empty, too long or taken, or the folder cannot be written to.
         """
-        from magicanimate.media.settings_file import write_settings
+        from magicanimate.request_checks import write_settings
 
         name = _tidy(name)
         if not overwrite and self._file(name).exists():

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from magicanimate.files import file_name
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.results import StoredResult
 from magicanimate.webui.security.file_keys import key_of
-from magicanimate.wording import file_name
 
 RESULTS_STYLE = STATIC / "results.css"
 _PLAYED = (".mp4", ".webm")

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.errors import InputError
-from magicanimate.files import Unreadable, read_json
+from magicanimate.files import Unreadable, file_name, read_json
 from magicanimate.request_checks import side_by_side_path
-from magicanimate.wording import file_name
 
 EXPORT_SUFFIXES = (".mp4", ".webm", ".gif", "_frames.zip")
 """What a result may have beside it under its own name."""

@@ -17,11 +17,11 @@ from magicanimate.config import (
     ShouldStop,
 )
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.files import write_bytes
+from magicanimate.files import new_output, pair_name, without_folders, write_bytes
+from magicanimate.progress import duration
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.gallery.moving_picture import encode_webp
 from magicanimate.webui.jobs.job import Made
-from magicanimate.wording import duration, new_output, pair_name, without_folders
 
 ANIMATE = "animate"
 """The kind of these jobs."""

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from magicanimate.digest import sha256_of
 from magicanimate.errors import InputError
-from magicanimate.files import read_json, whole_file, write_json
+from magicanimate.files import read_json, sha256_of, whole_file, write_json
 from magicanimate.webui.gallery.results import LARGEST_SETTINGS
 from magicanimate.webui.jobs.job import Job
 

@@ -21,8 +21,8 @@ from densepose_tools.one_click import Wish, examine, make_motion
 from densepose_tools.tracking import PersonAt
 from densepose_tools.treatment import Treatment
 from magicanimate.config import AnimationRequest, MediaLimits, OnProgress, Progress, ShouldStop
-from magicanimate.digest import sha256_of
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import sha256_of
 
 FOLDER = ".motions"
 """In the folder of results: what the steps have made."""

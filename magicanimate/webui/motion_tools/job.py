@@ -11,10 +11,10 @@ import gradio as gr
 from densepose_tools.one_click import MadeMotion, Wish
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.studio import Studio
-from magicanimate.wording import without_folders
 
 
 class MotionJob:

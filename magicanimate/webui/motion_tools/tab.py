@@ -13,6 +13,7 @@ from densepose_tools.one_click import MadeMotion, wish_of
 from densepose_tools.pointing import picture_at, with_mark
 from densepose_tools.treatment import Treatment
 from magicanimate.errors import InputError
+from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.motion_panel import MotionPanel
@@ -20,7 +21,6 @@ from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.motion_tools.figures import figures
 from magicanimate.webui.motion_tools.job import MotionJob
 from magicanimate.webui.studio import Studio
-from magicanimate.wording import without_folders
 
 MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
 

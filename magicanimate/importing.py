@@ -1,7 +1,7 @@
-"""A quicker start: leaving out what a program does not need before its networks are there.
+"""Importing diffusers: one thread at a time, and without what this program does not need of it.
 
 diffusers imports transformers and torchvision wherever they are installed, for pipelines that are not used
-here. Together with Python's looking for garbage among all the new objects that is a third of the time until
+here. Together with Python's garbage collection among all the new objects that is a third of the time until
 the mini is ready. Nothing heavy is imported here.
 """
 
@@ -10,9 +10,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+import threading
 from collections.abc import Iterator
 
-from magicanimate.loading_lock import LOADING
+LOADING = threading.RLock()
+"""Held by the one thread that imports diffusers, or reads networks with it.
+
+diffusers fills its modules when they are first asked for, and a second thread that asks meanwhile finds them
+half full ("cannot import name ..."). While it reads a network, torch's modules are changed to make no weights
+(accelerate's ``init_empty_weights``), and one that another thread makes meanwhile would have none.
+"""
 
 _UNUSED = ("transformers", "torchvision")
 
@@ -21,7 +28,7 @@ def import_diffusers() -> None:
     """Import diffusers, if that has not happened yet, as where transformers and torchvision are missing.
 
     It stays so in this process, so only a program calls this, not a library: pipelines with a text encoder
-    must be given one (`magicanimate.text` does), as diffusers loads none. Both libraries can be imported
+    must be given one (`magicanimate.loading` does), as diffusers loads none. Both libraries can be imported
     afterwards as ever.
     """
     with LOADING:

@@ -1,0 +1,322 @@
+"""A checkpoint's networks on a device: placed as a memory profile says, and again when memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+
+from magicanimate.acceleration.compiled import compile_blocks, compiler_problem, undo_compilation
+from magicanimate.acceleration.options import OptimizationConfig
+from magicanimate.acceleration.process_group import ProcessGroup
+from magicanimate.device import Device, available_bytes, empty_cache, is_out_of_memory
+from magicanimate.errors import InputError
+from magicanimate.memory.profiles import (
+    AUTO,
+    DENOISERS,
+    TILE,
+    Footprint,
+    MemoryProfile,
+    Work,
+    choose_profile,
+    profile_named,
+    profiles_for,
+)
+from magicanimate.models.autoencoder import set_sliced
+
+EIGHT_BIT = torch.float8_e4m3fn
+log = logging.getLogger(__name__)
+OnFallback = Callable[[str], None]
+
+
+def place(
+    pipe: DiffusionPipeline, profile: MemoryProfile, *, device: str, before: MemoryProfile | None = None
+) -> None:
+    """Move and prepare the networks.
+
+    Args:
+        pipe: has `DENOISERS` and "vae" among its components.
+        profile: how.
+        device: where they compute.
+        before: the profile that they are prepared for already; not one that ``profile`` undoes.
+
+    Raises:
+        ValueError: ``profile`` undoes what was done for ``before``.
+    """
+    if before is not None and profile.undoes(before):
+        raise ValueError(f"networks placed for {before.name!r} must be loaded again for {profile.name!r}")
+    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    for name in networks.keys() & set(DENOISERS):
+        if not profile.compilable:
+            undo_compilation(networks[name])
+        if profile.eight_bit:
+            store_in_eight_bits(networks[name])
+        if profile.offload and not (before and before.offload):
+            # Without a stream: those that fetch the next block early learn the order in the first forward
+            # and want every block in it once, but the up blocks run once for each guidance half.
+            networks[name].enable_group_offload(torch.device(device), num_blocks_per_group=1)
+    for name, network in networks.items():
+        if not (profile.offload and name in DENOISERS):
+            network.to(device)
+    set_sliced(networks["vae"], TILE if profile.sliced else None)
+
+
+def compile_denoisers(pipe: DiffusionPipeline) -> None:
+    """Compile the blocks of the networks that run in every step."""
+    blocks = sum(compile_blocks(pipe.components[name]) for name in DENOISERS if pipe.components.get(name))
+    log.info("torch.compile: %d blocks, compiled when they first run", blocks)
+
+
+def bytes_on(pipe: DiffusionPipeline, device: str) -> int:
+    """Bytes of the pipeline's weights that are on a device."""
+    wanted = torch.device(device)
+    return sum(
+        parameter.nbytes
+        for part in pipe.components.values()
+        if isinstance(part, torch.nn.Module)
+        for parameter in part.parameters()
+        if parameter.device.type == wanted.type and wanted.index in (None, parameter.device.index)
+    )
+
+
+def store_in_eight_bits(network: ModelMixin) -> None:
+    """Keep the weights of linear layers and convolutions as float8; they compute as before."""
+    if not any(parameter.dtype == EIGHT_BIT for parameter in network.parameters()):
+        network.enable_layerwise_casting(EIGHT_BIT, compute_dtype=network.dtype)
+
+
+class OutOfMemoryFallback:
+    """The profile an animation runs with and those below it.
+
+    Args:
+        pipe: the pipeline whose networks are placed; without one, or without a profile, running out of
+            memory is an error.
+        profile: where to begin.
+        device: "cuda:1", "cpu", ...
+        placed: the profile that the networks are placed for; they must be placed for one before they run.
+        steps: the profiles from roomy to tight, by default those of the device.
+        group: processes that step down together; their networks are alike.
+        on_fallback: told in a sentence that memory ran out and how it goes on.
+
+    Attributes:
+        profile: the present one, ``None`` if there is none.
+        placed: the profile that the networks are placed for.
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline | None = None,
+        profile: MemoryProfile | None = None,
+        *,
+        device: str = "cpu",
+        placed: MemoryProfile | None = None,
+        steps: list[MemoryProfile] | None = None,
+        group: ProcessGroup | None = None,
+        on_fallback: OnFallback | None = None,
+    ):
+        self._group = group or ProcessGroup()
+        self.profile, self.placed = profile, placed
+        self._pipe, self._device = pipe, device
+        self._on_descent = on_fallback or (lambda _: None)
+        steps = profiles_for(device) if steps is None else steps
+        self._below = steps[steps.index(profile) + 1 :] if pipe is not None and profile is not None else []
+
+    def arrange(self, optimization: OptimizationConfig) -> OptimizationConfig:
+        """``optimization`` as the present profile wants it."""
+        return optimization if self.profile is None else self.profile.arrange(optimization)
+
+    def leave_group(self) -> None:
+        """From now on this process works, and steps down, by itself."""
+        self._group = ProcessGroup()
+
+    def place(self) -> None:
+        """Place the networks for the present profile, or for the first one below that they fit in.
+
+        Raises:
+            torch.OutOfMemoryError, MemoryError, RuntimeError: they fit in none.
+        """
+        for attempt in self.attempts():
+            with attempt, self._group.in_round():
+                place(self._pipe, self.profile, device=self._device, before=self.placed)
+                self.placed = self.profile
+
+    def attempts(self) -> Iterator[Attempt]:
+        """Attempts at a piece of work, as many as are needed: ``for a in attempts(): with a: work()``.
+
+        An attempt that runs out of memory ends silently, and another one follows with the next profile. On
+        the last profile, and for every other reason, the error leaves the ``with``.
+        """
+        while True:
+            attempt = Attempt(may_fail=bool(self._below))
+            yield attempt
+            if not attempt.failed:
+                return
+            self._descend()
+
+    def _descend(self) -> None:
+        """Free what the failed attempt held, which its traceback kept alive until now; next profile."""
+        self._release()
+        before, self.profile = self.profile, self._below.pop(0)
+        sentence = (
+            f"Out of memory on {self._device} with the profile {before.name!r}; "
+            f"going on with {self.profile.name!r} ({self.profile.summary})."
+        )
+        log.warning(sentence)
+        self._on_descent(sentence)
+        if self.placed is not None:
+            self.place()
+            self._release()
+
+    def _release(self) -> None:
+        gc.collect()
+        empty_cache(self._device)
+
+
+class Attempt:
+    """One try of `OutOfMemoryFallback.attempts`.
+
+    Attributes:
+        failed: whether it ran out of memory.
+    """
+
+    def __init__(self, *, may_fail: bool):
+        self._may_fail, self.failed = may_fail, False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error: BaseException | None, traceback) -> bool:
+        self.failed = self._may_fail and is_out_of_memory(error)
+        return self.failed
+
+
+def remember(scheduler, generator: torch.Generator) -> Callable[[], None]:
+    """A function that puts scheduler and generator back to where they are now.
+
+    Multistep solvers keep predictions of earlier steps in lists that they change in place; the tensors
+    themselves are not changed.
+    """
+    kept = {
+        name: list(value) if isinstance(value, list) else value for name, value in vars(scheduler).items()
+    }
+    random = generator.get_state()
+
+    def put_back() -> None:
+        vars(scheduler).clear()
+        vars(scheduler).update(
+            {name: list(value) if isinstance(value, list) else value for name, value in kept.items()}
+        )
+        generator.set_state(random)
+
+    return put_back
+
+
+class PlacedNetworks:
+    """A pipeline and the memory profile that it is placed for.
+
+    Args:
+        read: reads the pipeline into the computer's memory for a profile; again when one cannot be taken
+            back.
+        folder: of the checkpoint.
+        device: where the networks compute.
+        wish: "auto" or a profile's name.
+        group: the processes of the animation.
+        compile: compile blocks of the networks, where the profile and the machine allow it.
+
+    Attributes:
+        pipe: the pipeline, ``None`` before `prepare`.
+
+    Raises:
+        InputError: the device has no such profile.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[MemoryProfile], DiffusionPipeline],
+        folder: Path,
+        device: Device,
+        *,
+        wish: str,
+        group: ProcessGroup,
+        compile: bool = False,
+    ):
+        if wish != AUTO:
+            profile_named(wish, device.name)
+        self._read, self._device, self._wish, self._group = read, device, wish, group
+        self._compile, self._compiled = compile, False
+        self._footprint = Footprint.of(folder)
+        self._fallback: OutOfMemoryFallback | None = None
+        self.pipe: DiffusionPipeline | None = None
+
+    def prepare(self, work: Work, *, on_fallback: OnFallback | None = None) -> OutOfMemoryFallback:
+        """Place the networks for some work.
+
+        Args:
+            work: how much will be animated.
+            on_fallback: see `OutOfMemoryFallback`.
+
+        Raises:
+            InputError: the networks do not fit.
+        """
+        profile = self._choose(work)
+        before = self._fallback.placed if self._fallback is not None else None
+        if before is None or profile.undoes(before):
+            self._fallback = self.pipe = before = None  # frees them first
+            self.pipe, self._compiled = self._read(profile), False
+        self._fallback = OutOfMemoryFallback(
+            self.pipe,
+            profile,
+            device=self._device.name,
+            placed=before,
+            group=self._group,
+            on_fallback=on_fallback,
+        )
+        try:
+            self._fallback.place()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(f"The memory of {self._device.name} does not hold the networks.") from error
+        if self._compile and not self._compiled:
+            self._compile_blocks(self._fallback.placed)
+        return self._fallback
+
+    def _compile_blocks(self, profile: MemoryProfile) -> None:
+        """Compile once, or say why not."""
+        if not profile.compilable:
+            log.warning(
+                "--compile has no effect with the memory profile %s, whose weights come and go; "
+                "going on without it.",
+                profile.name,
+            )
+        elif problem := compiler_problem(self._device.name):
+            log.warning(problem)
+            self._compile = False
+        else:
+            compile_denoisers(self.pipe)
+        self._compiled = True
+
+    def outlook(self, work: Work) -> tuple[MemoryProfile, str]:
+        """The profile that some work would begin with, and one sentence about why."""
+        name = self._device.name
+        own = bytes_on(self.pipe, name) if self.pipe is not None else 0  # would be free without them
+        return choose_profile(
+            self._wish,
+            self._footprint,
+            work,
+            device=name,
+            dtype=self._device.dtype,
+            free=available_bytes(name) + own,
+        )
+
+    def _choose(self, work: Work) -> MemoryProfile:
+        profile, reason = self.outlook(work)
+        found = profiles_for(self._device.name)
+        profile = found[self._group.largest(found.index(profile))]  # the tightest that one of them needs
+        if self._fallback is None or profile is not self._fallback.profile:
+            log.info("memory profile %s (%s): %s", profile.name, profile.summary, reason)
+        return profile
