@@ -1,4 +1,4 @@
-"""What stands behind the page: options, request, the studio that runs one animation at a time."""
+"""What stands behind the page: options, request, the service that runs one animation at a time."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from magicanimate.webui import server, views
 from magicanimate.webui.animate.form import OWN_SCHEDULER, request_of
 from magicanimate.webui.jobs.animators import Animators, checkpoint_name
 from magicanimate.webui.page import Page, find_examples
-from magicanimate.webui.studio import FULL_DEFAULTS, Studio
+from magicanimate.webui.service import FULL_DEFAULTS, AnimationService
 from tests.inputs import write_motion, write_photo
 
 
 @pytest.fixture
-def studio(tiny_model, tmp_path):
-    studio = Studio(tiny_model, tmp_path / "out")
+def service(tiny_model, tmp_path):
+    service = AnimationService(tiny_model, tmp_path / "out")
     (tmp_path / "out").mkdir(exist_ok=True)
-    yield studio
-    studio.close()
+    yield service
+    service.close()
 
 
 @pytest.fixture
@@ -139,9 +139,9 @@ def test_widgets_become_the_request(values):
             request_of({**values, name: None}, Path("x.mp4"))
 
 
-def test_page_has_a_widget_for_every_setting(studio):
-    page = Page(studio, [], queue_size=2).animate
-    assert studio.defaults() == ModelDefaults("mini", 32, 32, 2, 2.0)
+def test_page_has_a_widget_for_every_setting(service):
+    page = Page(service, [], queue_size=2).animate
+    assert service.defaults() == ModelDefaults("mini", 32, 32, 2, 2.0)
     not_there = {"output", "overwrite", "window_stride", "preview_every", "limits"}
     not_there |= set(Approximations.__dataclass_fields__)  # the preset decides
     from magicanimate.config import AnimationRequest
@@ -152,9 +152,9 @@ def test_page_has_a_widget_for_every_setting(studio):
 
 def test_full_checkpoint_shows_its_page_before_it_is_here(tmp_path, monkeypatch):
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path))
-    studio = Studio("full", tmp_path, offline=True)
-    assert studio.defaults() == FULL_DEFAULTS
-    studio.close()
+    service = AnimationService("full", tmp_path, offline=True)
+    assert service.defaults() == FULL_DEFAULTS
+    service.close()
 
 
 def test_texts_are_escaped_and_progress_is_readable():

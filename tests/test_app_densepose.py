@@ -19,9 +19,9 @@ from magicanimate.palette import BACKGROUND
 from magicanimate.webui.animate.clip_strip import look
 from magicanimate.webui.animate.motion_panel import motion_of
 from magicanimate.webui.animate.tab import AnimateTab
-from magicanimate.webui.jobs.watch import Seen
+from magicanimate.webui.jobs.polling import ViewState
 from magicanimate.webui.page import Page
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_maps, write_clip
 from tests.small_segmenter import write_dance
@@ -37,22 +37,24 @@ def output(tmp_path) -> Path:
 
 
 @pytest.fixture
-def studio(tiny_model, segmenter, output):
-    studio = Studio(tiny_model, output, device="cpu", engine=EngineChoice("mini", segmenter, "cpu"))
-    yield studio
-    studio.close()
+def service(tiny_model, segmenter, output):
+    service = AnimationService(
+        tiny_model, output, device="cpu", engine=EngineChoice("mini", segmenter, "cpu")
+    )
+    yield service
+    service.close()
 
 
 @pytest.fixture
-def page(studio) -> AnimateTab:
-    return Page(studio, [], queue_size=2).animate
+def page(service) -> AnimateTab:
+    return Page(service, [], queue_size=2).animate
 
 
 def values_of(page: AnimateTab, **changes) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in page.controls.values()}
     data |= {page.panel.made: {}, page.panel.point: None, page.panel.joined: None}
-    data |= {page.running.seen: Seen(), page.running.visitor: "", page.changing: ""}
+    data |= {page.running.seen: ViewState(), page.running.visitor: "", page.changing: ""}
     return data | {page.controls[name]: value for name, value in changes.items()}
 
 
@@ -65,14 +67,14 @@ def examined(page: AnimateTab, clip: str | None) -> dict:
 def animated(page: AnimateTab, **changes) -> dict:
     """Press Animate with these values and wait; the settings of the result."""
     told = page._submit(values_of(page, **changes), VISITOR)
-    jobs = page.studio.queue.jobs()
+    jobs = page.service.queue.jobs()
     assert jobs, told[page.check.card]
-    done = end_of(page.studio.queue, jobs[-1])
+    done = end_of(page.service.queue, jobs[-1])
     assert done.state == "done", done.error
     return json.loads(Path(done.results[1]).read_text())
 
 
-def test_an_ordinary_video_is_converted_when_it_is_animated(page, studio, tmp_path, output):
+def test_an_ordinary_video_is_converted_when_it_is_animated(page, service, tmp_path, output):
     clip = str(write_dance(tmp_path / "dance.mp4", 12))
     told = examined(page, clip)
     assert "ordinary video. It will be converted first" in told[page.panel.line]["value"]
@@ -83,8 +85,8 @@ def test_an_ordinary_video_is_converted_when_it_is_animated(page, studio, tmp_pa
     again = animated(page, photo=photo, motion=clip, seed=5)
     assert again["motion"] == first["motion"]  # converted once
     assert not list(output.glob("*densepose*.npz")) and len(list(output.glob(".motions/*"))) == 1
-    studio.close()
-    later = Studio(studio.animator.model, output, device="cpu")
+    service.close()
+    later = AnimationService(service.animator.model, output, device="cpu")
     assert later.queue and Path(first["motion"]).exists()  # a result names it
     later.close()
 
@@ -107,7 +109,7 @@ def test_edits_happen_before_and_leave_the_clip_alone(page, tmp_path):
     data = values_of(page, photo=photo, motion=clip, num_inference_steps=1)
     data[page.panel.joined] = str(write_motion(tmp_path / "then.mp4", 5))
     page._submit(data, VISITOR)
-    done = end_of(page.studio.queue, page.studio.queue.jobs()[-1])
+    done = end_of(page.service.queue, page.service.queue.jobs()[-1])
     assert json.loads(Path(done.results[1]).read_text())["num_frames"] == 25
     assert Path(clip).read_bytes() == before
 
@@ -158,30 +160,30 @@ def test_clips_that_need_nothing_and_that_cannot_be_used(page, tmp_path):
 def test_without_weights_and_network_the_panel_says_what_to_do(tiny_model, output, tmp_path, monkeypatch):
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", tmp_path / "none")
-    studio = Studio(tiny_model, output, offline=True)
-    told = examined(Page(studio, [], queue_size=2).animate, str(write_dance(tmp_path / "dance.mp4", 3)))
+    service = AnimationService(tiny_model, output, offline=True)
+    told = examined(Page(service, [], queue_size=2).animate, str(write_dance(tmp_path / "dance.mp4", 3)))
     (line,) = [each["value"] for each in told.values() if isinstance(each, dict) and "ma-error" in str(each)]
     assert "give the released file" in line
-    studio.close()
+    service.close()
 
 
-def test_cancelled_work_is_told_and_goes_on(page, studio, tmp_path, output):
+def test_cancelled_work_is_told_and_goes_on(page, service, tmp_path, output):
     clip = write_dance(tmp_path / "dance.mp4", 60, size=480)  # large, so that there is time to cancel
-    studio.admit("me")
+    service.admit("me")
     reports = []
     with pytest.raises(Cancelled):
-        for report in studio.make_motion("me", clip, Wish()):
+        for report in service.make_motion("me", clip, Wish()):
             reports.append(report)
-            studio.cancel("me")
+            service.cancel("me")
     assert all(isinstance(report, Progress) for report in reports) and not list(output.glob("*.mp4"))
-    *_, new = studio.make_motion("me", clip, Wish())
+    *_, new = service.make_motion("me", clip, Wish())
     assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
 
 def test_a_clip_that_shows_nobody_is_a_sentence(page, tmp_path):
     clip = write_clip(tmp_path / "wall.mp4", [np.full((64, 64, 3), 255 - np.array(BACKGROUND), np.uint8)] * 4)
     page._submit(values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=str(clip)), VISITOR)
-    failed = end_of(page.studio.queue, page.studio.queue.jobs()[-1])
+    failed = end_of(page.service.queue, page.service.queue.jobs()[-1])
     assert failed.state == "failed" and "Nobody is seen in the clip wall.mp4" in failed.error
 
 
@@ -191,12 +193,12 @@ def test_only_the_clip_it_was_made_of_is_replaced():
     assert motion_of(None, {}) is None
 
 
-def test_a_visitor_has_an_animation_and_a_clip_in_work(studio, tmp_path, output):
+def test_a_visitor_has_an_animation_and_a_clip_in_work(service, tmp_path, output):
     """Stopping the one leaves the other."""
     photo, motion = write_photo(tmp_path / "me.png"), write_motion(tmp_path / "map.mp4", 5)
-    studio.admit("me/densepose")
-    studio.cancel("me/densepose")
-    job = studio.submit(AnimationRequest(photo, motion, output / "x.mp4"))
-    assert end_of(studio.queue, job).state == "done"
+    service.admit("me/densepose")
+    service.cancel("me/densepose")
+    job = service.submit(AnimationRequest(photo, motion, output / "x.mp4"))
+    assert end_of(service.queue, job).state == "done"
     with pytest.raises(Cancelled):
-        list(studio.make_motion("me/densepose", write_dance(tmp_path / "dance.mp4", 5), Wish()))
+        list(service.make_motion("me/densepose", write_dance(tmp_path / "dance.mp4", 5), Wish()))

@@ -33,7 +33,7 @@ from magicanimate.webui.gallery.player import file_url
 from magicanimate.webui.jobs.animation_job import ANIMATE
 from magicanimate.webui.security.file_keys import key_of
 from magicanimate.webui.security.login import Login, LoginDelays
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from tests.conftest import PATIENCE, ROOT
 from tests.hostile_files import ELF, HTML, SVG, gif_of
 from tests.inputs import write_motion, write_photo
@@ -52,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def running(model: Path, folder: Path, *words: str) -> Iterator[tuple[gr.Blocks, Studio]]:
+def running(model: Path, folder: Path, *words: str) -> Iterator[tuple[gr.Blocks, AnimationService]]:
     """The program with uploads and results in a folder; what it changes of the environment is put back."""
     own = ["--model", str(model), "--output", str(folder / "results"), "--port", "18800"]
     with pytest.MonkeyPatch.context() as patch:
@@ -70,7 +70,7 @@ def scratch_of(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model, folder) -> Iterator[tuple[gr.Blocks, Studio]]:
+def served(tiny_model, folder) -> Iterator[tuple[gr.Blocks, AnimationService]]:
     with running(tiny_model, folder) as program:
         yield program
 
@@ -404,14 +404,14 @@ def test_who_has_no_password_gets_nothing(tiny_model, tmp_path):
 def test_results_of_others_cannot_be_guessed(tiny_model, folder, tmp_path):
     accounts = tmp_path / "accounts"
     accounts.write_text("anna:one\nben:two\n")
-    with running(tiny_model, tmp_path, "--auth", str(accounts)) as (blocks, studio):
+    with running(tiny_model, tmp_path, "--auth", str(accounts)) as (blocks, service):
         address = blocks.local_url.rstrip("/")
         anna = Client(address, auth=("anna", "one"), verbose=False, download_files=str(tmp_path / "got"))
         video, report = animate(anna, folder / "me.jpg", folder / "dance.mp4", num_inference_steps=1)
         assert read_metadata(video)["seed"] == report["seed"]  # she has got it
         result = Path(report["output"])
-        (job,) = studio.queue.jobs("anna")
-        assert str(result) in job.results and studio.queue.jobs("ben") == []
+        (job,) = service.queue.jobs("anna")
+        assert str(result) in job.results and service.queue.jobs("ben") == []
         (tmp_path / "link").symlink_to(tmp_path / "results")
         with signed_in(address, "ben", "two") as ben:
             for path in (

@@ -13,10 +13,10 @@ from PIL import ExifTags, Image
 from magicanimate.webui import server
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.jobs.polling import ViewState
 from magicanimate.webui.jobs.queue import JobQueue
-from magicanimate.webui.jobs.watch import Seen
 from magicanimate.webui.page import Page
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from tests.conftest import PATIENCE
 from tests.inputs import write_motion, write_photo
 from tests.waiting_work import end_of
@@ -25,15 +25,15 @@ VISITOR = SimpleNamespace(session_hash="me", username=None)
 
 
 @pytest.fixture
-def studio(tiny_model, tmp_path):
-    studio = Studio(tiny_model, tmp_path / "out", device="cpu")
-    yield studio
-    studio.close()
+def service(tiny_model, tmp_path):
+    service = AnimationService(tiny_model, tmp_path / "out", device="cpu")
+    yield service
+    service.close()
 
 
 @pytest.fixture
-def page(studio) -> AnimateTab:
-    return Page(studio, [], queue_size=2).animate
+def page(service) -> AnimateTab:
+    return Page(service, [], queue_size=2).animate
 
 
 @pytest.fixture
@@ -52,20 +52,20 @@ def long(tmp_path, files) -> dict:
 
 
 def form_of(
-    page: AnimateTab, *, seen: Seen | None = None, visitor: str = "", changing: str = "", **values
+    page: AnimateTab, *, seen: ViewState | None = None, visitor: str = "", changing: str = "", **values
 ) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in page.controls.values()}
     data |= {page.panel.made: {}, page.panel.point: None, page.panel.joined: None}
-    data |= {page.running.seen: Seen()}
+    data |= {page.running.seen: ViewState()}
     data |= {page.running.visitor: visitor, page.changing: changing}
     return data | {page.controls[name]: value for name, value in values.items()}
 
 
 def submit(page: AnimateTab, **values) -> Job:
-    before = page.studio.queue.jobs()
+    before = page.service.queue.jobs()
     page._submit(form_of(page, **values), VISITOR)
-    (job,) = [job for job in page.studio.queue.jobs() if job.id not in {other.id for other in before}]
+    (job,) = [job for job in page.service.queue.jobs() if job.id not in {other.id for other in before}]
     return job
 
 
@@ -75,20 +75,20 @@ def press(action: str, job: Job | None = None) -> SimpleNamespace:
 
 
 def wait_until_denoising(page: AnimateTab, job: Job) -> None:
-    for now in page.studio.queue.follow(job.id):
+    for now in page.service.queue.follow(job.id):
         if now.progress is not None and now.progress.preview is not None:
             return
 
 
-def test_a_job_is_made_of_the_form_and_its_result_is_shown(page, studio, files, tmp_path):
+def test_a_job_is_made_of_the_form_and_its_result_is_shown(page, service, files, tmp_path):
     told = page._submit(form_of(page, seed=4, num_inference_steps=3, **files), VISITOR)
-    (job,) = studio.queue.jobs()
+    (job,) = service.queue.jobs()
     assert job.title == "me · dance · seed 4" and told[page.cancel]["visible"]
     assert "me · dance" in told[page.running.jobs.list]["value"]
     Path(files["photo"]).unlink()  # as when the upload is cleaned up
-    done = end_of(studio.queue, job)
+    done = end_of(service.queue, job)
     assert done.state == "done", done.error
-    told = page.running.look(told[page.running.seen], "", VISITOR)
+    told = page.running.poll(told[page.running.seen], "", VISITOR)
     assert "0.2 s of video, 32 × 32" in told[page.running.status]["value"]
     assert not told[page.cancel]["visible"] and told[page.running.result_column]["visible"]
     settings = json.loads(Path(done.results[1]).read_text())
@@ -96,122 +96,122 @@ def test_a_job_is_made_of_the_form_and_its_result_is_shown(page, studio, files, 
     assert Path(settings["photo"]).name == "me.png" and Path(settings["photo"]).exists()
     names = sorted(path.name.split("_", 1)[1] for path in (tmp_path / "out").glob("*_*"))
     assert names == ["me_dance.json", "me_dance.mp4", "me_dance_side_by_side.mp4"]
-    again = page.running.look(Seen(), "", VISITOR)  # as when the page is opened another time
+    again = page.running.poll(ViewState(), "", VISITOR)  # as when the page is opened another time
     assert (
         "0.2 s of video" in again[page.running.status]["value"]
         and again[page.running.result_column]["visible"]
     )
 
 
-def test_cancelling_keeps_the_last_preview_and_says_so(page, studio, long, tmp_path):
+def test_cancelling_keeps_the_last_preview_and_says_so(page, service, long, tmp_path):
     job = submit(page, **long)
     wait_until_denoising(page, job)
-    seen = page.running.look(Seen(), "", VISITOR)
+    seen = page.running.poll(ViewState(), "", VISITOR)
     assert "step " in seen[page.running.status]["value"] and "<img" in seen[page.running.preview]["value"]
     told = page.running.stop(seen[page.running.seen], "", VISITOR)
     assert told[page.cancel]["value"] == "Stopping…"
-    stopped = end_of(studio.queue, job)
+    stopped = end_of(service.queue, job)
     (kept,) = (tmp_path / "out").glob("*_*")
     assert stopped.results == (str(kept),) and kept.name.endswith("_me_long_cancelled_preview.webp")
     with Image.open(kept) as picture:
         assert picture.n_frames == 16
         assert picture.getexif()[ExifTags.Base.ImageDescription] == "AI-generated"
-    told = page.running.look(told[page.running.seen], "", VISITOR)
+    told = page.running.poll(told[page.running.seen], "", VISITOR)
     assert kept.name in told[page.running.status]["value"] and "<img" in told[page.running.preview]["value"]
 
 
-def test_a_waiting_job_goes_back_into_the_form_and_is_changed_in_its_place(page, studio, long, files):
+def test_a_waiting_job_goes_back_into_the_form_and_is_changed_in_its_place(page, service, long, files):
     running = submit(page, **long)
     waiting, last = submit(page, seed=5, end=0.1, **files), submit(page, seed=6, **files)
     filled = page._fill_in("", VISITOR, press("edit", waiting))
     assert filled[page.changing] == waiting.id and filled[page.start]["value"] == "Save changes"
     assert (filled[page.controls["seed"]], filled[page.controls["end"]]) == (5, 0.1)
     lent = Path(filled[page.controls["photo"]])
-    assert lent.name == "me.png" and studio.queue.folder not in lent.parents
+    assert lent.name == "me.png" and service.queue.folder not in lent.parents
     values = {name: filled.get(widget, widget.value) for name, widget in page.controls.items()}
     told = page._submit(form_of(page, changing=waiting.id, **{**values, "seed": 7}), VISITOR)
     assert told[page.changing] == "" and told[page.start]["value"] == "Animate"
-    assert [job.title[-6:] for job in studio.queue.jobs()] == ["seed 1", "seed 7", "seed 6"]
-    page.running._act(Seen(), "", VISITOR, press("up", last))
-    page.running._act(Seen(), "", VISITOR, press("remove", waiting))
-    assert [job.id for job in studio.queue.jobs()] == [running.id, last.id]
+    assert [job.title[-6:] for job in service.queue.jobs()] == ["seed 1", "seed 7", "seed 6"]
+    page.running._act(ViewState(), "", VISITOR, press("up", last))
+    page.running._act(ViewState(), "", VISITOR, press("remove", waiting))
+    assert [job.id for job in service.queue.jobs()] == [running.id, last.id]
     told = page._submit(form_of(page, changing=running.id, **files), VISITOR)
-    assert "begun already" in told[page.check.card] and len(studio.queue.jobs()) == 2
-    studio.queue.cancel(running.id)
-    end_of(studio.queue, last)
-    page.running._act(Seen(), "", VISITOR, press("clear"))
-    assert studio.queue.jobs() == []
+    assert "begun already" in told[page.check.card] and len(service.queue.jobs()) == 2
+    service.queue.cancel(running.id)
+    end_of(service.queue, last)
+    page.running._act(ViewState(), "", VISITOR, press("clear"))
+    assert service.queue.jobs() == []
 
 
-def test_mistakes_are_told_at_once_or_by_the_job(page, studio, files, tmp_path):
+def test_mistakes_are_told_at_once_or_by_the_job(page, service, files, tmp_path):
     told = page._submit(form_of(page, photo=None, motion=files["motion"]), VISITOR)
-    assert "Add a photo" in told[page.check.card] and studio.queue.jobs() == []
+    assert "Add a photo" in told[page.check.card] and service.queue.jobs() == []
     told = page._submit(form_of(page, width=33, **files), VISITOR)
     assert (
-        "Width must be a multiple of 8. Try 32 or 40." in told[page.check.card] and studio.queue.jobs() == []
+        "Width must be a multiple of 8. Try 32 or 40." in told[page.check.card] and service.queue.jobs() == []
     )
     (tmp_path / "note.png").write_text("not a picture")
     told = page._submit(form_of(page, **{**files, "photo": str(tmp_path / "note.png")}), VISITOR)
     assert "note.png" in told[page.check.card] and str(tmp_path) not in told[page.check.card]
-    assert studio.queue.jobs() == []
+    assert service.queue.jobs() == []
     failed = submit(page, **files)
-    studio.queue.cancel(failed.id)
-    end_of(studio.queue, failed)
-    again = page.running._act(Seen(), "", VISITOR, press("again", failed))
+    service.queue.cancel(failed.id)
+    end_of(service.queue, failed)
+    again = page.running._act(ViewState(), "", VISITOR, press("again", failed))
     assert again[page.running.jobs.list]["value"].count("<li") == 2
 
 
 def test_what_the_end_of_the_program_interrupted_is_offered(tiny_model, long, files, tmp_path):
-    studio = Studio(tiny_model, tmp_path / "out", device="cpu")
-    page = Page(studio, [], queue_size=2).animate
+    service = AnimationService(tiny_model, tmp_path / "out", device="cpu")
+    page = Page(service, [], queue_size=2).animate
     running, waiting = submit(page, **long), submit(page, **files)
     wait_until_denoising(page, running)
-    studio.close()
+    service.close()
     assert not list((tmp_path / "out").glob("*_*"))
     torn = tmp_path / "out" / ".20260101-000000_me_dance.1a2b3c4d.partial.mp4"  # as after a kill
     torn.touch()
-    studio = Studio(tiny_model, tmp_path / "out", device="cpu")
-    page = Page(studio, [], queue_size=2).animate
-    listed = page.running.look(Seen(), "", VISITOR)[page.running.jobs.list]["value"]
+    service = AnimationService(tiny_model, tmp_path / "out", device="cpu")
+    page = Page(service, [], queue_size=2).animate
+    listed = page.running.poll(ViewState(), "", VISITOR)[page.running.jobs.list]["value"]
     assert "Resume 2 jobs" in listed
-    page.running._act(Seen(), "", VISITOR, press("remove", running))
-    page.running._act(Seen(), "", VISITOR, press("go-on"))
-    assert end_of(studio.queue, waiting).state == "done" and not torn.exists()
-    studio.close()
+    page.running._act(ViewState(), "", VISITOR, press("remove", running))
+    page.running._act(ViewState(), "", VISITOR, press("go-on"))
+    assert end_of(service.queue, waiting).state == "done" and not torn.exists()
+    service.close()
 
 
 def test_visitors_of_a_shared_program_see_their_own(tiny_model, long, tmp_path):
-    studio = Studio(tiny_model, tmp_path / "out", device="cpu", shared=True)
-    page = Page(studio, [], queue_size=2).animate
-    name = page.running.look(Seen(), "", VISITOR)[page.running.visitor]
+    service = AnimationService(tiny_model, tmp_path / "out", device="cpu", shared=True)
+    page = Page(service, [], queue_size=2).animate
+    name = page.running.poll(ViewState(), "", VISITOR)[page.running.visitor]
     assert len(name) == 32
     page._submit(form_of(page, visitor=name, **long), VISITOR)
-    (job,) = studio.queue.jobs()
+    (job,) = service.queue.jobs()
     assert job.owner == name
     other = SimpleNamespace(session_hash="other", username=None)
-    told = page.running.look(Seen(), "somebody", other)
+    told = page.running.poll(ViewState(), "somebody", other)
     assert page.running.jobs.list not in told and page.running.status not in told
-    page.running._act(Seen(), "somebody", other, press("cancel", job))
+    page.running._act(ViewState(), "somebody", other, press("cancel", job))
     assert page._fill_in("somebody", other, press("use", job)).keys() == {page.changing}
-    assert not studio.queue.get(job.id).is_over
+    assert not service.queue.get(job.id).is_over
     signed_in = SimpleNamespace(session_hash="x", username="ann")
     assert page.running.owner(name, signed_in) == "ann"
-    page.running._act(Seen(), name, VISITOR, press("cancel", job))
-    assert end_of(studio.queue, job).state == "cancelled"
-    studio.close()
+    page.running._act(ViewState(), name, VISITOR, press("cancel", job))
+    assert end_of(service.queue, job).state == "cancelled"
+    service.close()
 
 
 def test_networks_leave_the_memory_when_nothing_happens(tiny_model, files, tmp_path):
-    studio = Studio(tiny_model, tmp_path / "out", device="cpu", unload_after=0.3 / 60)
-    page = Page(studio, [], queue_size=2).animate
-    assert end_of(studio.queue, submit(page, **files)).state == "done"
+    service = AnimationService(tiny_model, tmp_path / "out", device="cpu", unload_after=0.3 / 60)
+    page = Page(service, [], queue_size=2).animate
+    assert end_of(service.queue, submit(page, **files)).state == "done"
     deadline = time.monotonic() + PATIENCE
-    while not studio.unloaded and time.monotonic() < deadline:
+    while not service.unloaded and time.monotonic() < deadline:
         time.sleep(0.05)
-    told = page.running.look(Seen(), "", VISITOR)
-    assert "was unloaded" in told[page.running.note]["value"] and not studio.animator.loaded
-    assert end_of(studio.queue, submit(page, **files)).state == "done"
-    studio.close()
+    told = page.running.poll(ViewState(), "", VISITOR)
+    assert "was unloaded" in told[page.running.note]["value"] and not service.animator.loaded
+    assert end_of(service.queue, submit(page, **files)).state == "done"
+    service.close()
 
 
 def test_two_programs_do_not_work_on_one_folder(tiny_model, tmp_path, capsys):

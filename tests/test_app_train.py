@@ -18,7 +18,7 @@ from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.webui import server
 from magicanimate.webui.page import Page
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from magicanimate.webui.training import views as train_views
 from magicanimate.webui.training.run import TrainingRun
 from tests.browser_page import MILLISECONDS
@@ -35,10 +35,10 @@ from tests.waiting_work import end_of
         (["--host", "localhost"], True),
         (["--host", "::1"], True),
         (["--host", "0.0.0.0"], False),
-        (["--host", "studio.example"], False),
+        (["--host", "service.example"], False),
         (["--share"], False),
         (["--auth", "me:secret"], False),
-        (["--allow-origin", "https://studio.example"], False),
+        (["--allow-origin", "https://service.example"], False),
     ],
 )
 def test_visitors_from_elsewhere_start_no_trainings(words, only_here):
@@ -46,30 +46,30 @@ def test_visitors_from_elsewhere_start_no_trainings(words, only_here):
 
 
 @pytest.fixture
-def studio(tiny_model, tmp_path) -> Iterator[Studio]:
-    studio = Studio(tiny_model, tmp_path)
-    yield studio
-    studio.close()
+def service(tiny_model, tmp_path) -> Iterator[AnimationService]:
+    service = AnimationService(tiny_model, tmp_path)
+    yield service
+    service.close()
 
 
-def test_a_page_for_others_has_no_handler_that_trains(studio):
-    pages = [Page(studio, [], queue_size=2, training=training).blocks for training in (False, True)]
+def test_a_page_for_others_has_no_handler_that_trains(service):
+    pages = [Page(service, [], queue_size=2, training=training).blocks for training in (False, True)]
     without, with_it = ({fn.fn.__module__ for fn in page.fns.values() if fn.fn} for page in pages)
     handlers = {"magicanimate.webui.training.tab", "magicanimate.webui.training.trial_panel"}
     assert handlers <= with_it and not handlers & without
 
 
-def test_another_checkpoint_is_tried_and_left(studio, tiny_model, tmp_path):
+def test_another_checkpoint_is_tried_and_left(service, tiny_model, tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        studio.use_model(tmp_path / "nowhere")
-    assert studio.trial is None
+        service.use_model(tmp_path / "nowhere")
+    assert service.trial is None
     trained = shutil.copytree(tiny_model, tmp_path / "runs" / "base" / "pipeline")
     index = trained / "model_index.json"
     index.write_text(index.read_text().replace('"default_steps": 2', '"default_steps": 7'))
-    studio.use_model(trained)
-    assert studio.trial == trained and studio.defaults().num_inference_steps == 7
-    studio.use_model(None)
-    assert studio.trial is None and studio.defaults().num_inference_steps == 2
+    service.use_model(trained)
+    assert service.trial == trained and service.defaults().num_inference_steps == 7
+    service.use_model(None)
+    assert service.trial is None and service.defaults().num_inference_steps == 2
 
 
 @pytest.fixture
@@ -87,32 +87,32 @@ def trained(tiny_model, tmp_path) -> Path:
     return tmp_path / "runs" / "base" / "pipeline"
 
 
-def test_a_job_keeps_the_checkpoint_it_was_made_for(studio, trained, tmp_path, tmp_path_factory):
+def test_a_job_keeps_the_checkpoint_it_was_made_for(service, trained, tmp_path, tmp_path_factory):
     """Also when another one is in use by the time it runs; keypoints go along."""
     files = write_photo(tmp_path / "me.png"), write_motion(tmp_path / "dance.mp4", 5)
     request = AnimationRequest(*files, tmp_path / "out.mp4", guidance_scale=1.0)
-    long = studio.submit(replace(request, num_inference_steps=1000))
-    own = studio.submit(request)
-    studio.use_model(trained)
+    long = service.submit(replace(request, num_inference_steps=1000))
+    own = service.submit(request)
+    service.use_model(trained)
     points = write_motion(tmp_path_factory.mktemp("uploads") / "points.mp4", 5)
-    tried = studio.submit(replace(request, keypoints=points))
-    studio.use_model(None)
-    edited = studio.submit(replace(request, keypoints=points, seed=5), instead_of=tried.id)
+    tried = service.submit(replace(request, keypoints=points))
+    service.use_model(None)
+    edited = service.submit(replace(request, keypoints=points, seed=5), instead_of=tried.id)
     assert (edited.request["checkpoint"], edited.request["seed"]) == (str(trained), 5)
-    studio.queue.cancel(long.id)
-    ended = [end_of(studio.queue, job) for job in (own, tried)]
+    service.queue.cancel(long.id)
+    ended = [end_of(service.queue, job) for job in (own, tried)]
     assert [job.error for job in ended] == ["", ""]
     settings = [json.loads(Path(job.results[1]).read_text()) for job in ended]
     assert [made["num_inference_steps"] for made in settings] == [2, 7]
-    assert not studio.animator.loaded, "networks of one checkpoint at a time"
+    assert not service.animator.loaded, "networks of one checkpoint at a time"
 
 
-def test_the_page_that_is_opened_during_a_trial_shows_its_settings(studio, trained):
-    page = Page(studio, [], queue_size=2, training=True)
+def test_the_page_that_is_opened_during_a_trial_shows_its_settings(service, trained):
+    page = Page(service, [], queue_size=2, training=True)
     (opened,) = [fn.fn for fn in page.blocks.fns.values() if getattr(fn.fn, "__name__", "") == "switched"]
     steps, keypoints = (page.animate.controls[name] for name in ("num_inference_steps", "keypoints"))
     assert opened()[keypoints]["visible"] is False and "32 × 32" in opened()[page.animate.badge]
-    studio.use_model(trained)
+    service.use_model(trained)
     assert opened()[steps]["value"] == 7 and opened()[keypoints]["visible"] is True
     assert "Your own model “pipeline”" in opened()[page.animate.badge]
 
@@ -120,16 +120,16 @@ def test_the_page_that_is_opened_during_a_trial_shows_its_settings(studio, train
 def test_a_checkpoint_that_cannot_be_loaded_keeps_no_card_waiting(tiny_model, tmp_path):
     broken = shutil.copytree(tiny_model, tmp_path / "broken")
     (broken / "unet" / "config.json").unlink()
-    studio = Studio(broken, tmp_path / "out", device="cpu")
-    studio.start_loading()
-    studio.close()
-    assert studio.was_ready
+    service = AnimationService(broken, tmp_path / "out", device="cpu")
+    service.start_loading()
+    service.close()
+    assert service.was_ready
 
 
-def test_the_form_follows_the_checkpoint_that_is_tried(studio, trained):
-    page = Page(studio, [], queue_size=2, training=True).animate
+def test_the_form_follows_the_checkpoint_that_is_tried(service, trained):
+    page = Page(service, [], queue_size=2, training=True).animate
     assert page.controls["keypoints"].visible is False
-    studio.use_model(trained)
+    service.use_model(trained)
     assert page.presets._reset()[page.controls["num_inference_steps"]] == 7
 
 

@@ -19,7 +19,7 @@ from magicanimate.palette import BACKGROUND
 from magicanimate.webui.motion_tools.figures import figures
 from magicanimate.webui.motion_tools.tab import CHANGE, CORRECT, MAKE, DensePoseTab
 from magicanimate.webui.page import Page
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from tests.media_files import numbered, part_maps, write_clip, write_output
 from tests.small_segmenter import dancing, negatives, write_dance
 
@@ -31,9 +31,9 @@ VALUES = {"min_score": 0.5, "people": "largest", "start": 0, "end": 0, "steady":
 def tab(tiny_model, segmenter, tmp_path) -> DensePoseTab:
     (tmp_path / "out").mkdir()
     engine = EngineChoice("mini", segmenter, "cpu")
-    studio = Studio(tiny_model, tmp_path / "out", device="cpu", engine=engine)
-    yield Page(studio, [], queue_size=2).densepose
-    studio.close()
+    service = AnimationService(tiny_model, tmp_path / "out", device="cpu", engine=engine)
+    yield Page(service, [], queue_size=2).densepose
+    service.close()
 
 
 def pressed(tab: DensePoseTab, clip: Path, *, made=None, photo=None, **changes) -> dict:

@@ -17,7 +17,7 @@ from magicanimate.media.file_metadata import read_metadata
 from magicanimate.media.motion import open_motion
 from magicanimate.media.sound import has_sound
 from magicanimate.webui.animate.reuse import original, read_settings, reuse
-from magicanimate.webui.following import followed
+from magicanimate.webui.background import run_with_progress
 from magicanimate.webui.gallery.export import KINDS, export
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.gallery.results import result_of
@@ -97,7 +97,7 @@ def test_stopped_and_failed_exports_leave_nothing(result):
 
 
 def test_work_is_followed_and_stops_with_its_follower(result):
-    *_, made = followed(lambda progress, stop: export(result, "gif", progress, stop))
+    *_, made = run_with_progress(lambda progress, stop: export(result, "gif", progress, stop))
     assert made.exists()
 
     stopped = []
@@ -107,7 +107,7 @@ def test_work_is_followed_and_stops_with_its_follower(result):
             report(Progress("write", 1, 2))
         stopped.append(True)
 
-    following = followed(endless)
+    following = run_with_progress(endless)
     assert next(following) == Progress("write", 1, 2)
     following.close()
     assert stopped == [True]
@@ -118,7 +118,7 @@ def test_work_is_followed_and_stops_with_its_follower(result):
             time.sleep(0.01)
         stopped.append(True)
 
-    following = followed(silent)  # whoever reads it can give it up between two pieces of news
+    following = run_with_progress(silent)  # whoever reads it can give it up between two pieces of news
     assert [next(following), next(following)] == [Progress("write", 1, 2)] * 2
     following.close()
     assert stopped == [True, True]
@@ -127,7 +127,7 @@ def test_work_is_followed_and_stops_with_its_follower(result):
         raise InputError("no")
 
     with pytest.raises(InputError, match="no"):
-        list(followed(failing))
+        list(run_with_progress(failing))
 
 
 @pytest.mark.parametrize("kind", ["mp4", "webm", "gif", "json", "png"])

@@ -13,9 +13,9 @@ from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
+from magicanimate.webui.animate.eta import Work, estimate, is_known, seconds_after_denoising
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, _on_builds
 from magicanimate.webui.animate.form_values import form_settings, request_of
-from magicanimate.webui.animate.pace import Work, estimate, is_known, seconds_after_denoising
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_labels
 from tests.small_segmenter import negatives, write_dance

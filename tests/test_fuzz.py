@@ -25,15 +25,15 @@ from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
 from magicanimate.errors import InputError
 from magicanimate.files import encode_json
+from magicanimate.webui.animate.eta import is_known
 from magicanimate.webui.animate.form_values import form_settings, of_result
-from magicanimate.webui.animate.pace import is_known
 from magicanimate.webui.animate.reuse import read_settings, reuse
 from magicanimate.webui.animate.setting_presets import SettingPresets
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.jobs.files import JobFiles
 from magicanimate.webui.jobs.job import Job
-from magicanimate.webui.training.desk import TrainingDesk
 from magicanimate.webui.training.detached import DetachedProcess
+from magicanimate.webui.training.manager import TrainingManager
 from magicanimate.webui.training.run import TrainingRun
 from training.export import saved_config
 from training.presets import tiny
@@ -144,7 +144,7 @@ KINDS: dict[str, tuple[str, object, Callable[[Path, Path], object]]] = {
     "run": ("config.json", {"stage": "stage2", "steps": 4, "loss": {"prediction": "epsilon"}}, read_run),
     "metrics": ("metrics.jsonl", {"step": 1, "loss": 1.0}, read_run),
     "process": ("training.process.json", {"pid": 1, "began": 1.0}, read_process),
-    "wish": ("wish.json", {"preset": "tiny"}, lambda folder, file: TrainingDesk(file).wish),
+    "wish": ("wish.json", {"preset": "tiny"}, lambda folder, file: TrainingManager(file).wish),
     "index": ("model_index.json", INDEX, lambda folder, file: Animator(folder).defaults),
 }
 

@@ -1,4 +1,4 @@
-"""The gallery behind the page: pages, choices, comparison, the bin; what a visitor of a shared page sees."""
+"""The gallery behind the page: pages, choices, comparison, the trash; shared pages."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image
 from magicanimate.errors import InputError
 from magicanimate.webui.animate.result_panel import settings_table
 from magicanimate.webui.gallery import player
+from magicanimate.webui.gallery.browsing import PER_PAGE, Gallery, GalleryState
 from magicanimate.webui.gallery.library import Library
-from magicanimate.webui.gallery.look import PER_PAGE, Gallery, Looking
 from magicanimate.webui.gallery.views import Card, grid
 from magicanimate.webui.page import Page
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from tests.inputs import write_motion, write_photo
 from tests.result_files import ground, write_result
 
@@ -43,7 +43,7 @@ def gallery(folder) -> Gallery:
 
 
 def test_choose_compare_and_stop(gallery):
-    page = gallery.page(Looking())
+    page = gallery.page(GalleryState())
     assert names(page) == [
         f"2026010{day}-090000_{name}_waltz" for day, name in ((3, "carl"), (2, "ben"), (1, "anna"))
     ]
@@ -60,29 +60,29 @@ def test_choose_compare_and_stop(gallery):
 
 
 def test_delete_undo_restore_empty(gallery, folder):
-    page = gallery.page(Looking(search="waltz"))
+    page = gallery.page(GalleryState(search="waltz"))
     at = gallery.delete(gallery.choose(page.at, page.entries[0][0]))
-    assert at.chosen == "" and len(gallery.page(at).entries) == 2 and gallery.page(at).binned == 1
+    assert at.chosen == "" and len(gallery.page(at).entries) == 2 and gallery.page(at).trashed == 1
     at = gallery.undo(at)
-    assert gallery.shown(at)[0].strip is not None and gallery.page(at).binned == 0 and at.search == "waltz"
+    assert gallery.shown(at)[0].strip is not None and gallery.page(at).trashed == 0 and at.search == "waltz"
 
     at = gallery.delete(at)
-    at = gallery.find(at, "", in_bin=True)
+    at = gallery.find(at, "", in_trash=True)
     ((id, result),) = gallery.page(at).entries
     assert result.photo_name == "carl.png"
     at = gallery.restore(gallery.choose(at, id))
-    assert gallery.page(at).nothing == "The bin is empty." and gallery.page(at).entries == ()
+    assert gallery.page(at).nothing == "The trash is empty." and gallery.page(at).entries == ()
 
-    at = gallery.find(at, "", in_bin=False)
+    at = gallery.find(at, "", in_trash=False)
     at = gallery.delete(gallery.choose(at, gallery.page(at).entries[0][0]))
-    gallery.empty_bin(at)
+    gallery.empty_trash(at)
     assert len(gallery.page(at).entries) == 2 and not list(folder.glob("*carl*"))
-    with pytest.raises(InputError, match="not in the bin"):
+    with pytest.raises(InputError, match="not in the trash"):
         gallery.undo(at)
 
 
 def test_a_result_that_went_away_is_told(gallery, folder):
-    page = gallery.page(Looking())
+    page = gallery.page(GalleryState())
     at = gallery.choose(page.at, page.entries[0][0])
     page.entries[0][1].output.unlink()
     for act in (gallery.shown, gallery.delete):
@@ -93,17 +93,17 @@ def test_a_result_that_went_away_is_told(gallery, folder):
 def test_pages_exist(tmp_path):
     gallery = Gallery(Library(tmp_path))
     assert (
-        gallery.page(Looking(page=7)).at.page == 0
-        and gallery.page(Looking()).nothing == "Nothing was made yet."
+        gallery.page(GalleryState(page=7)).at.page == 0
+        and gallery.page(GalleryState()).nothing == "Nothing was made yet."
     )
     first = write_result(tmp_path / "r00.mp4", frames=1)
     for i in range(1, PER_PAGE + 2):
         (tmp_path / f"r{i:02}.mp4").write_bytes(first.output.read_bytes())
         (tmp_path / f"r{i:02}.json").write_text(first.settings_file.read_text())
-    page = gallery.page(Looking(page=7))
+    page = gallery.page(GalleryState(page=7))
     assert (page.at.page, page.pages, len(page.entries)) == (1, 2, 2)
-    assert gallery.page(Looking(search="zzz")).nothing == "Nothing matches the search."
-    assert gallery.find(page.at, "r0", in_bin=False).page == 0
+    assert gallery.page(GalleryState(search="zzz")).nothing == "Nothing matches the search."
+    assert gallery.find(page.at, "r0", in_trash=False).page == 0
 
 
 @pytest.fixture
@@ -111,47 +111,47 @@ def make_page(tiny_model, folder):
     studios = []
 
     def make(*, shared: bool) -> Page:
-        studios.append(Studio(tiny_model, folder, device="cpu", shared=shared))
+        studios.append(AnimationService(tiny_model, folder, device="cpu", shared=shared))
         return Page(studios[-1], [], queue_size=2)
 
     yield make
-    for studio in studios:
-        studio.close()
+    for service in studios:
+        service.close()
 
 
 def test_the_page_shows_what_it_may(make_page, folder):
     tab = make_page(shared=False).gallery
-    *_, last = tab._list(Looking(), "", VISITOR)
+    *_, last = tab._list(GalleryState(), "", VISITOR)
     assert last[tab.grid].count("<img") == 3  # with thumbnails, the last of which was just made
     card = f'data-id="{folder.name}'
     assert card not in last[tab.grid] and 'data-id="20260103-090000_carl_waltz.json"' in last[tab.grid]
     event = SimpleNamespace(id="20260103-090000_carl_waltz.json", page=None)
-    shown, *_ = tab._choose(Looking(), "", VISITOR, event)
+    shown, *_ = tab._choose(GalleryState(), "", VISITOR, event)
     assert "_side_by_side.mp4" in shown[tab.result.viewer]["value"] and shown[tab.delete]["visible"]
     event.id = "../secret.json"
-    told, *_ = tab._choose(Looking(), "", VISITOR, event)
+    told, *_ = tab._choose(GalleryState(), "", VISITOR, event)
     assert "not there any more" in told[tab.notice] and told[tab.result.viewer]["value"] == ""
 
 
 def test_what_was_asked_for_last_is_shown_last(make_page, folder):
     """Thumbnails of an earlier look may come later, the more so on a busy machine."""
     tab = make_page(shared=False).gallery
-    slow = tab._list(Looking(), "", VISITOR)
+    slow = tab._list(GalleryState(), "", VISITOR)
     assert next(slow)[tab.grid].count("ma-card-empty") == 3
     assert next(slow)[tab.grid].count("ma-card-empty") == 2
-    quick = tab._find(Looking(), "", "anna", "Results", VISITOR)
-    assert next(quick)[tab.looking].search == "anna"
+    quick = tab._find(GalleryState(), "", "anna", "Results", VISITOR)
+    assert next(quick)[tab.state].search == "anna"
     assert next(slow, None) is None
-    other = tab._list(Looking(), "", SimpleNamespace(session_hash="other", username=None))
+    other = tab._list(GalleryState(), "", SimpleNamespace(session_hash="other", username=None))
     assert next(other) and next(quick)[tab.grid].count("<img") == 1  # another visitor is not in the way
 
 
 def test_a_bin_that_is_kept_gets_its_other_thumbnails(make_page, folder):
     page = make_page(shared=False)
-    tab, at = page.gallery, Looking(in_bin=True)
+    tab, at = page.gallery, GalleryState(in_trash=True)
     gallery = Gallery(Library(folder))
-    for id, _ in gallery.page(Looking()).entries:
-        gallery.delete(gallery.choose(Looking(), id))
+    for id, _ in gallery.page(GalleryState()).entries:
+        gallery.delete(gallery.choose(GalleryState(), id))
     slow = tab._list(at, "", VISITOR)
     assert next(slow)[tab.grid].count("ma-card-empty") == 3
     assert tab._ask(VISITOR)[tab.sure]["visible"] and next(slow, None) is None
@@ -166,12 +166,12 @@ def test_what_comes_too_late_shows_nothing_but_what_was_done(make_page, monkeypa
     read, other = Gallery.page, SimpleNamespace(id="20260102-090000_ben_waltz.json", page=None)
     # The visitor asks for something else while the folder is read.
     monkeypatch.setattr(Gallery, "page", lambda *args: tab._begin(VISITOR) and read(*args))
-    at = Looking(chosen=other.id)
-    assert list(tab._choose(Looking(), "", VISITOR, other)) == []
-    assert list(tab._find(Looking(), "", "", "Bin", VISITOR)) == []
+    at = GalleryState(chosen=other.id)
+    assert list(tab._choose(GalleryState(), "", VISITOR, other)) == []
+    assert list(tab._find(GalleryState(), "", "", "Trash", VISITOR)) == []
     assert list(tab._stepping(Gallery.compare, "")(at, "", VISITOR)) == []
-    for said in ("Moved to the bin.", "not there any more"):
-        (updates,) = tab._stepping(Gallery.delete, "Moved to the bin.")(at, "", VISITOR)
+    for said in ("Moved to the trash.", "not there any more"):
+        (updates,) = tab._stepping(Gallery.delete, "Moved to the trash.")(at, "", VISITOR)
         assert updates.keys() == {tab.notice} and said in updates[tab.notice]
 
 
@@ -179,7 +179,7 @@ def test_every_update_repeats_what_was_told_before(make_page, folder):
     """A browser that is busy may look at the last one only."""
     tab = make_page(shared=False).gallery
     event = SimpleNamespace(id="20260102-090000_ben_waltz.json", page=None)
-    first, *later = tab._choose(Looking(), "", VISITOR, event)
+    first, *later = tab._choose(GalleryState(), "", VISITOR, event)
     assert "ben_waltz.mp4" in first[tab.result.viewer]["value"] and len(later) == 3
     for updates in later:
         assert updates.keys() == first.keys()
@@ -191,14 +191,14 @@ def test_visitors_of_a_shared_page_see_their_own(make_page, folder, monkeypatch)
     other = SimpleNamespace(session_hash="other", username=None)
     mine = folder / "20260102-090000_ben_waltz.mp4"
     done = SimpleNamespace(results=(str(mine),))
-    monkeypatch.setattr(tab.studio.queue, "jobs", lambda owner: [done] if owner == "me" else [])
-    *_, seen = tab._list(Looking(), "", VISITOR)
+    monkeypatch.setattr(tab.service.queue, "jobs", lambda owner: [done] if owner == "me" else [])
+    *_, seen = tab._list(GalleryState(), "", VISITOR)
     assert "ben_waltz" in seen[tab.grid] and "anna" not in seen[tab.grid]
     assert not tab.folder.visible
-    *_, seen = tab._list(Looking(), "", other)
+    *_, seen = tab._list(GalleryState(), "", other)
     assert "Nothing was made yet" in seen[tab.grid]
     told, *_ = tab._choose(
-        Looking(), "", other, SimpleNamespace(id="20260102-090000_ben_waltz.json", page=None)
+        GalleryState(), "", other, SimpleNamespace(id="20260102-090000_ben_waltz.json", page=None)
     )
     assert "not there any more" in told[tab.notice]
 
@@ -255,7 +255,7 @@ def test_a_shared_page_takes_files_only_from_ones_own_results(make_page, folder,
     mine = write_result(folder / "20260104-090000_me_polka.mp4", photo=str(photo), seed=5)
     others = folder / "20260103-090000_carl_waltz.mp4"  # its name can be guessed
     done = SimpleNamespace(results=(str(mine.output),))
-    monkeypatch.setattr(page.animate.studio.queue, "jobs", lambda owner: [done] if owner == "me" else [])
+    monkeypatch.setattr(page.animate.service.queue, "jobs", lambda owner: [done] if owner == "me" else [])
     (tmp_path / "home").mkdir()
     elsewhere = write_photo(tmp_path / "home" / "secret.png")
     forged = tmp_path / "forged.json"

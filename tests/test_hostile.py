@@ -377,7 +377,7 @@ def test_a_move_that_was_killed_is_finished(tmp_path, monkeypatch, moved, back):
     result = write_result(tmp_path / "20260102-090000_anna_waltz.mp4", strip=True)
     library = Library(tmp_path)
     (found,) = library.results()
-    binned = library.bin.put(found) if back else None
+    trashed = library.trash.put(found) if back else None
     rename, left = os.rename, moved
 
     def until_killed(source, target) -> None:
@@ -388,13 +388,13 @@ def test_a_move_that_was_killed_is_finished(tmp_path, monkeypatch, moved, back):
         rename(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("magicanimate.webui.gallery.bin.os.rename", until_killed)
-        library.bin.restore(binned.id) if back else library.bin.put(found)
+        patch.setattr("magicanimate.webui.gallery.trash.os.rename", until_killed)
+        library.trash.restore(trashed.id) if back else library.trash.put(found)
     after = Library(tmp_path)
-    after.bin.finish_moves()
-    assert len(after.results()) == int(back) and len(after.bin.results()) == int(not back)
+    after.trash.finish_moves()
+    assert len(after.results()) == int(back) and len(after.trash.results()) == int(not back)
     if not back:
-        after.bin.restore(after.bin.results()[0].id)
+        after.trash.restore(after.trash.results()[0].id)
     (there,) = after.results()
     assert there.output.exists() and there.strip is not None and result is not None
     assert not list((tmp_path / ".bin").iterdir())

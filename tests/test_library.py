@@ -1,4 +1,4 @@
-"""Results on disk: found, searched, put into the bin and taken out, with thumbnails."""
+"""Results on disk: found, searched, put into the trash and taken out, with thumbnails."""
 
 from __future__ import annotations
 
@@ -101,21 +101,21 @@ def test_a_deleted_result_comes_back_as_it_was(folder):
     library = Library(folder)
     (folder / "20260102-090000_anna_waltz.webm").write_bytes(b"an export")
     before = files(folder)
-    binned = library.delete("20260102-090000_anna_waltz.json")
+    trashed = library.delete("20260102-090000_anna_waltz.json")
     assert names(library.results()) == ["carl", "20260215-120000_ben_tango"]
     assert not [name for name in files(folder) if "anna" in name and not name.startswith(".bin/")]
-    assert [each.id for each in library.bin.results()] == [binned.id]
-    assert Library(folder).bin.results()[0].result.photo_name == "Anna.jpg"  # another start of the program
-    restored = library.bin.restore(binned.id)
+    assert [each.id for each in library.trash.results()] == [trashed.id]
+    assert Library(folder).trash.results()[0].result.photo_name == "Anna.jpg"  # another start of the program
+    restored = library.trash.restore(trashed.id)
     assert restored.output == folder / "20260102-090000_anna_waltz.mp4"
-    assert files(folder) == before and library.bin.results() == []
+    assert files(folder) == before and library.trash.results() == []
 
 
 def test_a_name_taken_meanwhile_is_not_overwritten(folder):
     library = Library(folder)
-    binned = library.delete("batch/carl.json")
+    trashed = library.delete("batch/carl.json")
     write_result(folder / "batch" / "carl.gif", seed=99)
-    restored = library.bin.restore(binned.id)
+    restored = library.trash.restore(trashed.id)
     assert restored.output == folder / "batch" / "carl_2.gif"
     assert result_of(folder / "batch" / "carl.gif").settings["seed"] == 99
     assert restored.settings["prompt"] == "a man in a red coat"
@@ -126,8 +126,8 @@ def test_the_bin_is_emptied_and_nothing_else(folder):
     first, second = library.results()[:2]
     for result in (first, second):
         library.delete(library.id_of(result))
-    assert library.bin.empty() == 2
-    assert library.bin.results() == [] and names(library.results()) == ["20260102-090000_anna_waltz"]
+    assert library.trash.empty() == 2
+    assert library.trash.results() == [] and names(library.results()) == ["20260102-090000_anna_waltz"]
     assert (folder / "holiday.mp4").exists()
 
 
@@ -135,7 +135,7 @@ def test_the_bin_is_emptied_and_nothing_else(folder):
 def test_only_results_can_be_deleted_or_restored(folder, id):
     library = Library(folder)
     before = files(folder)
-    for act in (library.delete, library.bin.restore):
+    for act in (library.delete, library.trash.restore):
         with pytest.raises(InputError):
             act(id)
     assert files(folder) == before
@@ -143,9 +143,9 @@ def test_only_results_can_be_deleted_or_restored(folder, id):
 
 def test_a_forged_origin_leads_nowhere(folder):
     library = Library(folder)
-    binned = library.delete("batch/carl.json")
-    (folder / ".bin" / binned.id / ".origin").write_text('{"folder": "../.."}')
-    assert library.bin.results() == []
+    trashed = library.delete("batch/carl.json")
+    (folder / ".bin" / trashed.id / ".origin").write_text('{"folder": "../.."}')
+    assert library.trash.results() == []
 
 
 def test_what_may_not_be_seen_is_not_there(folder):
@@ -154,8 +154,8 @@ def test_what_may_not_be_seen_is_not_there(folder):
     with pytest.raises(InputError, match="not there any more"):
         library.delete("batch/carl.json")
     Library(folder).delete("batch/carl.json")
-    assert library.bin.results() == [] and library.bin.empty() == 0
-    assert len(Library(folder).bin.results()) == 1
+    assert library.trash.results() == [] and library.trash.empty() == 0
+    assert len(Library(folder).trash.results()) == 1
 
 
 def test_a_folder_that_is_not_there_yet_is_empty(tmp_path):

@@ -13,7 +13,7 @@ from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.webui.models.fetching import ModelFetch
 from magicanimate.webui.page import Page
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from tests.conftest import PATIENCE
 from tests.test_hub import converted, hub_server, published  # noqa: F401  (fixtures)
 
@@ -67,8 +67,8 @@ def test_a_failure_is_a_sentence_and_may_be_tried_again(home):
 
 
 def test_the_full_model_is_fetched_in_the_page_and_used(home, hub_server, tiny_model, tmp_path):  # noqa: F811
-    studio = Studio(tiny_model, tmp_path / "out", device="cpu")
-    page = Page(studio, [], queue_size=2, training=True)
+    service = AnimationService(tiny_model, tmp_path / "out", device="cpu")
+    page = Page(service, [], queue_size=2, training=True)
     tab, press = page.models, lambda action, model="full": SimpleNamespace(action=action, model=model)
     told = tab._look()
     assert "Download (11 GB)" in told[tab.list] and " free on this disk" in told[tab.list]
@@ -77,10 +77,10 @@ def test_the_full_model_is_fetched_in_the_page_and_used(home, hub_server, tiny_m
     told = tab._look()
     assert ">Use<" in told[tab.list] and "Download" not in told[tab.list] and not told[tab.timer].active
     used = tab._act(press("use"))
-    assert studio.model_name == "full" and "Full model" in used[page.animate.badge]
+    assert service.model_name == "full" and "Full model" in used[page.animate.badge]
     assert "In use" in used[tab.list] and "next video" in used[tab.note]
     back = tab._use_folder(f'"{tiny_model}"')
-    assert studio.model_name == str(tiny_model) and "In use" in back[tab.list]
+    assert service.model_name == str(tiny_model) and "In use" in back[tab.list]
     wrong = tab._use_folder(str(tmp_path / "none"))
-    assert "none" in wrong[tab.note] and studio.model_name == str(tiny_model)
-    studio.close()
+    assert "none" in wrong[tab.note] and service.model_name == str(tiny_model)
+    service.close()

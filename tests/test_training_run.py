@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from magicanimate.errors import InputError
-from magicanimate.webui.training import wish as training_wish
-from magicanimate.webui.training.desk import TrainingDesk
+from magicanimate.webui.training import config as training_config
+from magicanimate.webui.training.config import TrainingConfig, dancers_command, shown, stages_of
 from magicanimate.webui.training.detached import DetachedProcess
+from magicanimate.webui.training.manager import TrainingManager
 from magicanimate.webui.training.run import EXPORTED, TrainingRun, export_folder, trials
-from magicanimate.webui.training.wish import TrainingWish, dancers_command, shown, stages_of
 from tests.conftest import PATIENCE
 from tests.training_runs import losses, train
 from training.__main__ import STAGES, parser
@@ -47,50 +47,52 @@ def process(tmp_path):
 
 
 def test_videos_to_check_with_are_never_more_than_a_quarter():
-    wish = TrainingWish(preset="mini", stage="vae")
-    assert [wish.with_holdout(videos).holdout for videos in (2, 4, 40, 400)] == [1, 1, 10, 16]
-    assert replace(wish, holdout=3).with_holdout(4).holdout == 3
+    config = TrainingConfig(preset="mini", stage="vae")
+    assert [config.with_holdout(videos).holdout for videos in (2, 4, 40, 400)] == [1, 1, 10, 16]
+    assert replace(config, holdout=3).with_holdout(4).holdout == 3
     with pytest.raises(InputError, match="Too few videos: 4 found, 16 kept for checking. Keep 1"):
-        replace(wish, holdout=16).with_holdout(4)
+        replace(config, holdout=16).with_holdout(4)
     with pytest.raises(InputError, match="Add more videos"):
-        wish.with_holdout(1)
-    assert "--holdout" not in wish.command() and "--holdout" in wish.with_holdout(4).command()
+        config.with_holdout(1)
+    assert "--holdout" not in config.command() and "--holdout" in config.with_holdout(4).command()
 
 
 def test_a_training_that_cannot_work_is_refused_before_it_starts(data_folder, tmp_path):
-    desk = TrainingDesk(tmp_path / "training.json")
-    wish = TrainingWish("tiny", "vae", str(data_folder), str(tmp_path / "runs"), holdout=1000)
+    manager = TrainingManager(tmp_path / "training.json")
+    config = TrainingConfig("tiny", "vae", str(data_folder), str(tmp_path / "runs"), holdout=1000)
     with pytest.raises(InputError, match="Too few videos"):
-        desk.start(wish)
-    assert desk.run(wish).process.record is None and not (tmp_path / "training.json").exists()
+        manager.start(config)
+    assert manager.run(config).process.record is None and not (tmp_path / "training.json").exists()
 
 
 def test_stop_resume_finish_is_the_uninterrupted_training(data_folder, tmp_path, monkeypatch):
-    """The real training, seen by a desk that comes later as by the one that started it."""
+    """The real training, seen by a manager that comes later as by the one that started it."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     memory = tmp_path / "training.json"
-    wish = TrainingWish("tiny", "vae", str(data_folder), str(tmp_path / "runs"), steps=100_000)
-    desk = TrainingDesk(memory)
-    desk.start(wish)
-    run = desk.run(wish)
+    config = TrainingConfig("tiny", "vae", str(data_folder), str(tmp_path / "runs"), steps=100_000)
+    manager = TrainingManager(memory)
+    manager.start(config)
+    run = manager.run(config)
     assert run.status().state == "running"
     with pytest.raises(InputError, match="already"):
-        TrainingDesk(memory).start(wish)
+        TrainingManager(memory).start(config)
     wait_until(lambda: run.status().step >= 3)
     assert run.status().seconds_left > 0
 
-    later = TrainingDesk(memory)
-    assert later.wish == desk.wish == replace(wish, holdout=1)  # how many are kept is settled at the start
-    later.run(wish).stop()
+    later = TrainingManager(memory)
+    assert (
+        later.config == manager.config == replace(config, holdout=1)
+    )  # how many are kept is settled at the start
+    later.run(config).stop()
     wait_until(lambda: run.status().state == "stopped")
     assert run.process.record.exit_status == 3
-    stopped = later.run(wish).status()
+    stopped = later.run(config).status()
     assert (stopped.state, stopped.steps) == ("stopped", 100_000)
     assert stopped.step == stopped.checkpoint >= 3
 
-    further = replace(wish, steps=stopped.step + 4)
+    further = replace(config, steps=stopped.step + 4)
     later.start(further)
-    wait_until(lambda: later.run(wish).status().state not in ("running", "stopping"))
+    wait_until(lambda: later.run(config).status().state not in ("running", "stopping"))
     ended = run.status()
     assert (ended.state, ended.step, ended.steps) == ("finished", further.steps, further.steps)
     assert losses(run.folder) == losses(train("vae", data_folder, tmp_path / "whole", steps=further.steps))
@@ -196,14 +198,14 @@ def test_what_can_be_tried(tmp_path):
 
 
 def test_presets_and_stages_are_the_trainings():
-    assert set(training_wish.PRESETS) == set(PRESETS)
-    assert set(training_wish.STAGES) == set(STAGES)
+    assert set(training_config.PRESETS) == set(PRESETS)
+    assert set(training_config.STAGES) == set(STAGES)
     from_nothing = {name for name, make in PRESETS.items() if make("stage2")[1] is not None}
-    assert set(training_wish.FROM_NOTHING) == from_nothing
+    assert set(training_config.FROM_NOTHING) == from_nothing
 
 
 def test_the_command_line_is_the_trainings(tmp_path):
-    wish = TrainingWish(
+    config = TrainingConfig(
         "paper_ted",
         "stage2",
         data="d",
@@ -216,13 +218,13 @@ def test_the_command_line_is_the_trainings(tmp_path):
         vae="v",
         motion="m.ckpt",
     )
-    args = parser().parse_args(wish.command()[3:])
+    args = parser().parse_args(config.command()[3:])
     assert (args.command, args.preset, args.steps, args.batch_size) == ("stage2", "paper_ted", 7, 2)
     assert (args.learning_rate, args.runs, args.data) == (1e-5, tmp_path, Path("d").absolute())
     assert (args.images, args.motion) == (Path("i").absolute(), Path("m.ckpt").absolute())
-    args = parser().parse_args(wish.export_command(Path("out"))[3:])
+    args = parser().parse_args(config.export_command(Path("out"))[3:])
     assert (args.command, args.out, args.stable_diffusion) == ("export", Path("out"), Path("sd").absolute())
-    assert "training stage2" in shown(wish.command())
+    assert "training stage2" in shown(config.command())
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def test_the_command_line_is_the_trainings(tmp_path):
 )
 def test_mistakes_are_sentences(change, sentence):
     with pytest.raises(InputError, match=sentence):
-        replace(TrainingWish(), **change).command()
+        replace(TrainingConfig(), **change).command()
 
 
 def test_stages_of_presets():
@@ -248,10 +250,10 @@ def test_stages_of_presets():
 
 
 def test_renderer_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(training_wish, "find_spec", lambda name: None if name == "anny" else object())
+    monkeypatch.setattr(training_config, "find_spec", lambda name: None if name == "anny" else object())
     with pytest.raises(InputError, match=r"needs anny, .* -m pip install -r requirements-train.txt"):
         dancers_command("data", count=3, preset="mini")
-    monkeypatch.setattr(training_wish, "find_spec", lambda name: object())
+    monkeypatch.setattr(training_config, "find_spec", lambda name: object())
     command = dancers_command("data", count=3, preset="tiny")
     assert command[command.index("--identities") + 1] == "3" and "32" in command
     with pytest.raises(InputError, match="number of people"):
@@ -259,8 +261,8 @@ def test_renderer_that_is_not_installed(monkeypatch):
 
 
 def test_data_are_checked_by_the_command(data_folder, tmp_path):
-    desk = TrainingDesk(tmp_path / "training.json")
-    (line, *_) = desk.check(str(data_folder))
+    manager = TrainingManager(tmp_path / "training.json")
+    (line, *_) = manager.check(str(data_folder))
     assert line.startswith("4 rendered people")
     with pytest.raises(InputError, match="does not exist"):
-        list(desk.check(str(tmp_path / "none")))
+        list(manager.check(str(tmp_path / "none")))

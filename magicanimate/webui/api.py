@@ -12,7 +12,7 @@ from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
 from magicanimate.webui.api_request import api_request
 from magicanimate.webui.jobs.job import Job
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 API_NAME = "animate"
 """The only event of the page that programs may call."""
@@ -35,11 +35,11 @@ class AnimateEndpoint:
     """Adds the endpoint to the page that is being built; it shows nothing there.
 
     Args:
-        studio: runs the animations.
+        service: runs the animations.
     """
 
-    def __init__(self, studio: Studio):
-        self.studio = studio
+    def __init__(self, service: AnimationService):
+        self.service = service
         photo = gr.File(label="Photo", visible=False)
         motion = gr.File(label="DensePose clip", visible=False)
         settings = gr.JSON(value={}, label="Settings", visible=False)
@@ -62,18 +62,18 @@ class AnimateEndpoint:
         Raises:
             InputError: the request cannot be used, or the job failed or was cancelled.
         """
-        defaults = self.studio.defaults()
-        wanted = api_request(photo, motion, settings, defaults=defaults, output=self.studio.output)
-        owner = (request.username or f"api {request.session_hash}") if self.studio.shared else ""
-        job = self.studio.submit(wanted, owner=owner)
+        defaults = self.service.defaults()
+        wanted = api_request(photo, motion, settings, defaults=defaults, output=self.service.output)
+        owner = (request.username or f"api {request.session_hash}") if self.service.shared else ""
+        job = self.service.submit(wanted, owner=owner)
         try:
-            for news in self.studio.queue.follow(job.id, at_least_every=_NEWS_EVERY):
+            for news in self.service.queue.follow(job.id, at_least_every=_NEWS_EVERY):
                 yield _reply(news)
                 if news.state == "done":
                     return
             raise InputError("The animation was taken out of the queue.")
         finally:
-            self.studio.queue.cancel(job.id)
+            self.service.queue.cancel(job.id)
 
 
 def _reply(job: Job) -> Reply:

@@ -9,12 +9,12 @@ import gradio as gr
 from magicanimate.webui import help_tab, views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.api import API_NAME, AnimateEndpoint
+from magicanimate.webui.blocks import GuardedBlocks
 from magicanimate.webui.gallery.tab import GalleryTab
-from magicanimate.webui.guarded_blocks import GuardedBlocks
 from magicanimate.webui.models.fetching import ModelFetch
 from magicanimate.webui.models.tab import ModelsTab
 from magicanimate.webui.motion_tools.tab import DensePoseTab
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from magicanimate.webui.training.tab import TrainTab
 
 _EXAMPLE_PHOTOS = (".png", ".jpg", ".jpeg")
@@ -31,18 +31,20 @@ def find_examples(folder: Path) -> list[list[str]]:
 
 
 class Page:
-    """Builds the page of a studio.
+    """Builds the page of a service.
 
     Args:
-        studio: runs the animations.
+        service: runs the animations.
         examples: pairs of photo and clip; the first one is there from the start.
         queue_size: animations that may wait; more are turned away.
         training: whether there are tabs that start trainings and choose the model: only where nobody else can
             reach the page.
     """
 
-    def __init__(self, studio: Studio, examples: list[list[str]], *, queue_size: int, training: bool = False):
-        self.studio, self.fetch = studio, ModelFetch()
+    def __init__(
+        self, service: AnimationService, examples: list[list[str]], *, queue_size: int, training: bool = False
+    ):
+        self.service, self.fetch = service, ModelFetch()
         with GuardedBlocks(
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:
@@ -53,19 +55,19 @@ class Page:
                 )
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 with gr.Tab("Animate", id="animate"):
-                    self.animate = AnimateTab(studio, examples, badge)
+                    self.animate = AnimateTab(service, examples, badge)
                 with gr.Tab("Motion tools", id="densepose"):
-                    self.densepose = DensePoseTab(studio)
+                    self.densepose = DensePoseTab(service)
                 with gr.Tab("Gallery", id="gallery") as gallery_tab:
-                    self.gallery = GalleryTab(studio, gallery_tab)
+                    self.gallery = GalleryTab(service, gallery_tab)
                 if training:
                     with gr.Tab("Models", id="models") as models_tab:
-                        self.models = ModelsTab(studio, self.fetch)
+                        self.models = ModelsTab(service, self.fetch)
                     with gr.Tab("Train", id="train") as train_tab:
-                        train = TrainTab(studio)
+                        train = TrainTab(service)
                 with gr.Tab("Help", id="help"):
                     help_tab.build()
-            AnimateEndpoint(studio)
+            AnimateEndpoint(service)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
             self.densepose.connect(self.animate.panel, self.tabs)
             running, gallery = self.animate.running, self.gallery

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from magicanimate.webui.page import Page
-    from magicanimate.webui.studio import Studio
+    from magicanimate.webui.service import AnimationService
 
 EXAMPLES = ASSETS / "examples"
 _PORTS_TO_TRY = 100
@@ -159,7 +159,7 @@ def only_here(args: argparse.Namespace) -> bool:
 
 
 @contextmanager
-def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blocks, Studio]]:
+def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blocks, AnimationService]]:
     """Serve the page, as long as the context lasts, from a thread of its own; ``scratch`` holds uploads.
 
     Raises:
@@ -180,9 +180,9 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
     shared = args.share or bool(accounts) or not is_loopback(args.host)
     with without_collection():
         from magicanimate.webui.page import Page, find_examples
-        from magicanimate.webui.studio import Studio
+        from magicanimate.webui.service import AnimationService
 
-        studio = Studio(
+        service = AnimationService(
             args.model,
             output,
             device=args.device,
@@ -195,7 +195,7 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
             unload_after=args.unload_after,
             shared=shared,
         )
-        page = Page(studio, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
+        page = Page(service, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         with without_collection():
             # names of results can be guessed
@@ -203,13 +203,13 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
             launch(page, args, access, accounts, scratch=scratch, open_folders=open_folders)
         if page.blocks.share_url:
             access.allow(page.blocks.share_url)
-        yield page.blocks, studio
+        yield page.blocks, service
     finally:
         if server := getattr(page.blocks, "server", None):
             server.force_exit = True  # open pages listen for news, which would be waited for
             logging.getLogger("uvicorn.error").disabled = True  # it tells at length of what is left there
         page.blocks.close(verbose=False)
-        studio.close()
+        service.close()
 
 
 def has_desktop(environment: Mapping[str, str], platform: str, terminal: bool) -> bool:
@@ -253,8 +253,8 @@ def launch(
         theme=theme.make(),
         css_paths=[views.STYLE, player.RESULTS_STYLE],
         head=player.head(),
-        allowed_paths=[str(page.studio.output), str(EXAMPLES)],
-        blocked_paths=[str(page.studio.queue.folder)],
+        allowed_paths=[str(page.service.output), str(EXAMPLES)],
+        blocked_paths=[str(page.service.queue.folder)],
         max_file_size=MediaLimits().max_file_bytes,
         app_kwargs={"middleware": [guard]},
         enable_monitoring=False,
@@ -268,7 +268,7 @@ def launch(
 
 def serve(args: argparse.Namespace, scratch: Scratch, should_stop: ShouldStop) -> None:
     """Show the page until ``should_stop()``; see `running`."""
-    with running(args, scratch) as (blocks, studio):
+    with running(args, scratch) as (blocks, service):
         print(f"MagicAnimate runs on {blocks.local_url}  (Ctrl-C ends it)", flush=True)
         if blocks.share_url:
             print(f"Public link: {blocks.share_url}", flush=True)
@@ -278,7 +278,7 @@ def serve(args: argparse.Namespace, scratch: Scratch, should_stop: ShouldStop) -
             and has_desktop(os.environ, sys.platform, sys.stdout.isatty())
         ):
             threading.Thread(target=webbrowser.open, args=(blocks.local_url,), daemon=True).start()
-        studio.start_loading(import_diffusers)
+        service.start_loading(import_diffusers)
         while not should_stop() and blocks.is_running:
             time.sleep(0.1)
         if blocks.share_url:

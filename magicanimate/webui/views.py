@@ -16,7 +16,7 @@ from magicanimate.files import without_folders
 from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.moving_picture import encode_webp
-from magicanimate.webui.jobs.watch import PlacedJob
+from magicanimate.webui.jobs.polling import PlacedJob
 
 if TYPE_CHECKING:
     from densepose_tools.one_click import MadeMotion

@@ -24,7 +24,7 @@ from magicanimate.webui.animate.form_values import form_settings
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.animate.sizes import OWN
 from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}
@@ -46,13 +46,13 @@ class CheckCard:
     """Builds itself where it is made, and follows photo, clip and settings. It never stands in Animate's way.
 
     Args:
-        studio: knows the checkpoint, the device and the folder of results.
+        service: knows the checkpoint, the device and the folder of results.
         controls: of the form.
         panel: knows what stands behind the visitor's clip.
     """
 
-    def __init__(self, studio: Studio, controls: Controls, panel: MotionPanel):
-        self.studio, self.controls, self.panel = studio, controls, panel
+    def __init__(self, service: AnimationService, controls: Controls, panel: MotionPanel):
+        self.service, self.controls, self.panel = service, controls, panel
         self.bodies = PhotoBodies.at_hand()
         self.card = gr.HTML("", padding=False, elem_id="check", js_on_load=_ON_LOAD)
 
@@ -78,7 +78,7 @@ class CheckCard:
 
     def _mend(self, event: gr.EventData) -> Updates:
         """The button of a warning was pressed: its setting becomes what is needed."""
-        own = form_settings(self.studio.defaults())
+        own = form_settings(self.service.defaults())
         changes: dict[str, dict[str, Any]] = {
             "fit-dancer": {"fit_dancer": True},
             "show-all": {"fit": "pad"},
@@ -96,14 +96,14 @@ class CheckCard:
             yield f'<p class="ma-caption">Add {" and ".join(missing)}, or choose an example.</p>'
             return
         forecaster = Forecaster(
-            self.studio.defaults(),  # of the checkpoint that is used now
-            self.studio.output,
+            self.service.defaults(),  # of the checkpoint that is used now
+            self.service.output,
             bodies=self.bodies,
-            device=lambda: self.studio.animator.device,
-            time_trial=lambda: self.studio.animator.time_trial,
-            memory=self.studio.animator.memory_warning,
-            ready=lambda: self.studio.was_ready,
-            conversion=self.studio.conversion,
+            device=lambda: self.service.animator.device,
+            time_trial=lambda: self.service.animator.time_trial,
+            memory=self.service.animator.memory_warning,
+            ready=lambda: self.service.was_ready,
+            conversion=self.service.conversion,
         )
         for forecast in forecaster.looks(values):
             yield card(forecast)

@@ -22,8 +22,8 @@ from magicanimate.progress import duration
 from magicanimate.request_checks import check_request
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.clip_look import ClipLook, look_at_clip, look_at_photo
+from magicanimate.webui.animate.eta import Work, estimate
 from magicanimate.webui.animate.form_values import check_values, request_of
-from magicanimate.webui.animate.pace import Work, estimate
 
 Level = Literal["good", "note", "warning", "error"]
 
@@ -86,7 +86,7 @@ class Forecast:
             self.takes,
             f"{warnings} warning{'s' if warnings > 1 else ''}" if warnings else "",
         ]
-        return " · ".join(filter(None, parts)) or "Looking at photo and motion…"
+        return " · ".join(filter(None, parts)) or "GalleryState at photo and motion…"
 
 
 class Forecaster:

@@ -14,7 +14,7 @@ from magicanimate.webui.animate import form
 from magicanimate.webui.animate.clip_strip import ANIMATED_PICTURES, ClipStrip, look
 from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings
 from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 # Two marks on a strip of frames. While one is moved the strip follows it; when it is let go, Python hears.
 _MARKS = """
@@ -50,14 +50,14 @@ class MotionPanel:
     """Builds itself where it is made, under the clip.
 
     Args:
-        studio: tells what will convert an ordinary video.
+        service: tells what will convert an ordinary video.
         controls: of the form; those of the panel's own settings are added.
     """
 
-    def __init__(self, studio: Studio, controls: form.Controls):
-        self.studio, self.controls = studio, controls
+    def __init__(self, service: AnimationService, controls: form.Controls):
+        self.service, self.controls = service, controls
         self.bodies = PhotoBodies.at_hand()
-        defaults = studio.defaults()
+        defaults = service.defaults()
         self.made = gr.State({})  # {clip as it is played: clip that animates in its place}
         self.point = gr.State(None)  # column, row and second of who was clicked on
         self.second = gr.State(0.0)  # of the picture to click on
@@ -78,7 +78,7 @@ class MotionPanel:
         """Build the edits where this is called."""
         with gr.Accordion("Trim and edit the dance", open=False, elem_id="edit-motion"):
             self.strip = gr.HTML("", padding=False, elem_id="strip", js_on_load=_MARKS)
-            self.controls |= form.motion_settings(self.studio.defaults())
+            self.controls |= form.motion_settings(self.service.defaults())
             with gr.Row(equal_height=True):
                 self.joined = gr.File(
                     label="Then this video",
@@ -127,7 +127,7 @@ class MotionPanel:
         if not clip or not clip.lower().endswith(ANIMATED_PICTURES):
             return {self.made: made}
         try:
-            video = self.studio.played(clip)
+            video = self.service.played(clip)
         except InputError as error:
             return {self.made: made, self.line: _told(str(error), kind="error")}
         return {self.controls["motion"]: str(video), self.made: made | {str(video): clip}}
@@ -156,7 +156,7 @@ class MotionPanel:
             yield updates
             return
         try:
-            updates[self.line] = _told(self.studio.conversion(found.kind))
+            updates[self.line] = _told(self.service.conversion(found.kind))
         except InputError as error:
             yield updates | {self.line: _told(str(error), kind="error")}
             return
@@ -190,7 +190,7 @@ class MotionPanel:
             return updates
 
     def _no_edits(self) -> Updates:
-        defaults = form_settings(self.studio.defaults())
+        defaults = form_settings(self.service.defaults())
         return {self.joined: None, **{self.controls[name]: defaults[name].default for name in _EDITS}}
 
 

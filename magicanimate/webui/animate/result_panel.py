@@ -16,8 +16,8 @@ from magicanimate.progress import duration
 from magicanimate.webui import views
 from magicanimate.webui.animate.form import choice_name
 from magicanimate.webui.animate.form_values import LABELS
+from magicanimate.webui.background import run_with_progress
 from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.following import followed
 from magicanimate.webui.gallery.export import KINDS, export
 from magicanimate.webui.gallery.player import file_url, player
 from magicanimate.webui.gallery.results import StoredResult, result_of
@@ -118,7 +118,7 @@ class ResultPanel:
         try:
             result = result_of(Path(shown))
             work = partial(export, result, kind)
-            for report in followed(work):
+            for report in run_with_progress(work):
                 if isinstance(report, Progress):
                     yield {self.exporting: gr.update(value=views.progress_bar(report), visible=True)}
                     continue

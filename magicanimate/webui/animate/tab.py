@@ -23,7 +23,7 @@ from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.jobs.animation_job import JOINED, STEPS
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.running_panel import RunningPanel
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 _START, _CHANGE = "Animate", "Save changes"
 
@@ -40,26 +40,26 @@ class AnimateTab:
     """Builds itself where it is made, inside a tab.
 
     Args:
-        studio: runs the animations.
+        service: runs the animations.
         examples: pairs of photo and clip; the first one is there from the start.
         badge: tells which model runs.
     """
 
-    def __init__(self, studio: Studio, examples: list[list[str]], badge: gr.HTML):
-        self.studio, self.badge = studio, badge
+    def __init__(self, service: AnimationService, examples: list[list[str]], badge: gr.HTML):
+        self.service, self.badge = service, badge
         self.examples = [Example(Path(photo), Path(motion)) for photo, motion in examples]
         self.changing = gr.State("")  # id of the waiting job whose settings are in the form
         with gr.Row(elem_id="workspace"):
             with gr.Column(scale=6, min_width=320, elem_id="form"):
                 self._inputs()
             with gr.Column(scale=5, min_width=320, elem_id="stage"):
-                self.running = RunningPanel(studio, self.cancel, stage_of(self.examples[:1]))
+                self.running = RunningPanel(service, self.cancel, stage_of(self.examples[:1]))
 
     def _inputs(self) -> None:
         photo, motion = self.examples[0].files if self.examples else (None, None)
-        defaults = self.studio.defaults()
+        defaults = self.service.defaults()
         self.controls = form.inputs(photo=photo, motion=motion, keypoints=defaults.takes_keypoints)
-        self.panel = MotionPanel(self.studio, self.controls)
+        self.panel = MotionPanel(self.service, self.controls)
         self.gallery = gr.HTML(
             example_list(self.examples),
             padding=False,
@@ -75,12 +75,12 @@ class AnimateTab:
             with gr.Accordion("Expert", open=False, elem_id="expert"):
                 self.controls |= form.expert_settings(defaults)
             self.presets = PresetsPanel(
-                SettingPresets(self.studio.output / ".settings"), self.controls, self.studio.defaults
+                SettingPresets(self.service.output / ".settings"), self.controls, self.service.defaults
             )
-        self.use_again = UseAgain(self.studio, self.controls)
+        self.use_again = UseAgain(self.service, self.controls)
         gr.HTML(views.CONSENT, padding=False)
         with gr.Row(elem_id="bar"):
-            self.check = CheckCard(self.studio, self.controls, self.panel)
+            self.check = CheckCard(self.service, self.controls, self.panel)
             self.start = gr.Button(
                 _START, variant="primary", size="lg", scale=0, min_width=150, elem_id="animate"
             )
@@ -97,15 +97,15 @@ class AnimateTab:
         return [self.badge, *(self.controls[name] for name in (*form.OWN, "keypoints"))]
 
     def switched(self) -> Updates:
-        """The studio animates with another model: which one, and the settings it would choose."""
-        defaults = self.studio.defaults()
+        """The service animates with another model: which one, and the settings it would choose."""
+        defaults = self.service.defaults()
         full_here = any(model.name == "full" and model.available for model in describe_models())
         return {
             self.badge: views.model_badge(
                 defaults,
-                trial=self.studio.trial,
+                trial=self.service.trial,
                 full_here=full_here,
-                choosing=not self.studio.shared,
+                choosing=not self.service.shared,
             ),
             self.controls["keypoints"]: gr.update(value=None, visible=defaults.takes_keypoints),
             **{self.controls[name]: update for name, update in form.own_settings(defaults).items()},
@@ -143,7 +143,7 @@ class AnimateTab:
         filled = [*form_state, *self.controls.values(), self.check.card, self.panel.joined]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
         self.panel.connect()
-        form.connect(self.controls, self.studio.defaults)
+        form.connect(self.controls, self.service.defaults)
         self.presets.connect()
         self.check.connect()
         self.running.connect()
@@ -168,14 +168,14 @@ class AnimateTab:
             updates[self.controls["seed"]] = values["seed"]
         owner, changing = self.running.owner(visitor, request), data[self.changing]
         try:
-            check_values(values, self.studio.defaults())
-            first, *others = form.requests_of(values, self.studio.output)
+            check_values(values, self.service.defaults())
+            first, *others = form.requests_of(values, self.service.output)
             joined = Path(values["joined"]) if values["joined"] else None
             before = {"owner": owner, "steps": motion_steps(values), "joined": joined}
-            jobs = [self.studio.submit(first, instead_of=changing, **before)]
-            jobs += [self.studio.submit(other, **before) for other in others]
+            jobs = [self.service.submit(first, instead_of=changing, **before)]
+            jobs += [self.service.submit(other, **before) for other in others]
         except InputError as error:
-            told = self.running.look(seen, visitor, request)
+            told = self.running.poll(seen, visitor, request)
             return updates | told | {self.check.card: problem(error)}
         return updates | self._leave() | self.running.turn_to(jobs[0], seen, visitor, request)
 
@@ -185,7 +185,7 @@ class AnimateTab:
 
     def _fill_in(self, visitor: str, request: gr.Request, event: gr.EventData) -> Updates:
         """Put the settings of a job into the form, to change it or to use them again."""
-        job = self.studio.queue.get(event.job or "")
+        job = self.service.queue.get(event.job or "")
         mine = job is not None and job.owner == self.running.owner(visitor, request)
         if not mine or event.action not in ("edit", "use"):
             return {self.changing: gr.skip()}
@@ -208,11 +208,11 @@ class AnimateTab:
         Raises:
             InputError: photo or clip are not there any more.
         """
-        defaults = self.studio.defaults()
+        defaults = self.service.defaults()
         values = form.values_of({**job.request, **job.request.get(STEPS, {})}, defaults)
         names = FILES if defaults.takes_keypoints else FILES[:2]
         files = {name: job.request[name] for name in names if job.request.get(name)}
-        values |= {name: str(self.studio.lend(Path(file))) for name, file in files.items()}
+        values |= {name: str(self.service.lend(Path(file))) for name, file in files.items()}
         joined = job.request.get(JOINED)
         updates = {self.controls[name]: value for name, value in values.items() if name in self.controls}
-        return updates | {self.panel.joined: str(self.studio.lend(Path(joined))) if joined else None}
+        return updates | {self.panel.joined: str(self.service.lend(Path(joined))) if joined else None}

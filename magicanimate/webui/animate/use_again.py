@@ -24,7 +24,7 @@ from magicanimate.webui.animate.reuse import (
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.gallery.results import result_of
 from magicanimate.webui.jobs.running_panel import RunningPanel
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 _EXPLAINED = (
     '<p class="ma-caption">Drop a video that was made here: its settings, photo and dance go back into the '
@@ -36,12 +36,12 @@ class UseAgain:
     """A place to drop a result on, and what its settings do to the form. Builds itself where it is made.
 
     Args:
-        studio: knows where photos and clips are kept.
+        service: knows where photos and clips are kept.
         controls: the form.
     """
 
-    def __init__(self, studio: Studio, controls: Controls):
-        self.studio, self.controls = studio, controls
+    def __init__(self, service: AnimationService, controls: Controls):
+        self.service, self.controls = service, controls
         with gr.Accordion("Use the settings of an earlier video", open=False, elem_id="use-again"):
             gr.HTML(_EXPLAINED, padding=False)
             self.dropped = gr.File(label="Result", file_types=list(SUFFIXES), height=130)
@@ -84,16 +84,18 @@ class UseAgain:
             InputError: it has no settings.
         """
         settings = read_settings(file)
-        if not (self.studio.shared or names_files_only(file, settings)):
+        if not (self.service.shared or names_files_only(file, settings)):
             return reuse(settings, None)
-        found = original(settings, self.studio.library(owner).results())
+        found = original(settings, self.service.library(owner).results())
         return reuse(settings, []) if found is None else reuse(found, self._folders)
 
     def _send(self, tabs: gr.Tabs, name: str, shown: str) -> Updates:
         """Put the shown result into the form: its last frame as the photo, or itself as the dance."""
         try:
             file = (
-                self.studio.lend_last_frame(Path(shown)) if name == "photo" else self.studio.lend(Path(shown))
+                self.service.lend_last_frame(Path(shown))
+                if name == "photo"
+                else self.service.lend(Path(shown))
             )
         except InputError as error:
             return {self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)}
@@ -111,7 +113,7 @@ class UseAgain:
     @property
     def _folders(self) -> Sequence[Path] | None:
         """Where photo and clip of one's own results may lie: anywhere on a machine of one's own."""
-        return [self.studio.output] if self.studio.shared else None
+        return [self.service.output] if self.service.shared else None
 
     def _filled(self, again: Reused, source: str) -> Updates:
         """The form as it was for a result; what cannot be had again is said, and left as it is.
@@ -120,13 +122,13 @@ class UseAgain:
             again: the result's settings and files.
             source: what the visitor calls it.
         """
-        defaults = self.studio.defaults()
+        defaults = self.service.defaults()
         found = of_result(again.settings, form_settings(defaults))
         values = dict(found.values)
         files = dict(again.files)
         if not defaults.takes_keypoints:
             files.pop("keypoints", None)
-        values |= {name: str(self.studio.lend(file)) for name, file in files.items()}
+        values |= {name: str(self.service.lend(file)) for name, file in files.items()}
         notes = [*again.missing, *found.notes]
         text = " ".join([f"These are the settings of {source}.", *notes])
         return {

@@ -1,1 +1,1 @@
-"""Everything that was made: found, looked at, compared, exported, put into the bin."""
+"""Everything that was made: found, looked at, compared, exported, put into the trash."""

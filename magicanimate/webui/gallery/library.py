@@ -1,4 +1,4 @@
-"""Everything made in a folder of results: found, searched, and put into a bin."""
+"""Everything made in a folder of results: found, searched, and put into a trash."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from magicanimate.errors import InputError
-from magicanimate.webui.gallery.bin import Bin, Binned
 from magicanimate.webui.gallery.results import StoredResult, read_result
+from magicanimate.webui.gallery.trash import Trash, TrashedResult
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ class Library:
         only: whether a result may be seen; all of them by default.
 
     Attributes:
-        bin: where results go that nobody wants.
+        trash: where results go that nobody wants.
     """
 
     def __init__(self, folder: Path, *, only: Callable[[StoredResult], bool] = lambda _: True):
         self.folder = folder
-        self.bin = Bin(folder, only=only)
+        self.trash = Trash(folder, only=only)
         self._only = only
         self._known: dict[Path, tuple[tuple[int, int], StoredResult | None]] = {}
         self._lock = threading.Lock()
@@ -77,13 +77,13 @@ class Library:
                 return result
         raise InputError("This result is not there any more; it may have been moved or deleted.")
 
-    def delete(self, id: str) -> Binned:
-        """Put a result into the bin.
+    def delete(self, id: str) -> TrashedResult:
+        """Put a result into the trash.
 
         Raises:
             InputError: it is gone, or cannot be moved.
         """
-        return self.bin.put(self.get(id))
+        return self.trash.put(self.get(id))
 
     def _settings_files(self) -> Iterator[Path]:
         yield from self.folder.glob("*.json")

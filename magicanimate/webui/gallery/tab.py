@@ -1,4 +1,4 @@
-"""The tab with everything that was made: looked at, compared, used again, put into the bin."""
+"""The tab with everything that was made: looked at, compared, used again, put into the trash."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.result_panel import ResultPanel
 from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.gallery.browsing import Gallery, GalleryPage, GalleryState
 from magicanimate.webui.gallery.folder_window import open_folder
-from magicanimate.webui.gallery.look import Gallery, GalleryPage, Looking
 from magicanimate.webui.gallery.moving_thumbnails import Thumbnails
 from magicanimate.webui.gallery.views import ON_LOAD, Card, grid
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.latest import Latest
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
-_MADE, _BIN = "Results", "Bin"
+_MADE, _TRASH = "Results", "Trash"
 _COMPARE, _STOP = "Compare with another", "Stop comparing"
 _CHOOSE = "Choose a result to look at it."
 
@@ -33,14 +33,14 @@ class GalleryTab:
     """Builds itself where it is made, inside a tab.
 
     Args:
-        studio: has the folder of results.
+        service: has the folder of results.
         tab: the tab it is in.
     """
 
-    def __init__(self, studio: Studio, tab: gr.Tab):
-        self.studio, self.tab = studio, tab
-        self.thumbnails, self.latest = Thumbnails(studio.output), Latest()
-        self.looking = gr.State(Looking())
+    def __init__(self, service: AnimationService, tab: gr.Tab):
+        self.service, self.tab = service, tab
+        self.thumbnails, self.latest = Thumbnails(service.output), Latest()
+        self.state = gr.State(GalleryState())
         with gr.Row():
             with gr.Column(scale=6, min_width=320):
                 self._finding()
@@ -57,11 +57,11 @@ class GalleryTab:
                 min_width=190,
                 elem_id="gallery-search",
             )
-            self.which = gr.Radio([_MADE, _BIN], value=_MADE, label="Show", scale=2, min_width=190)
+            self.which = gr.Radio([_MADE, _TRASH], value=_MADE, label="Show", scale=2, min_width=190)
         self.grid = gr.HTML("", elem_id="gallery", padding=False, apply_default_css=False, js_on_load=ON_LOAD)
         with gr.Row():
-            self.folder = gr.Button("Open the folder", size="sm", visible=not self.studio.shared)
-            self.empty = gr.Button("Empty the bin…", size="sm", visible=False, elem_id="gallery-empty")
+            self.folder = gr.Button("Open the folder", size="sm", visible=not self.service.shared)
+            self.empty = gr.Button("Empty trash…", size="sm", visible=False, elem_id="gallery-empty")
         with gr.Row(visible=False) as self.sure:
             self.keep = gr.Button("Keep them", size="sm")
             self.really = gr.Button("", size="sm", variant="stop", elem_id="gallery-really")
@@ -70,16 +70,16 @@ class GalleryTab:
         self.notice = gr.HTML(views.message(_CHOOSE), padding=False, elem_id="gallery-notice")
         self.undo = gr.Button("Undo", size="sm", visible=False, elem_id="gallery-undo")
         self.result = ResultPanel("gallery-result")
-        self.restore = gr.Button("Take out of the bin", size="sm", visible=False, elem_id="gallery-restore")
+        self.restore = gr.Button("Put back", size="sm", visible=False, elem_id="gallery-restore")
         with gr.Row():
             self.compare = gr.Button(_COMPARE, size="sm", visible=False, elem_id="gallery-compare")
-            self.delete = gr.Button("Move to the bin", size="sm", visible=False, elem_id="gallery-delete")
+            self.delete = gr.Button("Move to trash", size="sm", visible=False, elem_id="gallery-delete")
 
     @property
     def widgets(self) -> list[gr.components.Component]:
         """What the handlers update."""
         buttons = [self.undo, self.compare, self.delete, self.restore, self.empty, self.really]
-        return [self.looking, self.grid, self.notice, self.sure, *buttons, *self.result.widgets]
+        return [self.state, self.grid, self.notice, self.sure, *buttons, *self.result.widgets]
 
     def connect(self, running: RunningPanel) -> None:
         """Attach the handlers; every widget of the page is there now.
@@ -89,7 +89,7 @@ class GalleryTab:
         """
         self.running = running
         several = {**PRIVATE, "concurrency_limit": 4}
-        at = [self.looking, running.visitor]
+        at = [self.state, running.visitor]
         self.tab.select(self._list, at, self.widgets, **several)
         # "change", as "input" is told of keys only: not of pasting, cutting and clearing.
         for changed in (self.search.change, self.which.input):
@@ -100,10 +100,10 @@ class GalleryTab:
         chosen.then(fn=None, js=_SHOW_CHOSEN)
         for button, step, told in (
             (self.compare, Gallery.compare, ""),
-            (self.delete, Gallery.delete, "Moved to the bin."),
+            (self.delete, Gallery.delete, "Moved to the trash."),
             (self.undo, Gallery.undo, "It is back."),
             (self.restore, Gallery.restore, "It is among the results again."),
-            (self.really, Gallery.empty_bin, "The bin is empty."),
+            (self.really, Gallery.empty_trash, "The trash is empty."),
         ):
             button.click(self._stepping(step, told), at, self.widgets, **several)
         self.empty.click(self._ask, None, self.sure, queue=False, **PRIVATE)
@@ -112,21 +112,21 @@ class GalleryTab:
         self.result.connect()
 
     def _gallery(self, visitor: str, request: gr.Request) -> Gallery:
-        return Gallery(self.studio.library(self.running.owner(visitor, request)))
+        return Gallery(self.service.library(self.running.owner(visitor, request)))
 
-    def _list(self, at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
+    def _list(self, at: GalleryState, visitor: str, request: gr.Request) -> Iterator[Updates]:
         yield from self._listed(self._gallery(visitor, request), at, self._begin(request))
 
     def _find(
-        self, at: Looking, visitor: str, search: str, which: str, request: gr.Request
+        self, at: GalleryState, visitor: str, search: str, which: str, request: gr.Request
     ) -> Iterator[Updates]:
         gallery, wanted = self._gallery(visitor, request), self._begin(request)
-        found = gallery.find(at, search, in_bin=which == _BIN)
-        told = self._told(gallery, found) if found.in_bin != at.in_bin else {}
+        found = gallery.find(at, search, in_trash=which == _TRASH)
+        told = self._told(gallery, found) if found.in_trash != at.in_trash else {}
         yield from self._listed(gallery, found, wanted, told)
 
     def _choose(
-        self, at: Looking, visitor: str, request: gr.Request, event: gr.EventData
+        self, at: GalleryState, visitor: str, request: gr.Request, event: gr.EventData
     ) -> Iterator[Updates]:
         """A card, or another page, was chosen in the grid."""
         gallery, wanted = self._gallery(visitor, request), self._begin(request)
@@ -135,10 +135,10 @@ class GalleryTab:
         else:
             yield from self._stepped(gallery, at, lambda: gallery.choose(at, event.id), wanted)
 
-    def _stepping(self, step: Callable[[Gallery, Looking], Looking], told: str) -> Callable:
+    def _stepping(self, step: Callable[[Gallery, GalleryState], GalleryState], told: str) -> Callable:
         """A handler that does ``step``; Gradio hands the request to plain functions only."""
 
-        def handler(at: Looking, visitor: str, request: gr.Request) -> Iterator[Updates]:
+        def handler(at: GalleryState, visitor: str, request: gr.Request) -> Iterator[Updates]:
             gallery, wanted = self._gallery(visitor, request), self._begin(request)
             yield from self._stepped(gallery, at, lambda: step(gallery, at), wanted, told)
 
@@ -148,15 +148,15 @@ class GalleryTab:
         return self.latest.begin(request.session_hash)
 
     def _ask(self, request: gr.Request) -> Updates:
-        """Ask whether the bin is to be emptied; what is being listed would take the question away."""
+        """Ask whether the trash is to be emptied; what is being listed would take the question away."""
         self._begin(request)
         return {self.sure: gr.update(visible=True)}
 
     def _stepped(
         self,
         gallery: Gallery,
-        at: Looking,
-        step: Callable[[], Looking],
+        at: GalleryState,
+        step: Callable[[], GalleryState],
         wanted: Callable[[], bool],
         told: str = "",
     ) -> Iterator[Updates]:
@@ -172,7 +172,7 @@ class GalleryTab:
     def _listed(
         self,
         gallery: Gallery,
-        at: Looking,
+        at: GalleryState,
         wanted: Callable[[], bool],
         told: Updates | None = None,
         *,
@@ -188,10 +188,10 @@ class GalleryTab:
         """
         page = gallery.page(at)
         updates = (told or {}) | {
-            self.looking: page.at,
+            self.state: page.at,
             self.grid: self._drawn(page),
-            self.empty: gr.update(visible=page.at.in_bin and page.binned > 0),
-            self.really: gr.update(value=f"Delete {page.binned} for good"),
+            self.empty: gr.update(visible=page.at.in_trash and page.trashed > 0),
+            self.really: gr.update(value=f"Delete {page.trashed} for good"),
             self.sure: gr.update(visible=False),
         }
         if not wanted():
@@ -213,7 +213,7 @@ class GalleryTab:
         ]
         return grid(cards, page=page.at.page, pages=page.pages, empty=page.nothing)
 
-    def _told(self, gallery: Gallery, at: Looking, told: str = "") -> Updates:
+    def _told(self, gallery: Gallery, at: GalleryState, told: str = "") -> Updates:
         """What is shown of the chosen result, or of the two that are compared, and what can be done with it.
 
         Raises:
@@ -230,20 +230,22 @@ class GalleryTab:
             case _:
                 panel, text = self.result.hide(), _CHOOSE
         one = len(shown) == 1
-        compare = gr.update(value=_STOP if at.comparing else _COMPARE, visible=bool(shown) and not at.in_bin)
+        compare = gr.update(
+            value=_STOP if at.comparing else _COMPARE, visible=bool(shown) and not at.in_trash
+        )
         return {
             **panel,
-            self.looking: at,
+            self.state: at,
             self.notice: views.message(told or text, kind="done" if told else "info"),
-            self.undo: gr.update(visible=bool(at.undo) and not at.in_bin),
+            self.undo: gr.update(visible=bool(at.undo) and not at.in_trash),
             self.compare: compare,
-            self.delete: gr.update(visible=one and not at.in_bin),
-            self.restore: gr.update(visible=one and at.in_bin),
+            self.delete: gr.update(visible=one and not at.in_trash),
+            self.restore: gr.update(visible=one and at.in_trash),
         }
 
     def _open(self) -> str:
         try:
-            open_folder(self.studio.output)
+            open_folder(self.service.output)
         except InputError as error:
             return views.message(str(error))
-        return views.message(f"The results are in {self.studio.output}.")
+        return views.message(f"The results are in {self.service.output}.")

@@ -11,7 +11,7 @@ import gradio as gr
 from magicanimate.webui import views
 from magicanimate.webui.gallery.photo_thumbnail import thumbnail
 from magicanimate.webui.jobs.job import Job, JobState
-from magicanimate.webui.jobs.watch import PlacedJob
+from magicanimate.webui.jobs.polling import PlacedJob
 
 # Tells Python which button of which job was pressed. The list is drawn anew when it changes; whoever walks
 # through it by keyboard then finds the focus on the same button of the same job, wherever it is now. A button

@@ -15,9 +15,9 @@ from magicanimate.webui import views
 from magicanimate.webui.animate.result_panel import ResultPanel
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.jobs.polling import JobPoller, JobUpdate, PlacedJob, ViewState
 from magicanimate.webui.jobs.queue_panel import QueuePanel
-from magicanimate.webui.jobs.watch import JobWatch, News, PlacedJob, Seen
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 _WHILE_BUSY, _WHILE_IDLE = 0.4, 2.0  # seconds between looks
 
@@ -26,14 +26,14 @@ class RunningPanel:
     """Builds itself where it is made.
 
     Args:
-        studio: has the queue.
+        service: has the queue.
         cancel: the button that stops the job which the panel tells of.
         example: HTML that is shown as long as there are no jobs.
     """
 
-    def __init__(self, studio: Studio, cancel: gr.Button, example: str):
-        self.studio, self.cancel = studio, cancel
-        self.seen = gr.State(Seen())
+    def __init__(self, service: AnimationService, cancel: gr.Button, example: str):
+        self.service, self.cancel = service, cancel
+        self.seen = gr.State(ViewState())
         # Who one is where several people use the program: known to one's own browser alone.
         self.visitor = gr.BrowserState("", storage_key="magicanimate-visitor", secret="magicanimate")
         self.timer = gr.Timer(_WHILE_BUSY)
@@ -47,7 +47,7 @@ class RunningPanel:
 
     @property
     def widgets(self) -> list[gr.components.Component]:
-        """What `look` updates."""
+        """What `poll` updates."""
         own = [
             self.seen,
             self.visitor,
@@ -63,34 +63,34 @@ class RunningPanel:
         """Attach the handlers; every widget of the page is there now."""
         told = [self.seen, self.visitor]
         private = {**PRIVATE, "queue": False}
-        self.timer.tick(self.look, told, self.widgets, **private)
+        self.timer.tick(self.poll, told, self.widgets, **private)
         self.jobs.list.click(self._act, told, self.widgets, **private)
         self.result.connect()
 
     def owner(self, visitor: str, request: gr.Request) -> str:
         """Whose jobs a page shows: everybody's on a machine of one's own, else those of who is signed in, or
         of this browser."""
-        if not self.studio.shared:
+        if not self.service.shared:
             return ""
         return request.username or visitor or request.session_hash
 
-    def look(self, seen: Seen, visitor: str, request: gr.Request) -> Updates:
+    def poll(self, seen: ViewState, visitor: str, request: gr.Request) -> Updates:
         """Bring the page up to date."""
         updates: Updates = {}
-        if self.studio.shared and not visitor:
+        if self.service.shared and not visitor:
             visitor = secrets.token_hex(16)
             updates[self.visitor] = visitor
-        news = JobWatch(self.studio.queue).look(seen, self.owner(visitor, request))
+        news = JobPoller(self.service.queue).poll(seen, self.owner(visitor, request))
         return updates | self._tell(news)
 
-    def turn_to(self, job: Job, seen: Seen, visitor: str, request: gr.Request) -> Updates:
+    def turn_to(self, job: Job, seen: ViewState, visitor: str, request: gr.Request) -> Updates:
         """Tell of another job from now on, unless one is running."""
         current = seen.current.job if seen.current else None
         if current is None or current.is_over:
-            seen = JobWatch.turn_to(seen, job)
-        return self.look(seen, visitor, request)
+            seen = JobPoller.turn_to(seen, job)
+        return self.poll(seen, visitor, request)
 
-    def _tell(self, news: News) -> Updates:
+    def _tell(self, news: JobUpdate) -> Updates:
         updates: Updates = {self.seen: news.seen}
         if news.relisted:
             busy = any(placed.job.state in ("running", "waiting") for placed in news.seen.listed)
@@ -104,7 +104,7 @@ class RunningPanel:
             updates[self.preview] = gr.update(value=views.preview(news.preview), visible=True)
         if news.ended is not None:
             updates |= self._ended(news.ended, alone=news.seen.preview is None)
-        note = views.unloaded_note(self.studio.unload_after) if self.studio.unloaded else ""
+        note = views.unloaded_note(self.service.unload_after) if self.service.unloaded else ""
         return updates | {self.note: gr.update(value=note, visible=bool(note))}
 
     def _current(self, placed: PlacedJob | None) -> Updates:
@@ -129,21 +129,21 @@ class RunningPanel:
             return {self.preview: gr.update(value=kept, visible=True)}
         return {}
 
-    def stop(self, seen: Seen, visitor: str, request: gr.Request) -> Updates:
+    def stop(self, seen: ViewState, visitor: str, request: gr.Request) -> Updates:
         """Cancel the job that the page tells of."""
         if seen.current is not None and seen.current.job.owner == self.owner(visitor, request):
-            self.studio.queue.cancel(seen.current.job.id)
-        return self.look(seen, visitor, request) | {
+            self.service.queue.cancel(seen.current.job.id)
+        return self.poll(seen, visitor, request) | {
             self.cancel: gr.update(value="Stopping…", interactive=False)
         }
 
-    def _act(self, seen: Seen, visitor: str, request: gr.Request, event: gr.EventData) -> Updates:
+    def _act(self, seen: ViewState, visitor: str, request: gr.Request, event: gr.EventData) -> Updates:
         """A button of the list was pressed."""
         owner = self.owner(visitor, request)
-        queue = self.studio.queue
+        queue = self.service.queue
         job = queue.get(event.job or "")
         if event.job and (job is None or job.owner != owner):
-            return self.look(seen, visitor, request)
+            return self.poll(seen, visitor, request)
         try:
             match event.action:
                 case "up" | "down":
@@ -157,7 +157,7 @@ class RunningPanel:
                 case "again":
                     return self.turn_to(queue.again(job.id), seen, visitor, request)
                 case "show":
-                    return self.look(JobWatch.turn_to(seen, job), visitor, request)
+                    return self.poll(JobPoller.turn_to(seen, job), visitor, request)
                 case "go-on":
                     queue.go_on(owner)
                 case "drop" | "clear":
@@ -165,8 +165,8 @@ class RunningPanel:
                     for other in dropped:
                         queue.remove(other.id)
         except InputError as error:
-            return self.look(seen, visitor, request) | {self.status: _error(error)}
-        return self.look(seen, visitor, request)
+            return self.poll(seen, visitor, request) | {self.status: _error(error)}
+        return self.poll(seen, visitor, request)
 
 
 def _error(error: InputError) -> dict:

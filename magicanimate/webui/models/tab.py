@@ -15,7 +15,7 @@ from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.models.fetching import ModelFetch
 from magicanimate.webui.models.views import ON_LOAD, model_list
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 _LOOK_EVERY = 1.0  # seconds, while something is fetched
 
@@ -24,12 +24,12 @@ class ModelsTab:
     """Builds itself where it is made, inside a tab. Only for a program that nobody else can reach.
 
     Args:
-        studio: animates with the model in use.
+        service: animates with the model in use.
         fetch: fetches the full one.
     """
 
-    def __init__(self, studio: Studio, fetch: ModelFetch):
-        self.studio, self.fetch = studio, fetch
+    def __init__(self, service: AnimationService, fetch: ModelFetch):
+        self.service, self.fetch = service, fetch
         self.list = gr.HTML(self._list, padding=False, elem_id="models", js_on_load=ON_LOAD)
         with gr.Row(equal_height=True):
             self.folder = gr.Textbox(
@@ -63,7 +63,7 @@ class ModelsTab:
     def _list(self) -> str:
         return model_list(
             describe_models(),
-            current=self.studio.model_name,
+            current=self.service.model_name,
             fetch=self.fetch.status,
             free=free_bytes(home()),
         )
@@ -93,7 +93,7 @@ class ModelsTab:
 
     def _use(self, model: str | Path) -> Updates:
         try:
-            self.studio.use_model(model)
+            self.service.use_model(model)
         except InputError as error:
             return self._look(views.message(str(error), kind="error"))
         told = views.message("The next video is made with this model.", kind="done")

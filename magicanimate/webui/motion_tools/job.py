@@ -14,20 +14,20 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 
 class MotionJob:
     """Builds the two buttons where it is made, and the line under them.
 
     Args:
-        studio: does the work.
+        service: does the work.
         name: tells this work of a visitor from other work of the same visitor.
         label: what the button says.
     """
 
-    def __init__(self, studio: Studio, name: str, label: str):
-        self.studio, self.name = studio, name
+    def __init__(self, service: AnimationService, name: str, label: str):
+        self.service, self.name = service, name
         with gr.Row():
             self.start = gr.Button(label, variant="primary", elem_id=f"make-{name}")
             self.cancel = gr.Button("Cancel", visible=False, elem_id=f"cancel-{name}")
@@ -47,16 +47,16 @@ class MotionJob:
 
     def admit(self, request: gr.Request) -> Updates:
         """The visitor has pressed the button."""
-        self.studio.admit(self.of(request))
+        self.service.admit(self.of(request))
         return {
-            self.status: gr.update(value=views.message(self.studio.conversion_begins()), visible=True),
+            self.status: gr.update(value=views.message(self.service.conversion_begins()), visible=True),
             self.start: gr.update(interactive=False),
             self.cancel: gr.update(visible=True),
         }
 
     def stop(self, request: gr.Request) -> Updates:
         """The visitor has pressed Cancel."""
-        self.studio.cancel(self.of(request))
+        self.service.cancel(self.of(request))
         return {self.cancel: gr.update(value="Stopping…", interactive=False)}
 
     def _release(self) -> Updates:
@@ -82,7 +82,7 @@ class MotionJob:
         try:
             if not clip:
                 raise InputError("Add a video.")
-            for report in self.studio.make_motion(self.of(request), Path(clip), wish(), earlier=earlier):
+            for report in self.service.make_motion(self.of(request), Path(clip), wish(), earlier=earlier):
                 if isinstance(report, Progress):
                     yield {self.status: views.progress_bar(report)}
                 else:

@@ -20,7 +20,7 @@ from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.motion_tools.figures import figures
 from magicanimate.webui.motion_tools.job import MotionJob
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 
 MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
 
@@ -35,11 +35,11 @@ class DensePoseTab:
     """Builds itself where it is made, inside a tab.
 
     Args:
-        studio: does the work.
+        service: does the work.
     """
 
-    def __init__(self, studio: Studio):
-        self.studio = studio
+    def __init__(self, service: AnimationService):
+        self.service = service
         self.made = gr.State(None)  # MadeMotion of the visitor's last run
         gr.HTML(_ABOUT, padding=False)
         with gr.Row():
@@ -90,7 +90,7 @@ class DensePoseTab:
             self.use_photo = gr.Checkbox(True, label="Use this photo", container=False)
 
     def _results(self) -> None:
-        self.job = MotionJob(self.studio, "dp", MAKE)
+        self.job = MotionJob(self.service, "dp", MAKE)
         with gr.Row():
             players: dict[str, Any] = {
                 "interactive": False,
@@ -171,10 +171,10 @@ class DensePoseTab:
         Raises:
             InputError: it cannot be read, or nothing can find the people of an ordinary video.
         """
-        found = self.studio.examine(clip)
+        found = self.service.examine(clip)
         if found.kind in ("ordinary", "recolourable"):
             button = MAKE if found.kind == "ordinary" else CORRECT
-            return found.kind, self.studio.conversion(found.kind), button
+            return found.kind, self.service.conversion(found.kind), button
         if found.kind == "ready":
             return found.kind, "This is a motion clip already. Choose what to change.", CHANGE
         return found.kind, f"{clip.name} {found.advice('')}.", None

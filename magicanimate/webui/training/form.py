@@ -1,36 +1,36 @@
-"""The fields of the Train tab, named as those of `TrainingWish`."""
+"""The fields of the Train tab, named as those of `TrainingConfig`."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from magicanimate.webui.training.wish import PRESETS, STAGES, TrainingWish, stages_of
+from magicanimate.webui.training.config import PRESETS, STAGES, TrainingConfig, stages_of
 
 Controls = dict[str, gr.components.Component]
 
 TEXTS = ("data", "runs", "images", "pipeline", "stable_diffusion", "vae", "motion")
 
 
-def what(wish: TrainingWish) -> Controls:
+def what(config: TrainingConfig) -> Controls:
     """What to train."""
     return {
         name: gr.Dropdown(
             list(names),
-            value=getattr(wish, name),
+            value=getattr(config, name),
             label=name.capitalize(),
-            info=texts[getattr(wish, name)],
+            info=texts[getattr(config, name)],
             filterable=False,
             elem_id=f"train-{name}",
         )
-        for name, names, texts in (("preset", PRESETS, PRESETS), ("stage", stages_of(wish.preset), STAGES))
+        for name, names, texts in (("preset", PRESETS, PRESETS), ("stage", stages_of(config.preset), STAGES))
     }
 
 
-def data(wish: TrainingWish) -> Controls:
+def data(config: TrainingConfig) -> Controls:
     """What to train on."""
     return {
         "data": gr.Textbox(
-            wish.data,
+            config.data,
             label="Data folder",
             info="Videos NAME.mp4 with their motion clips NAME.densepose.mp4, or rendered dancers",
             elem_id="data",
@@ -38,11 +38,11 @@ def data(wish: TrainingWish) -> Controls:
     }
 
 
-def runs(wish: TrainingWish) -> Controls:
+def runs(config: TrainingConfig) -> Controls:
     """Where it goes."""
     return {
         "runs": gr.Textbox(
-            wish.runs,
+            config.runs,
             label="Folder of the runs",
             info="The same for all stages of one training: each stage continues from the one before",
             elem_id="runs",

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from magicanimate.checkpoints.disk import MODEL_INDEX, model_index
 from magicanimate.errors import InputError
 from magicanimate.files import parse_json, read_json_object
+from magicanimate.webui.training.config import PROGRAM_FOLDER, STAGES, TrainingConfig
 from magicanimate.webui.training.detached import ERROR_PREFIX, DetachedProcess
-from magicanimate.webui.training.wish import PROGRAM_FOLDER, STAGES, TrainingWish
 
 State = Literal["none", "running", "stopping", "stopped", "finished", "failed"]
 
@@ -72,14 +72,14 @@ class TrainingRun:
         self.process = DetachedProcess(folder, "training")
         self._metrics = _Metrics(folder / "metrics.jsonl")
 
-    def start(self, wish: TrainingWish) -> None:
+    def start(self, config: TrainingConfig) -> None:
         """Start, or resume, the training in a process of its own.
 
         Raises:
-            InputError: it runs already, or the wish cannot be fulfilled. What only the training can know,
+            InputError: it runs already, or the config cannot be fulfilled. What only the training can know,
                 such as a folder without videos, is said by `status`.
         """
-        self.process.start(wish.command(), cwd=PROGRAM_FOLDER)
+        self.process.start(config.command(), cwd=PROGRAM_FOLDER)
 
     def holdout(self) -> int | None:
         """Videos that a run which has begun keeps for checking; it goes on with no other number."""

@@ -11,13 +11,13 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.studio import Studio
+from magicanimate.webui.service import AnimationService
 from magicanimate.webui.training import form as train_form
 from magicanimate.webui.training import views as train_views
-from magicanimate.webui.training.desk import TrainingDesk
+from magicanimate.webui.training.config import FROM_NOTHING, PRESETS, STAGES, TrainingConfig, shown, stages_of
+from magicanimate.webui.training.manager import TrainingManager
 from magicanimate.webui.training.run_panel import RunPanel
 from magicanimate.webui.training.trial_panel import TrialPanel
-from magicanimate.webui.training.wish import FROM_NOTHING, PRESETS, STAGES, TrainingWish, shown, stages_of
 
 _LOOK_EVERY = 2.0  # seconds
 
@@ -26,18 +26,18 @@ class TrainTab:
     """Builds itself where it is made, inside a tab. Only for a program that nobody else can reach.
 
     Args:
-        studio: animates with what was trained.
+        service: animates with what was trained.
     """
 
-    def __init__(self, studio: Studio):
-        self.desk = TrainingDesk(studio.output / ".training.json")
+    def __init__(self, service: AnimationService):
+        self.manager = TrainingManager(service.output / ".training.json")
         gr.HTML(train_views.INTRO, padding=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 self._wishes()
             with gr.Column(scale=6, min_width=320):
                 self.run = RunPanel()
-                self.trials = TrialPanel(studio, self.desk)
+                self.trials = TrialPanel(service, self.manager)
                 with gr.Accordion("What the training prints", open=False):
                     self.output = gr.Textbox(
                         show_label=False, lines=10, max_lines=10, interactive=False, elem_id="training-output"
@@ -48,8 +48,8 @@ class TrainTab:
         self.problems = [self.start_problem, self.render_problem]
 
     def _wishes(self) -> None:
-        wish = TrainingWish()  # the one that was made last is put in when the page is opened
-        self.fields = train_form.what(wish) | train_form.data(wish)
+        config = TrainingConfig()  # the one that was made last is put in when the page is opened
+        self.fields = train_form.what(config) | train_form.data(config)
         self.check = gr.Button("Check the data", size="sm", elem_id="check-data")
         self.checked = gr.HTML("", visible=False, padding=False, elem_id="checked-data")
         with gr.Accordion("No videos? Render synthetic dancers", open=False):
@@ -66,7 +66,7 @@ class TrainTab:
                 self.stop_rendering = gr.Button("Stop rendering", size="sm", interactive=False)
             self.rendering = gr.HTML("", padding=False, elem_id="rendering")
             self.render_problem = gr.HTML("", padding=False, elem_id="render-problem")
-        self.fields |= train_form.runs(wish)
+        self.fields |= train_form.runs(config)
         with gr.Accordion("More", open=False, elem_id="train-more"):
             self.fields |= train_form.more()
         with gr.Group(visible=False, elem_id="released-weights") as self.released:
@@ -88,7 +88,7 @@ class TrainTab:
         """Attach the handlers; every widget of the page is there now."""
         at_once = PRIVATE | {"queue": False}
         fields = {*self.fields.values()}
-        wish = {*fields, self.seen}
+        inputs = {*fields, self.seen}
         looks = [*self.run.widgets, *self.trials.widgets, self.output, self.start, self.stop]
         looks += [self.timer, self.seen, self.rendering, self.stop_rendering]
         acts = [*looks, *self.problems]
@@ -96,8 +96,8 @@ class TrainTab:
 
         blocks.load(self._restore, None, [*fields], **at_once).then(
             self._describe, fields, described, **at_once
-        ).then(self._look, wish, looks, **at_once)
-        self.timer.tick(self._look, wish, looks, **at_once)
+        ).then(self._look, inputs, looks, **at_once)
+        self.timer.tick(self._look, inputs, looks, **at_once)
         changes = [field.change for field in fields]
         gr.on(
             changes,
@@ -110,38 +110,38 @@ class TrainTab:
         chosen = [tab.select, self.fields["preset"].change, self.fields["stage"].change]
         for name in ("runs", "data"):
             chosen += [self.fields[name].blur, self.fields[name].submit]
-        gr.on(chosen, self._look, wish, looks, trigger_mode="always_last", **at_once)
-        self.start.click(self._start, wish, [*acts, self.fields["holdout"]], **PRIVATE)
-        self.stop.click(self._stop, wish, acts, **at_once)
+        gr.on(chosen, self._look, inputs, looks, trigger_mode="always_last", **at_once)
+        self.start.click(self._start, inputs, [*acts, self.fields["holdout"]], **PRIVATE)
+        self.stop.click(self._stop, inputs, acts, **at_once)
         self.check.click(self._check, self.fields["data"], [self.checked, self.check], **PRIVATE)
-        self.render.click(self._render, {*wish, self.dancers}, acts, **at_once)
-        self.stop_rendering.click(self._stop_rendering, wish, looks, **at_once)
-        exported = self.trials.connect(blocks, animate, tabs, wish, self._wish)
-        exported.then(self._look, wish, looks, **at_once)
+        self.render.click(self._render, {*inputs, self.dancers}, acts, **at_once)
+        self.stop_rendering.click(self._stop_rendering, inputs, looks, **at_once)
+        exported = self.trials.connect(blocks, animate, tabs, inputs, self._config)
+        exported.then(self._look, inputs, looks, **at_once)
 
-    def _wish(self, data: dict) -> TrainingWish:
+    def _config(self, data: dict) -> TrainingConfig:
         values = {name: data[widget] for name, widget in self.fields.items()}
-        return TrainingWish(**values | {name: values[name] or "" for name in train_form.TEXTS})
+        return TrainingConfig(**values | {name: values[name] or "" for name in train_form.TEXTS})
 
     def _restore(self) -> Updates:
         """The page was opened: show the training that was asked for last."""
-        wish = self.desk.wish
-        return {widget: gr.update(value=getattr(wish, name)) for name, widget in self.fields.items()}
+        config = self.manager.config
+        return {widget: gr.update(value=getattr(config, name)) for name, widget in self.fields.items()}
 
     def _describe(self, data: dict) -> Updates:
         """A field was changed: what follows for the others, and the command line."""
-        wish = self._wish(data)
-        stages = stages_of(wish.preset) if wish.preset in PRESETS else tuple(STAGES)
+        config = self._config(data)
+        stages = stages_of(config.preset) if config.preset in PRESETS else tuple(STAGES)
         try:
-            command = shown(wish.command())
+            command = shown(config.command())
         except InputError as error:
             command = str(error)
         # A stage that fits is left alone: the visitor may have chosen another one meanwhile.
-        stage = {"info": STAGES[wish.stage]} if wish.stage in stages else {"value": stages[0]}
+        stage = {"info": STAGES[config.stage]} if config.stage in stages else {"value": stages[0]}
         return {
-            self.fields["preset"]: gr.update(info=PRESETS.get(wish.preset)),
+            self.fields["preset"]: gr.update(info=PRESETS.get(config.preset)),
             self.fields["stage"]: gr.update(choices=list(stages), **stage),
-            self.released: gr.update(visible=wish.preset not in FROM_NOTHING),
+            self.released: gr.update(visible=config.preset not in FROM_NOTHING),
             self.command: command,
         }
 
@@ -151,44 +151,44 @@ class TrainTab:
 
     def _start(self, data: dict) -> Iterator[Updates]:
         yield {
-            self.start_problem: views.message("Looking at the data…"),
+            self.start_problem: views.message("GalleryState at the data…"),
             self.start: gr.update(interactive=False),
         }
         try:
-            self.desk.start(self._wish(data))
+            self.manager.start(self._config(data))
         except InputError as error:
             yield self._look(data) | {self.start_problem: views.message(str(error), kind="error")}
             return
-        yield self._look(data) | {self.start_problem: "", self.fields["holdout"]: self.desk.wish.holdout}
+        yield self._look(data) | {self.start_problem: "", self.fields["holdout"]: self.manager.config.holdout}
 
     def _stop(self, data: dict) -> Updates:
         try:
-            self.desk.run(self._wish(data)).stop()
+            self.manager.run(self._config(data)).stop()
         except InputError as error:
             return self._look(data) | {self.start_problem: views.message(str(error), kind="error")}
         return self._look(data) | {self.start_problem: ""}
 
     def _render(self, data: dict) -> Updates:
-        wish = self._wish(data)
+        config = self._config(data)
         try:
-            self.desk.render(wish.data, count=data[self.dancers], preset=wish.preset)
+            self.manager.render(config.data, count=data[self.dancers], preset=config.preset)
         except InputError as error:
             return self._look(data) | {self.render_problem: views.message(str(error), kind="error")}
         return self._look(data) | {self.render_problem: ""}
 
     def _stop_rendering(self, data: dict) -> Updates:
-        self.desk.stop_rendering(self._wish(data).data)
+        self.manager.stop_rendering(self._config(data).data)
         return self._look(data)
 
     def _check(self, folder: str) -> Iterator[Updates]:
         """Say what a training would use of the data folder."""
         said: list[str] = []
         yield {
-            self.checked: gr.update(value=views.message("Looking at the files."), visible=True),
+            self.checked: gr.update(value=views.message("GalleryState at the files."), visible=True),
             self.check: gr.update(interactive=False),
         }
         try:
-            for line in self.desk.check(folder):
+            for line in self.manager.check(folder):
                 said.append(line)
                 yield {self.checked: train_views.lines(said)}
             yield {self.checked: train_views.lines(said, kind="done")}
@@ -199,9 +199,9 @@ class TrainTab:
 
     def _look(self, data: dict) -> Updates:
         """Bring the page up to date with the run that the fields name."""
-        wish = self._wish(data)
+        config = self._config(data)
         try:
-            run = self.desk.run(wish)
+            run = self.manager.run(config)
         except InputError as error:
             return {self.run.status: views.message(str(error)), self.timer: gr.Timer(active=False)}
         status = run.status()
@@ -210,7 +210,7 @@ class TrainTab:
         now: dict[str, Any] = {"run": str(run.folder)}
         updates = self.run.updates(run, status, seen, now)
         updates |= self.trials.updates(run, status, seen, now)
-        updates |= self._rendering(wish.data, busy)
+        updates |= self._rendering(config.data, busy)
         return updates | {
             self.output: run.process.output(),
             self.start: gr.update(value="Resume" if status.checkpoint else "Start", interactive=not busy),
@@ -222,7 +222,7 @@ class TrainTab:
 
     def _rendering(self, data: str, busy: bool) -> Updates:
         try:
-            rendering = self.desk.rendering(data)
+            rendering = self.manager.rendering(data)
         except InputError:
             return {self.timer: gr.Timer(active=busy)}
         return {

@@ -11,22 +11,22 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.studio import Studio
-from magicanimate.webui.training.desk import TrainingDesk
+from magicanimate.webui.service import AnimationService
+from magicanimate.webui.training.config import TrainingConfig
+from magicanimate.webui.training.manager import TrainingManager
 from magicanimate.webui.training.run import RunStatus, TrainingRun, trials
-from magicanimate.webui.training.wish import TrainingWish
 
 
 class TrialPanel:
     """Builds itself where it is made.
 
     Args:
-        studio: animates with what was trained.
-        desk: makes pipelines of checkpoints.
+        service: animates with what was trained.
+        manager: makes pipelines of checkpoints.
     """
 
-    def __init__(self, studio: Studio, desk: TrainingDesk):
-        self.studio, self.desk = studio, desk
+    def __init__(self, service: AnimationService, manager: TrainingManager):
+        self.service, self.manager = service, manager
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="trials") as self.box:
             self.choice = gr.Radio([], label="Try what was trained")
             self.note = gr.HTML("", visible=False, padding=False, elem_id="trial-note")
@@ -41,14 +41,14 @@ class TrialPanel:
         blocks: gr.Blocks,
         animate: AnimateTab,
         tabs: gr.Tabs,
-        wish: set[gr.components.Component],
-        wish_of: Callable[[dict], TrainingWish],
+        config: set[gr.components.Component],
+        wish_of: Callable[[dict], TrainingConfig],
     ) -> gr.events.Dependency:
         """Attach the handlers; every widget of the page is there now.
 
         Args:
             blocks, animate, tabs: of the page.
-            wish: widgets that hold the wish.
+            config: widgets that hold the config.
             wish_of: reads it from their values.
 
         Returns:
@@ -63,7 +63,7 @@ class TrialPanel:
         def export(data: dict) -> Iterator[Updates]:
             yield from self._export(wish_of(data))
 
-        return self.export.click(export, wish, [self.note, self.export, self.choice], **PRIVATE)
+        return self.export.click(export, config, [self.note, self.export, self.choice], **PRIVATE)
 
     def updates(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
         """What has changed; see `RunPanel.updates`."""
@@ -78,16 +78,16 @@ class TrialPanel:
             updates[self.choice] = gr.update(choices=found, value=next(iter(now["trials"]), None))
         return updates
 
-    def _export(self, wish: TrainingWish) -> Iterator[Updates]:
+    def _export(self, config: TrainingConfig) -> Iterator[Updates]:
         note = views.message("Exporting the newest checkpoint…")
         yield {self.note: gr.update(value=note, visible=True), self.export: gr.update(interactive=False)}
         updates: Updates = {self.export: gr.update(interactive=True)}
         try:
-            out = self.desk.export(wish)
+            out = self.manager.export(config)
         except InputError as error:
             yield updates | {self.note: views.message(str(error), kind="error")}
             return
-        found = [(trial.name, str(trial.folder)) for trial in trials(wish.runs_folder)]
+        found = [(trial.name, str(trial.folder)) for trial in trials(config.runs_folder)]
         yield updates | {
             self.note: views.message(f"Written to {out}", kind="done"),
             self.choice: gr.update(choices=found, value=str(out)),
@@ -97,22 +97,22 @@ class TrialPanel:
         try:
             if not folder:
                 raise InputError("There is nothing to try yet; export a checkpoint first.")
-            self.studio.use_model(Path(folder))
+            self.service.use_model(Path(folder))
         except InputError as error:
             return {self.note: gr.update(value=views.message(str(error), kind="error"), visible=True)}
         return self._switched() | {self.tabs: gr.Tabs(selected="animate")}
 
     def _opened(self) -> Updates:
         """The page was opened."""
-        return {self.back: gr.update(visible=self.studio.trial is not None)}
+        return {self.back: gr.update(visible=self.service.trial is not None)}
 
     def _back(self) -> Updates:
-        self.studio.use_model(None)
+        self.service.use_model(None)
         return self._switched()
 
     def _switched(self) -> Updates:
-        """The studio animates with another checkpoint: its note, and the settings it would choose."""
+        """The service animates with another checkpoint: its note, and the settings it would choose."""
         return self.animate.switched() | {
-            self.back: gr.update(visible=self.studio.trial is not None),
+            self.back: gr.update(visible=self.service.trial is not None),
             self.note: gr.update(visible=False),
         }

@@ -1,4 +1,4 @@
-"""What somebody wants to train, and the command lines that do it.
+"""The settings of a training, and the command lines that do it.
 
 The commands are run as programs of their own: this package never imports `training`.
 """
@@ -53,7 +53,7 @@ def stages_of(preset: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class TrainingWish:
+class TrainingConfig:
     """One stage to train. Folders are as somebody typed them; ``None`` and "" mean "as the preset has it".
 
     Attributes:
@@ -107,8 +107,8 @@ class TrainingWish:
         self._check_choice()
         return self.runs_folder / self.stage
 
-    def with_holdout(self, videos: int) -> TrainingWish:
-        """The wish with videos to check with: as many as the preset wants, but never more than a quarter.
+    def with_holdout(self, videos: int) -> TrainingConfig:
+        """The config with videos to check with: as many as the preset wants, but never more than a quarter.
 
         Args:
             videos: that can be used.

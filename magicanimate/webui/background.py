@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 _NEWS_EVERY, _AT_LEAST_EVERY = 0.2, 1.0  # seconds
 
 
-def followed(work: Callable[[OnProgress, ShouldStop], Result]) -> Iterator[Progress | Result]:
+def run_with_progress(work: Callable[[OnProgress, ShouldStop], Result]) -> Iterator[Progress | Result]:
     """Yield the newest progress a few times a second, and at last what ``work`` returns.
 
     Progress is yielded again each second although there is none that is newer: Gradio closes the iterator of

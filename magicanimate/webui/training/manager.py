@@ -1,4 +1,4 @@
-"""Trainings that the page starts: the wish it was given last, its run, and the commands around it."""
+"""Trainings that the page starts: the last config, its run, and the commands around it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object, write_json
-from magicanimate.webui.training.detached import ERROR_PREFIX, OUTPUT_AT_ONCE, DetachedProcess
-from magicanimate.webui.training.run import GRACE, TrainingRun, export_folder
-from magicanimate.webui.training.wish import (
+from magicanimate.webui.training.config import (
     PROGRAM_FOLDER,
-    TrainingWish,
+    TrainingConfig,
     check_command,
     dancers_command,
     folder_named,
 )
+from magicanimate.webui.training.detached import ERROR_PREFIX, OUTPUT_AT_ONCE, DetachedProcess
+from magicanimate.webui.training.run import GRACE, TrainingRun, export_folder
 
 _USABLE = re.compile(r"(\d+) (?:videos with|rendered people)")
 """How the line of `python -m training.data check` begins that counts what can be used."""
 
 
-class TrainingDesk:
+class TrainingManager:
     """Starts and finds trainings; a program and a page that are started later find the same.
 
     Args:
-        memory: file that keeps the last wish.
+        memory: file that keeps the last config.
     """
 
     def __init__(self, memory: Path):
@@ -40,41 +40,41 @@ class TrainingDesk:
         self._lock = threading.Lock()
 
     @property
-    def wish(self) -> TrainingWish:
+    def config(self) -> TrainingConfig:
         """What was asked for last; the defaults if nothing was."""
         try:
-            saved = TrainingWish(**read_json_object(self._memory))
+            saved = TrainingConfig(**read_json_object(self._memory))
             _ = saved.run_folder  # a file of another version may know other presets
             return saved
         except (OSError, ValueError, TypeError):
-            return TrainingWish()
+            return TrainingConfig()
 
-    def run(self, wish: TrainingWish) -> TrainingRun:
-        """The run that a wish is about, begun or not.
+    def run(self, config: TrainingConfig) -> TrainingRun:
+        """The run of a config, begun or not.
 
         Raises:
-            InputError: the wish names none.
+            InputError: the config names none.
         """
-        folder = wish.run_folder
+        folder = config.run_folder
         with self._lock:
             return self._runs.setdefault(folder, TrainingRun(folder))
 
-    def start(self, wish: TrainingWish) -> None:
-        """Start or resume what is wished for, and remember the wish.
+    def start(self, config: TrainingConfig) -> None:
+        """Start or resume a training, and remember its config.
 
         Before a training begins its data are looked at: what cannot work is said at once.
 
         Raises:
             InputError: the data do not suffice, or as `TrainingRun.start`.
         """
-        run = self.run(wish)
+        run = self.run(config)
         if (kept := run.holdout()) is not None:
-            wish = replace(wish, holdout=kept if wish.holdout is None else wish.holdout)
+            config = replace(config, holdout=kept if config.holdout is None else config.holdout)
         elif not run.process.running:
-            counted = map(_USABLE.match, self.check(wish.data))
-            wish = wish.with_holdout(max((int(found[1]) for found in counted if found), default=0))
-        run.start(wish)
-        write_json(self._memory, asdict(wish))
+            counted = map(_USABLE.match, self.check(config.data))
+            config = config.with_holdout(max((int(found[1]) for found in counted if found), default=0))
+        run.start(config)
+        write_json(self._memory, asdict(config))
 
     def check(self, data: str) -> Iterator[str]:
         """Lines that say what a training would use of a folder, and what not.
@@ -84,14 +84,14 @@ class TrainingDesk:
         """
         return _lines(check_command(data))
 
-    def export(self, wish: TrainingWish) -> Path:
+    def export(self, config: TrainingConfig) -> Path:
         """Write the newest checkpoint of a run, with those of the stages before it, as a pipeline folder.
 
         Raises:
             InputError: there is no checkpoint, or an earlier stage is missing.
         """
-        out = export_folder(self.run(wish))
-        for _ in _lines(wish.export_command(out)):
+        out = export_folder(self.run(config))
+        for _ in _lines(config.export_command(out)):
             pass
         return out
 

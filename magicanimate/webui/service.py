@@ -26,9 +26,9 @@ from magicanimate.request_checks import check_request
 from magicanimate.scratch import PER_VISITOR, room_in_all, temporary_folder
 from magicanimate.webui.animate.clip_look import look_at_clip, look_at_photo
 from magicanimate.webui.animate.clip_strip import as_video, last_frame
+from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
 from magicanimate.webui.animate.form_values import FILES
-from magicanimate.webui.animate.pace import Work, is_known, seconds_after_denoising
-from magicanimate.webui.following import followed
+from magicanimate.webui.background import run_with_progress
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.idle import IdleTimer
 from magicanimate.webui.jobs.animation_job import (
@@ -54,7 +54,7 @@ _UPDATES_EVERY = 0.2  # seconds between updates of the page
 Result = TypeVar("Result")
 
 
-class Studio:
+class AnimationService:
     """Runs requests of many visitors on one `Animator`, and makes motion clips of their videos.
 
     Animations are jobs of a queue that outlives pages and programs. For motion clips a visitor is named by
@@ -124,7 +124,7 @@ class Studio:
         # Who is alone may fill the own disk.
         bounds = {"per_owner": PER_VISITOR, "in_all": room_in_all(self.output)} if self.shared else {}
         queue = JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting, **bounds)
-        self._library.bin.finish_moves()  # the queue has the folder to itself from now on
+        self._library.trash.finish_moves()  # the queue has the folder to itself from now on
         if all(job.is_over for job in queue.jobs()):
             sweep(self.output, {str(each.settings.get("motion")) for each in self._library.results()})
         return queue
@@ -357,7 +357,7 @@ class Studio:
         """Do something that `cancel` stops; see `make_motion`."""
         stop = self._stops.setdefault(visitor, threading.Event())
         try:
-            yield from followed(lambda report, left: work(report, lambda: stop.is_set() or left()))
+            yield from run_with_progress(lambda report, left: work(report, lambda: stop.is_set() or left()))
         finally:
             if self._stops.get(visitor) is stop:
                 del self._stops[visitor]

@@ -1,4 +1,4 @@
-"""The bin of a folder of results: what is put there can be taken out again until it is emptied."""
+"""The trash of a folder of results: what is put there can be taken out again until it is emptied."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 _FOLDER = ".bin"
 _ORIGIN = ".origin"
-"""File in each place of the bin that says where its result was."""
+"""File in each place of the trash that says where its result was."""
 
 _MOVING = ".moving"
 """File in a place whose files are on their way, in or out: what a kill interrupts is finished later."""
 
 
 @dataclass(frozen=True)
-class Binned:
-    """A result in the bin.
+class TrashedResult:
+    """A result in the trash.
 
     Attributes:
-        id: name of its place in the bin.
+        id: name of its place in the trash.
         result: as it lies there.
         origin: the folder it was in, seen from the folder of results.
         when: it was put there.
@@ -41,7 +41,7 @@ class Binned:
     when: datetime
 
 
-class Bin:
+class Trash:
     """Each result in it has a place of its own, a folder within ``.bin`` of the folder of results.
 
     Args:
@@ -53,8 +53,8 @@ class Bin:
         self.folder = folder
         self._only = only
 
-    def put(self, result: StoredResult) -> Binned:
-        """Move a result and all that belongs to it into the bin.
+    def put(self, result: StoredResult) -> TrashedResult:
+        """Move a result and all that belongs to it into the trash.
 
         Raises:
             InputError: it cannot be moved; then it is where it was.
@@ -69,7 +69,7 @@ class Bin:
                 shutil.rmtree(place)
                 raise
         except OSError as error:
-            raise InputError(f"{result.name} cannot be moved to the bin ({error.strerror}).") from error
+            raise InputError(f"{result.name} cannot be moved to the trash ({error.strerror}).") from error
         return self.get(place.name)
 
     def finish_moves(self) -> None:
@@ -100,32 +100,32 @@ class Bin:
         _move(targets)
         (place / _MOVING).unlink()
 
-    def results(self) -> list[Binned]:
-        """What is in the bin, the last one put there first."""
+    def results(self) -> list[TrashedResult]:
+        """What is in the trash, the last one put there first."""
         places = sorted((path.parent for path in (self.folder / _FOLDER).glob(f"*/{_ORIGIN}")), reverse=True)
-        found = [binned for place in places if (binned := _read_place(place)) is not None]
+        found = [trashed for place in places if (trashed := _read_place(place)) is not None]
         return [each for each in found if self._only(each.result)]
 
-    def get(self, id: str) -> Binned:
-        """What is at a place in the bin.
+    def get(self, id: str) -> TrashedResult:
+        """What is at a place in the trash.
 
         Raises:
             InputError: nothing is there, or it may not be seen.
         """
-        for binned in self.results():
-            if binned.id == id:
-                return binned
-        raise InputError("This result is not in the bin any more.")
+        for trashed in self.results():
+            if trashed.id == id:
+                return trashed
+        raise InputError("This result is not in the trash any more.")
 
     def restore(self, id: str) -> StoredResult:
-        """Take a result out of the bin; where its name is taken meanwhile, it gets a number.
+        """Take a result out of the trash; where its name is taken meanwhile, it gets a number.
 
         Raises:
-            InputError: it is not in the bin, or cannot be moved.
+            InputError: it is not in the trash, or cannot be moved.
         """
-        binned = self.get(id)
-        folder, old = self.folder / binned.origin, binned.result.name
-        files = binned.result.companions()
+        trashed = self.get(id)
+        folder, old = self.folder / trashed.origin, trashed.result.name
+        files = trashed.result.companions()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             new, number = old, 1
@@ -137,11 +137,11 @@ class Bin:
             )
             shutil.rmtree(self.folder / _FOLDER / id)
         except OSError as error:
-            raise InputError(f"{old} cannot be taken out of the bin ({error.strerror}).") from error
-        return read_result(folder / _with_stem(binned.result.settings_file, old, new))
+            raise InputError(f"{old} cannot be taken out of the trash ({error.strerror}).") from error
+        return read_result(folder / _with_stem(trashed.result.settings_file, old, new))
 
     def empty(self) -> int:
-        """Delete what is in the bin for good; returns how many results that were.
+        """Delete what is in the trash for good; returns how many results that were.
 
         Raises:
             InputError: something cannot be deleted.
@@ -165,8 +165,8 @@ class Bin:
                 number += 1
 
 
-def _read_place(place: Path) -> Binned | None:
-    """What is at a place; ``None`` if it is nothing that `Bin.put` left there."""
+def _read_place(place: Path) -> TrashedResult | None:
+    """What is at a place; ``None`` if it is nothing that `Trash.put` left there."""
     try:
         note = place / _ORIGIN
         origin = Path(read_json_object(note)["folder"])
@@ -176,7 +176,7 @@ def _read_place(place: Path) -> Binned | None:
         return None
     if origin.is_absolute() or ".." in origin.parts or len(results) != 1 or results[0] is None:
         return None
-    return Binned(place.name, results[0], origin, when)
+    return TrashedResult(place.name, results[0], origin, when)
 
 
 def _with_stem(path: Path, old: str, new: str) -> str:

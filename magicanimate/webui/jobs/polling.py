@@ -18,7 +18,7 @@ class PlacedJob:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ViewState:
     """What a page shows already.
 
     Attributes:
@@ -35,7 +35,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class News:
+class JobUpdate:
     """What has changed since a page looked last.
 
     Attributes:
@@ -46,14 +46,14 @@ class News:
         relisted: whether ``seen.listed`` is another list.
     """
 
-    seen: Seen
+    seen: ViewState
     changed: bool
     preview: Any
     ended: Job | None
     relisted: bool
 
 
-class JobWatch:
+class JobPoller:
     """Looks at the jobs of an owner.
 
     A page stays with its job until that has ended, then turns to the next one that runs. When it is opened it
@@ -63,7 +63,7 @@ class JobWatch:
     def __init__(self, queue: JobQueue):
         self._queue = queue
 
-    def look(self, seen: Seen, owner: str) -> News:
+    def poll(self, seen: ViewState, owner: str) -> JobUpdate:
         """Compare the queue with what a page shows."""
         jobs = self._queue.jobs(owner)
         told = seen.current.job if seen.current else None
@@ -75,8 +75,8 @@ class JobWatch:
         elif seen.new and job is not None and job.is_over:
             ended = job
         preview = job.progress.preview if job is not None and job.progress is not None else None
-        now = Seen(False, self._placed(job), preview, self._listed(jobs))
-        return News(
+        now = ViewState(False, self._placed(job), preview, self._listed(jobs))
+        return JobUpdate(
             seen=now,
             changed=now.current != seen.current,
             preview=None if preview is seen.preview else preview,
@@ -85,7 +85,7 @@ class JobWatch:
         )
 
     @staticmethod
-    def turn_to(seen: Seen, job: Job) -> Seen:
+    def turn_to(seen: ViewState, job: Job) -> ViewState:
         """What a page has seen that now shall tell of another job, as if it had just begun to look at it."""
         return replace(seen, new=False, current=PlacedJob(replace(job, state="waiting"), -1), preview=None)
 

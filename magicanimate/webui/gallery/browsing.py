@@ -1,4 +1,4 @@
-"""What somebody looks at in a library: a page of its results or of its bin, one of them, or two compared."""
+"""What somebody looks at in a library: a page of results or of the trash, one of them, or two compared."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ PER_PAGE = 12
 
 
 @dataclass(frozen=True)
-class Looking:
+class GalleryState:
     """Where somebody is in the gallery.
 
     Attributes:
-        search: words that the results must match; the bin is shown whole.
-        in_bin: whether it is the bin that is looked at.
+        search: words that the results must match; the trash is shown whole.
+        in_trash: whether it is the trash that is looked at.
         page: of the grid, from 0.
         chosen: id of the result that is shown; empty for none.
         beside: id of the one it is compared with.
         comparing: whether the next choice is compared with the chosen one.
-        undo: place in the bin of what was deleted last.
+        undo: place in the trash of what was deleted last.
     """
 
     search: str = ""
-    in_bin: bool = False
+    in_trash: bool = False
     page: int = 0
     chosen: str = ""
     beside: str = ""
@@ -41,19 +41,19 @@ class GalleryPage:
         at: where that is; the page is one that exists.
         entries: ids and results of this page.
         pages: how many there are, at least 1.
-        binned: results in the bin.
+        trashed: results in the trash.
     """
 
-    at: Looking
+    at: GalleryState
     entries: tuple[tuple[str, StoredResult], ...]
     pages: int
-    binned: int
+    trashed: int
 
     @property
     def nothing(self) -> str:
         """What to say where there are no entries."""
-        if self.at.in_bin:
-            return "The bin is empty."
+        if self.at.in_trash:
+            return "The trash is empty."
         return "Nothing matches the search." if self.at.search.strip() else "Nothing was made yet."
 
 
@@ -67,76 +67,76 @@ class Gallery:
     def __init__(self, library: Library):
         self.library = library
 
-    def page(self, at: Looking) -> GalleryPage:
+    def page(self, at: GalleryState) -> GalleryPage:
         """The page that is looked at."""
-        binned = self.library.bin.results()
-        if at.in_bin:
-            found = [(each.id, each.result) for each in binned]
+        trashed = self.library.trash.results()
+        if at.in_trash:
+            found = [(each.id, each.result) for each in trashed]
         else:
             found = [(self.library.id_of(each), each) for each in self.library.results(at.search)]
         pages = max(1, -(-len(found) // PER_PAGE))
         at = replace(at, page=max(0, min(at.page, pages - 1)))
-        return GalleryPage(at, tuple(found[at.page * PER_PAGE :][:PER_PAGE]), pages, len(binned))
+        return GalleryPage(at, tuple(found[at.page * PER_PAGE :][:PER_PAGE]), pages, len(trashed))
 
-    def shown(self, at: Looking) -> tuple[StoredResult, ...]:
+    def shown(self, at: GalleryState) -> tuple[StoredResult, ...]:
         """The chosen result, and the one beside it.
 
         Raises:
             InputError: one is not there any more.
         """
         ids = filter(None, (at.chosen, at.beside))
-        if at.in_bin:
-            return tuple(self.library.bin.get(id).result for id in ids)
+        if at.in_trash:
+            return tuple(self.library.trash.get(id).result for id in ids)
         return tuple(self.library.get(id) for id in ids)
 
-    def find(self, at: Looking, search: str, *, in_bin: bool) -> Looking:
-        """Look for something else, or into the bin; what is shown stays as long as it is of the same kind."""
-        if in_bin != at.in_bin:
-            return Looking(search, in_bin, undo=at.undo)
+    def find(self, at: GalleryState, search: str, *, in_trash: bool) -> GalleryState:
+        """Look for something else, or into the trash; what is shown stays if it is of the same kind."""
+        if in_trash != at.in_trash:
+            return GalleryState(search, in_trash, undo=at.undo)
         return replace(at, search=search, page=0)
 
-    def choose(self, at: Looking, id: str) -> Looking:
+    def choose(self, at: GalleryState, id: str) -> GalleryState:
         """Look at a result, or put it beside the chosen one while comparing."""
         if at.comparing and at.chosen and id != at.chosen:
             return replace(at, beside=id, undo="")
         return replace(at, chosen=id, beside="", undo="")
 
-    def compare(self, at: Looking) -> Looking:
+    def compare(self, at: GalleryState) -> GalleryState:
         """Begin to compare the chosen result, or end it."""
         return replace(at, comparing=not at.comparing, beside="", undo="")
 
-    def delete(self, at: Looking) -> Looking:
-        """Put the chosen result into the bin.
+    def delete(self, at: GalleryState) -> GalleryState:
+        """Put the chosen result into the trash.
 
         Raises:
             InputError: it is gone, or cannot be moved.
         """
-        binned = self.library.delete(at.chosen)
-        return replace(at, chosen="", beside="", comparing=False, undo=binned.id)
+        trashed = self.library.delete(at.chosen)
+        return replace(at, chosen="", beside="", comparing=False, undo=trashed.id)
 
-    def undo(self, at: Looking) -> Looking:
+    def undo(self, at: GalleryState) -> GalleryState:
         """Take back the last deletion.
 
         Raises:
-            InputError: it is not in the bin any more, or cannot be moved.
+            InputError: it is not in the trash any more, or cannot be moved.
         """
-        restored = self.library.bin.restore(at.undo)
-        return Looking(at.search, page=at.page, chosen=self.library.id_of(restored))
+        restored = self.library.trash.restore(at.undo)
+        return GalleryState(at.search, page=at.page, chosen=self.library.id_of(restored))
 
-    def restore(self, at: Looking) -> Looking:
-        """Take the chosen result out of the bin.
+    def restore(self, at: GalleryState) -> GalleryState:
+        """Take the chosen result out of the trash.
 
         Raises:
             InputError: as `undo`.
         """
-        self.library.bin.restore(at.chosen)
+        self.library.trash.restore(at.chosen)
         return replace(at, chosen="", undo="")
 
-    def empty_bin(self, at: Looking) -> Looking:
-        """Delete for good what is in the bin.
+    def empty_trash(self, at: GalleryState) -> GalleryState:
+        """Delete for good what is in the trash.
 
         Raises:
             InputError: something cannot be deleted.
         """
-        self.library.bin.empty()
+        self.library.trash.empty()
         return replace(at, chosen="", beside="", undo="")
