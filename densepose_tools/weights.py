@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from densepose_tools.rcnn.widths import Widths, released
-from magicanimate.checkpoints.disk import free_bytes, human_bytes, require_free
+from magicanimate.checkpoints.disk import HOME_VARIABLE, free_bytes, home, human_bytes, require_free
 from magicanimate.checkpoints.download import RETRY_DELAYS, Unreachable, WebFile, download, partial_bytes
-from magicanimate.checkpoints.home import HOME_VARIABLE, home
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import require_ordinary, sha256_of

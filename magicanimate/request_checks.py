@@ -84,9 +84,9 @@ def check_inputs(request: AnimationRequest) -> None:
     """Refuse files that are missing, empty, too large or may not be read, before anything is loaded.
 
     Raises:
-        InputError: see `magicanimate.media.file_checks.check_file`.
+        InputError: see `magicanimate.media.photo.check_file`.
     """
-    from magicanimate.media.file_checks import check_file
+    from magicanimate.media.photo import check_file
 
     check_file(Path(request.photo), what="photo", limits=request.limits)
     for clip in (request.motion, request.keypoints):

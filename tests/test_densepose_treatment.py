@@ -16,9 +16,8 @@ from densepose_tools.steady_boxes import SteadyBoxes
 from densepose_tools.tracking import PersonAt, track_people
 from densepose_tools.treatment import Treatment, treat
 from magicanimate.errors import InputError
-from magicanimate.media.colour_maps import map_table
 from magicanimate.media.densepose_check import check_densepose
-from magicanimate.media.map_diagnosis import diagnose
+from magicanimate.media.map_colours import diagnose, map_table
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import nearest_labels
 from tests.conftest import ROOT

@@ -13,9 +13,9 @@ import pytest
 
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.media.file_metadata import read_metadata
 from magicanimate.media.motion import open_motion
-from magicanimate.media.sound import has_sound
+from magicanimate.media.outputs import read_metadata
+from magicanimate.media.writer import has_sound
 from magicanimate.webui.animate.reuse import original, read_settings, reuse
 from magicanimate.webui.background import run_with_progress
 from magicanimate.webui.gallery.export import KINDS, export

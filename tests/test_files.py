@@ -271,17 +271,17 @@ LISTED = {
     "magicanimate.media.photo": {"PIL.Image.open"},
     "magicanimate.media.video_file": {"av.open"},
     # the one place for weights; the two others read headers and single tensors of our own checkpoints
-    "magicanimate.checkpoints.reading": {"safetensors.safe_open", "torch.load"},
+    "magicanimate.checkpoints.reading": {"safetensors.safe_open", "torch.load", "write_text"},
     "magicanimate.loading": {"safetensors.safe_open"},
     "magicanimate.memory.profiles": {"safetensors.safe_open"},
     "densepose_tools.weights": {"safetensors.safe_open"},
     # writers of a kind of file each, to a temporary name that takes the target's place in the end
-    "magicanimate.media.encoders": {"av.open", "save"},
+    "magicanimate.media.writer": {"av.open", "save"},
     "magicanimate.checkpoints.writing": {"safetensors.torch.save_file"},
     "magicanimate.checkpoints.convert": {"save_pretrained"},
     "magicanimate.provenance.signing": {"open for writing"},
     "magicanimate.result_writer": {"write_bytes"},
-    "magicanimate.media.file_metadata": {"write_bytes"},
+    "magicanimate.media.outputs": {"write_bytes"},
     "magicanimate.webui.gallery.export": {"zipfile.ZipFile"},
     "densepose_tools.archive": {"zipfile.ZipFile", "open for writing"},  # the latter: entries of the zip
     "densepose_tools.keypoints": {"numpy.savez_compressed", "open for writing"},
@@ -296,7 +296,6 @@ LISTED = {
     "training.dancers.__main__": {"write_bytes"},
     "training.dancers.examples": {"save"},
     # into memory or a temporary folder
-    "magicanimate.checkpoints.single_file": {"write_text"},
     "magicanimate.webui.animate.check_card": {"save"},
     "magicanimate.webui.animate.clip_strip": {"save"},
     "magicanimate.webui.gallery.moving_picture": {"save"},

@@ -12,9 +12,13 @@ from PIL import Image
 
 from densepose_tools.command import build_parser
 from magicanimate.errors import InputError
-from magicanimate.media.colour_maps import map_table
-from magicanimate.media.densepose_check import check_densepose, command_for, require_densepose
-from magicanimate.media.map_overlay import is_drawn_over_video
+from magicanimate.media.densepose_check import (
+    check_densepose,
+    command_for,
+    is_drawn_over_video,
+    require_densepose,
+)
+from magicanimate.media.map_colours import map_table
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, PALETTE, colourise, nearest_labels
 from tests.conftest import ROOT

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from magicanimate.errors import InputError
-from magicanimate.media.fit import fit_photo, largest_window, person_box, plan_motion_fit
-from magicanimate.media.map_resize import resize_map
+from magicanimate.media.fit import fit_photo, largest_window, person_box, plan_motion_fit, resize_map
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, PALETTE, colourise, nearest_labels
 from tests.media_files import part_labels, part_maps

@@ -12,8 +12,7 @@ import pytest
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.media import video_file
-from magicanimate.media.frame_access import frames_at
-from magicanimate.media.video_file import decode, index_video
+from magicanimate.media.video_file import decode, frames_at, index_video
 from tests.media_files import write_clip
 
 LIMITS = MediaLimits()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from magicanimate.media.frames import FrameStore
+from magicanimate.media.prepare import FrameStore
 
 
 def random_frames(count: int, *, width: int = 7, height: int = 5) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_nothing_is_left_when_forgotten_or_at_exit(tmp_path):
     assert list(tmp_path.iterdir()) == []
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from magicanimate.media.frames import FrameStore\n"
+        "from magicanimate.media.prepare import FrameStore\n"
         "store = FrameStore(4, 4, folder=Path(sys.argv[1])); store.append(np.zeros((4, 4, 3), np.uint8))"
     )
     root = Path(__file__).resolve().parents[1]

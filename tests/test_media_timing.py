@@ -7,7 +7,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from magicanimate.media.timing import as_rate, average_rate, count_picks, is_regular, plan, source_timing
+from magicanimate.media.motion import (
+    as_rate,
+    average_rate,
+    count_picks,
+    is_regular,
+    plan_picks,
+    source_timing,
+)
 
 
 def even(count: int, rate: float) -> np.ndarray:
@@ -17,7 +24,7 @@ def even(count: int, rate: float) -> np.ndarray:
 def picks(times, nominal, *, last=None, **options) -> list[int]:
     """The picks, after checking that they were counted rightly beforehand."""
     source = source_timing(times, nominal, last=last)
-    timing = plan(source, **options)
+    timing = plan_picks(source, **options)
     assert count_picks(source, **options) == len(timing.picks)
     return timing.picks.tolist()
 
@@ -30,7 +37,7 @@ def test_constant_rate_gives_every_frame_once():
 def test_milliseconds_do_not_make_a_rate_variable(rate):
     times = np.round(even(200, float(rate)), 3)
     assert is_regular(times, rate)
-    timing = plan(source_timing(times, rate))
+    timing = plan_picks(source_timing(times, rate))
     assert timing.rate == rate and not timing.resampled and timing.picks.tolist() == list(range(200))
 
 
@@ -51,7 +58,7 @@ def test_start_and_end():
 
 
 def test_stride_divides_the_rate():
-    timing = plan(source_timing(even(10, 30), Fraction(30)), stride=3)
+    timing = plan_picks(source_timing(even(10, 30), Fraction(30)), stride=3)
     assert timing.picks.tolist() == [0, 3, 6, 9] and timing.rate == 10
     assert picks(even(10, 30), Fraction(30), stride=4, start=0.1) == [3, 7]
 
@@ -60,20 +67,20 @@ def test_fewer_frames_a_second_drop_and_more_repeat():
     assert picks(even(10, 10), Fraction(10), fps=5.0) == [0, 2, 4, 6, 8]
     assert picks(even(4, 10), Fraction(10), fps=20.0) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert picks(even(12, 30), Fraction(30), fps=25.0) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
-    timing = plan(source_timing(even(60, 30), Fraction(30)), fps=24.0)
+    timing = plan_picks(source_timing(even(60, 30), Fraction(30)), fps=24.0)
     assert timing.rate == 24 and len(timing.picks) == 48 and timing.resampled
-    assert plan(source_timing(even(60, 30), Fraction(30)), fps=24.0, stride=2).rate == 12
+    assert plan_picks(source_timing(even(60, 30), Fraction(30)), fps=24.0, stride=2).rate == 12
 
 
 def test_the_same_fps_changes_nothing():
-    timing = plan(source_timing(even(20, 30000 / 1001), Fraction(30000, 1001)), fps=29.97002997)
+    timing = plan_picks(source_timing(even(20, 30000 / 1001), Fraction(30000, 1001)), fps=29.97002997)
     assert timing.picks.tolist() == list(range(20)) and not timing.resampled
 
 
 def test_variable_rate_is_resampled_to_its_average_by_time():
     # Ten frames in the first second, then one at 2 s, one at 3 s.
     times = np.concatenate([even(10, 10), [2.0, 3.0]])
-    timing = plan(source_timing(times, None))
+    timing = plan_picks(source_timing(times, None))
     assert timing.resampled
     assert float(timing.rate) == pytest.approx(11 / 3, rel=1e-3)
     shown = times[timing.picks]
@@ -89,7 +96,7 @@ def test_variable_rate_is_resampled_to_its_average_by_time():
 def test_a_clip_with_a_pause_keeps_its_rate(rate):
     dance = np.round(even(60, float(rate)), 3)
     times = np.concatenate([dance, dance[-1] + 3 + dance])
-    timing = plan(source_timing(times, Fraction(17)))
+    timing = plan_picks(source_timing(times, Fraction(17)))
     assert timing.rate == rate and timing.resampled
     assert len(timing.picks) == pytest.approx((times[-1] + 1 / float(rate)) * float(rate), abs=1)
     assert set(timing.picks.tolist()) == set(range(120))
@@ -98,7 +105,7 @@ def test_a_clip_with_a_pause_keeps_its_rate(rate):
 def test_frames_that_are_not_seen_do_not_make_a_rate():
     """As where two cuts overlap after joining: some frames give way at once."""
     times = np.concatenate([even(60, 30), 2 + np.arange(40) * 1e-4, 2.004 + even(60, 30)])
-    timing = plan(source_timing(times, None))
+    timing = plan_picks(source_timing(times, None))
     assert timing.rate == 30 and len(timing.picks) == pytest.approx(120, abs=1)
 
 

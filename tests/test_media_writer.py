@@ -16,9 +16,8 @@ from av.codec.codec import UnknownCodecError
 from PIL import Image
 
 from magicanimate.errors import InputError
-from magicanimate.media.file_metadata import PATHS
 from magicanimate.media.motion import open_motion
-from magicanimate.media.outputs import PROGRAM, check_output
+from magicanimate.media.outputs import PATHS, PROGRAM, check_output
 from magicanimate.media.writer import VideoWriter, read_metadata
 from magicanimate.request_checks import write_settings
 from magicanimate.result_writer import side_by_side
@@ -338,7 +337,7 @@ def test_a_build_without_the_encoder_is_said(tmp_path, monkeypatch):
         def add_stream(self, codec, **options):
             raise UnknownCodecError(codec)
 
-    monkeypatch.setattr("magicanimate.media.encoders.av.open", lambda *_, **__: Container())
+    monkeypatch.setattr("magicanimate.media.writer.av.open", lambda *_, **__: Container())
     with pytest.raises(InputError, match="has no encoder libx264; install av from PyPI, or write a .gif"):
         VideoWriter(tmp_path / "me.mp4", width=16, height=16, fps=25)
     assert list(tmp_path.iterdir()) == []

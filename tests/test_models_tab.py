@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from magicanimate.checkpoints.home import downloads_folder
+from magicanimate.checkpoints.disk import downloads_folder
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.webui.models.fetching import ModelFetch

@@ -11,7 +11,7 @@ import torch
 from magicanimate.acceleration import deep_cache
 from magicanimate.acceleration.deep_cache import surface
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, completed, speed_preset
-from magicanimate.cli.parser import build_parser
+from magicanimate.cli.main import build_parser
 from magicanimate.config import PRESETS, AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.request_checks import check_request

@@ -14,16 +14,17 @@ import pytest
 from magicanimate.cli.main import main
 from magicanimate.errors import InputError
 from magicanimate.media.writer import VideoWriter
-from magicanimate.provenance.certificate import (
+from magicanimate.provenance.inspection import inspect
+from magicanimate.provenance.signing import (
     CERTIFICATE_VARIABLE,
     SELF_MADE,
+    Claim,
+    Seal,
     load_identity,
     make_certificate,
     own_certificate,
     read_identity,
 )
-from magicanimate.provenance.inspection import inspect
-from magicanimate.provenance.signing import Claim, Seal
 from tests.inputs import write_motion, write_photo
 
 c2pa = pytest.importorskip("c2pa", reason="needs c2pa-python, which has no wheel for this machine")

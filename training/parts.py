@@ -11,12 +11,11 @@ from diffusers import AutoencoderDC, AutoencoderKL, ControlNetModel, UNet2DCondi
 from torch import nn
 
 from magicanimate.checkpoints.architectures import video_unet_config
-from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS
+from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS, empty_prompt
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.checkpoints.keys import convert_keys, is_motion_key
 from magicanimate.checkpoints.layout import Part
 from magicanimate.checkpoints.reading import open_weights
-from magicanimate.checkpoints.text import empty_prompt
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
 from magicanimate.models.appearance_encoder import AppearanceEncoder

@@ -1,10 +1,11 @@
-"""Free disk space, and folders that appear complete or not at all."""
+"""This program's own folders, free disk space, and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ _PARTS = {
 """Its parts: library and class of each."""
 
 _LIBRARIES = ("diffusers", "transformers", "magicanimate")
+HOME_VARIABLE = "MAGICANIMATE_HOME"
 
 
 def human_bytes(count: int) -> str:
@@ -191,3 +193,26 @@ def _share(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)
+
+
+def home() -> Path:
+    """Folder of this program's data: ``MAGICANIMATE_HOME`` or "magicanimate" in the user's cache folder."""
+    if os.environ.get(HOME_VARIABLE):
+        return Path(os.environ[HOME_VARIABLE]).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "magicanimate"
+
+
+def full_folder() -> Path:
+    """Where the converted full model lies, or will."""
+    return home() / "full"
+
+
+def downloads_folder() -> Path:
+    """Where files from the Hub lie until they are converted."""
+    return home() / "downloads"

@@ -8,9 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from magicanimate.checkpoints.disk import free_bytes, human_bytes, model_index, require_free
+from magicanimate.checkpoints.disk import (
+    HOME_VARIABLE,
+    downloads_folder,
+    free_bytes,
+    full_folder,
+    home,
+    human_bytes,
+    model_index,
+    require_free,
+)
 from magicanimate.checkpoints.download import RETRY_DELAYS, download, partial_bytes
-from magicanimate.checkpoints.home import HOME_VARIABLE, downloads_folder, full_folder, home
 from magicanimate.checkpoints.plan import (
     DownloadPlan,
     offline_plan,

@@ -108,7 +108,7 @@ def _index_trouble(folder: Path) -> InputError:
 
 def describe_models() -> list[ModelInfo]:
     """The models with names, whether they are here or not."""
-    from magicanimate.checkpoints.home import full_folder
+    from magicanimate.checkpoints.disk import full_folder
 
     return [_describe(name, folder) for name, folder in (("mini", mini_folder()), ("full", full_folder()))]
 

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicanimate.checkpoints.disk import human_bytes
+from magicanimate.checkpoints.disk import downloads_folder, full_folder, human_bytes
 from magicanimate.checkpoints.download import RETRY_DELAYS, RemoteFile, partial_bytes, persist
-from magicanimate.checkpoints.home import downloads_folder, full_folder
 from magicanimate.checkpoints.layout import (
     CONFIG,
     INDICES,

@@ -17,11 +17,6 @@ _PICTURE_SECONDS = 60
 """What the largest pictures that are taken need is a fraction of that."""
 
 
-def is_jpeg_xl(header: bytes) -> bool:
-    """Whether the first bytes are those of JPEG XL, bare or in its container (ISO/IEC 18181-2)."""
-    return header[:2] == b"\xff\x0a" or header[:12] == b"\x00\x00\x00\x0cJXL \r\n\x87\n"
-
-
 @cache
 def ffmpeg_program() -> str | None:
     """Path of the program; ``None`` where there is none for this kind of computer."""

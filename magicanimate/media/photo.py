@@ -1,4 +1,4 @@
-"""The one place that opens pictures: which formats, how large, and as plain RGB.
+"""The one place that opens pictures: which formats, how large, and as plain RGB; and what any file must be.
 
 Pillow knows formats that start other programs (EPS starts Ghostscript, which runs what is in the file) and
 tells them by content, whatever a file is called. Only the formats listed here are opened.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import struct
 import warnings
 import zlib
@@ -19,25 +20,22 @@ from PIL import EpsImagePlugin, Image, ImageCms, ImageOps, UnidentifiedImageErro
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
-from magicanimate.media.ffmpeg_program import as_png, ffmpeg_program, is_jpeg_xl
-from magicanimate.media.file_checks import check_file, check_pixels, looks_like_text, looks_like_video
+from magicanimate.media.ffmpeg_program import as_png, ffmpeg_program
 
 logger = logging.getLogger(__name__)
-
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "QOI", "TGA")
 _HEIF = "HEIF"
-
 _SCALED_PIXELS = 4
 """Times ``max_pixels``: JPEG photos up to here are made smaller while they are decoded."""
 
 _DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError)
 _DECODING_ERRORS = (*_DECODING_ERRORS, KeyError, MemoryError, NotImplementedError, struct.error, zlib.error)
 """What Pillow's decoders raise on broken files; there is no common base class."""
-
 # Libraries that open uploads with Pillow on their own must not reach Ghostscript either.
 EpsImagePlugin.gs_binary = False
 # Pillow refuses twice this many pixels on its own; `open_picture` decides earlier.
 Image.MAX_IMAGE_PIXELS = _SCALED_PIXELS * MediaLimits().max_pixels
+HEADER_BYTES = 64
 
 
 @cache
@@ -233,3 +231,80 @@ def _no_jpeg_xl(name: str, what: str, limits: MediaLimits) -> str:
 
 def _broken(name: Path | str, what: str) -> str:
     return f"The {what} {name} is damaged or cut off; copy or download it again."
+
+
+def check_file(path: Path, *, what: str, limits: MediaLimits) -> bytes:
+    """Refuse a file that is missing, not a file, unreadable, empty or too large.
+
+    Args:
+        path: the file.
+        what: "photo" or "motion clip", for the sentence.
+        limits: ``max_file_bytes`` is used.
+
+    Returns:
+        Its first 64 bytes.
+
+    Raises:
+        InputError: with the reason and the way out.
+    """
+    if not path.exists():
+        raise InputError(f"The {what} {path} does not exist; check the name.")
+    if not path.is_file():
+        raise InputError(f"The {what} {path} is not a file; give an ordinary file.")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"The {what} {path} cannot be read ({error.strerror}); check its permissions."
+        ) from error
+    if size == 0:
+        raise InputError(f"The {what} {path} is empty; copy or download it again.")
+    if size > limits.max_file_bytes:
+        raise InputError(
+            f"The {what} {path} has {_size(size)} and the limit is {_size(limits.max_file_bytes)}; "
+            "make it smaller or raise max_file_bytes."
+        )
+    return header
+
+
+def check_pixels(path: Path | str, width: int, height: int, *, what: str, limits: MediaLimits) -> None:
+    """Refuse a picture of more than ``limits.max_pixels`` pixels with an ``InputError``."""
+    if width * height > limits.max_pixels:
+        side = math.isqrt(limits.max_pixels)
+        raise InputError(
+            f"The {what} {path} has {width}x{height} pixels and the limit is {limits.max_pixels} "
+            f"(for instance {side}x{side}); scale it down or raise max_pixels."
+        )
+
+
+def looks_like_video(header: bytes) -> bool:
+    """Whether the first bytes are those of mp4, mov, Matroska, WebM or AVI (HEIF pictures are not)."""
+    if header[4:8] == b"ftyp":
+        return header[8:12] not in (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"hevc")
+    return (
+        header[4:8] in (b"moov", b"mdat", b"wide")
+        or header[:4] == b"\x1a\x45\xdf\xa3"
+        or (header[:4] == b"RIFF" and header[8:12] == b"AVI ")
+    )
+
+
+def looks_like_text(header: bytes) -> bool:
+    """Whether the first bytes are printable text, as of a web page saved under a wrong name."""
+    return bool(header) and all(byte in b"\t\n\r" or 32 <= byte < 127 or byte >= 128 for byte in header)
+
+
+def _size(count: int) -> str:
+    """A byte count for people."""
+    value = float(count)
+    for unit in ("bytes", "KB", "MB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GB"
+
+
+def is_jpeg_xl(header: bytes) -> bool:
+    """Whether the first bytes are those of JPEG XL, bare or in its container (ISO/IEC 18181-2)."""
+    return header[:2] == b"\xff\x0a" or header[:12] == b"\x00\x00\x00\x0cJXL \r\n\x87\n"

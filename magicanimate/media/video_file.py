@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -23,13 +23,18 @@ from PIL import Image, ImageFilter
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
-from magicanimate.media.ffmpeg_program import as_matroska, ffmpeg_program, is_jpeg_xl
-from magicanimate.media.file_checks import check_file, check_pixels, looks_like_text
-from magicanimate.media.photo import load_photo, open_picture
+from magicanimate.media.ffmpeg_program import as_matroska, ffmpeg_program
+from magicanimate.media.photo import (
+    check_file,
+    check_pixels,
+    is_jpeg_xl,
+    load_photo,
+    looks_like_text,
+    open_picture,
+)
 from magicanimate.palette import BACKGROUND
 
 logger = logging.getLogger(__name__)
-
 _DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,apng,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,asf,mxf,ivf,h264,"
     "hevc,dv,nut,yuv4mpegpipe,mp3,wav,flac,aac,avs2,avs3,cavsvideo,jpegxl_anim"
@@ -41,7 +46,6 @@ _PICTURES = ("gif", "apng")
 are transparent, other videos white, as photos do."""
 
 _WHITE = (255, 255, 255)
-
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """WebM keeps alpha beside the pictures, where ffmpeg's own decoders do not look."""
 
@@ -492,3 +496,69 @@ def _unreadable(path: Path, what: str, header: bytes) -> str:
 
 def _still(path: Path, what: str) -> str:
     return f"The {what} {path} is a still picture; give a video, or a folder of numbered frames."
+
+
+def frames_at(
+    path: Path, index: VideoIndex, positions: Iterable[int], *, limits: MediaLimits
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode the frames at these positions, from the key frame before each group of them.
+
+    Args:
+        path: the file.
+        index: of the file.
+        positions: in the order shown, 0 is the first frame.
+        limits: ``max_pixels`` is given to the decoder.
+
+    Yields:
+        position and upright RGB, uint8 (H, W, 3), ascending, each position once. Frames that are damaged are
+        missing.
+
+    Raises:
+        InputError: the file is gone or can no longer be opened.
+    """
+    positions = sorted(set(positions))
+    try:
+        if index.pts is None:  # no timestamps to find frames by: count
+            yield from _counted(path, positions, limits)
+            return
+        # Decoding goes on from one frame to the next unless a key frame lies between the two.
+        group_of = np.searchsorted(index.key_pts, index.pts[positions], side="right")
+        for group in np.unique(group_of):
+            group_positions = [p for p, g in zip(positions, group_of.tolist(), strict=True) if g == group]
+            yield from _one_group(path, index.pts, group_positions, limits)
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"The video {path} cannot be read any more ({error.strerror}).") from error
+
+
+def _one_group(
+    path: Path, pts: np.ndarray, positions: list[int], limits: MediaLimits
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames at ascending positions that follow one key frame."""
+    position_of = {int(pts[position]): position for position in positions}
+    last = max(position_of)
+    decoding = decode(
+        path,
+        limits=limits,
+        seek_pts=int(pts[positions[0]]),
+        wanted=lambda time: time is not None and (time in position_of or time > last),
+    )
+    with closing(decoding):
+        for time, frame in decoding:
+            if time > last:
+                return
+            yield position_of[time], frame
+            if time == last:
+                return
+
+
+def _counted(path: Path, positions: list[int], limits: MediaLimits) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames at ascending positions, decoding from the beginning."""
+    left = set(positions)
+    decoding = decode(path, limits=limits)
+    with closing(decoding):
+        for position, (_, frame) in enumerate(decoding):
+            if position in left:
+                yield position, frame
+                left.discard(position)
+            if not left:
+                return

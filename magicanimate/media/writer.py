@@ -1,28 +1,59 @@
-"""Write a video, gif or folder of frames: streaming, and complete or not at all."""
+"""Write a video, gif or folder of frames: streaming, with sound, and complete or not at all.
+
+H.264 and VP9 video, gif, and a folder of png frames each have an encoder that takes one frame at a time.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
 from av.codec.codec import UnknownCodecError
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from PIL import Image, PngImagePlugin
 
 from magicanimate.errors import InputError
 from magicanimate.files import partial_path, put_in_place, remove
-from magicanimate.media.encoders import ContainerEncoder, Encoder, FolderEncoder, GifEncoder
-from magicanimate.media.file_metadata import encode_settings, read_metadata
-from magicanimate.media.outputs import PROGRAM, SUFFIXES, check_output
-from magicanimate.media.sound import has_sound
-from magicanimate.media.timing import as_rate
+from magicanimate.media.motion import as_rate
+from magicanimate.media.outputs import (
+    PNG_KEY,
+    PNG_SOFTWARE,
+    PROGRAM,
+    SUFFIXES,
+    check_output,
+    encode_settings,
+    insert_gif_comment,
+    read_metadata,
+)
+from magicanimate.media.video_file import open_container, picture_stream, sound_stream
 
 __all__ = ["SUFFIXES", "VideoWriter", "check_output", "close_together", "read_metadata"]
-
 logger = logging.getLogger(__name__)
+_BT709 = 1
+"""ITU-T H.273: primaries 1, transfer 1 and matrix 1 are those of BT.709."""
+
+_RGB = 0
+"""H.273, table 4: no matrix."""
+
+_LIMITED_RANGE, _FULL_RANGE = 1, 2
+_GIF_TICKS = 100
+"""A gif counts time in hundredths of a second."""
+
+_GIF_SHORTEST = 2
+"""Browsers show delays of less than two hundredths much slower."""
+
+_SEEK_FROM = 5.0
+"""Seconds; later stretches are reached by seeking, a second early."""
+
+_RATE = 48_000
+"""Samples a second of the result; Opus has no other that fits, and AAC takes it too."""
+
+_BIT_RATES = {"aac": 192_000, "libopus": 128_000}
 
 
 class VideoWriter:
@@ -214,3 +245,328 @@ def close_together(
         if isinstance(error, (av.FFmpegError, OSError)) and current is not None:
             raise current._failed(error) from error
         raise
+
+
+class Encoder(Protocol):
+    """Takes frames one after the other and finishes or gives up."""
+
+    def write(self, frame: np.ndarray) -> None:
+        """Encode uint8 (height, width, 3)."""
+
+    def finish(self) -> None:
+        """Write what is left and close the file."""
+
+    def abandon(self) -> None:
+        """Close the file without caring for its content."""
+
+
+class ContainerEncoder:
+    """mp4 (H.264, AAC) or webm (VP9, Opus), yuv420p in BT.709, tagged so; or mp4 that loses nothing.
+
+    4:2:0 needs even sizes: an odd width or height grows by repeating the last column or row. Lossless files
+    are H.264 in RGB (profile High 4:4:4 Predictive), which browsers and some players do not show.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        kind: str,
+        width: int,
+        height: int,
+        rate: Fraction,
+        quality: int | None,
+        comment: str | None,
+        sound_from: Path | None,
+        sound_start: float,
+        lossless: bool,
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: to write.
+            kind: "mp4" or "webm".
+            width, height: of the frames given.
+            rate: frames a second.
+            quality: constant rate factor, lower is better; 17 (mp4) or 24 (webm) when ``None``.
+            comment: text for the container's comment tag.
+            sound_from, sound_start: file and second to take sound from.
+            lossless: keep every pixel as it is; mp4 only.
+        """
+        self._rate = rate
+        self._count = 0
+        self._lossless = lossless
+        self._pad = ((0, 0),) * 3 if lossless else ((0, height % 2), (0, width % 2), (0, 0))
+        mp4 = kind == "mp4"
+        # "+faststart" puts the index first, so that a browser plays while it loads.
+        options = {"movflags": "+faststart"} if mp4 else {}
+        self._container = av.open(str(path), mode="w", format=kind, options=options)
+        if comment:
+            self._container.metadata["comment"] = comment
+        crf = str(quality if quality is not None else (17 if mp4 else 24))
+        codec, codec_options = "libx264", {"crf": crf}
+        if lossless:
+            codec, codec_options = "libx264rgb", {"qp": "0"}
+        elif not mp4:
+            codec = "libvpx-vp9"
+            codec_options = {"crf": crf, "deadline": "good", "cpu-used": "3", "row-mt": "1"}
+        self._stream = self._container.add_stream(codec, rate=rate, options=codec_options)
+        if not mp4:
+            self._stream.bit_rate = 0
+        self._stream.width = width + self._pad[1][1]
+        self._stream.height = height + self._pad[0][1]
+        self._stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        context = self._stream.codec_context
+        context.time_base = 1 / rate
+        context.color_primaries = context.color_trc = _BT709
+        context.colorspace = _RGB if lossless else _BT709
+        context.color_range = _FULL_RANGE if lossless else _LIMITED_RANGE
+        self._sound = None
+        if sound_from is not None:
+            codec = "aac" if mp4 else "libopus"
+            self._sound = SoundTrack(self._container, sound_from, start=sound_start, codec=codec)
+
+    def write(self, frame: np.ndarray) -> None:
+        """Encode uint8 (height, width, 3), and the sound that goes with it."""
+        if self._pad != ((0, 0), (0, 0), (0, 0)):
+            frame = np.pad(frame, self._pad, mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        if not self._lossless:
+            picture = picture.reformat(
+                format="yuv420p",
+                src_colorspace=Colorspace.DEFAULT,
+                dst_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BICUBIC,
+            )
+            picture.color_primaries = picture.color_trc = picture.colorspace = _BT709
+            picture.color_range = _LIMITED_RANGE
+        picture.pts = self._count
+        picture.time_base = 1 / self._rate
+        self._count += 1
+        self._container.mux(self._stream.encode(picture))
+        if self._sound is not None:
+            self._sound.advance(float(self._count / self._rate))
+
+    def finish(self) -> None:
+        """Flush both encoders and close the file."""
+        self._container.mux(self._stream.encode(None))
+        if self._sound is not None:
+            self._sound.finish()
+        self._container.close()
+
+    def abandon(self) -> None:
+        """Close the file."""
+        if self._sound is not None:
+            self._sound.close()
+        self._container.close()
+
+
+class GifEncoder:
+    """An endless gif, a palette of its own for each frame, ordered dithering that does not crawl."""
+
+    def __init__(self, path: Path, *, width: int, height: int, rate: Fraction, comment: str | None) -> None:
+        """Open the file; see ``ContainerEncoder`` for the arguments."""
+        self._path = path
+        self._rate = rate
+        self._comment = comment
+        self._count = 0
+        self._last: int | None = None
+        self._container = av.open(str(path), mode="w", format="gif", options={"loop": "0"})
+        self._stream = self._container.add_stream("gif", rate=_GIF_TICKS)
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = "pal8"
+        self._stream.codec_context.time_base = Fraction(1, _GIF_TICKS)
+        self._graph = _palette_graph(width, height)
+
+    def write(self, frame: np.ndarray) -> None:
+        """Encode uint8 (height, width, 3); frames beyond 50 a second are left out."""
+        moment = round(self._count * _GIF_TICKS / self._rate)
+        self._count += 1
+        if self._last is not None and moment - self._last < _GIF_SHORTEST:
+            return
+        self._last = moment
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture.pts = moment
+        picture.time_base = Fraction(1, _GIF_TICKS)
+        self._graph.push(picture)
+        self._drain()
+
+    def finish(self) -> None:
+        """Write what is left, close the file and put the comment in."""
+        self._graph.push(None)
+        self._drain()
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if self._comment:
+            insert_gif_comment(self._path, self._comment)
+
+    def abandon(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                frame = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            self._container.mux(self._stream.encode(frame))
+
+
+def _palette_graph(width: int, height: int) -> av.filter.Graph:
+    """A filter graph from RGB to 256 colours chosen for each frame."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=width, height=height, format="rgb24", time_base=Fraction(1, _GIF_TICKS), name="in"
+    )
+    split = graph.add("split", "2")
+    choose = graph.add("palettegen", "stats_mode=single")
+    use = graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=4")
+    sink = graph.add("buffersink")
+    source.link_to(split)
+    split.link_to(use, 0, 0)
+    split.link_to(choose, 1, 0)
+    choose.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    return graph
+
+
+class FolderEncoder:
+    """000000.png, 000001.png, ... with the settings in each."""
+
+    def __init__(self, folder: Path, *, comment: str | None) -> None:
+        """Make the folder."""
+        self._folder = folder
+        self._count = 0
+        self._info = PngImagePlugin.PngInfo()
+        self._info.add_text("Software", PNG_SOFTWARE)
+        if comment:
+            self._info.add_itxt(PNG_KEY, comment)
+        folder.mkdir()
+
+    def write(self, frame: np.ndarray) -> None:
+        """Write uint8 (height, width, 3) as the next file."""
+        Image.fromarray(frame).save(self._folder / f"{self._count:06d}.png", pnginfo=self._info)
+        self._count += 1
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def abandon(self) -> None:
+        """Nothing is open."""
+
+
+class SoundTrack:
+    """Feeds the sound of a file into an output container, a little ahead of the pictures.
+
+    Times are seconds since the first picture of the source; sound before ``start`` is left out.
+    """
+
+    def __init__(self, container: av.container.OutputContainer, source: Path, *, start: float, codec: str):
+        """Add an audio stream to ``container``, whose header must not be written yet.
+
+        Args:
+            container: the output.
+            source: file with an audio stream (``has_sound``).
+            start: where its stretch begins, seconds.
+            codec: "aac" or "libopus".
+        """
+        self._container = container
+        self._stream = container.add_stream(codec, rate=_RATE)
+        self._stream.codec_context.layout = "stereo"
+        self._stream.codec_context.format = "fltp" if codec == "aac" else "flt"
+        self._stream.codec_context.bit_rate = _BIT_RATES[codec]
+        self._planar = codec == "aac"
+        self._blocks = _samples(source, start)
+        self._waiting: np.ndarray | None = next(self._blocks, None)
+        self._written = 0
+
+    def advance(self, seconds: float) -> None:
+        """Encode what is heard before that moment of the result."""
+        limit = round(seconds * _RATE)
+        while self._waiting is not None and self._written < limit:
+            block = self._waiting[:, : limit - self._written]
+            rest = self._waiting[:, block.shape[1] :]
+            self._encode(block)
+            self._waiting = rest if rest.shape[1] else next(self._blocks, None)
+
+    def finish(self) -> None:
+        """Flush the encoder and close the source."""
+        self.close()
+        self._container.mux(self._stream.encode(None))
+
+    def close(self) -> None:
+        """Close the source."""
+        self._blocks.close()
+
+    def _encode(self, block: np.ndarray) -> None:
+        """Encode float32 (2, samples)."""
+        data = block if self._planar else block.T.reshape(1, -1)
+        layout = "fltp" if self._planar else "flt"
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data), format=layout, layout="stereo")
+        frame.sample_rate = _RATE
+        frame.pts = self._written
+        self._written += block.shape[1]
+        self._container.mux(self._stream.encode(frame))
+
+
+def has_sound(path: Path) -> bool:
+    """Whether a media file has an audio stream; false for anything that cannot be opened."""
+    if not path.is_file():
+        return False
+    try:
+        with open_container(path) as container:
+            return sound_stream(container) is not None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        logger.warning("%s: no sound can be read (%s)", path, error)
+        return False
+
+
+def _samples(source: Path, start: float) -> Iterator[np.ndarray]:
+    """Blocks of float32 (2, samples) at 48 kHz from ``start`` on; silence where sound begins later."""
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_RATE)
+    with open_container(source) as container:
+        stream = sound_stream(container)
+        if stream is None:
+            return
+        pictures = picture_stream(container)
+        origin = 0.0
+        if pictures is not None and pictures.start_time is not None:
+            origin = float(pictures.start_time * pictures.time_base)
+        begin = origin + start
+        if start >= _SEEK_FROM:
+            container.seek(int((begin - 1.0) * av.time_base))
+        position: int | None = None
+        for frame in _frames(container, stream):
+            if position is None:
+                position = round(((frame.time or 0.0) - begin) * _RATE)
+                if position > 0:
+                    yield np.zeros((2, position), dtype=np.float32)
+            for piece in resampler.resample(frame):
+                samples = piece.to_ndarray()
+                skip = max(0, -position)
+                position += samples.shape[1]
+                if skip < samples.shape[1]:
+                    yield samples[:, skip:]
+
+
+def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """Decoded audio; damaged packets are left out, and a damaged file ends where it cannot go on."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError) as error:
+            logger.warning("%s: the sound stops early (%s)", container.name, error)
+            return
+        if packet is None:
+            return
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            logger.debug("%s: damaged sound left out", container.name)
+            continue
+        yield from frames

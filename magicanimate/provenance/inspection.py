@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from magicanimate.errors import InputError
 from magicanimate.files import parse_json, require_ordinary
-from magicanimate.media.file_metadata import read_metadata
-from magicanimate.provenance.certificate import SELF_MADE, self_made_root
-from magicanimate.provenance.signing import COMPOSED, GENERATED, OFFLINE
+from magicanimate.media.outputs import read_metadata
+from magicanimate.provenance.signing import COMPOSED, GENERATED, OFFLINE, SELF_MADE, self_made_root
 
 State = Literal["none", "valid", "altered", "broken", "unreadable"]
 

@@ -1,23 +1,37 @@
-"""Sign results with content credentials."""
+"""Sign results with content credentials, by the user's own certificate or by one made here that names nobody.
+
+A self-made certificate shows that a file was not changed since it was signed, and that the same installation
+signed others. It does not show who that was: anybody can make one. Viewers say so.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
+from magicanimate.checkpoints.disk import HOME_VARIABLE, home
 from magicanimate.errors import InputError
-from magicanimate.files import file_name, partial_path, remove, sha256_of
-from magicanimate.provenance.certificate import Identity, load_identity
+from magicanimate.files import file_name, partial_path, remove, require_ordinary, sha256_of, write_bytes
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.x509 import Certificate
+
+CERTIFICATE_VARIABLE = "MAGICANIMATE_CERTIFICATE"
+"""Names a PEM file with a private key and its certificate chain, the signing certificate first."""
+
+SELF_MADE = "Self-made by MagicAnimate, names nobody"
+"""The organisation in a certificate made here, which viewers show as the signer."""
+
+_YEARS = 10  # without a time stamp a signature is good for as long as its certificate
 log = logging.getLogger(__name__)
-
 PROGRAM = "MagicAnimate"
-
 SIGNED_KINDS = {".mp4": "video/mp4", ".gif": "image/gif", ".png": "image/png"}
 """Suffix and media type of what can be signed. The library does not know WebM."""
 
@@ -31,6 +45,183 @@ OFFLINE = {
     "builder": {"thumbnail": {"enabled": False}},
 }
 """Settings of the library: it asks nothing of the network and puts no small copy of a picture into a file."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What signs.
+
+    Attributes:
+        chain: PEM certificates, the signing one first.
+        key: PEM private key.
+        algorithm: as C2PA calls it: "es256", "es384", "es512", "ps256" or "ed25519".
+    """
+
+    chain: bytes
+    key: bytes
+    algorithm: str
+
+
+def own_certificate() -> Path:
+    """Where the self-made certificate and its key lie: the user's folder for settings, which is no cache."""
+    if os.environ.get(HOME_VARIABLE):
+        base = home()
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming") / "magicanimate"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support" / "magicanimate"
+    else:
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "magicanimate"
+    return base / "signing.pem"
+
+
+def load_identity() -> Identity:
+    """The certificate that ``MAGICANIMATE_CERTIFICATE`` names, or the self-made one, made on first use.
+
+    Raises:
+        InputError: the file cannot be read, or holds no key with its certificate.
+        OSError: a new one cannot be kept.
+    """
+    named = os.environ.get(CERTIFICATE_VARIABLE)
+    if named:
+        return read_identity(Path(named).expanduser())
+    path = own_certificate()
+    if path.exists():
+        try:
+            return read_identity(path)
+        except InputError as error:
+            log.warning("%s A new certificate is made.", error)
+    _write_private(path, make_certificate())
+    log.info("results are signed with the self-made certificate %s", path)
+    return read_identity(path)
+
+
+def self_made_root() -> str | None:
+    """The root of this computer's self-made certificate, PEM; ``None`` if none was made yet."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        chain = x509.load_pem_x509_certificates(own_certificate().read_bytes())
+    except (OSError, ValueError):
+        return None
+    return chain[-1].public_bytes(Encoding.PEM).decode()
+
+
+def read_identity(path: Path) -> Identity:
+    """Key and certificates of a PEM file.
+
+    Raises:
+        InputError: it cannot be read, a part is missing or unfit or belongs to another, or it has expired.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization as pem
+
+    require_ordinary(path)
+    try:
+        data = path.read_bytes()
+        key = pem.load_pem_private_key(data, password=None)
+        chain = x509.load_pem_x509_certificates(data)
+    except OSError as error:
+        raise InputError(f"The certificate {path} cannot be read ({error.strerror}).") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"The certificate {path} must be a PEM file with a private key, without password, "
+            "and the certificates that belong to it."
+        ) from error
+    algorithm = _algorithm(key)
+    if algorithm is None:
+        raise InputError(f"The key in {path} is of a kind C2PA does not sign with; use ES256 or Ed25519.")
+    if chain[0].public_key() != key.public_key():
+        raise InputError(f"The first certificate in {path} is not that of the key; put it first.")
+    if chain[0].not_valid_after_utc < datetime.now(timezone.utc):
+        raise InputError(f"The certificate {path} has expired.")
+    return Identity(
+        b"".join(each.public_bytes(pem.Encoding.PEM) for each in chain),
+        key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()),
+        algorithm,
+    )
+
+
+def _algorithm(key: object) -> str | None:
+    """C2PA specification 2.x, section "Digital Signatures": the kinds of keys it allows."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return {256: "es256", 384: "es384", 521: "es512"}.get(key.curve.key_size)
+    if isinstance(key, rsa.RSAPrivateKey):
+        return "ps256"
+    return "ed25519" if isinstance(key, ed25519.Ed25519PrivateKey) else None
+
+
+def make_certificate() -> bytes:
+    """A new key with its certificate and the root that signed it, PEM; the root's own key is forgotten.
+
+    As the C2PA's profile of X.509 wants it (specification 2.x, section "Certificate Profile"): signed by
+    another certificate, for digital signatures, for the purpose of e-mail protection.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization as pem
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root = _certificate("root", root_key, "root", root_key, authority=True)
+    purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
+    signing = _certificate("results", key, "root", root_key, authority=False, purpose=purpose)
+    parts = [signing.public_bytes(pem.Encoding.PEM), root.public_bytes(pem.Encoding.PEM)]
+    private = key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
+    return b"".join([private, *parts])
+
+
+def _certificate(
+    name: str,
+    key: EllipticCurvePrivateKey,
+    issuer: str,
+    issuer_key: EllipticCurvePrivateKey,
+    *,
+    authority: bool,
+    purpose=None,
+) -> Certificate:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.x509.oid import NameOID
+
+    def named(common: str) -> x509.Name:
+        pairs = ((NameOID.ORGANIZATION_NAME, SELF_MADE), (NameOID.COMMON_NAME, f"MagicAnimate {common}"))
+        return x509.Name([x509.NameAttribute(kind, text) for kind, text in pairs])
+
+    now = datetime.now(timezone.utc)
+    usage = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+        + ("encipher_only", "decipher_only"),
+        False,
+    )
+    usage |= {"digital_signature": not authority, "key_cert_sign": authority, "crl_sign": authority}
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(named(name))
+        .issuer_name(named(issuer))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))  # clocks differ
+        .not_valid_after(now + timedelta(days=365 * _YEARS))
+        .add_extension(x509.BasicConstraints(authority, 0 if authority else None), critical=True)
+        .add_extension(x509.KeyUsage(**usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+        )
+    )
+    if purpose is not None:
+        builder = builder.add_extension(purpose, critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, data, private=True)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from PIL import Image
 from densepose_tools.keypoints import Keypoints, flip_keypoints, read_keypoints, write_keypoints
 from magicanimate.errors import InputError
 from magicanimate.files import whole_file
-from magicanimate.media.timing import average_rate
+from magicanimate.media.motion import average_rate
 from magicanimate.media.video_file import decode
 from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import FLIP_PERMUTATION, colourise, nearest_labels

@@ -17,8 +17,7 @@ import numpy as np
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
-from magicanimate.media.frame_access import frames_at
-from magicanimate.media.video_file import VideoIndex, index_video
+from magicanimate.media.video_file import VideoIndex, frames_at, index_video
 from training.data.cropping import Shares, SquareCrop, person_of, same_aspect
 from training.data.folders import POINTS_SUFFIX, VIDEO_SUFFIXES, Entry, find_entries
 from training.data.index_file import existing_index, keep_index

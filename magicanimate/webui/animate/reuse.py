@@ -44,7 +44,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     if file.suffix.lower() == ".json":
         settings = _from_json(file)
     elif file.suffix.lower() in SUFFIXES:
-        from magicanimate.media.file_metadata import read_metadata
+        from magicanimate.media.outputs import read_metadata
 
         settings = read_metadata(file)
     else:
@@ -73,7 +73,7 @@ def original(settings: Mapping[str, Any], results: Iterable[StoredResult]) -> Ma
     Returns:
         ``None`` if it is none of them, or if several that differ in their files would fit.
     """
-    from magicanimate.media.file_metadata import names_only
+    from magicanimate.media.outputs import names_only
 
     of_the_file = (EXPORTED_FROM, "program")  # which may have been written by another version
     wanted = {name: value for name, value in names_only(settings).items() if name not in of_the_file}

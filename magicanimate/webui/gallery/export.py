@@ -90,7 +90,7 @@ def _is_export(path: Path, result: StoredResult) -> bool:
 
 
 def _settings_inside(path: Path) -> Mapping[str, Any] | None:
-    from magicanimate.media.file_metadata import read_metadata
+    from magicanimate.media.outputs import read_metadata
 
     if path.suffix != ".zip":
         return read_metadata(path)
@@ -106,7 +106,7 @@ def _settings_inside(path: Path) -> Mapping[str, Any] | None:
 
 
 def _exported_settings(result: StoredResult) -> dict[str, Any]:
-    from magicanimate.media.file_metadata import names_only
+    from magicanimate.media.outputs import names_only
 
     return names_only({**result.settings, "ai_generated": True, EXPORTED_FROM: result.name})
 

@@ -186,8 +186,7 @@ def _fitted(frames: Iterator[np.ndarray], width: int, height: int) -> Iterator[n
 
 def _backwards(video: Path) -> Iterator[np.ndarray]:
     """The frames of a video from the last but one to the second, so that a loop stops at neither end."""
-    from magicanimate.media.frame_access import frames_at
-    from magicanimate.media.video_file import index_video
+    from magicanimate.media.video_file import frames_at, index_video
 
     limits = MediaLimits()
     index = index_video(video, limits=limits)

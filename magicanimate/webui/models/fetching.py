@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from magicanimate.checkpoints.home import downloads_folder
+from magicanimate.checkpoints.disk import downloads_folder
 from magicanimate.checkpoints.hub import fetch_full
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError

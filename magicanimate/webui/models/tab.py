@@ -6,8 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from magicanimate.checkpoints.disk import free_bytes
-from magicanimate.checkpoints.home import home
+from magicanimate.checkpoints.disk import free_bytes, home
 from magicanimate.checkpoints.locate import describe_models
 from magicanimate.errors import InputError
 from magicanimate.webui import views

@@ -1,4 +1,4 @@
-"""``info``: what this machine has and which checkpoints are here."""
+"""The commands beside ``animate``: ``info``, ``inspect`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
 from magicanimate.errors import InputError
+from magicanimate.terminal import ProgressBar, stop_on_interrupt
 
 if TYPE_CHECKING:
     from magicanimate.checkpoints.locate import ModelInfo
     from magicanimate.device import Device
+    from magicanimate.provenance.inspection import Credentials, Inspection
 
 PACKAGES = (
     "torch",
@@ -27,18 +29,24 @@ PACKAGES = (
     "pillow",
     "c2pa-python",
 )
+_STATES = {
+    "none": "none",
+    "valid": "valid: the file is as it was when it was signed",
+    "altered": "ALTERED: the file was changed after it was signed",
+    "broken": "BROKEN: the credentials were changed or are incomplete",
+    "unreadable": "cannot be read",
+}
 
 
 def gather(device: str | None = None) -> dict[str, Any]:
-    """Everything `run` prints, as JSON-ready values; sizes in bytes.
+    """Everything `show_info` prints, as JSON-ready values; sizes in bytes.
 
     Raises:
         InputError: ``device`` is not available.
     """
     import psutil
 
-    from magicanimate.checkpoints.disk import free_bytes
-    from magicanimate.checkpoints.home import home
+    from magicanimate.checkpoints.disk import free_bytes, home
     from magicanimate.checkpoints.locate import describe_models
     from magicanimate.device import describe_devices, pick_device
 
@@ -96,7 +104,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _lines(info: dict[str, Any]) -> list[str]:
+def _info_lines(info: dict[str, Any]) -> list[str]:
     from magicanimate.checkpoints.disk import human_bytes
 
     device, memory = info["device"], info["memory"]
@@ -121,7 +129,73 @@ def _lines(info: dict[str, Any]) -> list[str]:
     return lines
 
 
-def run(args: argparse.Namespace) -> None:
+def show_info(args: argparse.Namespace) -> None:
     """Print what `gather` finds, for people or as JSON."""
     info = gather(args.device)
-    print(json.dumps(info, indent=2) if args.json else "\n".join(_lines(info)))
+    print(json.dumps(info, indent=2) if args.json else "\n".join(_info_lines(info)))
+
+
+def show_inspection(args: argparse.Namespace) -> None:
+    """Print what `magicanimate.provenance.inspection.inspect` finds, for people or as JSON.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+    """
+    from magicanimate.provenance.inspection import inspect
+
+    found = inspect(args.file)
+    print(json.dumps(found.as_json(), indent=2) if args.json else "\n".join(_inspection_lines(found)))
+
+
+def _inspection_lines(found: Inspection) -> list[str]:
+    if found.settings is None and found.credentials.state == "none":
+        return [str(found.path), "  says nothing of how it was made"]
+    rows = [("AI-generated", "yes" if found.ai_generated else "does not say")]
+    rows += _credential_rows(found.credentials)
+    if found.frames:
+        rows.append(("frames", ", ".join(f"{count} {state}" for state, count in found.frames.items())))
+    lines = [str(found.path), *(f"  {name:<14}{value}" for name, value in rows)]
+    if found.settings is not None:
+        shown = {name: value for name, value in found.settings.items() if value not in (None, "")}
+        lines += ["  settings", *(f"    {name:<31}{value}" for name, value in shown.items())]
+    return lines
+
+
+def _credential_rows(credentials: Credentials) -> list[tuple[str, str]]:
+    state = _STATES[credentials.state]
+    rows = [("credentials", f"{state} ({credentials.reason})" if credentials.reason else state)]
+    if credentials.self_made_here:
+        rows.append(("signed by", "this computer's own certificate, which proves nothing about who used it"))
+    elif credentials.signer:
+        rows.append(("signed by", f"{credentials.signer} (says the certificate; it is not checked)"))
+    if credentials.program:
+        when = f", {credentials.created}" if credentials.created else ""
+        rows.append(("made by", f"{credentials.program}{when}"))
+    for source in credentials.sources:
+        more = f" ({source.description})" if source.description else ""
+        rows.append(("made of", f"{source.title}{more}"))
+    return rows
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Convert and print the folder.
+
+    Raises:
+        InputError: see `magicanimate.checkpoints.convert.convert_checkpoint`.
+        Cancelled: Ctrl-C; nothing is left behind.
+    """
+    from magicanimate.checkpoints.convert import convert_checkpoint
+
+    with ProgressBar(quiet=args.quiet) as bar, stop_on_interrupt() as should_stop:
+        folder = convert_checkpoint(
+            args.source,
+            args.dest,
+            dtype=args.dtype,
+            overwrite=args.overwrite,
+            magicanimate=args.magicanimate,
+            stable_diffusion=args.stable_diffusion,
+            vae=args.vae,
+            on_progress=bar,
+            should_stop=should_stop,
+        )
+    print(folder)
