@@ -17,7 +17,7 @@ from huggingface_hub import constants, hf_hub_download
 from magicanimate.checkpoints import hub, locate
 from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.download import download
-from magicanimate.checkpoints.plan import MAGICANIMATE, STABLE_DIFFUSION, VAE
+from magicanimate.checkpoints.hub import MAGICANIMATE, STABLE_DIFFUSION, VAE
 from magicanimate.errors import Cancelled, InputError
 from tests.hub_stand_in import COMMIT, HubStandIn
 from tests.published_layout import write_published_layout

@@ -1,4 +1,8 @@
-"""One large file over a connection that may break: resumed where it stopped, checked when it is whole."""
+"""One large file over a connection that may break: resumed where it stopped, checked when it is whole.
+
+huggingface_hub's own download does not serve here: as of 2.4.0 each run starts a file anew under a name of
+its own (its pull request 4228), compares sizes but no checksums, and knows no files of other servers.
+"""
 
 from __future__ import annotations
 

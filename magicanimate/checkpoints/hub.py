@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magicanimate.checkpoints.disk import (
     HOME_VARIABLE,
@@ -18,18 +21,261 @@ from magicanimate.checkpoints.disk import (
     model_index,
     require_free,
 )
-from magicanimate.checkpoints.download import RETRY_DELAYS, download, partial_bytes
-from magicanimate.checkpoints.plan import (
-    DownloadPlan,
-    offline_plan,
-    plan_download,
-    published_parts,
-    remember,
+from magicanimate.checkpoints.download import RETRY_DELAYS, RemoteFile, download, partial_bytes, persist
+from magicanimate.checkpoints.layout import (
+    CONFIG,
+    INDICES,
+    STEMS,
+    TOKENIZER_FILES,
+    Part,
+    PublishedParts,
+    choose_weights,
 )
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import InputError
+from magicanimate.files import read_json, write_json
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
+MAGICANIMATE = "zcxu-eric/MagicAnimate"
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+VAE = "stabilityai/sd-vae-ft-mse"
+# Part -> repository and folder in it.
+PLACES: dict[str, tuple[str, str]] = {
+    "appearance_encoder": (MAGICANIMATE, "appearance_encoder"),
+    "controlnet": (MAGICANIMATE, "densepose_controlnet"),
+    "motion": (MAGICANIMATE, "temporal_attention"),
+    "unet": (STABLE_DIFFUSION, "unet"),
+    "text_encoder": (STABLE_DIFFUSION, "text_encoder"),
+    "tokenizer": (STABLE_DIFFUSION, "tokenizer"),
+    "vae": (VAE, ""),
+}
+# Repository -> names under which it used to be, and may be in the Hub library's cache.
+_FORMER = {STABLE_DIFFUSION: ("runwayml/stable-diffusion-v1-5",)}
+_MEMORY = "plan.json"
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file to have before the conversion.
+
+    Attributes:
+        part: key of `PLACES`.
+        remote: what it is on the Hub.
+        path: where it is or will be.
+        missing: bytes still to fetch; 0 when the file is here.
+    """
+
+    part: str
+    remote: RemoteFile
+    path: Path
+    missing: int
+
+
+@dataclass(frozen=True)
+class DownloadPlan:
+    """What fetching the full model means.
+
+    Attributes:
+        files: every file needed, here or not.
+        bytes_total: of all of them.
+        bytes_missing: still to download.
+        bytes_converted: disk that the converted checkpoint takes, at most.
+    """
+
+    files: tuple[PlannedFile, ...]
+    bytes_total: int
+    bytes_missing: int
+    bytes_converted: int
+
+    def describe(self) -> str:
+        """A sentence for the user before anything is fetched."""
+        return (
+            f"The full model is {len(self.files)} files, {human_bytes(self.bytes_total)};"
+            f" {human_bytes(self.bytes_missing)} to download,"
+            f" {human_bytes(self.bytes_converted)} once converted."
+        )
+
+
+def plan_download(
+    *,
+    cache_dir: Path | None = None,
+    should_stop: ShouldStop = lambda: False,
+    retry_delays: Sequence[float] = RETRY_DELAYS,
+) -> DownloadPlan:
+    """Ask the Hub which files the full model needs and how large they are; fetches none of them.
+
+    Args:
+        cache_dir: the Hub library's cache to look into; its own setting (``HF_HOME``) when ``None``.
+        should_stop: asked while waiting for a connection.
+        retry_delays: see `magicanimate.checkpoints.download.download`.
+
+    Raises:
+        InputError: a repository cannot be reached, or lacks a file that is needed.
+    """
+    remotes: list[tuple[str, RemoteFile]] = []
+    for repo in dict.fromkeys(repo for repo, _ in PLACES.values()):
+        listing = persist(
+            lambda repo=repo: _listing(repo), what=repo, should_stop=should_stop, retry_delays=retry_delays
+        )
+        for part, (owner, folder) in PLACES.items():
+            if owner == repo:
+                remotes += [(part, remote) for remote in _needed(part, folder, repo, listing)]
+    return _plan_of(remotes, cache_dir)
+
+
+def _listing(repo: str) -> dict[str, RemoteFile]:
+    """Every file of a repository by name."""
+    from huggingface_hub import HfApi, constants
+
+    api = HfApi(endpoint=constants.ENDPOINT)
+    try:
+        info = api.model_info(
+            repo, revision="main", files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+        return {entry.rfilename: _remote(repo, info.sha, entry) for entry in info.siblings}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{constants.ENDPOINT} does not answer like a Hub about {repo}; check HF_ENDPOINT and your proxy."
+        ) from error
+
+
+def _remote(repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
+    blob = entry.lfs.sha256 if entry.lfs else entry.blob_id
+    if not _BLOB.fullmatch(blob):  # it becomes part of a path
+        raise ValueError(f"{blob!r} is not the hash of a file")
+    return RemoteFile(repo, entry.rfilename, commit, int(entry.size), blob)
+
+
+def _needed(part: str, folder: str, repo: str, listing: dict[str, RemoteFile]) -> list[RemoteFile]:
+    """The files of one part: its configuration and one weight file, or the tokenizer's."""
+    prefix = f"{folder}/" if folder else ""
+    names = {name.removeprefix(prefix) for name in listing if name.startswith(prefix)}
+    names = {name for name in names if "/" not in name}
+    if part == "tokenizer":
+        wanted = [name for name in TOKENIZER_FILES if name in names]
+        found = "tokenizer.json" in wanted or {"vocab.json", "merges.txt"} <= set(wanted)
+    else:
+        weights = choose_weights({name for name in names if not name.endswith(INDICES)})
+        wanted = [name for name in (CONFIG, weights) if name in names]
+        found = weights is not None
+    if not found:
+        raise InputError(
+            f"{repo} on the Hub no longer has the {part} files in {folder or 'its top folder'}; download them"
+            " elsewhere and use `convert`."
+        )
+    return [listing[prefix + name] for name in wanted]
+
+
+def _plan_of(remotes: list[tuple[str, RemoteFile]], cache_dir: Path | None) -> DownloadPlan:
+    files: list[PlannedFile] = []
+    for part, remote in remotes:
+        here = _in_hub_cache(remote, cache_dir)
+        # The content's identity is in the path, so what lies there is what is wanted, whatever the commit.
+        path = here or downloads_folder() / remote.blob[:16] / Path(remote.name).name
+        is_here = path.exists() or path in {file.path for file in files}  # parts may share a config.json
+        missing = 0 if is_here else max(0, remote.nbytes - partial_bytes(path))
+        files.append(PlannedFile(part, remote, path, missing))
+    total = sum(file.remote.nbytes for file in files)
+    return DownloadPlan(tuple(files), total, sum(file.missing for file in files), total)
+
+
+def _in_hub_cache(remote: RemoteFile, cache_dir: Path | None) -> Path | None:
+    """The file in the Hub library's cache, if the same content is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    places = [(remote.repo, remote.revision), (remote.repo, "main")]
+    places += [(former, "main") for former in _FORMER.get(remote.repo, ())]
+    for repo, revision in places:
+        found = try_to_load_from_cache(repo, remote.name, cache_dir=cache_dir, revision=revision)
+        if not isinstance(found, str):
+            continue
+        path = Path(found)
+        same = (repo, revision) == places[0] or path.resolve().name == remote.blob
+        if same and path.stat().st_size == remote.nbytes:
+            return path
+    return None
+
+
+def offline_plan(cache_dir: Path | None) -> DownloadPlan:
+    """The plan without a network: what an earlier run downloaded, or what the Hub library's cache holds.
+
+    Raises:
+        InputError: a file is in neither.
+    """
+    remotes = _remembered() or _cached(cache_dir)
+    plan = _plan_of(remotes, cache_dir)
+    if not remotes or plan.bytes_missing:
+        raise InputError(
+            f"the full model is not in {full_folder()}, its files are not all in the cache, and fetching is"
+            " switched off; run once online, or use `convert` on downloaded files."
+        )
+    return plan
+
+
+def _remembered() -> list[tuple[str, RemoteFile]]:
+    try:
+        saved = read_json(downloads_folder() / _MEMORY)
+        return [(entry.pop("part"), RemoteFile(**entry)) for entry in saved]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []  # no earlier run, or not a whole one
+
+
+def _cached(cache_dir: Path | None) -> list[tuple[str, RemoteFile]]:
+    """The needed files as far as the cache's "main" has them; empty unless every part is complete."""
+    from huggingface_hub import try_to_load_from_cache
+
+    remotes = []
+    for part, (repo, folder) in PLACES.items():
+        prefix = f"{folder}/" if folder else ""
+        paths: dict[str, Path] = {}
+        for name in _candidates(part):
+            for each in (repo, *_FORMER.get(repo, ())):
+                found = try_to_load_from_cache(each, prefix + name, cache_dir=cache_dir)
+                if isinstance(found, str):
+                    paths.setdefault(prefix + name, Path(found))
+        commit = next((path.parents[name.count("/")].name for name, path in paths.items()), "")
+        listing = {
+            name: RemoteFile(repo, name, commit, path.stat().st_size, path.resolve().name)
+            for name, path in paths.items()
+        }
+        try:
+            remotes += [(part, remote) for remote in _needed(part, folder, repo, listing)]
+        except InputError:
+            return []
+    return remotes
+
+
+def _candidates(part: str) -> list[str]:
+    """Names a part's files may have."""
+    if part == "tokenizer":
+        return list(TOKENIZER_FILES)
+    if part == "motion":
+        return ["temporal_attention.ckpt"]
+    return [CONFIG, *(f"{stem}{suffix}" for stem in STEMS for suffix in (".safetensors", ".bin"))]
+
+
+def remember(plan: DownloadPlan) -> None:
+    """Note beside the downloads what they are, so that a later run finds them without a network."""
+    saved = [{"part": file.part, **asdict(file.remote)} for file in plan.files]
+    downloads_folder().mkdir(parents=True, exist_ok=True)
+    write_json(downloads_folder() / _MEMORY, saved)
+
+
+def published_parts(plan: DownloadPlan) -> PublishedParts:
+    """The files of a plan by their role; they must all be there."""
+    parts = {}
+    for part in PLACES:
+        paths = {Path(file.remote.name).name: file.path for file in plan.files if file.part == part}
+        if part == "tokenizer":
+            parts[part] = tuple(paths.values())
+        else:
+            config = paths.pop(CONFIG, None)
+            parts[part] = Part(next(iter(paths.values())), config)
+    return PublishedParts(**parts)
 
 
 def fetch_full(
