@@ -130,11 +130,11 @@ def data_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data_folder, tmp_path_factory) -> Path:
-    """Folder of runs with the four stages of the mini, a few steps each."""
+    """Folder of runs with the stages of the mini, a few steps each."""
     from tests.training_runs import train
 
     folder = tmp_path_factory.mktemp("runs")
-    for stage in ("vae", "base", "stage2", "sharpen"):
+    for stage in ("vae", "base", "stage2", "distill", "sharpen"):
         train(stage, data_folder, folder)
     return folder
 

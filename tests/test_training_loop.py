@@ -28,14 +28,14 @@ from training.run_folder import Metrics, alone_in, check_settings
 def with_earlier(folder: Path, trained: Path, stage: str) -> Path:
     """A folder of runs with the stages before ``stage`` in it."""
     folder.mkdir(exist_ok=True)
-    for earlier in ("vae", "base", "stage2"):
+    for earlier in ("vae", "base", "stage2", "distill"):
         if earlier == stage:
             break
         (folder / earlier).symlink_to(trained / earlier)
     return folder
 
 
-@pytest.mark.parametrize("stage", ["vae", "base", "stage2", "sharpen"])
+@pytest.mark.parametrize("stage", ["vae", "base", "stage2", "distill", "sharpen"])
 def test_resumed_run_is_the_uninterrupted_run(stage, trained, data_folder, tmp_path):
     with_earlier(tmp_path, trained, stage)
     for _ in range(2):

@@ -18,6 +18,7 @@ STAGES = {
     "controlnet": "pose ControlNet on single images, before stage1",
     "stage1": "appearance encoder and ControlNet on pairs of frames",
     "stage2": "temporal layers on clips, everything else frozen",
+    "distill": "a student that needs few steps and no guidance, from a finished pipeline or the runs before",
     "sharpen": "the autoencoder's decoder, on latents that the finished pipeline samples",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -15,7 +16,7 @@ from magicanimate.errors import InputError
 from magicanimate.files import whole_file
 from magicanimate.models.autoencoder import Autoencoder
 from training.checkpoints import DAMAGED, load_averages, newest_checkpoint
-from training.config import NetworkConfig, Stage, StageConfig
+from training.config import NetworkConfig, Stage, StageConfig, updated
 from training.networks import build_scheduler
 from training.parts import (
     NewParts,
@@ -25,6 +26,7 @@ from training.parts import (
     load_image_weights,
     load_motion_weights,
 )
+from training.run_folder import CONFIG, read_config
 from training.stages.denoiser import controlnet_names
 from training.stages.vae import change_basis, latent_basis
 
@@ -94,7 +96,8 @@ class Start:
 
 def encoder_learns(config: StageConfig, runs: Path) -> bool:
     """Whether the appearance encoder learns in this stage, or did in a run before it."""
-    return any(stage == config.stage or newest_checkpoint(runs / stage) for stage in ("base", "stage1"))
+    learning = ("base", "stage1", "distill")
+    return any(stage == config.stage or newest_checkpoint(runs / stage) for stage in learning)
 
 
 def image_networks(config: StageConfig, parts: Parts) -> dict[str, nn.Module]:
@@ -144,6 +147,8 @@ def build_networks(
         InputError: an earlier stage or a file is missing.
     """
     torch.manual_seed(config.seed)
+    if config.stage == "distill":
+        return finished_networks(config, parts, runs, distilled=False)
     if config.stage == "sharpen":
         return finished_networks(config, parts, runs)
     networks = image_networks(config, parts)
@@ -154,10 +159,13 @@ def build_networks(
     return networks
 
 
-def finished_networks(config: StageConfig, parts: Parts, runs: Path) -> dict[str, nn.Module]:
+def finished_networks(
+    config: StageConfig, parts: Parts, runs: Path, *, distilled: bool = True
+) -> dict[str, nn.Module]:
     """The networks as a pipeline has them: all that the runs learned, and temporal layers.
 
-    Temporal layers that were not trained are left as they began, new ones changing nothing.
+    Temporal layers that were not trained are left as they began, new ones changing nothing. Of a distillation
+    these are the student's, unless ``distilled`` is false.
 
     Raises:
         InputError: a stage is missing.
@@ -166,8 +174,18 @@ def finished_networks(config: StageConfig, parts: Parts, runs: Path) -> dict[str
     there = load_earlier(networks, runs, ("base", "controlnet", "stage1"))
     require_earlier("stage2", there, runs, parts)
     add_time(networks, parts, None)
-    load_earlier(networks, runs, ("stage2",))
+    load_earlier(networks, runs, ("stage2", "distill") if distilled else ("stage2",))
     return networks
+
+
+def pipeline_settings(config: StageConfig, parts: Parts, runs: Path) -> dict[str, Any]:
+    """Kind and defaults of the pipeline that the runs end in: a student's steps, if one was distilled."""
+    settings = parts.pipeline_settings(config)
+    folder = runs / "distill"
+    if newest_checkpoint(folder):
+        steps = updated(config, read_config(folder / CONFIG)).student_steps
+        settings |= {"default_steps": steps, "default_guidance_scale": 1.0}
+    return settings
 
 
 def frozen_autoencoder(

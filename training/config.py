@@ -13,7 +13,7 @@ from magicanimate.config import Fusion
 from magicanimate.errors import InputError
 from magicanimate.files import shortened
 
-Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "sharpen", "segmenter"]
+Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "distill", "sharpen", "segmenter"]
 Driving = Literal["densepose", "keypoints", "both"]
 Prediction = Literal["epsilon", "v_prediction"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
@@ -23,8 +23,11 @@ SIGNALS: dict[Driving, tuple[str, ...]] = {
     "keypoints": ("keypoints",),
     "both": ("densepose", "keypoints"),
 }
-STAGES: tuple[Stage, ...] = ("vae", "base", "controlnet", "stage1", "stage2", "sharpen")
-"""The stages of the animation; the part segmenter stands apart, see `training.segmenter`."""
+STAGES: tuple[Stage, ...] = ("vae", "base", "controlnet", "stage1", "stage2", "distill", "sharpen")
+"""The stages of the animation, in their order; the part segmenter stands apart, see `training.segmenter`."""
+
+CLIP_STAGES: tuple[Stage, ...] = ("stage2", "distill", "sharpen")
+"""Those with temporal layers, whose samples are clips."""
 
 
 def setting(default: Any, help: str, *, may_change: bool = False) -> Any:
@@ -80,7 +83,7 @@ class StageConfig:
     batch_size: int = setting(16, "targets or clips a step, over all processes and accumulated parts")
     targets: int = setting(1, "base, stage1: targets that share a reference, which is encoded once")
     size: int = setting(128, "side of the square training pictures, pixels")
-    crop: int = setting(0, "vae, sharpen: side of the random crop the loss looks at, pixels; 0 for all")
+    crop: int = setting(0, "vae, distill, sharpen: side of the random crop that is judged, pixels; 0: all")
     num_frames: int = setting(16, "frames of a clip (K of the paper)")
     interval: int = setting(1, "the clip takes every n-th frame of the video (s of the paper)")
     tau_0: float = setting(0.2, "base, stage1: chance that a sample is an image, reference = target")
@@ -91,15 +94,21 @@ class StageConfig:
     fusion: Fusion = setting("midup", "UNet blocks that read the reference")
     reference: bool = setting(True, "use the appearance encoder; off only to see what it is good for")
     driving: Driving = setting("densepose", "motion signal; both: two ControlNets, residuals added")
-    share_noise: float = setting(0.0, "stage2: chance that the frames of a clip get the same noise")
+    share_noise: float = setting(0.0, "stage2, distill: chance that the frames of a clip get the same noise")
     drop_reference: float = setting(0.1, "chance that a sample does not see its reference, for guidance")
     soften_control: bool = setting(False, "blur and disturb the maps a little, as resized video does")
     latent_noise: float = setting(0.02, "vae: noise on the latents, in their standard deviations")
     halved_share: float = setting(0.0, "vae: share of the crops that are taken twice as large and halved")
     gradient_weight: float = setting(0.1, "vae: weight of the loss on image gradients, for sharp edges")
     reuse: int = setting(1, "sharpen: steps that what is sampled once serves, with other crops")
-    feature_weight: float = setting(0.05, "sharpen: weight of the distance of the part segmenter's features")
-    adversarial_weight: float = setting(0.03, "sharpen: weight of the discriminator's judgement")
+    feature_weight: float = setting(0.05, "distill, sharpen: weight of the part segmenter's features")
+    adversarial_weight: float = setting(0.03, "distill, sharpen: weight of the discriminator's judgement")
+    student_steps: int = setting(2, "distill: sampling steps of the student")
+    teacher_steps: int = setting(24, "distill: sampling steps of the teacher")
+    teacher_guidance: float = setting(0.0, "distill: guidance scale of the teacher; 0: its pipeline's own")
+    distill_all: bool = setting(
+        False, "distill: the whole student learns, not the appearance encoder and temporal layers alone"
+    )
     holdout: int = setting(16, "videos at the end of the data set that are never trained on")
     seed: int = setting(0, "of everything random")
     mixed_precision: Precision = setting(
@@ -129,6 +138,7 @@ class StageConfig:
 _AT_LEAST_ONE = (
     *("steps", "batch_size", "targets", "size", "num_frames", "interval", "accumulation", "checkpoint_every"),
     *("keep_checkpoints", "sample_every", "log_every", "reuse"),
+    *("student_steps", "teacher_steps"),
 )
 _SHARES = (
     *("tau_0", "tau_1", "tau_2", "still_share", "target_still_share", "share_noise", "drop_reference"),
@@ -144,6 +154,7 @@ _RANGES: dict[str, tuple[float, float]] = {
         ("optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay"), (0, _MANY)
     ),
     **dict.fromkeys(("loss.min_snr_gamma", "loss.attention_weight"), (0, _MANY)),
+    "teacher_guidance": (0, 100),
     "loss.noisy_from": (0, 999),
     "optimizer.learning_rate": (1e-12, 10),
     "optimizer.max_grad_norm": (1e-12, _MANY),

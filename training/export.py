@@ -17,6 +17,7 @@ from training.build import (
     finished_networks,
     frozen_autoencoder,
     load_earlier,
+    pipeline_settings,
     scheduler_of,
 )
 from training.config import NetworkConfig, StageConfig, check_config, updated
@@ -27,7 +28,7 @@ KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an
 
 def saved_config(runs: Path, preset: StageConfig) -> StageConfig:
     """The settings of the last stage that was run, on top of the preset's."""
-    for stage in ("sharpen", "stage2", "stage1", "base"):
+    for stage in ("sharpen", "distill", "stage2", "stage1", "base"):
         file = runs / stage / CONFIG
         if file.exists():
             config = updated(preset, read_config(file))
@@ -74,7 +75,7 @@ def export_pipeline(
         scheduler=scheduler_of(config),
         empty_prompt=parts.empty_prompt(),
         photo_map=networks["appearance_encoder"].takes_photo_map,
-        **parts.pipeline_settings(config),
+        **pipeline_settings(config, parts, runs),
     )
     with staged_folder(out) as folder:
         for part in pipe.components.values():

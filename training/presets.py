@@ -92,6 +92,21 @@ def mini(stage: Stage) -> Settings:
             optimizer=optimizer,
             **common,
         )
+    elif stage == "distill":
+        optimizer = OptimizerConfig(learning_rate=1e-4, warmup_steps=50, decay_steps=1000, ema_decay=0.995)
+        config = StageConfig(
+            "distill",
+            steps=4000,
+            size=256,
+            batch_size=2,
+            num_frames=4,
+            crop=64,
+            distill_all=True,
+            checkpoint_every=50,
+            sample_every=200,
+            optimizer=optimizer,
+            **common | {"share_noise": 1.0},
+        )
     elif stage == "sharpen":
         optimizer = OptimizerConfig(learning_rate=4e-4, warmup_steps=50, decay_steps=1000, ema_decay=0.995)
         config = StageConfig(
@@ -141,6 +156,7 @@ def tiny(stage: Stage) -> Settings:
         batch_size=4 if stage == "base" else 2,
         size=32,
         crop=16 if stage == "vae" else 0,
+        teacher_steps=4,
         reuse=2 if stage == "sharpen" else 1,
         num_frames=4,
         tau_2=0.2,

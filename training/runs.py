@@ -17,6 +17,7 @@ from training.build import (
     build_networks,
     encoder_learns,
     frozen_autoencoder,
+    pipeline_settings,
     scheduler_of,
 )
 from training.config import NetworkConfig, StageConfig, as_json, check_config, fixed_settings, flat
@@ -28,6 +29,7 @@ from training.parts import NewParts, PipelineParts
 from training.run_folder import CONFIG, alone_in, check_settings
 from training.sets import Data, DataFolders, open_data
 from training.stages.denoiser import Denoiser
+from training.stages.distill import Distiller
 from training.stages.sharpen import Sharpener
 from training.stages.vae import VaeStage
 
@@ -98,7 +100,7 @@ def train(
 
 def _exportable(config: StageConfig) -> bool:
     """Whether the stage leaves something that animates: it needs a reference."""
-    return config.stage in ("base", "stage1", "stage2", "sharpen") and config.reference
+    return config.stage in ("base", "stage1", "stage2", "distill", "sharpen") and config.reference
 
 
 def build_stage(
@@ -129,10 +131,14 @@ def build_stage(
     given = {"text": parts.empty_prompt().embedding, "scheduler": scheduler_of(config), "latents": latents}
     takes_map = "appearance_encoder" in networks and networks["appearance_encoder"].takes_photo_map
     photo_labels = PhotoLabels(device) if takes_map else None
-    if config.stage == "sharpen":  # needs the pictures, and latents of the references only
+    if config.stage in ("sharpen", "distill"):  # need the pictures, and latents of the references only
         torch.manual_seed(config.seed)
         given |= {"samples": sets.samples, "held_out": sets.held_out, "photo_labels": photo_labels}
-        steps = parts.pipeline_settings(config)["default_steps"]
+        if config.stage == "distill":
+            guidance = config.teacher_guidance or parts.pipeline_settings(config)["default_guidance_scale"]
+            given |= {"sampling_steps": config.student_steps, "guidance_scale": guidance}
+            return Distiller(config, networks, **given)
+        steps = pipeline_settings(config, parts, runs)["default_steps"]
         return Sharpener(config, networks, sampling_steps=steps, **given)
     computed = {"latents": latents.encode} | ({"photo_labels": photo_labels} if takes_map else {})
     sets = sets.computed(config, computed, runs, on_gpu=device.type != "cpu")

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from magicanimate.errors import InputError
-from training.config import SIGNALS, StageConfig
+from training.config import CLIP_STAGES, SIGNALS, StageConfig
 from training.data.computed import ComputedVideos, compute_all
 from training.data.dancers import DancerVideos
 from training.data.opening import open_images, open_videos
@@ -114,7 +114,7 @@ def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path |
 
 
 def _to_look_at(config: StageConfig, videos: VideoSet) -> FixedSamples:
-    length = config.num_frames if config.stage in ("stage2", "sharpen") else 1
+    length = config.num_frames if config.stage in CLIP_STAGES else 1
     return FixedSamples(videos, length=length, interval=config.interval)
 
 
@@ -123,7 +123,7 @@ def _samples(config: StageConfig, videos: VideoSet, images: ImageSet | None) -> 
     place = {"batch_size": config.samples_a_step, "steps": config.steps, "seed": config.seed}
     if config.stage in ("vae", "controlnet"):
         return ImageSamples(images or VideoFrames(videos), bare=config.stage == "vae", **place)
-    if config.stage in ("stage2", "sharpen"):
+    if config.stage in CLIP_STAGES:
         return ClipSamples(
             videos,
             length=config.num_frames,

@@ -1,4 +1,4 @@
-"""Stages "base", "controlnet", "stage1", "stage2" and "sharpen": one denoiser, of which other parts learn.
+"""The stages from "base" to "sharpen": one denoiser, of which other parts learn.
 
 | stage | learns | reference | UNet |
 |---|---|---|---|
@@ -6,6 +6,7 @@
 | controlnet | ControlNet | none | without, frozen |
 | stage1 | appearance encoder, ControlNet | yes | without, frozen |
 | stage2 | temporal layers | yes | with |
+| distill | appearance encoder, temporal layers, or all, see `training.stages.distill` | yes | with |
 | sharpen | the autoencoder's decoder, see `training.stages.sharpen` | yes | with, frozen |
 
 Stage2 mixes three kinds of steps (paper, section 3.5): a draw of up to tau_1 takes images, which are their
@@ -47,6 +48,7 @@ from training.losses import denoising_losses, draw_noise, draw_timestep
 from training.pictures import psnr, save_grid, save_video, sharpness
 from training.point_loss import point_losses
 
+MOTION = ".motion_modules."
 SAMPLED = 8
 SAMPLED_CLIPS = 4
 
@@ -257,18 +259,26 @@ class Denoiser(nn.Module):
         return figures
 
 
-def choose_trained(denoiser: nn.Module, stage: Stage) -> None:
-    """Require gradients of the parameters that learn in ``stage``, and of no others."""
+def choose_trained(denoiser: nn.Module, stage: Stage, *, everything: bool = False) -> None:
+    """Require gradients of the parameters that learn in ``stage``, and of no others.
+
+    ``everything``: in "distill" the whole student learns.
+    """
     controlnets = ("controlnet.", "controlnet_keypoints.")
     learning = {
         "base": ("unet.", "appearance_encoder.", *controlnets),
         "controlnet": controlnets,
         "stage1": ("appearance_encoder.", *controlnets),
         "stage2": (),
+        "distill": ("appearance_encoder.", "discriminator."),
         "sharpen": ("vae.decoder.", "discriminator."),
     }[stage]
+    if everything:
+        learning += ("unet.", *controlnets)
+    if stage in ("stage2", "distill"):
+        learning += tuple(name for name, _ in denoiser.unet.named_parameters("unet") if MOTION in name)
     for name, p in denoiser.named_parameters():
-        p.requires_grad_(name.startswith(learning) or (stage == "stage2" and ".motion_modules." in name))
+        p.requires_grad_(name.startswith(learning))
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -95,7 +95,13 @@ class Sharpener(Denoiser):
         places = [self._place(index) for index in batch["index"].tolist()]
         if self._sampled is None or self._sampled[0] != places:
             self._sampled = places, self._sample_latents(batch, control, places)
-        made, truth, drawn = self._cropped(batch, self._sampled[1], next(iter(control.values())))
+        return self._judged(batch, self._sampled[1], control)
+
+    def _judged(
+        self, batch: Mapping[str, Any], latents: torch.Tensor, control: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Losses ``B`` of latents ``B C F h w`` by the pictures that the decoder makes of them."""
+        made, truth, drawn = self._cropped(batch, latents, next(iter(control.values())))
         shape = made.shape[:2]
         changes = [pictures.diff(dim=1) for pictures in (made, truth)]
         made, truth, drawn = (pictures.flatten(0, 1) for pictures in (made, truth, drawn))
@@ -112,6 +118,11 @@ class Sharpener(Denoiser):
         step, place = divmod(index, self.config.samples_a_step)
         return step - step % self.config.reuse, place
 
+    def _latents_shape(self, batch: Mapping[str, Any]) -> tuple[int, int, int, int]:
+        """``C F h w`` of the targets' latents."""
+        frames, (height, width) = batch["target"].shape[1], batch["target"].shape[-2:]
+        return self.unet.config.in_channels, frames, height // self.factor, width // self.factor
+
     @torch.no_grad()
     def _sample_latents(
         self,
@@ -123,8 +134,7 @@ class Sharpener(Denoiser):
         mini is used.
         """
         rngs = [generator(Stream.NOISE, self.config.seed, *place) for place in places]
-        frames, (height, width) = batch["target"].shape[1], batch["target"].shape[-2:]
-        shape = (self.unet.config.in_channels, frames, height // self.factor, width // self.factor)
+        shape = self._latents_shape(batch)
         noise = torch.stack([draw_noise(rng, shape, share=True) for rng in rngs]).to(self.text.device)
         if self.config.soften_control:
             control = {name: softened(maps, rngs) for name, maps in control.items()}
