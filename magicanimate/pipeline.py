@@ -140,13 +140,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         photo_labels: np.ndarray | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        num_actual_steps: int | None = None,
         seed: int = 1,
         latents: torch.Tensor | None = None,
-        prompt: str = "",
-        negative_prompt: str = "",
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
+        prompt: str | torch.Tensor = "",
+        negative_prompt: str | torch.Tensor = "",
         fusion: Fusion = "midup",
         windows: WindowPlan | None = None,
         controlnet_conditioning_scale: float = 1.0,
@@ -172,12 +169,11 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 takes them; the bundled part segmenter's when ``None``.
             num_inference_steps, guidance_scale: the checkpoint's defaults when ``None``; guidance of 1 or
                 less runs the conditional branch only.
-            num_actual_steps: run only the last so many of the steps.
             seed: of the initial noise and of what a scheduler adds, drawn on the CPU: the same on every
                 device.
             latents: initial latents ``1 C F h w`` instead of noise from ``seed``.
-            prompt, negative_prompt: text; the empty prompt needs no text encoder.
-            prompt_embeds, negative_prompt_embeds: embeddings ``1 L D`` instead of texts.
+            prompt, negative_prompt: text, or its embedding ``1 L D``; the empty prompt and embeddings need no
+                text encoder.
             fusion: "midup" or "full".
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
@@ -204,17 +200,16 @@ class MagicAnimatePipeline(DiffusionPipeline):
             image, control, keypoints=keypoints, steps=steps, fusion=fusion, output_type=output_type
         )
 
-        text = self.encode_text(
-            prompt if prompt_embeds is None else prompt_embeds,
-            negative_prompt if negative_prompt_embeds is None else negative_prompt_embeds,
-            guided=guidance > 1,
-        )
+        text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
         fallback, group = fallback or OutOfMemoryFallback(), group or ProcessGroup()
         for attempt in fallback.attempts():
             with attempt, group.in_round(), stopping_between_blocks([self.vae], should_stop):
                 reference = self.encode_image(image, photo_labels)
         self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
-        timesteps = self.prepare_timesteps(steps, num_actual_steps)
+        # On the CPU the scheduler finds its place in its tables without asking the device where it is, which
+        # would wait for all the work that is queued.
+        self.scheduler.set_timesteps(steps, device="cpu")
+        timesteps = self.scheduler.timesteps
         generator = torch.Generator("cpu").manual_seed(seed)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
         optimization, approximations = (
@@ -395,30 +390,13 @@ class MagicAnimatePipeline(DiffusionPipeline):
             self._segmenter = PartSegmenter.load()
         return self._segmenter.labels(image[None])[0]
 
-    def prepare_timesteps(self, steps: int, num_actual_steps: int | None) -> torch.Tensor:
-        """Timesteps from noise to image, on the CPU; only the last ``num_actual_steps`` of them, if given.
-
-        There the scheduler finds its place in its tables without asking the device where it is, which would
-        wait for all the work that is queued.
-        """
-        self.scheduler.set_timesteps(steps, device="cpu")
-        timesteps = self.scheduler.timesteps
-        if num_actual_steps is None:
-            return timesteps
-        if not 1 <= num_actual_steps <= steps:
-            raise ValueError(f"num_actual_steps is {num_actual_steps}; choose 1 to {steps}")
-        begin = len(timesteps) - num_actual_steps
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(begin)
-        return timesteps[begin:]
-
     def prepare_latents(
         self,
         num_frames: int,
         size: tuple[int, int],
         *,
         generator: torch.Generator,
-        latents: torch.Tensor | None,
+        latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Initial latents ``1 C F h w``, float32, in the scheduler's scale.
 

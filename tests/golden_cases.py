@@ -207,18 +207,22 @@ def _loop(case, pipe):
     outputs: dict[str, torch.Tensor] = {"ref_latents": pipe.encode_image(image)}
     if "seed" in case:
         first = pipe.prepare_latents(
-            16, image.shape[:2], generator=torch.Generator().manual_seed(case["seed"]), latents=None
+            16, image.shape[:2], generator=torch.Generator().manual_seed(case["seed"])
         )
         outputs["initial_noise_16frames"] = first
     steps: list[torch.Tensor] = []
     predictions: list[torch.Tensor] = []
-    step = pipe.scheduler.step
+    step, set_timesteps = pipe.scheduler.step, pipe.scheduler.set_timesteps
 
     def recording_step(prediction, *args, **kwargs):
         predictions.append(prediction)
         return step(prediction, *args, **kwargs)
 
-    pipe.scheduler.step = recording_step
+    def set_last_timesteps(steps, **kwargs):
+        set_timesteps(steps, **kwargs)
+        pipe.scheduler.timesteps = pipe.scheduler.timesteps[-case.get("num_actual_inference_steps", steps) :]
+
+    pipe.scheduler.step, pipe.scheduler.set_timesteps = recording_step, set_last_timesteps
     as_published = lambda *args: {name: y_a.half() for name, y_a in args[-1].items()}  # noqa: E731
     rounding = case.get("bank") == "float16" and pipe.appearance_encoder.register_forward_hook(as_published)
     try:
@@ -226,12 +230,11 @@ def _loop(case, pipe):
             image,
             _image(case, "control", (frames, 8 * height, 8 * width, 3)),
             num_inference_steps=case["steps"],
-            num_actual_steps=case.get("num_actual_inference_steps"),
             guidance_scale=guidance,
             seed=case.get("seed", 0),
             latents=None if "seed" in case else _input(case, "latents", (1, 4, frames, height, width)),
-            prompt_embeds=conditional,
-            negative_prompt_embeds=unconditional,
+            prompt=conditional,
+            negative_prompt=unconditional,
             fusion=case.get("fusion", "midup"),
             windows=WindowPlan(
                 mode="ring", overlap=case.get("context_overlap", 4), stride=case.get("context_stride", 1)
@@ -241,7 +244,7 @@ def _loop(case, pipe):
             on_step=lambda _, latents, __: steps.append(latents),
         )
     finally:
-        del pipe.scheduler.step
+        del pipe.scheduler.step, pipe.scheduler.set_timesteps
         if rounding:
             rounding.remove()
     outputs |= {f"latents_after_step.{i}": latents for i, latents in enumerate(steps)}

@@ -72,7 +72,8 @@ def test_windows():
 def test_scheduler(pipe):
     recorded = json.loads((COMPACT / "scheduler.json").read_text())
     for steps, timesteps in recorded["timesteps"].items():
-        assert pipe.prepare_timesteps(int(steps), None).tolist() == timesteps
+        pipe.scheduler.set_timesteps(int(steps))
+        assert pipe.scheduler.timesteps.tolist() == timesteps
     for index, alpha in recorded["alphas_cumprod"].items():
         assert pipe.scheduler.alphas_cumprod[int(index)].item() == pytest.approx(alpha, rel=1e-6)
     assert float(pipe.scheduler.final_alpha_cumprod) == 1.0

@@ -133,7 +133,7 @@ def test_seed_decides_the_noise_that_a_scheduler_adds(pipe, monkeypatch):
 
 
 def test_noise_repeats_every_sixteen_frames(pipe):
-    noise = pipe.prepare_latents(40, (32, 32), generator=torch.Generator().manual_seed(5), latents=None)
+    noise = pipe.prepare_latents(40, (32, 32), generator=torch.Generator().manual_seed(5))
     assert torch.equal(noise[:, :, :16], noise[:, :, 16:32])
     assert torch.equal(noise[:, :, :8], noise[:, :, 32:])
     assert not torch.equal(noise[:, :, 0], noise[:, :, 1])
@@ -232,17 +232,11 @@ def test_saved_and_loaded_pipeline_gives_the_same(pipe, tmp_path):
         ({"output_type": "gif"}, "unknown output_type"),
         ({"prompt": "a dancer"}, "has no text encoder"),
         ({"latents": torch.zeros(1, 4, 9, 4, 4)}, "is needed"),
-        ({"num_actual_steps": 3}, "num_actual_steps is 3"),
     ],
 )
 def test_arguments_that_do_not_fit(pipe, change, words):
     with pytest.raises(ValueError, match=words):
         latents_of(pipe, **change)
-
-
-def test_last_steps_only(pipe):
-    assert len(pipe.prepare_timesteps(4, 2)) == 2
-    assert torch.equal(pipe.prepare_timesteps(4, 2), pipe.prepare_timesteps(4, None)[2:])
 
 
 class TestWindows:

@@ -214,8 +214,9 @@ class TestWaiting:
             fuse=lambda _, scaled, *__: (scaled, scaled.new_ones(24)),
         )
         with shallow.gpu as gpu:
-            timesteps = pipe.prepare_timesteps(4, None)
-            latents = pipe.prepare_latents(24, (SIZE, SIZE), generator=generator, latents=None)
+            pipe.scheduler.set_timesteps(4, device="cpu")
+            timesteps = pipe.scheduler.timesteps
+            latents = pipe.prepare_latents(24, (SIZE, SIZE), generator=generator)
             gpu.syncs.clear()
             for after, _ in denoise(
                 latents,

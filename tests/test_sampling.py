@@ -38,10 +38,11 @@ def test_the_loop_without_a_pipeline(tiny_model):
             text=text,
         )
         generator = torch.Generator().manual_seed(3)
+        pipe.scheduler.set_timesteps(2)
         found = denoise(
-            pipe.prepare_latents(8, (32, 32), generator=generator, latents=None),
+            pipe.prepare_latents(8, (32, 32), generator=generator),
             pipe.scheduler,
-            pipe.prepare_timesteps(2, None),
+            pipe.scheduler.timesteps,
             lambda: networks,
             plan=plan,
             guidance_scale=2.5,
