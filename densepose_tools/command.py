@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from magicanimate.terminal import exit_status, say
 if TYPE_CHECKING:
     from densepose_tools.engine import Extractor
     from densepose_tools.extraction import Extraction
-    from densepose_tools.treatment import Treatment
+    from densepose_tools.postprocess import Postprocessing
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--fill", type=int, default=12, metavar="N", help="fill gaps of N frames (default: %(default)s)")
     add(
-        "--steady",
+        "--deflicker",
+        "--steady",  # its name in earlier versions
         action="store_true",
         help="take out flicker: boxes that tremble, parts that change for a moment",
     )
@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--recolour",
         action="store_true",
-        help="CLIP is a part map: bring it into the right colours; --steady, --flip and --like go with it",
+        help="CLIP is a part map: bring it into the right colours; --deflicker, --flip and --like go with it",
     )
     add("--codec", choices=("lossless", "h264"), default="lossless", help="h264 plays everywhere")
     add("--sound", action="store_true", help="keep the clip's sound")
@@ -169,26 +169,33 @@ def _run(args: argparse.Namespace) -> None:
         load = cache(lambda: engine.load(selection, **common))
         if again:
             with Archive(args.clip) as opened:
-                made = redraw(opened, output, treatment=_treatment(args, load), **common)
+                made = redraw(opened, output, postprocessing=_postprocessing(args, load), **common)
         else:
             clip = open_motion(args.clip, start=args.start, end=args.end, fps=args.fps)
-            treatment = _treatment(args, load)
+            postprocessing = _postprocessing(args, load)
             if args.recolour:
-                made, colours = recolour(clip, output, treatment=treatment, **common)
+                made, colours = recolour(clip, output, postprocessing=postprocessing, **common)
                 log.info("the colours were %s", colours.name or "those that are needed")
             else:
                 stretch = {"start": args.start, "end": args.end, "fps": args.fps}
                 settings = engine.settings(load(), selection, **stretch)
-                made = extract(clip, load(), output, settings=settings, treatment=treatment, **common)
+                made = extract(
+                    clip, load(), output, settings=settings, postprocessing=postprocessing, **common
+                )
     _report(made, quiet=args.quiet)
 
 
-def _treatment(args: argparse.Namespace, load: Callable[[], Extractor]) -> Treatment:
+def _postprocessing(args: argparse.Namespace, load: Callable[[], Extractor]) -> Postprocessing:
     from densepose_tools.extraction import photo_map
-    from densepose_tools.treatment import Treatment
+    from densepose_tools.postprocess import Postprocessing
 
-    treatment = Treatment(people=args.people, fill=args.fill, steady=args.steady, flip=args.flip)
-    return replace(treatment, like=photo_map(args.like, load)) if args.like else treatment
+    return Postprocessing(
+        people=args.people,
+        fill=args.fill,
+        deflicker=args.deflicker,
+        flip=args.flip,
+        like=photo_map(args.like, load) if args.like else None,
+    )
 
 
 def _report(made: Extraction, *, quiet: bool) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 
 from densepose_tools.archive import Archive, ClipInfo, write_archive
 from densepose_tools.engine import Extractor
-from densepose_tools.journal import FrameJournal
 from densepose_tools.output import Output, write_maps
 from densepose_tools.people import Person, part_map
-from densepose_tools.treatment import Sequel, Treatment, treat, treat_maps
+from densepose_tools.postprocess import PartMaps, Postprocessing, postprocess, postprocess_maps
+from densepose_tools.resume_log import ResumeLog
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.densepose_check import MotionReport, check_densepose, command_for
@@ -47,8 +47,8 @@ class Extraction:
         seconds: time spent by stage.
         size: width and height of the video.
         playable: the copy for browsers, as asked for.
-        plain: the same without steadying and a photo's build, if there was any of it and it was asked for.
-        flicker: share of body pixels that flicker before and after steadying; ``None`` without it.
+        plain: the same without deflickering and a photo's build, if there was any of it and it was asked for.
+        flicker: share of body pixels that flicker before and after deflickering; ``None`` without it.
         stretch: with a photo's build, name of limb -> factors along and across.
     """
 
@@ -72,7 +72,7 @@ def extract(
     output: Output,
     *,
     settings: dict[str, Any],
-    treatment: Treatment | None = None,
+    postprocessing: Postprocessing | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Extraction:
@@ -84,7 +84,7 @@ def extract(
         output: where to.
         settings: everything that decides what is found, JSON-ready; kept in the results. A run with the
             same clip, output and settings goes on where an earlier one was stopped.
-        treatment: whom to draw and how.
+        postprocessing: whom to draw and how.
         on_progress: told of "detect" and "write", in frames.
         should_stop: asked with every batch and every frame written.
 
@@ -105,28 +105,30 @@ def extract(
         "frames": clip.num_frames_estimate,
         "rate": str(clip.rate),
     }
-    with FrameJournal(output.video.with_name(f".{output.video.name}.frames"), belongs_to) as journal:
-        _find(clip, extractor, journal, meter, stop)
-        if not any(journal):
-            journal.delete()
+    with ResumeLog(output.video.with_name(f".{output.video.name}.frames"), belongs_to) as resume_log:
+        _find(clip, extractor, resume_log, meter, stop)
+        if not any(resume_log):
+            resume_log.delete()
             raise InputError(
                 f"Nobody is seen in the clip {clip.path}; choose one that shows a person, or lower the score "
                 "threshold."
             )
-        info = ClipInfo(clip.width, clip.height, clip.rate, len(journal), settings)
+        info = ClipInfo(clip.width, clip.height, clip.rate, len(resume_log), settings)
         beside = {}
         if output.archive is not None:
-            beside[output.archive] = lambda partial: write_archive(partial, journal, info)
-        made = _draw(journal, info, output, treatment, meter, stop, beside=beside, **_sound(clip, output))
-        journal.delete()
-    return replace(made, archive=output.archive, resumed=journal.resumed)
+            beside[output.archive] = lambda partial: write_archive(partial, resume_log, info)
+        made = _draw(
+            resume_log, info, output, postprocessing, meter, stop, beside=beside, **_sound(clip, output)
+        )
+        resume_log.delete()
+    return replace(made, archive=output.archive, resumed=resume_log.resumed)
 
 
 def redraw(
     archive: Archive,
     output: Output,
     *,
-    treatment: Treatment | None = None,
+    postprocessing: Postprocessing | None = None,
     clip: MotionClip | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
@@ -136,7 +138,7 @@ def redraw(
     Args:
         archive: what was found.
         output: where to; ``archive`` of it is not written.
-        treatment: whom to draw and how.
+        postprocessing: whom to draw and how.
         clip: what the archive was made of, if the sound is wanted.
         on_progress: told of "write", in frames.
         should_stop: asked with every frame.
@@ -148,14 +150,14 @@ def redraw(
     output.check(archive.path, clip.path if clip is not None else None)
     meter = ProgressMeter(on_progress)
     stop, sound = should_stop or (lambda: False), _sound(clip, output)
-    return _draw(archive, archive.info, output, treatment, meter, stop, **sound)
+    return _draw(archive, archive.info, output, postprocessing, meter, stop, **sound)
 
 
 def recolour(
     clip: MotionClip,
     output: Output,
     *,
-    treatment: Treatment | None = None,
+    postprocessing: Postprocessing | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> tuple[Extraction, MapColours]:
@@ -164,7 +166,7 @@ def recolour(
     Args:
         clip: a part map in the colours of some colour map, over any background, or as label numbers.
         output: where to; an archive cannot be made of it.
-        treatment: all of it but ``people`` and ``fill`` is done.
+        postprocessing: all of it but ``people`` and ``fill`` is done.
         on_progress: told of "write", in frames.
         should_stop: asked with every frame.
 
@@ -193,9 +195,9 @@ def recolour(
             return (colours.labels(frame) for frame in islice(frames, None, None, step))
 
         size = {"width": clip.width, "height": clip.height}
-        sequel = treat_maps(read, count, treatment or Treatment(), **size)
+        part_maps = postprocess_maps(read, count, postprocessing or Postprocessing(), **size)
         stop = should_stop or (lambda: False)
-        return _written(sequel, info, output, meter, stop, **_sound(clip, output)), colours
+        return _written(part_maps, info, output, meter, stop, **_sound(clip, output)), colours
 
 
 def photo_map(path: Path, load: Callable[[], Extractor]) -> np.ndarray:
@@ -237,24 +239,27 @@ def _refuse_part_maps(clip: MotionClip) -> None:
 
 
 def _find(
-    clip: MotionClip, extractor: Extractor, journal: FrameJournal, meter: ProgressMeter, stop: ShouldStop
+    clip: MotionClip, extractor: Extractor, resume_log: ResumeLog, meter: ProgressMeter, stop: ShouldStop
 ) -> None:
-    """Fill the journal; the next frames are decoded while the network works."""
+    """Find the people of the frames that are not in the log yet.
+
+    The next frames are decoded while the network works.
+    """
     total = clip.num_frames_estimate or 0
-    if journal.resumed:
-        log.info("going on behind the %d frames that are there", journal.resumed)
+    if resume_log.resumed:
+        log.info("going on behind the %d frames that are there", resume_log.resumed)
     meter.begin("detect", total)
     decoding = clip.frames()
     with closing(decoding), ThreadPoolExecutor(1) as pool:
-        rest = islice(decoding, journal.resumed, None)
+        rest = islice(decoding, resume_log.resumed, None)
         upcoming = pool.submit(_take, rest, extractor.batch)
         while frames := upcoming.result():
             upcoming = pool.submit(_take, rest, extractor.batch)
             if stop():
                 raise Cancelled
             for people in extractor.people(frames):
-                journal.append(people)
-            meter.update(len(journal), max(total, len(journal)))
+                resume_log.append(people)
+            meter.update(len(resume_log), max(total, len(resume_log)))
 
 
 def _take(frames: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
@@ -272,33 +277,33 @@ def _draw(
     found: Sequence[list[Person]],
     info: ClipInfo,
     output: Output,
-    treatment: Treatment | None,
+    postprocessing: Postprocessing | None,
     meter: ProgressMeter,
     stop: ShouldStop,
     **also: Any,
 ) -> Extraction:
     size = {"width": info.width, "height": info.height, "rate": info.rate}
-    sequel = treat(found, treatment or Treatment(), **size)
-    return _written(sequel, info, output, meter, stop, **also)
+    part_maps = postprocess(found, postprocessing or Postprocessing(), **size)
+    return _written(part_maps, info, output, meter, stop, **also)
 
 
 def _written(
-    sequel: Sequel, info: ClipInfo, output: Output, meter: ProgressMeter, stop: ShouldStop, **also: Any
+    part_maps: PartMaps, info: ClipInfo, output: Output, meter: ProgressMeter, stop: ShouldStop, **also: Any
 ) -> Extraction:
     """Write the maps of a clip and tell of it; no archive, nothing resumed."""
-    written = write_maps(sequel, info, output, meter, stop, **also)
+    written = write_maps(part_maps, info, output, meter, stop, **also)
     meter.finish()
     return Extraction(
         video=output.video,
         archive=None,
         num_frames=written.num_frames,
         resumed=0,
-        empty=sequel.empty,
-        filled=sequel.filled,
+        empty=part_maps.empty,
+        filled=part_maps.filled,
         seconds=meter.seconds,
-        size=(sequel.width, sequel.height),
+        size=(part_maps.width, part_maps.height),
         playable=output.playable,
         plain=written.plain,
         flicker=written.flicker,
-        stretch=sequel.stretch,
+        stretch=part_maps.stretch,
     )

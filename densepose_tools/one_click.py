@@ -15,8 +15,8 @@ from densepose_tools.engine import Extractor, Selection
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.extraction import Extraction, extract, photo_map, recolour, redraw
 from densepose_tools.output import Output
+from densepose_tools.postprocess import Postprocessing
 from densepose_tools.tracking import PersonAt
-from densepose_tools.treatment import Treatment
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import Kind, MotionReport, check_densepose
@@ -24,44 +24,46 @@ from magicanimate.media.motion import MotionClip, open_motion
 
 
 @dataclass(frozen=True)
-class Wish:
+class MotionConfig:
     """How a motion clip is made of another clip.
 
     Attributes:
         selection: whom the network reports.
-        treatment: whom to draw and how.
+        postprocessing: whom to draw and how.
         start, end: stretch of the clip in seconds; ``end=None`` is its end.
-        like: a photo; the dancer gets the build and the place of its person (`Treatment.like`).
+        like: a photo; the dancer gets the build and the place of its person (`Postprocessing.like`).
     """
 
     selection: Selection = Selection()
-    treatment: Treatment = Treatment()
+    postprocessing: Postprocessing = Postprocessing()
     start: float = 0.0
     end: float | None = None
     like: Path | None = None
 
-    def finds_as(self, other: Wish) -> bool:
-        """Whether the same people are found for another wish."""
+    def finds_as(self, other: MotionConfig) -> bool:
+        """Whether the same people are found with another configuration."""
         return (self.selection, self.start, self.end) == (other.selection, other.start, other.end)
 
-    def same(self, other: Wish) -> bool:
-        """Whether the same clip comes of another wish; treatments themselves hold arrays and never agree."""
+    def same(self, other: MotionConfig) -> bool:
+        """Whether another configuration makes the same clip."""
+        # Compared by fields: a postprocessing that holds an array equals none.
         drawn = [
-            (each.people, each.fill, each.steady, each.flip) for each in (self.treatment, other.treatment)
+            (each.people, each.fill, each.deflicker, each.flip)
+            for each in (self.postprocessing, other.postprocessing)
         ]
         return self.finds_as(other) and self.like == other.like and drawn[0] == drawn[1]
 
     def changes_maps(self) -> bool:
         """Whether a clip that is a part map already comes out otherwise."""
-        return self.treatment.steady or self.treatment.flip or self.like is not None
+        return self.postprocessing.deflicker or self.postprocessing.flip or self.like is not None
 
 
 MARGIN = 0.1
 """How far the sides of boxes that cut off the body move out where a page offers that with one switch."""
 
 
-def wish_of(values: Mapping[str, Any]) -> Wish:
-    """The wish that the values of a page's widgets mean.
+def motion_config(values: Mapping[str, Any]) -> MotionConfig:
+    """The configuration that the values of a page's widgets mean.
 
     Args:
         values: ``min_score``, ``people`` ("largest", "all" or "point"), ``start``, ``end`` (0: the end),
@@ -77,9 +79,11 @@ def wish_of(values: Mapping[str, Any]) -> Wish:
             raise InputError("Nobody is pointed at yet; click on the person in the picture.")
         people = PersonAt(values["x"], values["y"], values["second"] or 0.0)
     like = values.get("like")
-    return Wish(
+    return MotionConfig(
         selection=Selection(values["min_score"], margin=MARGIN if values.get("margin") else 0.0),
-        treatment=Treatment(people=people, steady=values["steady"], flip=values.get("flip", False)),
+        postprocessing=Postprocessing(
+            people=people, deflicker=values["steady"], flip=values.get("flip", False)
+        ),
         start=values["start"] or 0.0,
         end=values["end"] or None,
         like=Path(like) if like else None,
@@ -94,20 +98,22 @@ class MadeMotion:
         extraction: what and how much; its archive may be that of an earlier run.
         engine: "torch", "detectron2" or "mini"; ``None`` if a part map was recoloured.
         clip: what it was made of.
-        wish: how.
+        config: how it was made.
         kind: what the clip was.
     """
 
     extraction: Extraction
     engine: str | None
     clip: Path
-    wish: Wish
+    config: MotionConfig
     kind: Kind
 
-    def serves(self, clip: Path, wish: Wish) -> bool:
-        """Whether its archive has the people of a clip as a wish wants them."""
+    def serves(self, clip: Path, config: MotionConfig) -> bool:
+        """Whether its archive has the people of a clip as a configuration wants them."""
         archive = self.extraction.archive
-        return clip == self.clip and self.wish.finds_as(wish) and archive is not None and is_archive(archive)
+        return (
+            clip == self.clip and self.config.finds_as(config) and archive is not None and is_archive(archive)
+        )
 
 
 def examine(path: Path) -> MotionReport:
@@ -124,7 +130,7 @@ def make_motion(
     folder: Path,
     *,
     engine: EngineChoice,
-    wish: Wish | None = None,
+    config: MotionConfig | None = None,
     copies: Path | None = None,
     earlier: MadeMotion | None = None,
     on_progress: OnProgress | None = None,
@@ -132,16 +138,16 @@ def make_motion(
 ) -> MadeMotion:
     """Make a motion clip of an ordinary video, or of a part map in other colours, with the clip's sound.
 
-    A part map in the right colours is made steady, mirrored or given a photo's build.
+    A part map in the right colours is deflickered, mirrored or given a photo's build.
 
     Args:
         path: the clip.
         folder: the result goes there, named after the clip, and beside it the archive of what was found;
             nothing is overwritten.
         engine: finds the people.
-        wish: how.
+        config: how it is made.
         copies: folder for copies that browsers play: of the result, and of what it would be without
-            steadying and a photo's build. None are made when ``None``.
+            deflickering and a photo's build. None are made when ``None``.
         earlier: what was made before; people are not looked for again if it has them.
         on_progress: told of "download", "convert", "load", "detect" and "write".
         should_stop: asked with every frame.
@@ -151,32 +157,32 @@ def make_motion(
             written.
         Cancelled: ``should_stop()`` said so; the same call goes on with the next frame.
     """
-    wish = wish or Wish()
+    config = config or MotionConfig()
     common = {"on_progress": on_progress, "should_stop": should_stop}
-    clip = open_motion(path, start=wish.start, end=wish.end)
+    clip = open_motion(path, start=config.start, end=config.end)
     kind = _examined(clip).kind
 
     @cache
     def load() -> Extractor:
         if on_progress is not None:
             on_progress(Progress("load", 0, 1))
-        return engine.load(wish.selection, **common)
+        return engine.load(config.selection, **common)
 
-    like = None if wish.like is None else photo_map(wish.like, load)
-    drawing = common | {"treatment": replace(wish.treatment, like=like)}
+    like = None if config.like is None else photo_map(config.like, load)
+    drawing = common | {"postprocessing": replace(config.postprocessing, like=like)}
     output = _output(folder, path, sound=clip.has_sound, copies=copies)
-    if kind == "recolourable" or (kind == "ready" and wish.changes_maps()):
+    if kind == "recolourable" or (kind == "ready" and config.changes_maps()):
         made, name = recolour(clip, replace(output, archive=None), **drawing)[0], None
-    elif earlier is not None and earlier.serves(path, wish):
+    elif earlier is not None and earlier.serves(path, config):
         name = earlier.engine
         with Archive(earlier.extraction.archive) as archive:
             made = redraw(archive, replace(output, archive=None), clip=clip, **drawing)
         made = replace(made, archive=earlier.extraction.archive)
     else:
         name = load().name
-        settings = engine.settings(load(), wish.selection, start=wish.start, end=wish.end)
+        settings = engine.settings(load(), config.selection, start=config.start, end=config.end)
         made = extract(clip, load(), output, settings=settings, **drawing)
-    return MadeMotion(made, name, path, wish, kind)
+    return MadeMotion(made, name, path, config, kind)
 
 
 def _examined(clip: MotionClip) -> MotionReport:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from densepose_tools.archive import ClipInfo, is_archive
-from densepose_tools.steady import FlickerMeter
-from densepose_tools.treatment import Sequel
+from densepose_tools.deflicker import FlickerMeter
+from densepose_tools.postprocess import PartMaps
 from magicanimate.config import ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.outputs import check_file_output, check_output
@@ -79,7 +79,7 @@ class Written:
 
 
 def write_maps(
-    sequel: Sequel,
+    part_maps: PartMaps,
     info: ClipInfo,
     output: Output,
     meter: ProgressMeter,
@@ -93,9 +93,9 @@ def write_maps(
     ``beside`` is what else appears with them, see `magicanimate.media.writer.close_together`.
     """
     meter.begin("write", info.num_frames)
-    plain_copy = output.playable_plain if sequel.plain is not None else None
+    plain_copy = output.playable_plain if part_maps.plain is not None else None
     after, before = FlickerMeter(), FlickerMeter()
-    size = {"width": sequel.width, "height": sequel.height, "fps": info.rate}
+    size = {"width": part_maps.width, "height": part_maps.height, "fps": info.rate}
     with ExitStack() as stack:
         add = stack.enter_context
         lossless = output.codec == "lossless"
@@ -105,10 +105,10 @@ def write_maps(
             copies.append(add(VideoWriter(output.playable, **size, **sound)))
         plain_size = size | {"width": info.width, "height": info.height}
         plain_writer = add(VideoWriter(plain_copy, **plain_size)) if plain_copy is not None else None
-        if sequel.plain is None:
-            pairs = ((labels, None) for labels in sequel.maps)
+        if part_maps.plain is None:
+            pairs = ((labels, None) for labels in part_maps.maps)
         else:
-            pairs = zip(after.watch(sequel.maps), before.watch(sequel.plain), strict=True)
+            pairs = zip(after.watch(part_maps.maps), before.watch(part_maps.plain), strict=True)
         for labels, plain in pairs:
             if stop():
                 raise Cancelled
@@ -119,5 +119,5 @@ def write_maps(
                 plain_writer.write(colourise(plain))
             meter.update(video.num_frames, max(info.num_frames, video.num_frames))
         close_together([*copies, *([plain_writer] if plain_writer is not None else [])], beside)
-    flicker = None if sequel.plain is None else (before.score, after.score)
+    flicker = None if part_maps.plain is None else (before.score, after.score)
     return Written(video.num_frames, plain_copy, flicker)

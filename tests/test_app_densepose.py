@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.one_click import MadeMotion, Wish, examine
+from densepose_tools.one_click import MadeMotion, MotionConfig, examine
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import Cancelled
 from magicanimate.media.motion import open_motion
@@ -172,11 +172,11 @@ def test_cancelled_work_is_told_and_goes_on(page, service, tmp_path, output):
     service.admit("me")
     reports = []
     with pytest.raises(Cancelled):
-        for report in service.make_motion("me", clip, Wish()):
+        for report in service.make_motion("me", clip, MotionConfig()):
             reports.append(report)
             service.cancel("me")
     assert all(isinstance(report, Progress) for report in reports) and not list(output.glob("*.mp4"))
-    *_, new = service.make_motion("me", clip, Wish())
+    *_, new = service.make_motion("me", clip, MotionConfig())
     assert isinstance(new, MadeMotion) and new.extraction.num_frames == 60
 
 
@@ -201,4 +201,4 @@ def test_a_visitor_has_an_animation_and_a_clip_in_work(service, tmp_path, output
     job = service.submit(AnimationRequest(photo, motion, output / "x.mp4"))
     assert end_of(service.queue, job).state == "done"
     with pytest.raises(Cancelled):
-        list(service.make_motion("me/densepose", write_dance(tmp_path / "dance.mp4", 5), Wish()))
+        list(service.make_motion("me/densepose", write_dance(tmp_path / "dance.mp4", 5), MotionConfig()))

@@ -19,10 +19,10 @@ import pytest
 from densepose_tools.archive import Archive
 from densepose_tools.command import main
 from densepose_tools.extraction import redraw
-from densepose_tools.journal import FrameJournal
 from densepose_tools.output import Output
 from densepose_tools.people import Person, flip_labels, part_map
-from densepose_tools.treatment import Treatment
+from densepose_tools.postprocess import Postprocessing
+from densepose_tools.resume_log import ResumeLog
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
@@ -91,7 +91,7 @@ def test_one_frame_is_enough(tmp_path):
 def test_frames_without_anybody_are_background_and_told(tmp_path):
     labels = figures(6, empty=(2, 3))
     clip = negative_clip(tmp_path / "clip.mp4", labels)
-    made = run(clip, tmp_path / "map.mp4", treatment=Treatment(fill=1))
+    made = run(clip, tmp_path / "map.mp4", postprocessing=Postprocessing(fill=1))
     assert made.empty == [2, 3] and made.filled == []
     for frame, expected in zip(frames_of(made.video), labels, strict=True):
         np.testing.assert_array_equal(frame, colourise(expected))
@@ -119,7 +119,7 @@ def test_archive_holds_what_was_found_and_is_drawn_again(tmp_path):
             np.testing.assert_array_equal(part_map(frame, width=64, height=64), expected)
         assert people[0][0].score == 0.75
         np.testing.assert_array_equal(people[0][0].coordinates[1], 255 - people[0][0].labels)
-        again = redraw(archive, Output(tmp_path / "again.mp4"), treatment=Treatment(fill=0))
+        again = redraw(archive, Output(tmp_path / "again.mp4"), postprocessing=Postprocessing(fill=0))
     assert again.empty == [1]
     for frame, expected in zip(frames_of(again.video), labels, strict=True):
         np.testing.assert_array_equal(frame, colourise(expected))
@@ -172,17 +172,17 @@ def test_killed_run_goes_on_at_the_last_whole_frame(tmp_path):
         f"run(Path({str(clip)!r}), Path({str(out)!r}), reader=NegativeReader(batch=1, seconds=0.2))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    journal = tmp_path / ".map.mp4.frames"
+    resume_log = tmp_path / ".map.mp4.frames"
     sizes = set()
     deadline = time.monotonic() + PATIENCE
     while len(sizes) < 4 and time.monotonic() < deadline:
-        if journal.exists():
-            sizes.add(journal.stat().st_size)
+        if resume_log.exists():
+            sizes.add(resume_log.stat().st_size)
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert journal.exists() and not out.exists()
-    with journal.open("ab") as file:
+    assert resume_log.exists() and not out.exists()
+    with resume_log.open("ab") as file:
         file.write(b"half a record")  # as if it had been killed while writing
     reader = NegativeReader()
     made = run(clip, out, reader=reader)
@@ -192,21 +192,21 @@ def test_killed_run_goes_on_at_the_last_whole_frame(tmp_path):
 
 
 def test_record_that_changed_on_disk_is_dropped(tmp_path):
-    path = tmp_path / "journal"
+    path = tmp_path / "resume_log"
     person = Person((0.5, 1.0, 2.0, 2.0), 0.5, np.ones((2, 2), dtype=np.uint8))
-    with FrameJournal(path, {"job": 1}) as journal:
+    with ResumeLog(path, {"job": 1}) as resume_log:
         for _ in range(3):
-            journal.append([person])
+            resume_log.append([person])
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with FrameJournal(path, {"job": 1}) as journal:
-        assert journal.resumed == 2
-        journal.append([])
-        assert [len(people) for people in journal] == [1, 1, 0]
-        assert journal[1][0].box == person.box and journal[1][0].coordinates is None
-    with FrameJournal(path, {"job": 2}) as journal:
-        assert journal.resumed == 0
+    with ResumeLog(path, {"job": 1}) as resume_log:
+        assert resume_log.resumed == 2
+        resume_log.append([])
+        assert [len(people) for people in resume_log] == [1, 1, 0]
+        assert resume_log[1][0].box == person.box and resume_log[1][0].coordinates is None
+    with ResumeLog(path, {"job": 2}) as resume_log:
+        assert resume_log.resumed == 0
 
 
 def test_clip_without_anybody_is_refused_and_leaves_nothing(tmp_path):

@@ -12,7 +12,7 @@ from densepose_tools.body import measure_build, segments
 from densepose_tools.command import main
 from densepose_tools.mini_engine import MiniExtractor
 from densepose_tools.people import Person, part_map
-from densepose_tools.treatment import Treatment, treat
+from densepose_tools.postprocess import Postprocessing, postprocess
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import colourise, nearest_labels
@@ -39,7 +39,9 @@ def as_person(labels: np.ndarray) -> Person:
 def danced(maps, like) -> list[np.ndarray]:
     found = [[as_person(labels)] for labels in maps]
     height, width = maps[0].shape
-    return list(treat(found, Treatment(like=like), width=width, height=height, rate=Fraction(25)).maps)
+    return list(
+        postprocess(found, Postprocessing(like=like), width=width, height=height, rate=Fraction(25)).maps
+    )
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -94,9 +96,9 @@ def test_torso_behind_an_arm_that_shrinks_stays_whole():
 def test_result_has_the_photos_aspect_at_the_clips_height():
     photo = np.pad(figure(), ((0, 0), (48, 48)))[::2, ::2]
     found = [[as_person(figure())]]
-    sequel = treat(found, Treatment(like=photo), width=SIZE, height=SIZE, rate=Fraction(25))
-    assert (sequel.width, sequel.height) == (288, 192)
-    (labels,) = sequel.maps
+    part_maps = postprocess(found, Postprocessing(like=photo), width=SIZE, height=SIZE, rate=Fraction(25))
+    assert (part_maps.width, part_maps.height) == (288, 192)
+    (labels,) = part_maps.maps
     assert labels.shape == (192, 288) and overlap(labels, np.pad(figure(), ((0, 0), (48, 48)))) > 0.9
 
 
@@ -105,7 +107,9 @@ def test_builds_that_cannot_be_told_are_refused():
         danced([figure()], np.where(np.isin(figure(), (1, 2)), 0, figure()))
     two = [[as_person(figure(shift=-50)), as_person(figure(shift=50))]]
     with pytest.raises(InputError, match="Only one dancer"):
-        treat(two, Treatment(people="all", like=figure()), width=SIZE, height=SIZE, rate=Fraction(25))
+        postprocess(
+            two, Postprocessing(people="all", like=figure()), width=SIZE, height=SIZE, rate=Fraction(25)
+        )
 
 
 def test_photo_is_taken_from_the_command_line(tmp_path, capsys):

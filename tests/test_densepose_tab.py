@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.one_click import MARGIN, wish_of
+from densepose_tools.one_click import MARGIN, motion_config
 from densepose_tools.pointing import picture_at, with_mark
 from densepose_tools.tracking import PersonAt
 from magicanimate.errors import InputError
@@ -45,14 +45,14 @@ def pressed(tab: DensePoseTab, clip: Path, *, made=None, photo=None, **changes) 
     return last
 
 
-def test_values_of_the_widgets_are_a_wish():
-    assert wish_of(VALUES).treatment.people == "largest" and wish_of(VALUES).end is None
+def test_values_of_the_widgets_are_a_motion_config():
+    assert motion_config(VALUES).postprocessing.people == "largest" and motion_config(VALUES).end is None
     point = VALUES | {"people": "point", "x": 20, "y": 30, "second": 1.5, "margin": True, "flip": True}
-    wish = wish_of(point | {"start": 2, "end": 4, "like": "me.jpg"})
-    assert wish.treatment.people == PersonAt(20, 30, 1.5) and wish.treatment.flip
-    assert (wish.start, wish.end, wish.like, wish.selection.margin) == (2, 4, Path("me.jpg"), MARGIN)
+    config = motion_config(point | {"start": 2, "end": 4, "like": "me.jpg"})
+    assert config.postprocessing.people == PersonAt(20, 30, 1.5) and config.postprocessing.flip
+    assert (config.start, config.end, config.like, config.selection.margin) == (2, 4, Path("me.jpg"), MARGIN)
     with pytest.raises(InputError, match="click on the person"):
-        wish_of(point | {"x": None})
+        motion_config(point | {"x": None})
 
 
 def test_the_picture_to_point_at_is_the_frame_of_that_second(tmp_path):

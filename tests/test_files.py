@@ -303,10 +303,10 @@ LISTED = {
     "training.segmenter.augment": {"save"},
     # the TorchScript of Inception that a person names
     "training.metrics.frechet": {"torch.jit.load"},
-    # files that grow: a download that goes on, the log of a program, a journal, rows of a run
+    # files that grow: a download that goes on, the log of a program, a resume log, rows of a run
     "magicanimate.checkpoints.download": {"open for writing"},
     "magicanimate.webui.training.detached": {"open for writing"},
-    "densepose_tools.journal": {"numpy.savez_compressed", "open for writing"},
+    "densepose_tools.resume_log": {"numpy.savez_compressed", "open for writing"},
     "training.run_folder": {"open for writing"},
     # no files
     "magicanimate.terminal": {"open for writing"},  # the null device

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from densepose_tools.archive import Archive, ClipInfo, write_archive
-from densepose_tools.journal import FrameJournal
 from densepose_tools.keypoints import Keypoints, read_keypoints, write_keypoints
 from densepose_tools.people import Person
+from densepose_tools.resume_log import ResumeLog
 from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
 from magicanimate.errors import InputError
@@ -70,9 +70,9 @@ def read_archive(folder: Path, file: Path) -> None:
         list(archive)
 
 
-def read_journal(folder: Path, file: Path) -> None:
-    with FrameJournal(file, {"clip": "a"}) as journal:
-        list(journal)
+def read_resume_log(folder: Path, file: Path) -> None:
+    with ResumeLog(file, {"clip": "a"}) as resume_log:
+        list(resume_log)
 
 
 def read_result(folder: Path, file: Path) -> None:
@@ -126,9 +126,9 @@ def keypoints_bytes(folder: Path) -> bytes:
     return (folder / "x.npz").read_bytes()
 
 
-def journal_bytes(folder: Path) -> bytes:
-    with FrameJournal(folder / "x", {"clip": "a"}) as journal:
-        journal.append([PERSON])
+def resume_log_bytes(folder: Path) -> bytes:
+    with ResumeLog(folder / "x", {"clip": "a"}) as resume_log:
+        resume_log.append([PERSON])
     return (folder / "x").read_bytes()
 
 
@@ -136,7 +136,7 @@ def journal_bytes(folder: Path) -> bytes:
 KINDS: dict[str, tuple[str, object, Callable[[Path, Path], object]]] = {
     "archive": ("map.npz", archive_bytes, read_archive),
     "keypoints": ("a.npz", keypoints_bytes, lambda folder, file: read_keypoints(file)),
-    "journal": (".map.mp4.frames", journal_bytes, read_journal),
+    "resume_log": (".map.mp4.frames", resume_log_bytes, read_resume_log),
     "result": ("a.json", RESULT, read_result),
     "yaml": ("a.yaml", RESULT, lambda folder, file: load_batch(file)),
     "presets": ("a.json", {"name": "a", "values": {"seed": 1}}, read_presets),

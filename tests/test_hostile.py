@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from densepose_tools.archive import Archive
-from densepose_tools.journal import FrameJournal
+from densepose_tools.resume_log import ResumeLog
 from magicanimate import scratch as scratch_module
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.disk import check_replaceable
@@ -258,25 +258,25 @@ def test_a_folder_of_photos_is_no_place_for_a_checkpoint(tmp_path, tiny_model):
 # Two at one output
 
 
-def test_two_extractions_do_not_share_a_journal(tmp_path):
+def test_two_extractions_do_not_share_a_resume_log(tmp_path):
     path = tmp_path / ".map.mp4.frames"
-    with FrameJournal(path, {"clip": "a"}) as first:
+    with ResumeLog(path, {"clip": "a"}) as first:
         first.append([])
         with pytest.raises(InputError, match="Another run is at work on"):
-            FrameJournal(path, {"clip": "a"})
+            ResumeLog(path, {"clip": "a"})
         assert len(first) == 1
-    with FrameJournal(path, {"clip": "a"}) as again:
+    with ResumeLog(path, {"clip": "a"}) as again:
         assert again.resumed == 1
         again.delete()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"my notes", b'{"clip": 1}\nmore', bytes(100)])
-def test_a_foreign_file_of_the_journals_name_stays(tmp_path, content):
+def test_a_foreign_file_of_the_resume_logs_name_stays(tmp_path, content):
     path = tmp_path / ".map.mp4.frames"
     path.write_bytes(content)
     with pytest.raises(InputError, match="was not made by this program"):
-        FrameJournal(path, {"clip": "a"})
+        ResumeLog(path, {"clip": "a"})
     assert path.read_bytes() == content and len(list(tmp_path.iterdir())) == 1
 
 
@@ -291,17 +291,17 @@ def test_a_full_disk_ends_an_extraction_in_a_sentence(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with (
-            FrameJournal(tmp_path / "j", {"clip": "a"}) as journal,
+            ResumeLog(tmp_path / "j", {"clip": "a"}) as resume_log,
             pytest.raises(InputError, match="free some"),
         ):
             for _ in range(20):
-                journal.append([noise])
+                resume_log.append([noise])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
-    with FrameJournal(tmp_path / "j", {"clip": "a"}) as journal:  # what was whole is still there
-        assert 0 < journal.resumed < 20
-        assert all(len(people) == 1 for people in journal)
+    with ResumeLog(tmp_path / "j", {"clip": "a"}) as resume_log:  # what was whole is still there
+        assert 0 < resume_log.resumed < 20
+        assert all(len(people) == 1 for people in resume_log)
 
 
 # Scratch files

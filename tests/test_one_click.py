@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.one_click import Wish, examine, make_motion
+from densepose_tools.one_click import MotionConfig, examine, make_motion
 from densepose_tools.people import flip_labels
-from densepose_tools.treatment import Treatment
+from densepose_tools.postprocess import Postprocessing
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
@@ -67,7 +67,7 @@ def test_an_ordinary_video_becomes_a_clip_that_animates(tmp_path, mini):
     assert np.mean(right) > 0.9
     assert loudness(made.extraction.video)[:10].min() > 0.2
 
-    again = make_motion(clip, folder, engine=mini, wish=Wish(start=0.2, end=0.6))
+    again = make_motion(clip, folder, engine=mini, config=MotionConfig(start=0.2, end=0.6))
     assert again.extraction.video.name == "dance_densepose_2.mp4" and again.extraction.num_frames == 10
     names = [f"dance_densepose{which}" for which in (".mp4", ".npz", "_2.mp4", "_2.npz")]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -75,8 +75,8 @@ def test_an_ordinary_video_becomes_a_clip_that_animates(tmp_path, mini):
 
 def test_copies_for_the_browser_are_near_and_show_before_and_after(tmp_path, mini):
     clip, folder = write_dance(tmp_path / "dance.mp4", 20, sound=0.8), tmp_path / "out"
-    steady = Wish(treatment=Treatment(steady=True))
-    made = make_motion(clip, folder, engine=mini, wish=steady, copies=tmp_path / "copies").extraction
+    steady = MotionConfig(postprocessing=Postprocessing(deflicker=True))
+    made = make_motion(clip, folder, engine=mini, config=steady, copies=tmp_path / "copies").extraction
     exact, near, before = (
         np.stack(list(open_motion(path).frames())).astype(int)
         for path in (made.video, made.playable, made.plain)
@@ -93,27 +93,29 @@ def test_people_are_not_looked_for_again_for_another_drawing(tmp_path, mini):
     photo = tmp_path / "me.png"
     Image.fromarray(negatives(dancing(1, size=64)[0])).save(photo)
     told = []
-    wish = Wish(treatment=Treatment(flip=True), like=photo)
-    again = make_motion(clip, folder, engine=mini, wish=wish, earlier=first, on_progress=told.append)
+    config = MotionConfig(postprocessing=Postprocessing(flip=True), like=photo)
+    again = make_motion(clip, folder, engine=mini, config=config, earlier=first, on_progress=told.append)
     assert {progress.stage for progress in told} == {"load", "write"}  # the engine finds the photo's person
     made = again.extraction
     assert made.archive == first.extraction.archive and made.size == (96, 96) and made.stretch["torso"]
     assert open_motion(made.video).has_sound
-    assert not first.serves(clip, Wish(start=0.1)) and first.serves(clip, wish)
-    other = make_motion(clip, folder, engine=mini, wish=Wish(start=0.1), earlier=first).extraction
+    assert not first.serves(clip, MotionConfig(start=0.1)) and first.serves(clip, config)
+    other = make_motion(clip, folder, engine=mini, config=MotionConfig(start=0.1), earlier=first).extraction
     assert other.archive != made.archive and other.num_frames == 3
 
 
 def test_a_map_that_animates_already_is_steadied_mirrored_and_built_like_a_photo(tmp_path, home):
     clip = write_output(tmp_path / "map.mp4", part_maps(5), lossless=True)
     offline = EngineChoice(offline=True)
-    flipped = make_motion(clip, tmp_path / "out", engine=offline, wish=Wish(treatment=Treatment(flip=True)))
+    flipped = make_motion(
+        clip, tmp_path / "out", engine=offline, config=MotionConfig(postprocessing=Postprocessing(flip=True))
+    )
     assert flipped.kind == "ready" and flipped.engine is None
     for frame, labels in zip(open_motion(flipped.extraction.video).frames(), dancing(5), strict=True):
         np.testing.assert_array_equal(frame, colourise(flip_labels(labels)))
     photo = tmp_path / "me.png"  # a part map in the place of a photo needs no network
     Image.fromarray(colourise(part_labels(width=60, height=96))).save(photo)
-    like = make_motion(clip, tmp_path / "out", engine=offline, wish=Wish(like=photo)).extraction
+    like = make_motion(clip, tmp_path / "out", engine=offline, config=MotionConfig(like=photo)).extraction
     assert like.size == (60, 96) and like.stretch["torso"][1] == pytest.approx(60 / 96, abs=0.06)
 
 
@@ -134,8 +136,8 @@ def test_what_was_cancelled_goes_on_where_it_was(tmp_path, mini):
     # flicker is taken out after the finding, so a run with it differs in nothing that is kept
     with pytest.raises(Cancelled):
         make_motion(clip, folder, engine=mini, on_progress=done.append, should_stop=stop)
-    steady = Wish(treatment=Treatment(steady=True))
-    assert make_motion(clip, folder, engine=mini, wish=steady).extraction.resumed == 8
+    steady = MotionConfig(postprocessing=Postprocessing(deflicker=True))
+    assert make_motion(clip, folder, engine=mini, config=steady).extraction.resumed == 8
 
 
 def test_a_map_in_other_colours_is_corrected_without_a_network(tmp_path, home):
@@ -181,6 +183,6 @@ def test_with_nothing_at_hand_the_sentence_says_what_to_do(home, monkeypatch, tm
     with pytest.raises(InputError, match="start once with a network, or give the released file"):
         EngineChoice(offline=True).forecast()
     mini = EngineChoice("mini", tmp_path / "none")
-    for attempt in (mini.forecast, lambda: mini.load(Wish().selection)):
+    for attempt in (mini.forecast, lambda: mini.load(MotionConfig().selection)):
         with pytest.raises(InputError, match="python -m training segmenter"):
             attempt()

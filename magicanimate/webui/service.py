@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from densepose_tools.engine_choice import EngineChoice, Forecast
-from densepose_tools.one_click import MadeMotion, MotionReport, Wish, examine, make_motion
+from densepose_tools.one_click import MadeMotion, MotionConfig, MotionReport, examine, make_motion
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.checkpoints.locate import describe_models
@@ -321,7 +321,7 @@ class AnimationService:
         return as_video(Path(picture), Path(self._lent.name) / secrets.token_hex(8))
 
     def make_motion(
-        self, visitor: str, clip: Path, wish: Wish, *, earlier: MadeMotion | None = None
+        self, visitor: str, clip: Path, config: MotionConfig, *, earlier: MadeMotion | None = None
     ) -> Iterator[Progress | MadeMotion]:
         """Yield progress, a few times a second, and at last the clip. Closing the iterator stops it.
 
@@ -331,7 +331,7 @@ class AnimationService:
             InputError: as `densepose_tools.one_click.make_motion`.
             Cancelled: stopped by `cancel`; the same again goes on from there.
         """
-        again = earlier is not None and earlier.clip == clip and earlier.wish.same(wish)
+        again = earlier is not None and earlier.clip == clip and earlier.config.same(config)
         if again and earlier.extraction.video.is_file():  # nothing would come of it but a file with a number
             yield earlier
             return
@@ -340,7 +340,7 @@ class AnimationService:
             clip,
             self.output,
             engine=self._engine,
-            wish=wish,
+            config=config,
             copies=Path(self._lent.name),
             earlier=earlier,
         )

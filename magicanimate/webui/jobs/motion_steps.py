@@ -17,9 +17,9 @@ import numpy as np
 
 from densepose_tools.engine import Selection
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.one_click import Wish, examine, make_motion
+from densepose_tools.one_click import MotionConfig, examine, make_motion
+from densepose_tools.postprocess import Postprocessing
 from densepose_tools.tracking import PersonAt
-from densepose_tools.treatment import Treatment
 from magicanimate.config import AnimationRequest, MediaLimits, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import sha256_of
@@ -82,9 +82,9 @@ def take_steps(
     if converts or changes:
         video = place / f"{clip.stem[:60]}_densepose.mp4"
         if not video.is_file():
-            wish = Wish(Selection(), _treatment(steps), like=like, **stretch)
+            config = MotionConfig(Selection(), _postprocessing(steps), like=like, **stretch)
             make_motion(
-                clip, place, engine=engine, wish=wish, on_progress=on_progress, should_stop=should_stop
+                clip, place, engine=engine, config=config, on_progress=on_progress, should_stop=should_stop
             )
         clip, stretch = video, {"start": 0.0, "end": None}
     return replace(request, motion=clip, **stretch)
@@ -104,12 +104,12 @@ def sweep(folder: Path, named: set[str]) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _treatment(steps: Mapping[str, Any]) -> Treatment:
+def _postprocessing(steps: Mapping[str, Any]) -> Postprocessing:
     people = steps.get("people") or "largest"
     if people == "point":
         column, row, second = steps["point"]
         people = PersonAt(column, row, second)
-    return Treatment(people=people, flip=bool(steps.get("mirror")))
+    return Postprocessing(people=people, flip=bool(steps.get("mirror")))
 
 
 def _edit(

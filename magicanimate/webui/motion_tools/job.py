@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from densepose_tools.one_click import MadeMotion, Wish
+from densepose_tools.one_click import MadeMotion, MotionConfig
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
@@ -69,7 +69,7 @@ class MotionJob:
         self,
         request: gr.Request,
         clip: str | None,
-        wish: Callable[[], Wish],
+        config: Callable[[], MotionConfig],
         made: Callable[[MadeMotion], Updates],
         *,
         earlier: MadeMotion | None = None,
@@ -82,7 +82,7 @@ class MotionJob:
         try:
             if not clip:
                 raise InputError("Add a video.")
-            for report in self.service.make_motion(self.of(request), Path(clip), wish(), earlier=earlier):
+            for report in self.service.make_motion(self.of(request), Path(clip), config(), earlier=earlier):
                 if isinstance(report, Progress):
                     yield {self.status: views.progress_bar(report)}
                 else:

@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
-from densepose_tools.one_click import MadeMotion, wish_of
+from densepose_tools.one_click import MadeMotion, motion_config
 from densepose_tools.pointing import picture_at, with_mark
-from densepose_tools.treatment import Treatment
+from densepose_tools.postprocess import Postprocessing
 from magicanimate.errors import InputError
 from magicanimate.files import without_folders
 from magicanimate.webui import views
@@ -224,7 +224,7 @@ class DensePoseTab:
                 self.made: new,
             }
 
-        yield from self.job.run(request, clip, lambda: wish_of(values), made, earlier=data[self.made])
+        yield from self.job.run(request, clip, lambda: motion_config(values), made, earlier=data[self.made])
 
     def _send(self, made: MadeMotion) -> tuple[str, gr.Tabs]:
         return str(made.extraction.playable), gr.Tabs(selected="animate")
@@ -241,7 +241,7 @@ def _archive_download(new: MadeMotion) -> Updates:
 
 
 def _settings() -> dict[str, gr.components.Component]:
-    """Widgets of how a motion clip is made, by the names of `densepose_tools.one_click.wish_of`."""
+    """Widgets of how a motion clip is made, by the names of `densepose_tools.one_click.motion_config`."""
     choices = [("The largest person", "largest"), ("Everyone", "all"), ("The person I click on", "point")]
     with gr.Row():
         score = gr.Slider(
@@ -255,7 +255,7 @@ def _settings() -> dict[str, gr.components.Component]:
         )
         people = gr.Radio(
             choices,
-            value=Treatment().people,
+            value=Postprocessing().people,
             label="Who dances",
             min_width=200,
         )
@@ -263,7 +263,7 @@ def _settings() -> dict[str, gr.components.Component]:
         start = gr.Number(0, label="Start", info="Seconds", minimum=0, min_width=120)
         end = gr.Number(0, label="End", info="Seconds; 0 is the end", minimum=0, min_width=120)
     steady = gr.Checkbox(
-        Treatment().steady,
+        Postprocessing().deflicker,
         label="Reduce flicker",
         container=False,
     )

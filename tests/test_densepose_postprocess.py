@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densepose_tools.deflicker import FlickerMeter, SmoothedBoxes, deflickered
 from densepose_tools.people import Person, flip_labels, part_map
-from densepose_tools.steady import FlickerMeter, steadied
-from densepose_tools.steady_boxes import SteadyBoxes
+from densepose_tools.postprocess import Postprocessing, postprocess
 from densepose_tools.tracking import PersonAt, track_people
-from densepose_tools.treatment import Treatment, treat
 from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import check_densepose
 from magicanimate.media.map_colours import diagnose, map_table
@@ -126,8 +125,8 @@ def test_somebody_hidden_for_a_while_is_the_same_person():
     assert track_people([[walker(0)], [walker(500)]]) == [[0], [1]]
 
 
-def drawn(frames, **treatment) -> list[np.ndarray]:
-    return list(treat(frames, Treatment(**treatment), **FRAME).maps)
+def drawn(frames, **postprocessing) -> list[np.ndarray]:
+    return list(postprocess(frames, Postprocessing(**postprocessing), **FRAME).maps)
 
 
 def test_largest_person_is_drawn_unless_others_are_wanted():
@@ -155,9 +154,9 @@ def test_largest_person_who_comes_back_late_is_drawn_again():
 
 def test_short_gaps_show_the_nearest_frame():
     frames = [[walker(2 * k)] if k in (2, 6, 7) else [] for k in range(12)]
-    sequel = treat(frames, Treatment(fill=3), **FRAME)
-    maps = list(sequel.maps)
-    assert sequel.empty == [8, 9, 10, 11] and sequel.filled == [0, 1, 3, 4, 5]
+    part_maps = postprocess(frames, Postprocessing(fill=3), **FRAME)
+    maps = list(part_maps.maps)
+    assert part_maps.empty == [8, 9, 10, 11] and part_maps.filled == [0, 1, 3, 4, 5]
     for frame, source in ((0, 2), (3, 2), (4, 2), (5, 6)):
         np.testing.assert_array_equal(maps[frame], part_map(frames[source], width=100, height=80))
     assert not maps[9].any()
@@ -174,9 +173,9 @@ def test_mirrored_map_has_left_and_right_changed():
     ("wrong", "reason"),
     [({"people": "nobody"}, "write largest, all"), ({"people": (0,)}, "from 1"), ({"fill": -1}, "0 or more")],
 )
-def test_treatments_of_no_use_are_refused(wrong, reason):
+def test_postprocessing_of_no_use_are_refused(wrong, reason):
     with pytest.raises(InputError, match=reason):
-        Treatment(**wrong)
+        Postprocessing(**wrong)
 
 
 def flicker_score(maps) -> float:
@@ -223,24 +222,24 @@ def boundary_iou(maps: np.ndarray, truth: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("step", "limb"), [(0, 0), (2, 0), (3, 4)])
-def test_steadying_halves_the_flicker_and_keeps_the_seams(step, limb):
+def test_deflickering_halves_the_flicker_and_keeps_the_seams(step, limb):
     truth = moving_figure(8, step=step, limb=limb)
     noisy = with_errors(truth)
-    steady = np.stack(list(steadied(noisy)))
+    calm = np.stack(list(deflickered(noisy)))
     assert flicker_score(truth) == 0
     assert flicker_score(noisy) > 0.03
-    assert flicker_score(steady) < 0.5 * flicker_score(noisy)
-    assert boundary_iou(steady, truth) > 0.97 * boundary_iou(noisy, truth)
-    assert (steady == truth).mean() > (noisy == truth).mean()
+    assert flicker_score(calm) < 0.5 * flicker_score(noisy)
+    assert boundary_iou(calm, truth) > 0.97 * boundary_iou(noisy, truth)
+    assert (calm == truth).mean() > (noisy == truth).mean()
 
 
-def test_steadying_leaves_steady_motion_alone():
+def test_deflickering_leaves_steady_motion_alone():
     truth = moving_figure(6, step=3, limb=4)
-    steady = np.stack(list(steadied(truth)))
-    assert (steady == truth).mean() > 0.999
-    assert boundary_iou(steady, truth) > 0.97
+    calm = np.stack(list(deflickered(truth)))
+    assert (calm == truth).mean() > 0.999
+    assert boundary_iou(calm, truth) > 0.97
     for count in (0, 1, 2):
-        assert [np.array_equal(*pair) for pair in zip(steadied(truth[:count]), truth, strict=False)] == [
+        assert [np.array_equal(*pair) for pair in zip(deflickered(truth[:count]), truth, strict=False)] == [
             True
         ] * count
 
@@ -273,22 +272,22 @@ def as_maps(frames: list[list[Person]]) -> np.ndarray:
     return np.stack([part_map(people, width=192, height=192) for people in frames])
 
 
-def test_steadying_calms_boxes_that_tremble_with_their_maps():
+def test_deflickering_calms_boxes_that_tremble_with_their_maps():
     truth = moving_figure(16, step=2)
     frames = in_boxes(truth, shake=1.5, locked=True)
     plain = as_maps(frames)
-    still = as_maps(SteadyBoxes(frames, track_people(frames)))
-    whole = treat(frames, Treatment(steady=True), width=192, height=192, rate=Fraction(25))
-    assert flicker_score(plain) > 0.03 and flicker_score(np.stack(list(steadied(plain)))) > 0.03
-    for steady in (still, np.stack(list(whole.maps))):
-        assert flicker_score(steady) < 0.3 * flicker_score(plain)
-        assert boundary_iou(steady, truth) > 1.3 * boundary_iou(plain, truth)
+    still = as_maps(SmoothedBoxes(frames, track_people(frames)))
+    whole = postprocess(frames, Postprocessing(deflicker=True), width=192, height=192, rate=Fraction(25))
+    assert flicker_score(plain) > 0.03 and flicker_score(np.stack(list(deflickered(plain)))) > 0.03
+    for calm in (still, np.stack(list(whole.maps))):
+        assert flicker_score(calm) < 0.3 * flicker_score(plain)
+        assert boundary_iou(calm, truth) > 1.3 * boundary_iou(plain, truth)
     np.testing.assert_array_equal(np.stack(list(whole.plain)), plain)
 
 
-def test_steadying_leaves_maps_that_lie_still_in_trembling_boxes():
+def test_deflickering_leaves_maps_that_lie_still_in_trembling_boxes():
     frames = in_boxes(moving_figure(20, step=2), shake=1.5, locked=False)
-    for people, (before,) in zip(SteadyBoxes(frames, track_people(frames)), frames, strict=True):
+    for people, (before,) in zip(SmoothedBoxes(frames, track_people(frames)), frames, strict=True):
         assert people[0] is before
 
 

@@ -1,4 +1,4 @@
-"""From people found to part maps: whom to draw, gaps filled, built like another, steadied, mirrored.
+"""From people found to part maps: whom to draw, gaps filled, built like another, deflickered, mirrored.
 
 Letters in shape comments: ``H W`` pixels.
 """
@@ -13,23 +13,22 @@ from itertools import groupby
 import numpy as np
 
 from densepose_tools.body import measure_build, sample_step
+from densepose_tools.deflicker import SmoothedBoxes, deflickered
 from densepose_tools.people import Person, flip_labels, part_map
 from densepose_tools.retarget import retargeted, stretches
-from densepose_tools.steady import steadied
-from densepose_tools.steady_boxes import SteadyBoxes
 from densepose_tools.tracking import PersonAt, choose_tracks, track_people
 from magicanimate.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class Treatment:
+class Postprocessing:
     """What happens between finding and drawing.
 
     Attributes:
         people: "largest", the person who covers most of the clip; "all"; places in that order, from 1; or
             somebody pointed at.
         fill: gaps of up to so many frames in which nobody is seen show the nearest frame's people.
-        steady: boxes that tremble move smoothly, and parts that change for a moment do not.
+        deflicker: boxes that tremble move smoothly, and parts that change for a moment do not.
         flip: mirror the picture, left and right parts changing places.
         like: part map of a photo, uint8 (H, W): the dancer gets the build and the place of the person in it,
             and the result the photo's aspect at the clip's height.
@@ -37,7 +36,7 @@ class Treatment:
 
     people: str | tuple[int, ...] | PersonAt = "largest"
     fill: int = 12
-    steady: bool = False
+    deflicker: bool = False
     flip: bool = False
     like: np.ndarray | None = None
 
@@ -52,12 +51,12 @@ class Treatment:
 
 
 @dataclass(frozen=True)
-class Sequel:
+class PartMaps:
     """The part maps of a clip.
 
     Attributes:
         maps: labels uint8 (H, W), one a frame, made when they are asked for.
-        plain: the same neither steadied nor built like another; ``None`` if ``maps`` are just so.
+        plain: the same neither deflickered nor built like another; ``None`` if ``maps`` are just so.
         empty: numbers of the frames that show nobody.
         filled: numbers of the frames that show a neighbour's people.
         width, height: of ``maps``.
@@ -73,14 +72,14 @@ class Sequel:
     stretch: dict[str, tuple[float, float]] | None
 
 
-def treat(
-    found: Sequence[list[Person]], treatment: Treatment, *, width: int, height: int, rate: Fraction
-) -> Sequel:
+def postprocess(
+    found: Sequence[list[Person]], postprocessing: Postprocessing, *, width: int, height: int, rate: Fraction
+) -> PartMaps:
     """Make part maps of what was found.
 
     Args:
         found: people of every frame, on disk for all that this function minds: it reads them several times.
-        treatment: what to do.
+        postprocessing: what to do.
         width, height: of the picture.
         rate: frames a second.
 
@@ -88,11 +87,11 @@ def treat(
         InputError: somebody is asked for who is not there, or the build of several people at once.
     """
     numbers = track_people(found)
-    wanted = choose_tracks(found, numbers, treatment.people, rate=rate)
-    if treatment.like is not None and len(wanted) > 1 and treatment.people != "largest":
+    wanted = choose_tracks(found, numbers, postprocessing.people, rate=rate)
+    if postprocessing.like is not None and len(wanted) > 1 and postprocessing.people != "largest":
         raise InputError("Only one dancer can be given a photo's build; choose one person.")
     seen = [any(number in wanted for number in owners) for owners in numbers]
-    sources = _sources(seen, treatment.fill)
+    sources = _sources(seen, postprocessing.fill)
 
     def drawn(frame: int, people: Sequence[list[Person]]) -> np.ndarray:
         source = sources[frame]
@@ -103,56 +102,56 @@ def treat(
         return part_map(chosen, width=width, height=height)
 
     count = len(sources)
-    people = SteadyBoxes(found, numbers) if treatment.steady else found
-    sequel = treat_maps(
+    people = SmoothedBoxes(found, numbers) if postprocessing.deflicker else found
+    part_maps = postprocess_maps(
         lambda step: (drawn(frame, people) for frame in range(0, count, step)),
         count,
-        treatment,
+        postprocessing,
         width=width,
         height=height,
     )
     empty = [frame for frame, source in enumerate(sources) if source is None]
     filled = [frame for frame, source in enumerate(sources) if source not in (None, frame)]
     plain = None
-    if sequel.plain is not None:
-        plain = _flipped((drawn(frame, found) for frame in range(count)), treatment)
-    return replace(sequel, plain=plain, empty=empty, filled=filled)
+    if part_maps.plain is not None:
+        plain = _flipped((drawn(frame, found) for frame in range(count)), postprocessing)
+    return replace(part_maps, plain=plain, empty=empty, filled=filled)
 
 
-def treat_maps(
+def postprocess_maps(
     read: Callable[[int], Iterator[np.ndarray]],
     count: int,
-    treatment: Treatment,
+    postprocessing: Postprocessing,
     *,
     width: int,
     height: int,
-) -> Sequel:
-    """Do to part maps what can be done to them without knowing their people: build, steady, mirror.
+) -> PartMaps:
+    """Do to part maps what can be done to them without knowing their people: build, flicker, mirror.
 
     Args:
         read: gives every n-th map from the first, uint8 (H, W).
         count: how many frames there are, about.
-        treatment: what to do; ``people`` and ``fill`` say nothing here.
+        postprocessing: what to do; ``people`` and ``fill`` say nothing here.
         width, height: of the maps.
 
     Raises:
         InputError: no torso is seen, by which the build could be told.
     """
     maps, stretch, across = read(1), None, width
-    if treatment.like is not None:
-        photo = _at_height(treatment.like, height)
+    if postprocessing.like is not None:
+        photo = _at_height(postprocessing.like, height)
         reference, dancer = measure_build([photo]), measure_build(read(sample_step(count)))
         stretch, across = stretches(dancer, reference), photo.shape[1]
         maps = retargeted(maps, dancer, reference, width=across, height=height)
-    if treatment.steady:
-        maps = steadied(maps)
-    changed = treatment.steady or treatment.like is not None
-    plain = _flipped(read(1), treatment) if changed else None
-    return Sequel(_flipped(maps, treatment), plain, [], [], across, height, stretch)
+    if postprocessing.deflicker:
+        maps = deflickered(maps)
+    changed = postprocessing.deflicker or postprocessing.like is not None
+    plain = _flipped(read(1), postprocessing) if changed else None
+    return PartMaps(_flipped(maps, postprocessing), plain, [], [], across, height, stretch)
 
 
-def _flipped(maps: Iterator[np.ndarray], treatment: Treatment) -> Iterator[np.ndarray]:
-    return (flip_labels(labels) for labels in maps) if treatment.flip else maps
+def _flipped(maps: Iterator[np.ndarray], postprocessing: Postprocessing) -> Iterator[np.ndarray]:
+    return (flip_labels(labels) for labels in maps) if postprocessing.flip else maps
 
 
 def _at_height(labels: np.ndarray, height: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""People of a clip, kept frame by frame while it is worked on, so that a killed run goes on where it was.
+"""The people found in a clip, kept frame by frame on disk, so that a killed run goes on where it was.
 
 The file is a line of JSON that says what it belongs to, then a record per frame: number and CRC-32 of its
 bytes, and the bytes, an ``.npz`` of the frame's people. A record that was cut off is as good as none.
@@ -29,7 +29,7 @@ _LONGEST_TITLE = 2**20
 _LARGEST_MAP = 2**28
 
 
-class FrameJournal:
+class ResumeLog:
     """A growing list of frames on disk. Use it as a context.
 
     Attributes:
@@ -138,7 +138,7 @@ class FrameJournal:
                 Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
 
-    def __enter__(self) -> FrameJournal:
+    def __enter__(self) -> ResumeLog:
         return self
 
     def __exit__(self, *_: object) -> None:
