@@ -34,7 +34,7 @@ _GAP = 0.02
 """Of the width; heads this far apart are two."""
 
 
-class PhotoBodies:
+class PersonDetector:
     """Finds the parts of the people in photos; loads its network when it is first asked.
 
     Args:
@@ -45,7 +45,7 @@ class PhotoBodies:
         self._folder, self._lock = folder, threading.Lock()
 
     @classmethod
-    def at_hand(cls) -> PhotoBodies | None:
+    def at_hand(cls) -> PersonDetector | None:
         """With the bundled segmenter, if it is there."""
         return cls(DEFAULT_FOLDER) if is_segmenter(DEFAULT_FOLDER) else None
 

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 from magicanimate import __version__
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, completed
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
-from magicanimate.device import Device, empty_cache, pick_device
+from magicanimate.device import Device, empty_cache, is_out_of_memory, pick_device, total_bytes
 from magicanimate.errors import InputError
 from magicanimate.importing import LOADING, without_collection
-from magicanimate.memory.profiles import AUTO
+from magicanimate.memory.profiles import AUTO, TOO_LITTLE, Footprint, Work, needed_bytes, profiles_for
 from magicanimate.progress import ProgressMeter
 from magicanimate.request_checks import check_area, check_outputs, check_request
+from magicanimate.windows import WindowPlan
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from densepose_tools.photo_people import PhotoBodies
+    from densepose_tools.photo_people import PersonDetector
     from magicanimate.acceleration.process_group import ProcessGroup
     from magicanimate.media.prepare import PreparedMedia
     from magicanimate.memory.placement import OutOfMemoryFallback, PlacedNetworks
@@ -99,7 +100,7 @@ class Animator:
 
     Attributes:
         device: what computes; ``None`` before `load`.
-        time_trial: what a settings file would hold of the blank clip of `run_time_trial`; ``None`` before.
+        benchmark: what a settings file would hold of the blank clip of `run_benchmark`; ``None`` before.
     """
 
     def __init__(
@@ -116,19 +117,19 @@ class Animator:
         on_progress: OnProgress | None = None,
     ):
         self.model, self.offline = model, offline
-        self._wish = (device, dtype)
+        self._requested = (device, dtype)
         self._on_load = on_progress
         self._folder: Path | None = None
         self._memory, self._compile, self._group = memory, compile, group
         self._attention = attention
         self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
-        self._bodies: PhotoBodies | None = None
+        self._person_detector: PersonDetector | None = None
         self._decode_pace: float | None = None
         self._told = {""}  # why results have no credentials: once each
         self._lock = threading.RLock()  # the networks hold state of the clip they run
         self.device: Device | None = None
-        self.time_trial: dict[str, Any] | None = None
+        self.benchmark: dict[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
@@ -181,13 +182,12 @@ class Animator:
 
     def _load(self) -> None:
         folder = self.folder
-        self.device = pick_device(*self._wish)
+        self.device = pick_device(*self._requested)
         with LOADING, without_collection():
             from magicanimate.acceleration.attention_backend import attention_problem
             from magicanimate.acceleration.process_group import ProcessGroup
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.placement import PlacedNetworks
-            from magicanimate.memory.profiles import Work
 
         if self._attention and (problem := attention_problem(self._attention)):
             raise InputError(problem)
@@ -196,7 +196,7 @@ class Animator:
             partial(read_pipeline, folder, dtype=self.device.dtype),
             folder,
             self.device,
-            wish=self._memory,
+            requested=self._memory,
             group=self._group,
             compile=self._compile,
         )
@@ -204,10 +204,10 @@ class Animator:
         self._networks = networks
         log.info("loaded %s (%s)", folder, networks.pipe.config.kind)
 
-    def run_time_trial(self, should_stop: ShouldStop | None = None) -> None:
+    def run_benchmark(self, should_stop: ShouldStop | None = None) -> None:
         """Time one step of a blank clip, so that there is something to go by before the first animation.
 
-        `time_trial` has the figures afterwards, unless memory does not suffice for it.
+        `benchmark` has the figures afterwards, unless memory does not suffice for it.
 
         Raises:
             InputError: the checkpoint or the device cannot be used.
@@ -215,21 +215,19 @@ class Animator:
         """
         with self._lock:
             self.load()
-            from magicanimate.device import is_out_of_memory
-            from magicanimate.memory.profiles import Work
-            from magicanimate.time_trial import WINDOW, time_trial
+            from magicanimate.benchmark import WINDOW, benchmark
 
             own = self.defaults
             fallback = self._networks.prepare(Work(own.width, own.height, frames=WINDOW))
             try:
-                found = time_trial(self._pipe, fallback, should_stop=should_stop)
+                found = benchmark(self._pipe, fallback, should_stop=should_stop)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                log.warning("memory of %s does not suffice for a trial of one window", self.device.name)
+                log.warning("memory of %s does not suffice to time one window", self.device.name)
                 return
             blank = AnimationRequest(Path(), Path(), Path(), num_inference_steps=1, guidance_scale=1.0)
-            self.time_trial = {**blank.settings(), **self.ran_on(), **found}
+            self.benchmark = {**blank.settings(), **self.ran_on(), **found}
 
     def ran_on(self) -> dict[str, str]:
         """What settings of results say of checkpoint and device; only when the device is chosen."""
@@ -243,8 +241,6 @@ class Animator:
         networks = self._networks
         if networks is None:
             return None
-        from magicanimate.memory.profiles import TOO_LITTLE, Work
-
         _, reason = networks.outlook(Work.of(request, num_frames))
         if not reason.endswith(TOO_LITTLE):
             return None
@@ -296,11 +292,11 @@ class Animator:
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
         """Where the people in a photo, uint8 (H, W, 3), are: x0, y0, x1, y1; ``None`` if nobody is seen."""
-        from densepose_tools.photo_people import PhotoBodies
+        from densepose_tools.photo_people import PersonDetector
 
-        self._bodies = self._bodies or PhotoBodies.at_hand()
+        self._person_detector = self._person_detector or PersonDetector.at_hand()
         try:
-            return None if self._bodies is None else self._bodies.people(photo)
+            return None if self._person_detector is None else self._person_detector.people(photo)
         except InputError as error:  # of the network that looks; the photo can be used all the same
             log.warning("the photo is cropped in its middle: %s", error)
             return None
@@ -311,11 +307,8 @@ class Animator:
         Raises:
             InputError: with what is possible, or the checkpoint cannot be read.
         """
-        from magicanimate.device import total_bytes
-        from magicanimate.memory.profiles import Footprint, Work, needed_bytes, profiles_for
-
         request = self.defaults.completed(request)
-        device = self.device or pick_device(*self._wish)
+        device = self.device or pick_device(*self._requested)
         tightest = profiles_for(device.name)[-1]
         work = Work.of(request, request.window_size)
         footprint = Footprint.of(self.folder)
@@ -353,10 +346,6 @@ class Animator:
         should_stop: ShouldStop | None,
     ) -> AnimationResult | None:
         import torch
-
-        from magicanimate.device import is_out_of_memory
-        from magicanimate.memory.profiles import Work
-        from magicanimate.windows import WindowPlan
 
         work = Work.of(request, media.num_frames)
         fallback, group = self._networks.prepare(work, on_fallback=meter.note), self._group

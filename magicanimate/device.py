@@ -38,7 +38,7 @@ class Device:
 def pick_device(device: str | None = None, dtype: str | None = None) -> Device:
     """Choose the device and number format, or check what the user asks for.
 
-    Without a wish: CUDA with float16, else Apple's MPS with float16, else the CPU with float32.
+    By default: CUDA with float16, else Apple's MPS with float16, else the CPU with float32.
 
     Raises:
         InputError: unknown or absent device, unknown number format.

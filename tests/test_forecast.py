@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densepose_tools.photo_people import PhotoBodies, count_people, is_plausible
+from densepose_tools.photo_people import PersonDetector, count_people, is_plausible
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
@@ -112,12 +112,12 @@ def test_other_settings_are_known_roughly(values, tmp_path):
     (tmp_path / "quick.json").write_text(json.dumps(quick | {"seconds": {"denoise": 5.0}}))
     assert estimate(Work.of(first), tmp_path) is None and not is_known(first, tmp_path)
     trial = first | {"num_inference_steps": 1, "seconds": {"denoise": 3.0, "decode": 1.0}}
-    assert estimate(Work.of(first), tmp_path, time_trial=trial).seconds == pytest.approx(12 + 1)
-    assert estimate(Work.of(first | {"dtype": "bfloat16"}), tmp_path, time_trial=trial) is None
+    assert estimate(Work.of(first), tmp_path, benchmark=trial).seconds == pytest.approx(12 + 1)
+    assert estimate(Work.of(first | {"dtype": "bfloat16"}), tmp_path, benchmark=trial) is None
     (tmp_path / "first.json").write_text(json.dumps(first | {"seconds": {"denoise": 20.0}}))
     assert is_known(first, tmp_path)
     assert seconds_for(first, tmp_path) == 20 and seconds_for(quick, tmp_path) == 5
-    other = estimate(Work.of(first | {"encoder_reuse": 130}), tmp_path, time_trial=trial)
+    other = estimate(Work.of(first | {"encoder_reuse": 130}), tmp_path, benchmark=trial)
     assert other.is_rough and other.seconds == 20
 
 
@@ -128,13 +128,13 @@ def test_time_left_counts_what_comes_after_the_steps(values, tmp_path):
     assert seconds_after_denoising(twice, tmp_path) == pytest.approx(6)
     assert seconds_after_denoising(Work.of(first | {"device": "cuda"}), tmp_path) == 0
     trial = first | {"device": "cuda", "seconds": {"denoise": 3.0, "decode": 1.0}}
-    assert seconds_after_denoising(Work.of(trial), tmp_path, time_trial=trial) == pytest.approx(1)
+    assert seconds_after_denoising(Work.of(trial), tmp_path, benchmark=trial) == pytest.approx(1)
 
 
-def test_a_time_trial_tells_the_time_before_the_first_animation(values, tmp_path, tiny_model):
+def test_a_benchmark_tells_the_time_before_the_first_animation(values, tmp_path, tiny_model):
     animator = Animator(tiny_model, device="cpu")
-    animator.run_time_trial()
-    tried = animator.time_trial
+    animator.run_benchmark()
+    tried = animator.benchmark
     assert (tried["width"], tried["height"], tried["num_frames"]) == (32, 32, 16)
     assert set(tried["seconds"]) == {"denoise", "decode"} and min(tried["seconds"].values()) > 0
 
@@ -144,7 +144,7 @@ def test_a_time_trial_tells_the_time_before_the_first_animation(values, tmp_path
             tmp_path,
             bodies=None,
             device=lambda: animator.device,
-            time_trial=lambda: animator.time_trial,
+            benchmark=lambda: animator.benchmark,
         )
         *_, last = forecaster.looks(values | changed)
         return said(last, "note")
@@ -163,21 +163,21 @@ def settings_of(values, tmp_path, *, num_frames: int) -> dict:
 
 
 def test_a_person_is_looked_for(values, tmp_path, segmenter):
-    bodies = PhotoBodies(segmenter)  # knows the figure in these colours
+    bodies = PersonDetector(segmenter)  # knows the figure in these colours
     Image.fromarray(negatives(part_labels())).save(tmp_path / "person.png")
     Image.fromarray(negatives(np.zeros((96, 96), np.uint8))).save(tmp_path / "wall.png")
     found = look(values | {"photo": str(tmp_path / "person.png")}, tmp_path, bodies=bodies)
     assert "shows one person" in said(found, "good")
     found = look(values | {"photo": str(tmp_path / "wall.png")}, tmp_path, bodies=bodies)
     assert "No person was found" in said(found, "warning")
-    found = look(values, tmp_path, bodies=PhotoBodies(tmp_path / "none"))
+    found = look(values, tmp_path, bodies=PersonDetector(tmp_path / "none"))
     assert "not searched for people" in said(found, "note")
 
 
 def test_before_the_networks_are_loaded_nothing_else_is(values, tmp_path, segmenter, monkeypatch):
     monkeypatch.setattr("magicanimate.webui.animate.forecast._PATIENCE", 0.3)
     forecaster = Forecaster(
-        MINI, tmp_path, bodies=PhotoBodies(segmenter), device=lambda: None, ready=lambda: False
+        MINI, tmp_path, bodies=PersonDetector(segmenter), device=lambda: None, ready=lambda: False
     )
     *_, last = forecaster.looks(values)
     assert "looked at once the model is loaded" in said(last, "note") and last.motion is not None

@@ -223,7 +223,7 @@ class PlacedNetworks:
             back.
         folder: of the checkpoint.
         device: where the networks compute.
-        wish: "auto" or a profile's name.
+        requested: "auto" or a profile's name.
         group: the processes of the animation.
         compile: compile blocks of the networks, where the profile and the machine allow it.
 
@@ -240,13 +240,13 @@ class PlacedNetworks:
         folder: Path,
         device: Device,
         *,
-        wish: str,
+        requested: str,
         group: ProcessGroup,
         compile: bool = False,
     ):
-        if wish != AUTO:
-            profile_named(wish, device.name)
-        self._read, self._device, self._wish, self._group = read, device, wish, group
+        if requested != AUTO:
+            profile_named(requested, device.name)
+        self._read, self._device, self._requested, self._group = read, device, requested, group
         self._compile, self._compiled = compile, False
         self._footprint = Footprint.of(folder)
         self._fallback: OutOfMemoryFallback | None = None
@@ -305,7 +305,7 @@ class PlacedNetworks:
         name = self._device.name
         own = bytes_on(self.pipe, name) if self.pipe is not None else 0  # would be free without them
         return choose_profile(
-            self._wish,
+            self._requested,
             self._footprint,
             work,
             device=name,

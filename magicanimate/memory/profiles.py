@@ -278,12 +278,12 @@ TOO_LITTLE = "perhaps too little"
 
 
 def choose_profile(
-    wish: str, footprint: Footprint, work: Work, *, device: str, dtype: str, free: int
+    requested: str, footprint: Footprint, work: Work, *, device: str, dtype: str, free: int
 ) -> tuple[MemoryProfile, str]:
     """The profile to begin with, and one sentence about why.
 
     Args:
-        wish: "auto" for the roomiest that fits, or a profile's name.
+        requested: "auto" for the roomiest that fits, or a profile's name.
         footprint, work: what is animated by what.
         device, dtype: where and in which number format.
         free: bytes of the device's memory that the networks and their work may take.
@@ -291,8 +291,8 @@ def choose_profile(
     Raises:
         InputError: the device has no such profile.
     """
-    if wish != AUTO:
-        return profile_named(wish, device), "as asked for"
+    if requested != AUTO:
+        return profile_named(requested, device), "as asked for"
     found = profiles_for(device)
     needs = {
         profile.name: needed_bytes(footprint, work, profile, device=device, dtype=dtype) for profile in found

@@ -178,7 +178,7 @@ class AnimationService:
                     before()
                     animator.load()
                     if not is_known(animator.ran_on(), self.output):
-                        animator.run_time_trial(lambda: self._closed.is_set() or self._awaited.is_set())
+                        animator.run_benchmark(lambda: self._closed.is_set() or self._awaited.is_set())
                 except Cancelled:
                     log.info("how quick the networks are was not measured: other work waits")
                 finally:
@@ -424,7 +424,7 @@ class AnimationService:
         completed = animator.defaults.completed(request)
         settings = completed.settings() | animator.ran_on()
         settings |= {"num_frames": look_at_clip(completed).frames}
-        return seconds_after_denoising(Work.of(settings), self.output, time_trial=animator.time_trial)
+        return seconds_after_denoising(Work.of(settings), self.output, benchmark=animator.benchmark)
 
     @contextmanager
     def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:

@@ -15,7 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from densepose_tools.photo_people import PhotoBodies
+from densepose_tools.photo_people import PersonDetector
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, Remark
@@ -53,7 +53,7 @@ class CheckCard:
 
     def __init__(self, service: AnimationService, controls: Controls, panel: MotionPanel):
         self.service, self.controls, self.panel = service, controls, panel
-        self.bodies = PhotoBodies.at_hand()
+        self.bodies = PersonDetector.at_hand()
         self.card = gr.HTML("", padding=False, elem_id="check", js_on_load=_ON_LOAD)
 
     def connect(self) -> None:
@@ -100,7 +100,7 @@ class CheckCard:
             self.service.output,
             bodies=self.bodies,
             device=lambda: self.service.animator.device,
-            time_trial=lambda: self.service.animator.time_trial,
+            benchmark=lambda: self.service.animator.benchmark,
             memory=self.service.animator.memory_warning,
             ready=lambda: self.service.was_ready,
             conversion=self.service.conversion,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from densepose_tools.one_click import examine
-from densepose_tools.photo_people import PhotoBodies, count_people, is_plausible
+from densepose_tools.photo_people import PersonDetector, count_people, is_plausible
 from densepose_tools.pointing import with_mark
 from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import Kind
@@ -52,7 +52,7 @@ class ClipStrip:
         canvas.save(file, "WEBP", quality=70)
         return file.getvalue()
 
-    def people(self, bodies: PhotoBodies) -> tuple[int, float]:
+    def people(self, bodies: PersonDetector) -> tuple[int, float]:
         """How many people the clip seems to show, at most, and a second at which they are seen."""
         most, second = 0, 0.0
         for frame, time in list(zip(self.frames, self.times, strict=True))[::3]:

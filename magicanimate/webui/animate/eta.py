@@ -104,7 +104,7 @@ class Estimate:
     is_rough: bool
 
 
-def estimate(work: Work, folder: Path, *, time_trial: Mapping[str, Any] | None = None) -> Estimate | None:
+def estimate(work: Work, folder: Path, *, benchmark: Mapping[str, Any] | None = None) -> Estimate | None:
     """What the work should take by the newest animations of its kind, those of the nearest size.
 
     Before the first one it is told roughly, from animations with the same networks that left out nothing, or
@@ -113,14 +113,14 @@ def estimate(work: Work, folder: Path, *, time_trial: Mapping[str, Any] | None =
     Args:
         work: what is to be done.
         folder: of results.
-        time_trial: see `magicanimate.animator.Animator.time_trial`.
+        benchmark: see `magicanimate.animator.Animator.benchmark`.
     """
     same = [run for run in _runs(folder) if run.work.networks == work.networks]
     alike = [run for run in same if run.work.way == work.way]
     whole = [run for run in same if not run.work.way.leaves_out]
-    if time_trial is not None and not whole:
-        tried = Work.of(time_trial)
-        whole = [Run(tried, time_trial["seconds"])] if tried.networks == work.networks else []
+    if benchmark is not None and not whole:
+        tried = Work.of(benchmark)
+        whole = [Run(tried, benchmark["seconds"])] if tried.networks == work.networks else []
     go_by = alike or whole
     if not go_by:
         return None
@@ -130,13 +130,11 @@ def estimate(work: Work, folder: Path, *, time_trial: Mapping[str, Any] | None =
     return Estimate(seconds, is_rough=not alike)
 
 
-def seconds_after_denoising(
-    work: Work, folder: Path, *, time_trial: Mapping[str, Any] | None = None
-) -> float:
+def seconds_after_denoising(work: Work, folder: Path, *, benchmark: Mapping[str, Any] | None = None) -> float:
     """What is still to come when the last step is done, by the newest animation with the same networks."""
     same = [run for run in _runs(folder) if run.work.networks == work.networks]
-    if not same and time_trial is not None and Work.of(time_trial).networks == work.networks:
-        same = [Run(Work.of(time_trial), time_trial["seconds"])]
+    if not same and benchmark is not None and Work.of(benchmark).networks == work.networks:
+        same = [Run(Work.of(benchmark), benchmark["seconds"])]
     if not same:
         return 0.0
     run = same[0]

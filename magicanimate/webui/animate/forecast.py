@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from densepose_tools.photo_people import PhotoBodies, count_people, is_plausible, thinned
+from densepose_tools.photo_people import PersonDetector, count_people, is_plausible, thinned
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.device import Device
@@ -97,7 +97,7 @@ class Forecaster:
         output: folder of results, which know how long they took.
         bodies: finds people in photos; ``None`` if nothing can.
         device: the device that computes, ``None`` as long as that is not decided.
-        time_trial: figures of a blank clip, to go by before the first animation; see `Animator.time_trial`.
+        benchmark: figures of a blank clip, to go by before the first animation; see `Animator.benchmark`.
         memory: a sentence if memory may be short for a request with so many frames, else ``None``.
         ready: whether the networks have been loaded once and their pace is known. Before that nothing is
             loaded here: networks are read one after the other, and the animator's come first.
@@ -109,15 +109,15 @@ class Forecaster:
         defaults: ModelDefaults,
         output: Path,
         *,
-        bodies: PhotoBodies | None,
+        bodies: PersonDetector | None,
         device: Callable[[], Device | None],
-        time_trial: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        benchmark: Callable[[], Mapping[str, Any] | None] = lambda: None,
         memory: Callable[[AnimationRequest, int], str | None] = lambda *_: None,
         ready: Callable[[], bool] = lambda: True,
         conversion: Callable[[str], str] = lambda kind: "It will be converted first.",
     ):
         self.defaults, self.output, self.bodies = defaults, output, bodies
-        self.device, self.time_trial, self.memory, self.ready = device, time_trial, memory, ready
+        self.device, self.benchmark, self.memory, self.ready = device, benchmark, memory, ready
         self.conversion = conversion
 
     def looks(self, values: Mapping[str, Any]) -> Iterator[Forecast]:
@@ -211,7 +211,7 @@ class Forecaster:
         if short := self.memory(request, frames):
             found = found.and_then(Remark("warning", short))
         work = Work.of(settings)
-        expected = estimate(work, self.output, time_trial=self.time_trial())
+        expected = estimate(work, self.output, benchmark=self.benchmark())
         if expected is None:
             return found.and_then(Remark("note", "The time is known after the first video."))
         took = f"about {duration(expected.seconds * int(values.get('seeds') or 1))}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from densepose_tools.photo_people import PhotoBodies
+from densepose_tools.photo_people import PersonDetector
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
@@ -56,7 +56,7 @@ class MotionPanel:
 
     def __init__(self, service: AnimationService, controls: form.Controls):
         self.service, self.controls = service, controls
-        self.bodies = PhotoBodies.at_hand()
+        self.bodies = PersonDetector.at_hand()
         defaults = service.defaults()
         self.made = gr.State({})  # {clip as it is played: clip that animates in its place}
         self.point = gr.State(None)  # column, row and second of who was clicked on

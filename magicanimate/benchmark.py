@@ -25,7 +25,7 @@ _LONG = 1.0  # seconds of the small frames
 _SMALLEST = 64  # pixels of a side, below which networks of several levels run out of feature map
 
 
-def time_trial(
+def benchmark(
     pipe: MagicAnimatePipeline, fallback: OutOfMemoryFallback, *, should_stop: ShouldStop | None = None
 ) -> dict[str, int | dict[str, float]]:
     """Time the networks.
