@@ -27,6 +27,7 @@ from magicanimate.windows import WindowPlan
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from densepose_tools.photo_people import PersonDetector
     from magicanimate.acceleration.process_group import ProcessGroup
@@ -162,27 +163,38 @@ class Animator:
             InputError: the checkpoint or the device cannot be used.
         """
         with self._lock:
-            if self._networks is None:
-                self._load()
+            self._ready()
 
     @property
     def loaded(self) -> bool:
         """Whether the networks are in memory."""
         return self._networks is not None
 
+    @property
+    def pipe(self) -> MagicAnimatePipeline | None:
+        """The pipeline in memory, ``None`` before `load` and after `unload`."""
+        return None if self._networks is None else self._networks.pipe
+
     def unload(self) -> None:
         """Free the memory of the networks; the next animation loads them again. Waits for a running one."""
         with self._lock:
             if self._networks is None:
                 return
+            device = self._networks.device
             self._networks = self._preview = None
             gc.collect()
-            empty_cache(self.device.name)
+            empty_cache(device.name)
             log.info("unloaded %s", self._folder)
 
-    def _load(self) -> None:
+    def _ready(self) -> PlacedNetworks:
+        """The networks, which are loaded now if they were not."""
+        if self._networks is None:
+            self._networks = self._load()
+        return self._networks
+
+    def _load(self) -> PlacedNetworks:
         folder = self.folder
-        self.device = pick_device(*self._requested)
+        self.device = device = pick_device(*self._requested)
         with LOADING, without_collection():
             from magicanimate.acceleration.attention_backend import attention_problem
             from magicanimate.acceleration.process_group import ProcessGroup
@@ -191,18 +203,17 @@ class Animator:
 
         if self._attention and (problem := attention_problem(self._attention)):
             raise InputError(problem)
-        self._group = self._group or ProcessGroup()
         networks = PlacedNetworks(
-            partial(read_pipeline, folder, dtype=self.device.dtype),
+            partial(read_pipeline, folder, dtype=device.dtype),
             folder,
-            self.device,
+            device,
             requested=self._memory,
-            group=self._group,
+            group=self._group or ProcessGroup(),
             compile=self._compile,
         )
         networks.prepare(Work(self.defaults.width, self.defaults.height))
-        self._networks = networks
         log.info("loaded %s (%s)", folder, networks.pipe.config.kind)
+        return networks
 
     def run_benchmark(self, should_stop: ShouldStop | None = None) -> None:
         """Time one step of a blank clip, so that there is something to go by before the first animation.
@@ -214,23 +225,28 @@ class Animator:
             Cancelled: ``should_stop()`` was true, asked a few times.
         """
         with self._lock:
-            self.load()
+            networks, own = self._ready(), self.defaults
             from magicanimate.benchmark import WINDOW, benchmark
 
-            own = self.defaults
-            fallback = self._networks.prepare(Work(own.width, own.height, frames=WINDOW))
+            fallback = networks.prepare(Work(own.width, own.height, frames=WINDOW))
             try:
-                found = benchmark(self._pipe, fallback, should_stop=should_stop)
+                found = benchmark(networks.pipe, fallback, should_stop=should_stop)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                log.warning("memory of %s does not suffice to time one window", self.device.name)
+                log.warning("memory of %s does not suffice to time one window", networks.device.name)
                 return
             blank = AnimationRequest(Path(), Path(), Path(), num_inference_steps=1, guidance_scale=1.0)
             self.benchmark = {**blank.settings(), **self.ran_on(), **found}
 
     def ran_on(self) -> dict[str, str]:
-        """What settings of results say of checkpoint and device; only when the device is chosen."""
+        """What settings of results say of checkpoint and device.
+
+        Raises:
+            RuntimeError: nothing was loaded yet, which is when the device is chosen.
+        """
+        if self.device is None:
+            raise RuntimeError("the device is chosen when the networks are loaded")
         return {"model": self.defaults.kind, "device": self.device.name, "dtype": self.device.dtype}
 
     def memory_warning(self, request: AnimationRequest, num_frames: int) -> str | None:
@@ -245,10 +261,6 @@ class Animator:
         if not reason.endswith(TOO_LITTLE):
             return None
         return f"Memory may be short: {reason}. Choose a smaller size, or close other programs."
-
-    @property
-    def _pipe(self) -> MagicAnimatePipeline | None:
-        return self._networks.pipe if self._networks is not None else None
 
     def animate(
         self,
@@ -270,16 +282,17 @@ class Animator:
             check_outputs(request)
             meter.begin("load", 1)
             self.check_size(request)
-            self.load()
+            networks = self._ready()
             request = self.defaults.completed(request)
-            self._check_signals(request)
+            self._check_keypoints(request, networks.pipe)
             meter.begin("read", 1)
             from magicanimate.media.prepare import prepare_media
 
+            width, height = request.size
             with prepare_media(
                 request,
-                width=request.width,
-                height=request.height,
+                width=width,
+                height=height,
                 find_people=self._find_people,
                 on_progress=meter.update,
                 should_stop=should_stop,
@@ -288,7 +301,7 @@ class Animator:
                     log.warning("%s", note)
                 if media.notes:
                     meter.note(" ".join(media.notes))
-                return self._run(request, media, meter, should_stop)
+                return self._run(networks, request, media, meter, should_stop)
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
         """Where the people in a photo, uint8 (H, W, 3), are: x0, y0, x1, y1; ``None`` if nobody is seen."""
@@ -325,9 +338,9 @@ class Animator:
                 "smaller size or shorter windows."
             )
 
-    def _check_signals(self, request: AnimationRequest) -> None:
-        """Whether the request brings what drives this checkpoint."""
-        wanted = self._pipe.controlnet_keypoints is not None
+    def _check_keypoints(self, request: AnimationRequest, pipe: MagicAnimatePipeline) -> None:
+        """Refuse a request without the control signals that this checkpoint needs, or with others."""
+        wanted = pipe.controlnet_keypoints is not None
         if wanted and request.keypoints is None:
             raise InputError(
                 f"The checkpoint {self.folder} is driven by keypoints, too; give the clip of drawn keypoints "
@@ -340,43 +353,42 @@ class Animator:
 
     def _run(
         self,
+        networks: PlacedNetworks,
         request: AnimationRequest,
         media: PreparedMedia,
         meter: ProgressMeter,
         should_stop: ShouldStop | None,
     ) -> AnimationResult | None:
-        import torch
-
         work = Work.of(request, media.num_frames)
-        fallback, group = self._networks.prepare(work, on_fallback=meter.note), self._group
-        pipe = self._pipe
+        fallback, pipe = networks.prepare(work, on_fallback=meter.note), networks.pipe
         if request.prompt or request.negative_prompt:
             from magicanimate.loading import add_text_encoder
 
-            add_text_encoder(pipe, self.folder, device=self.device.name, dtype=pipe.unet.dtype)
+            add_text_encoder(pipe, self.folder, device=networks.device.name, dtype=pipe.unet.dtype)
+        steps = request.num_inference_steps or self.defaults.num_inference_steps
         steps_done, windows_done = 0, (0, 1)
 
         def on_window(done: int, total: int) -> None:
             nonlocal windows_done
             windows_done = (done, total)
-            meter.update(done, total, denoising_step=(steps_done + 1, request.num_inference_steps))
+            meter.update(done, total, denoising_step=(steps_done + 1, steps))
 
         def on_step(step: int, _: torch.Tensor, expected: torch.Tensor) -> None:
             nonlocal steps_done
             steps_done = step + 1
             if request.preview_every and steps_done % request.preview_every == 0:
-                at_step = (steps_done, request.num_inference_steps)
-                meter.update(*windows_done, preview=self._previewed(expected), denoising_step=at_step)
+                preview = self._previewed(pipe, expected)
+                meter.update(*windows_done, preview=preview, denoising_step=(steps_done, steps))
 
         own_scheduler = pipe.scheduler
-        pipe.scheduler = self._scheduler(request.scheduler, steps=request.num_inference_steps)
+        pipe.scheduler = self._scheduler(pipe.scheduler, request.scheduler, steps=steps)
         meter.begin("denoise", 1, frames_to_decode=media.num_frames)
         try:
             output = pipe(
                 media.photo,
                 media.control,
                 keypoints=media.keypoints,
-                num_inference_steps=request.num_inference_steps,
+                num_inference_steps=steps,
                 guidance_scale=request.guidance_scale,
                 seed=request.seed,
                 prompt=request.prompt,
@@ -386,7 +398,7 @@ class Animator:
                 controlnet_conditioning_scale=request.controlnet_conditioning_scale,
                 optimization=OptimizationConfig(attention=self._attention),
                 fallback=fallback,
-                group=group,
+                group=networks.group,
                 reference_strength=request.reference_strength,
                 approximations=Approximations.of(request.settings()),
                 output_type="latent",
@@ -394,7 +406,7 @@ class Animator:
                 on_step=on_step,
                 should_stop=should_stop,
             )
-            if group.rank:
+            if networks.group.rank:
                 return None
             frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
             return self._write(request, media, frames, meter, fallback)
@@ -402,8 +414,8 @@ class Animator:
             if not is_out_of_memory(error):
                 raise
             raise InputError(
-                f"The memory of {self.device.name} does not hold {request.width}x{request.height} pixels "
-                f"with windows of {request.window_size} frames; choose a smaller size."
+                f"The memory of {networks.device.name} does not hold {request.width}x{request.height} "
+                f"pixels with windows of {request.window_size} frames; choose a smaller size."
             ) from error
         finally:
             pipe.scheduler = own_scheduler
@@ -418,7 +430,8 @@ class Animator:
     ) -> AnimationResult:
         from magicanimate.result_writer import write_result
 
-        settings = {**self._settings(request, media), "memory": fallback.profile.name}
+        memory = "" if fallback.profile is None else fallback.profile.name
+        settings = {**self._settings(request, media), "memory": memory}
         result = write_result(request, media, frames, settings=settings, meter=meter)
         self._decode_pace = meter.seconds["decode"] / media.num_frames
         if result.unsigned not in self._told:
@@ -436,26 +449,27 @@ class Animator:
             **request.settings(),
         }
 
-    def _scheduler(self, name: str | None, *, steps: int):
-        """The checkpoint's scheduler, or the diffusers scheduler of that name with its settings.
+    def _scheduler(self, own: Any, name: str | None, *, steps: int) -> Any:
+        """The checkpoint's ``own`` scheduler, or the diffusers scheduler of that name with its settings.
 
         Raises:
             InputError: there is no such scheduler, or it cannot do so many steps for this checkpoint.
         """
         if name is None:
-            return self._pipe.scheduler
+            return own
         import diffusers
 
         from magicanimate.pipeline import rehearse
 
-        cls = getattr(diffusers, name, None)
-        if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+        cls: Any = getattr(diffusers, name, None)
+        is_scheduler = isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)
+        if not is_scheduler:
             raise InputError(
                 f"There is no scheduler {name!r} in diffusers; try DDIMScheduler, UniPCMultistepScheduler, "
                 "DPMSolverMultistepScheduler or EulerDiscreteScheduler."
             )
         try:
-            scheduler = cls.from_config(self._pipe.scheduler.config)
+            scheduler = cls.from_config(own.config)
             rehearse(scheduler, steps)
         except Exception as error:  # noqa: BLE001  (each scheduler has its own ways to fail)
             reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
@@ -465,9 +479,9 @@ class Animator:
             ) from error
         return scheduler
 
-    def _previewed(self, latents):
+    def _previewed(self, pipe: MagicAnimatePipeline, latents: torch.Tensor) -> np.ndarray:
         if self._preview is None:
             from magicanimate.preview import LatentPreview
 
-            self._preview = LatentPreview(self._pipe.vae)
+            self._preview = LatentPreview(pipe.vae)
         return self._preview(latents)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ _SMALLEST = 64  # pixels of a side, below which networks of several levels run o
 
 def benchmark(
     pipe: MagicAnimatePipeline, fallback: OutOfMemoryFallback, *, should_stop: ShouldStop | None = None
-) -> dict[str, int | dict[str, float]]:
+) -> dict[str, Any]:
     """Time the networks.
 
     Args:
@@ -43,12 +43,12 @@ def benchmark(
         Cancelled: ``should_stop()`` was true.
     """
     own = pipe.config.default_width, pipe.config.default_height
-    small = tuple(min(side, max(_SMALLEST, side // 16 * 8)) for side in own)
+    width, height = (min(side, max(_SMALLEST, side // 16 * 8)) for side in own)
     timed = partial(_timed, pipe, fallback, should_stop)
-    timed(*small, 2)  # what is only done once is done then
+    timed(width, height, 2)  # what is only done once is done then
     # Small networks are always quick; that a try of theirs took long would only say that the machine is busy.
     if sum(weight.numel() for weight in pipe.unet.parameters()) > _LARGE:
-        found = timed(*small, 2)
+        found = timed(width, height, 2)
         if sum(found["seconds"].values()) > _LONG:
             return found
     tries = [timed(*own, WINDOW) for _ in range(_TRIES)]
@@ -63,7 +63,7 @@ def _timed(
     width: int,
     height: int,
     frames: int,
-) -> dict:
+) -> dict[str, Any]:
     blank = np.zeros((frames, height, width, 3), dtype=np.uint8)
     keypoints = None if pipe.controlnet_keypoints is None else blank
     began = time.monotonic()

@@ -243,6 +243,17 @@ class AnimationRequest:
     )
     limits: MediaLimits = field(default_factory=MediaLimits)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the result in pixels.
+
+        Raises:
+            ValueError: they are not known yet; `magicanimate.animator.ModelDefaults.completed` fills them in.
+        """
+        if self.width is None or self.height is None:
+            raise ValueError("the request has no size yet")
+        return self.width, self.height
+
     def settings(self) -> dict[str, Any]:
         """The fields as JSON-ready values, paths as strings, but for what is of this one time only."""
         table = self.table()

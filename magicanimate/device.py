@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicanimate.errors import InputError
 
@@ -75,7 +75,7 @@ def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for products of bfloat16, not only for its storage."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 

@@ -455,6 +455,7 @@ def file_name(path: Any) -> str:
 
 def without_folders(text: str, *files: Path | str | None) -> str:
     """``text`` with uploads named as the visitor knows them, not by where the program keeps them."""
-    for file in filter(None, files):
-        text = text.replace(str(file), Path(file).name)
+    for file in files:
+        if file:
+            text = text.replace(str(file), Path(file).name)
     return text

@@ -37,7 +37,8 @@ def import_diffusers() -> None:
         import torch  # noqa: F401  (needs nothing of what is left out)
 
         absent = [name for name in _UNUSED if name not in sys.modules]
-        sys.modules.update(dict.fromkeys(absent))  # None: "not installed"
+        for name in absent:
+            sys.modules[name] = None  # type: ignore[assignment]  # for the import system: "not installed"
         try:
             with without_collection():
                 from diffusers import (  # noqa: F401  (what loading needs, all of whose imports come along)

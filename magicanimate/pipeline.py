@@ -6,12 +6,12 @@ window, ``C h w`` latent channels, height and width, ``L D`` text tokens and wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import starmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -54,6 +54,14 @@ class MagicAnimateOutput(BaseOutput):
 
     frames: Any
     latents: torch.Tensor
+
+
+class Frames(Protocol):
+    """Frames of one size, uint8 ``H W 3`` each; a list of indices gives ``K H W 3``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> np.ndarray: ...
 
 
 OnWindow = Callable[[int, int], None]
@@ -134,9 +142,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
     def __call__(
         self,
         image: np.ndarray,
-        control: Sequence[np.ndarray] | np.ndarray,
+        control: Frames,
         *,
-        keypoints: Sequence[np.ndarray] | np.ndarray | None = None,
+        keypoints: Frames | None = None,
         photo_labels: np.ndarray | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -161,8 +169,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
         Args:
             image: reference, uint8 ``H W 3``.
-            control: DensePose frames of the same size, uint8 ``H W 3`` each; anything with a length that
-                takes a list of indices and returns ``K H W 3``, so it need not be in memory.
+            control: DensePose frames of the same size; need not be in memory, see `Frames`.
             keypoints: drawings of the same frames' keypoints, likewise, for a checkpoint that has a
                 ControlNet for them.
             photo_labels: part ids of ``image``, uint8 ``H W``, for a checkpoint whose appearance encoder
@@ -293,9 +300,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
     def check_inputs(
         self,
         image: np.ndarray,
-        control: Sequence[np.ndarray] | np.ndarray,
+        control: Frames,
         *,
-        keypoints: Sequence[np.ndarray] | np.ndarray | None,
+        keypoints: Frames | None,
         steps: int,
         fusion: str,
         output_type: str,

@@ -109,11 +109,11 @@ def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> N
     inputs = [request.photo, request.motion, request.keypoints]
     if config is not None and not is_our_json(config):
         inputs.append(config)
-    how = {"inputs": inputs, "overwrite": request.overwrite}
-    check_output(request.output, **how)
-    check_file_output(settings_path(request.output), is_our_json, **how)
+    overwrite = request.overwrite
+    check_output(request.output, inputs=inputs, overwrite=overwrite)
+    check_file_output(settings_path(request.output), is_our_json, inputs=inputs, overwrite=overwrite)
     if request.side_by_side:
-        check_output(side_by_side_path(request.output), **how)
+        check_output(side_by_side_path(request.output), inputs=inputs, overwrite=overwrite)
 
 
 def settings_path(output: Path | str) -> Path:

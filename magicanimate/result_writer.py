@@ -45,7 +45,6 @@ def write_result(
         InputError: a file cannot be written.
     """
     strip_path = side_by_side_path(request.output) if request.side_by_side else None
-    sound = {"sound_from": request.motion, "sound_start": media.sound_start} if request.sound else {}
     claims = [
         Claim(request.photo, request.motion, settings["model"], composed=composed)
         for composed in (False, True)
@@ -58,11 +57,12 @@ def write_result(
                 VideoWriter(
                     path,
                     width=width,
-                    height=request.height,
+                    height=request.size[1],
                     fps=media.rate,
                     metadata=settings,
                     seal=seal,
-                    **sound,
+                    sound_from=request.motion if request.sound else None,
+                    sound_start=media.sound_start,
                 )
             )
             for (path, width), seal in zip(_outputs(request, media, strip_path), seals, strict=False)
@@ -82,8 +82,8 @@ def write_result(
         side_by_side=strip_path,
         num_frames=media.num_frames,
         fps=media.fps,
-        width=request.width,
-        height=request.height,
+        width=request.size[0],
+        height=request.size[1],
         seconds=dict(meter.seconds),
         settings=settings,
         unsigned=seals[0].problem if seals[0] else "",
@@ -92,7 +92,7 @@ def write_result(
 
 def _outputs(request: AnimationRequest, media: PreparedMedia, strip: Path | None) -> list[tuple[Path, int]]:
     """Path and width of each video to write."""
-    outputs = [(Path(request.output), request.width)]
+    outputs = [(Path(request.output), request.size[0])]
     if strip is not None:
         outputs.append((strip, side_by_side(media.photo, media.control[0], media.photo).shape[1]))
     return outputs

@@ -150,9 +150,9 @@ def test_output_of_unknown_kind_is_refused_before_any_work(animator, request_):
 
 def test_scheduler_by_name_is_for_one_request(animator, request_):
     animator.load()
-    own = animator._pipe.scheduler
+    own = animator.pipe.scheduler
     animator.animate(replace(request_, scheduler="UniPCMultistepScheduler"))
-    assert animator._pipe.scheduler is own
+    assert animator.pipe.scheduler is own
 
 
 def test_seed_repeats_a_result(animator, request_):
@@ -171,14 +171,14 @@ def test_seed_repeats_a_result(animator, request_):
 def test_defaults_need_no_loading(tiny_model):
     animator = Animator(tiny_model)
     assert animator.defaults.num_inference_steps == 2
-    assert animator._pipe is None
+    assert animator.pipe is None
 
 
 def test_unloaded_networks_are_loaded_again(tiny_model, request_):
     animator = Animator(tiny_model, device="cpu")
     animator.unload()  # nothing is there yet
     animator.load()
-    unet = weakref.ref(animator._pipe.unet)
+    unet = weakref.ref(animator.pipe.unet)
     animator.unload()
     assert not animator.loaded and unet() is None
     assert animator.animate(request_).num_frames == 20 and animator.loaded

@@ -162,10 +162,10 @@ def test_text_encoder_is_loaded_for_a_prompt_only(converted, tmp_path):
         return np.asarray(Image.open(folder / "000000.png")).astype(int)
 
     plain = frame()
-    assert animator._pipe.text_encoder is None
+    assert animator.pipe.text_encoder is None
     prompted = frame(prompt="a b", output=tmp_path / "prompted")
     negative = frame(negative_prompt="c", output=tmp_path / "negative")
-    assert animator._pipe.text_encoder is not None
+    assert animator.pipe.text_encoder is not None
     assert np.abs(prompted - plain).max() > 1
     assert np.abs(negative - plain).max() > 1
     assert np.abs(frame(output=tmp_path / "again") - plain).max() <= 1

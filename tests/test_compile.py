@@ -76,7 +76,7 @@ def test_profile_with_hooks_goes_on_without(tiny_model, caplog):
     animator = Animator(tiny_model, device="cpu", memory="tight", compile=True)
     with caplog.at_level(logging.WARNING):
         animator.load()
-    assert "no effect with the memory profile tight" in caplog.text and not compiled(animator._pipe)
+    assert "no effect with the memory profile tight" in caplog.text and not compiled(animator.pipe)
 
 
 @pytest.mark.slow

@@ -279,7 +279,7 @@ def frames_of(folder: Path) -> np.ndarray:
 def test_animator_says_that_memory_ran_out_and_goes_on(tiny_model, request_):
     animator = Animator(tiny_model, device="cpu")
     expected = frames_of(animator.animate(request_).output)
-    FailingOnce(animator._pipe.unet, 2, out_of_memory())
+    FailingOnce(animator.pipe.unet, 2, out_of_memory())
     seen = []
     result = animator.animate(replace(request_, output=request_.output.with_name("again")), seen.append)
     assert_same_pictures(frames_of(result.output), expected)
@@ -293,7 +293,7 @@ def test_animator_says_that_memory_ran_out_and_goes_on(tiny_model, request_):
 def test_animator_without_any_memory(tiny_model, request_):
     animator = Animator(tiny_model, device="cpu", memory="tight")
     animator.load()
-    FailingOnce(animator._pipe.unet, 1, out_of_memory())
+    FailingOnce(animator.pipe.unet, 1, out_of_memory())
     with pytest.raises(InputError, match="does not hold 32x32 pixels"):
         animator.animate(request_)
     assert not request_.output.exists()
@@ -309,8 +309,8 @@ def test_networks_are_read_again_when_there_is_more_memory(tiny_model, request_,
     monkeypatch.setattr(placement, "available_bytes", lambda device: free["bytes"])
     animator = Animator(tiny_model, device="cpu")
     assert animator.animate(request_).settings["memory"] == "tight"
-    assert animator._pipe.unet.conv_in.weight.dtype == EIGHT_BIT
+    assert animator.pipe.unet.conv_in.weight.dtype == EIGHT_BIT
     free["bytes"] = 10**10
     again = animator.animate(replace(request_, output=request_.output.with_name("again")))
     assert again.settings["memory"] == "standard"
-    assert animator._pipe.unet.conv_in.weight.dtype == torch.float32
+    assert animator.pipe.unet.conv_in.weight.dtype == torch.float32

@@ -26,7 +26,7 @@ import torch
 from diffusers.utils.torch_utils import is_compiled_module
 from torchvision.ops import roi_align
 from transformers import CLIPTextModel
-print(is_compiled_module(animator._pipe.unet), is_compiled_module(torch.compile(animator._pipe.unet)))
+print(is_compiled_module(animator.pipe.unet), is_compiled_module(torch.compile(animator.pipe.unet)))
 """
 
 

@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -49,7 +50,9 @@ def place(
     """
     if before is not None and profile.undoes(before):
         raise ValueError(f"networks placed for {before.name!r} must be loaded again for {profile.name!r}")
-    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    networks: dict[str, Any] = {
+        name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)
+    }
     for name in networks.keys() & set(DENOISERS):
         if not profile.compilable:
             undo_compilation(networks[name])
@@ -141,6 +144,8 @@ class OutOfMemoryFallback:
         """
         for attempt in self.attempts():
             with attempt, self._group.in_round():
+                if self.profile is None:
+                    raise ValueError("there is no profile to place the networks for")
                 place(self._pipe, self.profile, device=self._device, before=self.placed)
                 self.placed = self.profile
 
@@ -162,7 +167,7 @@ class OutOfMemoryFallback:
         self._release()
         before, self.profile = self.profile, self._below.pop(0)
         sentence = (
-            f"Out of memory on {self._device} with the profile {before.name!r}; "
+            f"Out of memory on {self._device} with the profile {before.name if before else 'none'!r}; "
             f"going on with {self.profile.name!r} ({self.profile.summary})."
         )
         log.warning(sentence)
@@ -189,12 +194,12 @@ class Attempt:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind, error: BaseException | None, traceback) -> bool:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         self.failed = self._may_fail and is_out_of_memory(error)
         return self.failed
 
 
-def remember(scheduler, generator: torch.Generator) -> Callable[[], None]:
+def remember(scheduler: Any, generator: torch.Generator) -> Callable[[], None]:
     """A function that puts scheduler and generator back to where they are now.
 
     Multistep solvers keep predictions of earlier steps in lists that they change in place; the tensors
@@ -229,6 +234,7 @@ class PlacedNetworks:
 
     Attributes:
         pipe: the pipeline, ``None`` before `prepare`.
+        device, group: as given.
 
     Raises:
         InputError: the device has no such profile.
@@ -246,11 +252,11 @@ class PlacedNetworks:
     ):
         if requested != AUTO:
             profile_named(requested, device.name)
-        self._read, self._device, self._requested, self._group = read, device, requested, group
+        self._read, self.device, self._requested, self.group = read, device, requested, group
         self._compile, self._compiled = compile, False
         self._footprint = Footprint.of(folder)
         self._fallback: OutOfMemoryFallback | None = None
-        self.pipe: DiffusionPipeline | None = None
+        self.pipe: Any = None
 
     def prepare(self, work: Work, *, on_fallback: OnFallback | None = None) -> OutOfMemoryFallback:
         """Place the networks for some work.
@@ -270,9 +276,9 @@ class PlacedNetworks:
         self._fallback = OutOfMemoryFallback(
             self.pipe,
             profile,
-            device=self._device.name,
+            device=self.device.name,
             placed=before,
-            group=self._group,
+            group=self.group,
             on_fallback=on_fallback,
         )
         try:
@@ -280,9 +286,9 @@ class PlacedNetworks:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise InputError(f"The memory of {self._device.name} does not hold the networks.") from error
+            raise InputError(f"The memory of {self.device.name} does not hold the networks.") from error
         if self._compile and not self._compiled:
-            self._compile_blocks(self._fallback.placed)
+            self._compile_blocks(profile if self._fallback.placed is None else self._fallback.placed)
         return self._fallback
 
     def _compile_blocks(self, profile: MemoryProfile) -> None:
@@ -293,7 +299,7 @@ class PlacedNetworks:
                 "going on without it.",
                 profile.name,
             )
-        elif problem := compiler_problem(self._device.name):
+        elif problem := compiler_problem(self.device.name):
             log.warning(problem)
             self._compile = False
         else:
@@ -302,21 +308,21 @@ class PlacedNetworks:
 
     def outlook(self, work: Work) -> tuple[MemoryProfile, str]:
         """The profile that some work would begin with, and one sentence about why."""
-        name = self._device.name
+        name = self.device.name
         own = bytes_on(self.pipe, name) if self.pipe is not None else 0  # would be free without them
         return choose_profile(
             self._requested,
             self._footprint,
             work,
             device=name,
-            dtype=self._device.dtype,
+            dtype=self.device.dtype,
             free=available_bytes(name) + own,
         )
 
     def _choose(self, work: Work) -> MemoryProfile:
         profile, reason = self.outlook(work)
-        found = profiles_for(self._device.name)
-        profile = found[self._group.largest(found.index(profile))]  # the tightest that one of them needs
+        found = profiles_for(self.device.name)
+        profile = found[self.group.largest(found.index(profile))]  # the tightest that one of them needs
         if self._fallback is None or profile is not self._fallback.profile:
             log.info("memory profile %s (%s): %s", profile.name, profile.summary, reason)
         return profile

@@ -236,8 +236,9 @@ class Work:
         windows = WindowPlan.of(settings).windows(frames)
         if Approximations.of(settings).deep_reuse:
             # The ControlNet's residual is kept beside the branches.
-            kept = sum(map(len, windows)) * (3 if request.guidance_scale > 1 else 2)
-        return cls(request.width, request.height, request.window_size, frames, kept, len(windows))
+            guided = request.guidance_scale is not None and request.guidance_scale > 1
+            kept = sum(map(len, windows)) * (3 if guided else 2)
+        return cls(*request.size, request.window_size, frames, kept, len(windows))
 
 
 def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, device: str, dtype: str) -> int:
