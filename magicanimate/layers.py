@@ -45,6 +45,7 @@ def accelerated(
         group: the processes that share the windows.
         watch: counts windows and asks whether to stop.
     """
+    # Layers know a step by its timestep, which is on the CPU: asking a GPU would wait for all queued work.
     number = len(timesteps)
     guided_at = {timestep.item() for i, timestep in enumerate(timesteps) if approximations.guides(i, number)}
 
@@ -59,6 +60,7 @@ def accelerated(
         networks = branches_in_turn(networks, branches, unet, share_down=alike)
     if len(text) == 2 and len(guided_at) < number:
         networks = guide_in_interval(networks, conditional, guided)
+    # From here on the order matters: what comes later wraps, and decides whether the earlier runs at all.
     if optimization.window_batch > 1:
         networks = batch_windows(networks, optimization.window_batch)
     if optimization.share_residuals:
@@ -66,11 +68,13 @@ def accelerated(
     if approximations.deep_reuse:
         reuse = approximations.deep_reuse
         networks = cache_deep_features(networks, unet, readers, text, reuse=reuse, guided=guided)
+    # Inside of the process group: each process counts, and is stopped at, its own windows.
     networks = watch.around(networks)
     if approximations.encoder_reuse:
         networks = reuse_bank(networks, reuse=approximations.encoder_reuse)
     if group.size > 1:
         networks = share_windows(networks, group)
+    # Last: it calls the encoder now, through the layers before it.
     if optimization.banks_ahead:
         networks = encode_ahead(networks, timesteps)
     return networks
@@ -95,6 +99,8 @@ def stopping_between_blocks(
     def ask(*_: object) -> None:
         raise_if_stopped(should_stop, "within a network")
 
+    # A step of a large network takes minutes on a CPU; between its blocks there is a chance every few
+    # seconds.
     hooks = [block.register_forward_pre_hook(ask) for network in networks for block in _blocks(network)]
     try:
         yield
@@ -111,6 +117,7 @@ def raise_if_stopped(should_stop: Callable[[], bool] | None, where: str) -> None
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     for child in network.children():
+        # A hook on a compiled module, or on one inside of it, would make torch compile it anew.
         if getattr(child, "_compiled_call_impl", None) is not None:
             continue
         if isinstance(network, (nn.ModuleList, nn.Sequential)):
@@ -161,6 +168,8 @@ class WindowWatch:
             raise_if_stopped(self._should_stop, "while denoising")
             noise = networks.predict(frames, noisy, timestep, residuals)
             if self._on_window is not None:
+                # Processes do not tell each other what they finished: each counts for all, up to the end of
+                # the step.
                 end = sum(self._counts[: self._steps + 1])
                 self._done = min(self._done + len(noisy) * self._processes, end)
                 self._on_window(self._done, sum(self._counts))

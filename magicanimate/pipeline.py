@@ -208,6 +208,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         )
 
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
+        # Absent helpers are replaced by ones that do nothing, so that the rest has no cases.
         fallback, group = fallback or OutOfMemoryFallback(), group or ProcessGroup()
         for attempt in fallback.attempts():
             with attempt, group.in_round(), stopping_between_blocks([self.vae], should_stop):
@@ -217,21 +218,25 @@ class MagicAnimatePipeline(DiffusionPipeline):
         # would wait for all the work that is queued.
         self.scheduler.set_timesteps(steps, device="cpu")
         timesteps = self.scheduler.timesteps
+        # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
         optimization, approximations = (
             optimization or OptimizationConfig(),
             approximations or Approximations(),
         )
+        # Known beforehand, so that progress and time left are right from the first window on.
         counts = [len(plan.windows(len(control), step=i)) for i in range(len(timesteps))]
         watch = WindowWatch(counts, on_window, should_stop, processes=group.size)
         with ExitStack() as stack:
+            # What changes the networks is entered here, and undone in reverse order when the stack ends.
             if optimization.cpu_kernels and self._execution_device.type == "cpu":
                 stack.enter_context(cpu_kernels(*self._denoisers()))
             if optimization.attention:
                 stack.enter_context(InstalledAttention(optimization.attention))
             readers = stack.enter_context(hybrid_attention(self.unet, fusion=fusion))
             stack.enter_context(stopping_between_blocks(self._denoisers(), should_stop))
+            # Several ControlNets add up; the paper names only that of the part maps.
             images = [control] if keypoints is None else [control, keypoints]
             controls = list(zip(self.controlnets(), images, strict=True))
 
@@ -284,6 +289,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 self._require_finite(torch.isfinite(latents).all(), after)
                 if on_step is not None:
                     on_step(i, latents, expected)
+        # The other processes are done now; the first one decodes alone and must not wait for them.
         fallback.leave_group()
         if output_type == "latent":
             return MagicAnimateOutput(frames=None, latents=latents)
@@ -414,6 +420,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         if latents is None:
             period = self.config.noise_period
             noise = torch.randn((1, channels, period, height, width), generator=generator)
+            # Noise is drawn for a period only, as published: the whole clip repeats it.
             repeats = -(-num_frames // period)
             latents = noise.repeat(1, 1, repeats, 1, 1)[:, :, :num_frames]
             latents = latents * float(self.scheduler.init_noise_sigma)

@@ -65,6 +65,7 @@ class WindowPlan:
 
         Without ``offset`` the windows are the same at each step, as in the published program.
         """
+        # A short clip is one window: nothing to fuse, and no frame may come twice.
         if num_frames <= self.size:
             return [list(range(num_frames))]
         fraction = bit_reversed_fraction(step) if self.offset else 0.0
@@ -74,21 +75,28 @@ class WindowPlan:
         """Blending weight of each frame of a window: equal ("ring") or falling to the ends ("open")."""
         if self.mode == "ring":
             return [1.0] * len(window)
+        # A triangle: a frame at a window's end has seen fewer neighbours on one side, so the other window,
+        # in whose middle it lies, counts for more.
         return [float(min(i + 1, len(window) - i)) for i in range(len(window))]
 
     def _open(self, num_frames: int, fraction: float) -> list[list[int]]:
         last, hop = num_frames - self.size, self.size - self.overlap
+        # Moving the starts by a part of their distance puts the seams elsewhere in the next step.
         shift = int(fraction * hop)
+        # First and last window are always there, so that every frame is covered however the others move.
         starts = sorted({0, last, *range(shift, last, hop)})
         return [list(range(start, start + self.size)) for start in starts]
 
     def _ring(self, num_frames: int, fraction: float) -> list[list[int]]:
         shift = round(num_frames * fraction)
+        # The published schedule: besides neighbouring frames, windows of every second, fourth, ... frame, as
+        # far as a window of that spacing still fits into the clip.
         levels = min(self.stride, math.ceil(math.log2(num_frames / self.size)) + 1)
         found = []
         for spacing in (2**level for level in range(levels)):
             first = int(fraction * spacing) + shift
             for start in range(first, num_frames + shift, self.size * spacing - self.overlap):
+                # Modulo joins the end to the beginning, as if the clip were a loop.
                 found.append([(start + i * spacing) % num_frames for i in range(self.size)])
         return found
 

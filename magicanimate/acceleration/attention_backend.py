@@ -33,10 +33,12 @@ class InstalledAttention(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Called by torch in place of ``func``."""
+        # The libraries take none of these; what has them stays with torch.
         plain = not any((kwargs or {}).get(name) for name in ("dropout_p", "is_causal", "enable_gqa"))
         if func is functional.scaled_dot_product_attention and plain and len(args) == 3:
             unmasked = (kwargs or {}).get("attn_mask") is None and (kwargs or {}).get("scale") is None
             if unmasked and (self._widest is None or args[0].shape[-1] <= self._widest):
+                # diffusers' dispatcher has tokens before heads, torch the reverse.
                 query, key, value = (x.transpose(1, 2) for x in args)  # B N L d -> B L N d
                 return dispatch_attention_fn(query, key, value, backend=self._backend).transpose(1, 2)
         return func(*args, **(kwargs or {}))

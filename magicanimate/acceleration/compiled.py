@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 def compiler_problem(device: str) -> str | None:
     """Why ``torch.compile`` does not work here, in a sentence; ``None`` if a small function compiles."""
     try:
+        # torch says only at the first call whether its compiler works on this machine.
         torch.compile(lambda x: (x * x).sum())(torch.ones(8, device=device))
     except (RuntimeError, ImportError, OSError) as error:  # no compiler, no triton, too new a Python
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
@@ -37,6 +38,7 @@ def compile_blocks(network: nn.Module) -> int:
     """Compile the blocks of a network that can be, in place and with the same names; how many there are."""
     blocks = list(_blocks(network))
     for block in blocks:
+        # In place, so that names, hooks and the state dict stay; sizes as symbols, see the top of this file.
         block.compile(dynamic=True)
     vars(network)["compiled_blocks"] = blocks  # CPU kernels may stand in their places later
     return len(blocks)

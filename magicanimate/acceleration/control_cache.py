@@ -38,11 +38,14 @@ def share_overlaps(networks: Networks) -> Networks:
             kept.clear()
 
     def control(frames: list[int], noisy: torch.Tensor, timestep: torch.Tensor) -> Residuals:
+        # Counted down window by window, so that what no later window needs is freed at once.
         still_to_come.subtract(frames)
+        # A batch of windows may name a frame twice; dict.fromkeys keeps the order.
         new = [frame for frame in dict.fromkeys(frames) if frame not in kept]
         rows = [frames.index(frame) for frame in new]
         fresh: Residuals = []
         if new:
+            # The latents of a frame are the same in all windows of a step, so any of its rows will do.
             some = noisy if new == frames else torch.stack([noisy[row] for row in rows])
             fresh = networks.control(new, some, timestep)
         if new == frames:
@@ -84,10 +87,12 @@ class KeptEmbeddings:
         """Images ``K' H W 3`` of those of the frames that have no embedding yet."""
         self._frames = frames
         unknown = self._unknown()
+        # An empty array of the right size: the network still wants something to be asked with.
         return self._images[unknown] if unknown else self._images[frames[:1]][:0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the network returns for all the frames that were asked for last."""
+        # The network adds the embedding inside of its forward, so it is exchanged for the time of a call.
         embedding = self._network.controlnet_cond_embedding
         self._network.controlnet_cond_embedding = _StandIn(lambda pixels: self._embed(embedding, pixels))
         try:
@@ -107,6 +112,8 @@ class KeptEmbeddings:
         known = self._kept | new
         found = torch.stack([known[frame] for frame in self._frames])
         for frame, one in new.items():
+            # First come, first kept: every frame is needed once a step, so replacing others would gain
+            # nothing.
             if one.nbytes <= self._room:
                 self._kept[frame] = one
                 self._room -= one.nbytes

@@ -36,6 +36,7 @@ class TokenTransformer(nn.Module):
         self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
     ) -> tuple[torch.Tensor]:
         """``N C H W`` and texts ``B L D`` -> a tuple of ``N C H W``."""
+        # In "channels last" memory this permutation is a view, and a 1x1 convolution a product of tokens.
         size = hidden_states.shape[2:]
         tokens = self.proj_in(self.norm(hidden_states)).permute(0, 2, 3, 1).flatten(1, 2)  # N (H W) C
         for block in self.transformer_blocks:
@@ -53,6 +54,7 @@ class TokenMotionModule(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, *, num_frames: int) -> torch.Tensor:
         """``(B F) C H W`` -> the same."""
+        # Attention over time has one row for each place of the picture: one copy in, one out.
         clip = self.norm(hidden_states).unflatten(0, (-1, num_frames))  # B F C H W
         size = clip.shape[0], *clip.shape[3:]
         tokens = self.proj_in(clip.permute(0, 3, 4, 1, 2).flatten(0, 2))  # (B H W) F C
@@ -81,6 +83,7 @@ class SlicedFeedForward(nn.Module):
         width = (
             2 * self.net[-1].in_features * tokens.element_size()
         )  # of a token in the middle, with its gate
+        # As many tokens as keep the middle within each thread's share of the cache.
         rows = max(1, SLICE_BYTES * torch.get_num_threads() // width)
         out = torch.empty_like(tokens)
         for source, target in zip(tokens.split(rows), out.split(rows), strict=True):
@@ -105,6 +108,7 @@ def cpu_kernels(*networks: nn.Module) -> Iterator[None]:
 
     Children and their names stay, so hooks on them work. Convolution weights stay "channels last".
     """
+    # Modules are exchanged, never patched: taking a module out again leaves no trace.
     replaced = []
     with torch.inference_mode(False):  # the weights must remain ones that can learn
         for network in networks:
@@ -118,6 +122,7 @@ def cpu_kernels(*networks: nn.Module) -> Iterator[None]:
                     setattr(parent, name, stand_in.train(child.training))
     try:
         yield
+    # However the animation ended, training and saving must find diffusers' own modules.
     finally:
         for parent, name, child in replaced:
             setattr(parent, name, child)

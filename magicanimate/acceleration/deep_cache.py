@@ -69,13 +69,16 @@ def cache_deep_features(
         return len(text) if guided(timestep) else 1
 
     def find(frames: list[int], timestep: torch.Tensor) -> _Kept | None:
+        # Windows move from step to step where `window_offset` is on; those that moved are computed in full.
         kept = cache.get(tuple(frames))
         if kept is None or len(kept.deep) < branches(timestep):
             return None
+        # More than 0: when a step is done again, what its first try kept is of the same timestep.
         return kept if 0 < kept.timestep - timestep.item() <= reuse else None
 
     def control(frames: list[int], noisy: torch.Tensor, timestep: torch.Tensor) -> Residuals:
         kept = find(frames, timestep)
+        # A cached step reads the first skip connection only, whose residual is kept: no ControlNet.
         return networks.control(frames, noisy, timestep) if kept is None else [kept.residual]
 
     def predict(
@@ -85,6 +88,7 @@ def cache_deep_features(
         if kept is None:
             return record(frames, noisy, timestep, residuals)
         predicted = []
+        # One branch after the other: unconditional first, as `denoise` expects them.
         for i in range(len(text) - branches(timestep), len(text)):
             sees = i == len(text) - 1
             set_visible(readers, [sees] * len(noisy))
@@ -100,6 +104,7 @@ def cache_deep_features(
         seen: list[torch.Tensor] = []
 
         def note(_: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
+            # By position or by name, as the block that calls it prefers.
             hidden = kwargs["input_tensor"] if "input_tensor" in kwargs else args[0]
             seen.append(_compact(hidden[:, : -unet.conv_in.out_channels]))  # without the skip connection
 
@@ -135,6 +140,7 @@ def surface(
         deep: what reaches the last layer from below, ``(N K) C' h w``.
         residual: the ControlNet's for the first skip connection, ``(N K) C'' h w``.
     """
+    # As `UNetMotionModel.forward` does it, without the down path, the middle and the deeper up blocks.
     num_frames, block = sample.shape[2], unet.up_blocks[-1]
     unet.set_num_frames(num_frames)
     timesteps = to_device(timestep, sample.device).reshape(-1).expand(len(sample))

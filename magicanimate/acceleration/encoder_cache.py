@@ -25,5 +25,6 @@ def reuse_bank(networks: Networks, *, reuse: int) -> Networks:
 
 def encode_ahead(networks: Networks, timesteps: torch.Tensor) -> Networks:
     """Compute the banks of all ``timesteps`` now, so that offloading moves the encoder once."""
+    # Timesteps are few and the photo's features do not depend on the latents, so all are known beforehand.
     banks = {timestep.item(): networks.encode(timestep) for timestep in timesteps}
     return replace(networks, encode=lambda timestep: banks[timestep.item()])

@@ -30,6 +30,7 @@ def branches_in_turn(
     def predict(
         frames: list[int], noisy: torch.Tensor, timestep: torch.Tensor, residuals: Residuals
     ) -> torch.Tensor:
+        # The order of the branches is that in which `denoise` splits them: unconditional, conditional.
         with down_path_once(unet) if share_down else contextlib.nullcontext():
             return torch.cat([branch.predict(frames, noisy, timestep, residuals) for branch in branches])
 
@@ -39,6 +40,7 @@ def branches_in_turn(
 @contextlib.contextmanager
 def down_path_once(unet: VideoUNet) -> Iterator[None]:
     """While it lasts, the down blocks compute on their first call only and return the same again."""
+    # diffusers offers no hook that skips a block, so their forward is exchanged on the instance for a moment.
     before = [(block, vars(block).get("forward")) for block in unet.down_blocks]
     for block in unet.down_blocks:
         block.forward = _computed_once(block.forward)

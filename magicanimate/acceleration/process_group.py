@@ -66,6 +66,8 @@ class DistributedGroup(ProcessGroup):
             Cancelled: another process was told to stop.
             InputError: another process failed or is gone.
         """
+        # All processes must take part in every exchange: one that left early would let the others wait for
+        # ever. So whatever happened here, the group is told first.
         own, worst = _WELL, None
         try:
             yield
@@ -115,12 +117,15 @@ def share_windows(networks: Networks, group: ProcessGroup) -> Networks:
     def fuse(
         outer: Networks, latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        # Neighbours share frames, and the ControlNet's residuals of those are computed once.
         each = math.ceil(len(windows) / group.size)
         own = windows[group.rank * each : (group.rank + 1) * each]
         total, weight = None, latents.new_zeros(latents.shape[2])
         with group.in_round():
             if own:
                 total, weight = networks.fuse(outer, latents, timestep, own)
+        # A process without windows does not know whether this step is guided, but must add a tensor of that
+        # shape.
         branches = group.largest(0 if total is None else len(total))
         if total is None:  # more processes than windows
             total = latents.new_zeros(branches, *latents.shape[1:])
@@ -162,6 +167,7 @@ def join_process_group(device: str | None) -> Iterator[ProcessGroup]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup()
         return
+    # NCCL connects GPUs only, gloo everything.
     kind = (device or "cpu").partition(":")[0]
     if kind == "cuda":
         torch.cuda.set_device(device)

@@ -54,6 +54,7 @@ def place(
         name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)
     }
     for name in networks.keys() & set(DENOISERS):
+        # Hooks that bring weights in and out would have every compiled block compiled again.
         if not profile.compilable:
             undo_compilation(networks[name])
         if profile.eight_bit:
@@ -62,6 +63,7 @@ def place(
             # Without a stream: those that fetch the next block early learn the order in the first forward
             # and want every block in it once, but the up blocks run once for each guidance half.
             networks[name].enable_group_offload(torch.device(device), num_blocks_per_group=1)
+    # What runs once (the autoencoder, the text encoder) fits beside the blocks; only the large ones wait.
     for name, network in networks.items():
         if not (profile.offload and name in DENOISERS):
             network.to(device)
@@ -142,6 +144,7 @@ class OutOfMemoryFallback:
         Raises:
             torch.OutOfMemoryError, MemoryError, RuntimeError: they fit in none.
         """
+        # Placing may itself run out of memory, and then goes one profile further down.
         for attempt in self.attempts():
             with attempt, self._group.in_round():
                 if self.profile is None:
@@ -205,6 +208,7 @@ def remember(scheduler: Any, generator: torch.Generator) -> Callable[[], None]:
     Multistep solvers keep predictions of earlier steps in lists that they change in place; the tensors
     themselves are not changed.
     """
+    # A step that is done again must start from the same solver state and draw the same noise.
     kept = {
         name: list(value) if isinstance(value, list) else value for name, value in vars(scheduler).items()
     }
@@ -268,6 +272,7 @@ class PlacedNetworks:
         Raises:
             InputError: the networks do not fit.
         """
+        # Chosen anew for each animation: a larger one, or another program, may have left less room.
         profile = self._choose(work)
         before = self._fallback.placed if self._fallback is not None else None
         if before is None or profile.undoes(before):

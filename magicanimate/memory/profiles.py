@@ -245,9 +245,11 @@ def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, de
     """Estimate of the device's memory that an animation takes at its worst moment, with the weights."""
     factors = CUDA if device.partition(":")[0] == "cuda" else CPU  # Apple's GPU was not measured: more
     size = BYTES[dtype]
+    # Rounded up: an estimate may be too large, but not too small.
     latents = -(-work.width // footprint.scale) * -(-work.height // footprint.scale)  # pixels of one frame
     first_maps = latents * footprint.channels * size
     plan = WindowPlan(size=work.window, overlap=min(WindowPlan.overlap, work.window - 1))
+    # A short clip has fewer windows than would go through the UNet together.
     windows = min(profile.window_batch, work.windows or len(plan.windows(work.frames)))
     denoising = factors.denoising * windows * min(work.window, work.frames) * first_maps
     if profile.keep_maps:
@@ -256,6 +258,7 @@ def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, de
     pixels = work.width * work.height
     if profile.sliced:
         pixels = min(pixels, TILE**2)
+    # Denoising and decoding come one after the other, so the larger of the two decides.
     frames = 1 if profile.sliced else min(DECODED_AT_ONCE, work.frames)
     decoding = factors.decoding * frames * pixels * footprint.decoder_channels * size
     return _weights(footprint, profile, size) + int(max(denoising, decoding)) + OVERHEAD
@@ -298,6 +301,7 @@ def choose_profile(
     needs = {
         profile.name: needed_bytes(footprint, work, profile, device=device, dtype=dtype) for profile in found
     }
+    # Profiles are sorted from roomy, which is quickest, to tight.
     fits = [profile for profile in found if needs[profile.name] <= SPARE * free]
     chosen = fits[0] if fits else found[-1]
     verdict = "enough" if fits else TOO_LITTLE

@@ -60,6 +60,7 @@ class _NormOnly(nn.Module):
         self.name = ""
 
     def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        # Nothing behind norm1 has weights, and nobody looks at what the encoder returns besides the bank.
         self.bank[self.name] = self.norm1(hidden_states)
         return hidden_states
 
@@ -74,6 +75,7 @@ class _BankWriter(AttnProcessor2_0):
     def __call__(
         self, attn: Attention, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
+        # By now norm1 has been applied: the processor gets what queries, keys and values are projected from.
         self.bank[self.name] = hidden_states
         return super().__call__(attn, hidden_states, *args, **kwargs)
 
@@ -91,6 +93,7 @@ class AppearanceEncoder(UNet2DConditionModel):
     @functools.wraps(UNet2DConditionModel.__init__)  # type: ignore[misc]  # loading reads its arguments
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # The released file ends here: what lies behind has no weights that could be loaded.
         last = self.up_blocks[-1].attentions[-1]
         last.transformer_blocks[0] = _NormOnly(last.transformer_blocks[0].norm1)
         last.proj_out = nn.Identity()
@@ -107,6 +110,7 @@ class AppearanceEncoder(UNet2DConditionModel):
     def _install_writers(self) -> None:
         writers = {}
         for key, processor in self.attn_processors.items():
+            # Cross-attention (attn2) reads the text, not the picture: nothing of it goes into the bank.
             name, found, _ = key.partition(f"{SELF_ATTENTION}.processor")
             writers[key] = _BankWriter(self._bank, name) if found else processor
         self.set_attn_processor(writers)
@@ -128,6 +132,7 @@ class AppearanceEncoder(UNet2DConditionModel):
         Returns:
             Path of each transformer block -> normalized input ``R L D`` of its self-attention.
         """
+        # A call that was stopped half way may have left entries of another photo.
         self._bank.clear()
         super().forward(sample, timestep, encoder_hidden_states, return_dict=False)
         bank = dict(self._bank)

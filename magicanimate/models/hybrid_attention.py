@@ -85,14 +85,19 @@ class HybridSelfAttention(AttnProcessor2_0):
         self, attn: Attention, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         visible = self.visible
+        # Strength 0 has no logarithm; the plain processor leaves the reference out, and is quicker.
         if self.reference is None or self.strength == 0 or (visible is not None and not visible.to_any):
             return super().__call__(attn, hidden_states, *args, **kwargs)
         reference = self.reference.to(hidden_states.dtype)
         shared = attn.to_k(reference), attn.to_v(reference)  # K'_a and V'_a, by the video UNet's own weights
+        # The usual case when branches run one after the other: no rows to pick apart.
         if visible is None or visible.to_all:
             return _attend(attn, hidden_states, *shared, strength=self.strength)
+        # Where some videos see the photo, each kind is computed with its own kernel call: a mask that hides
+        # the reference from the others would cost them its tokens all the same.
         frames = hidden_states.shape[0] // len(visible.seen)
         seeing, others, videos = visible.rows(frames, hidden_states.device)
+        # A single reference belongs to every video; several are one for each, so only those seen are kept.
         if shared[0].shape[0] > 1:
             shared = tuple(tokens.index_select(0, videos) for tokens in shared)
         alone = super().__call__(attn, hidden_states.index_select(0, others), *args, **kwargs)
@@ -154,6 +159,7 @@ def paired_blocks(unet: Any, *, fusion: Fusion) -> list[str]:
     names = []
     for key in unet.attn_processors:
         name, found, _ = key.partition(f"{SELF_ATTENTION}.processor")
+        # Motion modules have self-attention over time, which the paper leaves as it is.
         is_spatial = found and ".motion_modules." not in name
         if is_spatial and (fusion == "full" or not name.startswith("down_blocks")):
             names.append(name)
@@ -183,6 +189,7 @@ def install_hybrid_attention(unet: Any, *, fusion: Fusion) -> dict[str, HybridSe
 @contextlib.contextmanager
 def hybrid_attention(unet: Any, *, fusion: Fusion) -> Iterator[dict[str, HybridSelfAttention]]:
     """`install_hybrid_attention` for a while: afterwards the UNet has its processors of before."""
+    # A pipeline gives its networks back as it found them, so that others may use the same UNet.
     before = unet.attn_processors
     try:
         yield install_hybrid_attention(unet, fusion=fusion)

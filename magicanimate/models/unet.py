@@ -33,8 +33,10 @@ class ClipGroupNorm(nn.GroupNorm):
     num_frames: int = 1
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # One frame has the same statistics either way, and the plain norm copies nothing.
         if self.num_frames == 1:
             return super().forward(hidden_states)
+        # group_norm takes its statistics over all that follows the channels, so frames must come after them.
         clip = hidden_states.unflatten(0, (-1, self.num_frames)).transpose(1, 2)  # (B F) C H W -> B C F H W
         clip = functional.group_norm(clip, self.num_groups, self.weight, self.bias, self.eps)
         return clip.transpose(1, 2).flatten(0, 1)  # B C F H W -> (B F) C H W
@@ -47,6 +49,7 @@ class FrameGroupNorm(nn.GroupNorm):
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # From diffusers the clip has five dimensions; the CPU kernels have folded its frames already.
         if hidden_states.ndim == 4:
             return super().forward(hidden_states)
         frames = hidden_states.transpose(1, 2)  # B C F H W -> B F C H W
@@ -58,6 +61,7 @@ class FrameGroupNorm(nn.GroupNorm):
 
 def _replaced(norm: nn.GroupNorm, cls: type[nn.GroupNorm]) -> nn.GroupNorm:
     """The same norm, same parameters, as an instance of ``cls``."""
+    # Sharing the parameters keeps the state dict and its keys those of diffusers.
     new = cls(norm.num_groups, norm.num_channels, eps=norm.eps, affine=norm.affine)
     new.weight, new.bias = norm.weight, norm.bias
     return new
@@ -75,6 +79,7 @@ class VideoUNet(UNetMotionModel):
     @functools.wraps(UNetMotionModel.__init__)  # type: ignore[misc]  # loading reads the names of its arguments
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # A list, since replacing norms changes what modules() walks through.
         for module in list(self.modules()):
             if isinstance(module, ResnetBlock2D):
                 module.norm1 = _replaced(module.norm1, ClipGroupNorm)
@@ -98,6 +103,7 @@ class VideoUNet(UNetMotionModel):
             What ``UNetMotionModel.forward`` returns; the sample is ``B C F H W``.
         """
         self.set_num_frames(sample.shape[2])
+        # diffusers folds frames into the batch, so each frame needs a text of its own.
         text = encoder_hidden_states.repeat_interleave(sample.shape[2], dim=0)  # B L D -> (B F) L D
         return super().forward(sample, timestep, text, **kwargs)
 
