@@ -27,10 +27,10 @@ from magicanimate.config import MediaLimits
 from magicanimate.errors import Cancelled
 from magicanimate.media.writer import read_metadata
 from magicanimate.provenance.inspection import inspect
-from magicanimate.scratch import Scratch
 from magicanimate.webui import server
 from magicanimate.webui.gallery.player import file_url
 from magicanimate.webui.jobs.animation_job import ANIMATE
+from magicanimate.webui.scratch import Scratch
 from magicanimate.webui.security.file_keys import key_of
 from magicanimate.webui.security.login import Login, LoginDelays
 from magicanimate.webui.service import AnimationService

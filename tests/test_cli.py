@@ -14,9 +14,8 @@ import pytest
 import yaml
 
 from magicanimate import __version__
-from magicanimate.cli.animate import requests_of
 from magicanimate.cli.batch import load_batch
-from magicanimate.cli.main import build_parser, main
+from magicanimate.cli.main import build_parser, main, requests_of
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.progress import time_left
@@ -55,7 +54,7 @@ def video(path: Path) -> tuple[int, int, int, float]:
 def test_files_that_are_not_there_are_named_before_anything_is_loaded(
     which, photo, motion, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("magicanimate.cli.animate.Animator", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("magicanimate.cli.main.Animator", lambda *_, **__: pytest.fail("loaded"))
     given = {"photo": photo, "motion": motion, which: tmp_path / "gone"}
     assert main(["animate", *map(str, given.values()), "-o", str(tmp_path / "o.mp4")]) == 2
     assert "gone does not exist; check the name" in capsys.readouterr().err

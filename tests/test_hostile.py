@@ -24,8 +24,8 @@ from magicanimate.checkpoints.disk import check_replaceable
 from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.request_checks import check_request
-from magicanimate.scratch import Scratch, remove_abandoned
 from magicanimate.webui.gallery.library import Library
+from magicanimate.webui.scratch import Scratch, remove_abandoned
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
 from tests.result_files import write_result
@@ -345,7 +345,7 @@ def test_uploads_are_bounded_for_each_visitor_and_in_all(tmp_path, monkeypatch):
 
 def test_the_next_start_removes_what_no_living_program_owns(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from magicanimate.scratch import Scratch\n"
+        "import os, sys; from pathlib import Path; from magicanimate.webui.scratch import Scratch\n"
         "scratch = Scratch(Path(sys.argv[1])); (scratch.folder / 'me.png').touch(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)

@@ -23,7 +23,6 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
-from magicanimate.scratch import PER_VISITOR, room_in_all, temporary_folder
 from magicanimate.webui.animate.clip_look import look_at_clip, look_at_photo
 from magicanimate.webui.animate.clip_strip import as_video, last_frame
 from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
@@ -44,6 +43,7 @@ from magicanimate.webui.jobs.files import link_or_copy
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.motion_steps import sweep, take_steps
 from magicanimate.webui.jobs.queue import JobQueue
+from magicanimate.webui.scratch import PER_VISITOR, room_in_all, temporary_folder
 
 log = logging.getLogger(__name__)
 

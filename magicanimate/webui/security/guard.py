@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magicanimate.errors import InputError
-from magicanimate.scratch import Scratch
+from magicanimate.webui.scratch import Scratch
 from magicanimate.webui.security.access import Access
 from magicanimate.webui.security.file_keys import is_key_of
 from magicanimate.webui.security.login import caller

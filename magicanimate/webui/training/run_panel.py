@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from magicanimate.scratch import temporary_folder
 from magicanimate.webui.events import Updates
+from magicanimate.webui.scratch import temporary_folder
 from magicanimate.webui.training import views as train_views
 from magicanimate.webui.training.run import RunStatus, TrainingRun
 
