@@ -9,7 +9,7 @@ import pytest
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
-from magicanimate.webui.api_request import api_request
+from magicanimate.webui.api import api_request
 
 
 def asked(settings, photo="me.jpg", motion="dance.mp4") -> AnimationRequest:

@@ -16,7 +16,7 @@ from magicanimate.errors import Cancelled
 from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import BACKGROUND
-from magicanimate.webui.animate.clip_strip import look
+from magicanimate.webui.animate.clip_look import look
 from magicanimate.webui.animate.motion_panel import motion_of
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.jobs.polling import ViewState
@@ -128,8 +128,8 @@ def test_a_gif_plays_as_a_video_and_animates_as_it_is(page, tmp_path):
 
 
 def test_who_of_several_dances_is_asked_for_and_clicked_on(page, tmp_path, monkeypatch):
-    monkeypatch.setattr("magicanimate.webui.animate.clip_strip.count_people", lambda labels: 2)
-    monkeypatch.setattr("magicanimate.webui.animate.clip_strip.is_plausible", lambda labels: True)
+    monkeypatch.setattr("magicanimate.webui.animate.clip_look.count_people", lambda labels: 2)
+    monkeypatch.setattr("magicanimate.webui.animate.clip_look.is_plausible", lambda labels: True)
     clip = str(write_dance(tmp_path / "two.mp4", 5))
     told = examined(page, clip)
     assert told[page.panel.who]["visible"] and "2 people" in told[page.panel.several]

@@ -55,7 +55,7 @@ def service(tiny_model, tmp_path) -> Iterator[AnimationService]:
 def test_a_page_for_others_has_no_handler_that_trains(service):
     pages = [Page(service, [], queue_size=2, training=training).blocks for training in (False, True)]
     without, with_it = ({fn.fn.__module__ for fn in page.fns.values() if fn.fn} for page in pages)
-    handlers = {"magicanimate.webui.training.tab", "magicanimate.webui.training.trial_panel"}
+    handlers = {"magicanimate.webui.training.tab"}
     assert handlers <= with_it and not handlers & without
 
 

@@ -16,8 +16,7 @@ from densepose_tools.pointing import picture_at, with_mark
 from densepose_tools.tracking import PersonAt
 from magicanimate.errors import InputError
 from magicanimate.palette import BACKGROUND
-from magicanimate.webui.motion_tools.figures import figures
-from magicanimate.webui.motion_tools.tab import CHANGE, CORRECT, MAKE, DensePoseTab
+from magicanimate.webui.motion_tools.tab import CHANGE, CORRECT, MAKE, DensePoseTab, figures
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.media_files import numbered, part_maps, write_clip, write_output

@@ -297,9 +297,8 @@ LISTED = {
     "training.dancers.examples": {"save"},
     # into memory or a temporary folder
     "magicanimate.webui.animate.check_card": {"save"},
-    "magicanimate.webui.animate.clip_strip": {"save"},
-    "magicanimate.webui.gallery.moving_picture": {"save"},
-    "magicanimate.webui.gallery.photo_thumbnail": {"save"},
+    "magicanimate.webui.animate.clip_look": {"save"},
+    "magicanimate.webui.gallery.thumbnails": {"save"},
     "training.segmenter.augment": {"save"},
     # the TorchScript of Inception that a person names
     "training.metrics.frechet": {"torch.jit.load"},

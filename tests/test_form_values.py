@@ -13,14 +13,18 @@ from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.request_checks import check_request
 from magicanimate.webui.animate.form_values import (
+    CUSTOM,
     LARGEST_SEED,
+    OWN,
     OWN_SCHEDULER,
     form_settings,
+    nearest_size,
     of_result,
     read_back,
     requests_of,
+    size_choices,
+    size_of,
 )
-from magicanimate.webui.animate.sizes import CUSTOM, OWN, nearest_size, size_choices, size_of
 from tests.inputs import write_motion
 
 MINI = ModelDefaults("mini", 128, 128, 4, 1.0)

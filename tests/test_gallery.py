@@ -15,7 +15,7 @@ from magicanimate.webui.animate.result_panel import settings_table
 from magicanimate.webui.gallery import player
 from magicanimate.webui.gallery.browsing import PER_PAGE, Gallery, GalleryState
 from magicanimate.webui.gallery.library import Library
-from magicanimate.webui.gallery.views import Card, grid
+from magicanimate.webui.gallery.tab import Card, grid
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.inputs import write_motion, write_photo
@@ -274,7 +274,7 @@ def test_names_of_files_cannot_break_out_of_the_html(folder):
     result = write_result(
         folder / "20260105-090000_a_b.mp4", photo='"><script>alert(1)</script>.png', frames=2
     )
-    from magicanimate.webui.gallery.views import Card, grid
+    from magicanimate.webui.gallery.tab import Card, grid
 
     html = grid([Card('"x', result, None)], page=0, pages=1, empty="")
     assert "<script" not in html and 'data-id="&quot;x"' in html

@@ -12,8 +12,8 @@ from PIL import Image
 
 from magicanimate.errors import InputError
 from magicanimate.webui.gallery.library import Library
-from magicanimate.webui.gallery.moving_thumbnails import Thumbnails
 from magicanimate.webui.gallery.results import result_of
+from magicanimate.webui.gallery.thumbnails import Thumbnails
 from tests.result_files import write_result
 
 

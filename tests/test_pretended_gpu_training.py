@@ -90,7 +90,10 @@ def train_a_step(gpu: PretendedGPU, stage, config, *, learns: bool) -> torch.Ten
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *((name, "dancers") for name in ("vae", "base", "controlnet", "stage1", "stage2", "distill", "sharpen")),
+        *(
+            (name, "dancers")
+            for name in ("vae", "base", "controlnet", "stage1", "stage2", "distill", "sharpen")
+        ),
         *((name, "videos") for name in ("vae", "base", "stage2")),
         # Their samples are those of "base".
         *(pytest.param(name, "videos", marks=pytest.mark.slow) for name in ("controlnet", "stage1")),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from magicanimate.webui import help_tab, views
+from magicanimate.webui import STATIC, views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.api import API_NAME, AnimateEndpoint
 from magicanimate.webui.blocks import GuardedBlocks
@@ -17,6 +17,7 @@ from magicanimate.webui.motion_tools.tab import DensePoseTab
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.training.tab import TrainTab
 
+_HELP = STATIC / "help.md"
 _EXAMPLE_PHOTOS = (".png", ".jpg", ".jpeg")
 
 
@@ -56,17 +57,17 @@ class Page:
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 with gr.Tab("Animate", id="animate"):
                     self.animate = AnimateTab(service, examples, badge)
-                with gr.Tab("Motion tools", id="densepose"):
-                    self.densepose = DensePoseTab(service)
                 with gr.Tab("Gallery", id="gallery") as gallery_tab:
                     self.gallery = GalleryTab(service, gallery_tab)
+                with gr.Tab("Motion tools", id="densepose"):
+                    self.densepose = DensePoseTab(service)
                 if training:
                     with gr.Tab("Models", id="models") as models_tab:
                         self.models = ModelsTab(service, self.fetch)
                     with gr.Tab("Train", id="train") as train_tab:
                         train = TrainTab(service)
                 with gr.Tab("Help", id="help"):
-                    help_tab.build()
+                    gr.Markdown(_HELP.read_text(encoding="utf-8"), elem_id="help")
             AnimateEndpoint(service)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
             self.densepose.connect(self.animate.panel, self.tabs)

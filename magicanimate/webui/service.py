@@ -23,13 +23,11 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import check_request
-from magicanimate.webui.animate.clip_look import look_at_clip, look_at_photo
-from magicanimate.webui.animate.clip_strip import as_video, last_frame
+from magicanimate.webui.animate.clip_look import as_video, last_frame, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.background import run_with_progress
 from magicanimate.webui.gallery.library import Library
-from magicanimate.webui.idle import IdleTimer
 from magicanimate.webui.jobs.animation_job import (
     ANIMATE,
     CHECKPOINT,
@@ -464,3 +462,36 @@ class AnimationService:
 def _absent() -> set[str]:
     """Names of the models that are not on this machine."""
     return {model.name for model in describe_models() if not model.available}
+
+
+class IdleTimer:
+    """Calls ``action`` in a thread of its own, once for each stretch of idleness.
+
+    Args:
+        seconds: of idleness; 0 never calls it.
+        action: what to do.
+    """
+
+    def __init__(self, seconds: float, action: Callable[[], None]):
+        self._seconds, self._action = seconds, action
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+
+    def idle(self) -> None:
+        """Idleness begins (again) now."""
+        with self._lock:
+            self._cancel()
+            if self._seconds > 0:
+                self._timer = threading.Timer(self._seconds, self._action)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def busy(self) -> None:
+        """Something happens; wait for the next `idle`."""
+        with self._lock:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

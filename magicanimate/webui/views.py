@@ -15,7 +15,7 @@ from magicanimate.errors import InputError
 from magicanimate.files import without_folders
 from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
 from magicanimate.webui import STATIC
-from magicanimate.webui.gallery.moving_picture import encode_webp
+from magicanimate.webui.gallery.thumbnails import encode_webp
 from magicanimate.webui.jobs.polling import PlacedJob
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def model_badge(
         name, text = f"Your own model “{trial.name}”", size
         button = "Other models"
     elif defaults.kind == "mini":
-        name, text = "Mini model", f"{size}: keeps colours and poses, not faces or fine detail"
+        name, text = "Mini model", f"{size}, keeps colours and poses, not faces"
         button = "Use the full model" if full_here else "Get the full model (11 GB)"
     else:
         name, text = f"{defaults.kind.capitalize()} model", size
@@ -65,7 +65,7 @@ def model_badge(
     action = f'<button type="button" class="ma-small" data-models>{button}</button>' if choosing else ""
     return (
         f'<div class="ma-badge" data-model="{html.escape(str(trial or defaults.kind))}"><span>'
-        f"<b>{html.escape(name)}</b> {html.escape(text)}</span>{action}</div>"
+        f"<b>{html.escape(name)}</b> <small>{html.escape(text)}</small></span>{action}</div>"
     )
 
 

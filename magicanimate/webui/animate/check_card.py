@@ -20,9 +20,8 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, Remark
 from magicanimate.webui.animate.form import Controls
-from magicanimate.webui.animate.form_values import form_settings
+from magicanimate.webui.animate.form_values import OWN, form_settings
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.animate.sizes import OWN
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
 
@@ -42,6 +41,9 @@ watch("value", () => { const card = element.querySelector("details"); if (card) 
 """
 
 
+_FIRST = '<p class="ma-caption">Looking at photo and video…</p>'
+
+
 class CheckCard:
     """Builds itself where it is made, and follows photo, clip and settings. It never stands in Animate's way.
 
@@ -54,7 +56,7 @@ class CheckCard:
     def __init__(self, service: AnimationService, controls: Controls, panel: MotionPanel):
         self.service, self.controls, self.panel = service, controls, panel
         self.bodies = PersonDetector.at_hand()
-        self.card = gr.HTML("", padding=False, elem_id="check", js_on_load=_ON_LOAD)
+        self.card = gr.HTML(_FIRST, padding=False, elem_id="check", js_on_load=_ON_LOAD)
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""

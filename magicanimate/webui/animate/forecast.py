@@ -86,7 +86,7 @@ class Forecast:
             self.takes,
             f"{warnings} warning{'s' if warnings > 1 else ''}" if warnings else "",
         ]
-        return " · ".join(filter(None, parts)) or "GalleryState at photo and motion…"
+        return " · ".join(filter(None, parts)) or "Looking at photo and video"
 
 
 class Forecaster:

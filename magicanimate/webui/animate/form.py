@@ -12,6 +12,7 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.errors import InputError
 from magicanimate.webui import STATIC
 from magicanimate.webui.animate.form_values import (
+    CUSTOM,
     LABELS,
     LARGEST_SEED,
     OWN_SCHEDULER,
@@ -20,9 +21,10 @@ from magicanimate.webui.animate.form_values import (
     of_result,
     request_of,
     requests_of,
+    size_choices,
+    size_of,
     steps_of,
 )
-from magicanimate.webui.animate.sizes import CUSTOM, size_choices, size_of
 from magicanimate.webui.events import PRIVATE
 
 __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
@@ -93,11 +95,12 @@ def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Control
                 photo,
                 label="Photo",
                 type="filepath",
-                sources=["upload", "clipboard"],
+                sources=["upload"],  # keys.js takes what is pasted
                 image_mode=None,
                 height=HEIGHT,
+                buttons=[],
                 min_width=140,
-                placeholder="## Photo\nDrop a photo of one person here, or click",
+                placeholder="## Photo\nDrop or paste a photo of one person, or click",
                 elem_id="photo",
             ),
             "motion": gr.Video(
@@ -105,6 +108,7 @@ def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Control
                 label="Dance video",
                 sources=["upload"],
                 height=HEIGHT,
+                buttons=[],
                 min_width=140,
                 loop=True,
                 autoplay=True,
@@ -130,7 +134,7 @@ def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
     controls: Controls = {}
     with gr.Row(elem_id="main-settings"):
         controls["preset"] = _radio("preset", settings, reverse=True, scale=5, min_width=250)
-        with gr.Column(scale=3, min_width=150):
+        with gr.Column(scale=3, min_width=200, elem_id="seed-box"):
             with gr.Row(elem_id="seed-row"):
                 controls["seed"] = _number("seed", settings, scale=3, min_width=90)
                 dice = gr.Button(

@@ -11,7 +11,7 @@ from densepose_tools.photo_people import PersonDetector
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
-from magicanimate.webui.animate.clip_strip import ANIMATED_PICTURES, ClipStrip, look
+from magicanimate.webui.animate.clip_look import ANIMATED_PICTURES, ClipStrip, look
 from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService

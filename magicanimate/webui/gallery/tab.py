@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import html
+import os
+import shutil
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import gradio as gr
 
@@ -12,11 +19,10 @@ from magicanimate.webui import views
 from magicanimate.webui.animate.result_panel import ResultPanel
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.gallery.browsing import Gallery, GalleryPage, GalleryState
-from magicanimate.webui.gallery.folder_window import open_folder
-from magicanimate.webui.gallery.moving_thumbnails import Thumbnails
-from magicanimate.webui.gallery.views import ON_LOAD, Card, grid
+from magicanimate.webui.gallery.player import file_url
+from magicanimate.webui.gallery.results import StoredResult
+from magicanimate.webui.gallery.thumbnails import Thumbnails
 from magicanimate.webui.jobs.running_panel import RunningPanel
-from magicanimate.webui.latest import Latest
 from magicanimate.webui.service import AnimationService
 
 _MADE, _TRASH = "Results", "Trash"
@@ -57,11 +63,17 @@ class GalleryTab:
                 min_width=190,
                 elem_id="gallery-search",
             )
-            self.which = gr.Radio([_MADE, _TRASH], value=_MADE, label="Show", scale=2, min_width=190)
+            self.which = gr.Radio(
+                [_MADE, _TRASH], value=_MADE, label="Show", scale=2, min_width=190, elem_id="gallery-which"
+            )
         self.grid = gr.HTML("", elem_id="gallery", padding=False, apply_default_css=False, js_on_load=ON_LOAD)
         with gr.Row():
-            self.folder = gr.Button("Open the folder", size="sm", visible=not self.service.shared)
-            self.empty = gr.Button("Empty trash…", size="sm", visible=False, elem_id="gallery-empty")
+            self.folder = gr.Button(
+                "Open the folder", size="sm", scale=0, min_width=140, visible=not self.service.shared
+            )
+            self.empty = gr.Button(
+                "Empty trash…", size="sm", scale=0, min_width=140, visible=False, elem_id="gallery-empty"
+            )
         with gr.Row(visible=False) as self.sure:
             self.keep = gr.Button("Keep them", size="sm")
             self.really = gr.Button("", size="sm", variant="stop", elem_id="gallery-really")
@@ -249,3 +261,118 @@ class GalleryTab:
         except InputError as error:
             return views.message(str(error))
         return views.message(f"The results are in {self.service.output}.")
+
+
+_MOST_KEPT = 1000  # visitors; what one of longer ago still waits for stops
+
+
+class Latest:
+    """Tells work whether its visitor has asked for something else since."""
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[str, object] = OrderedDict()
+
+    def begin(self, visitor: str) -> Callable[[], bool]:
+        """Somebody asks for something; the answer tells at any time whether that is still the last."""
+        mine = object()
+        self._asked[visitor] = mine
+        self._asked.move_to_end(visitor)
+        while len(self._asked) > _MOST_KEPT:
+            self._asked.popitem(last=False)
+        return lambda: self._asked.get(visitor) is mine
+
+
+def open_folder(folder: Path) -> None:
+    """Open a window with the folder on the machine that the program runs on.
+
+    Raises:
+        InputError: this machine has nothing that does.
+    """
+    if sys.platform == "win32":
+        os.startfile(folder)
+        return
+    program = shutil.which("open" if sys.platform == "darwin" else "xdg-open")
+    if program is None:
+        raise InputError(f"No file manager was found on this machine; the results are in {folder}.")
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen([program, str(folder)], start_new_session=True, **quiet)
+
+
+# Tells Python which card or which page was chosen. The grid is drawn anew then; who walks through it by
+# keyboard finds the focus where it was.
+ON_LOAD = """
+let chosen = null;
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-id], button[data-page]");
+  if (!button) return;
+  chosen = { id: button.dataset.id ?? null, page: button.dataset.page ?? null };
+  trigger("click", chosen);
+});
+watch("value", () => {
+  if (!chosen || document.activeElement !== document.body) return;
+  const buttons = [...element.querySelectorAll("button")];
+  buttons.find((button) => chosen.id && button.dataset.id === chosen.id)?.focus({ preventScroll: true });
+});
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One result of the grid.
+
+    Attributes:
+        id: what a click brings.
+        result: what it shows.
+        picture: its thumbnail; ``None`` while there is none.
+        chosen: whether it is the one shown, or one of the two that are compared.
+    """
+
+    id: str
+    result: StoredResult
+    picture: Path | None
+    chosen: bool = False
+
+
+def grid(cards: Sequence[Card], *, page: int, pages: int, empty: str) -> str:
+    """Cards in a grid, with buttons for the pages before and after.
+
+    Args:
+        cards: of this page.
+        page, pages: which of how many, from 0.
+        empty: what is said where there are no cards.
+    """
+    if not cards:
+        return f'<div class="ma-message" role="status">{html.escape(empty)}</div>'
+    return f'<div class="ma-grid">{"".join(map(_card, cards))}</div>{_pager(page, pages)}'
+
+
+def _card(card: Card) -> str:
+    result = card.result
+    what = f"{Path(result.photo_name).stem} × {Path(result.motion_name).stem}"
+    when = f"{result.made:%Y-%m-%d %H:%M}"
+    if card.picture:
+        picture = f'<img src="{html.escape(file_url(card.picture))}" alt="" loading="lazy">'
+    else:
+        picture = '<span class="ma-card-empty"></span>'
+    return (
+        f'<button type="button" class="ma-card" data-id="{html.escape(card.id)}" '
+        f'aria-pressed="{str(card.chosen).lower()}" title="{html.escape(result.name)}">{picture}'
+        f"<span>{html.escape(what)}</span><time>{when}</time>{_seed(result)}</button>"
+    )
+
+
+def _seed(result: StoredResult) -> str:
+    seed = result.settings.get("seed")
+    return "" if seed is None else f"<span>seed {html.escape(str(seed))}</span>"
+
+
+def _pager(page: int, pages: int) -> str:
+    if pages < 2:
+        return ""
+    buttons = []
+    for target, text in ((page - 1, "‹ Newer"), (page + 1, "Older ›")):
+        disabled = "" if 0 <= target < pages else " disabled"
+        buttons.append(
+            f'<button type="button" class="ma-chip" data-page="{target}"{disabled}>{text}</button>'
+        )
+    return f'<div class="ma-pager">{buttons[0]}<span>Page {page + 1} of {pages}</span>{buttons[1]}</div>'

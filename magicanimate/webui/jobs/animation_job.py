@@ -20,7 +20,7 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import new_output, pair_name, without_folders, write_bytes
 from magicanimate.progress import duration
 from magicanimate.webui.animate.form_values import FILES
-from magicanimate.webui.gallery.moving_picture import encode_webp
+from magicanimate.webui.gallery.thumbnails import encode_webp
 from magicanimate.webui.jobs.job import Made
 
 ANIMATE = "animate"

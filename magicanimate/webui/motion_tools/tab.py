@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from densepose_tools.body import either_side
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
-from densepose_tools.one_click import MadeMotion, motion_config
+from densepose_tools.one_click import MadeMotion, MotionConfig, motion_config
 from densepose_tools.pointing import picture_at, with_mark
 from densepose_tools.postprocess import Postprocessing
-from magicanimate.errors import InputError
+from magicanimate.config import Progress
+from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.motion_tools.figures import figures
-from magicanimate.webui.motion_tools.job import MotionJob
 from magicanimate.webui.service import AnimationService
 
 MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
@@ -28,6 +28,10 @@ _ABOUT = """
 <p class="ma-caption">A motion clip shows every part of the body in its own colour (DensePose). Animate makes
 one by itself. Convert a video here to look at it, to reduce flicker, or to match the dancer to a photo;
 changing settings afterwards is quick.</p>
+"""
+
+_EMPTY = """
+<div class="ma-empty"><b>Your motion clip will appear here</b>Add a video, then convert it.</div>
 """
 
 
@@ -72,11 +76,6 @@ class DensePoseTab:
                 for name, label in (("x", "Column"), ("y", "Row"), ("second", "At second")):
                     value = 0 if name == "second" else None
                     self.settings[name] = gr.Number(value, label=label, minimum=0, min_width=90)
-        with gr.Row():
-            self.settings["flip"] = gr.Checkbox(False, label="Mirror", container=False)
-            self.settings["margin"] = gr.Checkbox(
-                False, label="Keep head and legs inside the frame", container=False
-            )
         with gr.Accordion("Match the dancer to a photo", open=False):
             self.photo = gr.Image(
                 label="Photo of the whole body",
@@ -91,7 +90,8 @@ class DensePoseTab:
 
     def _results(self) -> None:
         self.job = MotionJob(self.service, "dp", MAKE)
-        with gr.Row():
+        self.empty = gr.HTML(_EMPTY, padding=False)
+        with gr.Row(visible=False) as self.players:
             players: dict[str, Any] = {
                 "interactive": False,
                 "autoplay": True,
@@ -120,7 +120,17 @@ class DensePoseTab:
         """
         where = [self.clip, *(self.settings[name] for name in ("people", "start", "second", "x", "y"))]
         found = [self.settings[name] for name in ("min_score", "people", "margin")]
-        results = [self.before, self.after, self.figures, self.use, self.exact, self.near, self.archive]
+        results = [
+            self.empty,
+            self.players,
+            self.before,
+            self.after,
+            self.figures,
+            self.use,
+            self.exact,
+            self.near,
+            self.archive,
+        ]
         examined = [self.notice, self.job.status, self.job.start, *found, *results]
         self.clip.change(self._examine, self.clip, examined, concurrency_limit=4, **PRIVATE).then(
             self._forget_point, None, [self.settings["x"], self.settings["y"]], **PRIVATE
@@ -144,6 +154,8 @@ class DensePoseTab:
         updates: Updates = {
             self.notice: gr.update(value="", visible=False),
             self.job.status: gr.update(value="", visible=False),
+            self.empty: gr.update(visible=True),
+            self.players: gr.update(visible=False),
             self.before: gr.update(value=None, label="Before"),
             self.after: gr.update(value=None, label="After"),
             self.figures: gr.update(value="", visible=False),
@@ -211,6 +223,8 @@ class DensePoseTab:
             plain = result.plain is not None
             numbers = figures(new)
             return {
+                self.empty: gr.update(visible=False),
+                self.players: gr.update(visible=True),
                 self.before: gr.update(
                     value=str(result.plain) if plain else clip,
                     label="Before: as detected" if plain else "Before: the video",
@@ -243,28 +257,136 @@ def _archive_download(new: MadeMotion) -> Updates:
 def _settings() -> dict[str, gr.components.Component]:
     """Widgets of how a motion clip is made, by the names of `densepose_tools.one_click.motion_config`."""
     choices = [("The largest person", "largest"), ("Everyone", "all"), ("The person I click on", "point")]
+    people = gr.Radio(choices, value=Postprocessing().people, label="Who dances")
     with gr.Row():
+        start = gr.Number(0, label="Start", info="Seconds", minimum=0, min_width=120)
+        end = gr.Number(0, label="End", info="Seconds; 0 is the end", minimum=0, min_width=120)
+    with gr.Row(elem_classes="ma-choices"):
+        steady = gr.Checkbox(
+            Postprocessing().deflicker, label="Reduce flicker", container=False, min_width=120
+        )
+        flip = gr.Checkbox(False, label="Mirror", container=False, min_width=90)
+        margin = gr.Checkbox(
+            False, label="Keep head and legs inside the frame", container=False, min_width=240
+        )
+    with gr.Accordion("Advanced", open=False):
         score = gr.Slider(
             PUBLISHED_MIN_SCORE,
             0.95,
             value=Selection().min_score,
             step=0.05,
-            label="How sure to be that it is a person",
-            info=f"Higher: fewer mistakes. Published clips use {PUBLISHED_MIN_SCORE}",
-            min_width=260,
+            label="Detection threshold",
+            info=f"Higher: fewer things are mistaken for people. Published clips use {PUBLISHED_MIN_SCORE}",
         )
-        people = gr.Radio(
-            choices,
-            value=Postprocessing().people,
-            label="Who dances",
-            min_width=200,
+    found = {"min_score": score, "people": people, "start": start, "end": end}
+    return found | {"steady": steady, "flip": flip, "margin": margin}
+
+
+_LITTLE = 0.03
+"""Changes of less than this share are none."""
+
+
+def figures(new: MadeMotion) -> str:
+    """The numbers as HTML; empty if there are none."""
+    made = new.extraction
+    parts = []
+    if made.flicker is not None:
+        before, after = made.flicker
+        parts.append(
+            "<p><b>Flicker</b> (share of the body that changes for a moment): "
+            f"<b>{before:.2%}</b> before, <b>{after:.2%}</b> after.</p>"
         )
-    with gr.Row():
-        start = gr.Number(0, label="Start", info="Seconds", minimum=0, min_width=120)
-        end = gr.Number(0, label="End", info="Seconds; 0 is the end", minimum=0, min_width=120)
-    steady = gr.Checkbox(
-        Postprocessing().deflicker,
-        label="Reduce flicker",
-        container=False,
-    )
-    return {"min_score": score, "people": people, "start": start, "end": end, "steady": steady}
+    if made.stretch is not None:
+        rows = "".join(
+            f"<tr><th scope='row'>{name.capitalize()}</th><td>{_change(along, 'longer', 'shorter')}</td>"
+            f"<td>{_change(across, 'wider', 'narrower')}</td></tr>"
+            for name, (along, across) in either_side(made.stretch).items()
+        )
+        parts.append(
+            "<p><b>Build</b>: how the dancer was changed to match the photo:</p>"
+            f"<table><thead><tr><th>Limb</th><th>Length</th><th>Width</th></tr></thead>{rows}</table>"
+        )
+    return f'<div class="ma-figures">{"".join(parts)}</div>' if parts else ""
+
+
+def _change(factor: float, more: str, less: str) -> str:
+    if abs(factor - 1) < _LITTLE:
+        return "as it is"
+    return f"{abs(factor - 1):.0%} {more if factor > 1 else less}"
+
+
+class MotionJob:
+    """Builds the two buttons where it is made, and the line under them.
+
+    Args:
+        service: does the work.
+        name: tells this work of a visitor from other work of the same visitor.
+        label: what the button says.
+    """
+
+    def __init__(self, service: AnimationService, name: str, label: str):
+        self.service, self.name = service, name
+        with gr.Row():
+            self.start = gr.Button(label, variant="primary", elem_id=f"make-{name}")
+            self.cancel = gr.Button("Cancel", visible=False, elem_id=f"cancel-{name}")
+        self.status = gr.HTML("", visible=False, padding=False, elem_id=f"{name}-status")
+
+    def connect(self, make: Callable, inputs: Any, outputs: list) -> gr.events.Dependency:
+        """Let the button run ``make``, which yields updates; more may be attached to the answer."""
+        buttons = [self.start, self.cancel]
+        admitted = self.start.click(self.admit, None, [self.status, *buttons], queue=False, **PRIVATE)
+        ended = admitted.then(make, inputs, [self.status, self.start, *outputs], **PRIVATE)
+        self.cancel.click(self.stop, None, self.cancel, queue=False, **PRIVATE)
+        return ended.then(self._release, None, buttons, queue=False, **PRIVATE)
+
+    def of(self, request: gr.Request) -> str:
+        """The visitor's name for this work."""
+        return f"{request.session_hash}/{self.name}"
+
+    def admit(self, request: gr.Request) -> Updates:
+        """The visitor has pressed the button."""
+        self.service.admit(self.of(request))
+        return {
+            self.status: gr.update(value=views.message(self.service.conversion_begins()), visible=True),
+            self.start: gr.update(interactive=False),
+            self.cancel: gr.update(visible=True),
+        }
+
+    def stop(self, request: gr.Request) -> Updates:
+        """The visitor has pressed Cancel."""
+        self.service.cancel(self.of(request))
+        return {self.cancel: gr.update(value="Stopping…", interactive=False)}
+
+    def _release(self) -> Updates:
+        return {
+            self.start: gr.update(interactive=True),
+            self.cancel: gr.update(value="Cancel", interactive=True, visible=False),
+        }
+
+    def run(
+        self,
+        request: gr.Request,
+        clip: str | None,
+        config: Callable[[], MotionConfig],
+        made: Callable[[MadeMotion], Updates],
+        *,
+        earlier: MadeMotion | None = None,
+        then: str = "",
+    ) -> Iterator[Updates]:
+        """Make the clip; yields how it goes, and at last what ``made`` answers, or why there is nothing.
+
+        ``then`` is added to what is said of the clip.
+        """
+        try:
+            if not clip:
+                raise InputError("Add a video.")
+            for report in self.service.make_motion(self.of(request), Path(clip), config(), earlier=earlier):
+                if isinstance(report, Progress):
+                    yield {self.status: views.progress_bar(report)}
+                else:
+                    yield {self.status: views.motion_made(report, then), **made(report)}
+        except InputError as error:
+            yield {self.status: views.message(without_folders(str(error), clip), kind="error")}
+        except Cancelled:
+            text = "Cancelled. What was detected is kept; converting again continues from there."
+            yield {self.status: views.message(text)}

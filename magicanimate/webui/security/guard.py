@@ -24,6 +24,8 @@ from magicanimate.webui.security.login import caller
 log = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(/gradio_api)?/file[=/]")
+_HASHED = re.compile(r"/assets/[\w.-]+-[\w-]{8,}\.(js|css|woff2?)")
+"""Gradio's own scripts and styles, whose names tell their content."""
 _FETCHED = re.compile(r"(/gradio_api)?/file[=/]+https?:", re.IGNORECASE)
 
 _UPLOAD = re.compile(r"(/gradio_api)?/upload/?")
@@ -139,6 +141,8 @@ class Guard:
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "same-origin"
         framed_by = f"frame-ancestors 'self' {' '.join(self.access.origins)}".rstrip()
+        if _HASHED.match(path):  # another version has another name: asked for once, kept for good
+            headers["Cache-Control"] = "public, max-age=31536000, immutable"
         if not _FILE.match(path):
             headers["Content-Security-Policy"] = framed_by
             return

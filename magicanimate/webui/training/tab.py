@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,13 +13,13 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.scratch import temporary_folder
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.training import form as train_form
 from magicanimate.webui.training import views as train_views
 from magicanimate.webui.training.config import FROM_NOTHING, PRESETS, STAGES, TrainingConfig, shown, stages_of
 from magicanimate.webui.training.manager import TrainingManager
-from magicanimate.webui.training.run_panel import RunPanel
-from magicanimate.webui.training.trial_panel import TrialPanel
+from magicanimate.webui.training.run import RunStatus, TrainingRun, trials
 
 _LOOK_EVERY = 2.0  # seconds
 
@@ -151,7 +153,7 @@ class TrainTab:
 
     def _start(self, data: dict) -> Iterator[Updates]:
         yield {
-            self.start_problem: views.message("GalleryState at the data…"),
+            self.start_problem: views.message("Looking at the data…"),
             self.start: gr.update(interactive=False),
         }
         try:
@@ -184,7 +186,7 @@ class TrainTab:
         """Say what a training would use of the data folder."""
         said: list[str] = []
         yield {
-            self.checked: gr.update(value=views.message("GalleryState at the files."), visible=True),
+            self.checked: gr.update(value=views.message("Looking at the files."), visible=True),
             self.check: gr.update(interactive=False),
         }
         try:
@@ -229,4 +231,170 @@ class TrainTab:
             self.rendering: train_views.rendering(rendering),
             self.stop_rendering: gr.update(interactive=rendering.running),
             self.timer: gr.Timer(active=busy or rendering.running),
+        }
+
+
+_CURVES = {"one step": "#a3b5c9", "mean": "#21918c"}
+"""Of `TrainingRun.curve`, with their colours."""
+
+
+class RunPanel:
+    """Builds itself where it is made."""
+
+    def __init__(self) -> None:
+        self._copies = temporary_folder()
+        self.status = gr.HTML("", padding=False, elem_id="training-status")
+        self.curve = gr.LinePlot(
+            x="step",
+            y="loss",
+            color="loss of",
+            colors_in_legend=list(_CURVES),
+            color_map=_CURVES,
+            title="Loss",
+            height=260,
+            visible=False,
+            elem_id="loss-curve",
+        )
+        self.caption = gr.HTML("", visible=False, padding=False, elem_id="samples-caption")
+        hidden: dict[str, Any] = {"interactive": False, "show_label": False, "visible": False}
+        self.grid = gr.Image(format="png", buttons=["download", "fullscreen"], elem_id="samples", **hidden)
+        self.clip = gr.Video(autoplay=True, loop=True, buttons=["download"], elem_id="sample-clip", **hidden)
+        self.widgets = [self.status, self.curve, self.caption, self.grid, self.clip]
+
+    def updates(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
+        """What has changed.
+
+        Args:
+            run, status: what to show.
+            seen: what the page shows of this run already.
+            now: is filled with what it will show.
+        """
+        stage = run.folder.name
+        updates: Updates = {self.status: train_views.training(status, stage)}
+        curve = run.curve()
+        now["curve"] = [len(curve), curve[-1][0] if curve else 0]
+        if now["curve"] != seen.get("curve"):
+            updates[self.curve] = gr.update(value=_frame(curve) if curve else None, visible=bool(curve))
+        newest = [next(iter(run.samples(suffix)), None) for suffix in (".png", ".mp4")]
+        now["samples"] = [file and file.name for file in newest]
+        if now["samples"] != seen.get("samples"):
+            grid = newest[0]
+            caption = train_views.samples_caption(int(grid.stem), stage) if grid else ""
+            updates[self.caption] = gr.update(value=caption, visible=grid is not None)
+            for widget, file in zip((self.grid, self.clip), newest, strict=True):
+                shown = self._copied(run, file) if file else None
+                updates[widget] = gr.update(value=shown, visible=file is not None)
+        return updates
+
+    def _copied(self, run: TrainingRun, file: Path) -> str:
+        """A sample where the page may serve it from: a run can be anywhere."""
+        copy = Path(self._copies.name) / f"{run.folder.name}_{file.name}"
+        return str(shutil.copyfile(file, copy))
+
+
+def _frame(curve: list[tuple[int, float, str]]):
+    """A table as the plot wants it."""
+    import pandas
+
+    return pandas.DataFrame(curve, columns=["step", "loss", "loss of"])
+
+
+class TrialPanel:
+    """Builds itself where it is made.
+
+    Args:
+        service: animates with what was trained.
+        manager: makes pipelines of checkpoints.
+    """
+
+    def __init__(self, service: AnimationService, manager: TrainingManager):
+        self.service, self.manager = service, manager
+        with gr.Column(visible=False, elem_classes="ma-panel", elem_id="trials") as self.box:
+            self.choice = gr.Radio([], label="Try what was trained")
+            self.note = gr.HTML("", visible=False, padding=False, elem_id="trial-note")
+            with gr.Row():
+                self.use = gr.Button("Try in Animate", variant="primary", size="sm", elem_id="try")
+                self.export = gr.Button("Export the newest checkpoint", size="sm", elem_id="export")
+                self.back = gr.Button("Back to the first model", size="sm", visible=False, elem_id="back")
+        self.widgets = [self.box, self.choice, self.export]
+
+    def connect(
+        self,
+        blocks: gr.Blocks,
+        animate: AnimateTab,
+        tabs: gr.Tabs,
+        config: set[gr.components.Component],
+        wish_of: Callable[[dict], TrainingConfig],
+    ) -> gr.events.Dependency:
+        """Attach the handlers; every widget of the page is there now.
+
+        Args:
+            blocks, animate, tabs: of the page.
+            config: widgets that hold the config.
+            wish_of: reads it from their values.
+
+        Returns:
+            The export's event, for what is to follow it.
+        """
+        self.animate, self.tabs = animate, tabs
+        switched = [tabs, self.back, self.note, *animate.follows_model]
+        blocks.load(self._opened, None, self.back, **PRIVATE)
+        self.use.click(self._use, self.choice, switched, **PRIVATE)
+        self.back.click(self._back, None, switched, **PRIVATE)
+
+        def export(data: dict) -> Iterator[Updates]:
+            yield from self._export(wish_of(data))
+
+        return self.export.click(export, config, [self.note, self.export, self.choice], **PRIVATE)
+
+    def updates(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
+        """What has changed; see `RunPanel.updates`."""
+        found = [(trial.name, str(trial.folder)) for trial in trials(run.folder.parent)]
+        now["trials"] = [folder for _, folder in found]
+        exportable = status.checkpoint > 0 and run.folder.name != "vae"  # which alone animates nothing
+        updates: Updates = {
+            self.box: gr.update(visible=bool(found) or exportable),
+            self.export: gr.update(visible=exportable),
+        }
+        if now["trials"] != seen.get("trials"):
+            updates[self.choice] = gr.update(choices=found, value=next(iter(now["trials"]), None))
+        return updates
+
+    def _export(self, config: TrainingConfig) -> Iterator[Updates]:
+        note = views.message("Exporting the newest checkpoint…")
+        yield {self.note: gr.update(value=note, visible=True), self.export: gr.update(interactive=False)}
+        updates: Updates = {self.export: gr.update(interactive=True)}
+        try:
+            out = self.manager.export(config)
+        except InputError as error:
+            yield updates | {self.note: views.message(str(error), kind="error")}
+            return
+        found = [(trial.name, str(trial.folder)) for trial in trials(config.runs_folder)]
+        yield updates | {
+            self.note: views.message(f"Written to {out}", kind="done"),
+            self.choice: gr.update(choices=found, value=str(out)),
+        }
+
+    def _use(self, folder: str | None) -> Updates:
+        try:
+            if not folder:
+                raise InputError("There is nothing to try yet; export a checkpoint first.")
+            self.service.use_model(Path(folder))
+        except InputError as error:
+            return {self.note: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+        return self._switched() | {self.tabs: gr.Tabs(selected="animate")}
+
+    def _opened(self) -> Updates:
+        """The page was opened."""
+        return {self.back: gr.update(visible=self.service.trial is not None)}
+
+    def _back(self) -> Updates:
+        self.service.use_model(None)
+        return self._switched()
+
+    def _switched(self) -> Updates:
+        """The service animates with another checkpoint: its note, and the settings it would choose."""
+        return self.animate.switched() | {
+            self.back: gr.update(visible=self.service.trial is not None),
+            self.note: gr.update(visible=False),
         }

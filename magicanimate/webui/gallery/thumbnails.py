@@ -1,11 +1,17 @@
-"""Small moving pictures of results, made when they are looked at and kept in the folder of results."""
+"""Small pictures: moving ones of results, kept in the folder of results, and still ones of photos."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from magicanimate.errors import InputError
 from magicanimate.files import write_bytes
@@ -71,9 +77,68 @@ def _encoded(result: StoredResult) -> bytes:
         InputError: the result cannot be read.
     """
     from magicanimate.media.motion import open_motion
-    from magicanimate.webui.gallery.moving_picture import encode_webp
+    from magicanimate.webui.gallery.thumbnails import encode_webp
 
     clip = open_motion(result.output, fps=result.fps if result.output.is_dir() else None)
     stride = max(1, round(clip.fps / _FPS))
     first = islice(clip.frames(), 0, round(_SECONDS * clip.fps), stride)
     return encode_webp(list(first), fps=clip.fps / stride, side=_SIDE)
+
+
+def encode_webp(frames: Sequence[np.ndarray], *, fps: float = 8.0, side: int = 384) -> bytes:
+    """uint8 ``h w 3`` frames -> an endless WebP whose longer side has ``side`` pixels.
+
+    Its EXIF says what the videos say: that a program made it.
+    """
+    from PIL import ExifTags, Image
+
+    pictures = []
+    for frame in frames:
+        picture = Image.fromarray(frame)
+        scale = side / max(picture.size)
+        size = (round(picture.width * scale), round(picture.height * scale))
+        pictures.append(picture.resize(size, Image.Resampling.BICUBIC))
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "AI-generated"
+    exif[ExifTags.Base.Software] = "MagicAnimate"
+    file = io.BytesIO()
+    pictures[0].save(
+        file,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=round(1000 / fps),
+        loop=0,
+        quality=60,
+        exif=exif,
+    )
+    return file.getvalue()
+
+
+_PHOTO_SIDE = 112  # pixels, twice what the page shows
+
+
+def thumbnail(photo: Path) -> bytes | None:
+    """A photo as a WebP of at most 112 x 112 pixels; ``None`` if it is gone or no picture."""
+    try:
+        return _made(photo, photo.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def _made(photo: Path, mtime_ns: int) -> bytes | None:
+    from magicanimate.media.photo import load_photo, open_picture
+
+    try:
+        with open_picture(photo) as picture:
+            picture.draft(
+                "RGB", (2 * _PHOTO_SIDE, 2 * _PHOTO_SIDE)
+            )  # of a JPEG no more is decoded than is needed
+            small = Image.fromarray(load_photo(picture))
+    except InputError:
+        return None
+    small.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
+    file = io.BytesIO()
+    small.save(file, "WEBP", quality=80)
+    return file.getvalue()
