@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -175,3 +176,21 @@ def test_preview_is_a_moving_picture():
     data = views.preview(frames).split("base64,")[1].split('"')[0]
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.n_frames == 5 and picture.size == (384, 192)
+
+
+def test_the_end_does_not_wait_for_networks_that_are_still_being_read(tiny_model, tmp_path):
+    """Ctrl-C took a minute on a busy machine, as everything was imported and loaded first."""
+    service = AnimationService(tiny_model, tmp_path, device="cpu")
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def reading() -> None:
+        begun.set()
+        goes_on.wait()
+
+    service.start_loading(reading)
+    begun.wait()
+    try:
+        service.close(wait=False)
+    finally:
+        goes_on.set()
+    assert not service.was_ready

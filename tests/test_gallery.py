@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,6 +80,27 @@ def test_delete_undo_restore_empty(gallery, folder):
     assert len(gallery.page(at).entries) == 2 and not list(folder.glob("*carl*"))
     with pytest.raises(InputError, match="not in the trash"):
         gallery.undo(at)
+
+
+def test_stars_and_several_results_at_once(gallery, folder):
+    page = gallery.page(GalleryState())
+    carl, ben, anna = (id for id, _ in page.entries)
+    at = gallery.star(page.at, ben)
+    starred = gallery.find(at, "", starred=True)
+    assert [id for id, _ in gallery.page(starred).entries] == [ben]
+    assert Library(folder).stars == {result.name for id, result in page.entries if id == ben}  # and tomorrow
+    at = gallery.select(gallery.select(gallery.select(at, carl), ben), anna)
+    at = gallery.star(gallery.select(at, anna))  # carl too, as not all of them had one
+    assert [id for id, _ in gallery.page(starred).entries] == [carl, ben]
+    at = gallery.delete(at)
+    assert at.selected == () and [id for id, _ in gallery.page(at).entries] == [anna]
+    at = gallery.undo(at)
+    assert [id for id, _ in gallery.page(at).entries] == [carl, ben, anna]
+    gallery.star(replace(at, selected=(carl, ben)))
+    assert gallery.page(starred).entries == () and "No stars yet" in gallery.page(starred).nothing
+    assert gallery.page(replace(at, selected=("gone.json",))).at.selected == ()
+    (folder / ".stars.json").write_text("[broken")
+    assert Library(folder).stars == frozenset()
 
 
 def test_a_result_that_went_away_is_told(gallery, folder):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from magicanimate.errors import InputError
 from magicanimate.importing import import_diffusers, without_collection
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
-from magicanimate.terminal import INTERRUPTED, STOP_SIGNALS, exit_status, stop_on_interrupt
+from magicanimate.terminal import exit_status, stop_on_interrupt
 from magicanimate.webui.scratch import FOLDER_VARIABLE, Scratch
 from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
 
@@ -209,7 +208,7 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
             server.force_exit = True  # open pages listen for news, which would be waited for
             logging.getLogger("uvicorn.error").disabled = True  # it tells at length of what is left there
         page.blocks.close(verbose=False)
-        service.close()
+        service.close(wait=False)
 
 
 def has_desktop(environment: Mapping[str, str], platform: str, terminal: bool) -> bool:
@@ -303,8 +302,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_program() -> None:
-    """`main` as a program, which ends the process."""
+    """`main` as a program, which ends the process.
+
+    Everything is closed by then. Python itself would wait for threads that load networks or listen to pages,
+    and answer a second Ctrl-C meanwhile with a traceback.
+    """
     status = main()
-    for number in STOP_SIGNALS:  # threads that end now need no second Ctrl-C, and no traceback is wanted
-        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
-    sys.exit(status)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

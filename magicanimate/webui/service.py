@@ -360,15 +360,20 @@ class AnimationService:
             if self._stops.get(visitor) is stop:
                 del self._stops[visitor]
 
-    def close(self) -> None:
-        """Stop everything and let the threads end; jobs that have not ended are offered next time."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop everything; jobs that have not ended are offered next time.
+
+        Args:
+            wait: let the thread end that loads the networks. Reading them takes long on a busy machine and
+                leaves nothing behind; a program that ends need not wait for it.
+        """
         self._closed.set()
         self._idle.busy()
         for stop in list(self._stops.values()):
             stop.set()
         if "queue" in vars(self):
             self.queue.close()
-        self._worker.shutdown(cancel_futures=True)
+        self._worker.shutdown(wait=wait, cancel_futures=True)
         self._lent.cleanup()
 
     def _is_upload(self, path: Path) -> bool:

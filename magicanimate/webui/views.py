@@ -87,8 +87,13 @@ _STAGES = {
 """Stages where the page has simpler words than the command line."""
 
 
-def progress_bar(progress: Progress) -> str:
-    """Stage, bar and time left, and what is to be said of the run."""
+def progress_bar(progress: Progress, *, tells: bool = False) -> str:
+    """Stage, bar and time left, and what is to be said of the run.
+
+    Args:
+        progress: of any work.
+        tells: whether the page tells when it is done, see ``keys.js``, and offers the ways to do that.
+    """
     total = max(progress.total, 1)
     percent = min(100, round(100 * progress.step / total))
     stage = _STAGES.get(progress.stage) or STAGES.get(progress.stage, progress.stage).capitalize()
@@ -103,7 +108,14 @@ def progress_bar(progress: Progress) -> str:
         count = f"{progress.step} of {total}"
     details = " · ".join(text for text in (count, time_left(progress.seconds_left)) if text)
     note = message(progress.note) if progress.note else ""
-    notify = '<button type="button" class="ma-small" data-notify hidden>Notify me when it is done</button>'
+    notify = (
+        ""
+        if not tells
+        else (
+            '<button type="button" class="ma-small" data-notify hidden>Notify me when it is done</button> '
+            '<button type="button" class="ma-small" data-sound aria-pressed="false">Sound when done</button>'
+        )
+    )
     return (
         '<div class="ma-progress"><div class="ma-progress-text">'
         f"<span>{stage}</span><span>{details}</span></div>"
@@ -122,7 +134,7 @@ def job_status(placed: PlacedJob) -> str:
     """How far a job is, or what has come of it."""
     job = placed.job
     if job.state == "running":
-        return progress_bar(job.progress) if job.progress else message("Starting…")
+        return progress_bar(job.progress, tells=True) if job.progress else message("Starting…")
     if job.state == "waiting":
         others = "1 job" if placed.before == 1 else f"{placed.before} jobs"
         return message(f"Waiting for {others} before this one." if placed.before else "Starting…")

@@ -79,11 +79,11 @@ class MotionPanel:
         with gr.Accordion("Trim and edit the dance", open=False, elem_id="edit-motion"):
             self.strip = gr.HTML("", padding=False, elem_id="strip", js_on_load=_MARKS)
             self.controls |= form.motion_settings(self.service.defaults())
-            with gr.Row(equal_height=True):
+            with gr.Row():
                 self.joined = gr.File(
                     label="Then this video",
                     file_types=["video", *ANIMATED_PICTURES],
-                    height=110,
+                    height=140,
                     elem_id="joined",
                 )
                 self.undo = gr.Button("Undo all edits", size="sm", min_width=120, elem_id="undo-edits")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from datetime import date, timedelta
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from magicanimate.files import read_json_object, write_json
 from magicanimate.webui.gallery.results import StoredResult, read_result
 from magicanimate.webui.gallery.trash import Trash, TrashedResult
 
 log = logging.getLogger(__name__)
+
+_STARS = ".stars.json"
+"""File in the folder of results that names those with a star."""
 
 _DAY = re.compile(r"\d{4}-\d{2}(-\d{2})?")
 _SEARCHED = ("prompt", "model", "scheduler", "seed")
@@ -84,6 +88,29 @@ class Library:
             InputError: it is gone, or cannot be moved.
         """
         return self.trash.put(self.get(id))
+
+    @property
+    def stars(self) -> frozenset[str]:
+        """Names of the results that somebody gave a star."""
+        try:
+            names = read_json_object(self.folder / _STARS).get("names")
+        except (OSError, ValueError):  # none yet, or a file that somebody broke
+            return frozenset()
+        return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
+
+    def star(self, names: Set[str]) -> None:
+        """Give results a star; where all of them have one, take it away.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        try:
+            with self._lock:
+                stars = self.stars
+                stars = stars - names if names <= stars else stars | names
+                write_json(self.folder / _STARS, {"names": sorted(stars)})
+        except OSError as error:
+            raise InputError(f"The star cannot be kept ({error.strerror}); free some room.") from error
 
     def _settings_files(self) -> Iterator[Path]:
         yield from self.folder.glob("*.json")

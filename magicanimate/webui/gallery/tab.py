@@ -25,7 +25,7 @@ from magicanimate.webui.gallery.thumbnails import Thumbnails
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
 
-_MADE, _TRASH = "Results", "Trash"
+_MADE, _STARRED, _TRASH = "Results", "Starred", "Trash"
 _COMPARE, _STOP = "Compare with another", "Stop comparing"
 _CHOOSE = "Choose a result to look at it."
 
@@ -64,7 +64,12 @@ class GalleryTab:
                 elem_id="gallery-search",
             )
             self.which = gr.Radio(
-                [_MADE, _TRASH], value=_MADE, label="Show", scale=2, min_width=190, elem_id="gallery-which"
+                [_MADE, _STARRED, _TRASH],
+                value=_MADE,
+                label="Show",
+                scale=2,
+                min_width=190,
+                elem_id="gallery-which",
             )
         self.grid = gr.HTML("", elem_id="gallery", padding=False, apply_default_css=False, js_on_load=ON_LOAD)
         with gr.Row():
@@ -133,7 +138,7 @@ class GalleryTab:
         self, at: GalleryState, visitor: str, search: str, which: str, request: gr.Request
     ) -> Iterator[Updates]:
         gallery, wanted = self._gallery(visitor, request), self._begin(request)
-        found = gallery.find(at, search, in_trash=which == _TRASH)
+        found = gallery.find(at, search, in_trash=which == _TRASH, starred=which == _STARRED)
         told = self._told(gallery, found) if found.in_trash != at.in_trash else {}
         yield from self._listed(gallery, found, wanted, told)
 
@@ -145,7 +150,13 @@ class GalleryTab:
         if event.page is not None:
             yield from self._listed(gallery, replace(at, page=int(event.page)), wanted)
         else:
-            yield from self._stepped(gallery, at, lambda: gallery.choose(at, event.id), wanted)
+            step, told = {
+                "star": (lambda: gallery.star(at, event.id or ""), ""),
+                "select": (lambda: gallery.select(at, event.id), ""),
+                "none": (lambda: gallery.select_none(at), ""),
+                "delete": (lambda: gallery.delete(at), "Moved to the trash."),
+            }.get(getattr(event, "act", None) or "", (lambda: gallery.choose(at, event.id), ""))
+            yield from self._stepped(gallery, at, step, wanted, told)
 
     def _stepping(self, step: Callable[[Gallery, GalleryState], GalleryState], told: str) -> Callable:
         """A handler that does ``step``; Gradio hands the request to plain functions only."""
@@ -177,7 +188,7 @@ class GalleryTab:
             at = step()
             updates = self._told(gallery, at, told)
         except InputError as error:
-            at = replace(at, chosen="", beside="", comparing=False, undo="")
+            at = replace(at, chosen="", beside="", comparing=False, undo=())
             updates = self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
         yield from self._listed(gallery, at, wanted, updates, done=bool(told))
 
@@ -219,11 +230,22 @@ class GalleryTab:
 
     def _drawn(self, page: GalleryPage) -> str:
         marked = (page.at.chosen, page.at.beside)
+        stars = self.service.library("").stars if page.entries else frozenset()
         cards = [
-            Card(id, result, self.thumbnails.ready(result), chosen=id in marked)
+            Card(
+                id,
+                result,
+                self.thumbnails.ready(result),
+                chosen=id in marked,
+                starred=result.name in stars,
+                selected=id in page.at.selected,
+                in_trash=page.at.in_trash,
+            )
             for id, result in page.entries
         ]
-        return grid(cards, page=page.at.page, pages=page.pages, empty=page.nothing)
+        return grid(
+            cards, page=page.at.page, pages=page.pages, empty=page.nothing, selected=len(page.at.selected)
+        )
 
     def _told(self, gallery: Gallery, at: GalleryState, told: str = "") -> Updates:
         """What is shown of the chosen result, or of the two that are compared, and what can be done with it.
@@ -303,15 +325,20 @@ def open_folder(folder: Path) -> None:
 ON_LOAD = """
 let chosen = null;
 element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-id], button[data-page]");
+  const button = event.target.closest("button[data-id], button[data-page], button[data-act]");
   if (!button) return;
-  chosen = { id: button.dataset.id ?? null, page: button.dataset.page ?? null };
+  const { id, page, act } = button.dataset;
+  // With Ctrl or Shift a card is selected, as in any list of files.
+  const several = id && !act && (event.ctrlKey || event.metaKey || event.shiftKey);
+  chosen = { id: id ?? null, page: page ?? null, act: several ? "select" : (act ?? null) };
   trigger("click", chosen);
 });
 watch("value", () => {
   if (!chosen || document.activeElement !== document.body) return;
   const buttons = [...element.querySelectorAll("button")];
-  buttons.find((button) => chosen.id && button.dataset.id === chosen.id)?.focus({ preventScroll: true });
+  const same = buttons.filter((button) => chosen.id && button.dataset.id === chosen.id);
+  const again = same.find((button) => (button.dataset.act ?? null) === chosen.act) || same[0];
+  again?.focus({ preventScroll: true });
 });
 """
 
@@ -325,25 +352,38 @@ class Card:
         result: what it shows.
         picture: its thumbnail; ``None`` while there is none.
         chosen: whether it is the one shown, or one of the two that are compared.
+        starred, selected: as `GalleryState` has it.
+        in_trash: what lies there can be looked at and put back, nothing else.
     """
 
     id: str
     result: StoredResult
     picture: Path | None
     chosen: bool = False
+    starred: bool = False
+    selected: bool = False
+    in_trash: bool = False
 
 
-def grid(cards: Sequence[Card], *, page: int, pages: int, empty: str) -> str:
+def grid(cards: Sequence[Card], *, page: int, pages: int, empty: str, selected: int = 0) -> str:
     """Cards in a grid, with buttons for the pages before and after.
 
     Args:
         cards: of this page.
         page, pages: which of how many, from 0.
         empty: what is said where there are no cards.
+        selected: how many results are selected, on whatever page.
     """
     if not cards:
-        return f'<div class="ma-message" role="status">{html.escape(empty)}</div>'
-    return f'<div class="ma-grid">{"".join(map(_card, cards))}</div>{_pager(page, pages)}'
+        return f'<div class="ma-empty" role="status"><b>{html.escape(empty)}</b></div>'
+    bar = ""
+    if selected:
+        acts = (("star", "☆ Star"), ("delete", "Move to trash"), ("none", "Select none"))
+        buttons = "".join(
+            f'<button type="button" class="ma-small" data-act="{act}">{text}</button>' for act, text in acts
+        )
+        bar = f'<div class="ma-selection" role="status"><b>{selected} selected</b>{buttons}</div>'
+    return f'{bar}<div class="ma-grid">{"".join(map(_card, cards))}</div>{_pager(page, pages)}'
 
 
 def _card(card: Card) -> str:
@@ -354,10 +394,24 @@ def _card(card: Card) -> str:
         picture = f'<img src="{html.escape(file_url(card.picture))}" alt="" loading="lazy">'
     else:
         picture = '<span class="ma-card-empty"></span>'
+    id = html.escape(card.id)
+    corners = "" if card.in_trash else _corners(card, id, html.escape(what))
     return (
-        f'<button type="button" class="ma-card" data-id="{html.escape(card.id)}" '
+        f'<div class="ma-cell"><button type="button" class="ma-card" data-id="{id}" '
         f'aria-pressed="{str(card.chosen).lower()}" title="{html.escape(result.name)}">{picture}'
-        f"<span>{html.escape(what)}</span><time>{when}</time>{_seed(result)}</button>"
+        f"<span>{html.escape(what)}</span><time>{when}</time>{_seed(result)}</button>{corners}</div>"
+    )
+
+
+def _corners(card: Card, id: str, what: str) -> str:
+    """The buttons upon a card: select it, give it a star."""
+    return "".join(
+        f'<button type="button" class="ma-corner ma-{act}" data-act="{act}" data-id="{id}" '
+        f'aria-pressed="{str(on).lower()}" aria-label="{label}: {what}" title="{label}">{mark}</button>'
+        for act, on, label, mark in (
+            ("select", card.selected, "Select", "✓"),
+            ("star", card.starred, "Star", "★" if card.starred else "☆"),
+        )
     )
 
 

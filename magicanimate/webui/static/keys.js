@@ -8,12 +8,28 @@
 
   // The tab says how far the video is, and that it is done until somebody looks.
   const NAME = "MagicAnimate";
+  const SOUND = "magicanimate-sound";
   let running = false;
+  // Two soft notes, made here: there is no file to fetch.
+  const chime = () => {
+    const audio = new AudioContext();
+    [660, 880].forEach((pitch, i) => {
+      const [note, volume, at] = [audio.createOscillator(), audio.createGain(), audio.currentTime + i * 0.18];
+      note.frequency.value = pitch;
+      volume.gain.setValueAtTime(0.2, at);
+      volume.gain.exponentialRampToValueAtTime(0.001, at + 0.6);
+      note.connect(volume).connect(audio.destination);
+      note.start(at);
+      note.stop(at + 0.6);
+    });
+    document.body.dataset.chimed = Number(document.body.dataset.chimed ?? 0) + 1;
+  };
   const title = () => {
     const bar = document.querySelector("#status [role=progressbar]");
     if (bar) {
       document.title = `${bar.getAttribute("aria-valuenow")} % · ${NAME}`;
     } else if (running && document.querySelector("#status .ma-done")) {
+      if (localStorage.getItem(SOUND)) chime();
       document.title = document.hidden ? `✓ Your video is ready · ${NAME}` : NAME;
       if (document.hidden && globalThis.Notification?.permission === "granted")
         new Notification(NAME, { body: "Your video is ready." });
@@ -27,11 +43,20 @@
   });
   document.addEventListener("click", (event) => {
     if (event.target.closest("[data-notify]")) Notification.requestPermission().then(look);
+    if (event.target.closest("[data-sound]")) {
+      if (localStorage.getItem(SOUND)) localStorage.removeItem(SOUND);
+      else localStorage.setItem(SOUND, "yes");
+      offerSound();
+    }
   });
   const offerNotes = () =>
     document.querySelectorAll("[data-notify]").forEach((button) => {
       button.hidden = globalThis.Notification?.permission !== "default";
     });
+  const offerSound = () =>
+    document
+      .querySelectorAll("[data-sound]")
+      .forEach((button) => button.setAttribute("aria-pressed", String(Boolean(localStorage.getItem(SOUND)))));
 
   // Gradio's video takes nothing that calls itself a picture; animated ones are clips, and the program reads them.
   const pictures = [".gif", ".png", ".apng", ".webp", ".avif", ".jxl"];
@@ -70,10 +95,33 @@
       if (!input.accept.includes(".gif")) input.accept += `,${pictures}`;
     });
 
+  // A picture that is pasted is the photo, in the place of the one that is there.
+  document.addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find((each) => each.type.startsWith("image/"));
+    const photo = document.querySelector("#photo");
+    if (!file || !photo?.offsetParent) return;
+    event.preventDefault();
+    photo.querySelector("button[aria-label='Remove Image']")?.click();
+    let tries = 50;
+    const put = () => {
+      const input = photo.querySelector("input[type=file]");
+      if (!input) {
+        if (tries--) setTimeout(put, 50);
+        return;
+      }
+      const files = new DataTransfer();
+      files.items.add(file);
+      input.files = files.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    };
+    put();
+  });
+
   const look = () => {
     nameAll();
     title();
     offerNotes();
+    offerSound();
     acceptPictures();
   };
   look();
