@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, completed
-from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, ShouldStop
+from magicanimate.config import (
+    AnimationRequest,
+    AnimationResult,
+    Driving,
+    Fusion,
+    OnProgress,
+    ShouldStop,
+)
 from magicanimate.device import Device, empty_cache, is_out_of_memory, pick_device, total_bytes
 from magicanimate.errors import InputError
 from magicanimate.importing import LOADING, without_collection
@@ -51,6 +58,8 @@ class ModelDefaults:
         width, height: pixels it was trained at.
         num_inference_steps, guidance_scale: what suits it.
         takes_keypoints: whether drawn keypoints drive it, too.
+        fusion: the blocks that read the photo; ``None`` if the checkpoint does not say so.
+        driving: the signals that it was trained with.
     """
 
     kind: str
@@ -59,6 +68,8 @@ class ModelDefaults:
     num_inference_steps: int
     guidance_scale: float
     takes_keypoints: bool = False
+    fusion: Fusion | None = None
+    driving: Driving = "densepose"
 
     def size_warning(self, width: int | None, height: int | None) -> str | None:
         """A sentence on a size of the result for which the checkpoint was not made; ``None`` for others."""
@@ -74,8 +85,14 @@ class ModelDefaults:
         """``request`` with the preset's and the checkpoint's values where it has none.
 
         Raises:
-            InputError: it wants far more pixels than the checkpoint can do.
+            InputError: it wants far more pixels than the checkpoint can do, or a fusion that it was not
+                trained with.
         """
+        if request.fusion and self.fusion and request.fusion != self.fusion:
+            raise InputError(
+                f"This checkpoint was trained with the fusion {self.fusion!r}, not {request.fusion!r}; leave "
+                "the fusion out."
+            )
         check_area(request.width or self.width, request.height or self.height, own=(self.width, self.height))
         guidance_scale = self.guidance_scale if request.guidance_scale is None else request.guidance_scale
         return replace(
@@ -83,6 +100,7 @@ class ModelDefaults:
             width=request.width or self.width,
             height=request.height or self.height,
             guidance_scale=guidance_scale,
+            fusion=request.fusion or self.fusion or "midup",
         )
 
 
@@ -127,6 +145,7 @@ class Animator:
         self._preview: LatentPreview | None = None
         self._person_detector: PersonDetector | None = None
         self._decode_pace: float | None = None
+        self._digest: str | None = None
         self._told = {""}  # why results have no credentials: once each
         self._lock = threading.RLock()  # the networks hold state of the clip they run
         self.device: Device | None = None
@@ -147,13 +166,16 @@ class Animator:
         from magicanimate.checkpoints.disk import read_model_index
 
         index = read_model_index(self.folder)
+        takes_both = any(index.get("controlnet_keypoints") or ())
         return ModelDefaults(
             kind=index["kind"],
             width=index["default_width"],
             height=index["default_height"],
             num_inference_steps=index["default_steps"],
             guidance_scale=index["default_guidance_scale"],
-            takes_keypoints=any(index.get("controlnet_keypoints") or ()),
+            takes_keypoints=takes_both,
+            fusion=index.get("fusion"),
+            driving=index.get("driving") or ("both" if takes_both else "densepose"),
         )
 
     def load(self) -> None:
@@ -237,7 +259,16 @@ class Animator:
                 log.warning("memory of %s does not suffice to time one window", networks.device.name)
                 return
             blank = AnimationRequest(Path(), Path(), Path(), num_inference_steps=1, guidance_scale=1.0)
+            blank = replace(blank, fusion=own.fusion or "midup")
             self.benchmark = {**blank.settings(), **self.ran_on(), **found}
+
+    def checkpoint(self) -> dict[str, str]:
+        """Which checkpoint makes the results, JSON-ready: its folder, and a digest of its files."""
+        from magicanimate.checkpoints.disk import folder_digest
+
+        if self._digest is None:
+            self._digest = folder_digest(self.folder)
+        return {"checkpoint": str(self.folder), "checkpoint_digest": self._digest}
 
     def ran_on(self) -> dict[str, str]:
         """What settings of results say of checkpoint and device.
@@ -284,7 +315,7 @@ class Animator:
             self.check_size(request)
             networks = self._ready()
             request = self.defaults.completed(request)
-            self._check_keypoints(request, networks.pipe)
+            self._check_signals(request, networks.pipe)
             meter.begin("read", 1)
             from magicanimate.media.prepare import prepare_media
 
@@ -293,6 +324,7 @@ class Animator:
                 request,
                 width=width,
                 height=height,
+                drawn_keypoints=self.defaults.driving == "keypoints",
                 find_people=self._find_people,
                 on_progress=meter.update,
                 should_stop=should_stop,
@@ -338,8 +370,13 @@ class Animator:
                 "smaller size or shorter windows."
             )
 
-    def _check_keypoints(self, request: AnimationRequest, pipe: MagicAnimatePipeline) -> None:
+    def _check_signals(self, request: AnimationRequest, pipe: MagicAnimatePipeline) -> None:
         """Refuse a request without the control signals that this checkpoint needs, or with others."""
+        if self.defaults.driving == "keypoints" and request.keypoints is not None:
+            raise InputError(
+                f"The checkpoint {self.folder} is driven by keypoints alone; give {request.keypoints} as the "
+                "motion clip, in place of the DensePose map."
+            )
         wanted = pipe.controlnet_keypoints is not None
         if wanted and request.keypoints is None:
             raise InputError(
@@ -444,6 +481,7 @@ class Animator:
             "program": f"MagicAnimate {__version__}",
             "ai_generated": True,
             **self.ran_on(),
+            **self.checkpoint(),
             "num_frames": media.num_frames,
             "output_fps": media.fps,
             **request.settings(),

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
+Driving = Literal["densepose", "keypoints", "both"]
 WindowMode = Literal["open", "ring"]
 Preset = Literal["exact", "balanced", "fast", "draft"]
 
@@ -22,6 +23,7 @@ _LONGEST_STRIDE = 1_000_000
 
 FITS: tuple[Fit, ...] = ("auto", "crop", "pad", "stretch")
 FUSIONS: tuple[Fusion, ...] = ("midup", "full")
+DRIVINGS: tuple[Driving, ...] = ("densepose", "keypoints", "both")
 WINDOW_MODES: tuple[WindowMode, ...] = ("open", "ring")
 PRESETS: tuple[Preset, ...] = (
     "exact",
@@ -131,7 +133,8 @@ class AnimationRequest:
         fps: resample the clip to this rate before ``stride``; the result plays at ``fps / stride``, so that
             it keeps the clip's speed. For a folder of frames it is their rate (25 when ``None``).
         prompt, negative_prompt: optional text; needs a checkpoint with a text encoder.
-        fusion: UNet blocks that read the reference (paper, supplement section 1).
+        fusion: UNet blocks that read the reference (paper, supplement section 1); one that is not what the
+            checkpoint was trained with is refused.
         windows: "open" slides the last window back, "ring" joins end and start as published.
         window_size, window_overlap, window_stride: of the temporal windows, in frames.
         window_offset: shift the windows from step to step so that seams do not add up ("open").
@@ -178,7 +181,9 @@ class AnimationRequest:
     fps: float | None = _setting(None, "media", "frame rate to bring the clip to")
     prompt: str = _setting("", "sampling", "text; needs a checkpoint with a text encoder")
     negative_prompt: str = _setting("", "sampling", "text to stay away from")
-    fusion: Fusion = _setting("midup", "sampling", "blocks that look at the photo", choices=FUSIONS)
+    fusion: Fusion | None = _setting(
+        None, "sampling", "blocks that look at the photo (default: the checkpoint's)", choices=FUSIONS
+    )
     windows: WindowMode = _setting(
         "open", "sampling", "how a long clip is cut: open, or ring as published", choices=WINDOW_MODES
     )

@@ -82,9 +82,11 @@ class MagicAnimatePipeline(DiffusionPipeline):
         default_steps, default_guidance_scale: what suits the checkpoint.
         noise_period: frames after which the initial noise repeats; 1 gives every frame the same noise.
         photo_map: whether the appearance encoder takes the photo's part map beside its latents.
+        fusion: the blocks that read the reference, as the checkpoint was trained.
+        driving: the signals it was trained with; told from the ControlNets when ``None``.
 
     Raises:
-        ValueError: ``photo_map`` is not what the encoder takes.
+        ValueError: ``photo_map`` or ``driving`` is not what the networks take.
     """
 
     model_cpu_offload_seq = "text_encoder->appearance_encoder->controlnet->controlnet_keypoints->unet->vae"
@@ -108,8 +110,13 @@ class MagicAnimatePipeline(DiffusionPipeline):
         default_guidance_scale: float = 7.5,
         noise_period: int = NOISE_PERIOD,
         photo_map: bool = False,
+        fusion: str = "midup",  # diffusers compares values with annotations, and knows no Literal
+        driving: str | None = None,
     ) -> None:
         super().__init__()
+        driving = driving or ("densepose" if controlnet_keypoints is None else "both")
+        if (driving == "both") != (controlnet_keypoints is not None):
+            raise ValueError(f"driving is {driving!r}; controlnet_keypoints belongs to 'both' only")
         if photo_map != appearance_encoder.takes_photo_map:
             raise ValueError(
                 f"photo_map is {photo_map} and the appearance encoder takes "
@@ -134,6 +141,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             default_guidance_scale=default_guidance_scale,
             noise_period=noise_period,
             photo_map=photo_map,
+            fusion=fusion,
+            driving=driving,
         )
         self._segmenter: PartSegmenter | None = None
         self.vae_scale_factor = spatial_factor(vae)
@@ -152,7 +161,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         latents: torch.Tensor | None = None,
         prompt: str | torch.Tensor = "",
         negative_prompt: str | torch.Tensor = "",
-        fusion: Fusion = "midup",
+        fusion: Fusion | None = None,
         windows: WindowPlan | None = None,
         controlnet_conditioning_scale: float = 1.0,
         reference_strength: float = 1.0,
@@ -181,7 +190,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             latents: initial latents ``1 C F h w`` instead of noise from ``seed``.
             prompt, negative_prompt: text, or its embedding ``1 L D``; the empty prompt and embeddings need no
                 text encoder.
-            fusion: "midup" or "full".
+            fusion: "midup" or "full"; what the checkpoint was trained with when ``None``.
             windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
             reference_strength: of the photo in the attention, 0 or more; 1 as published.
@@ -202,6 +211,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         """
         steps = num_inference_steps or self.config.default_steps
         guidance = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
+        fusion = fusion or self.config.fusion
         plan = windows or WindowPlan()
         self.check_inputs(
             image, control, keypoints=keypoints, steps=steps, fusion=fusion, output_type=output_type

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from magicanimate.animator import Animator
+from magicanimate.checkpoints.disk import folder_digest
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.writer import VideoWriter, read_metadata
@@ -63,7 +64,8 @@ def test_the_whole_way(animator, request_):
 
     settings = json.loads(result.settings_file.read_text())
     assert settings["num_inference_steps"] == 2
-    assert settings["model"] == "mini"
+    assert settings["model"] == "mini" and settings["checkpoint"] == str(animator.folder)
+    assert settings["checkpoint_digest"] == folder_digest(animator.folder)
     assert settings["ai_generated"] is True
     embedded = read_metadata(result.output)
     assert embedded["seed"] == 1

@@ -138,6 +138,8 @@ def test_animate_writes_video_strip_and_settings(tiny_model, photo, motion, tmp_
     assert main([str(word) for word in words]) == 0
     assert "warning" not in capsys.readouterr().err
     assert [frame(out, i) for i in range(5)] == [frame(again, i) for i in range(5)]
+    requests(*words[1:-2])  # with the bundled checkpoint
+    assert f"is of a result of the checkpoint {tiny_model}, and this one is made" in capsys.readouterr().err
 
 
 def frame(path: Path, index: int) -> bytes:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from densepose_tools.keypoints import draw_keypoints
 from densepose_tools.segmenter import PartSegmenter
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
@@ -18,7 +19,8 @@ from magicanimate.errors import InputError
 from magicanimate.models.appearance_encoder import with_photo_map
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests.inputs import write_motion, write_photo
-from tests.training_files import write_points, write_video
+from tests.media_files import write_clip
+from tests.training_files import standing_points, write_points, write_video
 from tests.training_runs import losses, rows, train, weights
 from training.batches import Numbered
 from training.build import Start
@@ -312,10 +314,42 @@ def test_keypoints_alone_leave_a_pipeline(tmp_path):
     plain = {"still_share": 0.0, "target_still_share": 0.0, "driving": "keypoints", "holdout": 1}
     for stage in ("vae", "base"):
         run = train(stage, data, tmp_path, **plain)
-    assert (run / "pipeline" / "controlnet").is_dir()
+    _animates_with_keypoints_only(run / "pipeline", tmp_path)
     loss = replace(preset("tiny", "base")[0].loss, attention_weight=0.1)
     with pytest.raises(InputError, match="attention_weight goes by part maps"):
         build("base", data, tmp_path, loss=loss, **plain)
+
+
+def _animates_with_keypoints_only(pipeline: Path, folder: Path) -> None:
+    """The pipeline says what drives it: drawn keypoints are taken, a DensePose map is refused."""
+    points = standing_points(5, width=64, height=64).points
+    drawn = folder / "points.mp4"
+    write_clip(drawn, [draw_keypoints(p, width=64, height=64) for p in points])
+    part = write_motion(folder / "parts.mp4", 5)
+    few = {"num_inference_steps": 1, "width": 32, "height": 32}
+    request = AnimationRequest(write_photo(folder / "me.png"), drawn, folder / "out.mp4", **few)
+    animator = Animator(pipeline, device="cpu")
+    assert animator.defaults.driving == "keypoints"
+    assert animator.animate(request).num_frames == 5
+    with pytest.raises(InputError, match=r"driven by keypoints, and the motion clip .* is a DensePose map"):
+        animator.animate(replace(request, motion=part))
+    with pytest.raises(InputError, match="driven by keypoints alone; give .* as the motion clip"):
+        animator.animate(replace(request, motion=part, keypoints=drawn))
+
+
+def test_a_pipeline_tells_its_fusion_and_goes_by_it(begun, data_folder, tmp_path):
+    (tmp_path / "vae").symlink_to(begun / "vae")
+    pipeline = train("base", data_folder, tmp_path, fusion="full") / "pipeline"
+    pipe = MagicAnimatePipeline.from_pretrained(pipeline)
+    assert pipe.config.fusion == "full" and pipe.config.driving == "densepose"
+    photo, control = np.full((32, 32, 3), 90, np.uint8), np.zeros((2, 32, 32, 3), np.uint8)
+    own, full, midup = (pipe(photo, control, fusion=each).frames for each in (None, "full", "midup"))
+    assert np.array_equal(own, full) and not np.array_equal(own, midup)
+    defaults = Animator(pipeline).defaults
+    request = AnimationRequest(Path("a.png"), Path("b.mp4"), Path("c.mp4"))
+    assert defaults.completed(request).fusion == "full"
+    with pytest.raises(InputError, match="trained with the fusion 'full', not 'midup'"):
+        defaults.completed(replace(request, fusion="midup"))
 
 
 def test_encoder_that_takes_the_photos_part_map(data_folder, tmp_path):

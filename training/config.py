@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from magicanimate.config import Fusion
+from magicanimate.config import Driving, Fusion
 from magicanimate.errors import InputError
 from magicanimate.files import shortened
 
 Stage = Literal["vae", "base", "controlnet", "stage1", "stage2", "distill", "sharpen", "segmenter"]
-Driving = Literal["densepose", "keypoints", "both"]
 Prediction = Literal["epsilon", "v_prediction"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
+Framing = Literal["person", "centre"]
 
 SIGNALS: dict[Driving, tuple[str, ...]] = {
     "densepose": ("densepose",),
@@ -84,6 +84,10 @@ class StageConfig:
     targets: int = setting(1, "base, stage1: targets that share a reference, which is encoded once")
     size: int = setting(128, "side of the square training pictures, pixels")
     crop: int = setting(0, "vae, distill, sharpen: side of the random crop that is judged, pixels; 0: all")
+    framing: Framing = setting(
+        "person",
+        "square that is cut out of wide or tall pictures: around the person, or the centre (the paper)",
+    )
     num_frames: int = setting(16, "frames of a clip (K of the paper)")
     interval: int = setting(1, "the clip takes every n-th frame of the video (s of the paper)")
     tau_0: float = setting(0.2, "base, stage1: chance that a sample is an image, reference = target")

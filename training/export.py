@@ -45,7 +45,7 @@ def export_pipeline(
     Temporal layers that were not trained are left as they began, new ones changing nothing.
 
     Args:
-        config: of any stage of the runs: its prediction and driving signal are the pipeline's.
+        config: of any stage of the runs: its prediction, fusion and driving signal are the pipeline's.
         network: sizes of the networks, ``None`` with Stable Diffusion's files.
         runs: folder of the runs.
         out: folder to write; an earlier pipeline there is replaced, but for a ``README.md`` in it.
@@ -75,6 +75,8 @@ def export_pipeline(
         scheduler=scheduler_of(config),
         empty_prompt=parts.empty_prompt(),
         photo_map=networks["appearance_encoder"].takes_photo_map,
+        fusion=config.fusion,
+        driving=config.driving,
         **pipeline_settings(config, parts, runs),
     )
     with staged_folder(out) as folder:

@@ -209,7 +209,7 @@ class PipelineParts:
     def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
         kept = ("kind", "default_steps", "default_guidance_scale", "noise_period")
         sides = {"default_width": config.size, "default_height": config.size}
-        return sides | {name: self._index[name] for name in kept}
+        return sides | {name: self._index[name] for name in kept if name in self._index}
 
 
 def _in_words(learned: tuple[str, bool]) -> str:

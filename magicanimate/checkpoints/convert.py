@@ -269,6 +269,8 @@ def _index(plan: _Plan) -> dict[str, Any]:
         "default_height": pixels,
         "default_steps": STEPS,
         "default_guidance_scale": GUIDANCE_SCALE,
+        "fusion": "midup",
+        "driving": "densepose",
     }
 
 

@@ -46,6 +46,8 @@ _RECORDED = (
     "program",
     "ai_generated",
     "model",
+    "checkpoint",
+    "checkpoint_digest",
     "device",
     "dtype",
     "num_frames",
@@ -68,6 +70,7 @@ class Batch:
         ignored: keys that mean nothing here.
         model_keys: keys that name a model's files, which ``--model`` does here.
         missing: files that are not there, with the places where they were looked for.
+        checkpoint: folder and digest of the checkpoint that made the result of which the file is, if it is.
         name: of the folder of results, if the file gives one.
     """
 
@@ -76,6 +79,7 @@ class Batch:
     model_keys: tuple[str, ...]
     missing: tuple[str, ...]
     name: str | None
+    checkpoint: tuple[str, str] | None = None
 
 
 def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
@@ -126,6 +130,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
         tuple(key for key in _MODEL if raw.get(key)),
         tuple(_missing(path, jobs)),
         _folder_name(path, raw.get("savename")),
+        (str(raw["checkpoint"]), str(raw["checkpoint_digest"])) if "checkpoint_digest" in raw else None,
     )
 
 

@@ -319,6 +319,11 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
         )
     for missing in batch.missing:
         say(f"warning: {config} names files that are not there: {missing}")
+    if batch.checkpoint and not _is_model(args, batch.checkpoint[1]):
+        say(
+            f"warning: {config} is of a result of the checkpoint {batch.checkpoint[0]}, and this one is made "
+            f"with {args.model}; choose the same with --model"
+        )
     jobs = list(batch.jobs)
     if len(jobs) == 1 and (output is None or output.suffix) and (output or jobs[0].get("output")):
         return [AnimationRequest(**{**jobs[0], "output": output or jobs[0]["output"]})]
@@ -329,6 +334,17 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
         AnimationRequest(**{**job, "output": path})
         for job, path in zip(jobs, _names(jobs, folder), strict=True)
     ]
+
+
+def _is_model(args: argparse.Namespace, digest: str) -> bool:
+    """Whether the checkpoint of the command line is on this machine and has this digest."""
+    from magicanimate.checkpoints.disk import folder_digest
+    from magicanimate.checkpoints.locate import resolve_model
+
+    try:
+        return folder_digest(resolve_model(args.model, offline=True)) == digest
+    except InputError:
+        return False
 
 
 def _listed(names: Sequence[str], most: int = 10) -> str:

@@ -377,6 +377,15 @@ def frame_box(frame: np.ndarray) -> Box | None:
     return box[0] * step, box[1] * step, min(width, box[2] * step), min(height, box[3] * step)
 
 
+DARK = 48
+"""Brightest channel of what is background in a drawing on black that a codec has been over, 0..255."""
+
+
+def drawing_box(drawing: np.ndarray) -> Box | None:
+    """The box around what is drawn on black, uint8 (h, w, 3); ``None`` if nothing is."""
+    return mask_box(drawing.max(axis=-1) > DARK)
+
+
 def mask_box(mask: np.ndarray) -> Box | None:
     """The box around what is true in a mask, bool (h, w), but for specks; ``None`` if nothing is."""
     columns = np.flatnonzero(mask.sum(axis=0) >= max(2, _SPECKS * mask.shape[0]))

@@ -31,7 +31,7 @@ PNG_SOFTWARE = "MagicAnimate"
 FRAME_NAME = re.compile(r"\d{6,}\.png")
 """Names of the png frames written here."""
 
-PATHS = ("photo", "motion", "keypoints", "output", "weights")
+PATHS = ("photo", "motion", "keypoints", "output", "weights", "checkpoint")
 """Settings that name files."""
 
 PROGRAM = f"MagicAnimate {__version__}"

@@ -19,10 +19,12 @@ import numpy as np
 
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.media.densepose_check import check_densepose, refuse_other_motion
+from magicanimate.media.densepose_check import MotionReport, check_densepose, refuse_other_motion
 from magicanimate.media.fit import (
+    DARK,
     Box,
     MotionFit,
+    drawing_box,
     fit_photo,
     frame_box,
     holds,
@@ -81,6 +83,7 @@ def prepare_media(
     *,
     width: int,
     height: int,
+    drawn_keypoints: bool = False,
     find_people: Callable[[np.ndarray], Box | None] | None = None,
     on_progress: OnFrames | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -92,6 +95,7 @@ def prepare_media(
     Args:
         request: photo, motion, fit, stretch, limits.
         width, height: of the result, pixels.
+        drawn_keypoints: the motion clip has to be a drawing of keypoints, not a part map.
         find_people: tells where the people in a photo, uint8 (H, W, 3), are; it is asked if the photo has to
             be cropped.
         on_progress: called with frames read and frames to read, over all passes.
@@ -112,13 +116,20 @@ def prepare_media(
     reader = _Reader(clip, total * (2 if two_passes else 1), on_progress, should_stop)
     report = check_densepose(reader.frames(counted=False))
     if request.check_motion:
-        refuse_other_motion(clip.path, report)
-    if report.is_densepose:
+        if drawn_keypoints:
+            _refuse_other_than_keypoints(clip, report)
+        else:
+            refuse_other_motion(clip.path, report)
+    is_map = report.is_densepose and not drawn_keypoints
+    if is_map:
         reader.colours = report.colours
-    people = [frame_box(frame) for frame in reader.frames()] if two_passes else []
-    if not report.is_densepose:
+    box = drawing_box if drawn_keypoints else frame_box
+    people = [box(frame) for frame in reader.frames()] if two_passes else []
+    if not is_map and not drawn_keypoints:
         people = []  # what is not background are not the people
-    fit = plan_motion_fit(clip_size, people, **size, fit=request.fit, keep_labels=report.is_densepose)
+    fit = plan_motion_fit(clip_size, people, **size, fit=request.fit, keep_labels=is_map)
+    if drawn_keypoints:
+        fit = replace(fit, background=(0, 0, 0))
     if fit.loses_people:
         notes += (
             f"The window of {width}x{height} cannot hold the people in {clip.path} all the time; pad the "
@@ -192,6 +203,27 @@ def _drawn_alike(request: AnimationRequest, clip: MotionClip) -> MotionClip:
             "one video."
         )
     return drawn
+
+
+def _refuse_other_than_keypoints(clip: MotionClip, report: MotionReport) -> None:
+    """Refuse a clip that is no drawing of keypoints on black.
+
+    Raises:
+        InputError: it is a part map, or most of it is not black.
+    """
+    advice = "draw the keypoints with `python -m densepose_tools CLIP -o OUT --keypoints`"
+    if report.colours is not None:
+        raise InputError(
+            f"This checkpoint is driven by keypoints, and the motion clip {clip.path} is a DensePose map; "
+            f"{advice}."
+        )
+    with closing(clip.frames()) as frames:
+        first = next(frames, None)
+    if first is not None and (first.max(axis=-1) <= DARK).mean() < 0.5:
+        raise InputError(
+            f"This checkpoint is driven by keypoints drawn on black, and the motion clip {clip.path} is an "
+            f"ordinary picture; {advice}."
+        )
 
 
 def _keypoints(

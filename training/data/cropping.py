@@ -10,7 +10,7 @@ import numpy as np
 
 from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import check_densepose
-from magicanimate.media.fit import Box, MotionFit, person_box, plan_motion_fit
+from magicanimate.media.fit import MotionFit, drawing_box, person_box, plan_motion_fit
 
 Shares = tuple[float, float, float, float]
 """A box as shares of width and height: left, top, right, bottom in 0..1."""
@@ -71,7 +71,7 @@ def person_of(signal: str, drawn: Sequence[np.ndarray], path: Path | str) -> Sha
     if not drawn:
         return None
     if signal == "keypoints":
-        box = _drawing_box(np.maximum.reduce(drawn))
+        box = drawing_box(np.maximum.reduce(drawn))
     else:
         report = check_densepose(drawn, every=1)
         if not report.is_densepose:
@@ -84,15 +84,6 @@ def person_of(signal: str, drawn: Sequence[np.ndarray], path: Path | str) -> Sha
         box = person_box(drawn)
     height, width = drawn[0].shape[:2]
     return None if box is None else (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
-
-
-def _drawing_box(drawing: np.ndarray) -> Box | None:
-    """The box around what is drawn on black; compression leaves the black not quite black."""
-    drawn = drawing.max(axis=-1) > 48
-    columns, rows = np.flatnonzero(drawn.any(axis=0)), np.flatnonzero(drawn.any(axis=1))
-    if len(columns) == 0:
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:

@@ -150,7 +150,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         "boomerang": Setting(False),
         "reference_strength": Setting(own.reference_strength, 0, known["reference_strength"].high),
         "controlnet_conditioning_scale": Setting(own.controlnet_conditioning_scale, 0, 2),
-        "fusion": Setting(own.fusion, choices=known["fusion"].choices),
+        "fusion": Setting(defaults.fusion or "midup", choices=known["fusion"].choices),
         "windows": Setting(own.windows, choices=known["windows"].choices),
         "window_size": Setting(own.window_size, 1, 24),
         "window_overlap": Setting(own.window_overlap, 0, 23),
