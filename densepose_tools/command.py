@@ -37,6 +37,8 @@ examples:
   python -m densepose_tools dance.mp4 -o dance_map.mp4 --max-people 1 --codec h264
   python -m densepose_tools dance.mp4 -o dance_map.mp4 --min-score {PUBLISHED_MIN_SCORE}   # as published
   python -m densepose_tools dance_map.npz -o again.mp4    # draw what was found once more
+  python -m densepose_tools photos -o photos --pictures   # the map of every picture in a folder
+  python -m densepose_tools dance.mp4 -o points.mp4 --keypoints   # for checkpoints that keypoints drive
 
 A run that was stopped goes on where it was when the same is run again.
 """
@@ -75,8 +77,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--version", action="version", version=f"MagicAnimate {__version__}")
-    add("clip", type=Path, help="video, folder of frames, or .npz archive of an earlier run")
+    add("clip", type=Path, help="video, folder of frames or pictures, or .npz archive of an earlier run")
     add("-o", "--output", type=Path, required=True, help=".mp4, or no suffix for a folder of png frames")
+    add(
+        "--pictures",
+        action="store_true",
+        help="CLIP is a folder of single pictures, of any sizes: writes NAME.densepose.png into the folder "
+        "OUT, which may be CLIP; --people largest or all",
+    )
+    add(
+        "--keypoints",
+        action="store_true",
+        help="find DWPose's keypoints (package rtmlib): OUT is .npz for points, .mp4 for their drawing",
+    )
+    add("--pose-models", type=Path, metavar="FOLDER", help="DWPose's two ONNX files (default: fetched)")
     add("--engine", choices=ENGINES, default="auto", help="what finds the parts (default: auto)")
     add("--weights", type=Path, metavar="FILE", help="the released model_final_162be9.pkl, if you have it")
     add("--device", help="cuda, cuda:1, mps or cpu (default: the best)")
@@ -158,6 +172,11 @@ def _run(args: argparse.Namespace) -> None:
     from magicanimate.media.motion import open_motion
     from magicanimate.terminal import ProgressBar, stop_on_interrupt
 
+    if args.pictures or args.keypoints:
+        if args.pictures and args.keypoints:
+            raise InputError("Choose one of --pictures and --keypoints.")
+        _run_keypoints(args) if args.keypoints else _run_pictures(args)
+        return
     again = args.clip.suffix == ".npz"
     archive = None if again or args.recolour or args.no_archive else args.output.with_suffix(".npz")
     output = Output(args.output, archive, codec=args.codec, sound=args.sound, overwrite=args.overwrite)
@@ -183,6 +202,67 @@ def _run(args: argparse.Namespace) -> None:
                     clip, load(), output, settings=settings, postprocessing=postprocessing, **common
                 )
     _report(made, quiet=args.quiet)
+
+
+def _run_pictures(args: argparse.Namespace) -> None:
+    from densepose_tools.pictures import extract_pictures
+    from magicanimate.terminal import ProgressBar, stop_on_interrupt
+
+    if args.people not in ("largest", "all"):
+        raise InputError("With --pictures, --people is largest or all.")
+    engine = EngineChoice(args.engine, args.weights, args.device, args.offline)
+    selection = Selection(args.min_score, args.max_people, args.margin)
+    with ProgressBar(quiet=args.quiet) as bar, stop_on_interrupt() as should_stop:
+        extractor = engine.load(selection, on_progress=bar, should_stop=should_stop)
+        made = extract_pictures(
+            args.clip,
+            args.output,
+            extractor,
+            settings=engine.settings(extractor, selection, start=0.0, end=None),
+            people=args.people,
+            on_progress=bar,
+            should_stop=should_stop,
+        )
+    print(args.output)
+    if args.quiet:
+        return
+    say(f"{made.made} maps by {extractor.name}; {len(made.nobody)} pictures show nobody")
+    for sentence in made.unreadable:
+        say(f"left out: {sentence}")
+
+
+def _run_keypoints(args: argparse.Namespace) -> None:
+    from densepose_tools.dwpose import DWPose, write_drawing
+    from densepose_tools.keypoints import write_keypoints
+    from magicanimate.media.motion import open_motion
+    from magicanimate.media.outputs import check_file_output, check_output
+
+    is_points = args.output.suffix == ".npz"
+    if not is_points and args.output.suffix != ".mp4":
+        raise InputError(f"{args.output} must end in .npz (points) or .mp4 (their drawing).")
+    how = {"inputs": [args.clip], "overwrite": args.overwrite}
+    if is_points:
+        check_file_output(args.output, is_keypoints, **how)
+    else:
+        check_output(args.output, **how)
+    clip = open_motion(args.clip, start=args.start, end=args.end, fps=args.fps)
+    found = DWPose.load(args.pose_models, device=args.device, offline=args.offline).points(clip.frames())
+    if is_points:
+        write_keypoints(args.output, found)
+    else:
+        write_drawing(args.output, found, fps=clip.rate)
+    print(args.output)
+
+
+def is_keypoints(path: Path) -> bool:
+    """Whether a file holds keypoints as points."""
+    from densepose_tools.keypoints import read_keypoints
+
+    try:
+        read_keypoints(path)
+    except InputError:
+        return False
+    return True
 
 
 def _postprocessing(args: argparse.Namespace, load: Callable[[], Extractor]) -> Postprocessing:

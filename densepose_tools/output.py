@@ -34,6 +34,7 @@ class Output:
         playable: ``.mp4`` for a copy in near colours that browsers play, or ``None``.
         playable_plain: the same of the maps without what was done to them, written only if something was.
         overwrite: replace files that this program did not make.
+        key_every: frames between key frames, see `VideoWriter`.
     """
 
     video: Path
@@ -43,6 +44,7 @@ class Output:
     playable: Path | None = None
     playable_plain: Path | None = None
     overwrite: bool = False
+    key_every: int | None = None
 
     def check(self, *inputs: Path | None) -> None:
         """Refuse what cannot or must not be written, before any work.
@@ -99,7 +101,8 @@ def write_maps(
     with ExitStack() as stack:
         add = stack.enter_context
         lossless = output.codec == "lossless"
-        video = add(VideoWriter(output.video, **size, metadata=info.settings, lossless=lossless, **sound))
+        kept = {"metadata": info.settings, "lossless": lossless, "key_every": output.key_every}
+        video = add(VideoWriter(output.video, **size, **kept, **sound))
         copies = [video]
         if output.playable is not None:
             copies.append(add(VideoWriter(output.playable, **size, **sound)))

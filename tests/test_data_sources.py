@@ -225,7 +225,7 @@ def test_subsets_and_frames_as_images(videos):
     train, held_out = hold_out(found, 1)
     assert (len(train), len(held_out)) == (1, 1)
     assert held_out.num_frames(0) == 23 and held_out.name(0).endswith("clip10.mp4")
-    with pytest.raises(ValueError, match="held out"):
+    with pytest.raises(ValueError, match="nothing to learn from"):
         hold_out(found, 2)
     images = VideoFrames(VideoSubset(found, [1, 0]))
     assert len(images) == 68
@@ -313,3 +313,58 @@ def test_what_the_extraction_found_is_no_keypoints(tmp_path):
         assert (first.name, second.name) == ("a", "b")
         assert set(first.signals) == {"densepose"} and first.signals["densepose"].suffix == ".mp4"
         assert second.signals["keypoints"].suffix == ".npz"
+
+
+def test_mirrored_copies_are_not_learned_from_if_the_video_is_held_out(tmp_path):
+    for name in ("a", "b", "b_mirrored", "c", "c_mirrored", "only_mirrored"):
+        write_video(tmp_path, name, 5)
+    videos = VideoFolder(tmp_path, size=32)
+
+    def names(subset):
+        return [Path(subset.name(i)).stem for i in range(len(subset))]
+
+    learned, held_out = (names(subset) for subset in hold_out(videos, 2))
+    assert held_out == ["c", "only_mirrored"], "a copy is none without its video"
+    assert learned == ["a", "b", "b_mirrored"]
+    learned, held_out = (names(subset) for subset in hold_out(videos, 0))
+    assert len(learned) == 6 and held_out == []
+    with pytest.raises(ValueError, match="--holdout 4 of 4 videos"):
+        hold_out(videos, 4)
+
+
+def test_what_was_found_is_kept_when_looking_is_interrupted(tmp_path, monkeypatch):
+    from training.data import videos
+
+    for name in "abcd":
+        write_video(tmp_path, name, 5)
+    look_at, seen = videos.look_at, []
+
+    def interrupted(entry):
+        seen.append(entry.name)
+        if entry.name == "c":
+            raise KeyboardInterrupt
+        return look_at(entry)
+
+    monkeypatch.setattr(videos, "_AT_ONCE", 1)
+    monkeypatch.setattr(videos, "look_at", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        VideoFolder(tmp_path, size=32)
+    assert json.loads((tmp_path / INDEX_NAME).read_text())["videos"].keys() == {"a", "b"}
+    monkeypatch.setattr(videos, "look_at", lambda entry: seen.append(entry.name) or look_at(entry))
+    seen.clear()
+    assert len(VideoFolder(tmp_path, size=32)) == 4 and seen == ["c", "d"]
+
+
+def test_centre_or_person(tmp_path):
+    """A figure at the right edge of a wide picture: the paper cuts out the centre, which misses it."""
+    from tests.media_files import write_clip
+
+    labels = np.zeros((64, 192), np.uint8)
+    labels[:, 128:] = shifted_labels(0, width=64, height=64)
+    write_clip(tmp_path / "a.densepose.mp4", [colourise(labels)] * 3)
+    write_clip(tmp_path / "a.mp4", [np.full((64, 192, 3), 30, np.uint8)] * 3)
+    seen = {}
+    for framing in ("person", "centre"):
+        drawn = VideoFolder(tmp_path, size=64, framing=framing).read(0, [1]).control["densepose"][0]
+        seen[framing] = (nearest_labels(drawn)[0] > 0).sum()
+    assert seen["person"] > 500 and seen["centre"] == 0

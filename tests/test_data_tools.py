@@ -15,7 +15,7 @@ from magicanimate.config import MediaLimits
 from magicanimate.media.video_file import decode
 from magicanimate.palette import FLIP_PERMUTATION, colourise, nearest_labels
 from tests.dancer_files import write_boxes
-from tests.media_files import part_labels, write_clip
+from tests.media_files import part_labels, write_clip, write_output
 from tests.training_files import number_in, shifted_labels, write_picture, write_points, write_video
 from training.data.__main__ import main
 from training.data.images import ImageFolder
@@ -179,3 +179,16 @@ def test_help_loads_nothing_heavy():
     code = "import sys, training.data.__main__ as m; m.parser(); print({'torch', 'av'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_check_keeps_what_it_found_and_tells_of_rates(folder, tmp_path, capsys, caplog):
+    from training.data.videos import INDEX_NAME
+
+    frames = [np.full((32, 32, 3), 90, np.uint8)] * 12
+    write_output(folder / "quick.mp4", frames, fps=50)
+    write_output(folder / "quick.densepose.mp4", [colourise(part_labels(width=32, height=32))] * 12, fps=50)
+    assert main(["check", str(folder)]) == 0
+    assert "1 of them do not have 25 frames a second but 50 (1)" in capsys.readouterr().out
+    assert (folder / INDEX_NAME).exists()
+    VideoFolder(folder, size=32)
+    assert "1 of 2 videos" in caplog.text and "do not have 25 frames a second" in caplog.text

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from magicanimate.errors import InputError
+from tests.conftest import PATIENCE
 from tests.training_runs import train
+from training import runs
 from training.__main__ import main
+from training.build import Start
 from training.checkpoints import checkpoints_of, read_newest
-from training.config import OptimizerConfig, check_config
+from training.config import OptimizerConfig, check_config, flat
 from training.export import saved_config
 from training.options import whole_number
-from training.presets import PRESETS, preset
+from training.presets import NOT_IN_THE_PAPER, PRESETS, preset
 from training.run_folder import Metrics, check_settings, read_config
+from training.sets import DataFolders
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +165,100 @@ def test_an_export_replaces_no_folder_of_somebodys_own(tmp_path, capsys):
     assert main(["export", "--runs", str(tmp_path), "--preset", "tiny", "--out", str(photos)]) == 2
     assert "photos already exists and is not a converted checkpoint" in capsys.readouterr().err
     assert (photos / "me.png").exists()
+
+
+def test_resuming_with_other_inputs_is_refused_by_name(run, data_folder, tmp_path):
+    other = tmp_path / "other"
+    other.symlink_to(data_folder)
+    train("vae", other, run.parent, steps=3, checkpoint_every=1)  # the same place under another name
+    copied = tmp_path / "copied"
+    shutil.copytree(data_folder, copied)
+    with pytest.raises(InputError, match=f"was begun with --data {data_folder}, now it is {copied}; give"):
+        train("vae", copied, run.parent, steps=3, checkpoint_every=1)
+    for name in ("motion", "stable_diffusion", "vae", "pipeline"):
+        start = Start(**{name: tmp_path})
+        option = name.replace("_", "-")
+        with pytest.raises(InputError, match=f"was begun with no --{option}, now it is {tmp_path}"):
+            train("vae", data_folder, run.parent, start=start, steps=3, checkpoint_every=1)
+    config, network = preset("tiny", "vae")
+    folders = DataFolders(data_folder, images=copied)
+    with pytest.raises(InputError, match="begun with no --images, now it is"):
+        runs.train(replace(config, steps=3, checkpoint_every=1), network, data=folders, runs=run.parent)
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_networks_in_pieces_are_refused(name, data_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(InputError, match="Run `accelerate config` again without it"):
+        train("vae", data_folder, tmp_path)
+    assert not (tmp_path / "vae" / "checkpoints").exists()
+
+
+def test_a_dry_run_prints_every_setting_and_trains_nothing(tmp_path, capsys):
+    words = ["stage1", "--preset", "paper_ted", "--data", "d", "--runs", str(tmp_path / "runs")]
+    assert main([*words, "--dry-run", "--steps", "7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line[:32].strip(): line[33:] for line in lines}
+    assert flat(preset("paper_ted", "stage1")[0]).keys() <= rows.keys()
+    assert rows["steps"].split(None, 1) == ["7", "command line; the paper does not say"]
+    assert rows["batch_size"].split(None, 1) == ["8", "preset paper_ted"]
+    assert rows["fusion"].split(None, 1) == ["midup", "default"]
+    assert rows["drop_reference"].split(None, 1) == ["0.1", "default; the paper does not say"]
+    assert rows["--data"].split() == ["d", "not", "there"]
+    assert not (tmp_path / "runs").exists()
+    assert main([*words, "--dry-run", "--tau-0", "7"]) == 2
+    assert "--tau-0 is 7.0; choose 0 to 1" in capsys.readouterr().err
+
+
+def test_what_is_not_in_the_paper_are_settings():
+    assert flat(preset("paper_ted", "stage1")[0]).keys() >= NOT_IN_THE_PAPER
+
+
+def test_too_few_videos_name_the_option_and_the_preset(data_folder, tmp_path):
+    with pytest.raises(InputError, match="--holdout 16 of 4 videos would leave nothing .* another --preset"):
+        train("vae", data_folder, tmp_path, holdout=16)
+
+
+def test_checkpoints_are_mapped_not_read(run):
+    path, state = read_newest(run)
+    before = psutil.Process().memory_info().rss
+    again = [read_newest(run)[1] for _ in range(3)]
+    assert all(torch.equal(again[0]["averages"][key], value) for key, value in state["averages"].items())
+    if sys.platform == "linux":
+        mapped = [entry.path for entry in psutil.Process().memory_maps()]
+        assert str(path.resolve()) in mapped
+    assert psutil.Process().memory_info().rss - before < 3 * path.stat().st_size
+
+
+def test_others_wait_for_the_main_process_without_a_collective(tmp_path):
+    """Nobody waits in a collective operation while the main process prepares files."""
+    order, barrier = [], threading.Barrier(2)
+
+    class Process:
+        def __init__(self, main: bool):
+            self.is_main_process = main
+
+        def wait_for_everyone(self) -> None:
+            barrier.wait(PATIENCE)
+
+    def work(main: bool) -> None:
+        with runs._main_process_first(Process(main), tmp_path):
+            if main:
+                time.sleep(0.3)
+            order.append(main)
+
+    threads = [threading.Thread(target=work, args=(main,)) for main in (False, True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert order == [True, False]
+
+
+def test_the_autoencoder_of_stable_diffusions_folder_serves(published, tmp_path):
+    folder = tmp_path / "sd"
+    shutil.copytree(published / "stable-diffusion-v1-5", folder)
+    with pytest.raises(InputError, match="vae is missing: give the folder of the autoencoder as --vae"):
+        Start(stable_diffusion=folder).parts(None)
+    shutil.copytree(published / "sd-vae-ft-mse", folder / "vae")
+    assert Start(stable_diffusion=folder).parts(None).vae == folder / "vae"

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from magicanimate.terminal import exit_status, say
-from training.options import add_settings, whole_number, with_settings
+from training.config import check_config
+from training.options import add_settings, origins, whole_number, with_settings
 from training.presets import PRESETS, preset
 from training.segmenter import command as segmenter
 
@@ -40,6 +41,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--images", type=Path, help="folder of the images, for joint training")
         command.add_argument(
             "--stop-after", type=whole_number, metavar="N", help="leave after N steps of this call"
+        )
+        command.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="print every setting and where it comes from; train nothing",
         )
         command.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads")
         _add_common(command)
@@ -92,8 +98,18 @@ def _run(args: argparse.Namespace) -> int:
         export_pipeline(saved_config(args.runs, config), network, args.runs, args.out, start=start)
         return 0
     config, network = preset(args.preset, args.command)
+    config = with_settings(config, args)
+    if args.dry_run:
+        check_config(config)
+        for name, value, origin in origins(config, args.preset, args):
+            print(f"{name:32} {value!s:16} {origin}")
+        for name in ("data", "images", "runs", "stable_diffusion", "vae", "motion", "pipeline"):
+            path = getattr(args, name)
+            there = "not given" if path is None else "there" if path.exists() else "not there"
+            print(f"{'--' + name.replace('_', '-'):32} {path or '-'!s:16} {there}")
+        return 0
     done = runs.train(
-        with_settings(config, args),
+        config,
         network,
         data=DataFolders(videos=args.data, images=args.images),
         runs=args.runs,

@@ -47,7 +47,7 @@ class Start:
 
     Attributes:
         stable_diffusion: diffusers folder of Stable Diffusion 1.5.
-        vae: folder of the autoencoder that goes with it.
+        vae: folder of the autoencoder that goes with it; its own ``vae`` when ``None``.
         motion: AnimateDiff's motion weights for the temporal layers.
         pipeline: pipeline folder to go on from, in place of the others.
     """
@@ -58,8 +58,8 @@ class Start:
     pipeline: Path | None = None
 
     def as_json(self) -> dict[str, str | None]:
-        """The files' paths as text."""
-        return {name: str(path) if path else None for name, path in vars(self).items()}
+        """The files' paths as text, absolute."""
+        return {name: str(path.resolve()) if path else None for name, path in vars(self).items()}
 
     def parts(self, network: NetworkConfig | None, *, encoder_learns: bool = False) -> Parts:
         """New networks: of ``network``'s sizes, Stable Diffusion's, or a pipeline's.
@@ -86,12 +86,15 @@ class Start:
                     " paper_* presets."
                 )
             return NewParts(network)
-        if self.stable_diffusion is None or self.vae is None:
+        if self.stable_diffusion is None:
             raise InputError(
-                "this preset begins with Stable Diffusion 1.5: give its folder as --stable-diffusion and that"
-                " of its autoencoder as --vae."
+                "this preset begins with Stable Diffusion 1.5: give its folder as --stable-diffusion, and as"
+                " --vae that of its autoencoder if it is not the one in there."
             )
-        return StableDiffusionParts(self.stable_diffusion, self.vae)
+        vae = self.vae or self.stable_diffusion / "vae"
+        if not vae.is_dir():
+            raise InputError(f"{vae} is missing: give the folder of the autoencoder as --vae.")
+        return StableDiffusionParts(self.stable_diffusion, vae)
 
 
 def encoder_learns(config: StageConfig, runs: Path) -> bool:
@@ -135,6 +138,8 @@ def add_time(networks: dict[str, nn.Module], parts: Parts, motion: Path | None) 
     load_image_weights(unet, networks["unet"])
     if motion:
         load_motion_weights(unet, motion)
+    elif isinstance(parts, StableDiffusionParts):
+        log.warning("without --motion the temporal layers begin at random, not as AnimateDiff's")
     networks["unet"] = unet
 
 

@@ -7,6 +7,7 @@ A file is ``torch.save`` of ``step``, ``parameters`` (the trained ones, ``<netwo
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import struct
 from collections.abc import Mapping
@@ -66,12 +67,16 @@ def read_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state that `write_checkpoint` was given, on the CPU.
 
+    The tensors are mapped from the file, so that only what is used is read (a stage that goes on from another
+    takes its averages, not its optimizer), and processes of one machine share what they read. Windows could
+    not delete a file that is mapped: there it is read.
+
     Raises:
         InputError: the file is damaged or holds something else.
     """
     try:
         require_ordinary(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=os.name != "nt")
     except DAMAGED as error:
         raise InputError(f"The checkpoint {path} is damaged or cut off.") from error
     if not isinstance(state, dict) or not state.keys() >= _PARTS:

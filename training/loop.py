@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,12 @@ from training.config import OptimizerConfig, Precision, StageConfig
 from training.run_folder import SAMPLES, Metrics
 
 log = logging.getLogger(__name__)
+
+_SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 
 ON_HOST = "index"
 """What a batch has for the host alone: from it the noise is drawn, and reading it back would wait."""
@@ -77,8 +84,15 @@ def make_accelerator(config: StageConfig) -> Accelerator:
     """The processes, device and number format of a run.
 
     Raises:
-        InputError: the device cannot compute in that format.
+        InputError: the device cannot compute in that format, or networks would be cut into pieces, which
+            checkpoints and averages here are not made for.
     """
+    for name, what in _SHARDED.items():
+        if os.environ.get(name, "").lower() in ("true", "1"):
+            raise InputError(
+                f"The configuration of accelerate asks for {what}; this training shares batches among "
+                "processes that each hold all networks. Run `accelerate config` again without it."
+            )
     precision = usable_precision(config.mixed_precision)
     # A process whose samples all miss their reference computes no gradient for the appearance encoder.
     may_miss = config.stage in ("base", "stage1") and config.drop_reference > 0

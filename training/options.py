@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from training.config import StageConfig
+from training.config import StageConfig, flat
+from training.presets import NOT_IN_THE_PAPER
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -63,3 +65,24 @@ def with_settings(config: Any, chosen: argparse.Namespace) -> Any:
         elif "help" in f.metadata and getattr(chosen, f.name) is not None:
             changes[f.name] = getattr(chosen, f.name)
     return replace(config, **changes)
+
+
+def origins(config: StageConfig, preset: str, chosen: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:
+    """Every setting by dotted name, its value, and where that comes from.
+
+    Args:
+        config: as it will be used.
+        preset: name of the preset.
+        chosen: the command line.
+    """
+    own = flat(StageConfig(config.stage))
+    for name, value in flat(config).items():
+        if getattr(chosen, name.rpartition(".")[2], None) is not None:
+            origin = "command line"
+        elif value != own[name]:
+            origin = f"preset {preset}"
+        else:
+            origin = "default"
+        if preset.startswith("paper_") and name in NOT_IN_THE_PAPER:
+            origin += "; the paper does not say"
+        yield name, value, origin

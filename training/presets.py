@@ -15,11 +15,23 @@ Settings = tuple[StageConfig, NetworkConfig | None]
 """Of the stage, and of the networks; ``None`` when they come from Stable Diffusion's files."""
 
 
+NOT_IN_THE_PAPER = frozenset(
+    (
+        *("steps", "holdout", "seed", "drop_reference", "mixed_precision"),
+        *("optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.final_ratio"),
+        *("optimizer.weight_decay", "optimizer.max_grad_norm", "optimizer.ema_decay"),
+    )
+)
+"""Settings, by dotted name, whose values in the ``paper_*`` presets are this program's choice."""
+
+
 def _paper(stage: Stage, *, tau_0: float, tau_1: float, tau_2: float) -> Settings:
     """Rates, batch, frames and interval of the paper's supplement, section 3.
 
-    The paper says nothing of warm-up, decay or averaging: there is none. Its numbers of steps are not given
-    either, and are to be chosen for the data at hand.
+    What it does not say is listed in `NOT_IN_THE_PAPER`. Of that, warm-up, decay and averaging are left out;
+    weight decay is AdamW's usual 0.01, gradients are clipped to the usual norm of 1, and one sample in ten
+    does not see its reference, without which guidance would have nothing to go by. The number of steps has to
+    be chosen for the data at hand.
     """
     rate = 1e-4 if stage == "stage2" else 1e-5
     return StageConfig(
@@ -33,6 +45,7 @@ def _paper(stage: Stage, *, tau_0: float, tau_1: float, tau_2: float) -> Setting
         tau_1=tau_1,
         tau_2=tau_2,
         holdout=4,
+        framing="centre",
         mixed_precision="fp16",
         gradient_checkpointing=True,
         workers=4,

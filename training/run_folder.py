@@ -20,13 +20,16 @@ CONFIG, METRICS, SAMPLES, EVENTS = "config.json", "metrics.jsonl", "samples", "t
 LOCK = ".training.lock"
 
 
-def check_settings(folder: Path, fixed: Mapping[str, Any]) -> None:
-    """Whether the run in ``folder``, if there is one, was begun with these settings.
+def check_settings(
+    folder: Path, fixed: Mapping[str, Any], inputs: Mapping[str, Path | None] | None = None
+) -> None:
+    """Whether the run in ``folder``, if there is one, was begun with these settings and inputs.
 
     Args:
         folder: of the run.
         fixed: settings that must not change, by dotted name. One that the run's file does not have, as
             it was begun by an older version, is not compared.
+        inputs: folders and files of data and first weights, by dotted name, which must not change either.
 
     Raises:
         InputError: a setting differs.
@@ -38,15 +41,37 @@ def check_settings(folder: Path, fixed: Mapping[str, Any]) -> None:
         return
     saved = read_config(path)
     for name, value in fixed.items():
-        there: Any = saved
-        for part in name.split("."):
-            there = there.get(part, _ABSENT) if isinstance(there, Mapping) else _ABSENT
+        there = _value(saved, name)
         now = list(value) if isinstance(value, tuple) else value
         if there is not _ABSENT and there != now:
             raise InputError(
                 f"{folder} was begun with {name} = {there!r}, not {now!r}; give that again, or choose another"
                 " folder for the new settings."
             )
+    for name, chosen in (inputs or {}).items():
+        there = _value(saved, name)
+        if there is _ABSENT or _same_place(there, chosen):
+            continue
+        option = "--" + ("data" if name == "data.videos" else name.partition(".")[2].replace("_", "-"))
+        raise InputError(
+            f"{folder} was begun with {f'{option} {there}' if there else f'no {option}'}, now it is "
+            f"{chosen or 'not given'}; give the same, or choose another folder for the run. (If it was only "
+            f"moved, write its new place into {path}.)"
+        )
+
+
+def _value(saved: Mapping[str, Any], name: str) -> Any:
+    """What a file of settings says under a dotted name."""
+    there: Any = saved
+    for part in name.split("."):
+        there = there.get(part, _ABSENT) if isinstance(there, Mapping) else _ABSENT
+    return there
+
+
+def _same_place(there: Any, path: Path | None) -> bool:
+    if not there or path is None:
+        return not there and path is None
+    return isinstance(there, str) and Path(there).resolve() == path.resolve()
 
 
 _ABSENT = object()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from filelock import FileLock
 from torch import nn
 
 from magicanimate.errors import InputError
@@ -35,7 +38,7 @@ from training.stages.vae import VaeStage
 
 log = logging.getLogger(__name__)
 
-PIPELINE = "pipeline"
+PIPELINE, PREPARING = "pipeline", ".preparing.lock"
 MEASURED_PICTURES = 16
 
 
@@ -76,10 +79,12 @@ def train(
     fixed = fixed_settings(config)
     if network:
         fixed |= flat(network, "network.")
-    check_settings(folder, fixed)
     start = start or Start()
+    inputs = {f"data.{name}": path for name, path in vars(data).items()}
+    inputs |= {f"start.{name}": path for name, path in vars(start).items()}
+    check_settings(folder, fixed, inputs)
     accelerator = make_accelerator(config)
-    with accelerator.main_process_first():  # it prepares the files that the others read
+    with _main_process_first(accelerator, folder):  # it prepares the files that the others read
         sets = open_data(config, data, index_folder=folder)
         stage = build_stage(config, network, sets, runs, start, device=accelerator.device)
     with ExitStack() as stack:
@@ -96,6 +101,27 @@ def train(
         written = export_pipeline(config, network, runs, folder / PIPELINE, start=start)
         log.info("wrote %s", written)
     return trainer.step >= config.steps or taken == stop_after
+
+
+@contextmanager
+def _main_process_first(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+    """Let the main process prepare files while the others wait for a lock, however long it takes.
+
+    They do not wait in a collective operation: NCCL ends every process after ten minutes in one, and an index
+    of many videos, or the latents of a large set, takes longer.
+    """
+    lock = FileLock(folder / PREPARING)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        accelerator.wait_for_everyone()  # all have just begun: until the main process has the lock
+        if not accelerator.is_main_process and folder.is_dir():
+            with lock:
+                pass
+        yield
+    finally:
+        lock.release()
 
 
 def _exportable(config: StageConfig) -> bool:

@@ -35,8 +35,8 @@ class DataFolders:
     images: Path | None = None
 
     def as_json(self) -> dict[str, str | None]:
-        """The paths as text."""
-        return {name: str(path) if path else None for name, path in vars(self).items()}
+        """The paths as text, absolute: a training may be resumed from another folder."""
+        return {name: str(path.resolve()) if path else None for name, path in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,14 @@ def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path |
         InputError: a folder is missing, holds too little or does not fit the settings.
     """
     shared = {"size": config.size, "signals": SIGNALS[config.driving], "index_folder": index_folder}
+    shared |= {"framing": config.framing}
     videos = open_videos(folders.videos, **shared)
     images = open_images(folders.images, **shared) if folders.images else None
     try:
         train, held_out = hold_out(videos, config.holdout)
         samples = _samples(config, train, images)
     except ValueError as error:
-        raise InputError(f"{folders.videos} does not fit the settings: {error}.") from error
+        raise InputError(f"{folders.videos} does not fit the settings: {error}") from error
     computable = isinstance(videos, DancerVideos) and videos.rgb.shape[2] % config.size == 0
     return Data(
         samples=samples,

@@ -498,6 +498,10 @@ def _still(path: Path, what: str) -> str:
     return f"The {what} {path} is a still picture; give a video, or a folder of numbered frames."
 
 
+_CHEAPLY_DECODED = 40
+"""Frames whose decoding costs about as much as opening the file again, which every seek does."""
+
+
 def frames_at(
     path: Path, index: VideoIndex, positions: Iterable[int], *, limits: MediaLimits
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -521,11 +525,11 @@ def frames_at(
         if index.pts is None:  # no timestamps to find frames by: count
             yield from _counted(path, positions, limits)
             return
-        # Decoding goes on from one frame to the next unless a key frame lies between the two.
-        group_of = np.searchsorted(index.key_pts, index.pts[positions], side="right")
-        for group in np.unique(group_of):
-            group_positions = [p for p, g in zip(positions, group_of.tolist(), strict=True) if g == group]
-            yield from _one_group(path, index.pts, group_positions, limits)
+        # Decoding goes on from one frame to the next unless a key frame lies between the two, far enough on.
+        groups = np.searchsorted(index.key_pts, index.pts[positions], side="right")
+        breaks = np.flatnonzero((np.diff(groups) > 0) & (np.diff(positions) > _CHEAPLY_DECODED)) + 1
+        for group in np.split(np.array(positions), breaks):
+            yield from _one_group(path, index.pts, group.tolist(), limits)
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"The video {path} cannot be read any more ({error.strerror}).") from error
 

@@ -76,6 +76,7 @@ class VideoWriter:
         sound_start: float = 0.0,
         quality: int | None = None,
         lossless: bool = False,
+        key_every: int | None = None,
         seal: Callable[[Path], None] | None = None,
     ) -> None:
         """Open the output; its kind follows the suffix of ``path``.
@@ -95,6 +96,8 @@ class VideoWriter:
             sound_start: where in it the first frame lies, seconds.
             quality: constant rate factor of mp4 and webm, lower is better.
             lossless: keep every pixel of an mp4 (frames of a folder always are); sizes do not grow then.
+            key_every: frames between key frames of mp4 and webm, at most; few for a file that is read at
+                random places; the encoder's choice when ``None``.
             seal: called with the finished output, still under its temporary name; may change the file.
 
         Raises:
@@ -137,6 +140,7 @@ class VideoWriter:
                     sound_from=sound_from,
                     sound_start=sound_start,
                     lossless=lossless,
+                    key_every=key_every,
                 )
         except UnknownCodecError as error:  # some distributions build ffmpeg without H.264
             remove(self._partial)
@@ -280,6 +284,7 @@ class ContainerEncoder:
         sound_from: Path | None,
         sound_start: float,
         lossless: bool,
+        key_every: int | None = None,
     ) -> None:
         """Open the file.
 
@@ -292,6 +297,7 @@ class ContainerEncoder:
             comment: text for the container's comment tag.
             sound_from, sound_start: file and second to take sound from.
             lossless: keep every pixel as it is; mp4 only.
+            key_every: frames between key frames, at most; the encoder's choice when ``None``.
         """
         self._rate = rate
         self._count = 0
@@ -310,6 +316,8 @@ class ContainerEncoder:
         elif not mp4:
             codec = "libvpx-vp9"
             codec_options = {"crf": crf, "deadline": "good", "cpu-used": "3", "row-mt": "1"}
+        if key_every is not None:
+            codec_options["g"] = str(key_every)
         self._stream = self._container.add_stream(codec, rate=rate, options=codec_options)
         if not mp4:
             self._stream.bit_rate = 0

@@ -9,37 +9,39 @@ written without loss.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
 from densepose_tools.keypoints import Keypoints, flip_keypoints, read_keypoints, write_keypoints
+from densepose_tools.pictures import write_map
 from magicanimate.errors import InputError
 from magicanimate.files import whole_file
 from magicanimate.media.motion import average_rate
+from magicanimate.media.outputs import encode_settings, read_metadata
 from magicanimate.media.video_file import decode
 from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import FLIP_PERMUTATION, colourise, nearest_labels
 from training.data.folders import IMAGE_SUFFIXES, POINTS_SUFFIX, VIDEO_SUFFIXES, Entry, find_entries
 from training.data.images import decode_picture
 from training.data.opening import holds_dancers, holds_shards
+from training.data.sources import MIRRORED
 from training.data.videos import LIMITS, video_index
 
 log = logging.getLogger(__name__)
 
-ENDING = "_mirrored"
-"""What is added to the names; so mirrored data may lie in the folder of the data itself."""
-
 _QUALITY = 12
 """Constant rate factor of mirrored videos: what the second encoding takes away cannot be seen."""
 
-_KEY_FRAME_EVERY = 12
-"""Part maps are read at random places; a key frame costs them little."""
+KEY_FRAME_EVERY = 12
+"""Training data are read at random places."""
 
 
 def mirror_map(frame: np.ndarray) -> np.ndarray:
@@ -65,7 +67,7 @@ def mirror_folder(source: Path, target: Path) -> int:
     done = found = 0
     for suffixes, main in ((VIDEO_SUFFIXES, "videos"), (IMAGE_SUFFIXES, "images")):
         for entry in find_entries(source, suffixes=suffixes, main=main):
-            if source.resolve() == target.resolve() and entry.name.endswith(ENDING):
+            if source.resolve() == target.resolve() and entry.name.endswith(MIRRORED):
                 continue
             found += 1
             done += _mirror_entry(entry, target, main if (source / main).is_dir() else None)
@@ -99,11 +101,15 @@ def _mirror_entry(entry: Entry, target: Path, main: str | None) -> bool:
                 path,
             )
         elif is_video:
-            _write_lossless(place, (mirror_map(frame) for frame in _frames(path)), _rate(path))
+            mirrored = (mirror_map(frame) for frame in _frames(path))
+            _write_lossless(place, mirrored, _rate(path), read_metadata(path))
         else:
-            _save_picture(place, mirror_map(decode_picture(path, name=str(path), what="part map")))
+            drawn = mirror_map(decode_picture(path, name=str(path), what="part map"))
+            write_map(place, nearest_labels(drawn)[0], read_metadata(path) or {})
     if is_video:
-        _write_video(pixels, entry.pixels)
+        with closing(decode(entry.pixels, limits=LIMITS)) as frames:
+            mirrored = (np.ascontiguousarray(frame[:, ::-1]) for _, frame in frames)
+            write_video(pixels, mirrored, _rate(entry.pixels))
     else:
         picture = decode_picture(entry.pixels, name=str(entry.pixels), what="picture")
         _save_picture(pixels, np.ascontiguousarray(picture[:, ::-1]))
@@ -115,7 +121,7 @@ def _place(target: Path, folder: str | None, name: str, signal: str, suffix: str
     place = target / folder if folder else target
     place.mkdir(parents=True, exist_ok=True)
     middle = f".{signal}" if signal and folder is None else ""
-    return place / f"{name}{ENDING}{middle}{suffix}"
+    return place / f"{name}{MIRRORED}{middle}{suffix}"
 
 
 def _frames(path: Path) -> Iterable[np.ndarray]:
@@ -127,23 +133,33 @@ def _rate(path: Path) -> Fraction:
     return average_rate(index.times, index.nominal_rate)
 
 
-def _write_video(place: Path, source: Path) -> None:
-    index = video_index(source)
-    with (
-        closing(decode(source, limits=LIMITS)) as frames,
-        VideoWriter(
-            place, width=index.width, height=index.height, fps=_rate(source), quality=_QUALITY
-        ) as writer,
-    ):
-        for _, frame in frames:
-            writer.write(np.ascontiguousarray(frame[:, ::-1]))
+def write_video(place: Path, frames: Iterable[np.ndarray], rate: Fraction) -> None:
+    """Encode pictures, uint8 (H, W, 3) of one size, complete or not at all; they are read at random places.
+
+    Raises:
+        InputError: there is none, or the file cannot be written.
+    """
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise InputError(f"{place} would have no frame.")
+    size = {"width": first.shape[1], "height": first.shape[0]}
+    with VideoWriter(place, **size, fps=rate, quality=_QUALITY, key_every=KEY_FRAME_EVERY) as writer:
+        for frame in chain([first], frames):
+            writer.write(frame)
 
 
-def _write_lossless(place: Path, frames: Iterable[np.ndarray], rate: Fraction) -> None:
-    """Encode RGB frames so that exactly they come back (H.264, RGB planes), complete or not at all."""
+def _write_lossless(
+    place: Path, frames: Iterable[np.ndarray], rate: Fraction, settings: Mapping[str, Any] | None
+) -> None:
+    """Encode RGB frames so that exactly they come back (H.264, RGB planes), complete or not at all.
+
+    ``settings`` say what made the map, and go into the file.
+    """
     try:
         with whole_file(place) as temporary, av.open(str(temporary), "w", format="matroska") as container:
-            options = {"qp": "0", "g": str(_KEY_FRAME_EVERY), "preset": "fast"}
+            container.metadata["comment"] = encode_settings(settings or {})
+            options = {"qp": "0", "g": str(KEY_FRAME_EVERY), "preset": "fast"}
             stream = container.add_stream("libx264rgb", rate=rate, options=options)
             stream.pix_fmt = "rgb24"
             for count, frame in enumerate(frames):

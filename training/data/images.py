@@ -15,6 +15,7 @@ from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.media.photo import load_photo
 from magicanimate.palette import BACKGROUND
+from training.config import Framing
 from training.data.cropping import SquareCrop, person_of, same_aspect
 from training.data.folders import IMAGE_SUFFIXES, POINTS_SUFFIX, Entry, find_entries
 from training.data.sources import Frames
@@ -38,7 +39,9 @@ def decode_picture(data: bytes | Path, *, name: str, what: str) -> np.ndarray:
     return load_photo(data, limits=_LIMITS, what=what, name=name, alpha_over=BACKGROUND)
 
 
-def square_image(pixels: np.ndarray, drawn: Mapping[str, np.ndarray], *, size: int, name: str) -> Frames:
+def square_image(
+    pixels: np.ndarray, drawn: Mapping[str, np.ndarray], *, size: int, name: str, framing: Framing
+) -> Frames:
     """Picture and driving signals, uint8 (h, w, 3), brought to one square.
 
     Raises:
@@ -52,7 +55,7 @@ def square_image(pixels: np.ndarray, drawn: Mapping[str, np.ndarray], *, size: i
                 f"{pixels.shape[1]}x{pixels.shape[0]}; make it anew with one aspect."
             )
         person = person or person_of(signal, [drawing], f"The {signal} of {name}")
-    crop = SquareCrop(size, person)
+    crop = SquareCrop(size, person if framing == "person" else None)
     fitted = {
         s: (crop.part_map if s == "densepose" else crop.picture)(drawing) for s, drawing in drawn.items()
     }
@@ -68,18 +71,27 @@ class ImageFolder:
         left_out: a sentence for every picture that is not used.
     """
 
-    def __init__(self, folder: Path | str, *, size: int, signals: Sequence[str] = ("densepose",)):
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        size: int,
+        signals: Sequence[str] = ("densepose",),
+        framing: Framing = "person",
+    ):
         """Open a folder.
 
         Args:
             folder: see ``training.data.folders``; the folder of the pictures themselves is "images".
             size: side of the square pictures, pixels.
             signals: "densepose", "keypoints" or both.
+        framing: the square that is cut out of a picture: around the person, or the centre.
 
         Raises:
             InputError: the folder holds no picture with its signals.
         """
         self.folder, self.size, self.signals = Path(folder), size, tuple(signals)
+        self.framing = framing
         entries = find_entries(self.folder, suffixes=IMAGE_SUFFIXES, main="images")
         self._entries = [entry for entry in entries if not entry.missing(self.signals)]
         self.left_out = [
@@ -101,7 +113,7 @@ class ImageFolder:
         pixels = decode_picture(entry.pixels, name=str(entry.pixels), what="picture")
         height, width = pixels.shape[:2]
         drawn = {signal: _signal(entry, signal, width=width, height=height) for signal in self.signals}
-        return square_image(pixels, drawn, size=self.size, name=str(entry.pixels))
+        return square_image(pixels, drawn, size=self.size, framing=self.framing, name=str(entry.pixels))
 
 
 def _signal(entry: Entry, signal: str, *, width: int, height: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from training.config import Framing
 from training.data.sources import SIGNALS, ImageSet, VideoSet
 
 
@@ -25,6 +26,7 @@ def open_videos(
     size: int,
     signals: Sequence[str] = ("densepose",),
     index_folder: Path | None = None,
+    framing: Framing = "person",
 ) -> VideoSet:
     """A folder of rendered dancers or of real videos.
 
@@ -33,6 +35,7 @@ def open_videos(
         size: side of the square pictures, pixels.
         signals: driving signals wanted: "densepose", "keypoints" or both.
         index_folder: where an index goes if the folder cannot be written to, for instance the run's.
+        framing: the square that is cut out: around the person, or the centre; rendered dancers are square.
 
     Raises:
         InputError: the folder is missing or has nothing to train on.
@@ -44,7 +47,7 @@ def open_videos(
         return DancerVideos(folder, size=size, signals=signals)
     from training.data.videos import VideoFolder
 
-    return VideoFolder(folder, size=size, signals=signals, index_folder=index_folder)
+    return VideoFolder(folder, size=size, signals=signals, index_folder=index_folder, framing=framing)
 
 
 def open_images(
@@ -53,6 +56,7 @@ def open_images(
     size: int,
     signals: Sequence[str] = ("densepose",),
     index_folder: Path | None = None,
+    framing: Framing = "person",
 ) -> ImageSet:
     """A folder of tar shards or of pictures; a folder of dancers gives all its pictures.
 
@@ -62,7 +66,7 @@ def open_images(
     if holds_shards(folder):
         from training.data.shards import ImageShards
 
-        return ImageShards(folder, size=size, signals=signals, index_folder=index_folder)
+        return ImageShards(folder, size=size, signals=signals, index_folder=index_folder, framing=framing)
     if holds_dancers(folder):
         from training.data.dancers import DancerVideos
         from training.data.sources import VideoFrames
@@ -70,7 +74,7 @@ def open_images(
         return VideoFrames(DancerVideos(folder, size=size, signals=signals))
     from training.data.images import ImageFolder
 
-    return ImageFolder(folder, size=size, signals=signals)
+    return ImageFolder(folder, size=size, signals=signals, framing=framing)
 
 
 def _checked(folder: Path | str, signals: Sequence[str]) -> Path:

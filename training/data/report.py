@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from magicanimate.media.outputs import read_metadata
 from training.data.draws import clip_interval
 from training.data.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Entry, find_entries
 from training.data.images import ImageFolder
 from training.data.opening import holds_dancers, holds_shards
 from training.data.shards import ImageShards
 from training.data.sources import ImageSet
-from training.data.videos import look_at
+from training.data.videos import FRAME_RATE, counted_engines, facts_of, has_other_rate
 
 _ANY_SIZE = 64
 """Pictures are brought to this size to see whether they can be read; the training chooses its own."""
@@ -22,7 +23,8 @@ _ANY_SIZE = 64
 def check_folder(folder: Path, *, signals: Sequence[str], length: int, interval: int) -> Iterator[str]:
     """Lines to print; problems begin with "left out: ".
 
-    Videos are looked at as when they are opened; every picture is read.
+    Videos are looked at as when they are opened, and what is found is kept for the training; every picture is
+    read.
 
     Args:
         folder: what ``training.data.opening`` opens.
@@ -40,7 +42,7 @@ def check_folder(folder: Path, *, signals: Sequence[str], length: int, interval:
     usable = 0
     videos = find_entries(folder, suffixes=VIDEO_SUFFIXES, main="videos")
     if videos:
-        usable += yield from _videos(videos, signals, length, interval)
+        usable += yield from _videos(folder, videos, signals, length, interval)
     if holds_shards(folder):
         shards = ImageShards(folder, size=_ANY_SIZE, signals=signals)
         usable += yield from _images("pictures in shards", shards)
@@ -54,6 +56,10 @@ def check_folder(folder: Path, *, signals: Sequence[str], length: int, interval:
         )
         if not all(entry.missing(signals) for entry in images):
             usable += yield from _images("pictures", ImageFolder(folder, size=_ANY_SIZE, signals=signals))
+            maps = [entry.signals["densepose"] for entry in images if "densepose" in entry.signals]
+            if maps and "densepose" in signals:
+                found = ((read_metadata(path) or {}).get("engine") for path in maps)
+                yield f"the pictures' part maps are by: {_engines(found)}"
     if not usable:
         raise InputError(f"{folder} holds nothing that can be used for training.")
 
@@ -80,11 +86,12 @@ def _dancers(folder: Path, length: int) -> Iterator[str]:
         raise InputError(f"{folder} holds no rendered dancers that can be read.")
 
 
-def _videos(entries: Sequence[Entry], signals: Sequence[str], length: int, interval: int) -> Iterator[str]:
+def _videos(
+    folder: Path, entries: Sequence[Entry], signals: Sequence[str], length: int, interval: int
+) -> Iterator[str]:
     """Lines about videos; the generator's value is how many can be used."""
     used = []
-    for entry in entries:
-        facts = look_at(entry)
+    for entry, facts in zip(entries, facts_of(folder, entries), strict=True):
         if facts.problem:
             yield f"left out: {facts.problem}"
         elif missing := entry.missing(signals):
@@ -105,9 +112,22 @@ def _videos(entries: Sequence[Entry], signals: Sequence[str], length: int, inter
         yield f"{too_short} of them have fewer than the {length} frames of a clip and give pairs only"
     if closer := sum(0 < step < interval for step in steps):
         yield f"{closer} of them are too short for {length} frames {interval} apart and give them closer"
+    if "densepose" in signals:
+        yield f"their part maps are by: {_engines(facts.engine for facts in used)}"
+    if other := sum(map(has_other_rate, used)):
+        rates = Counter(f"{facts.rate:.4g}" for facts in used if has_other_rate(facts)).most_common(3)
+        common = ", ".join(f"{rate} ({count})" for rate, count in rates)
+        yield f"{other} of them do not have {FRAME_RATE:g} frames a second but {common}"
     if nobody := sum(facts.person is None for facts in used):
         yield f"in {nobody} of them nobody was found; their middle is used"
     return len(used)
+
+
+def _engines(found: Iterable[str | None]) -> str:
+    """What made some part maps, with a warning if it was not one and the same."""
+    engines = Counter(found)
+    mixed = "; do not mix them, make all with one" if len(engines) > 1 else ""
+    return counted_engines(engines) + mixed
 
 
 def _images(what: str, images: ImageSet) -> Iterator[str]:

@@ -20,6 +20,7 @@ import numpy as np
 from magicanimate.arrays import ArrayFile
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, partial_path, put_in_place, remove, sweep
+from training.config import Framing
 from training.data.folders import IMAGE_SUFFIXES, POINTS_SUFFIX, find_entries
 from training.data.images import decode_picture, square_image
 from training.data.index_file import existing_index, keep_index
@@ -47,6 +48,7 @@ class ImageShards:
         size: int,
         signals: Sequence[str] = ("densepose",),
         index_folder: Path | None = None,
+        framing: Framing = "person",
     ):
         """Open all shards of a folder.
 
@@ -54,12 +56,14 @@ class ImageShards:
             folder: with the tar files.
             size: side of the square pictures, pixels.
             signals: "densepose", "keypoints" or both.
+        framing: the square that is cut out of a picture: around the person, or the centre.
             index_folder: where the index goes if the folder cannot be written to.
 
         Raises:
             InputError: there is no shard, or no picture with its signals.
         """
         self.folder, self.size, self.signals = Path(folder), size, tuple(signals)
+        self.framing = framing
         self._shards = sorted(path for path in self.folder.glob("*.tar") if not path.name.startswith("."))
         if not self._shards:
             raise InputError(
@@ -89,7 +93,7 @@ class ImageShards:
             signal: decode_picture(self._bytes(image, signal), name=name, what=f"{signal} picture")
             for signal in self.signals
         }
-        return square_image(pixels, drawn, size=self.size, name=name)
+        return square_image(pixels, drawn, size=self.size, framing=self.framing, name=name)
 
     def _bytes(self, image: int, part: str) -> bytes:
         shard, column = self._shards[self._shard[image]], _PARTS.index(part)

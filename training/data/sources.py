@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+MIRRORED = "_mirrored"
+"""What the names of mirrored copies end in; so they may lie in the folder of the data itself."""
 
 SIGNALS = ("densepose", "keypoints")
 """The driving signals there are: DensePose part map, keypoints drawing."""
@@ -91,13 +95,27 @@ class VideoSubset:
 def hold_out(videos: VideoSet, count: int) -> tuple[VideoSubset, VideoSubset]:
     """The set without its last ``count`` videos, and these.
 
+    Mirrored copies (`training.data.flip`) of videos that are held out are not learned from either, and are
+    not held out themselves.
+
     Raises:
         ValueError: nothing would be left to learn from.
     """
-    if not 0 <= count < len(videos):
-        raise ValueError(f"{count} of {len(videos)} videos cannot be held out")
-    kept = len(videos) - count
-    return VideoSubset(videos, range(kept)), VideoSubset(videos, range(kept, len(videos)))
+    stems = [Path(videos.name(video)).stem for video in range(len(videos))]
+    there = set(stems)
+    original = [
+        stem.removesuffix(MIRRORED) if stem.removesuffix(MIRRORED) in there else stem for stem in stems
+    ]
+    originals = [video for video, stem in enumerate(stems) if original[video] == stem]
+    if not 0 <= count < len(originals):
+        raise ValueError(
+            f"--holdout {count} of {len(originals)} videos would leave nothing to learn from; lower it, or "
+            "choose another --preset."
+        )
+    held_out = originals[len(originals) - count :]
+    names = {stems[video] for video in held_out}
+    learned = [video for video, stem in enumerate(original) if stem not in names]
+    return VideoSubset(videos, learned), VideoSubset(videos, held_out)
 
 
 class VideoFrames:

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +21,10 @@ import numpy as np
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
+from magicanimate.media.motion import average_rate
+from magicanimate.media.outputs import read_metadata
 from magicanimate.media.video_file import VideoIndex, frames_at, index_video
+from training.config import Framing
 from training.data.cropping import Shares, SquareCrop, person_of, same_aspect
 from training.data.folders import POINTS_SUFFIX, VIDEO_SUFFIXES, Entry, find_entries
 from training.data.index_file import existing_index, keep_index
@@ -26,9 +33,15 @@ from training.data.sources import Frames
 log = logging.getLogger(__name__)
 
 INDEX_NAME = "videos.index.json"
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 _LOOKED_AT = 12
 """So many frames of a part map decide where the person is and whether it is a part map."""
+
+_AT_ONCE, _WRITTEN_EVERY = 16, 60.0
+"""Videos that are looked at together, at most, and seconds between two writings of the index."""
+
+FRAME_RATE = 25.0
+"""Frames a second in the paper's data; the interval between the frames of a clip counts in these."""
 
 LIMITS = MediaLimits(max_file_bytes=1 << 44)
 
@@ -42,6 +55,8 @@ class VideoFacts:
         width, height: of the video itself, pixels.
         person: where the person is in all frames.
         problem: why the video cannot be used, one sentence.
+        rate: frames a second.
+        engine: what made the part map, as its file says; ``None`` if it does not.
     """
 
     frames: int
@@ -49,10 +64,23 @@ class VideoFacts:
     height: int
     person: Shares | None
     problem: str | None = None
+    rate: float = 0.0
+    engine: str | None = None
 
     def __post_init__(self) -> None:
         if self.person is not None:  # JSON knows no tuples
             object.__setattr__(self, "person", tuple(self.person))
+
+
+def counted_engines(engines: Mapping[str | None, int]) -> str:
+    """ "torch (337), mini (3)"."""
+    ordered = sorted(engines.items(), key=lambda item: -item[1])
+    return ", ".join(f"{engine or 'unknown'} ({count})" for engine, count in ordered)
+
+
+def has_other_rate(facts: VideoFacts) -> bool:
+    """Whether a video plays at another rate than the paper's data."""
+    return abs(facts.rate - FRAME_RATE) > 0.02 * FRAME_RATE
 
 
 class VideoFolder:
@@ -74,6 +102,7 @@ class VideoFolder:
         size: int,
         signals: Sequence[str] = ("densepose",),
         index_folder: Path | None = None,
+        framing: Framing = "person",
     ):
         """Open a folder.
 
@@ -81,17 +110,19 @@ class VideoFolder:
             folder: see ``training.data.folders``.
             size: side of the square pictures, pixels.
             signals: "densepose", "keypoints" or both.
+        framing: the square that is cut out of a picture: around the person, or the centre.
             index_folder: where the index goes if the folder cannot be written to.
 
         Raises:
             InputError: no video of the folder can be used.
         """
         self.folder, self.size, self.signals = Path(folder), size, tuple(signals)
+        self.framing = framing
         self.left_out: list[str] = []
         self._entries: list[Entry] = []
         self._facts: list[VideoFacts] = []
         entries = find_entries(self.folder, suffixes=VIDEO_SUFFIXES, main="videos")
-        for entry, facts in zip(entries, _facts_of(self.folder, entries, index_folder), strict=True):
+        for entry, facts in zip(entries, facts_of(self.folder, entries, index_folder), strict=True):
             if missing := entry.missing(self.signals):
                 self.left_out.append(f"The video {entry.pixels} has no {' and no '.join(missing)} file.")
             elif facts.problem:
@@ -101,6 +132,15 @@ class VideoFolder:
                 self._facts.append(facts)
         for sentence in self.left_out:
             log.warning("left out: %s", sentence)
+        if other := sum(has_other_rate(facts) for facts in self._facts):
+            log.warning(
+                "%d of %d videos of %s do not have %g frames a second, for which the interval of a clip is "
+                "meant; `python -m training.data prepare` brings them to it",
+                *(other, len(self._facts), self.folder, FRAME_RATE),
+            )
+        engines = Counter(facts.engine for facts in self._facts)
+        if len(engines) > 1 and "densepose" in self.signals:
+            log.warning("%s: part maps by several engines, %s", self.folder, counted_engines(engines))
         if not self._entries:
             reason = self.left_out[0] if self.left_out else f"{self.folder} holds no videos."
             raise InputError(f"No video of {self.folder} can be used for training: {reason}")
@@ -116,7 +156,7 @@ class VideoFolder:
 
     def read(self, video: int, frames: Sequence[int]) -> Frames:
         entry, facts = self._entries[video], self._facts[video]
-        crop = SquareCrop(self.size, facts.person)
+        crop = SquareCrop(self.size, facts.person if self.framing == "person" else None)
         frames = list(frames)
         pixels = _fitted(entry.pixels, frames, crop.picture)
         control = {}
@@ -130,7 +170,7 @@ class VideoFolder:
         return Frames(pixels, control)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=16_384)  # about 5 kB each; to read the timestamps again takes as long as some frames
 def _index(path: Path, changed: int) -> VideoIndex:
     """Timestamps of a video; ``changed`` (its time of change) makes a replaced file another one."""
     return index_video(path, what="training video", limits=LIMITS)
@@ -169,26 +209,35 @@ def _drawn(path: Path, frames: list[int], crop: SquareCrop) -> np.ndarray:
     return np.stack([draw_keypoints(p, width=crop.size, height=crop.size) for p in points])
 
 
-def _facts_of(folder: Path, entries: Iterable[Entry], index_folder: Path | None) -> list[VideoFacts]:
-    """Facts from the index file where nothing has changed, found out and kept otherwise."""
+def facts_of(folder: Path, entries: Sequence[Entry], index_folder: Path | None = None) -> list[VideoFacts]:
+    """Facts from the index file where nothing has changed, else found out, many at a time, and kept.
+
+    What was found is written every minute, so that a run that is stopped does not look at everything again.
+    """
     path = existing_index(INDEX_NAME, folder, index_folder)
     kept = _read_index(path) if path else {}
-    facts, index, fresh = [], {}, 0
-    for entry in entries:
-        stamp = _stamp(entry)
-        old = kept.get(entry.name)
-        if old and old["stamp"] == stamp:
-            found = VideoFacts(**old["facts"])
-        else:
-            found, fresh = look_at(entry), fresh + 1
-            if fresh % 100 == 0:
-                log.info("%s: %d videos looked at", folder, fresh)
-        facts.append(found)
-        index[entry.name] = {"stamp": stamp, "facts": asdict(found)}
-    if fresh or index.keys() != kept.keys():
-        data = json.dumps({"version": _INDEX_VERSION, "videos": index}).encode()
-        keep_index(INDEX_NAME, data, folder, index_folder)
-    return facts
+    stamps = {entry.name: _stamp(entry) for entry in entries}
+    index = {name: kept[name] for name, stamp in stamps.items() if kept.get(name, {}).get("stamp") == stamp}
+    fresh = [entry for entry in entries if entry.name not in index]
+    written = time.monotonic()
+    pool = ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1))  # decoding lets other threads compute
+    try:
+        for done, (entry, found) in enumerate(zip(fresh, pool.map(look_at, fresh), strict=True), 1):
+            index[entry.name] = {"stamp": stamps[entry.name], "facts": asdict(found)}
+            if time.monotonic() - written > _WRITTEN_EVERY:
+                log.info("%s: looked at %d of %d videos", folder, done, len(fresh))
+                _write_index(index, folder, index_folder)
+                written = time.monotonic()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if fresh or index.keys() != kept.keys():
+            _write_index(index, folder, index_folder)
+    return [VideoFacts(**index[entry.name]["facts"]) for entry in entries]
+
+
+def _write_index(index: Mapping[str, dict], folder: Path, index_folder: Path | None) -> None:
+    data = json.dumps({"version": _INDEX_VERSION, "videos": index}).encode()
+    keep_index(INDEX_NAME, data, folder, index_folder)
 
 
 def _read_index(path: Path) -> dict[str, dict]:
@@ -229,7 +278,10 @@ def look_at(entry: Entry) -> VideoFacts:
             raise InputError(
                 f"These files have not as many frames as one another: {lengths}; make them anew."
             )
-        return VideoFacts(frames, width, height, person)
+        rate = float(average_rate(index.times, index.nominal_rate))
+        drawn = entry.signals.get("densepose")
+        engine = (read_metadata(drawn) or {}).get("engine") if drawn else None
+        return VideoFacts(frames, width, height, person, rate=rate, engine=engine)
     except InputError as error:
         return VideoFacts(0, width, height, None, problem=str(error))
 

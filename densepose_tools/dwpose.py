@@ -1,0 +1,136 @@
+"""DWPose: keypoints of body, feet, face and hands, by rtmlib (an optional dependency) and two ONNX files.
+
+Source: Yang et al., "Effective whole-body pose estimation with two-stages distillation" (2023); the files are
+those that its authors publish, a YOLOX that finds people and DWPose itself.
+
+Letters in shape comments: ``T`` frames, ``P`` people, ``N`` points (134).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from densepose_tools.keypoints import NUM_ALL, Keypoints, draw_keypoints, write_keypoints
+from magicanimate.errors import InputError
+from magicanimate.media.writer import VideoWriter
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = "yzd-v/DWPose"
+DETECTOR, ESTIMATOR = "yolox_l.onnx", "dw-ll_ucoco_384.onnx"
+_DETECTOR_SIZE, _ESTIMATOR_SIZE = (640, 640), (288, 384)
+
+Estimate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""A BGR picture, uint8 (H, W, 3) -> points (P, 134, 2) in pixels and their confidence (P, 134)."""
+
+
+class DWPose:
+    """Finds keypoints in pictures.
+
+    Args:
+        estimate: see `Estimate`.
+    """
+
+    def __init__(self, estimate: Estimate):
+        self._estimate = estimate
+
+    @classmethod
+    def load(cls, folder: Path | None, *, device: str | None = None, offline: bool = False) -> DWPose:
+        """With the two ONNX files of a folder, or those published, fetched once.
+
+        Args:
+            folder: with ``yolox_l.onnx`` and ``dw-ll_ucoco_384.onnx``; fetched when ``None``.
+            device: "cuda" and so on; the CPU when ``None``.
+            offline: fetch nothing.
+
+        Raises:
+            InputError: rtmlib is not installed, or a file is missing or cannot be used.
+        """
+        try:
+            from rtmlib import YOLOX, RTMPose
+        except ImportError as error:
+            raise InputError(
+                "Keypoints need the packages rtmlib and onnxruntime (onnxruntime-gpu): pip install rtmlib "
+                f"onnxruntime ({error})."
+            ) from error
+        detector, estimator = (_file(folder, name, offline=offline) for name in (DETECTOR, ESTIMATOR))
+        how = {"backend": "onnxruntime", "device": (device or "cpu").partition(":")[0]}
+        try:
+            find = YOLOX(str(detector), model_input_size=_DETECTOR_SIZE, **how)
+            pose = RTMPose(str(estimator), model_input_size=_ESTIMATOR_SIZE, to_openpose=True, **how)
+        except Exception as error:  # noqa: BLE001  (onnxruntime has an exception for every kind of damage)
+            line = str(error).strip().split("\n")[0][:160]
+            raise InputError(f"{detector} or {estimator} cannot be used ({line}).") from error
+
+        def estimate(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            boxes = find(picture)
+            if not len(boxes):  # rtmlib would look for a person in the whole picture
+                return np.zeros((0, NUM_ALL, 2)), np.zeros((0, NUM_ALL))
+            return pose(picture, bboxes=boxes)
+
+        return cls(estimate)
+
+    def points(self, frames: Iterable[np.ndarray]) -> Keypoints:
+        """Keypoints of RGB frames, uint8 (H, W, 3) of one size.
+
+        Raises:
+            InputError: there is no frame.
+        """
+        found, size = [], None
+        for frame in frames:
+            size = size or (frame.shape[1], frame.shape[0])
+            points, confidence = self._estimate(np.ascontiguousarray(frame[..., ::-1]))
+            found.append(np.concatenate([points, np.asarray(confidence)[..., None]], axis=-1))
+        if size is None:
+            raise InputError("There is no frame to find keypoints in.")
+        most = max(1, *(len(people) for people in found))
+        recorded = np.zeros((len(found), most, NUM_ALL, 3), np.float32)
+        for frame, people in zip(recorded, found, strict=True):
+            frame[: len(people)] = people
+        recorded[..., 2] = recorded[..., 2].clip(0, 1)  # some networks' confidences reach beyond
+        return Keypoints(recorded, *size)
+
+    def write(self, path: Path, frames: Iterable[np.ndarray]) -> Keypoints:
+        """Write the keypoints of frames as ``NAME.keypoints.npz``."""
+        found = self.points(frames)
+        write_keypoints(path, found)
+        return found
+
+
+def drawn(keypoints: Keypoints) -> Iterator[np.ndarray]:
+    """The drawing of every frame, uint8 (H, W, 3)."""
+    size = {"width": keypoints.width, "height": keypoints.height}
+    return (draw_keypoints(people, **size) for people in keypoints.points)
+
+
+def write_drawing(path: Path, keypoints: Keypoints, *, fps) -> None:
+    """Write the drawings of keypoints as a clip that drives an animation."""
+    size = {"width": keypoints.width, "height": keypoints.height}
+    with VideoWriter(path, **size, fps=fps, quality=8) as writer:
+        for frame in drawn(keypoints):
+            writer.write(frame)
+
+
+def _file(folder: Path | None, name: str, *, offline: bool) -> Path:
+    """One of the two files.
+
+    Raises:
+        InputError: it is not there, or cannot be fetched.
+    """
+    if folder is not None:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing; it is published in {REPOSITORY} on the Hub.")
+        return folder / name
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(REPOSITORY, name, local_files_only=offline))
+    except Exception as error:  # noqa: BLE001  (the Hub's client has many ways to fail)
+        line = str(error).strip().split("\n")[0][:160]
+        raise InputError(
+            f"{name} of {REPOSITORY} cannot be fetched ({line}); fetch it by hand and give its folder."
+        ) from error

@@ -1,0 +1,226 @@
+"""DensePose of single pictures, of any sizes: a folder in, ``NAME.densepose.png`` beside or elsewhere.
+
+The network is started once. A line of the journal ``densepose.jsonl`` says of every picture how many people
+were found, or why it has no map; a run that was stopped goes on behind the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from densepose_tools.engine import Extractor
+from densepose_tools.people import Person, part_map
+from magicanimate.config import OnProgress, ShouldStop
+from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import parse_json, whole_file
+from magicanimate.media.outputs import PNG_KEY, PROGRAM, encode_settings
+from magicanimate.media.photo import load_photo
+from magicanimate.palette import colourise
+from magicanimate.progress import ProgressMeter
+
+log = logging.getLogger(__name__)
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAP_ENDING = ".densepose.png"
+JOURNAL = "densepose.jsonl"
+_READ_AHEAD = 32
+
+
+@dataclass(frozen=True)
+class PictureMaps:
+    """What was made.
+
+    Attributes:
+        made: maps, those of earlier runs included.
+        resumed: pictures that earlier runs had looked at.
+        nobody: names of the pictures that show nobody, and have no map.
+        unreadable: sentences on the pictures that cannot be used.
+    """
+
+    made: int
+    resumed: int
+    nobody: list[str]
+    unreadable: list[str]
+
+
+def chosen_people(people: Sequence[Person], who: str) -> list[Person]:
+    """ "all" of them, surest first, or the "largest"."""
+    return list(people) if who == "all" else sorted(people, key=Person.area, reverse=True)[:1]
+
+
+def write_map(path: Path, labels: np.ndarray, settings: dict[str, Any]) -> None:
+    """Write a part map, uint8 (H, W), in its colours, with the settings that made it, whole or not at all."""
+    text = PngInfo()
+    text.add_text(PNG_KEY, encode_settings({"program": PROGRAM, **settings}))
+    with whole_file(path) as partial:
+        Image.fromarray(colourise(labels)).save(partial, "PNG", pnginfo=text)
+
+
+def extract_pictures(
+    source: Path,
+    target: Path,
+    extractor: Extractor,
+    *,
+    settings: dict[str, Any],
+    people: str = "largest",
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> PictureMaps:
+    """Make the part map of every picture of a folder.
+
+    Args:
+        source: the folder; what lies further down is not looked at.
+        target: for the maps, as large as their pictures; may be ``source``.
+        extractor: finds the people.
+        settings: everything that decides what is found, JSON-ready; kept in every map. A folder of maps that
+            were made with others is refused.
+        people: "largest" or "all" of each picture.
+        on_progress: told of "detect", in pictures.
+        should_stop: asked before each batch.
+
+    Raises:
+        InputError: there are no pictures, the maps in ``target`` are of other settings, or it cannot be
+            written.
+        Cancelled: ``should_stop()`` said so; the maps made so far stay.
+    """
+    pictures = pictures_of(source)
+    settings = settings | {"people": people}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        done = _journal(target / JOURNAL, settings)
+        meter = ProgressMeter(on_progress)
+        meter.begin("detect", len(pictures))
+        left = [path for path in pictures if path.name not in done]
+        resumed = len(pictures) - len(left)
+        with (target / JOURNAL).open("a", encoding="utf-8") as journal:
+            for path, result in _found(left, extractor, people, should_stop):
+                line: dict[str, Any] = {"name": path.name}
+                if isinstance(result, InputError):
+                    line["problem"] = str(result)
+                elif result is None:
+                    line["people"] = 0
+                else:
+                    count, labels = result
+                    line["people"] = count
+                    write_map(target / f"{path.stem}{MAP_ENDING}", labels, settings)
+                journal.write(json.dumps(line) + "\n")
+                journal.flush()
+                done[path.name] = line
+                meter.update(len(done), max(len(done), len(pictures)))
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({error.strerror}); choose another folder.") from error
+    meter.finish()
+    lines = [done[path.name] for path in pictures]
+    return PictureMaps(
+        made=sum(line.get("people", 0) > 0 for line in lines),
+        resumed=resumed,
+        nobody=[line["name"] for line in lines if line.get("people") == 0],
+        unreadable=[line["problem"] for line in lines if "problem" in line],
+    )
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name, without maps.
+
+    Raises:
+        InputError: it cannot be read, holds none, or two of one name, whose maps would be one file.
+    """
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read ({error.strerror}); check the name.") from error
+    pictures: dict[str, Path] = {}
+    for path in found:
+        if path.name.startswith(".") or path.stem.endswith((".densepose", ".keypoints")):
+            continue
+        if path.stem in pictures:
+            raise InputError(
+                f"{pictures[path.stem]} and {path.name} would have one map; give one of them another name."
+            )
+        pictures[path.stem] = path
+    if not pictures:
+        raise InputError(f"The folder {folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)}).")
+    return list(pictures.values())
+
+
+def _journal(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What earlier runs found, by name of the picture; a line that a killed run cut off does not count."""
+    if not path.exists():
+        path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
+        return {}
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(parse_json(text))
+        except ValueError:
+            continue
+    before = lines[0].get("settings") if lines and isinstance(lines[0], dict) else None
+    if before != settings:
+        raise InputError(
+            f"The maps in {path.parent} were made with other settings ({_difference(before, settings)}); "
+            "give those again, or choose another folder."
+        )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return {line["name"]: line for line in lines[1:] if isinstance(line, dict) and "name" in line}
+
+
+def _difference(before: Any, now: dict[str, Any]) -> str:
+    if not isinstance(before, dict):
+        return "unknown ones"
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)}, not {now.get(name)}" for name in changed)
+
+
+def _found(
+    paths: Sequence[Path], extractor: Extractor, who: str, should_stop: ShouldStop | None
+) -> Iterator[tuple[Path, tuple[int, np.ndarray] | None | InputError]]:
+    """Of each picture the number of people and their map, ``None`` without anybody, or what is wrong with it.
+
+    Pictures are read ahead in threads, and those of one size go through the network together.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[Path, np.ndarray]]] = {}
+    with ThreadPoolExecutor(4) as pool:
+        for first in range(0, len(paths), _READ_AHEAD):
+            some = paths[first : first + _READ_AHEAD]
+            for path, photo in zip(some, pool.map(_read, some), strict=True):
+                if isinstance(photo, InputError):
+                    yield path, photo
+                    continue
+                alike = waiting.setdefault(photo.shape, [])
+                alike.append((path, photo))
+                if len(alike) == extractor.batch:
+                    yield from _looked_at(waiting.pop(photo.shape), extractor, who, should_stop)
+            for shape in list(waiting):  # of many sizes, none waits long
+                yield from _looked_at(waiting.pop(shape), extractor, who, should_stop)
+
+
+def _looked_at(
+    alike: Sequence[tuple[Path, np.ndarray]],
+    extractor: Extractor,
+    who: str,
+    should_stop: ShouldStop | None,
+) -> Iterator[tuple[Path, tuple[int, np.ndarray] | None]]:
+    if should_stop is not None and should_stop():
+        raise Cancelled
+    found = extractor.people([photo for _, photo in alike])
+    for (path, photo), people in zip(alike, found, strict=True):
+        height, width = photo.shape[:2]
+        labels = part_map(chosen_people(people, who), width=width, height=height)
+        yield path, (len(people), labels) if labels.any() else None
+
+
+def _read(path: Path) -> np.ndarray | InputError:
+    try:
+        return load_photo(path, what="picture")
+    except InputError as error:
+        return error
