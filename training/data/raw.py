@@ -1,0 +1,145 @@
+"""What there is to prepare: videos, frame folders, tracklets and pictures, as they are published."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from magicanimate.errors import InputError
+from training.data.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+Source = Literal["auto", "videos", "pictures", "tiktok", "ted"]
+SOURCES: tuple[Source, ...] = ("auto", "videos", "pictures", "tiktok", "ted")
+
+TIKTOK_RATE = 30.0
+"""Frames a second of the TikTok dataset's frame folders (Jafarian and Park, CVPR 2021)."""
+
+
+@dataclass(frozen=True)
+class RawItem:
+    """Something to prepare, JSON-ready.
+
+    Attributes:
+        name: of what is made of it, unique in its set.
+        kind: "video" (a file or a folder of frames) or "picture".
+        path: absolute.
+        start, end: stretch in seconds, ``end`` ``None`` for the whole.
+        box: left, top, right, bottom of what is cut out, as shares of the picture; ``None`` for all of it.
+        rate: frames a second of a folder of frames.
+    """
+
+    name: str
+    kind: Literal["video", "picture"]
+    path: str
+    start: float = 0.0
+    end: float | None = None
+    box: tuple[float, float, float, float] | None = None
+    rate: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> RawItem:
+        """From `as_json`; JSON knows no tuples."""
+        return cls(**{**saved, "box": tuple(saved["box"]) if saved["box"] else None})
+
+    def stamp(self) -> list[float]:
+        """Tells whether the source has changed: size and time of change of the file, or of the folder."""
+        status = Path(self.path).stat()
+        return [status.st_size, status.st_mtime_ns]
+
+
+def find_items(folder: Path, source: Source, *, tracklets: Path | None = None) -> list[RawItem]:
+    """Everything of a folder that can be prepared.
+
+    - ``videos``, ``pictures``: all files of these kinds, in subfolders too; "auto" takes both.
+    - ``tiktok``: the TikTok dataset as released, ``FOLDER/00001/images/0001.png`` and so on, each a clip.
+    - ``ted``: videos named by their YouTube id, cut by the published list ``tracklets`` (columns video_id,
+      start and end in frames, bbox as left-top-right-bottom, fps, width and height of the whole video).
+
+    Raises:
+        InputError: there is nothing, or the list cannot be used.
+    """
+    if not folder.is_dir():
+        raise InputError(f"The folder {folder} does not exist; check the name.")
+    if source == "auto" and _frame_folders(folder):
+        source = "tiktok"
+    if (source == "ted") != (tracklets is not None):
+        raise InputError("--tracklets, the published list, goes with --source ted, and the other way round.")
+    if source == "tiktok":
+        items = [
+            RawItem(images.parent.name, "video", str(images.resolve()), rate=TIKTOK_RATE)
+            for images in _frame_folders(folder)
+        ]
+    elif source == "ted":
+        items = list(_tracklets(folder, tracklets))
+    else:
+        kinds = {"videos": ("video",), "pictures": ("picture",)}.get(source, ("video", "picture"))
+        items = list(_files(folder, kinds))
+    if not items:
+        raise InputError(f"{folder} holds nothing that can be prepared as {source!r}.")
+    names: dict[str, RawItem] = {}
+    for item in items:
+        if item.name in names:
+            raise InputError(
+                f"{names[item.name].path} and {item.path} would both be called {item.name}; rename one."
+            )
+        names[item.name] = item
+    return items
+
+
+def _frame_folders(folder: Path) -> list[Path]:
+    found = (path / "images" for path in sorted(folder.iterdir()) if path.is_dir())
+    return [
+        images
+        for images in found
+        if images.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in images.iterdir())
+    ]
+
+
+def _files(folder: Path, kinds: tuple[str, ...]) -> Iterator[RawItem]:
+    suffixes = {"video": VIDEO_SUFFIXES, "picture": IMAGE_SUFFIXES}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if any(part.startswith(".") for part in inside.parts) or not path.is_file():
+            continue
+        for kind in kinds:
+            if path.suffix.lower() in suffixes[kind]:
+                # Dots would be taken for the name of a signal, and folders lie flat in what is made.
+                name = "__".join(inside.with_suffix("").parts).replace(".", "_")
+                yield RawItem(name, kind, str(path.resolve()))
+
+
+def _tracklets(folder: Path, file: Path) -> Iterator[RawItem]:
+    """The rows of the published list whose videos are in the folder; the others cannot be had any more."""
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            rows = list(csv.DictReader(opened))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"The list {file} cannot be read ({error}).") from error
+    videos = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
+    for number, row in enumerate(rows, 2):
+        try:
+            video = row["video_id"].split("#")[0]
+            rate, width, height = float(row["fps"]), float(row["width"]), float(row["height"])
+            start, end = int(row["start"]), int(row["end"])
+            left, top, right, bottom = (int(side) for side in row["bbox"].split("-"))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"Line {number} of {file} is no tracklet ({error}); the columns are video_id, start, end, "
+                "bbox, fps, width and height."
+            ) from error
+        if video in videos:
+            yield RawItem(
+                f"{video}_{start:06d}_{end:06d}_{left}_{top}".replace(".", "_"),
+                "video",
+                str(videos[video].resolve()),
+                start=start / rate,
+                end=end / rate,
+                box=(left / width, top / height, right / width, bottom / height),
+            )
