@@ -11,5 +11,6 @@ setup(
     package_data={
         "magicanimate": ["**/*.md", "**/*.css", "**/*.js", "**/*.png"],
         "magicanimate.assets": ["**/*"],
+        "training.evaluation": ["protocols/*.json"],
     },
 )

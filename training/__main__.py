@@ -1,4 +1,4 @@
-"""Command line of the training: ``python -m training STAGE``, ``export`` or ``segmenter``."""
+"""Command line of the training: ``python -m training STAGE``, ``export``, ``evaluate`` and others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from magicanimate.terminal import exit_status, say
 from training.config import check_config
+from training.evaluation import command as evaluation
 from training.options import add_settings, origins, whole_number, with_settings
 from training.presets import PRESETS, preset
 from training.segmenter import command as segmenter
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True)
     _add_common(export)
     segmenter.add_command(commands)
+    evaluation.add_commands(commands)
     return top
 
 
@@ -79,6 +81,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.command in ("evaluate", "compare"):
+        getattr(evaluation, args.command)(args)
+        return 0
     from training import runs
     from training.build import Start
     from training.export import export_pipeline, saved_config

@@ -1,0 +1,168 @@
+"""Protocols of evaluation as files, and the figures that others published under them.
+
+Figures of one method differ severalfold between protocols, so a report carries its protocol whole, and
+published figures stand beside it only if they are of the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from magicanimate.errors import InputError
+from magicanimate.files import Unreadable, read_json_object
+
+FOLDER = Path(__file__).parent / "protocols"
+PUBLISHED = FOLDER / "published.json"
+
+Reference = Literal["first", "middle", "still", "other"]
+REFERENCES: tuple[Reference, ...] = ("first", "middle", "still", "other")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of the report.
+
+    Attributes:
+        title: heading, with the unit.
+        better: "lower" or "higher".
+        digits: behind the point.
+        needs_truth: whether it compares with the true video.
+        of_the_set: one figure of all videos together, not one a video.
+    """
+
+    title: str
+    better: str
+    digits: int
+    needs_truth: bool = True
+    of_the_set: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "l1": Metric("L1, % of full scale", "lower", 2),
+    "l1_published": Metric("L1 as published: grey levels by pixels of a frame", "lower", 7),
+    "psnr": Metric("PSNR, dB", "higher", 2),
+    "psnr_first_reported": Metric("PSNR* as first reported: it overflows, for comparison only", "higher", 2),
+    "ssim": Metric("SSIM", "higher", 3),
+    "lpips": Metric("LPIPS", "lower", 3),
+    "fid": Metric("FID, all frames together", "lower", 2, of_the_set=True),
+    "fid_vid": Metric("FID-VID", "lower", 2, of_the_set=True),
+    "fvd": Metric("FVD", "lower", 2, of_the_set=True),
+    "temporal": Metric("error of the changes, grey levels", "lower", 2),
+    "identity": Metric("identity, colours of body parts, ΔE", "lower", 2, needs_truth=False),
+    "flicker": Metric("flicker, grey levels", "lower", 2, needs_truth=False),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is compared and how.
+
+    Attributes:
+        name: of the file, without suffix.
+        about: one sentence for readers.
+        source: where the protocol is defined.
+        videos: names (without suffix) of the test videos, in order; empty for all of the folder.
+        reference: "first" or "middle" frame of the stretch, "still" (another still of a rendered dancer), or
+            "other": the first frame of the next video, for which there is no truth.
+        frames: of the stretch, from the video's first frame on; 0 for all.
+        interval: every so many-th frame is taken.
+        size: side in pixels at which results and truth are compared; 0 for the checkpoint's own.
+        framing: square that is cut out of the videos, see `StageConfig`.
+        codec: what results go through before they are judged: "none", or "h264" with ``crf``.
+        crf: constant rate factor.
+        fvd_frames: frames of each clip for FVD and FID-VID.
+        fvd_clips: "disjoint" clips of a video one after the other, or its "first" only.
+        lpips: network of LPIPS, "alex", "vgg" or "squeeze".
+        metrics: what is reported, by the keys of `METRICS`.
+    """
+
+    name: str
+    about: str
+    source: str
+    videos: tuple[str, ...] = ()
+    reference: Reference = "first"
+    frames: int = 0
+    interval: int = 1
+    size: int = 256
+    framing: Literal["centre", "person"] = "centre"
+    codec: Literal["none", "h264"] = "none"
+    crf: int = 0
+    fvd_frames: int = 16
+    fvd_clips: Literal["disjoint", "first"] = "disjoint"
+    lpips: Literal["alex", "vgg", "squeeze"] = "alex"
+    metrics: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, JSON-ready, and what tells the protocol from others."""
+        own = json.loads(json.dumps(asdict(self)))
+        text = json.dumps({k: v for k, v in own.items() if k not in ("about", "source")}, sort_keys=True)
+        return own | {"digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def protocol_names() -> list[str]:
+    """The protocols that come with the program."""
+    return sorted(path.stem for path in FOLDER.glob("*.json") if path != PUBLISHED)
+
+
+def load_protocol(name: str) -> Protocol:
+    """A protocol by its name, or from a JSON file of one's own.
+
+    Raises:
+        InputError: there is none, or it says what no protocol can.
+    """
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not path.is_file():
+        raise InputError(
+            f"There is no protocol {name!r}; choose from {', '.join(protocol_names())}, or give a JSON file."
+        )
+    try:
+        saved = read_json_object(path)
+    except Unreadable as error:
+        raise InputError(f"The protocol {path} cannot be read ({error.reason}).") from error
+    known = {f.name for f in fields(Protocol)}
+    if strange := sorted(saved.keys() - known | {"about", "source"} - saved.keys()):
+        raise InputError(f"The protocol {path} has wrong or missing keys: {', '.join(strange)}.")
+    lists = {key: tuple(saved.get(key, ())) for key in ("videos", "metrics")}
+    protocol = Protocol(**{**saved, "name": path.stem, **lists})
+    _check(protocol, path)
+    return protocol
+
+
+def _check(protocol: Protocol, path: Path) -> None:
+    choices = {
+        "reference": REFERENCES,
+        "framing": ("centre", "person"),
+        "codec": ("none", "h264"),
+        "fvd_clips": ("disjoint", "first"),
+        "lpips": ("alex", "vgg", "squeeze"),
+    }
+    for key, allowed in choices.items():
+        if getattr(protocol, key) not in allowed:
+            raise InputError(
+                f"{key} in {path} is {getattr(protocol, key)!r}; choose one of {', '.join(allowed)}."
+            )
+    least = {"frames": 0, "interval": 1, "size": 0, "crf": 0, "fvd_frames": 2}
+    for key, low in least.items():
+        value = getattr(protocol, key)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= 10**6:
+            raise InputError(f"{key} in {path} is {value!r}; choose a whole number from {low} on.")
+    for metric in protocol.metrics:
+        if metric not in METRICS:
+            raise InputError(f"metrics in {path} name {metric!r}; choose from {', '.join(METRICS)}.")
+
+
+def published_rows(protocol: str) -> list[dict[str, Any]]:
+    """Figures of others under a protocol: "method", "source", "figures" by metric."""
+    return [row for row in read_json_object(PUBLISHED)["rows"] if row["protocol"] == protocol]
+
+
+def rows_of(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """The lines of a report's table: method, source, figures by metric."""
+    yield "this checkpoint" if "checkpoint" in report["method"] else "these results", "", report["figures"]
+    for row in report["published"]:
+        yield row["method"], row["source"], {key: {"mean": value} for key, value in row["figures"].items()}

@@ -1,0 +1,406 @@
+"""Animates the test videos of a protocol with a checkpoint, or takes results as they are, and judges them.
+
+Letters in shape comments: ``F`` frames, ``H W`` pixels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Structure
+
+import numpy as np
+from PIL import Image
+
+from magicanimate import __version__
+from magicanimate.config import MediaLimits
+from magicanimate.errors import InputError
+from magicanimate.files import write_bytes, write_json
+from magicanimate.media.motion import open_motion
+from magicanimate.media.writer import VideoWriter
+from magicanimate.palette import nearest_labels
+from training.config import SIGNALS
+from training.data.opening import open_videos
+from training.data.sources import VideoSet
+from training.evaluation.networks import Lpips, NotComputed, find_network
+from training.evaluation.page import write_page
+from training.evaluation.protocol import METRICS, Protocol, published_rows
+from training.evaluation.statistics import bootstrap
+from training.metrics import colour, frechet, pixels, similarity, steadiness
+
+log = logging.getLogger(__name__)
+
+REPORT, TABLE = "report.json", "report.csv"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is animated, at the size of the checkpoint and at that of the comparison.
+
+    Attributes:
+        name: for files, unique.
+        reference: uint8 ``H W 3``.
+        control: driving signals by name, uint8 ``F H W 3``.
+        truth: uint8 ``F h w 3`` at the size of the comparison; ``None`` where nobody knows.
+        labels: part ids of the motion, uint8 ``F h w``; ``None`` where no part maps drive.
+        reference_labels: of the reference, uint8 ``1 h w``, likewise.
+        shown_reference: uint8 ``h w 3``, at the size of the comparison.
+    """
+
+    name: str
+    reference: np.ndarray
+    control: Mapping[str, np.ndarray]
+    truth: np.ndarray | None
+    labels: np.ndarray | None
+    reference_labels: np.ndarray | None
+    shown_reference: np.ndarray
+
+
+class Animate(Structure):
+    """A checkpoint, or whatever else makes results.
+
+    Attributes:
+        size: of what it takes and gives, pixels.
+        driving: its signals, see `training.config.SIGNALS`.
+        about: what the report says of it, JSON-ready.
+    """
+
+    size: int
+    driving: str
+    about: Mapping[str, Any]
+
+    def __call__(self, clip: Clip) -> np.ndarray:
+        """The result, uint8 ``F H W 3``."""
+
+
+class Checkpoint:
+    """A pipeline folder that animates; see `Animate`.
+
+    Args:
+        folder: the pipeline.
+        device: the best when ``None``.
+        steps, guidance_scale: the checkpoint's own when ``None``.
+        seed: of the noise.
+
+    Raises:
+        InputError: the checkpoint cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 1,
+    ):
+        from magicanimate.checkpoints.disk import folder_digest
+        from magicanimate.device import pick_device
+        from magicanimate.loading import read_pipeline
+        from magicanimate.memory.profiles import profiles_for
+
+        picked = pick_device(device, None)
+        self._pipe = read_pipeline(folder, profiles_for(picked.name)[0], dtype=picked.dtype).to(picked.name)
+        own = self._pipe.config
+        self.size, self.driving = own.default_width, own.driving
+        self._how = {
+            "num_inference_steps": steps or own.default_steps,
+            "guidance_scale": own.default_guidance_scale if guidance_scale is None else guidance_scale,
+            "seed": seed,
+        }
+        self.about = {
+            "checkpoint": str(folder.resolve()),
+            "checkpoint_digest": folder_digest(folder),
+            "kind": own.kind,
+            "fusion": own.fusion,
+            "driving": own.driving,
+            "dtype": picked.dtype,
+            **self._how,
+        }
+
+    def __call__(self, clip: Clip) -> np.ndarray:
+        signals = [clip.control[name] for name in SIGNALS[self.driving]]
+        second = signals[1] if len(signals) > 1 else None
+        return self._pipe(clip.reference, signals[0], keypoints=second, **self._how).frames
+
+
+class Results:
+    """Results that are there already, ``NAME.mp4`` (or a folder of frames ``NAME``); see `Animate`."""
+
+    def __init__(self, folder: Path, *, size: int, driving: str = "densepose"):
+        if not folder.is_dir():
+            raise InputError(f"The folder of results {folder} does not exist.")
+        self.folder, self.size, self.driving = folder, size, driving
+        self.about = {"results": str(folder.resolve())}
+
+    def __call__(self, clip: Clip) -> np.ndarray:
+        found = [path for path in sorted(self.folder.glob(f"{clip.name}*")) if path.stem == clip.name]
+        if not found:
+            raise InputError(f"There is no result for {clip.name} in {self.folder}.")
+        frames = list(open_motion(found[0], limits=MediaLimits()).frames())
+        wanted = len(next(iter(clip.control.values())))
+        if len(frames) != wanted:
+            raise InputError(f"The result {found[0]} has {len(frames)} frames, and the motion {wanted}.")
+        return np.stack(frames)
+
+
+def evaluate(
+    protocol: Protocol,
+    data: Path,
+    animate: Animate,
+    out: Path,
+    *,
+    networks: Path,
+    most: int | None = None,
+    on_video: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Run a protocol and write ``report.json``, ``report.csv`` and ``index.html`` with its videos.
+
+    Args:
+        protocol: see there.
+        data: prepared videos or rendered dancers, see `training.data.opening.open_videos`.
+        animate: the checkpoint, or results.
+        out: folder of the report.
+        networks: folder of the feature networks, see `training.evaluation.networks`.
+        most: videos at most.
+        on_video: told of the name, the number (from 1 on) and how many there are.
+
+    Returns:
+        What ``report.json`` holds.
+
+    Raises:
+        InputError: the data do not suit the protocol, or it cannot be written.
+    """
+    size = protocol.size or animate.size
+    shared = {"signals": SIGNALS[animate.driving], "framing": protocol.framing}
+    judged = open_videos(data, size=size, **shared)
+    shown = judged if size == animate.size else open_videos(data, size=animate.size, **shared)
+    videos = _chosen(judged, protocol, data)[:most]
+    try:
+        (out / "videos").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
+    judge = _Judge(protocol, networks)
+    rows = []
+    for number, video in enumerate(videos):
+        clip = _clip(shown, judged, protocol, video, videos[(number + 1) % len(videos)])
+        if on_video:
+            on_video(clip.name, number + 1, len(videos))
+        result = _through_codec(resized(animate(clip), size), protocol, out)
+        rows.append({"name": clip.name, "frames": len(result), "figures": judge.figures(clip, result)})
+        _write_videos(out / "videos", clip, result, size)
+    report = {
+        "program": f"MagicAnimate {__version__}",
+        "protocol": protocol.as_json(),
+        "data": str(data.resolve()),
+        "videos_with_driving": len(rows),
+        "method": dict(animate.about),
+        "networks": judge.networks,
+        "figures": {key: judge.summary(key, rows) for key in protocol.metrics},
+        "published": published_rows(protocol.name),
+        "videos": rows,
+    }
+    write_json(out / REPORT, report)
+    write_bytes(out / TABLE, _as_csv(report).encode())
+    write_page(out, report)
+    return report
+
+
+def _chosen(videos: VideoSet, protocol: Protocol, data: Path) -> list[int]:
+    """The numbers of the protocol's videos."""
+    by_name = {_name(videos, video): video for video in range(len(videos))}
+    if not protocol.videos:
+        return list(by_name.values())
+    missing = [name for name in protocol.videos if name not in by_name]
+    if missing:
+        log.warning("%s lacks %d videos of the protocol: %s", data, len(missing), ", ".join(missing[:5]))
+    found = [by_name[name] for name in protocol.videos if name in by_name]
+    if not found:
+        raise InputError(
+            f"{data} holds none of the videos that the protocol {protocol.name} names, such as {missing[0]}."
+        )
+    return found
+
+
+def _name(videos: VideoSet, video: int) -> str:
+    return Path(videos.name(video)).stem.replace(" ", "_")
+
+
+def _clip(shown: VideoSet, judged: VideoSet, protocol: Protocol, video: int, other: int) -> Clip:
+    """What a protocol takes of a video, and its reference of this one or another."""
+    first = judged.stills
+    count = judged.num_frames(video) - first
+    frames = list(range(first, first + count, protocol.interval))
+    frames = frames[: protocol.frames or None]
+    if not frames or (protocol.reference == "still" and not first):
+        what = "no frames" if not frames else "no stills; choose another protocol"
+        raise InputError(f"{judged.name(video)} has {what}.")
+    source = other if protocol.reference == "other" else video
+    at = {
+        "first": frames[0],
+        "middle": frames[len(frames) // 2],
+        "still": 0,
+        "other": first,
+    }[protocol.reference]
+    motion, reference = shown.read(video, frames), shown.read(source, [at])
+    truth, photo = judged.read(video, frames), judged.read(source, [at])
+    has_parts = "densepose" in truth.control
+    return Clip(
+        name=_name(judged, video),
+        reference=reference.pixels[0],
+        control=motion.control,
+        truth=None if protocol.reference == "other" else truth.pixels,
+        labels=nearest_labels(truth.control["densepose"])[0] if has_parts else None,
+        reference_labels=nearest_labels(photo.control["densepose"])[0] if has_parts else None,
+        shown_reference=photo.pixels[0],
+    )
+
+
+def resized(video: np.ndarray, size: int) -> np.ndarray:
+    """Frames, uint8 ``F H W 3``, at another size: averaged where they shrink, else bicubic."""
+    if video.shape[1:3] == (size, size):
+        return video
+    how = Image.Resampling.BOX if video.shape[1] > size else Image.Resampling.BICUBIC
+    return np.stack([np.asarray(Image.fromarray(frame).resize((size, size), how)) for frame in video])
+
+
+def _through_codec(video: np.ndarray, protocol: Protocol, out: Path) -> np.ndarray:
+    """A result as the protocol stores it before it is judged."""
+    if protocol.codec == "none":
+        return video
+    path = out / ".judged.mp4"
+    try:
+        _write_video(path, video, quality=protocol.crf)
+        return np.stack(list(open_motion(path, limits=MediaLimits()).frames()))[: len(video)]
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write_video(path: Path, video: np.ndarray, *, quality: int = 14) -> None:
+    height, width = video.shape[1:3]
+    with VideoWriter(path, width=width, height=height, fps=25, quality=quality) as writer:
+        for frame in video:
+            writer.write(np.ascontiguousarray(frame))
+
+
+def _write_videos(folder: Path, clip: Clip, result: np.ndarray, size: int) -> None:
+    """What the page plays."""
+    Image.fromarray(clip.shown_reference).save(folder / f"{clip.name}_reference.png")
+    driving = next(iter(clip.control.values()))
+    _write_video(folder / f"{clip.name}_driving.mp4", resized(np.asarray(driving), size))
+    _write_video(folder / f"{clip.name}_result.mp4", result)
+    if clip.truth is not None:
+        _write_video(folder / f"{clip.name}_truth.mp4", clip.truth)
+
+
+class _Judge:
+    """Computes figures, and keeps what those of the whole set need.
+
+    Attributes:
+        networks: metric -> the network that it was computed with.
+        absent: metric -> why it is not computed.
+    """
+
+    def __init__(self, protocol: Protocol, folder: Path):
+        self.protocol, self.folder = protocol, folder
+        self.networks: dict[str, str] = {}
+        self.absent: dict[str, str] = {}
+        self._lpips: Lpips | None = None
+        self._sets: list[tuple[np.ndarray, np.ndarray]] = []
+        if protocol.reference == "other":
+            for key in protocol.metrics:
+                if METRICS[key].needs_truth:
+                    self.absent[key] = "there is no truth"
+        if "lpips" in protocol.metrics and "lpips" not in self.absent:
+            try:
+                self._lpips = Lpips(protocol.lpips, folder)
+                self.networks["lpips"] = self._lpips.name
+            except NotComputed as reason:
+                self.absent["lpips"] = str(reason)
+
+    def figures(self, clip: Clip, result: np.ndarray) -> dict[str, float | None]:
+        """The figures of one video, by metric; ``None`` for those that it does not have."""
+        if clip.truth is not None:
+            self._sets.append((clip.truth, result))
+        own = {
+            "l1": lambda: 100 * pixels.l1(clip.truth, result),
+            "l1_published": lambda: pixels.l1_published(clip.truth, result),
+            "psnr": lambda: pixels.psnr(clip.truth, result),
+            "psnr_first_reported": lambda: pixels.psnr_overflowing(clip.truth, result),
+            "ssim": lambda: similarity.ssim(clip.truth, result),
+            "lpips": lambda: self._lpips(clip.truth, result),
+            "temporal": lambda: steadiness.temporal_error(clip.truth, result),
+            "identity": lambda: _identity(clip, result),
+            "flicker": lambda: steadiness.flicker(result),
+        }
+        found = {}
+        for key in self.protocol.metrics:
+            if METRICS[key].of_the_set or key in self.absent:
+                continue
+            value = own[key]()
+            found[key] = value if math.isfinite(value) else None
+        return found
+
+    def summary(self, key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """A metric over all videos: "mean", "low", "high", "videos", or "not_computed" with the reason."""
+        if key in self.absent:
+            return {"not_computed": self.absent[key]}
+        if METRICS[key].of_the_set:
+            try:
+                found = self._distance(key)
+            except NotComputed as reason:
+                return {"not_computed": str(reason)}
+            self.networks[key] = found.network
+            return {"mean": found.distance, "samples": found.samples, "clip_length": found.clip_length}
+        values = [row["figures"].get(key) for row in rows]
+        mean = bootstrap([value for value in values if value is not None])
+        return {"not_computed": "no video has this figure"} if mean is None else mean.as_json()
+
+    def _distance(self, key: str) -> frechet.FrechetResult:
+        """FID, FID-VID or FVD."""
+        path, _ = find_network(key, self.folder)
+        length = self.protocol.fvd_frames
+        network = frechet.inception(path) if key == "fid" else frechet.i3d(path, clip_length=length)
+        sides = list(zip(*self._sets, strict=True))
+        if key != "fid" and self.protocol.fvd_clips == "first":
+            sides = [[video[:length] for video in side] for side in sides]
+        try:
+            how = f"{self.protocol.size} pixels, {self.protocol.codec}"
+            return frechet.frechet(*sides, network, format=how)
+        except InputError as error:  # too few clips
+            raise NotComputed(str(error)) from error
+
+
+def _identity(clip: Clip, result: np.ndarray) -> float:
+    """Colours of the body parts in the result against those in the reference."""
+    if clip.labels is None:
+        return math.nan
+    shown = colour.part_colours(result, clip.labels)
+    photo = colour.part_colours(clip.shown_reference[None], clip.reference_labels)
+    return colour.identity_difference(photo, shown)
+
+
+def _as_csv(report: Mapping[str, Any]) -> str:
+    """A row for every video and the means, with the protocol in every row."""
+    text = io.StringIO()
+    keys = list(report["protocol"]["metrics"])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["protocol", "video", *keys])
+    label = f"{report['protocol']['name']} {report['protocol']['digest']}"
+    for row in report["videos"]:
+        writer.writerow([label, row["name"], *(_cell(row["figures"].get(key)) for key in keys)])
+    figures = report["figures"]
+    for end in ("mean", "low", "high"):
+        writer.writerow([label, end, *(_cell(figures[key].get(end)) for key in keys)])
+    return text.getvalue()
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else repr(round(value, 8))
