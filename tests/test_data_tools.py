@@ -184,9 +184,10 @@ def test_help_loads_nothing_heavy():
 def test_check_keeps_what_it_found_and_tells_of_rates(folder, tmp_path, capsys, caplog):
     from training.data.videos import INDEX_NAME
 
-    frames = [np.full((32, 32, 3), 90, np.uint8)] * 12
-    write_output(folder / "quick.mp4", frames, fps=50)
-    write_output(folder / "quick.densepose.mp4", [colourise(part_labels(width=32, height=32))] * 12, fps=50)
+    pictures = [np.full((64, 64, 3), 90, np.uint8)] * 12
+    maps = [colourise(part_labels(width=64, height=64))] * 12
+    write_output(folder / "quick.mp4", pictures, fps=50)
+    write_output(folder / "quick.densepose.mp4", maps, fps=50, lossless=True)
     assert main(["check", str(folder)]) == 0
     assert "1 of them do not have 25 frames a second but 50 (1)" in capsys.readouterr().out
     assert (folder / INDEX_NAME).exists()

@@ -14,7 +14,10 @@ from tests.conftest import ROOT
 from tests.inputs import write_motion, write_photo
 
 SOURCES = ("magicanimate", "densepose_tools", "training", "assets")
-FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "requirements.txt", "requirements-train.txt")
+FILES = (
+    *("pyproject.toml", "setup.py", "README.md", "LICENSE"),
+    *("requirements.txt", "requirements-train.txt", "requirements-data.txt"),
+)
 
 
 @pytest.fixture(scope="module")

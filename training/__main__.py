@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from magicanimate.terminal import exit_status, say
+from training import ablations
 from training.config import check_config
 from training.evaluation import command as evaluation
 from training.options import add_settings, origins, whole_number, with_settings
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     _add_common(export)
     segmenter.add_command(commands)
     evaluation.add_commands(commands)
+    ablations.add_command(commands)
     return top
 
 
@@ -84,6 +86,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.command in ("evaluate", "compare"):
         getattr(evaluation, args.command)(args)
         return 0
+    if args.command == "ablations":
+        return ablations.run(args)
     from training import runs
     from training.build import Start
     from training.export import export_pipeline, saved_config
