@@ -37,7 +37,7 @@ from densepose_tools.extraction import extract
 from densepose_tools.output import Output
 from densepose_tools.people import Person, part_map
 from densepose_tools.pictures import MAP_ENDING, chosen_people, write_map
-from densepose_tools.treatment import Treatment
+from densepose_tools.postprocess import Postprocessing
 from magicanimate import __version__
 from magicanimate.config import MediaLimits, ShouldStop
 from magicanimate.errors import Cancelled, InputError
@@ -334,7 +334,7 @@ class Preparer:
                 self.extractor,
                 Output(drawn, archive, overwrite=True, key_every=KEY_FRAME_EVERY),
                 settings=settings,
-                treatment=Treatment(people=self.settings.people),
+                treatment=Postprocessing(people=self.settings.people),
             )
             seen = self._seen(archive)
         except InputError as error:
