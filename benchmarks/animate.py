@@ -27,7 +27,7 @@ def main() -> None:
 
     animator = Animator(args.model)
     animator.load()
-    pipe, size = animator._pipe, animator.defaults.width
+    pipe, size = animator.pipe, animator.defaults.width
     photo = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
     def run(frames: int, optimization: OptimizationConfig) -> tuple[float, float]:

@@ -37,7 +37,7 @@ class Arrangement:
     """A way to do the work.
 
     Attributes:
-        speed, plan: of this program.
+        optimization, plan: of this program.
         published: in the published order.
         padded: the clip is filled up to a multiple of 16 frames.
     """
@@ -124,7 +124,7 @@ def animate(
             guidance_scale=args.guidance,
             windows=way.plan,
             output_type="latent",
-            optimization=way.speed,
+            optimization=way.optimization,
             **{"num_inference_steps": args.steps, **settings},
         ).latents
 

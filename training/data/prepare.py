@@ -334,7 +334,7 @@ class Preparer:
                 self.extractor,
                 Output(drawn, archive, overwrite=True, key_every=KEY_FRAME_EVERY),
                 settings=settings,
-                treatment=Postprocessing(people=self.settings.people),
+                postprocessing=Postprocessing(people=self.settings.people),
             )
             seen = self._seen(archive)
         except InputError as error:
