@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from densepose_tools.people import Person
-from densepose_tools.segmenter import PartSegmenter
+from densepose_tools.segmenter import LEAST_CERTAINTY, PartSegmenter
 from magicanimate.device import pick_device
 
 _SMALLEST_SHARE = 0.002
 """Of the picture; fewer pixels of body are noise."""
-
-_SURE = 0.6
-"""Certainty (`PartSegmenter.look`) below which what was found is nobody."""
 
 
 class MiniExtractor:
@@ -44,7 +41,7 @@ class MiniExtractor:
     def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
         """See ``Extractor``."""
         found = zip(*self.segmenter.look(np.stack(frames)), strict=True)
-        return [_as_person(labels) if certainty >= _SURE else [] for labels, certainty in found]
+        return [_as_person(labels) if certainty >= LEAST_CERTAINTY else [] for labels, certainty in found]
 
 
 def _as_person(labels: np.ndarray) -> list[Person]:

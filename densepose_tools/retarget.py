@@ -45,13 +45,13 @@ def retargeted(
     for labels in maps:
         drawn = np.zeros((height, width), dtype=np.uint8)
         found = segments(labels)
-        carried: dict[str, _Affine] = {}
+        carried: dict[str, Affine] = {}
         for limb in LIMBS:
             segment, above = found.get(limb.name), carried.get(limb.parent or "")
             if segment is None:
                 if above is not None:  # too small to measure: it goes along with the limb above
                     carried[limb.name] = above
-                    _draw(drawn, labels, limb, above)
+                    draw_limb(drawn, labels, limb, above)
                 continue
             if limb.parent is None:
                 place = reference.pelvis + overall * (segment.joint - dancer.pelvis)
@@ -59,9 +59,9 @@ def retargeted(
                 continue
             else:
                 place = above.apply(segment.joint)
-            carried[limb.name] = _Affine.around(segment, place, stretch[limb.name])
-            _draw(drawn, labels, limb, carried[limb.name])
-        yield _without_pinholes(drawn)
+            carried[limb.name] = Affine.around(segment, place, stretch[limb.name])
+            draw_limb(drawn, labels, limb, carried[limb.name])
+        yield without_pinholes(drawn)
 
 
 def stretches(dancer: Build, reference: Build) -> dict[str, tuple[float, float]]:
@@ -89,18 +89,30 @@ def stretches(dancer: Build, reference: Build) -> dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class _Affine:
-    """q = place + matrix (p - joint)."""
+class Affine:
+    """What becomes of a limb's points: q = place + matrix (p - joint)."""
 
     joint: np.ndarray
     place: np.ndarray
     matrix: np.ndarray
 
     @classmethod
-    def around(cls, segment: Segment, place: np.ndarray, stretch: tuple[float, float]) -> _Affine:
-        """The map that stretches along and across a segment and takes its joint to a place."""
-        axes = np.stack([segment.axis, [-segment.axis[1], segment.axis[0]]], axis=1)
-        return cls(segment.joint, place, axes @ np.diag(stretch) @ axes.T)
+    def around(
+        cls,
+        segment: Segment,
+        place: np.ndarray,
+        stretch: tuple[float, float],
+        axis: np.ndarray | None = None,
+    ) -> Affine:
+        """The map that stretches along and across a segment and takes its joint to a place.
+
+        With ``axis``, a unit vector, it turns the segment there, too.
+        """
+        before, after = (
+            np.stack([along, [-along[1], along[0]]], axis=1)
+            for along in (segment.axis, segment.axis if axis is None else axis)
+        )
+        return cls(segment.joint, place, after @ np.diag(stretch) @ before.T)
 
     def apply(self, points: np.ndarray) -> np.ndarray:
         return self.place + (points - self.joint) @ self.matrix.T
@@ -109,8 +121,8 @@ class _Affine:
         return self.joint + (points - self.place) @ np.linalg.inv(self.matrix).T
 
 
-def _draw(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: _Affine) -> None:
-    """Paint one limb where the map takes it."""
+def draw_limb(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: Affine) -> None:
+    """Paint one limb of ``labels`` into ``drawn``, both uint8 (H, W), where ``affine`` takes it."""
     single = alone(labels, limb)
     mask = single > 0
     if not mask.any():
@@ -132,8 +144,8 @@ def _draw(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: _Affine) ->
     np.copyto(target, found, where=hit)
 
 
-def _without_pinholes(labels: np.ndarray) -> np.ndarray:
-    """Close gaps of a pixel or two at the joints with a label beside them."""
+def without_pinholes(labels: np.ndarray) -> np.ndarray:
+    """Close gaps of a pixel or two at the joints, in uint8 (H, W), with a label beside them."""
     height, width = labels.shape
     for _ in range(2):
         padded = np.pad(labels, 1)

@@ -30,6 +30,9 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _FILES = ("config.json", _WEIGHTS)
 _AT_ONCE = 16
 
+LEAST_CERTAINTY = 0.6
+"""Below, what `PartSegmenter.look` found is no person; see there."""
+
 
 def is_segmenter(folder: Path) -> bool:
     """Whether the files of a part segmenter lie there."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from magicanimate import __version__
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, completed
 from magicanimate.config import (
+    PHOTO_BACKGROUND,
     AnimationRequest,
     AnimationResult,
     Driving,
@@ -38,15 +41,19 @@ if TYPE_CHECKING:
 
     from densepose_tools.photo_people import PersonDetector
     from magicanimate.acceleration.process_group import ProcessGroup
+    from magicanimate.background import Backdrop
     from magicanimate.media.prepare import PreparedMedia
     from magicanimate.memory.placement import OutOfMemoryFallback, PlacedNetworks
-    from magicanimate.pipeline import MagicAnimatePipeline
+    from magicanimate.pipeline import MagicAnimateOutput, MagicAnimatePipeline
     from magicanimate.preview import LatentPreview
 
 log = logging.getLogger(__name__)
 
 _UNUSUAL_AREA = 1.6
 """Times the checkpoint's own number of pixels, or by this less, from which on results get worse."""
+
+_MOST_DETAIL_STEPS = 1000
+"""Steps of a second look, of which only a share runs; no checkpoint has more."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +327,7 @@ class Animator:
             from magicanimate.media.prepare import prepare_media
 
             width, height = request.size
-            with prepare_media(
+            media = prepare_media(
                 request,
                 width=width,
                 height=height,
@@ -328,12 +335,47 @@ class Animator:
                 find_people=self._find_people,
                 on_progress=meter.update,
                 should_stop=should_stop,
-            ) as media:
+            )
+            with ExitStack() as stack:
+                stack.push(media)
                 for note in media.notes:
                     log.warning("%s", note)
                 if media.notes:
                     meter.note(" ".join(media.notes))
-                return self._run(networks, request, media, meter, should_stop)
+                if request.start_from_photo:
+                    media = stack.enter_context(self._led_in(request, media))
+                backdrop = None
+                if request.background != PHOTO_BACKGROUND:
+                    from magicanimate.background import make_backdrop
+
+                    backdrop = make_backdrop(request, media, self._find_parts, should_stop)
+                if backdrop is not None:
+                    media = replace(media, photo=backdrop.reference)
+                return self._run(networks, request, media, backdrop, meter, should_stop)
+
+    def _led_in(self, request: AnimationRequest, media: PreparedMedia) -> PreparedMedia:
+        """The media with frames before the motion that lead to it from the photo's own pose."""
+        from densepose_tools.transition import transition
+        from magicanimate.media.prepare import led_in
+        from magicanimate.palette import colourise, nearest_labels
+
+        if media.keypoints is not None:
+            raise InputError(
+                "Keypoints cannot be led from the photo's pose to the clip's; leave --start-from-photo out."
+            )
+        poses = self._find_parts(media.photo), nearest_labels(media.control[0])[0]
+        return led_in(media, map(colourise, transition(*poses, request.start_from_photo)))
+
+    def _find_parts(self, photo: np.ndarray) -> np.ndarray:
+        """The parts of the people in a photo, uint8 (H, W, 3) -> (H, W); all 0 if nobody is recognised.
+
+        Raises:
+            InputError: there is nothing that finds them.
+        """
+        from densepose_tools.segmenter import LEAST_CERTAINTY, PartSegmenter
+
+        labels, certainty = PartSegmenter.load().look(photo[None])
+        return labels[0] if certainty[0] >= LEAST_CERTAINTY else labels[0] * 0
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
         """Where the people in a photo, uint8 (H, W, 3), are: x0, y0, x1, y1; ``None`` if nobody is seen."""
@@ -372,6 +414,17 @@ class Animator:
 
     def _check_signals(self, request: AnimationRequest, pipe: MagicAnimatePipeline) -> None:
         """Refuse a request without the control signals that this checkpoint needs, or with others."""
+        without_map = {
+            "the background": request.background != PHOTO_BACKGROUND,
+            "a second look at details": request.detail != "off",
+            "a start from the photo's pose": request.start_from_photo > 0,
+        }
+        if self.defaults.driving == "keypoints" and any(without_map.values()):
+            wish = next(name for name, wanted in without_map.items() if wanted)
+            raise InputError(
+                f"The checkpoint {self.folder} is driven by keypoints, and {wish} needs a DensePose map; "
+                "leave it out or choose another checkpoint."
+            )
         if self.defaults.driving == "keypoints" and request.keypoints is not None:
             raise InputError(
                 f"The checkpoint {self.folder} is driven by keypoints alone; give {request.keypoints} as the "
@@ -393,6 +446,7 @@ class Animator:
         networks: PlacedNetworks,
         request: AnimationRequest,
         media: PreparedMedia,
+        backdrop: Backdrop | None,
         meter: ProgressMeter,
         should_stop: ShouldStop | None,
     ) -> AnimationResult | None:
@@ -420,12 +474,10 @@ class Animator:
         own_scheduler = pipe.scheduler
         pipe.scheduler = self._scheduler(pipe.scheduler, request.scheduler, steps=steps)
         meter.begin("denoise", 1, frames_to_decode=media.num_frames)
+        kept = ExitStack()
         try:
-            output = pipe(
-                media.photo,
-                media.control,
-                keypoints=media.keypoints,
-                num_inference_steps=steps,
+            denoise = partial(
+                pipe,
                 guidance_scale=request.guidance_scale,
                 seed=request.seed,
                 prompt=request.prompt,
@@ -439,13 +491,24 @@ class Animator:
                 reference_strength=request.reference_strength,
                 approximations=Approximations.of(request.settings()),
                 output_type="latent",
+                should_stop=should_stop,
+            )
+            output = denoise(
+                media.photo,
+                media.control,
+                keypoints=media.keypoints,
+                num_inference_steps=request.num_inference_steps,
                 on_window=on_window,
                 on_step=on_step,
-                should_stop=should_stop,
             )
             if networks.group.rank:
                 return None
             frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
+            if request.detail != "off":
+                decode = partial(pipe.decode, fallback=fallback, should_stop=should_stop)
+                frames = self._second_look(request, media, frames, denoise, decode, steps, meter, kept)
+            if backdrop is not None:
+                frames = backdrop.composited(frames)
             return self._write(request, media, frames, meter, fallback)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -455,7 +518,73 @@ class Animator:
                 f"pixels with windows of {request.window_size} frames; choose a smaller size."
             ) from error
         finally:
+            kept.close()
             pipe.scheduler = own_scheduler
+
+    def _second_look(
+        self,
+        request: AnimationRequest,
+        media: PreparedMedia,
+        frames: Iterator[np.ndarray],
+        denoise: Callable[..., MagicAnimateOutput],
+        decode: Callable[[torch.Tensor], Iterator[np.ndarray]],
+        steps: int,
+        meter: ProgressMeter,
+        kept: ExitStack,
+    ) -> Iterator[np.ndarray]:
+        """The frames with heads, and hands if wanted, denoised again; see `magicanimate.detail`.
+
+        Args:
+            request, media: what is animated.
+            frames: the first result, uint8 ``H W 3`` each.
+            denoise, decode: the networks with the request's settings.
+            steps: of the first pass; as many run in the second.
+            meter: told of the stage "detail".
+            kept: closes what must stay until the frames are written.
+        """
+        from magicanimate import detail
+        from magicanimate.media.photo import load_photo
+        from magicanimate.media.prepare import FrameStore
+
+        meter.begin("detail", 1)
+        first = kept.enter_context(FrameStore(*request.size))
+        for frame in frames:
+            first.append(frame)
+        size = min(self.defaults.width, self.defaults.height)
+        tracks = [
+            track
+            for track in detail.find_tracks(media.control, detail.CHOICES[request.detail])
+            if track.is_smaller_than(request.detail_below or math.inf, cutting=size)
+        ]
+        photo = media.photo
+        if request.background == PHOTO_BACKGROUND:  # it may have more pixels than the result
+            photo = load_photo(request.photo, limits=request.limits)
+        shown = detail.references(self._find_parts(photo), tracks)
+        looks = [(track, place) for track, place in zip(tracks, shown, strict=True) if place is not None]
+        if not looks:
+            log.warning("nothing is small enough, and shown by the photo, for a second look")
+        planned = min(math.ceil(steps / request.detail_strength), _MOST_DETAIL_STEPS)
+        refined = []
+        for number, (track, place) in enumerate(looks):
+
+            def on_window(done: int, total: int, number: int = number) -> None:
+                meter.update(number * total + done, len(looks) * total)
+
+            output = denoise(
+                detail.cut(photo, place[:2], place[2], size),
+                detail.Cuttings(media.control, track, size, is_map=True),
+                keypoints=None if media.keypoints is None else detail.Cuttings(media.keypoints, track, size),
+                video=detail.Cuttings(first, track, size),
+                strength=request.detail_strength,
+                group=None,  # the other processes have done their share
+                num_inference_steps=planned,
+                on_window=on_window,
+            )
+            store = kept.enter_context(FrameStore(size, size))
+            for frame in decode(output.latents):
+                store.append(frame)
+            refined.append((track, store))
+        return detail.blended_all(first, media.control, refined)
 
     def _write(
         self,

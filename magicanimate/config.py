@@ -15,9 +15,11 @@ Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
 Driving = Literal["densepose", "keypoints", "both"]
 WindowMode = Literal["open", "ring"]
+Detail = Literal["off", "faces", "faces+hands"]
 Preset = Literal["exact", "balanced", "fast", "draft"]
 
 SIDE_MULTIPLE = 8
+PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT = "photo", "clip", "transparent"
 LARGEST_REFERENCE_STRENGTH = 2
 _LONGEST_STRIDE = 1_000_000
 
@@ -25,6 +27,7 @@ FITS: tuple[Fit, ...] = ("auto", "crop", "pad", "stretch")
 FUSIONS: tuple[Fusion, ...] = ("midup", "full")
 DRIVINGS: tuple[Driving, ...] = ("densepose", "keypoints", "both")
 WINDOW_MODES: tuple[WindowMode, ...] = ("open", "ring")
+DETAILS: tuple[Detail, ...] = ("off", "faces", "faces+hands")
 PRESETS: tuple[Preset, ...] = (
     "exact",
     "balanced",
@@ -61,7 +64,7 @@ class Setting:
     Whatever handles settings reads it: the command line, the checks of a request, batch files, the page.
 
     Attributes:
-        group: of the command line's help: "sampling" or "media"; empty for what has no option.
+        group: of the command line's help: "sampling", "media" or "background"; empty for what has no option.
         help: for the command line.
         flag: the option, ``--`` and the name with hyphens unless given; it turns off what is on by default.
         metavar: what stands for the value in the help.
@@ -143,11 +146,22 @@ class AnimationRequest:
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `Approximations` in
             `magicanimate.acceleration.options`.
+        detail: what gets a second look after the first result: nothing, faces, or faces and hands; see
+            `magicanimate.detail`.
+        detail_strength: share of the steps of the second look; more departs further from the first result.
+        detail_below: only parts smaller than this many pixels get one; all that it enlarges when ``None``.
+        start_from_photo: so many frames lead from the photo's own pose to the clip's first one.
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
         side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
         keypoints: clip of the same frames' keypoints, drawn in DWPose's style, for a checkpoint that was
             trained with both.
+        background: what the people are before: "photo" as in their photo, "clip" as in the driving video
+            (whose dancers they replace), a picture or video file, a colour, or "transparent", which takes an
+            output with an alpha channel (.webm, .mov or a folder of png frames).
+        driving_video: the ordinary video that the motion clip was made of, for the background "clip".
+        mask_grow: pixels by which the people are cut out wider, or narrower below 0.
+        mask_feather: softness of the cut, pixels (standard deviation).
         credentials: sign the result with content credentials that say what it is and what made it.
         check_motion: refuse a clip whose colours are not those of a DensePose map.
         overwrite: replace files at the output that this program did not make; an input never is.
@@ -222,6 +236,26 @@ class AnimationRequest:
     encoder_reuse: int | None = _setting(
         None, "sampling", "for so many timesteps look at the photo once", metavar="T"
     )
+    detail: Detail = _setting(
+        "off",
+        "sampling",
+        "a second look at small faces (and hands), enlarged: finer, and takes as long again for each person",
+        choices=DETAILS,
+    )
+    detail_strength: float = _setting(
+        0.45, "sampling", "how far the second look may depart from the first", low=0.05, high=1
+    )
+    detail_below: int | None = _setting(
+        None, "sampling", "a second look only at what is smaller than this", metavar="PIXELS", low=1
+    )
+    start_from_photo: int = _setting(
+        0,
+        "media",
+        "lead from the photo's own pose to the clip's first one in so many frames more",
+        metavar="FRAMES",
+        low=0,
+        high=1000,
+    )
     preview_every: int = _setting(0, low=0)
     sound: bool = _setting(False, "media", "keep the clip's sound")
     side_by_side: bool = _setting(False, "media", "also write photo, motion and result in one video")
@@ -230,6 +264,25 @@ class AnimationRequest:
         "media",
         "the same frames' keypoints, drawn in DWPose's style, for a checkpoint trained with both",
         metavar="CLIP",
+    )
+    background: str = _setting(
+        PHOTO_BACKGROUND,
+        "background",
+        "what the people are before: their photo's background, that of the clip (see --driving-video), a "
+        "picture or video, a colour such as white or #2060a0, or nothing (.webm, .mov or png frames)",
+        metavar="photo|clip|transparent|COLOUR|FILE",
+    )
+    driving_video: Path | None = _setting(
+        None,
+        "background",
+        "the ordinary video that the motion clip was made of; its dancers are replaced",
+        metavar="VIDEO",
+    )
+    mask_grow: int = _setting(
+        0, "background", "cut the people out wider, or narrower below 0", metavar="PIXELS", low=-64, high=64
+    )
+    mask_feather: float = _setting(
+        0.0, "background", "soften the edge of the cut", metavar="PIXELS", low=0, high=64
     )
     credentials: bool = _setting(
         True,
@@ -298,7 +351,7 @@ class Progress:
     """A moment of a running animation.
 
     Attributes:
-        stage: "load", "read", "encode", "denoise", "decode" or "write".
+        stage: "load", "read", "encode", "denoise", "detail", "decode" or "write".
         step: units done, 0..total.
         total: units of this stage (windows of all steps while denoising, frames elsewhere).
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.

@@ -157,6 +157,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         photo_labels: np.ndarray | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        video: Frames | None = None,
+        strength: float = 1.0,
         seed: int = 1,
         latents: torch.Tensor | None = None,
         prompt: str | torch.Tensor = "",
@@ -185,6 +187,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 takes them; the bundled part segmenter's when ``None``.
             num_inference_steps, guidance_scale: the checkpoint's defaults when ``None``; guidance of 1 or
                 less runs the conditional branch only.
+            video: frames to begin with, as many and as large as those of ``control``, uint8 ``H W 3`` each;
+                they get the noise of the first of the steps that run (SDEdit, Meng et al. 2021).
+            strength: share of the steps that run, the last ones, above 0 and up to 1.
             seed: of the initial noise and of what a scheduler adds, drawn on the CPU: the same on every
                 device.
             latents: initial latents ``1 C F h w`` instead of noise from ``seed``.
@@ -214,7 +219,14 @@ class MagicAnimatePipeline(DiffusionPipeline):
         fusion = fusion or self.config.fusion
         plan = windows or WindowPlan()
         self.check_inputs(
-            image, control, keypoints=keypoints, steps=steps, fusion=fusion, output_type=output_type
+            image,
+            control,
+            keypoints=keypoints,
+            video=video,
+            steps=steps,
+            strength=strength,
+            fusion=fusion,
+            output_type=output_type,
         )
 
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
@@ -223,14 +235,15 @@ class MagicAnimatePipeline(DiffusionPipeline):
         for attempt in fallback.attempts():
             with attempt, group.in_round(), stopping_between_blocks([self.vae], should_stop):
                 reference = self.encode_image(image, photo_labels)
+        clean = None if video is None else self.encode_video(video, fallback, group, should_stop)
         self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
-        # On the CPU the scheduler finds its place in its tables without asking the device where it is, which
-        # would wait for all the work that is queued.
-        self.scheduler.set_timesteps(steps, device="cpu")
-        timesteps = self.scheduler.timesteps
+        timesteps = self.get_timesteps(steps, strength)
         # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
+        if clean is not None:
+            noise = latents / float(self.scheduler.init_noise_sigma)
+            latents = self.scheduler.add_noise(clean, noise, timesteps[:1])
         optimization, approximations = (
             optimization or OptimizationConfig(),
             approximations or Approximations(),
@@ -319,7 +332,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
         control: Frames,
         *,
         keypoints: Frames | None,
+        video: Frames | None,
         steps: int,
+        strength: float,
         fusion: str,
         output_type: str,
     ) -> None:
@@ -346,6 +361,13 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 f"{len(control)} control frames {tuple(image.shape)} and {len(keypoints)} of keypoints "
                 f"{tuple(keypoints[0].shape)} differ"
             )
+        if video is not None and (len(video), *video[0].shape) != (len(control), *image.shape):
+            raise ValueError(
+                f"{len(control)} control frames {tuple(image.shape)} and {len(video)} frames of video "
+                f"{tuple(video[0].shape)} differ"
+            )
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength is {strength}; choose more than 0 and up to 1")
         if any(side % self.vae_scale_factor for side in image.shape[:2]):
             raise ValueError(
                 f"width and height must be multiples of {self.vae_scale_factor}, not "
@@ -412,6 +434,37 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
             self._segmenter = PartSegmenter.load()
         return self._segmenter.labels(image[None])[0]
+
+    def encode_video(
+        self,
+        video: Frames,
+        fallback: OutOfMemoryFallback,
+        group: ProcessGroup,
+        should_stop: Callable[[], bool] | None,
+    ) -> torch.Tensor:
+        """Latents of frames, uint8 ``F H W 3`` -> float32 ``1 C F h w``, a few frames at a time."""
+        chunks = []
+        for first in range(0, len(video), DECODED_AT_ONCE):
+            raise_if_stopped(should_stop, "while encoding")
+            frames = np.stack([video[i] for i in range(first, min(first + DECODED_AT_ONCE, len(video)))])
+            pixels = to_device(torch.from_numpy(frames), self._execution_device).movedim(-1, 1)
+            for attempt in fallback.attempts():
+                with attempt, group.in_round(), stopping_between_blocks([self.vae], should_stop):
+                    chunks.append(encode_scaled(self.vae, pixels.float() / 127.5 - 1).float())
+        return torch.cat(chunks).transpose(0, 1)[None]  # F C h w -> 1 C F h w
+
+    def get_timesteps(self, num_inference_steps: int, strength: float) -> torch.Tensor:
+        """Timesteps from noise to image, on the CPU; the last ``strength`` of them, at least one.
+
+        There the scheduler finds its place in its tables without asking the device where it is, which would
+        wait for all the work that is queued.
+        """
+        self.scheduler.set_timesteps(num_inference_steps, device="cpu")
+        timesteps, order = self.scheduler.timesteps, getattr(self.scheduler, "order", 1)
+        begin = (num_inference_steps - max(1, int(num_inference_steps * strength))) * order
+        if begin and hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(begin)
+        return timesteps[begin:]
 
     def prepare_latents(
         self,

@@ -16,6 +16,7 @@ STAGES = {
     "read": "reading photo and clip",
     "encode": "encoding the photo",
     "denoise": "denoising",
+    "detail": "second look at details",
     "decode": "writing frames",
     "detect": "finding people",
     "write": "writing frames",

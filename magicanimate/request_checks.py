@@ -8,12 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.acceleration.options import Approximations
-from magicanimate.config import SIDE_MULTIPLE, AnimationRequest, MediaLimits
+from magicanimate.config import (
+    CLIP_BACKGROUND,
+    PHOTO_BACKGROUND,
+    SIDE_MULTIPLE,
+    TRANSPARENT,
+    AnimationRequest,
+    MediaLimits,
+)
 from magicanimate.errors import InputError
 from magicanimate.files import shortened, write_json
 
 MOST_TIMES_OWN_AREA = 16
 """Pixels of a result by those that the checkpoint was trained at; beyond, nobody would be recognised."""
+
+
+ALPHA_SUFFIXES = (".webm", ".mov", "")
+"""Outputs that have an alpha channel."""
+
+_PICTURES = ".png .jpg .jpeg .webp .avif .heic .heif .bmp .tif .tiff"
+PICTURE_SUFFIXES = frozenset(_PICTURES.split())
+"""A background of any other suffix is opened as a video."""
 
 
 def side_by_side_path(output: Path) -> Path:
@@ -44,6 +59,52 @@ def check_request(request: AnimationRequest) -> None:
         raise InputError(
             f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
             "the overlap is at least 0 and less than the window."
+        )
+    _check_background(request)
+
+
+def background_kind(background: str) -> str:
+    """What a request's background is: "photo", "clip", "transparent", "colour", "picture" or "video".
+
+    Raises:
+        InputError: none of these, or a file that is not there.
+    """
+    if background in (PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT):
+        return background
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(background)
+        return "colour"
+    except ValueError:
+        pass
+    path = Path(background)
+    if not path.exists():
+        raise InputError(
+            f"The background {shortened(background)} is no file that is there; give a picture or video, "
+            f"{PHOTO_BACKGROUND}, {CLIP_BACKGROUND}, {TRANSPARENT}, or a colour such as white or #2060a0."
+        )
+    return "picture" if path.suffix.lower() in PICTURE_SUFFIXES else "video"
+
+
+def background_file(request: AnimationRequest) -> Path | None:
+    """The file that a request's background is, if it is one."""
+    kind = background_kind(request.background)
+    return Path(request.background) if kind in ("picture", "video") else None
+
+
+def _check_background(request: AnimationRequest) -> None:
+    kind = background_kind(request.background)
+    if kind == CLIP_BACKGROUND and request.driving_video is None:
+        raise InputError(
+            "The background of the clip needs the ordinary video that the motion clip was made of; give it "
+            "(--driving-video VIDEO)."
+        )
+    suffix = Path(request.output).suffix.lower()
+    if kind == TRANSPARENT and suffix not in ALPHA_SUFFIXES:
+        raise InputError(
+            f"A {suffix} file cannot be transparent; name the output .webm or .mov, or without a suffix for "
+            "a folder of png frames."
         )
 
 
@@ -89,7 +150,9 @@ def check_inputs(request: AnimationRequest) -> None:
     from magicanimate.media.photo import check_file
 
     check_file(Path(request.photo), what="photo", limits=request.limits)
-    for clip in (request.motion, request.keypoints):
+    if background_kind(request.background) == "picture":
+        check_file(Path(request.background), what="background", limits=request.limits)
+    for clip in (request.motion, request.keypoints, request.driving_video):
         if clip is not None and not Path(clip).is_dir():
             check_file(Path(clip), what="motion clip", limits=request.limits)
 
@@ -106,7 +169,13 @@ def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> N
     """
     from magicanimate.media.outputs import check_file_output, check_output, is_our_json
 
-    inputs = [request.photo, request.motion, request.keypoints]
+    inputs = [
+        request.photo,
+        request.motion,
+        request.keypoints,
+        request.driving_video,
+        background_file(request),
+    ]
     if config is not None and not is_our_json(config):
         inputs.append(config)
     overwrite = request.overwrite

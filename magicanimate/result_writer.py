@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from magicanimate.config import AnimationRequest, AnimationResult
+from magicanimate.config import PHOTO_BACKGROUND, TRANSPARENT, AnimationRequest, AnimationResult
 from magicanimate.files import encode_json
 from magicanimate.media.prepare import PreparedMedia
 from magicanimate.media.writer import VideoWriter, close_together
@@ -22,6 +22,9 @@ _SEPARATOR = 4
 """Pixels between the pictures; even, as H.264 wants even widths."""
 
 _SEPARATOR_COLOUR = (255, 255, 255)
+
+_NOTHING = 128
+"""Grey level that stands for transparency where a picture has none."""
 
 
 def write_result(
@@ -37,7 +40,8 @@ def write_result(
     Args:
         request: with the size of the result.
         media: photo and motion as they were used.
-        frames: of the result, uint8 ``H W 3``; they are decoded as they are taken.
+        frames: of the result, uint8 ``H W 3``, or ``H W 4`` where that is transparent; they are decoded as
+            they are taken.
         settings: JSON-ready; the seconds of all stages are added to those beside the result.
         meter: told of the stage "decode", which is the last one.
 
@@ -45,9 +49,10 @@ def write_result(
         InputError: a file cannot be written.
     """
     strip_path = side_by_side_path(request.output) if request.side_by_side else None
+    transparent = request.background == TRANSPARENT
     claims = [
         Claim(request.photo, request.motion, settings["model"], composed=composed)
-        for composed in (False, True)
+        for composed in (request.background != PHOTO_BACKGROUND, True)
     ]
     seals = [Seal(claim) if request.credentials else None for claim in claims]
     meter.begin("decode", media.num_frames)
@@ -60,6 +65,7 @@ def write_result(
                     height=request.size[1],
                     fps=media.rate,
                     metadata=settings,
+                    alpha=transparent and path == request.output,
                     seal=seal,
                     sound_from=request.motion if request.sound else None,
                     sound_start=media.sound_start,
@@ -70,7 +76,8 @@ def write_result(
         for i, frame in enumerate(frames):
             writers[0].write(frame)
             if strip_path is not None:
-                writers[1].write(side_by_side(media.photo, media.control[i], frame))
+                shown = over_grey(frame) if transparent else frame
+                writers[1].write(side_by_side(media.photo, media.control[i], shown))
             meter.update(i + 1, media.num_frames)
         meter.finish()
         settings = {**settings, "seconds": dict(meter.seconds)}
@@ -111,6 +118,12 @@ def side_by_side(photo: np.ndarray, motion: np.ndarray, result: np.ndarray) -> n
     line = np.empty((height, _SEPARATOR, 3), dtype=np.uint8)
     line[:] = _SEPARATOR_COLOUR
     return np.concatenate([_at_height(photo, height), line, _at_height(motion, height), line, result], axis=1)
+
+
+def over_grey(frame: np.ndarray) -> np.ndarray:
+    """A transparent picture, uint8 (h, w, 4), over grey, uint8 (h, w, 3)."""
+    alpha = frame[..., 3:] / np.float32(255)
+    return np.rint(alpha * frame[..., :3] + (1 - alpha) * _NOTHING).astype(np.uint8)
 
 
 def _at_height(frame: np.ndarray, height: int) -> np.ndarray:

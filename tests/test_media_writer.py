@@ -23,7 +23,7 @@ from magicanimate.request_checks import write_settings
 from magicanimate.result_writer import side_by_side
 from tests.media_files import number_of, numbered, part_maps, write_output
 
-KINDS = ["out.mp4", "out.webm", "out.gif", "out"]
+KINDS = ["out.mp4", "out.webm", "out.mov", "out.gif", "out"]
 SETTINGS = {
     "seed": 3,
     "photo": "Grüße/照片.png",
@@ -46,8 +46,44 @@ def photo_like(count: int, *, width: int = 96, height: int = 64) -> list[np.ndar
     return frames
 
 
+def with_alpha(path: Path) -> np.ndarray:
+    """Frames of a transparent result, uint8 ``F H W 4``."""
+    if path.is_dir():
+        return np.stack([np.asarray(Image.open(file)) for file in sorted(path.glob("*.png"))])
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        # FFmpeg's own decoder of VP9 leaves the second stream, which is alpha, out.
+        name = "libvpx-vp9" if path.suffix == ".webm" else stream.codec_context.name
+        decoder = av.CodecContext.create(name, "r")
+        decoder.extradata = stream.codec_context.extradata
+        if path.suffix == ".mov":
+            decoder = stream.codec_context
+        frames = [frame for packet in container.demux(stream) for frame in decoder.decode(packet)]
+    return np.stack([frame.to_ndarray(format="rgba") for frame in frames])
+
+
+@pytest.mark.parametrize("name", ["out.webm", "out.mov", "out"])
+def test_alpha_comes_back(tmp_path, name):
+    alpha = np.rint(np.linspace(0, 255, 96)).astype(np.uint8) + np.zeros((64, 1), np.uint8)
+    frames = [np.dstack([frame, alpha]) for frame in photo_like(6)]
+    with VideoWriter(tmp_path / name, width=96, height=64, fps=25, alpha=True, metadata=SETTINGS) as writer:
+        for frame in frames:
+            writer.write(frame)
+    found = with_alpha(tmp_path / name)
+    assert found.shape == (6, 64, 96, 4)
+    assert np.abs(found[..., 3].astype(int) - alpha).mean() < 2
+    seen = alpha > 200
+    assert np.abs(found[:, seen, :3].astype(int) - np.stack(frames)[:, seen, :3]).mean() < 4
+    assert read_metadata(tmp_path / name)["seed"] == 3
+
+
+def test_what_has_no_alpha_takes_none(tmp_path):
+    with pytest.raises(ValueError, match="no alpha"):
+        VideoWriter(tmp_path / "a.mp4", width=8, height=8, fps=25, alpha=True)
+
+
 @pytest.mark.parametrize(
-    ("name", "least"), [("out.mp4", 36), ("out.webm", 36), ("out.gif", 27), ("out", 200)]
+    ("name", "least"), [("out.mp4", 36), ("out.webm", 36), ("out.mov", 40), ("out.gif", 27), ("out", 200)]
 )
 def test_frames_come_back(tmp_path, name, least):
     frames = photo_like(12)
@@ -157,6 +193,8 @@ def test_no_folder_of_this_computer_travels_inside_the_file(tmp_path, name):
         "photo": "me.png",
         "motion": "motion.x",
         "keypoints": None,
+        "driving_video": "driving_video.x",
+        "background": "background.x",
         "output": "output.x",
         "weights": "weights.x",
         "prompt": "/dev/null, a coat",

@@ -232,11 +232,37 @@ def test_saved_and_loaded_pipeline_gives_the_same(pipe, tmp_path):
         ({"output_type": "gif"}, "unknown output_type"),
         ({"prompt": "a dancer"}, "has no text encoder"),
         ({"latents": torch.zeros(1, 4, 9, 4, 4)}, "is needed"),
+        ({"strength": 0.0}, "strength is 0.0"),
+        ({"strength": 1.5}, "strength is 1.5"),
+        ({"video": np.zeros((2, 32, 32, 3), np.uint8)}, "2 frames of video"),
     ],
 )
 def test_arguments_that_do_not_fit(pipe, change, words):
     with pytest.raises(ValueError, match=words):
         latents_of(pipe, **change)
+
+
+def test_strength_is_the_share_of_steps_that_run(pipe):
+    assert torch.equal(pipe.get_timesteps(4, 0.5), pipe.get_timesteps(4, 1.0)[2:])
+    assert len(pipe.get_timesteps(4, 0.01)) == 1
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["DDIMScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"]
+)
+def test_less_strength_stays_nearer_to_the_video(pipe, monkeypatch, scheduler):
+    import diffusers
+
+    given = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, rescale_betas_zero_snr=False)
+    monkeypatch.setattr(pipe, "scheduler", getattr(diffusers, scheduler).from_config(given.config))
+    video = control_frames(3, 32)
+    clean = pipe.encode_image(video[0])
+
+    def distance(strength: float) -> float:
+        made = latents_of(pipe, num_inference_steps=10, video=video, strength=strength, guidance_scale=1.0)
+        return float((made[:, :, 0] - clean).detach().abs().mean())
+
+    assert distance(0.1) < 0.6 * distance(0.6), "untrained networks take the more away the longer they run"
 
 
 class TestWindows:

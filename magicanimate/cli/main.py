@@ -120,13 +120,14 @@ def _add_animate(commands: Any) -> None:
         "--output",
         type=Path,
         metavar="OUT",
-        help="file to write (.mp4, .webm, .gif) or, without a suffix, a folder of png frames; "
+        help="file to write (.mp4, .webm, .mov, .gif) or, without a suffix, a folder of png frames; "
         "with --config the folder of all results",
     )
     command.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings, or a batch of jobs")
     _add_model(command)
     _add_settings(command.add_argument_group("sampling"), "sampling")
     _add_media(command)
+    _add_settings(command.add_argument_group("background"), "background")
     command.add_argument(
         "-q", "--quiet", action="store_true", default=False, help="no progress, only errors and the result"
     )

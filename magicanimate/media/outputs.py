@@ -31,13 +31,22 @@ PNG_SOFTWARE = "MagicAnimate"
 FRAME_NAME = re.compile(r"\d{6,}\.png")
 """Names of the png frames written here."""
 
-PATHS = ("photo", "motion", "keypoints", "output", "weights", "checkpoint")
+PATHS = (
+    "photo",
+    "motion",
+    "keypoints",
+    "driving_video",
+    "background",
+    "output",
+    "weights",
+    "checkpoint",
+)
 """Settings that name files."""
 
 PROGRAM = f"MagicAnimate {__version__}"
 """The setting "program" of everything that is written here: the mark by which it is known again."""
 
-SUFFIXES = (".mp4", ".webm", ".gif", "")
+SUFFIXES = (".mp4", ".webm", ".mov", ".gif", "")
 """What can be written; no suffix is a folder of png frames."""
 
 

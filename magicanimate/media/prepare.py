@@ -9,15 +9,16 @@ import operator
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from magicanimate.config import AnimationRequest
+from magicanimate.config import CLIP_BACKGROUND, AnimationRequest
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.densepose_check import MotionReport, check_densepose, refuse_other_motion
 from magicanimate.media.fit import (
@@ -35,6 +36,9 @@ from magicanimate.media.map_colours import MapColours
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
 
+_SHAPES_DIFFER = 0.01
+"""Aspects of two clips that differ by more are not the same picture."""
+
 OnFrames = Callable[[int, int], None]
 """``on_progress(done, total)``, in frames read."""
 
@@ -47,12 +51,13 @@ class PreparedMedia:
         photo: uint8 (H, W, 3).
         control: the motion, one control frame for each frame of the result, uint8 (N, H, W, 3) on disk.
         keypoints: the same of the clip of drawn keypoints, or ``None``.
+        driving: the same of the ordinary video that the motion was made of, or ``None``.
         notes: sentences on what of photo and clip is not used as it was given.
         fps: of the result.
         rate: the same as an exact fraction.
         num_frames: N, at least 1.
         has_sound: whether the clip has sound.
-        sound_start: where in the clip its stretch begins, seconds.
+        sound_start: where in the clip its stretch begins, seconds; below 0 for silence before it.
     """
 
     photo: np.ndarray
@@ -63,19 +68,59 @@ class PreparedMedia:
     has_sound: bool
     sound_start: float
     keypoints: FrameStore | None = None
+    driving: FrameStore | None = None
     notes: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Delete the frames on disk."""
         self.control.close()
-        if self.keypoints is not None:
-            self.keypoints.close()
+        for store in (self.keypoints, self.driving):
+            if store is not None:
+                store.close()
 
     def __enter__(self) -> PreparedMedia:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def led_in(media: PreparedMedia, maps: Iterable[np.ndarray]) -> PreparedMedia:
+    """The media with part maps, uint8 (H, W, 3) each, before the motion; the sound begins with the motion.
+
+    What goes along with the motion stands still until then. The stores of ``media`` are closed.
+
+    Raises:
+        OSError: the temporary folder is full.
+    """
+    maps = list(maps)
+
+    def longer(store: FrameStore, before: Iterable[np.ndarray]) -> FrameStore:
+        longer = FrameStore(store.width, store.height)
+        try:
+            for frame in before:
+                longer.append(frame)
+            for number in range(len(store)):
+                longer.append(store[number])
+        except BaseException:
+            longer.close()
+            raise
+        return longer
+
+    with media:
+        control = longer(media.control, maps)
+        try:
+            driving = media.driving and longer(media.driving, [media.driving[0]] * len(maps))
+        except BaseException:
+            control.close()
+            raise
+    return replace(
+        media,
+        control=control,
+        driving=driving,
+        num_frames=media.num_frames + len(maps),
+        sound_start=media.sound_start - len(maps) / media.fps,
+    )
 
 
 def prepare_media(
@@ -109,8 +154,9 @@ def prepare_media(
     photo, notes = _fitted_photo(request, find_people, **size)
     clip = _opened(request.motion, request)
     drawn = None if request.keypoints is None else _drawn_alike(request, clip)
+    filmed = _filmed_alike(request, clip) if request.background == CLIP_BACKGROUND else None
     total = clip.num_frames_estimate or 0
-    _check_room(total * width * height * 3 * (1 if drawn is None else 2))
+    _check_room(total * width * height * 3 * (1 + (drawn is not None) + (filmed is not None)))
     clip_size = (clip.width, clip.height)
     two_passes = request.fit in ("auto", "crop") and largest_window(clip_size, **size) != clip_size
     reader = _Reader(clip, total * (2 if two_passes else 1), on_progress, should_stop)
@@ -139,9 +185,15 @@ def prepare_media(
     if len(control) == 0:
         control.close()
         raise InputError(f"The motion clip {clip.path} has no frame that can be decoded; export it again.")
-    keypoints = None
-    if drawn is not None:
-        keypoints = _keypoints(drawn, fit, control, should_stop)
+    with ExitStack() as unfinished:
+        unfinished.callback(control.close)
+        keypoints = driving = None
+        if drawn is not None:
+            keypoints = _companion(drawn, clip, fit, len(control), "keypoints", should_stop)
+            unfinished.callback(keypoints.close)
+        if filmed is not None:
+            driving = _companion(filmed, clip, fit, len(control), "driving video", should_stop)
+        unfinished.pop_all()
     return PreparedMedia(
         photo=photo,
         control=control,
@@ -151,6 +203,7 @@ def prepare_media(
         has_sound=clip.has_sound,
         sound_start=clip.start,
         keypoints=keypoints,
+        driving=driving,
         notes=notes,
     )
 
@@ -226,24 +279,43 @@ def _refuse_other_than_keypoints(clip: MotionClip, report: MotionReport) -> None
         )
 
 
-def _keypoints(
-    drawn: MotionClip,
+def _filmed_alike(request: AnimationRequest, clip: MotionClip) -> MotionClip:
+    """The driving video, which must be as fast and long as the motion clip, and of its shape."""
+    filmed = _opened(request.driving_video, request)
+    same_shape = abs(filmed.width * clip.height - filmed.height * clip.width) <= (
+        _SHAPES_DIFFER * clip.width * clip.height
+    )
+    if not same_shape or (filmed.num_frames_estimate, filmed.rate) != (clip.num_frames_estimate, clip.rate):
+        one, other = (
+            f"{each.num_frames_estimate} frames of {each.width}x{each.height} at {each.fps:g} fps"
+            for each in (filmed, clip)
+        )
+        raise InputError(
+            f"The driving video {filmed.path} is {one} and the motion clip {clip.path} {other}; give the "
+            "video that the motion clip was made of."
+        )
+    return filmed
+
+
+def _companion(
+    companion: MotionClip,
+    clip: MotionClip,
     fit: MotionFit,
-    control: FrameStore,
+    count: int,
+    what: str,
     should_stop: Callable[[], bool] | None,
 ) -> FrameStore:
-    """The drawn keypoints, fitted as the motion is, over black as they are drawn."""
-    try:
-        reader = _Reader(drawn, 0, None, should_stop)
-        keypoints = _store(reader, replace(fit, keep_labels=False, background=(0, 0, 0)))
-        if len(keypoints) != len(control):
-            counts = f"{len(keypoints)} frames that can be decoded, the motion clip {len(control)}"
-            keypoints.close()
-            raise InputError(f"The keypoints {drawn.path} have {counts}; export both again.")
-    except BaseException:
-        control.close()
-        raise
-    return keypoints
+    """A clip that goes along with the motion, fitted as that is; what lies beyond its edges is black."""
+    reader = _Reader(companion, 0, None, should_stop, size=(clip.width, clip.height))
+    store = _store(reader, replace(fit, keep_labels=False, background=(0, 0, 0)))
+    if len(store) != count:
+        found = len(store)
+        store.close()
+        raise InputError(
+            f"Of the {what} {companion.path} {found} frames can be decoded and of the motion clip {count}; "
+            "export both again."
+        )
+    return store
 
 
 @dataclass
@@ -251,7 +323,7 @@ class _Reader:
     """Reads a clip, once or more, with progress over all passes.
 
     With ``colours``, those of a part map, it gives frames without bars and captions, and those that show
-    nothing of the map as background.
+    nothing of the map as background. With ``size``, (width, height), it scales them.
     """
 
     clip: MotionClip
@@ -259,6 +331,7 @@ class _Reader:
     on_progress: OnFrames | None
     should_stop: Callable[[], bool] | None
     colours: MapColours | None = None
+    size: tuple[int, int] | None = None
     done: int = 0
 
     def frames(self, *, counted: bool = True) -> Iterator[np.ndarray]:
@@ -267,6 +340,8 @@ class _Reader:
             for frame in frames:
                 if self.should_stop is not None and self.should_stop():
                     raise Cancelled("stopped while reading the motion clip")
+                if self.size is not None and frame.shape[1::-1] != self.size:
+                    frame = np.array(Image.fromarray(frame).resize(self.size, Image.Resampling.BICUBIC))
                 yield frame if self.colours is None else self.colours.cleaned(frame)
                 if not counted:
                     continue

@@ -55,6 +55,9 @@ _RATE = 48_000
 
 _BIT_RATES = {"aac": 192_000, "libopus": 128_000}
 
+_LAYOUTS = {"aac": "fltp", "libopus": "flt", "pcm_s16le": "s16"}
+"""How each encoder wants its samples."""
+
 
 class VideoWriter:
     """Writes frames one by one; use it as a context.
@@ -77,14 +80,16 @@ class VideoWriter:
         quality: int | None = None,
         lossless: bool = False,
         key_every: int | None = None,
+        alpha: bool = False,
         seal: Callable[[Path], None] | None = None,
     ) -> None:
         """Open the output; its kind follows the suffix of ``path``.
 
         - .mp4: H.264, yuv420p, BT.709 and tagged so, index first, AAC sound; odd sizes grow by one pixel.
-        - .webm: VP9 and Opus, otherwise the same.
+        - .webm: VP9 and Opus, otherwise the same; may have alpha.
+        - .mov: ProRes 4444 of 10 bits, yuv444 in BT.709, with PCM sound, for editors; may have alpha.
         - .gif: endless, at most 50 frames a second, no sound.
-        - no suffix: a folder of 000000.png, 000001.png, ..., no sound.
+        - no suffix: a folder of 000000.png, 000001.png, ..., no sound; may have alpha.
 
         Args:
             path: where the output goes.
@@ -98,6 +103,7 @@ class VideoWriter:
             lossless: keep every pixel of an mp4 (frames of a folder always are); sizes do not grow then.
             key_every: frames between key frames of mp4 and webm, at most; few for a file that is read at
                 random places; the encoder's choice when ``None``.
+            alpha: frames have a fourth channel, how opaque they are; their colours are not multiplied by it.
             seal: called with the finished output, still under its temporary name; may change the file.
 
         Raises:
@@ -109,15 +115,18 @@ class VideoWriter:
         self.rate = as_rate(fps)
         if lossless and self.path.suffix.lower() not in (".mp4", ""):
             raise ValueError(f"{self.path.suffix} cannot be written without loss")
+        if alpha and self.path.suffix.lower() not in (".webm", ".mov", ""):
+            raise ValueError(f"{self.path.suffix} has no alpha channel")
         if width < 1 or height < 1 or self.rate <= 0:
             raise ValueError(f"cannot write {width}x{height} pixels at {fps} frames a second")
         self.num_frames = 0
+        self._channels = 4 if alpha else 3
         self._seal = seal
         suffix = self.path.suffix.lower()
         self._partial = partial_path(self.path)
         self._open = True
         comment = encode_settings({"program": PROGRAM, **(metadata or {})})
-        if sound_from is not None and (suffix not in (".mp4", ".webm") or not has_sound(sound_from)):
+        if sound_from is not None and (suffix not in (".mp4", ".webm", ".mov") or not has_sound(sound_from)):
             logger.warning("%s is written without sound", self.path)
             sound_from = None
         self._encoder: Encoder
@@ -141,6 +150,7 @@ class VideoWriter:
                     sound_start=sound_start,
                     lossless=lossless,
                     key_every=key_every,
+                    alpha=alpha,
                 )
         except UnknownCodecError as error:  # some distributions build ffmpeg without H.264
             remove(self._partial)
@@ -153,7 +163,7 @@ class VideoWriter:
             raise self._failed(error) from error
 
     def write(self, frame: np.ndarray) -> None:
-        """Add uint8 (height, width, 3).
+        """Add uint8 (height, width, 3), or 4 channels with ``alpha``.
 
         Raises:
             ValueError: another shape or type, or the writer is closed.
@@ -161,10 +171,9 @@ class VideoWriter:
         """
         if not self._open:
             raise ValueError(f"{self.path} is closed")
-        if frame.shape != (self.height, self.width, 3) or frame.dtype != np.uint8:
-            raise ValueError(
-                f"expected uint8 {(self.height, self.width, 3)}, not {frame.dtype} {tuple(frame.shape)}"
-            )
+        shape = (self.height, self.width, self._channels)
+        if frame.shape != shape or frame.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {shape}, not {frame.dtype} {tuple(frame.shape)}")
         try:
             self._encoder.write(frame)
         except (av.FFmpegError, OSError) as error:
@@ -255,7 +264,7 @@ class Encoder(Protocol):
     """Takes frames one after the other and finishes or gives up."""
 
     def write(self, frame: np.ndarray) -> None:
-        """Encode uint8 (height, width, 3)."""
+        """Encode uint8 (height, width, 3), or 4 channels where the kind has alpha."""
 
     def finish(self) -> None:
         """Write what is left and close the file."""
@@ -265,10 +274,11 @@ class Encoder(Protocol):
 
 
 class ContainerEncoder:
-    """mp4 (H.264, AAC) or webm (VP9, Opus), yuv420p in BT.709, tagged so; or mp4 that loses nothing.
+    """mp4 (H.264, AAC), webm (VP9, Opus) or mov (ProRes 4444, PCM) in BT.709, tagged so; or a lossless mp4.
 
-    4:2:0 needs even sizes: an odd width or height grows by repeating the last column or row. Lossless files
-    are H.264 in RGB (profile High 4:4:4 Predictive), which browsers and some players do not show.
+    mp4 and webm are yuv420p, mov is yuv444p10; webm and mov may have an alpha channel. 4:2:0 needs even
+    sizes: an odd width or height grows by repeating the last column or row. Lossless files are H.264 in RGB
+    (profile High 4:4:4 Predictive), which browsers and some players do not show.
     """
 
     def __init__(
@@ -285,45 +295,57 @@ class ContainerEncoder:
         sound_start: float,
         lossless: bool,
         key_every: int | None = None,
+        alpha: bool = False,
     ) -> None:
         """Open the file.
 
         Args:
             path: to write.
-            kind: "mp4" or "webm".
+            kind: "mp4", "webm" or "mov".
             width, height: of the frames given.
             rate: frames a second.
-            quality: constant rate factor, lower is better; 17 (mp4) or 24 (webm) when ``None``.
+            quality: constant rate factor, lower is better; 17 (mp4) or 24 (webm) when ``None``. ProRes has
+                none.
             comment: text for the container's comment tag.
             sound_from, sound_start: file and second to take sound from.
             lossless: keep every pixel as it is; mp4 only.
             key_every: frames between key frames, at most; the encoder's choice when ``None``.
+            alpha: frames have an alpha channel; webm and mov only.
         """
         self._rate = rate
         self._count = 0
         self._lossless = lossless
-        self._pad = ((0, 0),) * 3 if lossless else ((0, height % 2), (0, width % 2), (0, 0))
-        mp4 = kind == "mp4"
+        self._alpha = alpha
+        webm, mov = kind == "webm", kind == "mov"
+        self._pad = ((0, 0),) * 3 if lossless or mov else ((0, height % 2), (0, width % 2), (0, 0))
         # "+faststart" puts the index first, so that a browser plays while it loads.
-        options = {"movflags": "+faststart"} if mp4 else {}
+        options = {} if webm else {"movflags": "+faststart"}
         self._container = av.open(str(path), mode="w", format=kind, options=options)
         if comment:
             self._container.metadata["comment"] = comment
-        crf = str(quality if quality is not None else (17 if mp4 else 24))
+        crf = str(quality if quality is not None else (24 if webm else 17))
         codec, codec_options = "libx264", {"crf": crf}
         if lossless:
             codec, codec_options = "libx264rgb", {"qp": "0"}
-        elif not mp4:
+        elif mov:
+            codec, codec_options = "prores_ks", {"profile": "4444", "vendor": "apl0"}
+        elif webm:
             codec = "libvpx-vp9"
             codec_options = {"crf": crf, "deadline": "good", "cpu-used": "3", "row-mt": "1"}
         if key_every is not None:
             codec_options["g"] = str(key_every)
+        if alpha and webm:
+            codec_options["auto-alt-ref"] = "0"  # libvpx has no such frames with alpha
         self._stream = self._container.add_stream(codec, rate=rate, options=codec_options)
-        if not mp4:
+        if webm:
             self._stream.bit_rate = 0
+        if alpha and webm:
+            self._stream.metadata["alpha_mode"] = "1"  # by which players know of the second stream
         self._stream.width = width + self._pad[1][1]
         self._stream.height = height + self._pad[0][1]
-        self._stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        a = "a" if alpha else ""
+        self._format = "rgb24" if lossless else f"yuv{a}444p10le" if mov else f"yuv{a}420p"
+        self._stream.pix_fmt = self._format
         context = self._stream.codec_context
         context.time_base = 1 / rate
         context.color_primaries = context.color_trc = _BT709
@@ -331,17 +353,18 @@ class ContainerEncoder:
         context.color_range = _FULL_RANGE if lossless else _LIMITED_RANGE
         self._sound = None
         if sound_from is not None:
-            codec = "aac" if mp4 else "libopus"
+            codec = {"mp4": "aac", "webm": "libopus", "mov": "pcm_s16le"}[kind]
             self._sound = SoundTrack(self._container, sound_from, start=sound_start, codec=codec)
 
     def write(self, frame: np.ndarray) -> None:
-        """Encode uint8 (height, width, 3), and the sound that goes with it."""
+        """Encode uint8 (height, width, 3 or 4), and the sound that goes with it."""
         if self._pad != ((0, 0), (0, 0), (0, 0)):
             frame = np.pad(frame, self._pad, mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        given = "rgba" if self._alpha else "rgb24"
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=given)
         if not self._lossless:
             picture = picture.reformat(
-                format="yuv420p",
+                format=self._format,
                 src_colorspace=Colorspace.DEFAULT,
                 dst_colorspace=Colorspace.ITU709,
                 src_color_range=ColorRange.JPEG,
@@ -480,14 +503,14 @@ class SoundTrack:
             container: the output.
             source: file with an audio stream (``has_sound``).
             start: where its stretch begins, seconds.
-            codec: "aac" or "libopus".
+            codec: "aac", "libopus" or "pcm_s16le".
         """
         self._container = container
         self._stream = container.add_stream(codec, rate=_RATE)
         self._stream.codec_context.layout = "stereo"
-        self._stream.codec_context.format = "fltp" if codec == "aac" else "flt"
-        self._stream.codec_context.bit_rate = _BIT_RATES[codec]
-        self._planar = codec == "aac"
+        self._stream.codec_context.format = self._layout = _LAYOUTS[codec]
+        if codec in _BIT_RATES:
+            self._stream.codec_context.bit_rate = _BIT_RATES[codec]
         self._blocks = _samples(source, start)
         self._waiting: np.ndarray | None = next(self._blocks, None)
         self._written = 0
@@ -512,9 +535,11 @@ class SoundTrack:
 
     def _encode(self, block: np.ndarray) -> None:
         """Encode float32 (2, samples)."""
-        data = block if self._planar else block.T.reshape(1, -1)
-        layout = "fltp" if self._planar else "flt"
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data), format=layout, layout="stereo")
+        data = block if self._layout == "fltp" else block.T.reshape(1, -1)
+        if self._layout == "s16":
+            data = np.rint(data * 32767).clip(-32768, 32767).astype(np.int16)
+        data = np.ascontiguousarray(data)
+        frame = av.AudioFrame.from_ndarray(data, format=self._layout, layout="stereo")
         frame.sample_rate = _RATE
         frame.pts = self._written
         self._written += block.shape[1]

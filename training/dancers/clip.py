@@ -137,12 +137,20 @@ def _dance(
     return _move_apart(people, rng)
 
 
-def _shots(body: Body, seed: int | Sequence[int], spec: Spec) -> Iterator[tuple[_Set, _Shot]]:
-    """The stills, then the clip of one identity.
+def _shots(
+    body: Body,
+    seed: int | Sequence[int],
+    spec: Spec,
+    *,
+    person: int | Sequence[int] | None = None,
+) -> Iterator[tuple[_Set, _Shot]]:
+    """The stills, then the clip of one identity; with ``person`` those of another seed take their places.
 
     Each must be shot, or passed over, before the next is asked for: they share their random numbers.
     """
     who, where, stills_rng, clip_rng = np.random.default_rng(seed).spawn(4)
+    if person is not None:
+        who = np.random.default_rng(person).spawn(1)[0]
     shots = FRAMINGS[spec.framing]
     count = 2 if who.random() < shots.pairs else 1
     people = [Dressed(body, random_person(who, body, in_pair=count > 1)) for _ in range(count)]
@@ -163,13 +171,21 @@ def _shots(body: Body, seed: int | Sequence[int], spec: Spec) -> Iterator[tuple[
     yield shared, _Shot(dancing, _frame(shared, dancing, clip_rng, shots.clip), clip_rng)
 
 
-def render_identity(body: Body, seed: int | Sequence[int], spec: Spec) -> Identity:
+def render_identity(
+    body: Body,
+    seed: int | Sequence[int],
+    spec: Spec,
+    *,
+    person: int | Sequence[int] | None = None,
+) -> Identity:
     """Render one identity; the same seed and spec give the same pixels.
 
     Each still is another dance, turn and framing of the same person; the clip is consecutive frames of one
-    dance.
+    dance. With ``person``, the seed of another identity, its people take the place of these: the same scene,
+    light and choreography, danced by somebody else.
     """
-    *stills, clip = [_shoot(shared, shot, fps=spec.fps) for shared, shot in _shots(body, seed, spec)]
+    shots = _shots(body, seed, spec, person=person)
+    *stills, clip = [_shoot(shared, shot, fps=spec.fps) for shared, shot in shots]
     return Identity(*(np.concatenate(kind) for kind in zip(*stills, strict=True)), *clip)
 
 
@@ -187,14 +203,20 @@ def identity_keypoints(body: Body, seed: int | Sequence[int], spec: Spec) -> np.
     return np.concatenate(found)
 
 
-def identity_places(body: Body, seed: int | Sequence[int], spec: Spec) -> np.ndarray:
+def identity_places(
+    body: Body,
+    seed: int | Sequence[int],
+    spec: Spec,
+    *,
+    person: int | Sequence[int] | None = None,
+) -> np.ndarray:
     """Which place of the body each pixel of `render_identity` shows, without painting; stills first.
 
     Returns:
         (S + T, H, W, 4) float32, see `training.dancers.render.render_places`.
     """
     found = []
-    for shared, shot in _shots(body, seed, spec):
+    for shared, shot in _shots(body, seed, spec, person=person):
         found += [render_places(p, shot.view, spec.size) for p in _posed(shared, shot, fps=spec.fps)]
         _pass_over(shared, shot)
     return np.stack(found)

@@ -1,0 +1,286 @@
+"""A second look at heads and hands: denoised again, enlarged, from a partly noised first result.
+
+Small heads have few latents and come out vague. So each is followed through the clip by the labels of its
+part map; photo, motion and first result are cut out around it, at the size that the checkpoint was trained
+at, and the same networks run again over the last part of the steps (SDEdit, Meng et al. 2021) with the same
+windows, so that the temporal layers keep it steady. What comes out is blended back with a soft mask.
+
+Letters in shape comments: ``F`` frames, ``H W`` pixels of the result, ``S`` pixels of a side of a cutting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from magicanimate.palette import colourise, nearest_labels
+
+if TYPE_CHECKING:
+    from magicanimate.pipeline import Frames
+
+
+@dataclass(frozen=True)
+class Part:
+    """What gets a second look: its labels in the part map, and the side of the cutting by its own size."""
+
+    name: str
+    labels: tuple[int, ...]
+    margin: float
+
+
+HEAD = Part("head", (23, 24), 2.2)
+HANDS = (Part("right hand", (3,), 3.0), Part("left hand", (4,), 3.0))
+CHOICES = {"off": (), "faces": (HEAD,), "faces+hands": (HEAD, *HANDS)}
+"""Parts by the setting ``detail``."""
+
+_LEAST_PIXELS = 6
+_LEAST_OF_LARGEST = 0.25
+"""Of the largest piece of its kind in a frame; smaller ones are specks of the map."""
+
+_REACH = 1.5
+"""Times its own size that a part may move from one frame to the next and still be the same one."""
+
+_SHORTEST = 0.25
+"""Of the clip's frames; what is seen in fewer is left as it is."""
+
+_CALM = 2.0
+"""Frames over which the path of a cutting is smoothed (standard deviation)."""
+
+_AROUND = 0.18
+"""Of a part's size: so far beyond its labels it is replaced, with hair and nails; the edge is as soft."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One part of one person through the clip.
+
+    Attributes:
+        part: which.
+        centres: of the cuttings, x and y in pixels, float64 (F, 2).
+        sides: of the cuttings, pixels, float64 (F,).
+        sizes: of the part itself, float64 (F,).
+        seen: in which frames it is there, bool (F,).
+    """
+
+    part: Part
+    centres: np.ndarray
+    sides: np.ndarray
+    sizes: np.ndarray
+    seen: np.ndarray
+
+    def is_smaller_than(self, size: float, *, cutting: float) -> bool:
+        """Whether the part is, in half of the frames, smaller than ``size``, and its cutting than that."""
+        return bool(np.median(self.sizes) < size and np.median(self.sides) < cutting)
+
+
+def find_tracks(control: Frames, parts: Sequence[Part]) -> list[Track]:
+    """Follow the parts of all people through a clip, those at the left first.
+
+    Args:
+        control: part maps in the usual colours, uint8 ``H W 3`` each.
+        parts: which to follow.
+    """
+    found: dict[str, list[dict[int, tuple[float, float, float]]]] = {part.name: [] for part in parts}
+    for number in range(len(control)):
+        labels = nearest_labels(control[number])[0]
+        for part in parts:
+            paths = found[part.name]
+            free = [path for path in paths if number - max(path) <= max(3, _SHORTEST * len(control))]
+            for x, y, size in _pieces(labels, part):
+                near = [path for path in free if _distance(path[max(path)], (x, y)) <= _REACH * size]
+                if near:
+                    path = min(near, key=lambda each: _distance(each[max(each)], (x, y)))
+                    free = [each for each in free if each is not path]
+                else:
+                    path = {}
+                    paths.append(path)
+                path[number] = x, y, size
+    tracks = [
+        _track(part, path, len(control))
+        for part in parts
+        for path in found[part.name]
+        if len(path) >= max(1, _SHORTEST * len(control))
+    ]
+    return sorted(tracks, key=lambda track: (parts.index(track.part), track.centres[0, 0]))
+
+
+def references(labels: np.ndarray, tracks: Sequence[Track]) -> list[tuple[float, float, float] | None]:
+    """Where the photo shows the part of each track; people are paired from left to right.
+
+    Args:
+        labels: parts of the photo, uint8 ``H W``.
+        tracks: of `find_tracks`.
+
+    Returns:
+        Centre x, y and side of the cutting of each track; ``None`` where the photo does not show the part.
+    """
+    shown = {part.name: sorted(_pieces(labels, part)) for part in (HEAD, *HANDS)}
+    count = {name: 0 for name in shown}
+    found: list[tuple[float, float, float] | None] = []
+    for track in tracks:
+        pieces, number = shown[track.part.name], count[track.part.name]
+        count[track.part.name] += 1
+        if not pieces:
+            found.append(None)
+            continue
+        x, y, size = pieces[min(number, len(pieces) - 1)]
+        found.append((x, y, track.part.margin * size))
+    return found
+
+
+def cut(
+    picture: np.ndarray, centre: Sequence[float], side: float, size: int, *, is_map: bool = False
+) -> np.ndarray:
+    """The square around ``centre``, ``side`` pixels wide, as uint8 (size, size, 3).
+
+    Beyond the picture its edge goes on, or the background of a part map does. Maps keep their colours; their
+    outlines are smoothed, since their pixels would become steps.
+    """
+    import cv2
+
+    matrix = _matrix(centre, side, size)
+    if not is_map:
+        how = cv2.INTER_CUBIC if side < size else cv2.INTER_AREA
+        return cv2.warpAffine(picture, matrix, (size, size), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    labels = nearest_labels(picture)[0]
+    drawn = cv2.warpAffine(labels, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
+    reach = min(31, int(size / side) | 1)
+    if reach > 1:
+        drawn = _smooth_outlines(drawn, reach)
+    return colourise(drawn)
+
+
+class Cuttings:
+    """What is around a part in each frame, uint8 ``S S 3``, cut out when it is asked for.
+
+    Args:
+        frames: uint8 ``H W 3`` each.
+        track: of the part.
+        size: S.
+        is_map: whether the frames are part maps.
+    """
+
+    def __init__(self, frames: Frames, track: Track, size: int, *, is_map: bool = False):
+        self._frames, self._track, self._size, self._is_map = frames, track, size, is_map
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int | Sequence[int] | np.ndarray) -> np.ndarray:
+        if isinstance(index, (list, tuple, np.ndarray)):
+            return np.stack([self[int(each)] for each in index])
+        track = self._track
+        where = track.centres[index], track.sides[index], self._size
+        return cut(self._frames[index], *where, is_map=self._is_map)
+
+
+def blended(
+    frame: np.ndarray, labels: np.ndarray, track: Track, number: int, refined: np.ndarray
+) -> np.ndarray:
+    """A frame, uint8 ``H W 3``, with one part replaced by its second look.
+
+    Args:
+        frame: of the result so far.
+        labels: its part map, uint8 ``H W``.
+        track: of the part.
+        number: of the frame.
+        refined: what the second pass made of its cutting, uint8 ``S S 3``.
+    """
+    import cv2
+
+    if not track.seen[number]:
+        return frame
+    scale = len(refined) / track.sides[number]
+    if scale > 1:  # what would alias when it is made smaller
+        refined = cv2.GaussianBlur(refined, (0, 0), 0.4 * scale)
+    matrix = _matrix(track.centres[number], track.sides[number], len(refined))
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    back = cv2.warpAffine(refined, matrix, frame.shape[1::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
+    mask = _mask(labels, track, number)[..., None]
+    return np.rint(mask * back + (1 - mask) * frame).clip(0, 255).astype(np.uint8)
+
+
+def blended_all(
+    frames: Frames,
+    control: Frames,
+    looks: Sequence[tuple[Track, Frames]],
+) -> Iterator[np.ndarray]:
+    """Yield the frames with every part that got a second look, see `blended`."""
+    for number in range(len(frames)):
+        frame, labels = frames[number], nearest_labels(control[number])[0]
+        for track, refined in looks:
+            frame = blended(frame, labels, track, number, refined[number])
+        yield frame
+
+
+def _mask(labels: np.ndarray, track: Track, number: int) -> np.ndarray:
+    """How much of each pixel is replaced, float32 ``H W``."""
+    import cv2
+
+    height, width = labels.shape
+    mine = np.isin(labels, track.part.labels)
+    (x, y), side, size = track.centres[number], track.sides[number], track.sizes[number]
+    rows, columns = np.ogrid[:height, :width]
+    mine &= (np.abs(columns - x) <= side / 2) & (np.abs(rows - y) <= side / 2)
+    reach = max(1, round(_AROUND * size))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    grown = cv2.dilate(mine.astype(np.uint8), disc).astype(np.float32)
+    soft = cv2.GaussianBlur(grown, (0, 0), max(0.7, reach / 2))
+    # Nothing of the cutting's own edge is used.
+    ends = np.maximum(np.abs(columns - x), np.abs(rows - y)) / (side / 2)
+    return soft * ((1 - ends) / 0.1).clip(0, 1).astype(np.float32)
+
+
+def _pieces(labels: np.ndarray, part: Part) -> list[tuple[float, float, float]]:
+    """Centre x, y and size of each connected piece of a part, without specks."""
+    import cv2
+
+    mask = np.isin(labels, part.labels).astype(np.uint8)
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(cv2.dilate(mask, np.ones((3, 3), np.uint8)))
+    pieces = []
+    for x, y, width, height, area in boxes[1:count]:
+        if area >= _LEAST_PIXELS:
+            pieces.append((int(area), (x + width / 2 - 0.5, y + height / 2 - 0.5, max(width, height) - 2.0)))
+    largest = max((area for area, _ in pieces), default=0)
+    return [piece for area, piece in pieces if area >= _LEAST_OF_LARGEST * largest]
+
+
+def _distance(one: Sequence[float], other: Sequence[float]) -> float:
+    return float(np.hypot(one[0] - other[0], one[1] - other[1]))
+
+
+def _track(part: Part, path: dict[int, tuple[float, float, float]], count: int) -> Track:
+    """A smooth path of what was seen; where it was not, between the frames before and after."""
+    numbers = np.array(sorted(path))
+    known = np.array([path[number] for number in numbers])
+    every = np.stack([np.interp(np.arange(count), numbers, column) for column in known.T], -1)
+    reach = int(3 * _CALM)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / _CALM) ** 2)
+    padded = np.pad(every, ((reach, reach), (0, 0)), mode="edge")
+    calm = np.stack([np.convolve(each, weights / weights.sum(), mode="valid") for each in padded.T], -1)
+    sizes = np.maximum(calm[:, 2], 1.0)
+    seen = np.zeros(count, bool)
+    seen[numbers] = True
+    return Track(part, calm[:, :2], part.margin * sizes, sizes, seen)
+
+
+def _matrix(centre: Sequence[float], side: float, size: int) -> np.ndarray:
+    """From pixels of a picture to those of the square cutting, (2, 3)."""
+    scale = size / side
+    x, y = centre
+    return np.array([[scale, 0, (size - 1) / 2 - scale * x], [0, scale, (size - 1) / 2 - scale * y]])
+
+
+def _smooth_outlines(labels: np.ndarray, reach: int) -> np.ndarray:
+    """Each pixel gets the label that is the most frequent around it, uint8 ``H W``."""
+    import cv2
+
+    best, winner = np.zeros(labels.shape, np.float32), np.zeros_like(labels)
+    for label in np.unique(labels):
+        share = cv2.GaussianBlur((labels == label).astype(np.float32), (0, 0), reach / 2)
+        winner = np.where(share > best, label, winner)
+        best = np.maximum(best, share)
+    return winner

@@ -1,0 +1,255 @@
+"""Other backgrounds: plates, mattes, and whole results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from magicanimate import ASSETS
+from magicanimate.animator import Animator
+from magicanimate.background import Backdrop, clean_plate, driving_scene, grown, guided_filter
+from magicanimate.config import AnimationRequest
+from magicanimate.errors import InputError
+from magicanimate.media.writer import has_sound
+from magicanimate.palette import PALETTE
+from magicanimate.provenance.inspection import inspect
+from magicanimate.request_checks import background_kind, check_request, side_by_side_path
+from tests.media_files import part_labels, part_maps, write_clip
+from tests.test_media_writer import with_alpha
+
+SIZE = 96
+
+
+def texture(seed: int = 0) -> np.ndarray:
+    """A background with edges and gradients, uint8 ``H W 3``."""
+    coarse = np.random.default_rng(seed).integers(40, 215, (6, 6, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+
+
+def figure(number: int) -> np.ndarray:
+    """Where the figure of `scene` is in a frame, its labels, uint8 ``H W``."""
+    return part_labels(shift=8 * number - 44)
+
+
+def scene(count: int = 12) -> tuple[SimpleNamespace, np.ndarray]:
+    """A red figure that walks before `texture`, as the media of an animation; and that background."""
+    room = texture()
+    labels = [figure(i) for i in range(count)]
+    film = [np.where((each > 0)[..., None], np.uint8((200, 30, 30)), room) for each in labels]
+    media = SimpleNamespace(
+        driving=np.stack(film),
+        control=PALETTE[np.stack(labels)],
+        num_frames=count,
+    )
+    return media, room
+
+
+def backdrop(plate: np.ndarray, media: SimpleNamespace, **settings) -> Backdrop:
+    request = AnimationRequest(Path("a.png"), Path("a.mp4"), Path("a"), background="clip", **settings)
+    return Backdrop(request, media.control, plate, plate, None, transparent=False)
+
+
+def test_guided_filter_keeps_edges_of_the_guide_and_smooths_the_rest():
+    guide = np.zeros((40, 40, 3), np.float32)
+    guide[:, 20:] = (0.9, 0.2, 0.4)
+    noise = np.random.default_rng(0).normal(0, 0.2, (40, 40)).astype(np.float32)
+    step = (guide[..., 0] > 0).astype(np.float32)
+    smooth = guided_filter(guide, step + noise, 6, 1e-3)
+    assert np.abs(smooth - step)[:, 17:23].mean() < 0.1, "the edge stays where it is"
+    assert np.abs(smooth - step).mean() < 0.3 * np.abs(noise).mean()
+
+
+def test_the_plate_is_the_room_without_the_dancer():
+    media, room = scene()
+    plate = clean_plate(media)
+    error = np.abs(plate.astype(int) - room)
+    assert np.percentile(error, 95) <= 1, "nearly every pixel was free of the dancer at some time"
+    assert error.max() < 90, "and the rest is filled in from beside it"
+
+
+def test_a_dancer_who_covers_everything_leaves_no_plate():
+    media, _ = scene(4)
+    media.control[:] = PALETTE[2]
+    with pytest.raises(InputError, match="choose another background"):
+        clean_plate(media)
+
+
+def test_the_driving_video_is_itself_but_for_its_dancer():
+    media, room = scene()
+    for number, frame in enumerate(driving_scene(media, clean_plate(media))):
+        near = grown(figure(number) > 0, 10)
+        np.testing.assert_array_equal(frame[~near], room[~near])
+        assert np.abs(frame[near].astype(int) - room[near]).mean() < 6
+
+
+def test_the_plate_follows_the_light():
+    media, room = scene()
+    plate = clean_plate(media)
+    media.driving[3] = (media.driving[3] * 0.5 + 60).astype(np.uint8)  # somebody opens a curtain
+    frame = list(driving_scene(media, plate))[3]
+    dancer = figure(3) > 0
+    offset = float((frame.astype(float) - room)[dancer].mean() - (frame.astype(float) - room)[~dancer].mean())
+    assert abs(offset) < 12
+
+
+def networks_made(
+    media: SimpleNamespace, plate: np.ndarray, *, wide: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames as networks make them: a person with clothes a little wider than the map, off-colour, noisy."""
+    rng, frames, truth = np.random.default_rng(1), [], []
+    for control in media.control:
+        body = grown((control != PALETTE[0]).any(-1), wide)
+        alpha = cv2.GaussianBlur(body.astype(np.float32), (0, 0), 0.7)
+        picture = alpha[..., None] * (30, 160, 60) + (1 - alpha[..., None]) * plate
+        frames.append((picture + 5 + rng.normal(0, 2, picture.shape)).clip(0, 255).astype(np.uint8))
+        truth.append(alpha)
+    return np.stack(frames), np.stack(truth)
+
+
+def test_people_are_cut_out_with_their_clothes():
+    media, room = scene(4)
+    frames, truth = networks_made(media, room)
+    found = backdrop(room, media)
+    for number, frame in enumerate(frames):
+        labels = figure(number)
+        alpha, people = found.cut_out(frame, labels)
+        assert np.abs(alpha - truth[number]).mean() < 0.03
+        narrow, _ = backdrop(room, media, mask_grow=-3).cut_out(frame, labels)
+        assert narrow.sum() < alpha.sum()
+        soft, _ = backdrop(room, media, mask_feather=3).cut_out(frame, labels)
+        assert ((soft > 0.05) & (soft < 0.95)).sum() > ((alpha > 0.05) & (alpha < 0.95)).sum()
+        inside = truth[number] > 0.5
+        assert np.abs(people[inside] - (30, 160, 60)).mean() < 10, "the plate and the colour cast are out"
+
+
+def test_away_from_the_people_the_background_is_untouched():
+    media, room = scene(4)
+    frames, _ = networks_made(media, room)
+    other = texture(7)
+    found = replace(backdrop(room, media), moving=lambda: iter([other] * 4))
+    for number, frame in enumerate(found.composited(iter(frames))):
+        far = ~grown(figure(number) > 0, 10)
+        np.testing.assert_array_equal(frame[far], other[far])
+
+
+@pytest.mark.parametrize(
+    ("background", "kind"),
+    [
+        ("photo", "photo"),
+        ("clip", "clip"),
+        ("transparent", "transparent"),
+        ("white", "colour"),
+        ("#2060a0", "colour"),
+    ],
+)
+def test_kinds_of_background(background, kind):
+    assert background_kind(background) == kind
+
+
+def test_files_are_told_by_their_suffix(tmp_path):
+    for name, kind in (("a.png", "picture"), ("a.mp4", "video")):
+        (tmp_path / name).touch()
+        assert background_kind(str(tmp_path / name)) == kind
+
+
+@pytest.fixture(scope="module")
+def animator(tiny_model) -> Animator:
+    return Animator(tiny_model, device="cpu")
+
+
+@pytest.fixture
+def request_(tmp_path) -> AnimationRequest:
+    write_clip(tmp_path / "motion.mp4", part_maps(6, width=64, height=64), sound=0.5)
+    film = [cv2.resize(texture(), (128, 128)) for _ in range(6)]
+    write_clip(tmp_path / "film.mp4", film)
+    return AnimationRequest(
+        photo=ASSETS / "examples" / "arms_photo.jpg",
+        motion=tmp_path / "motion.mp4",
+        output=tmp_path / "out",
+        num_inference_steps=1,
+        credentials=False,
+    )
+
+
+def frames_of(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])
+
+
+def test_a_colour(animator, request_):
+    result = animator.animate(replace(request_, background="#2060a0"))
+    frames = frames_of(result.output)
+    assert frames.shape == (6, 32, 32, 3)
+    assert (frames[:, :2, -3:] == (0x20, 0x60, 0xA0)).all()
+    assert result.settings["background"] == "#2060a0"
+
+
+def test_a_picture_and_a_video(animator, request_, tmp_path):
+    Image.fromarray(texture()).save(tmp_path / "room.png")
+    for file in (tmp_path / "room.png", tmp_path / "film.mp4"):
+        result = animator.animate(replace(request_, background=str(file)))
+        expected = cv2.resize(texture(), (32, 32), interpolation=cv2.INTER_AREA)
+        corner = frames_of(result.output)[:, :4, -4:].astype(int)
+        assert np.abs(corner - expected[:4, -4:]).mean() < 6
+
+
+def test_the_clip_with_its_sound(animator, request_, tmp_path):
+    output = tmp_path / "out.mp4"
+    wanted = replace(
+        request_,
+        background="clip",
+        driving_video=tmp_path / "film.mp4",
+        sound=True,
+        output=output,
+        credentials=True,
+    )
+    result = animator.animate(wanted)
+    assert result.num_frames == 6 and has_sound(output)
+    assert inspect(output).credentials.source_type == "compositeWithTrainedAlgorithmicMedia"
+    assert str(tmp_path).encode() not in output.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out.webm", "out.mov", "out"])
+def test_transparent(animator, request_, tmp_path, name):
+    wanted = replace(request_, background="transparent", output=tmp_path / name, side_by_side=True)
+    result = animator.animate(wanted)
+    frames = with_alpha(result.output)
+    assert frames.shape == (6, 32, 32, 4)
+    labels = part_labels(width=32, height=32)
+    assert frames[0, ..., 3][labels > 0].mean() > 110  # whatever untrained networks show there
+    assert frames[:, :2, -3:, 3].max() < 8
+    assert side_by_side_path(tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"background": "clip"}, "--driving-video"),
+        ({"background": "beach.jpg"}, "beach.jpg"),
+        ({"background": "transparent", "output": Path("a.mp4")}, r"\.webm or \.mov"),
+        ({"mask_grow": 100}, "mask_grow is 100"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(request_, change, words):
+    with pytest.raises(InputError, match=words) as caught:
+        check_request(replace(request_, **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_nobody_in_the_photo_is_one_sentence(animator, request_, tmp_path):
+    Image.fromarray(np.full((64, 64, 3), 120, np.uint8)).save(tmp_path / "wall.png")
+    with pytest.raises(InputError, match="Nobody is recognised in the photo"):
+        animator.animate(replace(request_, photo=tmp_path / "wall.png", background="white"))
+    assert not request_.output.exists()
+
+
+def test_a_driving_video_of_another_length_is_one_sentence(animator, request_, tmp_path):
+    write_clip(tmp_path / "short.mp4", [texture()] * 4)
+    wanted = replace(request_, background="clip", driving_video=tmp_path / "short.mp4")
+    with pytest.raises(InputError, match="4 frames of 96x96 .* and the motion clip .* 6 frames of 64x64"):
+        animator.animate(wanted)
