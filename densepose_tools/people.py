@@ -6,11 +6,11 @@ Letters in shape comments: ``H W`` pixels of the picture, ``h w`` pixels of a pe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from magicanimate.palette import FLIP_PERMUTATION, colourise
+from magicanimate.palette import FLIP_PERMUTATION
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,25 +59,6 @@ def part_map(people: Iterable[Person], *, width: int, height: int) -> np.ndarray
     return labels
 
 
-def draw_people(people: Iterable[Person], *, width: int, height: int) -> np.ndarray:
-    """The part map in its colours, RGB uint8 (H, W, 3); see ``part_map``."""
-    return colourise(part_map(people, width=width, height=height))
-
-
 def flip_labels(labels: np.ndarray) -> np.ndarray:
     """The part map of the mirrored picture: (..., H, W), left and right parts change places."""
     return FLIP_PERMUTATION[labels[..., ::-1]]
-
-
-def flip_person(person: Person, *, width: int) -> Person:
-    """A person in the mirrored picture of ``width`` pixels.
-
-    The coordinates are lost: mirrored ones would need DensePose's tables of symmetric points.
-    """
-    x, y, w, h = person.corner_and_size()
-    return replace(
-        person,
-        box=(float(width - x - w), float(y), float(w), float(h)),
-        labels=flip_labels(person.labels),
-        coordinates=None,
-    )

@@ -11,7 +11,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -128,7 +128,7 @@ def map_array(path: Path) -> np.ndarray:
         raise Unreadable(path, "it is no npy file, or is cut off") from error
 
 
-def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and type that the header of an entry says."""
     version = np.lib.format.read_magic(stream)
     readers = {

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicanimate.config import Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
@@ -94,7 +94,8 @@ class ProgressBar:
 
         self._tqdm = tqdm
         self._disable = True if quiet or not (sys.stderr and sys.stderr.isatty()) else None
-        self._stage, self._bar = "", None
+        self._stage = ""
+        self._bar: Any = None
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage != self._stage or self._bar is None:
@@ -105,7 +106,7 @@ class ProgressBar:
         self._bar.set_postfix_str(time_left(progress.seconds_left), refresh=False)
         self._bar.update(progress.step - self._bar.n)
 
-    def _open(self, progress: Progress):
+    def _open(self, progress: Progress) -> Any:
         in_bytes = progress.stage in STAGES_IN_BYTES
         return self._tqdm(
             total=progress.total,

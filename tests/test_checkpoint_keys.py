@@ -73,7 +73,8 @@ def test_wrapped_and_prefixed_state_loads_to_the_same_network(prefix, wrapped):
     unet = tiny_unet()
     published = fill_state("unet", published_shapes("unet", unet))
     state = {f"{prefix}{key}": value for key, value in published.items()}
-    state = keys.convert_state_dict("unet", {"state_dict": state, "epoch": 3} if wrapped else state)
+    weights = keys.unwrap({"state_dict": state, "epoch": 3} if wrapped else state)
+    state = {key: weights[name] for key, name in keys.convert_keys("unet", weights).items()}
     missing, unexpected = unet.load_state_dict(state, strict=False)
     assert unexpected == []
     assert all(keys.is_positional(key) for key in missing)

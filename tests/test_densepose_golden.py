@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from densepose_tools import Selection, extractor, load_extractor
-from densepose_tools.people import draw_people
+from densepose_tools.people import part_map
 from densepose_tools.rcnn.network import DensePoseRCNN
+from magicanimate.palette import colourise
 from tests import densepose_golden
 
 pytestmark = pytest.mark.slow
@@ -74,5 +75,5 @@ def test_drawn_frames_agree_with_detectron2(network, folder, case):
     for threshold in (0.05, 0.8):
         expected = np.array(Image.open(folder / f"frame_{case}_thr{threshold}.png").convert("RGB"))
         sure = [person for person in people if person.score > threshold]
-        drawn = draw_people(sure, width=width, height=height)
+        drawn = colourise(part_map(sure, width=width, height=height))
         assert (drawn == expected).all(axis=-1).mean() >= densepose_golden.LABELS

@@ -16,7 +16,7 @@ from densepose_tools.postprocess import Postprocessing, postprocess
 from densepose_tools.tracking import PersonAt, track_people
 from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import check_densepose
-from magicanimate.media.map_colours import diagnose, map_table
+from magicanimate.media.map_colours import diagnose, map_tables
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import nearest_labels
 from tests.conftest import ROOT
@@ -45,7 +45,7 @@ def as_jpeg(frame: np.ndarray, quality: int = 92) -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "expected"), [("jet", JET), ("parula", PARULA)])
 def test_colour_maps_are_opencvs(name, expected):
-    np.testing.assert_array_equal(map_table(name)[::6], expected)
+    np.testing.assert_array_equal(map_tables()[name][::6], expected)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_colour_maps_are_opencvs(name, expected):
     ],
 )
 def test_part_maps_in_other_colours_are_recognised_and_recoloured(labels, name, background, told):
-    colours = map_table(name).copy()
+    colours = map_tables()[name].copy()
     if background is not None:
         colours[0] = background
     frames = [as_jpeg(colours[frame]) for frame in labels]
@@ -77,7 +77,13 @@ def test_photos_and_heat_maps_are_no_part_maps():
     ramp = np.clip(np.hypot(*np.indices((120, 160)) - 60) / 3, 0, 24).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     blank = np.zeros((64, 64, 3), dtype=np.uint8)
-    for picture in (*photos, map_table("jet")[24 - ramp], map_table("viridis")[24 - ramp], noise, blank):
+    for picture in (
+        *photos,
+        map_tables()["jet"][24 - ramp],
+        map_tables()["viridis"][24 - ramp],
+        noise,
+        blank,
+    ):
         assert check_densepose([picture]).colours is None
 
 

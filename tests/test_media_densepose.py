@@ -18,7 +18,7 @@ from magicanimate.media.densepose_check import (
     is_drawn_over_video,
     require_densepose,
 )
-from magicanimate.media.map_colours import map_table
+from magicanimate.media.map_colours import map_tables
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, PALETTE, colourise, nearest_labels
 from tests.conftest import ROOT
@@ -316,7 +316,7 @@ def test_every_colour_map_is_named_and_read(name, background, shared):
     real = [
         nearest_labels(f)[0] for f in open_motion(shared / "samples/running.mp4", end=0.3, fps=5).frames()
     ]
-    table = map_table(name).copy()
+    table = map_tables()[name].copy()
     if background is not None:
         table[0] = background
     frames = [as_jpeg(table[labels[::2, ::2]], 90) for labels in real]
@@ -329,7 +329,7 @@ def test_every_colour_map_is_named_and_read(name, background, shared):
 
 
 def test_advice_is_the_same_sentence_whatever_mends_it():
-    report = check_densepose([map_table("jet")[labels] for labels in LABELS])
+    report = check_densepose([map_tables()["jet"][labels] for labels in LABELS])
     assert (
         report.advice("X")
         == "is a DensePose map in other colours (jet); bring it into the right colours with X"

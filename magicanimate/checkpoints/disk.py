@@ -113,7 +113,7 @@ def read_model_index(folder: Path) -> dict[str, Any]:
     for name, (kind, low, high) in _INDEX_VALUES.items():
         value = index.get(name)
         is_right = isinstance(value, kind) and not isinstance(value, bool)
-        if not is_right or not (low is None or low <= value <= high):
+        if not is_right or not (low is None or high is None or low <= value <= high):
             raise Unreadable(path, f"its {name} is {shortened(value)}")
     for name, choices in _INDEX_CHOICES.items():
         if name in index and index[name] not in choices:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 COMPONENTS = ("unet", "appearance_encoder", "controlnet", "vae")
 
@@ -135,18 +135,3 @@ def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """The mapping of weights inside a training checkpoint's ``state_dict`` entry, or ``state`` itself."""
     inner = state.get("state_dict") if "state_dict" in state else None
     return unwrap(inner) if isinstance(inner, Mapping) else state
-
-
-def convert_state_dict(component: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename a published state dict; tensors are shared, not copied.
-
-    Args:
-        component: one of `COMPONENTS`; "unet" takes the whole video UNet, or its motion modules alone.
-        state: published key -> tensor, possibly wrapped in ``state_dict`` and prefixed.
-
-    Returns:
-        Key of this program's network -> tensor. Position tables (``pos_embed.pe``) are left out: load with
-        the network's own, see `is_positional`.
-    """
-    weights = unwrap(state)
-    return {key: weights[name] for key, name in convert_keys(component, weights).items()}

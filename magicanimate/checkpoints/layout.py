@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from magicanimate.errors import InputError
 
@@ -132,15 +133,16 @@ def find_parts(
             looked for.
     """
     source = Path(source)
-    given = {"magicanimate": magicanimate, "stable_diffusion": stable_diffusion, "vae": vae}
-    given = {name: Path(path) for name, path in given.items() if path is not None}
+    places = {"magicanimate": magicanimate, "stable_diffusion": stable_diffusion, "vae": vae}
+    given = {name: Path(path) for name, path in places.items() if path is not None}
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; give the one that holds MagicAnimate's published files.")
     for name, path in given.items():
         if not path.is_dir() and not (path.is_file() and name in SINGLE_FILES):
             kind = "file or folder" if name in SINGLE_FILES else "folder"
             raise InputError(f"{path}, given as {_option(name)}, is not a {kind}; check the path.")
-    search, found, missing = _Search(source, given), {}, []
+    search, missing = _Search(source, given), []
+    found: dict[str, Any] = {}
     for part in _PLACES:
         found[part] = search.tokenizer() if part == "tokenizer" else search.part(part)
         if part == "tokenizer" and not found[part] and found["text_encoder"] and found["text_encoder"].single:

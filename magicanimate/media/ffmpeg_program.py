@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 _PICTURE_SECONDS = 60
 """What the largest pictures that are taken need is a fraction of that."""
@@ -37,9 +37,9 @@ def as_png(source: Path | bytes, *, max_pixels: int) -> bytes | None:
     program = ffmpeg_program()
     if program is None:
         return None
-    given = None if isinstance(source, Path) else source
+    given, name = (None, f"file:{source}") if isinstance(source, Path) else (source, "pipe:0")
     words = ["-frames:v", "1", "-c:v", "png", "-pix_fmt", "rgba", "-f", "image2pipe", "pipe:1"]
-    command = [*_reading(program, "pipe:0" if given is not None else f"file:{source}", max_pixels), *words]
+    command = [*_reading(program, name, max_pixels), *words]
     try:
         ran = subprocess.run(command, input=given, capture_output=True, timeout=_PICTURE_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
@@ -66,7 +66,7 @@ def as_matroska(path: Path, *, demuxers: str, max_pixels: int) -> Iterator[Binar
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            yield process.stdout
+            yield cast(BinaryIO, process.stdout)  # which is a pipe, as asked for
         finally:
             process.kill()
 

@@ -76,11 +76,6 @@ _MAX_INK = 0.3
 _SOME_INK = 0.003  # of the pixels; compression leaves a few that are nearly black
 
 
-def map_table(name: str) -> np.ndarray:
-    """Colours of background and parts on a colour map, such as "jet", uint8 (25, 3)."""
-    return map_tables()[name]
-
-
 @lru_cache(maxsize=1)
 def map_tables() -> dict[str, np.ndarray]:
     """Colours of the maps that are looked for by name, uint8 (25, 3)."""

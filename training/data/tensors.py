@@ -16,11 +16,6 @@ def to_images(rgb: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(rgb)).movedim(-1, -3).float() / 127.5 - 1
 
 
-def to_control(parts: np.ndarray) -> torch.Tensor:
-    """Part ids uint8 ``... H W`` -> palette colours float32 ``... 3 H W`` in [0, 1]."""
-    return drawn_to_control(PALETTE[parts])
-
-
 def drawn_to_control(drawing: np.ndarray) -> torch.Tensor:
     """A drawn driving signal, uint8 ``... H W 3`` -> float32 ``... 3 H W`` in [0, 1]."""
     return torch.from_numpy(np.array(drawing)).movedim(-1, -3).float() / 255
