@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.published import PLAN, published_networks
 from magicanimate import sampling
 from magicanimate.acceleration.control_cache import KeptEmbeddings, share_overlaps
-from magicanimate.acceleration.deep_cache import surface
+from magicanimate.acceleration.deep_cache import cached_step
 from magicanimate.acceleration.guidance import branches_in_turn
 from magicanimate.acceleration.options import speed_preset
 from magicanimate.checkpoints.architectures import SCHEDULER
@@ -216,7 +216,7 @@ def table(networks: Networks, *, frames: Sequence[int], size: int) -> str:
 
 
 def count_kinds(networks: Networks, *, size: int) -> dict[tuple[int, bool], float]:
-    """TFLOP of one step of a window of 16 frames by branches (1 or 2) and whether at the surface only.
+    """TFLOP of one step of a window of 16 frames by branches (1 or 2) and whether cached.
 
     A full step has its share of appearance encoder and ControlNet.
     """
@@ -237,10 +237,10 @@ def count_kinds(networks: Networks, *, size: int) -> dict[tuple[int, bool], floa
         residuals = guided.control(frames, noisy, timestep)  # embeds the images
         guided.show(guided.encode(timestep))
         once = count(guided.encode, timestep) + count(conditional.control, frames, noisy, timestep)
-        at_the_surface = count(surface, networks.unet, clip, timestep, text, deep, residuals[0])
+        cached = count(cached_step, networks.unet, clip, timestep, text, deep, residuals[0])
         for branches, layers in ((2, guided), (1, conditional)):
             found[branches, False] = once + count(layers.predict, frames, clip, timestep, residuals)
-            found[branches, True] = branches * at_the_surface
+            found[branches, True] = branches * cached
     return found
 
 
@@ -265,7 +265,7 @@ def preset_table(networks: Networks, *, size: int, steps: int = 25) -> str:
     """Markdown: a row for each preset of a checkpoint of ``steps`` steps."""
     kinds, decoding = count_kinds(networks, size=size), count_decoding(frames=16, size=size)
     lines = [
-        "| preset | steps | in full | at the surface | guided | TFLOP | ratio | with decoding |",
+        "| preset | steps | in full | cached | guided | TFLOP | ratio | with decoding |",
         "|---" * 8 + "|",
     ]
     first = 0.0
@@ -275,13 +275,13 @@ def preset_table(networks: Networks, *, size: int, steps: int = 25) -> str:
         for i in range(number):
             branches = 2 if preset.approximations.guides(i, number) else 1
             timestep = 1000 - i * 1000 // number
-            surface = last is not None and last - timestep <= preset.approximations.deep_reuse
-            last = last if surface else timestep
-            spent += kinds[branches, surface]
-            counts.update({"surface": surface, "guided": branches == 2})
+            is_cached = last is not None and last - timestep <= preset.approximations.deep_reuse
+            last = last if is_cached else timestep
+            spent += kinds[branches, is_cached]
+            counts.update({"cached": is_cached, "guided": branches == 2})
         first = first or spent
         ratios = f"{first / spent:.2f} | {(first + decoding) / (spent + decoding):.2f}"
-        steps_of = f"{number} | {number - counts['surface']} | {counts['surface']} | {counts['guided']}"
+        steps_of = f"{number} | {number - counts['cached']} | {counts['cached']} | {counts['guided']}"
         lines.append(f"| {name} | {steps_of} | {spent:.1f} | {ratios} |")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The core that app and command line share: loads a checkpoint once and runs requests.
+"""Loads a checkpoint once and animates photos with it; shared by the page and the command line.
 
 It knows nothing of widgets or terminals. Heavy libraries are imported when the checkpoint is loaded.
 """
@@ -58,7 +58,7 @@ _MOST_DETAIL_STEPS = 1000
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What a checkpoint's ``model_index.json`` says of itself.
+    """A checkpoint's own defaults, from its ``model_index.json``.
 
     Attributes:
         kind: "full" or "mini".
@@ -79,7 +79,7 @@ class ModelDefaults:
     driving: Driving = "densepose"
 
     def size_warning(self, width: int | None, height: int | None) -> str | None:
-        """A sentence on a size of the result for which the checkpoint was not made; ``None`` for others."""
+        """A warning if the result's size is far from what the checkpoint was trained at, else ``None``."""
         ratio = (width or self.width) * (height or self.height) / (self.width * self.height)
         if max(ratio, 1 / ratio) < _UNUSUAL_AREA:
             return None
@@ -89,7 +89,7 @@ class ModelDefaults:
         )
 
     def completed(self, request: AnimationRequest) -> AnimationRequest:
-        """``request`` with the preset's and the checkpoint's values where it has none.
+        """Fill in the preset's and the checkpoint's values where the request has none.
 
         Raises:
             InputError: it wants far more pixels than the checkpoint can do, or a fusion that it was not
@@ -160,7 +160,7 @@ class Animator:
 
     @property
     def folder(self) -> Path:
-        """The pipeline folder; fetches and converts the full checkpoint if that is what is asked for."""
+        """The pipeline folder; "full" is downloaded and converted first if it is not here yet."""
         if self._folder is None:
             from magicanimate.checkpoints.locate import resolve_model
 
@@ -216,7 +216,7 @@ class Animator:
             log.info("unloaded %s", self._folder)
 
     def _ready(self) -> PlacedNetworks:
-        """The networks, which are loaded now if they were not."""
+        """The networks; loads them if they are not in memory."""
         if self._networks is None:
             self._networks = self._load()
         return self._networks
@@ -245,7 +245,7 @@ class Animator:
         return networks
 
     def run_benchmark(self, should_stop: ShouldStop | None = None) -> None:
-        """Time one step of a blank clip, so that there is something to go by before the first animation.
+        """Time one step of a blank clip, so that the first animation's duration can be estimated.
 
         `benchmark` has the figures afterwards, unless memory does not suffice for it.
 
@@ -278,7 +278,7 @@ class Animator:
         return {"checkpoint": str(self.folder), "checkpoint_digest": self._digest}
 
     def ran_on(self) -> dict[str, str]:
-        """What settings of results say of checkpoint and device.
+        """Checkpoint and device, as they are recorded in the settings of a result.
 
         Raises:
             RuntimeError: nothing was loaded yet, which is when the device is chosen.
@@ -288,7 +288,7 @@ class Animator:
         return {"model": self.defaults.kind, "device": self.device.name, "dtype": self.device.dtype}
 
     def memory_warning(self, request: AnimationRequest, num_frames: int) -> str | None:
-        """A sentence if memory may be too short for a request with a size, else ``None``.
+        """A warning if memory may not suffice for a completed request, else ``None``.
 
         Nothing is known, so nothing is said, while no networks are loaded.
         """
@@ -378,7 +378,7 @@ class Animator:
         return labels[0] if certainty[0] >= LEAST_CERTAINTY else labels[0] * 0
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
-        """Where the people in a photo, uint8 (H, W, 3), are: x0, y0, x1, y1; ``None`` if nobody is seen."""
+        """Box x0, y0, x1, y1 around the people in a photo, uint8 (H, W, 3); ``None`` if there are none."""
         from densepose_tools.photo_people import PersonDetector
 
         self._person_detector = self._person_detector or PersonDetector.at_hand()
@@ -389,7 +389,7 @@ class Animator:
             return None
 
     def check_size(self, request: AnimationRequest) -> None:
-        """Refuse a size, or windows, that the checkpoint cannot do or this machine's memory can never hold.
+        """Refuse sizes and windows that the checkpoint or this machine's memory cannot handle.
 
         Raises:
             InputError: with what is possible, or the checkpoint cannot be read.

@@ -1,4 +1,4 @@
-"""How quick a checkpoint is on a device: a blank clip is denoised for one step and decoded.
+"""Measure how fast a checkpoint is on a device: denoise a blank clip for one step and decode it.
 
 It is what there is to go by before the first animation, and must not keep anybody waiting: where two small
 frames take long they have to do; otherwise it is a whole window.
@@ -28,7 +28,7 @@ _SMALLEST = 64  # pixels of a side, below which networks of several levels run o
 def benchmark(
     pipe: MagicAnimatePipeline, fallback: OutOfMemoryFallback, *, should_stop: ShouldStop | None = None
 ) -> dict[str, Any]:
-    """Time the networks.
+    """Time one denoising step and the decoding of a blank clip.
 
     Args:
         pipe: placed, with its own scheduler.

@@ -1,4 +1,4 @@
-"""What goes into the animator and what comes out: plain dataclasses, no heavy imports.
+"""The animator's input and output: requests, settings, progress and results, as plain dataclasses.
 
 Every field has the default that suits a first try; ``None`` means "as the checkpoint says".
 """
@@ -59,7 +59,7 @@ class MediaLimits:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a setting besides its name, type and default: a field's ``metadata[SETTING]``.
+    """Help, option, choices and bounds of a setting, stored in its field's ``metadata[SETTING]``.
 
     Whatever handles settings reads it: the command line, the checks of a request, batch files, the page.
 
@@ -313,7 +313,7 @@ class AnimationRequest:
         return self.width, self.height
 
     def settings(self) -> dict[str, Any]:
-        """The fields as JSON-ready values, paths as strings, but for what is of this one time only."""
+        """The settings as JSON-ready values, paths as strings, without those that concern one run only."""
         table = self.table()
         return {
             name: str(value) if isinstance(value, Path) else value
@@ -348,7 +348,7 @@ def _plain_type(hint: Any) -> type:
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of a running animation.
+    """How far a running animation is.
 
     Attributes:
         stage: "load", "read", "encode", "denoise", "detail", "decode" or "write".

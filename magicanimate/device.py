@@ -80,7 +80,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """A CPU tensor on a device, without waiting for the copy.
+    """Copy a CPU tensor to a device without waiting for the copy.
 
     To a CUDA device it goes through page-locked memory: from any other the driver may wait for all the work
     that is queued before it copies.
@@ -93,7 +93,7 @@ def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 
 
 def to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Begin to copy a tensor to the CPU; what is returned waits for it, and not for work queued later."""
+    """Start copying a tensor to the CPU; the returned function waits for the copy and returns it."""
     import torch
 
     if tensor.device.type != "cuda":
@@ -111,7 +111,7 @@ def to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 def empty_cache(name: str) -> None:
-    """Give the memory that torch keeps for later back to a device; the CPU's is given back anyway."""
+    """Release the memory that torch has reserved on a device but does not use."""
     import torch
 
     if name.startswith("cuda"):

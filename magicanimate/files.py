@@ -1,4 +1,4 @@
-"""How this program reads JSON and YAML, and how it writes: whole files, or none.
+"""Read JSON and YAML that may come from anybody, and write files completely or not at all.
 
 A file that is being written has a temporary name beside its target. That name holds the process that writes
 it, by number and start, so the next run can tell what a killed one left behind from what is still in work.
@@ -171,7 +171,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _as_meant(text: str) -> str:
-    """YAML in which Windows paths between double quotes mean what people mean by them.
+    """Escape the backslashes of Windows paths between double quotes in YAML.
 
     YAML takes ``\\`` there for the beginning of an escape: ``"C:\\new.png"`` has a line break in it.
     """
@@ -183,7 +183,7 @@ def _as_meant(text: str) -> str:
 
 
 def _measure(value: Any) -> None:
-    """Refuse what is too deep, or too much with all aliases written out.
+    """Refuse YAML that is nested too deeply, or too large once its aliases are expanded.
 
     Raises:
         ValueError: with the reason.
@@ -210,7 +210,7 @@ def _measure(value: Any) -> None:
 
 
 def shortened(value: Any, most: int = 80) -> str:
-    """A value as text of at most so many characters, for sentences."""
+    """A value as text, shortened for messages."""
     text = str(value) if isinstance(value, Exception) else reprlib.repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -257,13 +257,13 @@ def remove(path: Path) -> None:
 
 
 def remove_unfinished() -> None:
-    """Remove what this process is writing; for a program that ends without further ado."""
+    """Remove the files that this process has not finished; for a program that is about to exit."""
     for path in list(_in_work):
         remove(path)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that are no more left half-written in a folder.
+    """Remove files that processes which no longer run left unfinished in a folder.
 
     What had made room for its successor when the process was killed is put back.
     """
@@ -429,17 +429,17 @@ def sha256_of(path: Path) -> str:
 
 
 def timestamp() -> str:
-    """Now, as it stands in names of results: "20260131-174500"."""
+    """The current time as it appears in the names of results: "20260131-174500"."""
     return f"{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def pair_name(photo: Path, motion: Path) -> str:
-    """What names of results say of photo and clip."""
+    """Photo and clip as they appear in the names of results."""
     return f"{photo.stem[:40]}_{motion.stem[:40]}"
 
 
 def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4") -> Path:
-    """A name in ``folder`` made of date, photo and clip that nothing has yet."""
+    """An unused file name in ``folder``, made of date, photo and clip."""
     base = f"{timestamp()}_{pair_name(photo, motion)}"
     path, number = folder / f"{base}{suffix}", 1
     while path.exists() or path.with_suffix(".json").exists():
@@ -454,7 +454,7 @@ def file_name(path: Any) -> str:
 
 
 def without_folders(text: str, *files: Path | str | None) -> str:
-    """``text`` with uploads named as the visitor knows them, not by where the program keeps them."""
+    """Replace the paths of uploads in a message by the names that the visitor gave them."""
     for file in files:
         if file:
             text = text.replace(str(file), Path(file).name)

@@ -25,7 +25,7 @@ _UNUSED = ("transformers", "torchvision")
 
 
 def import_diffusers() -> None:
-    """Import diffusers, if that has not happened yet, as where transformers and torchvision are missing.
+    """Import diffusers as if transformers and torchvision were not installed, which is faster.
 
     It stays so in this process, so only a program calls this, not a library: pipelines with a text encoder
     must be given one (`magicanimate.loading` does), as diffusers loads none. Both libraries can be imported
@@ -55,7 +55,7 @@ def import_diffusers() -> None:
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """While it lasts, Python looks for no garbage: imports and new networks leave next to none."""
+    """A context without garbage collection: imports and new networks leave next to no garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -34,7 +34,7 @@ def accelerated(
     group: ProcessGroup,
     watch: WindowWatch,
 ) -> Networks:
-    """The paper's networks with what makes them quicker around them; each layer can be taken out.
+    """Wrap the paper's networks in the speed-ups that are wanted; each line can be deleted by itself.
 
     Args:
         paper: `magicanimate.sampling.paper_networks` but for ``text`` and ``visible``.
@@ -84,7 +84,7 @@ def accelerated(
 def stopping_between_blocks(
     networks: Iterable[nn.Module], should_stop: Callable[[], bool] | None
 ) -> Iterator[None]:
-    """While it lasts, the networks ask ``should_stop`` before each of their blocks.
+    """A context in which the networks call ``should_stop`` before each of their blocks.
 
     Blocks are what diffusers keeps in lists: down and up blocks, their residual blocks, attentions and motion
     modules. What ``torch.compile`` has compiled is left alone, since a hook would have it compiled anew.
@@ -148,15 +148,15 @@ class WindowWatch:
         self._steps = self._done = 0
 
     def begin_step(self) -> None:
-        """Begin to count a step, or count it again from its beginning."""
+        """Start counting a step's windows, also when the step is run again."""
         self._done = sum(self._counts[: self._steps])
 
     def end_step(self) -> None:
-        """The windows of the next step are counted from now on."""
+        """Finish a step: the next windows are those of the next step."""
         self._steps += 1
 
     def around(self, networks: Networks) -> Networks:
-        """The same networks, watched.
+        """Wrap the networks so that each prediction is counted and can be stopped.
 
         Raises:
             Cancelled: out of ``predict``, when ``should_stop()`` was true.

@@ -101,7 +101,7 @@ def _require_complete(network: torch.nn.Module, folder: Path) -> None:
 
 
 def _dtype_argument() -> str:
-    """What ``from_pretrained`` calls the number format: diffusers 0.42 renamed it."""
+    """The name of ``from_pretrained``'s dtype argument, which diffusers 0.42 changed."""
     major, minor = diffusers.__version__.split(".")[:2]
     return "dtype" if (int(major), int(minor)) >= (0, 42) else "torch_dtype"
 

@@ -323,7 +323,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return (self.unet, self.appearance_encoder, *self.controlnets())
 
     def controlnets(self) -> list[ControlNetModel]:
-        """The ControlNet of the parts, and that of the keypoints if there is one."""
+        """The ControlNet for part maps and, if there is one, that for keypoints."""
         return [network for network in (self.controlnet, self.controlnet_keypoints) if network is not None]
 
     def check_inputs(
@@ -338,7 +338,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         fusion: str,
         output_type: str,
     ) -> None:
-        """Refuse what cannot be animated.
+        """Refuse arguments that do not fit each other or the checkpoint.
 
         Raises:
             ValueError: the message names the argument, its value and what is allowed.
@@ -409,7 +409,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
 
     def encode_image(self, image: np.ndarray, photo_labels: np.ndarray | None = None) -> torch.Tensor:
-        """What the appearance encoder takes of the photo; the reference carries no noise.
+        """Encode the photo to the appearance encoder's input; the reference carries no noise.
 
         Args:
             image: uint8 ``H W 3``.
@@ -493,7 +493,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return to_device(latents.float(), self._execution_device)
 
     def _require_finite(self, finite: torch.Tensor, what: str) -> None:
-        """Refuse to go on with NaN or infinity, which would end in a flat video.
+        """Stop at NaN or infinity, which would end in a flat video.
 
         Args:
             finite: whether there is none, one boolean.
@@ -559,7 +559,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
 
 def rehearse(scheduler: Any, steps: int) -> None:
-    """Take all steps of a scheduler with a few numbers in place of latents.
+    """Try a scheduler: take all its steps on a few numbers instead of latents.
 
     Some of diffusers' schedulers want more steps, other predictions or further arguments, and say so only
     when they run.

@@ -1,4 +1,4 @@
-"""Cheap pictures of half-denoised latents: one small convolution in place of the decoder.
+"""Cheap previews of half-denoised latents: one small convolution instead of the decoder.
 
 A latent and its eight neighbours hold nearly all that the decoder makes of their place, and to a large part
 linearly, so that a map from them to a few pixels can be fitted in a moment, for any autoencoder. With the

@@ -61,7 +61,7 @@ class ProgressMeter:
         self._report(Progress(self._stage, step, total, left, preview, denoising_step, self._note))
 
     def note(self, sentence: str) -> None:
-        """From now on every report says this, too."""
+        """Add a sentence to every report from now on."""
         self._note = sentence
 
     def finish(self) -> None:

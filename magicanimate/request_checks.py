@@ -1,4 +1,4 @@
-"""What of a request can be refused before anything is loaded, and the names of what it writes."""
+"""Checks of a request before anything is loaded, and the names of the files it writes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def write_result(
     settings: Mapping[str, Any],
     meter: ProgressMeter,
 ) -> AnimationResult:
-    """Take frame by frame and write it; all files appear at the end, or none.
+    """Write the frames as they are decoded; all files appear at the end, or none.
 
     Args:
         request: with the size of the result.

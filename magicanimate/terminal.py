@@ -1,4 +1,4 @@
-"""Progress and Ctrl-C in a terminal."""
+"""The terminal: exit status, progress bar, Ctrl-C."""
 
 from __future__ import annotations
 

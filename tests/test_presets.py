@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from magicanimate.acceleration import deep_cache
-from magicanimate.acceleration.deep_cache import surface
+from magicanimate.acceleration.deep_cache import cached_step
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, completed, speed_preset
 from magicanimate.cli.main import build_parser
 from magicanimate.config import PRESETS, AnimationRequest
@@ -54,7 +54,7 @@ def test_surface_gives_the_full_prediction_for_the_features_of_the_same_step(pip
         full = unet(sample, timestep, text, **residuals).sample
         hook.remove()
         deep = seen[0][:, : -unet.conv_in.out_channels]
-        found = surface(unet, sample, timestep, texts, deep, down[0])
+        found = cached_step(unet, sample, timestep, texts, deep, down[0])
     torch.testing.assert_close(found, full)
 
 

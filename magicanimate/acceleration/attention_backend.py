@@ -1,4 +1,4 @@
-"""Attention by a library that is installed beside torch, through diffusers' dispatcher.
+"""Attention by flash-attn, xformers or SageAttention instead of torch, through diffusers' dispatcher.
 
 torch's own attention is the default. flash-attn and xformers compute the same within rounding; SageAttention
 rounds queries and keys to 8 bits. What a library cannot do (masks, wide heads) torch goes on doing.
@@ -19,7 +19,7 @@ WIDEST_HEAD = {"flash": 256, "xformers": 256, "sage": 128}  # Stable Diffusion's
 
 
 class InstalledAttention(TorchFunctionMode):
-    """While it is entered, ``scaled_dot_product_attention`` goes to the library, wherever it is called.
+    """A context in which every call of ``scaled_dot_product_attention`` uses the chosen library.
 
     Args:
         name: one of `magicanimate.acceleration.options.ATTENTION`.
@@ -32,7 +32,7 @@ class InstalledAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Called by torch in place of ``func``."""
+        """torch calls this in place of ``func``."""
         # The libraries take none of these; what has them stays with torch.
         plain = not any((kwargs or {}).get(name) for name in ("dropout_p", "is_causal", "enable_gqa"))
         if func is functional.scaled_dot_product_attention and plain and len(args) == 3:
@@ -45,7 +45,7 @@ class InstalledAttention(TorchFunctionMode):
 
 
 def attention_problem(name: str) -> str | None:
-    """Why a library cannot be used here, in a sentence; ``None`` if it can."""
+    """One sentence on why a library cannot be used on this machine; ``None`` if it can."""
     try:
         with attention_backend(name):
             return None

@@ -1,4 +1,4 @@
-"""Blocks of the networks compiled by ``torch.compile``, where that is wanted and possible.
+"""Compile blocks of the networks with ``torch.compile``, where that is asked for and works.
 
 Only blocks that know nothing of the photo: the transformer blocks of the motion modules and the feed-forward
 layers of the others. Each change of what hybrid self-attention is shown would compile its block anew, so
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def compiler_problem(device: str) -> str | None:
-    """Why ``torch.compile`` does not work here, in a sentence; ``None`` if a small function compiles."""
+    """One sentence on why ``torch.compile`` does not work on this machine; ``None`` if it does."""
     try:
         # torch says only at the first call whether its compiler works on this machine.
         torch.compile(lambda x: (x * x).sum())(torch.ones(8, device=device))
@@ -35,7 +35,7 @@ def compiler_problem(device: str) -> str | None:
 
 
 def compile_blocks(network: nn.Module) -> int:
-    """Compile the blocks of a network that can be, in place and with the same names; how many there are."""
+    """Compile, in place, the blocks of a network that can be compiled; returns how many there are."""
     blocks = list(_blocks(network))
     for block in blocks:
         # In place, so that names, hooks and the state dict stay; sizes as symbols, see the top of this file.
@@ -45,7 +45,7 @@ def compile_blocks(network: nn.Module) -> int:
 
 
 def undo_compilation(network: nn.Module) -> None:
-    """Let the blocks run as they are defined again, if they were compiled."""
+    """Undo `compile_blocks`: the blocks run uncompiled again."""
     for block in vars(network).pop("compiled_blocks", ()):
         block._compiled_call_impl = None  # there is no public way back
 

@@ -1,4 +1,4 @@
-"""What the ControlNet computes once instead of often: residuals of shared frames, embeddings of images.
+"""Compute ControlNet results once: residuals of frames that windows share, embeddings of control images.
 
 Letters in shape comments: see `magicanimate.sampling`.
 """
@@ -22,7 +22,7 @@ EMBEDDED_AT_ONCE = 4  # frames; the first layers work at the picture's full size
 
 
 def share_overlaps(networks: Networks) -> Networks:
-    """Run the ControlNet once per frame and step: the second window takes the residuals of the first."""
+    """Run the ControlNet once per frame and step: overlapping windows share its residuals."""
     still_to_come: Counter[int] = Counter()
     kept: dict[int, list[torch.Tensor]] = {}
 
@@ -66,7 +66,7 @@ def share_overlaps(networks: Networks) -> Networks:
 
 
 class KeptEmbeddings:
-    """A ControlNet together with its control images, whose embeddings it keeps for the whole animation.
+    """A ControlNet with its control images, whose embeddings are kept for the whole animation.
 
     It stands in for both in `paper_networks`: asked for images it reads those that are not embedded yet, and
     called as the network it embeds these and takes the others from memory. There is room for 256 MB; images
@@ -84,14 +84,14 @@ class KeptEmbeddings:
         self._room = KEPT_BYTES
 
     def __getitem__(self, frames: list[int]) -> np.ndarray:
-        """Images ``K' H W 3`` of those of the frames that have no embedding yet."""
+        """Control images ``K' H W 3`` of the frames whose embeddings are not kept yet."""
         self._frames = frames
         unknown = self._unknown()
         # An empty array of the right size: the network still wants something to be asked with.
         return self._images[unknown] if unknown else self._images[frames[:1]][:0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network returns for all the frames that were asked for last."""
+        """Run the network for the frames that were indexed last."""
         # The network adds the embedding inside of its forward, so it is exchanged for the time of a call.
         embedding = self._network.controlnet_cond_embedding
         self._network.controlnet_cond_embedding = _StandIn(lambda pixels: self._embed(embedding, pixels))
@@ -104,7 +104,7 @@ class KeptEmbeddings:
         return [frame for frame in dict.fromkeys(self._frames) if frame not in self._kept]
 
     def _embed(self, embedding: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels ``K' 3 H W`` of the unknown frames -> embeddings ``K C h w`` of all."""
+        """Embed the new pixels ``K' 3 H W`` and return the embeddings ``K C h w`` of all frames."""
         fresh: list[torch.Tensor] = []
         for some in pixels.split(EMBEDDED_AT_ONCE):
             fresh += embedding(some) if len(some) else ()

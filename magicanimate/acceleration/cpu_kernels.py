@@ -1,4 +1,4 @@
-"""Modules for a CPU: the numbers of diffusers' own within rounding, with less copying.
+"""Faster modules for a CPU: the same numbers as diffusers' own within rounding, with less copying.
 
 On a CPU the time outside large products goes into changes of memory layout and into passes over tensors that
 do not fit in a cache. Here feature maps stay in the order ``N H W C`` ("channels last"), in which a map is
@@ -25,7 +25,7 @@ SLICE_BYTES = 2 * 1024**2
 
 
 class TokenTransformer(nn.Module):
-    """A ``Transformer2DModel`` over feature maps whose tokens are a view of them."""
+    """A ``Transformer2DModel`` whose tokens are a view of the feature map, not a copy."""
 
     def __init__(self, original: Transformer2DModel):
         super().__init__()
@@ -45,7 +45,7 @@ class TokenTransformer(nn.Module):
 
 
 class TokenMotionModule(nn.Module):
-    """An ``AnimateDiffTransformer3D`` that moves whole tokens, once in and once out."""
+    """An ``AnimateDiffTransformer3D`` that rearranges the clip once on the way in and once on the way out."""
 
     def __init__(self, original: AnimateDiffTransformer3D):
         super().__init__()
@@ -65,7 +65,7 @@ class TokenMotionModule(nn.Module):
 
 
 class SlicedFeedForward(nn.Module):
-    """A ``FeedForward`` that takes a few tokens at a time."""
+    """A ``FeedForward`` that processes a slice of the tokens at a time, which fits into the cache."""
 
     def __init__(self, original: FeedForward):
         super().__init__()
@@ -94,7 +94,7 @@ class SlicedFeedForward(nn.Module):
 
 
 def _stand_in(module: nn.Module) -> nn.Module | None:
-    """This file's module in place of one of diffusers', if there is one."""
+    """The faster module for one of diffusers', ``None`` if there is none."""
     if isinstance(module, Transformer2DModel) and isinstance(module.proj_in, nn.Conv2d):
         return TokenTransformer(module)
     if isinstance(module, AnimateDiffTransformer3D):
@@ -104,7 +104,7 @@ def _stand_in(module: nn.Module) -> nn.Module | None:
 
 @contextlib.contextmanager
 def cpu_kernels(*networks: nn.Module) -> Iterator[None]:
-    """While it lasts, the networks (on a CPU, for inference) have this file's modules in place of diffusers'.
+    """A context in which the networks, on a CPU and for inference, use this file's modules.
 
     Children and their names stay, so hooks on them work. Convolution weights stay "channels last".
     """

@@ -1,4 +1,4 @@
-"""DeepCache: features from deep inside the video UNet serve again while only its surface is computed.
+"""DeepCache: reuse the video UNet's deep features in the next steps and compute its outermost layers only.
 
 Source: Ma et al. 2023, "DeepCache: Accelerating Diffusion Models for Free", cut at the shallowest skip
 connection: what reaches the last layer of the last up block from below is kept, and a cached step runs the
@@ -26,7 +26,7 @@ from magicanimate.sampling import Networks, Residuals
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a full step left of the windows that were predicted together.
+    """What is cached of a full step, for the windows that were predicted together.
 
     Attributes:
         timestep: of that step.
@@ -52,7 +52,7 @@ def cache_deep_features(
     reuse: int,
     guided: Callable[[torch.Tensor], bool],
 ) -> Networks:
-    """Compute windows at the surface only for ``reuse`` timesteps (of 1000) after a step in full.
+    """Take cached steps for ``reuse`` timesteps (of 1000) after each full step of a window.
 
     There is room for 2 GiB of features; windows that find none are computed in full every time. A guided
     window of 16 frames takes 126 MB at 512x512 pixels and Stable Diffusion 1.5's size, so that 17 windows
@@ -94,7 +94,7 @@ def cache_deep_features(
             set_visible(readers, [sees] * len(noisy))
             deep = kept.deep[i - len(text)]
             prompt = text[i : i + 1].expand(len(residuals[0]), -1, -1)
-            predicted.append(surface(unet, noisy.to(text.dtype), timestep, prompt, deep, kept.residual))
+            predicted.append(cached_step(unet, noisy.to(text.dtype), timestep, prompt, deep, kept.residual))
         return torch.cat(predicted)
 
     def record(
@@ -123,7 +123,7 @@ def cache_deep_features(
     return replace(networks, control=control, predict=predict)
 
 
-def surface(
+def cached_step(
     unet: VideoUNet,
     sample: torch.Tensor,
     timestep: torch.Tensor,
@@ -131,7 +131,7 @@ def surface(
     deep: torch.Tensor,
     residual: torch.Tensor,
 ) -> torch.Tensor:
-    """The prediction ``N C K h w`` by first convolution, last layer of the last up block, and output.
+    """A cached step: the prediction ``N C K h w`` by first convolution, last up layer and output.
 
     Args:
         sample: noisy latents ``N C K h w``.
@@ -155,5 +155,5 @@ def surface(
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in two bytes a number: rounding is small beside the age of what is kept."""
+    """Copy in 16 bits: the rounding is far smaller than the error of reusing old features."""
     return tensor.to(torch.bfloat16 if tensor.dtype == torch.float32 else tensor.dtype, copy=True)

@@ -1,4 +1,4 @@
-"""The photo's bank in fewer calls of the appearance encoder, or all calls ahead of the first step."""
+"""Call the appearance encoder less often, or for all steps before the first one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from magicanimate.sampling import Bank, Networks
 
 
 def reuse_bank(networks: Networks, *, reuse: int) -> Networks:
-    """Take the bank of an earlier step that lies at most ``reuse`` timesteps back (of 1000 in training)."""
+    """Reuse the bank of an earlier step that lies at most ``reuse`` timesteps back (of 1000 in training)."""
     kept: list[tuple[int | float, Bank]] = []
 
     def encode(timestep: torch.Tensor) -> Bank:

@@ -1,4 +1,4 @@
-"""Classifier-free guidance in less time: one branch after the other, and only in some of the steps.
+"""Cheaper classifier-free guidance: one branch at a time, or in some of the steps only.
 
 Letters in shape comments: see `magicanimate.sampling`.
 """
@@ -39,7 +39,7 @@ def branches_in_turn(
 
 @contextlib.contextmanager
 def down_path_once(unet: VideoUNet) -> Iterator[None]:
-    """While it lasts, the down blocks compute on their first call only and return the same again."""
+    """A context in which each down block computes once and then returns the same result again."""
     # diffusers offers no hook that skips a block, so their forward is exchanged on the instance for a moment.
     before = [(block, vars(block).get("forward")) for block in unet.down_blocks]
     for block in unet.down_blocks:
@@ -68,7 +68,7 @@ def _computed_once(forward: Callable[..., Any]) -> Callable[..., Any]:
 def guide_in_interval(
     networks: Networks, conditional: Networks, guided: Callable[[torch.Tensor], bool]
 ) -> Networks:
-    """Run the conditional branch alone where ``guided`` says no to the timestep.
+    """Run the conditional branch alone at timesteps for which ``guided`` is false.
 
     Source: Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and
     Distribution Quality in Diffusion Models".

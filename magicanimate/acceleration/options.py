@@ -23,7 +23,7 @@ COMPILE = "compile parts of the networks with torch.compile; meant for CUDA, slo
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """What is computed once instead of often, and by which kernels. The result is the same within rounding.
+    """Exact optimizations: the result is the same within rounding, only time and memory differ.
 
     Attributes:
         branches_in_turn: run the guidance branches one after the other, which halves the largest activations,
@@ -61,13 +61,13 @@ class OptimizationConfig:
 
     @classmethod
     def plain(cls) -> OptimizationConfig:
-        """Everything as the networks are defined, nothing shared: what the others are measured against."""
+        """No optimization at all: the baseline of tests and benchmarks."""
         return cls(branches_in_turn=False, share_residuals=False, keep_maps=False, cpu_kernels=False)
 
 
 @dataclass(frozen=True)
 class Approximations:
-    """What is left out of the denoising; by default nothing.
+    """Approximations, which change the result; none by default.
 
     Attributes:
         guidance_start, guidance_stop: guide only in this part of the steps, 0 the first and 1 behind the
@@ -99,7 +99,7 @@ class Approximations:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Approximations:
-        """Those of a request's settings, see `AnimationRequest.settings`; what is open is not shortened.
+        """Read the approximations from a request's settings (`AnimationRequest.settings`); unset means none.
 
         Raises:
             ValueError: a value outside its range.
@@ -108,13 +108,13 @@ class Approximations:
         return cls(**{name: value for name, value in asked.items() if value is not None})
 
     def guides(self, step: int, steps: int) -> bool:
-        """Whether step number ``step`` of ``steps`` is guided."""
+        """Whether guidance applies in step number ``step`` of ``steps``."""
         return self.guidance_start * steps <= step < self.guidance_stop * steps
 
 
 @dataclass(frozen=True)
 class SpeedPreset:
-    """One of the choices.
+    """A preset: how many steps, with which scheduler and approximations.
 
     Attributes:
         summary: for people who choose, one sentence.
@@ -129,25 +129,25 @@ class SpeedPreset:
     approximations: Approximations = Approximations()
 
     def steps(self, own: int) -> int:
-        """Denoising steps for a checkpoint that has ``own``."""
+        """Denoising steps for a checkpoint whose default is ``own``."""
         return own if self.most_steps is None else min(own, max(FEWEST_STEPS, min(self.most_steps, own // 2)))
 
 
 _CHOICES: Mapping[str, SpeedPreset] = {
     "exact": SpeedPreset("Every step in full."),
     "balanced": SpeedPreset(
-        "Fewer steps with a better solver: at least twice as quick, hardly a difference to be seen.",
+        "Fewer steps with a better solver: at least twice as fast, with hardly a visible difference.",
         most_steps=10,
         scheduler=SOLVER,
     ),
     "fast": SpeedPreset(
-        "Few steps, two of three at the surface only: five times as quick; fine detail may suffer.",
+        "Few steps, two of three reuse deep features: five times as fast; fine detail may suffer.",
         most_steps=8,
         scheduler=SOLVER,
         approximations=Approximations(guidance_stop=0.75, deep_reuse=255, encoder_reuse=255),
     ),
     "draft": SpeedPreset(
-        "The quickest, to see whether photo and motion suit each other.",
+        "The fastest, to see whether photo and motion suit each other.",
         most_steps=4,
         scheduler=SOLVER,
         approximations=Approximations(guidance_stop=0.5, deep_reuse=260, encoder_reuse=260),
@@ -156,7 +156,7 @@ _CHOICES: Mapping[str, SpeedPreset] = {
 
 
 def speed_preset(name: str) -> SpeedPreset:
-    """The choice of that name.
+    """The preset of that name.
 
     Raises:
         ValueError: there is none.
@@ -167,7 +167,7 @@ def speed_preset(name: str) -> SpeedPreset:
 
 
 def completed(request: AnimationRequest, *, steps: int) -> AnimationRequest:
-    """``request`` with its preset's values where it has none of its own.
+    """Fill in the preset's values where the request has none of its own.
 
     Args:
         request: what was asked for; what it names stays.

@@ -25,7 +25,7 @@ _WELL, _NO_MEMORY, _CANCELLED, _FAILED = range(4)
 
 
 class ProcessGroup:
-    """The processes of an animation; by itself a group of one, in which nothing is exchanged.
+    """The processes that share an animation; this base class is a group of one, which exchanges nothing.
 
     Attributes:
         rank: number of this process, the first is 0.
@@ -35,7 +35,7 @@ class ProcessGroup:
     rank, size = 0, 1
 
     def in_round(self) -> contextlib.AbstractContextManager[None]:
-        """Around each part of the work that all processes have in common: they fail together."""
+        """A context around work that all processes do: if one fails, all fail."""
         return contextlib.nullcontext()
 
     def add_up(self, *tensors: torch.Tensor) -> None:
@@ -47,7 +47,7 @@ class ProcessGroup:
 
 
 class DistributedGroup(ProcessGroup):
-    """Processes that `torch.distributed` connects.
+    """Several processes, connected by `torch.distributed`.
 
     Args:
         device: where tensors are exchanged from.
@@ -142,7 +142,7 @@ def _what(error: Exception) -> int:
 
 
 def own_device(device: str | None) -> str | None:
-    """The device of this process where torchrun started several: of CUDA's the one with its number.
+    """The device of this process: under torchrun, the GPU with the process's local rank.
 
     Raises:
         InputError: there are more processes than GPUs.
@@ -159,7 +159,7 @@ def own_device(device: str | None) -> str | None:
 
 @contextlib.contextmanager
 def join_process_group(device: str | None) -> Iterator[ProcessGroup]:
-    """Meet the other processes that torchrun started; without it, a group of one.
+    """Connect to the other processes that torchrun started; without torchrun, a group of one.
 
     Args:
         device: of this process, see `own_device`; ``None`` is the fastest found.

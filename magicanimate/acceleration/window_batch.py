@@ -1,4 +1,4 @@
-"""Several context windows in one call of the networks, which fills a large GPU.
+"""Predict several context windows in one call of the networks, which fills a large GPU.
 
 Letters in shape comments: see `magicanimate.sampling`.
 """

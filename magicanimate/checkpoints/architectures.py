@@ -175,7 +175,7 @@ def _motion_blocks(side: str) -> list[str]:
 
 
 def empty_network(component: str, config: Mapping[str, Any], *, origin: Path | None = None) -> nn.Module:
-    """The network of a component on the meta device: names and shapes, no memory.
+    """An empty network of a component on torch's meta device: names and shapes that take no memory.
 
     Args:
         component: key of `NETWORKS`.

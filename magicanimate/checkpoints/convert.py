@@ -1,4 +1,4 @@
-"""From the published files to one diffusers pipeline folder, the format of every checkpoint here."""
+"""Convert the published weights to a diffusers pipeline folder, the format of every checkpoint here."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ GUIDANCE_SCALE = 7.5
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything known about a conversion before its first byte is written; then sources go one by one."""
+    """What a conversion will write, checked before the first byte; sources are released one by one."""
 
     parts: PublishedParts
     networks: dict[str, nn.Module]
@@ -120,7 +120,7 @@ def convert_parts(
     should_stop: ShouldStop | None = None,
     free: Callable[[Path], int] = free_bytes,
 ) -> Path:
-    """As `convert_checkpoint`, from wherever ``find`` says the parts are."""
+    """Like `convert_checkpoint`, for files that ``find`` locates."""
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"{dtype!r} is not a weight format; choose one of {', '.join(DTYPES)}.")
     dest = Path(dest)
@@ -174,7 +174,7 @@ def _motion_length(motion: WeightFile) -> int:
 
 
 def _check_fit(networks: dict[str, nn.Module], parts: PublishedParts) -> None:
-    """The networks pass tensors to each other: their widths must be the UNet's."""
+    """Check that the networks' widths agree with the UNet's, to which they pass tensors."""
     unet = networks["unet"].config
     for name in ("appearance_encoder", "controlnet"):
         other = networks[name].config
@@ -391,7 +391,7 @@ def _check_loaded(info: dict[str, Any], part: Part) -> None:
 
 @contextlib.contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Transformers draws a bar for every model it loads, in the middle of ours."""
+    """A context without transformers' progress bars, which would appear in the middle of ours."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -74,7 +74,7 @@ def free_bytes(path: Path) -> int:
 
 
 def require_free(path: Path, needed: int, *, what: str, fix: str, free: Callable[[Path], int]) -> None:
-    """Refuse to start what cannot be finished.
+    """Refuse to start work for which the disk has too little room.
 
     Args:
         path: where the bytes will go.
@@ -171,7 +171,7 @@ def _is_pipeline(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def staged_folder(dest: Path) -> Iterator[Path]:
-    """A new folder beside ``dest`` that takes its place, and name, only if the block ends well.
+    """A temporary folder that replaces ``dest`` only if the ``with`` block succeeds.
 
     Whatever happens inside, nothing half-written stays behind; an older ``dest`` lives until then.
 

@@ -1,4 +1,4 @@
-"""One large file over a connection that may break: resumed where it stopped, checked when it is whole.
+"""Download a large file over an unreliable connection: resume where it stopped, verify when it is complete.
 
 huggingface_hub's own download does not serve here: as of 2.4.0 each run starts a file anew under a name of
 its own (its pull request 4228), compares sizes but no checksums, and knows no files of other servers.
@@ -107,7 +107,7 @@ class WebFile:
 
 
 class Unreachable(InputError):
-    """A file is not here and its server cannot be reached, or must not be."""
+    """A file is missing and its server cannot be reached, or fetching is forbidden."""
 
 
 def partial_bytes(target: Path) -> int:
@@ -176,7 +176,7 @@ def persist(
     server: str = "the Hub",
     explain: Callable[[Exception], str] | None = None,
 ) -> _T:
-    """Run ``attempt`` until the connection holds, waiting longer each time it brings nothing new.
+    """Retry ``attempt`` until it succeeds, waiting longer after each try in a row without progress.
 
     Args:
         attempt: asks the server.
@@ -247,7 +247,7 @@ def refusal(error: Exception, what: str) -> str:
 def _append(
     file: RemoteFile | WebFile, part: Path, on_bytes: Callable[[int], None], should_stop: ShouldStop
 ) -> None:
-    """One request for what is missing, each piece written as it comes."""
+    """Request the missing bytes and append each piece as it arrives."""
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import hf_raise_for_status
 
@@ -285,7 +285,7 @@ def _write(out: BinaryIO, piece: bytes, part: Path) -> None:
 
 
 def _check(file: RemoteFile | WebFile, part: Path) -> None:
-    """Compare size and content with what is known of the file."""
+    """Verify size and checksum; delete the file if they are wrong."""
     actual = part.stat().st_size
     reason = ""
     if actual != file.nbytes:

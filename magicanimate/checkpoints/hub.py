@@ -1,4 +1,4 @@
-"""The full model from the Hugging Face Hub: fetched once, converted once, then simply there."""
+"""Download the full model from the Hugging Face Hub and convert it, once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One file to have before the conversion.
+    """One file that the conversion needs.
 
     Attributes:
         part: key of `PLACES`.
@@ -77,7 +77,7 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """What fetching the full model means.
+    """Which files the full model needs, and how much of them is missing.
 
     Attributes:
         files: every file needed, here or not.
@@ -250,7 +250,7 @@ def _cached(cache_dir: Path | None) -> list[tuple[str, RemoteFile]]:
 
 
 def _candidates(part: str) -> list[str]:
-    """Names a part's files may have."""
+    """File names that a part may have."""
     if part == "tokenizer":
         return list(TOKENIZER_FILES)
     if part == "motion":
@@ -259,7 +259,7 @@ def _candidates(part: str) -> list[str]:
 
 
 def remember(plan: DownloadPlan) -> None:
-    """Note beside the downloads what they are, so that a later run finds them without a network."""
+    """Record beside the downloads what they are, so that a later run can use them offline."""
     saved = [{"part": file.part, **asdict(file.remote)} for file in plan.files]
     downloads_folder().mkdir(parents=True, exist_ok=True)
     write_json(downloads_folder() / _MEMORY, saved)
@@ -288,7 +288,7 @@ def fetch_full(
     retry_delays: Sequence[float] = RETRY_DELAYS,
     free: Callable[[Path], int] = free_bytes,
 ) -> Path:
-    """The full model's pipeline folder; downloaded and converted if it is not there yet.
+    """The full model's pipeline folder; downloads and converts it if it is not there yet.
 
     Files that the Hub library has in its cache are used from there; the others are downloaded into
     `home`, and deleted once they are converted. A broken or cancelled download goes on where it stopped.

@@ -65,7 +65,7 @@ def motion_key(published: str) -> str | None:
         return None
     key = key.replace(_TEMPORAL, ".").replace(".ff_norm.", ".norm3.")
     for pattern, name in _PUBLISHED_TO_DIFFUSERS:
-        key = pattern.sub(lambda match, name=name: name.format(int(match[1]) + 1), key)
+        key = pattern.sub(lambda match, name=name: name.format(int(match[1]) + 1), key)  # type: ignore[misc]
     return key
 
 
@@ -86,7 +86,7 @@ def published_unet_key(key: str) -> str:
     key = f"{head}{_MOTION}{number}{_TEMPORAL}{rest}"
     key = key.replace(".norm3.", ".ff_norm.").replace(".pos_embed.pe", ".attention_blocks.0.pos_encoder.pe")
     for pattern, name in _DIFFUSERS_TO_PUBLISHED:
-        key = pattern.sub(lambda match, name=name: match[1] + name.format(int(match[2]) - 1), key)
+        key = pattern.sub(lambda match, name=name: match[1] + name.format(int(match[2]) - 1), key)  # type: ignore[misc]
     return key
 
 

@@ -1,4 +1,4 @@
-"""Where the published files lie: in the folders of MagicAnimate's instructions, or as others keep them.
+"""Find the published files: in the folders of MagicAnimate's instructions, or where other programs keep them.
 
 The three repositories may lie side by side, in ``pretrained_models``, under their owners' names, in the Hub
 library's cache or where ComfyUI has them; Stable Diffusion and the VAE may be single files.
@@ -304,7 +304,7 @@ def _option(repository: str) -> str:
 
 
 def _expected(part: str) -> str:
-    """How a missing part is called."""
+    """What messages call a missing part."""
     folder = published_folder(part)
     if part == "tokenizer":
         return f"{folder}: vocab.json and merges.txt"

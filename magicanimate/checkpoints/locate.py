@@ -1,4 +1,4 @@
-"""Where a model is: by the names "mini" and "full", or a folder of the user's own."""
+"""Find a model by name ("mini", "full") or by its folder."""
 
 from __future__ import annotations
 

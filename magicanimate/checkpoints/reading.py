@@ -1,4 +1,4 @@
-"""Weight files read one tensor at a time: safetensors, pickles (tensors only), shards with an index.
+"""Read weight files one tensor at a time: safetensors, pickles (tensors only), shards with an index.
 
 Opening a file costs its header; a tensor's bytes are mapped from disk when it is asked for. What is not a
 sound weight file is answered with an `InputError` that names the file and what to do.
@@ -69,7 +69,7 @@ class WeightFile(Mapping[str, torch.Tensor]):
         self.path = path
 
     def file_of(self, key: str) -> Path:
-        """The very file that holds a key; differs from `path` for shards."""
+        """The file that holds a key; for shards not the same as `path`."""
         return self.path
 
 
@@ -198,7 +198,7 @@ def _read_head(path: Path) -> bytes:
 
 
 def _refuse_placeholders(path: Path, head: bytes) -> None:
-    """Things that often lie where a weight file should be."""
+    """Refuse what is often found in place of a weight file: Git LFS pointers, web pages."""
     if not head:
         raise InputError(f"{path} is empty; {_AGAIN}.")
     if head.startswith(_LFS):

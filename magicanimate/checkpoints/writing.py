@@ -1,4 +1,4 @@
-"""Weights into safetensors: checked against the network first, then streamed shard by shard."""
+"""Write weights as safetensors: checked against the network first, then streamed shard by shard."""
 
 from __future__ import annotations
 

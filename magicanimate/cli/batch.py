@@ -1,4 +1,4 @@
-"""Jobs from a YAML file: our own setting names, or the keys of the published program's files."""
+"""Read jobs from a YAML file, with this program's setting names or the published program's keys."""
 
 from __future__ import annotations
 

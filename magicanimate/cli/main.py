@@ -275,7 +275,7 @@ def animate(args: argparse.Namespace) -> None:
 def _animate_all(
     animator: Animator, requests: list[AnimationRequest], bar: ProgressBar, *, quiet: bool
 ) -> int:
-    """Animate one after the other; how many could not be."""
+    """Animate one request after the other; returns how many failed."""
     failed = 0
     with stop_on_interrupt() as should_stop:
         for request in requests:
@@ -295,7 +295,7 @@ def _animate_all(
 
 
 def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
-    """The requests that the parsed command line means, with a warning line about keys of no meaning.
+    """Build the requests from the parsed command line; warns of keys that mean nothing.
 
     Raises:
         InputError: photo, motion or output is missing, or the YAML file cannot be used.
@@ -354,7 +354,7 @@ def _listed(names: Sequence[str], most: int = 10) -> str:
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """What was written on the command line, by the names of `AnimationRequest`."""
+    """The settings given on the command line, by their names in `AnimationRequest`."""
     given = {
         name: value
         for name, value in vars(args).items()

@@ -76,7 +76,7 @@ def gather(device: str | None = None) -> dict[str, Any]:
 
 
 def _profile(model: ModelInfo, device: Device) -> dict[str, str] | None:
-    """The memory profile that a checkpoint would begin with at its own size, and why; ``None`` if broken."""
+    """The memory profile a checkpoint would start with at its own size, and why; ``None`` if damaged."""
     from magicanimate.checkpoints.disk import model_index
     from magicanimate.device import available_bytes
     from magicanimate.memory.profiles import AUTO, Footprint, Work, choose_profile

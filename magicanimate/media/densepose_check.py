@@ -1,4 +1,4 @@
-"""Tell DensePose part maps from ordinary video by their colours, and say what mends the others."""
+"""Recognise DensePose part maps by their colours, and say what to do with other clips."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _MIN_EVIDENCE, _MIN_LEAD = 0.6, 0.1
 
 @dataclass(frozen=True)
 class MotionReport:
-    """What the colours of a clip say.
+    """What a clip is, judged by its colours.
 
     Attributes:
         kind: see ``Kind``.
@@ -85,11 +85,11 @@ class MotionReport:
 
     @property
     def is_densepose(self) -> bool:
-        """Whether it can drive an animation as it is."""
+        """Whether the clip can drive an animation as it is."""
         return self.kind == "ready"
 
     def advice(self, remedy: str) -> str:
-        """What was found, and that ``remedy`` (a command, or the name of a button) mends it."""
+        """What was found, and that ``remedy`` (a command, or the name of a button) corrects it."""
         if self.kind == "recolourable":
             return f"{self.reason}; bring it into the right colours with {remedy}"
         if self.kind == "ordinary":
@@ -207,7 +207,7 @@ def refuse_other_motion(path: Path, report: MotionReport) -> None:
 
 
 def command_for(path: Path, report: MotionReport) -> str:
-    """The command that makes a clip that animates of one that does not, for the system it runs on."""
+    """The command that turns an unsuitable clip into one that can be animated, quoted for this system."""
     words = ["python", "-m", "densepose_tools", str(path), "-o", f"{path.with_suffix('')}_densepose.mp4"]
     words += ["--recolour"] if report.kind == "recolourable" else []
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

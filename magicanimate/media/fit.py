@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -70,8 +71,8 @@ def resize_map(frame: np.ndarray, *, width: int, height: int) -> np.ndarray:
     weight = (255.0 * (1.0 - distance / _UNSURE_DISTANCE)).clip(1, 255).astype(np.uint8)
     result = np.zeros((height, width), dtype=np.uint8)
     # Only where parts are is there anything to vote on.
-    left, right = _span((labels > 0).any(axis=0), width)
-    top, bottom = _span((labels > 0).any(axis=1), height)
+    left, right = _span(labels.max(axis=0) > 0, width)
+    top, bottom = _span(labels.max(axis=1) > 0, height)
     if right > left and bottom > top:
         across, down = frame.shape[1] / width, frame.shape[0] / height
         box = (left * across, top * down, right * across, bottom * down)
@@ -170,7 +171,7 @@ def fit_photo(
 
 
 def holds(window: tuple[int, int], box: Box) -> bool:
-    """Whether a window of that width and height can hold a box but for a sliver."""
+    """Whether a window of that width and height holds a box, a sliver aside."""
     return box[2] - box[0] <= _SLIVER * window[0] and box[3] - box[1] <= _SLIVER * window[1]
 
 
@@ -283,7 +284,8 @@ def plan_motion_fit(
     canvas = (0, 0, width, height)
     if fit == "stretch":
         return MotionFit(whole, canvas, width, height, keep_labels=False)
-    boxes = [people] if people is None or (people and isinstance(people[0], int)) else list(people)
+    single = people is None or (len(people) > 0 and isinstance(people[0], int))
+    boxes = cast("list[Box | None]", [people] if single else list(people or ()))
     seen = [box for box in boxes if box is not None]
     window = largest_window(clip_size, width=width, height=height)
     missed = sum(not holds(window, box) for box in seen)
@@ -310,13 +312,14 @@ def plan_motion_fit(
 def _path(
     boxes: Sequence[Box | None], window: tuple[int, int], size: tuple[int, int]
 ) -> tuple[tuple[int, int], ...]:
-    """Corners of a window that keeps the box of every frame inside and moves no more than it must."""
+    """A moving window's corner in every frame: it holds the people and moves no more than it must."""
     axes = []
     seen = np.array([number for number, box in enumerate(boxes) if box is not None])
+    found = [box for box in boxes if box is not None]
     # Where nobody is the window waits for, or stays with, the people nearest in time.
-    nearest = [int(seen[np.abs(seen - number).argmin()]) for number in range(len(boxes))]
+    nearest = [found[int(np.abs(seen - number).argmin())] for number in range(len(boxes))]
     for axis in (0, 1):
-        ends = np.array([_held(boxes[number], window, size, axis) for number in nearest])
+        ends = np.array([_held(box, window, size, axis) for box in nearest])
         position = float(ends[0].mean())
         lazy = np.array([position := float(np.clip(position, low, high)) for low, high in ends])
         reach = int(3 * _CALM)

@@ -253,7 +253,7 @@ def usual_colours(frames: Sequence[np.ndarray]) -> MapColours:
 
 
 def diagnose(frames: Sequence[np.ndarray], softened: Sequence[np.ndarray] = ()) -> MapColours | None:
-    """Tell in which colours a part map is drawn.
+    """Find out in which colours a part map is drawn.
 
     Args:
         frames: some frames of one size with something on them, RGB uint8 (h, w, 3), thinned to a few hundred

@@ -45,7 +45,7 @@ OnFrames = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class PreparedMedia:
-    """What an animation starts from. Close ``control`` (or the whole, as a context) when done.
+    """Photo and control frames of an animation, at its size. Close it, or use it as a context.
 
     Attributes:
         photo: uint8 (H, W, 3).
@@ -215,7 +215,7 @@ def _fitted_photo(
     width: int,
     height: int,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The photo at the result's size, and what there is to say of it."""
+    """The photo at the result's size, and notes on it."""
     photo = load_photo(request.photo, limits=request.limits)
     size = photo.shape[1::-1]
     window = largest_window(size, width=width, height=height)
@@ -370,7 +370,7 @@ def _store(reader: _Reader, fit: MotionFit) -> FrameStore:
 
 
 def _check_room(needed: int) -> None:
-    """Refuse at once what the temporary folder cannot hold."""
+    """Refuse a clip whose frames the temporary folder cannot hold."""
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if needed > free:

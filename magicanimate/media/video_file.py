@@ -321,14 +321,14 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
 
 
 def _square_pixels(width: int, aspect: Fraction | None) -> int:
-    """Width at which a picture whose pixels have that width by height is shown; odd values are mistakes."""
+    """The width at which to show a picture with non-square pixels; implausible ratios are ignored."""
     return round(width * aspect) if aspect and Fraction(1, 4) <= aspect <= 4 else width
 
 
 def _decoded(
     container: av.container.InputContainer, stream: av.VideoStream, context: av.VideoCodecContext
 ) -> Iterator[av.VideoFrame]:
-    """Frames in the order shown. What cannot be decoded is logged and left out, as players do."""
+    """Yield frames in the order shown; log and skip what cannot be decoded, as players do."""
     damaged = 0
     packets = container.demux(stream)
     while True:

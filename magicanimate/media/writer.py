@@ -229,7 +229,7 @@ class VideoWriter:
 def close_together(
     writers: Sequence[VideoWriter], files: Mapping[Path, Callable[[Path], object]] | None = None
 ) -> None:
-    """Finish several outputs and put them in their places, and other files with them: all of them or none.
+    """Finish several outputs and move them, and other files, into place: all of them or none.
 
     Args:
         writers: those that are closed already are passed over.
@@ -261,7 +261,7 @@ def close_together(
 
 
 class Encoder(Protocol):
-    """Takes frames one after the other and finishes or gives up."""
+    """What writes one kind of file: takes frames, then finishes or gives up."""
 
     def write(self, frame: np.ndarray) -> None:
         """Encode uint8 (height, width, 3), or 4 channels where the kind has alpha."""

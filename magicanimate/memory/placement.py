@@ -1,4 +1,4 @@
-"""A checkpoint's networks on a device: placed as a memory profile says, and again when memory runs out."""
+"""Place a checkpoint's networks on a device by a memory profile; go to a tighter one when memory runs out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OnFallback = Callable[[str], None]
 def place(
     pipe: DiffusionPipeline, profile: MemoryProfile, *, device: str, before: MemoryProfile | None = None
 ) -> None:
-    """Move and prepare the networks.
+    """Move the networks to their device, prepared as the profile wants them.
 
     Args:
         pipe: has `DENOISERS` and "vae" among its components.
@@ -89,13 +89,13 @@ def bytes_on(pipe: DiffusionPipeline, device: str) -> int:
 
 
 def store_in_eight_bits(network: ModelMixin) -> None:
-    """Keep the weights of linear layers and convolutions as float8; they compute as before."""
+    """Store the weights of linear layers and convolutions as float8; computing uses the format of before."""
     if not any(parameter.dtype == EIGHT_BIT for parameter in network.parameters()):
         network.enable_layerwise_casting(EIGHT_BIT, compute_dtype=network.dtype)
 
 
 class OutOfMemoryFallback:
-    """The profile an animation runs with and those below it.
+    """Runs work again with a tighter memory profile when memory runs out.
 
     Args:
         pipe: the pipeline whose networks are placed; without one, or without a profile, running out of
@@ -131,15 +131,15 @@ class OutOfMemoryFallback:
         self._below = steps[steps.index(profile) + 1 :] if pipe is not None and profile is not None else []
 
     def arrange(self, optimization: OptimizationConfig) -> OptimizationConfig:
-        """``optimization`` as the present profile wants it."""
+        """Adapt the optimizations to the current profile."""
         return optimization if self.profile is None else self.profile.arrange(optimization)
 
     def leave_group(self) -> None:
-        """From now on this process works, and steps down, by itself."""
+        """Leave the process group: from now on this process changes profiles by itself."""
         self._group = ProcessGroup()
 
     def place(self) -> None:
-        """Place the networks for the present profile, or for the first one below that they fit in.
+        """Place the networks for the current profile, or for the first tighter one that fits.
 
         Raises:
             torch.OutOfMemoryError, MemoryError, RuntimeError: they fit in none.
@@ -166,7 +166,7 @@ class OutOfMemoryFallback:
             self._descend()
 
     def _descend(self) -> None:
-        """Free what the failed attempt held, which its traceback kept alive until now; next profile."""
+        """Free what the failed attempt held, which its traceback kept alive; take the next profile."""
         self._release()
         before, self.profile = self.profile, self._below.pop(0)
         sentence = (
@@ -203,7 +203,7 @@ class Attempt:
 
 
 def remember(scheduler: Any, generator: torch.Generator) -> Callable[[], None]:
-    """A function that puts scheduler and generator back to where they are now.
+    """Save the state of scheduler and generator; the returned function restores it.
 
     Multistep solvers keep predictions of earlier steps in lists that they change in place; the tensors
     themselves are not changed.
@@ -297,7 +297,7 @@ class PlacedNetworks:
         return self._fallback
 
     def _compile_blocks(self, profile: MemoryProfile) -> None:
-        """Compile once, or say why not."""
+        """Compile the networks once, or log why that is not possible."""
         if not profile.compilable:
             log.warning(
                 "--compile has no effect with the memory profile %s, whose weights come and go; "
@@ -312,7 +312,7 @@ class PlacedNetworks:
         self._compiled = True
 
     def outlook(self, work: Work) -> tuple[MemoryProfile, str]:
-        """The profile that some work would begin with, and one sentence about why."""
+        """The profile that this work would start with, and one sentence on why."""
         name = self.device.name
         own = bytes_on(self.pipe, name) if self.pipe is not None else 0  # would be free without them
         return choose_profile(

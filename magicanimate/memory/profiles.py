@@ -34,7 +34,7 @@ OVERHEAD = 200 * 1024**2  # what the libraries take when they first compute
 
 @dataclass(frozen=True)
 class MemoryProfile:
-    """How to spend memory.
+    """A named set of switches that trade speed for memory.
 
     Attributes:
         name: what ``--memory`` takes.
@@ -64,7 +64,7 @@ class MemoryProfile:
         return not (self.offload or self.eight_bit)
 
     def arrange(self, optimization: OptimizationConfig) -> OptimizationConfig:
-        """``optimization`` with what this profile decides."""
+        """The optimizations with the profile's own switches filled in."""
         return replace(
             optimization,
             window_batch=self.window_batch,
@@ -131,7 +131,7 @@ def profile_named(name: str, device: str) -> MemoryProfile:
 
 @dataclass(frozen=True)
 class Factors:
-    """What the networks hold at their worst moment, as multiples of the bytes of feature maps.
+    """Peak memory of the networks' activations, as a multiple of their first feature maps.
 
     Attributes:
         denoising: of a window's first feature maps.
@@ -152,7 +152,7 @@ CUDA = Factors(44.5, 3.2)
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sizes of a checkpoint.
+    """Sizes of a checkpoint's networks, from the headers of its weight files.
 
     Attributes:
         parameters: component -> block -> number of its parameters; "" is what lies outside the down and up
@@ -212,7 +212,7 @@ def _blocks(folder: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Work:
-    """How much is animated.
+    """The size of an animation, as far as memory depends on it.
 
     Attributes:
         width, height: pixels.
@@ -231,7 +231,7 @@ class Work:
 
     @classmethod
     def of(cls, request: AnimationRequest, frames: int) -> Work:
-        """That of a request with size and guidance, see `ModelDefaults.completed`."""
+        """The work of a request that `ModelDefaults.completed` has filled in."""
         settings, kept = request.settings(), 0
         windows = WindowPlan.of(settings).windows(frames)
         if Approximations.of(settings).deep_reuse:
@@ -242,7 +242,7 @@ class Work:
 
 
 def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, device: str, dtype: str) -> int:
-    """Estimate of the device's memory that an animation takes at its worst moment, with the weights."""
+    """Estimate an animation's peak memory on the device, weights included, in bytes."""
     factors = CUDA if device.partition(":")[0] == "cuda" else CPU  # Apple's GPU was not measured: more
     size = BYTES[dtype]
     # Rounded up: an estimate may be too large, but not too small.
@@ -284,7 +284,7 @@ TOO_LITTLE = "perhaps too little"
 def choose_profile(
     requested: str, footprint: Footprint, work: Work, *, device: str, dtype: str, free: int
 ) -> tuple[MemoryProfile, str]:
-    """The profile to begin with, and one sentence about why.
+    """Choose the profile to start with; also returns one sentence on why.
 
     Args:
         requested: "auto" for the roomiest that fits, or a profile's name.

@@ -37,7 +37,7 @@ def label_shares(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def with_photo_map(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What an encoder that takes the part map takes.
+    """The input of an encoder that takes the part map: latents and label shares.
 
     Args:
         latents: of the references, ``R C h w``.
@@ -51,7 +51,7 @@ def with_photo_map(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class _NormOnly(nn.Module):
-    """What is left of the encoder's last transformer block: ``norm1``, whose output is the last entry."""
+    """The encoder's last transformer block, of which only ``norm1`` exists: the bank's last entry."""
 
     def __init__(self, norm1: nn.LayerNorm):
         super().__init__()
@@ -66,7 +66,7 @@ class _NormOnly(nn.Module):
 
 
 class _BankWriter(AttnProcessor2_0):
-    """Self-attention as usual that also notes its normalized input, ``y_a`` of the paper."""
+    """Ordinary self-attention that also records its normalized input, ``y_a`` of the paper."""
 
     def __init__(self, bank: dict[str, torch.Tensor], name: str):
         super().__init__()

@@ -33,7 +33,7 @@ STRENGTH_POWER = 4
 
 
 class Visibility:
-    """Which videos of a batch see the reference; all blocks that read it share one.
+    """Which videos of a batch see the reference; shared by all blocks that read it.
 
     Args:
         seen: per video of the batch.
@@ -188,7 +188,7 @@ def install_hybrid_attention(unet: Any, *, fusion: Fusion) -> dict[str, HybridSe
 
 @contextlib.contextmanager
 def hybrid_attention(unet: Any, *, fusion: Fusion) -> Iterator[dict[str, HybridSelfAttention]]:
-    """`install_hybrid_attention` for a while: afterwards the UNet has its processors of before."""
+    """A context with `install_hybrid_attention`; afterwards the UNet has its earlier processors again."""
     # A pipeline gives its networks back as it found them, so that others may use the same UNet.
     before = unet.attn_processors
     try:
@@ -204,7 +204,7 @@ def set_reference(
     visible: Sequence[bool] | None = None,
     strength: float = 1.0,
 ) -> None:
-    """Show a bank to the readers, or hide the last one with ``bank=None``.
+    """Give a bank to the readers, or take it away with ``bank=None``.
 
     Args:
         readers: from `install_hybrid_attention`.
@@ -222,7 +222,7 @@ def set_reference(
 
 
 def set_visible(readers: Mapping[str, HybridSelfAttention], visible: Sequence[bool] | None) -> None:
-    """Say anew which videos of the batch see the bank that the readers have; see `set_reference`."""
+    """Set which videos of the batch see the bank; see `set_reference`."""
     shared = None if visible is None else Visibility(visible)
     for reader in readers.values():
         reader.visible = shared

@@ -49,7 +49,7 @@ OFFLINE = {
 
 @dataclass(frozen=True)
 class Identity:
-    """What signs.
+    """A private key and its certificate chain.
 
     Attributes:
         chain: PEM certificates, the signing one first.
@@ -226,7 +226,7 @@ def _write_private(path: Path, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a result says of itself.
+    """What the credentials of a result state.
 
     Attributes:
         photo, motion: the files it was made of; named, and known again by their SHA-256.
@@ -241,7 +241,7 @@ class Claim:
 
 
 class Seal:
-    """Signs a finished file, or every frame of a folder, in its place; never keeps it from being written.
+    """Signs a finished file, or every frame of a folder, in place; a failure never prevents the result.
 
     Attributes:
         problem: why a file could not be signed, one sentence; empty while all went well.
