@@ -71,7 +71,7 @@ class Setting:
         choices: all values there are.
         low, high: bounds of a number, both included.
         multiple: the number is a multiple of this.
-        once: it is of one time only and not a part of what is recorded.
+        once: concerns a single run and is not recorded with the result.
     """
 
     group: str = ""
@@ -127,7 +127,7 @@ class AnimationRequest:
         preset: how much likeness to give up for speed, see `magicanimate.acceleration.options.SpeedPreset`.
             It fills in what is ``None`` among steps, scheduler and the four settings after ``scheduler``.
         num_inference_steps: denoising steps.
-        guidance_scale: strength of the reference; 1 or less runs one branch only.
+        guidance_scale: of classifier-free guidance; 1 or less runs the conditional branch only.
         width, height: of the result in pixels.
         fit: "crop" keeps both aspects and puts the window on the people, "pad" shows all of both, "auto"
             crops where the window holds the people and pads where it does not, "stretch" is as published.
@@ -139,7 +139,8 @@ class AnimationRequest:
         fusion: UNet blocks that read the reference (paper, supplement section 1); one that is not what the
             checkpoint was trained with is refused.
         windows: "open" slides the last window back, "ring" joins end and start as published.
-        window_size, window_overlap, window_stride: of the temporal windows, in frames.
+        window_size, window_overlap: of the context windows, in frames.
+        window_stride: see `magicanimate.windows.WindowPlan.stride`; "ring" only.
         window_offset: shift the windows from step to step so that seams do not add up ("open").
         controlnet_conditioning_scale: weight of the pose residuals.
         reference_strength: of the photo in the attention; 1 is as published, 0 leaves it out.
@@ -172,48 +173,57 @@ class AnimationRequest:
     motion: Path
     output: Path
     # torch takes no other seeds.
-    seed: int = _setting(1, "sampling", "of the noise", low=-(2**63), high=2**64 - 1)
-    preset: Preset = _setting("exact", "sampling", "how much likeness to give up for speed", choices=PRESETS)
+    seed: int = _setting(1, "sampling", "seed of the initial noise", low=-(2**63), high=2**64 - 1)
+    preset: Preset = _setting("exact", "sampling", "trade likeness for speed", choices=PRESETS)
     num_inference_steps: int | None = _setting(
         None, "sampling", "denoising steps (default: the checkpoint's)", flag="--steps", low=1, high=1000
     )
     guidance_scale: float | None = _setting(
-        None, "sampling", "strength of the photo, 1 for none (default: the checkpoint's)", flag="--guidance"
+        None, "sampling", "guidance scale, 1 for no guidance (default: the checkpoint's)", flag="--guidance"
     )
     width: int | None = _setting(None, low=SIDE_MULTIPLE, multiple=SIDE_MULTIPLE)
     height: int | None = _setting(None, low=SIDE_MULTIPLE, multiple=SIDE_MULTIPLE)
     fit: Fit = _setting(
         "auto",
         "media",
-        "crop keeps proportions, pad shows all, auto crops where that keeps the people in the picture and "
-        "pads elsewhere, stretch as published",
+        "crop fills the picture, pad shows everything, auto crops if that keeps the people in sight and pads "
+        "otherwise, stretch distorts, as published",
         choices=FITS,
     )
-    start: float = _setting(0.0, "media", "where in the clip to begin", metavar="SECONDS")
-    end: float | None = _setting(None, "media", "where in the clip to end", metavar="SECONDS")
+    start: float = _setting(0.0, "media", "start of the part of the clip to use", metavar="SECONDS")
+    end: float | None = _setting(None, "media", "end of the part of the clip to use", metavar="SECONDS")
     stride: int = _setting(1, "media", "use every n-th frame", low=1, high=_LONGEST_STRIDE)
-    fps: float | None = _setting(None, "media", "frame rate to bring the clip to")
+    fps: float | None = _setting(None, "media", "resample the clip to this frame rate")
     prompt: str = _setting("", "sampling", "text; needs a checkpoint with a text encoder")
-    negative_prompt: str = _setting("", "sampling", "text to stay away from")
+    negative_prompt: str = _setting("", "sampling", "text to avoid")
     fusion: Fusion | None = _setting(
         None, "sampling", "blocks that look at the photo (default: the checkpoint's)", choices=FUSIONS
     )
     windows: WindowMode = _setting(
-        "open", "sampling", "how a long clip is cut: open, or ring as published", choices=WINDOW_MODES
+        "open",
+        "sampling",
+        "how windows cover a long clip: open, or ring (end joined to start) as published",
+        choices=WINDOW_MODES,
     )
-    window_size: int = _setting(16, "sampling", "frames of a window", low=1)
-    window_overlap: int = _setting(4, "sampling", "frames two windows share", flag="--overlap", low=0)
+    window_size: int = _setting(16, "sampling", "frames per context window", low=1)
+    window_overlap: int = _setting(
+        4, "sampling", "frames that neighbouring windows share", flag="--overlap", low=0
+    )
     window_stride: int = _setting(
-        1, "sampling", "frames between neighbours in a window", low=1, high=_LONGEST_STRIDE
+        1,
+        "sampling",
+        "ring only: kinds of windows, of every frame, every 2nd, every 4th, ...",
+        low=1,
+        high=_LONGEST_STRIDE,
     )
-    window_offset: bool = _setting(False, "sampling", "move the windows from step to step")
+    window_offset: bool = _setting(False, "sampling", "shift the windows from step to step")
     controlnet_conditioning_scale: float = _setting(
-        1.0, "sampling", "strength of the motion", flag="--control-scale"
+        1.0, "sampling", "strength of the motion (ControlNet)", flag="--control-scale"
     )
     reference_strength: float = _setting(
         1.0,
         "sampling",
-        "how much the picture looks at the photo, 0 (not at all) to 2",
+        "how strongly the picture attends to the photo, 0 (not at all) to 2",
         metavar="S",
         low=0,
         high=LARGEST_REFERENCE_STRENGTH,
@@ -222,19 +232,19 @@ class AnimationRequest:
         None, "sampling", "a diffusers scheduler, e.g. UniPCMultistepScheduler (default: the checkpoint's)"
     )
     guidance_start: float | None = _setting(
-        None, "sampling", "guide from this part of the steps on, 0 to 1", metavar="SHARE"
+        None, "sampling", "apply guidance from this share of the steps on, 0 to 1", metavar="SHARE"
     )
     guidance_stop: float | None = _setting(
-        None, "sampling", "guide up to this part of the steps, 0 to 1", metavar="SHARE"
+        None, "sampling", "apply guidance up to this share of the steps, 0 to 1", metavar="SHARE"
     )
     deep_reuse: int | None = _setting(
         None,
         "sampling",
-        "for so many timesteps (of 1000) compute only the outermost layers; 0 for never",
+        "DeepCache: reuse deep features for so many timesteps (of 1000); 0 for never",
         metavar="T",
     )
     encoder_reuse: int | None = _setting(
-        None, "sampling", "for so many timesteps look at the photo once", metavar="T"
+        None, "sampling", "reuse the appearance encoder's output for so many timesteps (of 1000)", metavar="T"
     )
     detail: Detail = _setting(
         "off",
@@ -257,12 +267,14 @@ class AnimationRequest:
         high=1000,
     )
     preview_every: int = _setting(0, low=0)
-    sound: bool = _setting(False, "media", "keep the clip's sound")
-    side_by_side: bool = _setting(False, "media", "also write photo, motion and result in one video")
+    sound: bool = _setting(False, "media", "copy the clip's sound into the result")
+    side_by_side: bool = _setting(
+        False, "media", "also write a video of photo, motion and result side by side"
+    )
     keypoints: Path | None = _setting(
         None,
         "media",
-        "the same frames' keypoints, drawn in DWPose's style, for a checkpoint trained with both",
+        "drawn keypoints (DWPose style) of the same frames, for a checkpoint trained with both",
         metavar="CLIP",
     )
     background: str = _setting(
@@ -291,7 +303,7 @@ class AnimationRequest:
         flag="--no-credentials",
     )
     check_motion: bool = _setting(
-        True, "media", "take a clip that does not look like a DensePose map", flag="--no-check"
+        True, "media", "accept a clip that does not look like a DensePose map", flag="--no-check"
     )
     overwrite: bool = _setting(
         False,

@@ -111,7 +111,7 @@ def read_model_index(folder: Path) -> dict[str, Any]:
     if index.get("_class_name") != PIPELINE_CLASS:
         raise Unreadable(path, f"it belongs to no {PIPELINE_CLASS}")
     for name, (kind, low, high) in _INDEX_VALUES.items():
-        value = index.get(name)
+        value: Any = index.get(name)
         is_right = isinstance(value, kind) and not isinstance(value, bool)
         if not is_right or not (low is None or high is None or low <= value <= high):
             raise Unreadable(path, f"its {name} is {shortened(value)}")
