@@ -22,7 +22,7 @@ from magicanimate.checkpoints import architectures, writing
 from magicanimate.checkpoints.architectures import SCHEDULER, empty_network, sd15_config, video_unet_config
 from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.keys import is_motion_key
-from magicanimate.checkpoints.layout import choose_weights, find_parts
+from magicanimate.checkpoints.layout import choose_weights, find_published
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import InputError
@@ -216,7 +216,7 @@ def test_nesting_variants(published, tmp_path, nested):
         shutil.copytree(published, source, copy_function=os.link)
         for part in list((source / "MagicAnimate").iterdir()):
             part.rename(source / part.name)
-    assert find_parts(source).motion.weights.name == "temporal_attention.ckpt"
+    assert find_published(source).motion.weights.name == "temporal_attention.ckpt"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_nesting_variants(published, tmp_path, nested):
 def test_layouts_of_other_programs(published, tmp_path, names):
     for own, other in zip(("MagicAnimate", "stable-diffusion-v1-5", "sd-vae-ft-mse"), names, strict=True):
         shutil.copytree(published / own, tmp_path / other, copy_function=os.link)
-    parts = find_parts(tmp_path)
+    parts = find_published(tmp_path)
     assert parts.motion.weights == tmp_path / names[0] / "temporal_attention" / "temporal_attention.ckpt"
     assert parts.unet.weights.parent == tmp_path / names[1] / "unet"
     assert parts.vae.weights.parent == tmp_path / names[2] and len(parts.tokenizer) == 3
@@ -255,19 +255,19 @@ def test_folders_of_any_name(published, tmp_path):
     for name, folder in given.items():
         shutil.copytree(folder, tmp_path / f"my {name}", copy_function=os.link)
     moved = {name: tmp_path / f"my {name}" for name in given}
-    parts = find_parts(tmp_path / "empty", **moved)
+    parts = find_published(tmp_path / "empty", **moved)
     assert parts.controlnet.weights.parents[1] == moved["magicanimate"]
     assert parts.text_encoder.weights.parents[1] == moved["stable_diffusion"]
     with pytest.raises(InputError, match=r"empty lacks the weights in sd-vae-ft-mse \(looked for in sd-vae"):
         moved.pop("vae")
-        find_parts(tmp_path / "empty", **moved)
+        find_published(tmp_path / "empty", **moved)
     with pytest.raises(InputError, match="gone, given as --vae, is not a file or folder"):
-        find_parts(tmp_path / "empty", vae=tmp_path / "gone")
+        find_published(tmp_path / "empty", vae=tmp_path / "gone")
 
 
 def test_the_vae_of_stable_diffusion_serves_where_the_other_is_absent(layout, caplog):
     (layout / "sd-vae-ft-mse").rename(layout / "stable-diffusion-v1-5" / "vae")
-    assert find_parts(layout).vae.weights.parent == layout / "stable-diffusion-v1-5" / "vae"
+    assert find_published(layout).vae.weights.parent == layout / "stable-diffusion-v1-5" / "vae"
     assert "Stable Diffusion's own VAE" in caplog.text
 
 
@@ -284,10 +284,10 @@ def test_single_files_convert_to_the_same_bytes(published, converted, tmp_path, 
     checkpoints.mkdir(parents=True)
     vaes.mkdir()
     whole = write_single_file(checkpoints / "v1-5-pruned-emaonly.safetensors")
-    parts = find_parts(source)
+    parts = find_published(source)
     assert parts.unet.weights == parts.vae.weights == parts.text_encoder.weights == whole
     write_single_file(vaes / "vae-ft-mse-840000-ema-pruned.safetensors", vae_only=True)
-    assert find_parts(source).vae.weights.parent == vaes
+    assert find_published(source).vae.weights.parent == vaes
     dest = convert_checkpoint(source, tmp_path / "full")
     for part, name in (
         ("unet", "diffusion_pytorch_model"),
@@ -366,7 +366,7 @@ def test_length_of_position_tables_is_taken_from_the_file(layout, tmp_path):
 
 
 def test_shards_hold_what_one_file_holds(published, converted, tmp_path):
-    parts = find_parts(published)
+    parts = find_published(published)
     network = empty_network("unet", video_unet_config(json.loads(parts.unet.config.read_text("utf-8"))))
     sources = writing.match_network(
         "unet",

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from magicanimate.checkpoints.convert import convert_checkpoint, convert_parts
-from magicanimate.checkpoints.layout import find_parts
+from magicanimate.checkpoints.convert import convert_checkpoint, convert_files
+from magicanimate.checkpoints.layout import find_published
 from magicanimate.errors import Cancelled, InputError
 from tests.published_layout import (
     CONTROLNET,
@@ -63,7 +63,7 @@ def test_destination_that_cannot_be_made(published, tmp_path):
 
 def test_full_disk_is_noticed_before_writing(published, tmp_path):
     with pytest.raises(InputError, match=r"needs 10\d MB of free disk and .*full has 5 MB"):
-        convert_parts(lambda: find_parts(published), tmp_path / "full", free=lambda path: 5_000_000)
+        convert_files(lambda: find_published(published), tmp_path / "full", free=lambda path: 5_000_000)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from magicanimate.checkpoints.architectures import video_unet_config
 from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS, empty_prompt
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.checkpoints.keys import convert_keys, is_motion_key
-from magicanimate.checkpoints.layout import Part
+from magicanimate.checkpoints.layout import ComponentFiles
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
@@ -137,7 +137,7 @@ class StableDiffusionParts:
         for part in (encoder, tokenizer):
             if not part.is_dir():
                 raise InputError(f"{part} is missing; it comes with Stable Diffusion 1.5.")
-        return empty_prompt(encoder, tokenizer, part=Part(encoder / "config.json"), dtype=None)
+        return empty_prompt(encoder, tokenizer, component=ComponentFiles(encoder / "config.json"), dtype=None)
 
     def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
         return {

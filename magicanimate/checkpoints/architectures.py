@@ -108,7 +108,7 @@ _FIXED = {"flip_sin_to_cos": True, "freq_shift": 0, "center_input_sample": False
 
 
 def sd15_config(component: str) -> dict[str, Any]:
-    """Stable Diffusion 1.5's configuration of a published part, as its ``config.json`` says it.
+    """Stable Diffusion 1.5's configuration of a published component, as its ``config.json`` says it.
 
     Args:
         component: "unet", "appearance_encoder", "controlnet", "vae" or "text_encoder".
@@ -117,7 +117,7 @@ def sd15_config(component: str) -> dict[str, Any]:
 
 
 def read_config(component: str, path: Path | None) -> dict[str, Any]:
-    """A part's configuration from its ``config.json``, or Stable Diffusion 1.5's when it has none.
+    """A component's configuration from its ``config.json``, or Stable Diffusion 1.5's when it has none.
 
     Raises:
         InputError: the file is not a JSON object.

@@ -33,7 +33,7 @@ from magicanimate.checkpoints.disk import (
     staged_folder,
 )
 from magicanimate.checkpoints.keys import is_motion_key
-from magicanimate.checkpoints.layout import Part, PublishedParts, find_parts
+from magicanimate.checkpoints.layout import ComponentFiles, PublishedFiles, find_published
 from magicanimate.checkpoints.reading import WeightFile, open_single_file, open_weights
 from magicanimate.checkpoints.writing import (
     DTYPES,
@@ -57,7 +57,7 @@ GUIDANCE_SCALE = 7.5
 class _Plan:
     """What a conversion will write, checked before the first byte; sources are released one by one."""
 
-    parts: PublishedParts
+    components: PublishedFiles
     networks: dict[str, nn.Module]
     sources: dict[str, dict[str, Source]]
     text_config: dict[str, Any]
@@ -85,7 +85,7 @@ def convert_checkpoint(
 
     Args:
         source: folder with ``MagicAnimate``, ``stable-diffusion-v1-5`` and ``sd-vae-ft-mse``; see
-            `magicanimate.checkpoints.layout.find_parts`, also for the three of these names.
+            `magicanimate.checkpoints.layout.find_published`, also for the three of these names.
         dest: folder to make; it appears when all of it is written.
         dtype: "float32", "float16" or "bfloat16"; ``None`` stores every weight as it is.
         overwrite: replace an earlier pipeline at ``dest``.
@@ -100,8 +100,8 @@ def convert_checkpoint(
             taken; nothing is left behind.
         Cancelled: ``should_stop()`` said so; nothing is left behind.
     """
-    return convert_parts(
-        lambda: find_parts(source, magicanimate=magicanimate, stable_diffusion=stable_diffusion, vae=vae),
+    return convert_files(
+        lambda: find_published(source, magicanimate=magicanimate, stable_diffusion=stable_diffusion, vae=vae),
         dest,
         dtype=dtype,
         overwrite=overwrite,
@@ -110,8 +110,8 @@ def convert_checkpoint(
     )
 
 
-def convert_parts(
-    find: Callable[[], PublishedParts],
+def convert_files(
+    find: Callable[[], PublishedFiles],
     dest: str | Path,
     *,
     dtype: str | None = None,
@@ -135,31 +135,33 @@ def convert_parts(
     return dest
 
 
-def _plan(parts: PublishedParts, dtype: torch.dtype | None) -> _Plan:
+def _plan(components: PublishedFiles, dtype: torch.dtype | None) -> _Plan:
     """Open and check every file."""
-    motion = open_weights(parts.motion.weights)
+    motion = open_weights(components.motion.weights)
     networks, configs = {}, {}
     for name in NETWORKS:
-        part = getattr(parts, name)
-        configs[name] = config = read_config(name, part.config)
+        component = getattr(components, name)
+        configs[name] = config = read_config(name, component.config)
         if name == "unet":
-            config = video_unet_config(config, motion_length=_motion_length(motion), origin=part.config)
-        networks[name] = empty_network(name, config, origin=part.config)
-    _check_fit(networks, parts)
+            config = video_unet_config(config, motion_length=_motion_length(motion), origin=component.config)
+        networks[name] = empty_network(name, config, origin=component.config)
+    _check_fit(networks, components)
     sources = {}
     for name, network in networks.items():
-        part = getattr(parts, name)
-        file = open_weights(part.weights)
-        if part.single:
-            file = open_single_file(name, part.weights, configs[name])
+        component = getattr(components, name)
+        file = open_weights(component.weights)
+        if component.single:
+            file = open_single_file(name, component.weights, configs[name])
         if name == "unet":
             files = [(file, lambda key: not is_motion_key(key)), (motion, is_motion_key)]
         else:
             files = [(file, lambda key: True)]
         sources[name] = match_network(name, network, files)
-    text_config = read_config("text_encoder", parts.text_encoder.config)
-    check_tokenizer(parts.tokenizer)
-    return _Plan(parts, networks, sources, text_config, text_sources(parts.text_encoder, text_config), dtype)
+    text_config = read_config("text_encoder", components.text_encoder.config)
+    check_tokenizer(components.tokenizer)
+    return _Plan(
+        components, networks, sources, text_config, text_sources(components.text_encoder, text_config), dtype
+    )
 
 
 def _motion_length(motion: WeightFile) -> int:
@@ -173,7 +175,7 @@ def _motion_length(motion: WeightFile) -> int:
     return lengths.pop() if lengths else MOTION_LENGTH
 
 
-def _check_fit(networks: dict[str, nn.Module], parts: PublishedParts) -> None:
+def _check_fit(networks: dict[str, nn.Module], components: PublishedFiles) -> None:
     """Check that the networks' widths agree with the UNet's, to which they pass tensors."""
     unet = networks["unet"].config
     for name in ("appearance_encoder", "controlnet"):
@@ -181,14 +183,14 @@ def _check_fit(networks: dict[str, nn.Module], parts: PublishedParts) -> None:
         for field in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
             if _comparable(other[field]) != _comparable(unet[field]):
                 raise InputError(
-                    f"{getattr(parts, name).config or name} sets {field} to {other[field]} but the UNet has"
-                    f" {unet[field]}; use parts of one model."
+                    f"{getattr(components, name).config or name} sets {field} to {other[field]} but the UNet "
+                    f"has {unet[field]}; use components of one model."
                 )
     latent = networks["vae"].config["latent_channels"]
     if latent != unet["in_channels"]:
         raise InputError(
-            f"{parts.vae.config or 'the VAE'} has {latent} latent channels but the UNet takes"
-            f" {unet['in_channels']}; use parts of one model."
+            f"{components.vae.config or 'the VAE'} has {latent} latent channels but the UNet takes"
+            f" {unet['in_channels']}; use components of one model."
         )
 
 
@@ -218,30 +220,30 @@ def _write(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
     _write_text(plan, folder, tick)  # first: what can still be wrong with it shows before gigabytes
     plan.text.clear()
     for name, network in plan.networks.items():
-        part = folder / name
-        part.mkdir()
-        network.save_config(part)
+        target = folder / name
+        target.mkdir()
+        network.save_config(target)
         sources = plan.sources[name]
-        write_weights(part, sources, dtype=plan.dtype, tables=position_tables(network), tick=tick)
+        write_weights(target, sources, dtype=plan.dtype, tables=position_tables(network), tick=tick)
         sources.clear()  # closes the mapped files, whose pages count as this process's memory
     DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
     write_json(folder / MODEL_INDEX, _index(plan))
 
 
 def _write_text(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
-    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer" if plan.parts.tokenizer else None
+    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer" if plan.components.tokenizer else None
     encoder.mkdir()
     write_text_config(encoder, plan.text_config)
     write_weights(encoder, plan.text, stem="model", dtype=plan.dtype, tick=tick)
     if tokenizer is not None:
         tokenizer.mkdir()
-        copy_tokenizer(plan.parts.tokenizer, tokenizer)
-    prompt = empty_prompt(encoder, tokenizer, part=plan.parts.text_encoder, dtype=plan.dtype)
+        copy_tokenizer(plan.components.tokenizer, tokenizer)
+    prompt = empty_prompt(encoder, tokenizer, component=plan.components.text_encoder, dtype=plan.dtype)
     width = plan.networks["unet"].config["cross_attention_dim"]
     if prompt.config["width"] != width:
-        weights, made = plan.parts.text_encoder.weights, prompt.config["width"]
+        weights, made = plan.components.text_encoder.weights, prompt.config["width"]
         raise InputError(
-            f"{weights} makes tokens of width {made}, the UNet takes {width}; use parts of one model."
+            f"{weights} makes tokens of width {made}, the UNet takes {width}; use components of one model."
         )
     prompt.save_pretrained(folder / "empty_prompt")
     gc.collect()  # closes the mapped files, without which Windows would not rename the folder
@@ -260,8 +262,8 @@ def _index(plan: _Plan) -> dict[str, Any]:
         "controlnet": ["diffusers", "ControlNetModel"],
         "empty_prompt": ["magicanimate.models.prompt", "EmptyPrompt"],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"] if plan.parts.tokenizer else [None, None],
-        "tokenizer": ["transformers", "CLIPTokenizer"] if plan.parts.tokenizer else [None, None],
+        "text_encoder": ["transformers", "CLIPTextModel"] if plan.components.tokenizer else [None, None],
+        "tokenizer": ["transformers", "CLIPTokenizer"] if plan.components.tokenizer else [None, None],
         "unet": ["magicanimate.models.unet", "VideoUNet"],
         "vae": ["diffusers", "AutoencoderKL"],
         "kind": "full",
@@ -274,11 +276,11 @@ def _index(plan: _Plan) -> dict[str, Any]:
     }
 
 
-def text_sources(part: Part, config: dict[str, Any]) -> dict[str, Source]:
+def text_sources(component: ComponentFiles, config: dict[str, Any]) -> dict[str, Source]:
     """The text encoder's tensors under their own names, without the numbering of positions."""
-    file = open_weights(part.weights)
-    if part.single:
-        file = open_single_file("text_encoder", part.weights, config)
+    file = open_weights(component.weights)
+    if component.single:
+        file = open_single_file("text_encoder", component.weights, config)
     return {key: Source(file, key) for key in file if not key.endswith(".position_ids")}
 
 
@@ -322,14 +324,18 @@ def copy_tokenizer(files: tuple[Path, ...], folder: Path) -> None:
 
 
 def empty_prompt(
-    encoder_folder: Path, tokenizer_folder: Path | None, *, part: Part, dtype: torch.dtype | None
+    encoder_folder: Path,
+    tokenizer_folder: Path | None,
+    *,
+    component: ComponentFiles,
+    dtype: torch.dtype | None,
 ) -> EmptyPrompt:
     """The embedding of "" by a converted text encoder, as the published program computes it.
 
     Args:
         encoder_folder, tokenizer_folder: of the converted pipeline. Without a tokenizer the tokens are those
             of every CLIP: the last but one of the vocabulary begins a text, and the last ends and fills it.
-        part: where the encoder came from, for messages.
+        component: where the encoder came from, for messages.
         dtype: to store it in; float32 when ``None``. It is computed in float32.
 
     Returns:
@@ -354,10 +360,10 @@ def empty_prompt(
             )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(
-            f"{part.weights.parent} and the tokenizer beside it are not a CLIP text encoder"
+            f"{component.weights.parent} and the tokenizer beside it are not a CLIP text encoder"
             f" ({_short(error)}); download stable-diffusion-v1-5 again."
         ) from error
-    _check_loaded(info, part)
+    _check_loaded(info, component)
     length, vocabulary = encoder.config.max_position_embeddings, encoder.config.vocab_size
     if tokenizer is None:
         tokens = torch.tensor([[vocabulary - 2] + (length - 1) * [vocabulary - 1]])
@@ -367,7 +373,7 @@ def empty_prompt(
         tokens = tokenizer("", **filled, return_tensors="pt").input_ids
     if int(tokens.max()) >= vocabulary:
         raise InputError(
-            f"{part.weights.parent} has {vocabulary} tokens, fewer than the tokenizer beside"
+            f"{component.weights.parent} has {vocabulary} tokens, fewer than the tokenizer beside"
             " it; download stable-diffusion-v1-5 again."
         )
     with torch.inference_mode():
@@ -377,7 +383,7 @@ def empty_prompt(
     return prompt
 
 
-def _check_loaded(info: dict[str, Any], part: Part) -> None:
+def _check_loaded(info: dict[str, Any], component: ComponentFiles) -> None:
     for kind, verb in (("missing_keys", "lacks"), ("unexpected_keys", "holds"), ("mismatched_keys", "holds")):
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(kind, ()))
         if keys:
@@ -386,7 +392,7 @@ def _check_loaded(info: dict[str, Any], part: Part) -> None:
                 "unexpected_keys": "for which the text encoder has no place",
                 "mismatched_keys": "whose shape is not that of its config.json",
             }[kind]
-            raise InputError(f"{part.weights} {verb} {keys[0]}, {why}; download the file again.")
+            raise InputError(f"{component.weights} {verb} {keys[0]}, {why}; download the file again.")
 
 
 @contextlib.contextmanager

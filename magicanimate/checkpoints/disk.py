@@ -42,11 +42,11 @@ _INDEX_VALUES: dict[str, tuple[type | tuple[type, ...], float | None, float | No
 _INDEX_CHOICES = {"fusion": FUSIONS, "driving": DRIVINGS}
 """Settings that an older ``model_index.json`` does not have."""
 
-_PARTS = {
+_COMPONENTS = {
     *("vae", "unet", "appearance_encoder", "controlnet", "controlnet_keypoints", "scheduler"),
     *("empty_prompt", "text_encoder", "tokenizer"),
 }
-"""Its parts: library and class of each."""
+"""Its components: library and class of each."""
 
 _PIECES, _PIECE = 64, 1 << 16
 """How much of a large file goes into a digest: so many pieces of so many bytes."""
@@ -118,11 +118,15 @@ def read_model_index(folder: Path) -> dict[str, Any]:
     for name, choices in _INDEX_CHOICES.items():
         if name in index and index[name] not in choices:
             raise Unreadable(path, f"its {name} is {shortened(index[name])}")
-    for name in _PARTS & index.keys():
-        part = index[name]
-        is_class = isinstance(part, list) and len(part) == 2 and all(isinstance(x, str | None) for x in part)
-        if not is_class or (part[0] or "diffusers").partition(".")[0] not in _LIBRARIES:
-            raise Unreadable(path, f"its {name} is {shortened(part)}")
+    for name in _COMPONENTS & index.keys():
+        component = index[name]
+        is_class = (
+            isinstance(component, list)
+            and len(component) == 2
+            and all(isinstance(x, str | None) for x in component)
+        )
+        if not is_class or (component[0] or "diffusers").partition(".")[0] not in _LIBRARIES:
+            raise Unreadable(path, f"its {name} is {shortened(component)}")
     for name in ("default_width", "default_height"):
         if index[name] % _SIDE_MULTIPLE:
             raise Unreadable(path, f"its {name} is {index[name]}, no multiple of {_SIDE_MULTIPLE}")

@@ -27,8 +27,8 @@ from magicanimate.checkpoints.layout import (
     INDICES,
     STEMS,
     TOKENIZER_FILES,
-    Part,
-    PublishedParts,
+    ComponentFiles,
+    PublishedFiles,
     choose_weights,
 )
 from magicanimate.config import OnProgress, Progress, ShouldStop
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MAGICANIMATE = "zcxu-eric/MagicAnimate"
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 VAE = "stabilityai/sd-vae-ft-mse"
-# Part -> repository and folder in it.
+# Component -> repository and folder in it.
 PLACES: dict[str, tuple[str, str]] = {
     "appearance_encoder": (MAGICANIMATE, "appearance_encoder"),
     "controlnet": (MAGICANIMATE, "densepose_controlnet"),
@@ -63,13 +63,13 @@ class PlannedFile:
     """One file that the conversion needs.
 
     Attributes:
-        part: key of `PLACES`.
+        component: key of `PLACES`.
         remote: what it is on the Hub.
         path: where it is or will be.
         missing: bytes still to fetch; 0 when the file is here.
     """
 
-    part: str
+    component: str
     remote: RemoteFile
     path: Path
     missing: int
@@ -121,9 +121,9 @@ def plan_download(
         listing = persist(
             lambda repo=repo: _listing(repo), what=repo, should_stop=should_stop, retry_delays=retry_delays
         )
-        for part, (owner, folder) in PLACES.items():
+        for component, (owner, folder) in PLACES.items():
             if owner == repo:
-                remotes += [(part, remote) for remote in _needed(part, folder, repo, listing)]
+                remotes += [(component, remote) for remote in _needed(component, folder, repo, listing)]
     return _plan_of(remotes, cache_dir)
 
 
@@ -150,12 +150,12 @@ def _remote(repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
     return RemoteFile(repo, entry.rfilename, commit, int(entry.size), blob)
 
 
-def _needed(part: str, folder: str, repo: str, listing: dict[str, RemoteFile]) -> list[RemoteFile]:
-    """The files of one part: its configuration and one weight file, or the tokenizer's."""
+def _needed(component: str, folder: str, repo: str, listing: dict[str, RemoteFile]) -> list[RemoteFile]:
+    """The files of one component: its configuration and one weight file, or the tokenizer's."""
     prefix = f"{folder}/" if folder else ""
     names = {name.removeprefix(prefix) for name in listing if name.startswith(prefix)}
     names = {name for name in names if "/" not in name}
-    if part == "tokenizer":
+    if component == "tokenizer":
         wanted = [name for name in TOKENIZER_FILES if name in names]
         found = "tokenizer.json" in wanted or {"vocab.json", "merges.txt"} <= set(wanted)
     else:
@@ -164,21 +164,21 @@ def _needed(part: str, folder: str, repo: str, listing: dict[str, RemoteFile]) -
         found = weights is not None
     if not found:
         raise InputError(
-            f"{repo} on the Hub no longer has the {part} files in {folder or 'its top folder'}; download them"
-            " elsewhere and use `convert`."
+            f"{repo} on the Hub no longer has the {component} files in {folder or 'its top folder'}; "
+            "download them elsewhere and use `convert`."
         )
     return [listing[prefix + name] for name in wanted]
 
 
 def _plan_of(remotes: list[tuple[str, RemoteFile]], cache_dir: Path | None) -> DownloadPlan:
     files: list[PlannedFile] = []
-    for part, remote in remotes:
+    for component, remote in remotes:
         here = _in_hub_cache(remote, cache_dir)
         # The content's identity is in the path, so what lies there is what is wanted, whatever the commit.
         path = here or downloads_folder() / remote.blob[:16] / Path(remote.name).name
-        is_here = path.exists() or path in {file.path for file in files}  # parts may share a config.json
+        is_here = path.exists() or path in {file.path for file in files}  # components may share a config.json
         missing = 0 if is_here else max(0, remote.nbytes - partial_bytes(path))
-        files.append(PlannedFile(part, remote, path, missing))
+        files.append(PlannedFile(component, remote, path, missing))
     total = sum(file.remote.nbytes for file in files)
     return DownloadPlan(tuple(files), total, sum(file.missing for file in files), total)
 
@@ -225,14 +225,14 @@ def _remembered() -> list[tuple[str, RemoteFile]]:
 
 
 def _cached(cache_dir: Path | None) -> list[tuple[str, RemoteFile]]:
-    """The needed files as far as the cache's "main" has them; empty unless every part is complete."""
+    """The needed files as far as the cache's "main" has them; empty unless every component is complete."""
     from huggingface_hub import try_to_load_from_cache
 
     remotes = []
-    for part, (repo, folder) in PLACES.items():
+    for component, (repo, folder) in PLACES.items():
         prefix = f"{folder}/" if folder else ""
         paths: dict[str, Path] = {}
-        for name in _candidates(part):
+        for name in _candidates(component):
             for each in (repo, *_FORMER.get(repo, ())):
                 found = try_to_load_from_cache(each, prefix + name, cache_dir=cache_dir)
                 if isinstance(found, str):
@@ -243,39 +243,39 @@ def _cached(cache_dir: Path | None) -> list[tuple[str, RemoteFile]]:
             for name, path in paths.items()
         }
         try:
-            remotes += [(part, remote) for remote in _needed(part, folder, repo, listing)]
+            remotes += [(component, remote) for remote in _needed(component, folder, repo, listing)]
         except InputError:
             return []
     return remotes
 
 
-def _candidates(part: str) -> list[str]:
-    """File names that a part may have."""
-    if part == "tokenizer":
+def _candidates(component: str) -> list[str]:
+    """File names that a component may have."""
+    if component == "tokenizer":
         return list(TOKENIZER_FILES)
-    if part == "motion":
+    if component == "motion":
         return ["temporal_attention.ckpt"]
     return [CONFIG, *(f"{stem}{suffix}" for stem in STEMS for suffix in (".safetensors", ".bin"))]
 
 
 def remember(plan: DownloadPlan) -> None:
     """Record beside the downloads what they are, so that a later run can use them offline."""
-    saved = [{"part": file.part, **asdict(file.remote)} for file in plan.files]
+    saved = [{"part": file.component, **asdict(file.remote)} for file in plan.files]
     downloads_folder().mkdir(parents=True, exist_ok=True)
     write_json(downloads_folder() / _MEMORY, saved)
 
 
-def published_parts(plan: DownloadPlan) -> PublishedParts:
+def published_files(plan: DownloadPlan) -> PublishedFiles:
     """The files of a plan by their role; they must all be there."""
-    parts = {}
-    for part in PLACES:
-        paths = {Path(file.remote.name).name: file.path for file in plan.files if file.part == part}
-        if part == "tokenizer":
-            parts[part] = tuple(paths.values())
+    components = {}
+    for component in PLACES:
+        paths = {Path(file.remote.name).name: file.path for file in plan.files if file.component == component}
+        if component == "tokenizer":
+            components[component] = tuple(paths.values())
         else:
             config = paths.pop(CONFIG, None)
-            parts[part] = Part(next(iter(paths.values())), config)
-    return PublishedParts(**parts)
+            components[component] = ComponentFiles(next(iter(paths.values())), config)
+    return PublishedFiles(**components)
 
 
 def fetch_full(
@@ -379,12 +379,12 @@ def _convert(
     should_stop: ShouldStop | None,
     free: Callable[[Path], int],
 ) -> Path:
-    from magicanimate.checkpoints.convert import convert_parts
+    from magicanimate.checkpoints.convert import convert_files
 
     for stale in home().glob(f".{dest.name}.*.partial"):
         shutil.rmtree(stale)  # of a run that was killed; the lock says that it is not at work
-    convert_parts(
-        lambda: published_parts(plan),
+    convert_files(
+        lambda: published_files(plan),
         dest,
         dtype=dtype,
         on_progress=on_progress,

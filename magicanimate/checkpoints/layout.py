@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
 # Names under which diffusers and transformers save weights, without variant and suffix, and the released one.
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "temporal_attention")
 
-# Part -> repository it belongs to, and its folder there.
+# Component -> repository it belongs to, and its folder there.
 _PLACES: dict[str, tuple[str, str]] = {
     "appearance_encoder": ("magicanimate", "appearance_encoder"),
     "controlnet": ("magicanimate", "densepose_controlnet"),
@@ -73,7 +73,7 @@ _SINGLE_BASES = ("", "checkpoints", "vae", "models/checkpoints", "models/vae", "
 
 
 @dataclass(frozen=True)
-class Part:
+class ComponentFiles:
     """One network's files.
 
     Attributes:
@@ -88,7 +88,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class PublishedParts:
+class PublishedFiles:
     """All files that make up the full model.
 
     Attributes:
@@ -99,28 +99,28 @@ class PublishedParts:
         appearance_encoder, controlnet, motion: of MagicAnimate; ``motion`` are the temporal layers.
     """
 
-    unet: Part
-    motion: Part
-    appearance_encoder: Part
-    controlnet: Part
-    vae: Part
-    text_encoder: Part
+    unet: ComponentFiles
+    motion: ComponentFiles
+    appearance_encoder: ComponentFiles
+    controlnet: ComponentFiles
+    vae: ComponentFiles
+    text_encoder: ComponentFiles
     tokenizer: tuple[Path, ...]
 
 
 def looks_published(folder: Path) -> bool:
-    """Whether a folder holds any part of the published layout."""
+    """Whether a folder holds any component of the published layout."""
     search = _Search(folder, {})
-    return any(place.is_dir() for part in _PLACES for place in search.folders(part))
+    return any(place.is_dir() for component in _PLACES for place in search.folders(component))
 
 
-def find_parts(
+def find_published(
     source: str | Path,
     *,
     magicanimate: Path | None = None,
     stable_diffusion: Path | None = None,
     vae: Path | None = None,
-) -> PublishedParts:
+) -> PublishedFiles:
     """Find the published files.
 
     Args:
@@ -129,7 +129,7 @@ def find_parts(
             of the latter two also a single file.
 
     Raises:
-        InputError: a folder or a part is missing; the sentence names every missing part and where it was
+        InputError: a folder or a component is missing; the sentence names each of them, and where it was
             looked for.
     """
     source = Path(source)
@@ -143,34 +143,39 @@ def find_parts(
             raise InputError(f"{path}, given as {_option(name)}, is not a {kind}; check the path.")
     search, missing = _Search(source, given), []
     found: dict[str, Any] = {}
-    for part in _PLACES:
-        found[part] = search.tokenizer() if part == "tokenizer" else search.part(part)
-        if part == "tokenizer" and not found[part] and found["text_encoder"] and found["text_encoder"].single:
+    for component in _PLACES:
+        found[component] = search.tokenizer() if component == "tokenizer" else search.component(component)
+        if (
+            component == "tokenizer"
+            and not found[component]
+            and found["text_encoder"]
+            and found["text_encoder"].single
+        ):
             log.warning(
                 "%s holds no tokenizer, and there is none (%s): the checkpoint will take no prompt; put "
                 "vocab.json and merges.txt there, and convert again, if you need prompts",
                 found["text_encoder"].weights,
-                search.why_not(part),
+                search.why_not(component),
             )
-        elif not found[part]:
-            missing.append(f"{_expected(part)} ({search.why_not(part)})")
+        elif not found[component]:
+            missing.append(f"{_expected(component)} ({search.why_not(component)})")
     if missing:
         options = ", ".join(map(_option, FOLDERS))
         raise InputError(
             f"{source} lacks {'; '.join(missing)}. Put them there, say where they are with {options}, or let "
             "`--model full` fetch everything."
         )
-    return PublishedParts(**found)
+    return PublishedFiles(**found)
 
 
-def published_folder(part: str) -> str:
-    """Where a part lies in the layout of MagicAnimate's instructions."""
-    repository, below = _PLACES[part]
+def published_folder(component: str) -> str:
+    """Where a component lies in the layout of MagicAnimate's instructions."""
+    repository, below = _PLACES[component]
     return "/".join(filter(None, (FOLDERS[repository][0], below)))
 
 
 def choose_weights(names: set[str]) -> str | None:
-    """The one weight file to read among the file names of a part's folder; ``None`` if there is none.
+    """The one weight file to read among the file names of a component's folder; ``None`` if there is none.
 
     Safetensors come before pickles, full precision before the fp16 variant, known names before others.
     """
@@ -190,7 +195,7 @@ def choose_weights(names: set[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Search:
-    """Looks for parts.
+    """Looks for components.
 
     Attributes:
         source: where, for repositories that are not given.
@@ -200,25 +205,25 @@ class _Search:
     source: Path
     given: dict[str, Path]
 
-    def folders(self, part: str) -> Iterator[Path]:
-        """Folders in which a part may lie, existing or not."""
-        repository, below = _PLACES[part]
+    def folders(self, component: str) -> Iterator[Path]:
+        """Folders in which a component may lie, existing or not."""
+        repository, below = _PLACES[component]
         given = self.given.get(repository)
         if given is not None:
             yield given / below
             if repository == "magicanimate":
                 yield given / "MagicAnimate" / below
         else:
-            for pattern in self._patterns(part):
+            for pattern in self._patterns(component):
                 yield from self._matching(pattern)
-        if part == "vae":  # Stable Diffusion has one of its own
+        if component == "vae":  # Stable Diffusion has one of its own
             for folder in self.folders("unet"):
                 yield folder.with_name("vae")
 
-    def _patterns(self, part: str) -> list[str]:
-        repository, below = _PLACES[part]
-        parts = ((base, name, below) for base in _BASES for name in FOLDERS[repository])
-        return ["/".join(filter(None, each)) for each in parts]
+    def _patterns(self, component: str) -> list[str]:
+        repository, below = _PLACES[component]
+        pieces = ((base, name, below) for base in _BASES for name in FOLDERS[repository])
+        return ["/".join(filter(None, each)) for each in pieces]
 
     def _matching(self, pattern: str) -> list[Path]:
         """Paths below the source; of several snapshots in a cache the newest goes first."""
@@ -226,30 +231,30 @@ class _Search:
             return [self.source / pattern]
         return sorted(self.source.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
 
-    def part(self, part: str) -> Part | None:
-        given = self.given.get(_PLACES[part][0])
+    def component(self, component: str) -> ComponentFiles | None:
+        given = self.given.get(_PLACES[component][0])
         if given is not None and given.is_file():
-            return Part(given, single=True)
-        for folder in self.folders(part):
+            return ComponentFiles(given, single=True)
+        for folder in self.folders(component):
             if not folder.is_dir():
                 continue
             name = choose_weights({path.name for path in folder.iterdir()})
             if name is not None:
                 config = folder / CONFIG
-                if part == "vae" and folder.name == "vae":
+                if component == "vae" and folder.name == "vae":
                     log.warning(
                         "sd-vae-ft-mse was not found; Stable Diffusion's own VAE, %s, is used", folder
                     )
-                return Part(folder / name, config if config.is_file() else None)
-        return self._single_file(part)
+                return ComponentFiles(folder / name, config if config.is_file() else None)
+        return self._single_file(component)
 
-    def _single_file(self, part: str) -> Part | None:
-        """A part inside a single file; Stable Diffusion's holds a VAE as well."""
-        repositories = {"vae": ("vae", "stable_diffusion")}.get(part, (_PLACES[part][0],))
+    def _single_file(self, component: str) -> ComponentFiles | None:
+        """A component inside a single file; Stable Diffusion's holds a VAE as well."""
+        repositories = {"vae": ("vae", "stable_diffusion")}.get(component, (_PLACES[component][0],))
         for repository in repositories:
             for path in self._single_paths(repository):
                 if path.is_file():
-                    return Part(path, single=True)
+                    return ComponentFiles(path, single=True)
         return None
 
     def _single_paths(self, repository: str) -> Iterator[Path]:
@@ -279,21 +284,21 @@ class _Search:
                 return tuple(files.values())
         return ()
 
-    def why_not(self, part: str) -> str:
-        """Where a part was looked for, and what there was instead."""
-        looked = [folder for folder in dict.fromkeys(self.folders(part)) if folder.is_dir()]
+    def why_not(self, component: str) -> str:
+        """Where a component was looked for, and what there was instead."""
+        looked = [folder for folder in dict.fromkeys(self.folders(component)) if folder.is_dir()]
         for folder in looked:
             weights = sorted(path.name for path in folder.iterdir() if path.suffix in SAFETENSORS + PICKLES)
             if len(weights) > 1:
                 return f"{folder} holds {', '.join(weights)}, none of them under a known name; leave one"
-        repository = _PLACES[part][0]
-        if repository in self.given and part == "tokenizer":
+        repository = _PLACES[component][0]
+        if repository in self.given and component == "tokenizer":
             return f"looked for in {', '.join(map(str, dict.fromkeys(self._tokenizer_folders())))}"
         if repository in self.given:
-            return f"looked for in {', '.join(map(str, dict.fromkeys(self.folders(part))))}"
-        places = [*self._patterns(part), *(["tokenizer"] if part == "tokenizer" else [])]
+            return f"looked for in {', '.join(map(str, dict.fromkeys(self.folders(component))))}"
+        places = [*self._patterns(component), *(["tokenizer"] if component == "tokenizer" else [])]
         text = f"looked for in {', '.join(filter(None, places))}"
-        if repository in SINGLE_FILES and part != "tokenizer":
+        if repository in SINGLE_FILES and component != "tokenizer":
             files = ", ".join(f"{stem}.safetensors" for stem in SINGLE_FILES[repository])
             text += f", and for {files} in {', '.join(filter(None, _SINGLE_BASES))}"
         return text
@@ -303,9 +308,9 @@ def _option(repository: str) -> str:
     return f"--{repository.replace('_', '-')}"
 
 
-def _expected(part: str) -> str:
-    """What messages call a missing part."""
-    folder = published_folder(part)
-    if part == "tokenizer":
+def _expected(component: str) -> str:
+    """What messages call a missing component."""
+    folder = published_folder(component)
+    if component == "tokenizer":
         return f"{folder}: vocab.json and merges.txt"
-    return f"{folder}/temporal_attention.ckpt" if part == "motion" else f"the weights in {folder}"
+    return f"{folder}/temporal_attention.ckpt" if component == "motion" else f"the weights in {folder}"

@@ -85,7 +85,8 @@ def _why_not(folder: Path) -> str:
     if os.path.lexists(folder / MODEL_INDEX):
         return str(_index_trouble(folder))
     if all(
-        (folder / part / CONFIG).is_file() for part in ("unet", "vae", "appearance_encoder", "controlnet")
+        (folder / component / CONFIG).is_file()
+        for component in ("unet", "vae", "appearance_encoder", "controlnet")
     ):
         return f"{folder} has the networks of a checkpoint but no {MODEL_INDEX}; convert or copy it again."
     if looks_published(folder):
