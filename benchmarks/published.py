@@ -1,7 +1,7 @@
 """The published program's order of work, with this program's networks: what benchmarks compare with.
 
-Both guidance halves go through the whole UNet in every window; the reference is repeated for each frame and
-half before keys and values are made of it, the unconditional half attends to it and then again without it;
+Both guidance branches go through the whole UNet in every window; the reference is repeated for each frame and
+half before keys and values are made of it, the unconditional branch attends to it and then again without it;
 the text is projected for each frame; the encoder has a batch of two; the ControlNet runs over all frames, 16
 at a time, before the first window of a step; the windows are closed into a ring. The published scripts repeat
 a clip's last frame until the number of frames is a multiple of 16.

@@ -151,7 +151,7 @@ class Animator:
         self._networks: PlacedNetworks | None = None
         self._preview: LatentPreview | None = None
         self._person_detector: PersonDetector | None = None
-        self._decode_pace: float | None = None
+        self._seconds_per_decoded_frame: float | None = None
         self._digest: str | None = None
         self._told = {""}  # why results have no credentials: once each
         self._lock = threading.RLock()  # the networks hold state of the clip they run
@@ -315,7 +315,7 @@ class Animator:
             Cancelled: ``should_stop()`` was true, asked at least once per window; nothing is left behind.
         """
         with self._lock:
-            meter = ProgressMeter(on_progress, seconds_per_decoded_frame=self._decode_pace)
+            meter = ProgressMeter(on_progress, seconds_per_decoded_frame=self._seconds_per_decoded_frame)
             check_request(request)
             check_outputs(request)
             meter.begin("load", 1)
@@ -599,7 +599,7 @@ class Animator:
         memory = "" if fallback.profile is None else fallback.profile.name
         settings = {**self._settings(request, media), "memory": memory}
         result = write_result(request, media, frames, settings=settings, meter=meter)
-        self._decode_pace = meter.seconds["decode"] / media.num_frames
+        self._seconds_per_decoded_frame = meter.seconds["decode"] / media.num_frames
         if result.unsigned not in self._told:
             log.warning(result.unsigned)
             self._told.add(result.unsigned)

@@ -181,7 +181,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         Args:
             image: reference, uint8 ``H W 3``.
             control: DensePose frames of the same size; need not be in memory, see `Frames`.
-            keypoints: drawings of the same frames' keypoints, likewise, for a checkpoint that has a
+            keypoints: control images of the same frames' keypoints, likewise, for a checkpoint that has a
                 ControlNet for them.
             photo_labels: part ids of ``image``, uint8 ``H W``, for a checkpoint whose appearance encoder
                 takes them; the bundled part segmenter's when ``None``.
@@ -289,6 +289,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
             def retried(step: Callable[[], Any]) -> Any:
                 """Run a step; when memory runs out, again from its beginning, one memory profile down."""
+                # Schedulers and generator have moved on when a step fails, so their state is taken before it.
                 put_back = remember(self.scheduler, generator)
                 for chance in fallback.attempts():
                     with chance:
@@ -306,6 +307,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 generator=generator,
                 attempt=retried,
             )
+            # The loop itself is in `sampling`; here only what is done between its steps.
             for i, (latents, expected) in enumerate(denoising):
                 watch.end_step()
                 after = f"the latents after step {i + 1} of {len(timesteps)}"
@@ -420,6 +422,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             Scaled latents ``1 C h w``, and the part map if the checkpoint takes it.
         """
         pixels = to_device(torch.from_numpy(np.array(image)), self._execution_device)
+        # The published program normalizes to [-1, 1], as the autoencoder was trained.
         pixels = pixels.movedim(-1, 0)[None].to(torch.float32) / 127.5 - 1
         latents = encode_scaled(self.vae, pixels).to(self.unet.dtype)
         if not self.config.photo_map:
@@ -540,6 +543,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             if coming is not None:
                 yield from self._arrived(*coming)
             coming = (*fetched, first)
+            # Yielded one chunk late on a GPU: meanwhile the caller encodes the video.
             if latents.device.type != "cuda":  # there is nothing to wait for
                 yield from self._arrived(*coming)
                 coming = None
@@ -571,6 +575,7 @@ def rehearse(scheduler: Any, steps: int) -> None:
     generator = torch.Generator("cpu").manual_seed(0)
     scheduler.set_timesteps(steps)
     latents = torch.randn((1, 4, 1, 2, 2), generator=generator) * float(scheduler.init_noise_sigma)
+    # A network that answers in bounds: what diverges here is the scheduler's own doing.
     bounded = Networks(
         encode=lambda timestep: {},
         show=lambda bank: None,

@@ -37,7 +37,7 @@ class ProgressMeter:
 
     def __init__(self, on_progress: OnProgress | None, *, seconds_per_decoded_frame: float | None = None):
         self._report = on_progress or (lambda _: None)
-        self._decode_pace = seconds_per_decoded_frame
+        self._seconds_per_decoded_frame = seconds_per_decoded_frame
         self._stage, self._began = "", 0.0
         self._frames_to_decode = 0
         self._note = ""
@@ -56,8 +56,8 @@ class ProgressMeter:
         left = None
         if step:
             left = (time.monotonic() - self._began) / step * (total - step)
-            if self._frames_to_decode and self._decode_pace is not None:
-                left += self._decode_pace * self._frames_to_decode
+            if self._frames_to_decode and self._seconds_per_decoded_frame is not None:
+                left += self._seconds_per_decoded_frame * self._frames_to_decode
         self._report(Progress(self._stage, step, total, left, preview, denoising_step, self._note))
 
     def note(self, sentence: str) -> None:

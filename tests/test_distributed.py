@@ -11,7 +11,7 @@ import torch
 from magicanimate.acceleration.process_group import ProcessGroup, share_windows
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.sampling import Networks, Window
-from tests import team_member
+from tests import group_member
 from tests.conftest import PATIENCE
 from tests.rounding import assert_same_but_for_rounding
 
@@ -52,7 +52,8 @@ def seen(tiny_model, tmp_path_factory) -> list[dict]:
         port = probe.getsockname()[1]
     context = torch.multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=team_member.run, args=(rank, 2, port, tiny_model, folder)) for rank in range(2)
+        context.Process(target=group_member.run, args=(rank, 2, port, tiny_model, folder))
+        for rank in range(2)
     ]
     for process in processes:
         process.start()
@@ -63,7 +64,7 @@ def seen(tiny_model, tmp_path_factory) -> list[dict]:
 
 
 def test_two_processes_give_the_result_of_one(seen, tiny_model):
-    alone = team_member.animate(MagicAnimatePipeline.from_pretrained(tiny_model))
+    alone = group_member.animate(MagicAnimatePipeline.from_pretrained(tiny_model))
     assert_same_but_for_rounding(seen[0]["latents"], alone)
     assert_same_but_for_rounding(seen[0]["latents"], seen[1]["latents"])
 

@@ -71,7 +71,7 @@ class Approximations:
 
     Attributes:
         guidance_start, guidance_stop: guide only in this part of the steps, 0 the first and 1 behind the
-            last; outside of it the guided half runs alone. Source: Kynkäänniemi et al. 2024, "Applying
+            last; outside of it the conditional branch runs alone. Source: Kynkäänniemi et al. 2024, "Applying
             Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models".
         deep_reuse: timesteps (a training run has 1000) for which a window's deep features serve again; the
             steps in between compute the outermost layers only. 0 for never. Source: Ma et al. 2023,

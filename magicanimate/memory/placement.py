@@ -48,6 +48,7 @@ def place(
     Raises:
         ValueError: ``profile`` undoes what was done for ``before``.
     """
+    # Weights in 8 bits have lost what a roomier profile would need, and offloading hooks cannot be taken out.
     if before is not None and profile.undoes(before):
         raise ValueError(f"networks placed for {before.name!r} must be loaded again for {profile.name!r}")
     networks: dict[str, Any] = {
@@ -61,7 +62,7 @@ def place(
             store_in_eight_bits(networks[name])
         if profile.offload and not (before and before.offload):
             # Without a stream: those that fetch the next block early learn the order in the first forward
-            # and want every block in it once, but the up blocks run once for each guidance half.
+            # and want every block in it once, but the up blocks run once for each guidance branch.
             networks[name].enable_group_offload(torch.device(device), num_blocks_per_group=1)
     # What runs once (the autoencoder, the text encoder) fits beside the blocks; only the large ones wait.
     for name, network in networks.items():
@@ -159,6 +160,7 @@ class OutOfMemoryFallback:
         the last profile, and for every other reason, the error leaves the ``with``.
         """
         while True:
+            # Below the last profile there is nothing to try, so there the error is the caller's.
             attempt = Attempt(may_fail=bool(self._below))
             yield attempt
             if not attempt.failed:
@@ -275,6 +277,7 @@ class PlacedNetworks:
         # Chosen anew for each animation: a larger one, or another program, may have left less room.
         profile = self._choose(work)
         before = self._fallback.placed if self._fallback is not None else None
+        # Reading 5 GB again is slow, so networks are only placed anew where that is possible.
         if before is None or profile.undoes(before):
             self._fallback = self.pipe = before = None  # frees them first
             self.pipe, self._compiled = self._read(profile), False
