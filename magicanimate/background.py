@@ -22,9 +22,9 @@ import numpy as np
 
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.layers import raise_if_stopped
 from magicanimate.palette import nearest_labels
 from magicanimate.request_checks import background_kind
-from magicanimate.watching import raise_if_stopped
 
 if TYPE_CHECKING:
     from magicanimate.media.prepare import FrameStore, PreparedMedia
