@@ -72,6 +72,8 @@ class Setting:
         low, high: bounds of a number, both included.
         multiple: the number is a multiple of this.
         once: concerns a single run and is not recorded with the result.
+        page: where the page shows it: "main", "motion", "advanced" or "expert"; empty for nowhere.
+        span: bounds on the page, where a slider over all that is allowed would be of no use.
     """
 
     group: str = ""
@@ -83,6 +85,8 @@ class Setting:
     high: float = math.inf
     multiple: int = 1
     once: bool = False
+    page: str = ""
+    span: tuple[float, float] | None = None
 
     def trouble(self, value: Any) -> str | None:
         """Why a value of the right type cannot be used, as the end of a sentence; ``None`` if it can."""
@@ -173,41 +177,91 @@ class AnimationRequest:
     motion: Path
     output: Path
     # torch takes no other seeds.
-    seed: int = _setting(1, "sampling", "seed of the initial noise", low=-(2**63), high=2**64 - 1)
-    preset: Preset = _setting("exact", "sampling", "trade likeness for speed", choices=PRESETS)
+    seed: int = _setting(
+        1,
+        "sampling",
+        "seed of the initial noise",
+        low=-(2**63),
+        high=2**64 - 1,
+        page="main",
+        span=(0, 2**31 - 1),
+    )
+    preset: Preset = _setting("exact", "sampling", "trade likeness for speed", choices=PRESETS, page="main")
     num_inference_steps: int | None = _setting(
-        None, "sampling", "denoising steps (default: the checkpoint's)", flag="--steps", low=1, high=1000
+        None,
+        "sampling",
+        "denoising steps (default: the checkpoint's)",
+        flag="--steps",
+        low=1,
+        high=1000,
+        page="advanced",
+        span=(1, 100),
     )
     guidance_scale: float | None = _setting(
-        None, "sampling", "guidance scale, 1 for no guidance (default: the checkpoint's)", flag="--guidance"
+        None,
+        "sampling",
+        "guidance scale, 1 for no guidance (default: the checkpoint's)",
+        flag="--guidance",
+        page="advanced",
     )
-    width: int | None = _setting(None, low=SIDE_MULTIPLE, multiple=SIDE_MULTIPLE)
-    height: int | None = _setting(None, low=SIDE_MULTIPLE, multiple=SIDE_MULTIPLE)
+    width: int | None = _setting(
+        None, low=SIDE_MULTIPLE, multiple=SIDE_MULTIPLE, page="advanced", span=(SIDE_MULTIPLE, 4096)
+    )
+    height: int | None = _setting(
+        None, low=SIDE_MULTIPLE, multiple=SIDE_MULTIPLE, page="advanced", span=(SIDE_MULTIPLE, 4096)
+    )
     fit: Fit = _setting(
         "auto",
         "media",
         "crop fills the picture, pad shows everything, auto crops if that keeps the people in sight and pads "
         "otherwise, stretch distorts, as published",
         choices=FITS,
+        page="advanced",
     )
-    start: float = _setting(0.0, "media", "start of the part of the clip to use", metavar="SECONDS")
-    end: float | None = _setting(None, "media", "end of the part of the clip to use", metavar="SECONDS")
-    stride: int = _setting(1, "media", "use every n-th frame", low=1, high=_LONGEST_STRIDE)
-    fps: float | None = _setting(None, "media", "resample the clip to this frame rate")
-    prompt: str = _setting("", "sampling", "text; needs a checkpoint with a text encoder")
-    negative_prompt: str = _setting("", "sampling", "text to avoid")
+    start: float = _setting(
+        0.0,
+        "media",
+        "start of the part of the clip to use",
+        metavar="SECONDS",
+        page="motion",
+        span=(0, 86400),
+    )
+    end: float | None = _setting(
+        None, "media", "end of the part of the clip to use", metavar="SECONDS", page="motion", span=(0, 86400)
+    )
+    stride: int = _setting(
+        1, "media", "use every n-th frame", low=1, high=_LONGEST_STRIDE, page="expert", span=(1, 1000)
+    )
+    fps: float | None = _setting(
+        None, "media", "resample the clip to this frame rate", page="expert", span=(0, 1000)
+    )
+    prompt: str = _setting("", "sampling", "text; needs a checkpoint with a text encoder", page="expert")
+    negative_prompt: str = _setting("", "sampling", "text to avoid", page="expert")
     fusion: Fusion | None = _setting(
-        None, "sampling", "blocks that look at the photo (default: the checkpoint's)", choices=FUSIONS
+        None,
+        "sampling",
+        "blocks that look at the photo (default: the checkpoint's)",
+        choices=FUSIONS,
+        page="expert",
     )
     windows: WindowMode = _setting(
         "open",
         "sampling",
         "how windows cover a long clip: open, or ring (end joined to start) as published",
         choices=WINDOW_MODES,
+        page="expert",
     )
-    window_size: int = _setting(16, "sampling", "frames per context window", low=1)
+    window_size: int = _setting(
+        16, "sampling", "frames per context window", low=1, page="expert", span=(1, 24)
+    )
     window_overlap: int = _setting(
-        4, "sampling", "frames that neighbouring windows share", flag="--overlap", low=0
+        4,
+        "sampling",
+        "frames that neighbouring windows share",
+        flag="--overlap",
+        low=0,
+        page="expert",
+        span=(0, 23),
     )
     window_stride: int = _setting(
         1,
@@ -216,9 +270,14 @@ class AnimationRequest:
         low=1,
         high=_LONGEST_STRIDE,
     )
-    window_offset: bool = _setting(False, "sampling", "shift the windows from step to step")
+    window_offset: bool = _setting(False, "sampling", "shift the windows from step to step", page="expert")
     controlnet_conditioning_scale: float = _setting(
-        1.0, "sampling", "strength of the motion (ControlNet)", flag="--control-scale"
+        1.0,
+        "sampling",
+        "strength of the motion (ControlNet)",
+        flag="--control-scale",
+        page="advanced",
+        span=(0, 2),
     )
     reference_strength: float = _setting(
         1.0,
@@ -227,9 +286,13 @@ class AnimationRequest:
         metavar="S",
         low=0,
         high=LARGEST_REFERENCE_STRENGTH,
+        page="advanced",
     )
     scheduler: str | None = _setting(
-        None, "sampling", "a diffusers scheduler, e.g. UniPCMultistepScheduler (default: the checkpoint's)"
+        None,
+        "sampling",
+        "a diffusers scheduler, e.g. UniPCMultistepScheduler (default: the checkpoint's)",
+        page="expert",
     )
     guidance_start: float | None = _setting(
         None, "sampling", "apply guidance from this share of the steps on, 0 to 1", metavar="SHARE"
@@ -251,6 +314,7 @@ class AnimationRequest:
         "sampling",
         "a second look at small faces (and hands), enlarged: finer, and takes as long again for each person",
         choices=DETAILS,
+        page="advanced",
     )
     detail_strength: float = _setting(
         0.45, "sampling", "how far the second look may depart from the first", low=0.05, high=1
@@ -265,11 +329,13 @@ class AnimationRequest:
         metavar="FRAMES",
         low=0,
         high=1000,
+        page="advanced",
+        span=(0, 50),
     )
     preview_every: int = _setting(0, low=0)
-    sound: bool = _setting(False, "media", "copy the clip's sound into the result")
+    sound: bool = _setting(False, "media", "copy the clip's sound into the result", page="advanced")
     side_by_side: bool = _setting(
-        False, "media", "also write a video of photo, motion and result side by side"
+        False, "media", "also write a video of photo, motion and result side by side", page="advanced"
     )
     keypoints: Path | None = _setting(
         None,
@@ -301,9 +367,14 @@ class AnimationRequest:
         "media",
         "do not sign the result with content credentials, which say that it is AI-generated",
         flag="--no-credentials",
+        page="advanced",
     )
     check_motion: bool = _setting(
-        True, "media", "accept a clip that does not look like a DensePose map", flag="--no-check"
+        True,
+        "media",
+        "accept a clip that does not look like a DensePose map",
+        flag="--no-check",
+        page="expert",
     )
     overwrite: bool = _setting(
         False,

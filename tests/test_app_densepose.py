@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from magicanimate.errors import Cancelled
 from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import BACKGROUND
-from magicanimate.webui.animate.clip_look import look
+from magicanimate.webui.animate.clip_look import look, nearest_start
 from magicanimate.webui.animate.motion_panel import motion_of
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.jobs.polling import ViewState
@@ -202,3 +203,39 @@ def test_a_visitor_has_an_animation_and_a_clip_in_work(service, tmp_path, output
     assert end_of(service.queue, job).state == "done"
     with pytest.raises(Cancelled):
         list(service.make_motion("me/densepose", write_dance(tmp_path / "dance.mp4", 5), MotionConfig()))
+
+
+def test_a_page_that_is_opened_again_makes_no_second_file(service, tmp_path, output):
+    """Every retry after a reload left dance_densepose_2, _3, ... beside the first."""
+    clip, config = write_dance(tmp_path / "dance.mp4", 6), MotionConfig()
+    *_, first = service.make_motion("before", clip, config)
+    *_, second = service.make_motion("after a reload", clip, config)
+    assert second.extraction.video == first.extraction.video
+    assert [path.name for path in output.glob("*.mp4")] == ["dance_densepose.mp4"]
+
+
+def test_a_dance_goes_on_where_another_ended(page, tmp_path):
+    """The same photo and settings; the clip goes on, or the next one begins at the nearest pose."""
+    frames = list(part_maps(20))
+    first, second = tmp_path / "first.mp4", tmp_path / "second.mp4"
+    for path, shown in ((first, frames[:8]), (second, [frames[0]] * 4 + frames[7:])):
+        with VideoWriter(path, width=96, height=96, fps=10, lossless=True) as out:
+            for frame in shown:
+                out.write(frame)
+    assert nearest_start(second, first) == pytest.approx(0.4, abs=0.11)
+    photo = str(write_photo(tmp_path / "me.png"))
+    controls, tabs = page.controls, gr.Tabs()
+    made = animated(page, photo=photo, motion=str(first), end=0.4, num_inference_steps=1, seed=5)
+    told = page.use_again._extend(tabs, made["output"])
+    assert (told[controls["start"]], told[controls["end"]], told[controls["seed"]]) == (0.4, 0.0, 5)
+    assert (
+        Path(told[controls["motion"]]).name == "first.mp4"
+        and "goes on" in told[page.use_again.notice]["value"]
+    )
+
+    made = animated(page, photo=photo, motion=str(first), num_inference_steps=1)
+    told = page.use_again._extend(tabs, made["output"])
+    assert told[controls["motion"]] is None and Path(told[controls["photo"]]).name == "me.png"
+    *_, told = page.panel._examine(str(second), {}, told[page.panel.after])
+    assert told[controls["start"]] == pytest.approx(0.4, abs=0.11) and told[page.panel.after] is None
+    assert "last pose" in told[page.panel.line]["value"]

@@ -13,6 +13,7 @@ from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
+from magicanimate.webui.animate.check_card import card
 from magicanimate.webui.animate.eta import Work, estimate, is_known, seconds_after_denoising
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, _on_builds
 from magicanimate.webui.animate.form_values import form_settings, request_of
@@ -174,17 +175,16 @@ def test_a_person_is_looked_for(values, tmp_path, segmenter):
     assert "not searched for people" in said(found, "note")
 
 
-def test_before_the_networks_are_loaded_nothing_else_is(values, tmp_path, segmenter, monkeypatch):
-    monkeypatch.setattr("magicanimate.webui.animate.forecast._PATIENCE", 0.3)
+def test_before_the_networks_are_loaded_nothing_else_is(values, tmp_path, segmenter):
     forecaster = Forecaster(
         MINI, tmp_path, bodies=PersonDetector(segmenter), device=lambda: None, ready=lambda: False
     )
     *_, last = forecaster.looks(values)
-    assert "looked at once the model is loaded" in said(last, "note") and last.motion is not None
-    answers = iter([False, False, True, True, True])
-    forecaster.ready = lambda: next(answers)
+    assert last.loading and not last.complete and last.motion is not None
+    assert "loading the model" in last.headline() and "data-loading" in card(last)  # which looks again
+    forecaster.ready = lambda: True
     *_, last = forecaster.looks(values)
-    assert "looked at once" not in said(last, "note")
+    assert last.complete and not last.loading and "loading" not in last.headline() + card(last)
 
 
 def test_people_are_counted_by_their_heads():

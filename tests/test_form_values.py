@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from magicanimate.webui.animate.form_values import (
     size_choices,
     size_of,
 )
+from tests.conftest import ROOT
 from tests.inputs import write_motion
 
 MINI = ModelDefaults("mini", 128, 128, 4, 1.0)
@@ -107,3 +111,63 @@ def test_several_seeds_make_as_many_requests(tmp_path):
     assert {request.output.parent for request in several} == {tmp_path}
     with pytest.raises(InputError, match="Add a dance video"):
         requests_of(values(motion=None), tmp_path)
+
+
+ADDED = """    grain: float = _setting(
+        0.0, "sampling", "strength of the film grain", low=0, high=1, page="advanced"
+    )
+"""
+EVERYWHERE = """
+from pathlib import Path
+import gradio as gr
+from magicanimate.animator import ModelDefaults
+from magicanimate.cli.main import build_parser
+from magicanimate.config import AnimationRequest
+from magicanimate.errors import InputError
+from magicanimate.request_checks import check_request
+from magicanimate.webui.animate.form import advanced_settings
+from magicanimate.webui.animate.form_values import check_values, form_settings, request_of
+from magicanimate.webui.api import api_request
+from magicanimate.webui.texts import labels
+
+defaults = ModelDefaults("mini", 128, 128, 4, 1.0)
+words = ["animate", "me.png", "dance.mp4", "--grain", "0.5"]
+assert build_parser().parse_args(words).grain == 0.5
+with gr.Blocks():
+    slider = advanced_settings(defaults)["grain"]
+assert (slider.label, slider.info) == ("Grain", "Strength of the film grain") and slider.maximum == 1
+assert labels()["grain"] == "Grain"
+values = {name: each.default for name, each in form_settings(defaults).items()} | {"grain": 0.25}
+check_values(values, defaults)
+assert request_of(values | {"photo": "me.png", "motion": "dance.mp4"}, Path("out")).grain == 0.25
+asked = {"defaults": defaults, "output": Path("out")}
+assert api_request("me.png", "dance.mp4", {"grain": 0.75}, **asked).grain == 0.75
+for refused in (
+    lambda: check_values({**values, "grain": 2.0}, defaults),
+    lambda: api_request("me.png", "dance.mp4", {"grain": 2.0}, **asked),
+    lambda: check_request(AnimationRequest(Path("me.png"), Path("dance.mp4"), Path("out"), grain=2.0)),
+):
+    try:
+        refused()
+    except InputError as error:
+        assert "rain" in str(error), error
+    else:
+        raise AssertionError("2 is too much")
+"""
+
+
+def test_a_setting_is_declared_in_one_place(tmp_path):
+    """A line in the table, and command line, page, endpoint and checks have the setting."""
+    for package in ("magicanimate", "densepose_tools"):
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors")
+        )
+    config = tmp_path / "magicanimate" / "config.py"
+    text = config.read_text(encoding="utf-8")
+    assert text.count("    preview_every: int") == 1
+    text = text.replace("    preview_every: int", f"{ADDED}    preview_every: int")
+    config.write_text(text, encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-c", EVERYWHERE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -15,6 +15,7 @@ from magicanimate.webui.models.fetching import ModelFetch
 from magicanimate.webui.models.tab import ModelsTab
 from magicanimate.webui.motion_tools.tab import DensePoseTab
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 from magicanimate.webui.training.tab import TrainTab
 
 _HELP = STATIC / "help.md"
@@ -50,30 +51,32 @@ class Page:
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:
             with gr.Row(elem_id="top", equal_height=True):
-                gr.HTML(views.TITLE, padding=False, min_width=300)
+                gr.HTML(views.title(), padding=False, min_width=300)
                 badge = gr.HTML(
                     padding=False, elem_id="checkpoint", min_width=300, js_on_load=views.BADGE_ON_LOAD
                 )
             with gr.Tabs(elem_id="tabs") as self.tabs:
-                with gr.Tab("Animate", id="animate"):
+                with gr.Tab(tr("Animate"), id="animate"):
                     self.animate = AnimateTab(service, examples, badge)
-                with gr.Tab("Gallery", id="gallery") as gallery_tab:
+                with gr.Tab(tr("Gallery"), id="gallery") as gallery_tab:
                     self.gallery = GalleryTab(service, gallery_tab)
-                with gr.Tab("Motion tools", id="densepose"):
+                with gr.Tab(tr("Motion tools"), id="densepose"):
                     self.densepose = DensePoseTab(service)
                 if training:
-                    with gr.Tab("Models", id="models") as models_tab:
+                    with gr.Tab(tr("Models"), id="models") as models_tab:
                         self.models = ModelsTab(service, self.fetch)
-                    with gr.Tab("Train", id="train") as train_tab:
+                    with gr.Tab(tr("Train"), id="train") as train_tab:
                         train = TrainTab(service)
-                with gr.Tab("Help", id="help"):
+                with gr.Tab(tr("Help"), id="help"):
                     gr.Markdown(_HELP.read_text(encoding="utf-8"), elem_id="help")
             AnimateEndpoint(service)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
             self.densepose.connect(self.animate.panel, self.tabs)
             running, gallery = self.animate.running, self.gallery
             gallery.connect(running)
-            self.animate.use_again.connect(running, running.result, gallery.result, tabs=self.tabs)
+            self.animate.use_again.connect(
+                running, running.result, gallery.result, tabs=self.tabs, motion=self.animate.panel
+            )
             if training:
                 self.models.connect(self.animate, self.tabs, models_tab)
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)

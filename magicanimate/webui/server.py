@@ -26,6 +26,7 @@ from magicanimate.importing import import_diffusers, without_collection
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.terminal import exit_status, stop_on_interrupt
+from magicanimate.webui import texts
 from magicanimate.webui.scratch import FOLDER_VARIABLE, Scratch
 from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
 
@@ -90,6 +91,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-browser",
         action="store_true",
         help="do not open the page in a browser (on a desktop it is opened)",
+    )
+    parser.add_argument(
+        "--lang",
+        choices=texts.LANGUAGES,
+        default="en",
+        help="language of the page (default: %(default)s, English)",
     )
     _add_access(parser)
     parser.add_argument("--version", action="version", version=f"MagicAnimate {__version__}")
@@ -177,6 +184,7 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
     except OSError as error:
         raise InputError(f"The folder {output} cannot be made ({error.strerror}); choose another.") from error
     shared = args.share or bool(accounts) or not is_loopback(args.host)
+    texts.use(args.lang)
     with without_collection():
         from magicanimate.webui.page import Page, find_examples
         from magicanimate.webui.service import AnimationService
@@ -251,7 +259,7 @@ def launch(
         auth=Login(accounts).admits if accounts else None,
         theme=theme.make(),
         css_paths=[views.STYLE, player.RESULTS_STYLE],
-        head=player.head(),
+        head=f"<script>document.documentElement.lang = {args.lang!r};</script>{player.head()}",
         allowed_paths=[str(page.service.output), str(EXAMPLES)],
         blocked_paths=[str(page.service.queue.folder)],
         max_file_size=MediaLimits().max_file_bytes,

@@ -42,12 +42,14 @@ from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.motion_steps import sweep, take_steps
 from magicanimate.webui.jobs.queue import JobQueue
 from magicanimate.webui.scratch import PER_VISITOR, room_in_all, temporary_folder
+from magicanimate.webui.texts import tr
 
 log = logging.getLogger(__name__)
 
 # Of the released weights, for the page before they are fetched.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
 _UPDATES_EVERY = 0.2  # seconds between updates of the page
+_MOST_MADE = 100  # motion clips that are remembered
 
 Result = TypeVar("Result")
 
@@ -107,6 +109,7 @@ class AnimationService:
         self._unloaded = self.was_ready = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
         self._stops: dict[str, threading.Event] = {}
+        self._made: dict[Path, MadeMotion] = {}  # the last motion clip of each video
         self._loading: Progress | None = None
         self._closed = threading.Event()
         self._library = Library(output)
@@ -292,14 +295,14 @@ class AnimationService:
             InputError: nothing can convert it; the message says what to do.
         """
         if kind == "recolourable":
-            return "The colours of this motion clip are off. They will be corrected first."
+            return tr("The colours of this motion clip are off. They will be corrected first.")
         found = self.forecast()
-        text = "This is an ordinary video. It will be converted first."
+        text = tr("This is an ordinary video. It will be converted first.")
         if found.bytes_to_fetch:
             size = human_bytes(found.bytes_to_fetch)
-            text += f" One-time download, {size}. Offline, a simpler detector is used."
+            text += " " + tr("One-time download, {size}. Offline, a simpler detector is used.", size=size)
         elif found.engine == "mini":
-            text += " A simple built-in detector is used."
+            text += " " + tr("A simple built-in detector is used.")
         return text
 
     def conversion_begins(self) -> str:
@@ -308,7 +311,9 @@ class AnimationService:
             size = self.forecast().bytes_to_fetch
         except InputError:  # which the work itself says
             size = 0
-        return f"Downloading the detector, {human_bytes(size)}, once…" if size else "Starting…"
+        return (
+            tr("Downloading the detector, {size}, once…", size=human_bytes(size)) if size else tr("Starting…")
+        )
 
     def played(self, picture: str) -> Path:
         """A video of an animated picture, which browsers play in no player; it goes with the program.
@@ -329,7 +334,8 @@ class AnimationService:
             InputError: as `densepose_tools.one_click.make_motion`.
             Cancelled: stopped by `cancel`; the same again goes on from there.
         """
-        again = earlier is not None and earlier.clip == clip and earlier.config.same(config)
+        earlier = earlier if earlier is not None and earlier.clip == clip else self._made.get(clip)
+        again = earlier is not None and earlier.config.same(config)
         if again and earlier.extraction.video.is_file():  # nothing would come of it but a file with a number
             yield earlier
             return
@@ -345,7 +351,12 @@ class AnimationService:
 
         def in_turn(on_progress: OnProgress, should_stop: ShouldStop) -> MadeMotion:
             with self._turn(on_progress, should_stop):
-                return work(on_progress=on_progress, should_stop=should_stop)
+                made = work(on_progress=on_progress, should_stop=should_stop)
+            # A page that is opened again has forgotten it, and would make the same file under another number.
+            self._made[clip] = made
+            while len(self._made) > _MOST_MADE:
+                del self._made[next(iter(self._made))]
+            return made
 
         yield from self._run(visitor, in_turn)
 

@@ -17,20 +17,23 @@ from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.thumbnails import encode_webp
 from magicanimate.webui.jobs.polling import PlacedJob
+from magicanimate.webui.texts import tr
 
 if TYPE_CHECKING:
     from densepose_tools.one_click import MadeMotion
 
 STYLE = STATIC / "style.css"
 
-TITLE = """
-<header class="ma-title">
-  <h1>MagicAnimate</h1>
-  <p>Make the person in your photo dance. Add a photo and a dance video.</p>
-</header>
-"""
 
-CONSENT = '<p class="ma-caption">A photo of a real person? Animate it only if that person agrees.</p>'
+def title() -> str:
+    """The head of the page."""
+    text = tr("Make the person in your photo dance. Add a photo and a dance video.")
+    return f'<header class="ma-title"><h1>MagicAnimate</h1><p>{text}</p></header>'
+
+
+def caption(text: str) -> str:
+    """A quiet line."""
+    return f'<p class="ma-caption">{text}</p>'
 
 
 # Tells Python that somebody wants to see the models.
@@ -54,14 +57,14 @@ def model_badge(
     """
     size = f"{defaults.width} × {defaults.height}"
     if trial is not None:
-        name, text = f"Your own model “{trial.name}”", size
-        button = "Other models"
+        name, text = tr("Your own model “{name}”", name=trial.name), size
+        button = tr("Other models")
     elif defaults.kind == "mini":
-        name, text = "Mini model", f"{size}, keeps colours and poses, not faces"
-        button = "Use the full model" if full_here else "Get the full model (11 GB)"
+        name, text = tr("Mini model"), tr("{size}, keeps colours and poses, not faces", size=size)
+        button = tr("Use the full model") if full_here else tr("Get the full model (11 GB)")
     else:
-        name, text = f"{defaults.kind.capitalize()} model", size
-        button = "Other models"
+        name, text = tr("Full model") if defaults.kind == "full" else defaults.kind.capitalize(), size
+        button = tr("Other models")
     action = f'<button type="button" class="ma-small" data-models>{button}</button>' if choosing else ""
     return (
         f'<div class="ma-badge" data-model="{html.escape(str(trial or defaults.kind))}"><span>'
@@ -96,17 +99,17 @@ def progress_bar(progress: Progress, *, tells: bool = False) -> str:
     """
     total = max(progress.total, 1)
     percent = min(100, round(100 * progress.step / total))
-    stage = _STAGES.get(progress.stage) or STAGES.get(progress.stage, progress.stage).capitalize()
+    stage = tr(_STAGES.get(progress.stage) or STAGES.get(progress.stage, progress.stage).capitalize())
     if total == 1:
         count = ""
     elif progress.stage in STAGES_IN_BYTES:
-        count = f"{human_bytes(progress.step)} of {human_bytes(total)}"
+        count = tr("{done} of {total}", done=human_bytes(progress.step), total=human_bytes(total))
     elif progress.denoising_step:
         step, steps = progress.denoising_step
-        count = f"step {step} of {steps}"
+        count = tr("step {step} of {steps}", step=step, steps=steps)
     else:
-        count = f"{progress.step} of {total}"
-    details = " · ".join(text for text in (count, time_left(progress.seconds_left)) if text)
+        count = tr("{done} of {total}", done=progress.step, total=total)
+    details = " · ".join(text for text in (count, _left(progress.seconds_left)) if text)
     note = message(progress.note) if progress.note else ""
     notify = (
         ""
@@ -124,6 +127,10 @@ def progress_bar(progress: Progress, *, tells: bool = False) -> str:
     )
 
 
+def _left(seconds: float | None) -> str:
+    return tr("{time} left", time=time_left(seconds).removesuffix(" left")) if seconds is not None else ""
+
+
 def message(text: str, *, kind: str = "info") -> str:
     """One sentence in a box; ``kind`` is "info", "done" or "error"."""
     role = "alert" if kind == "error" else "status"
@@ -134,25 +141,30 @@ def job_status(placed: PlacedJob) -> str:
     """How far a job is, or what has come of it."""
     job = placed.job
     if job.state == "running":
-        return progress_bar(job.progress, tells=True) if job.progress else message("Starting…")
+        return progress_bar(job.progress, tells=True) if job.progress else message(tr("Starting…"))
     if job.state == "waiting":
-        others = "1 job" if placed.before == 1 else f"{placed.before} jobs"
-        return message(f"Waiting for {others} before this one." if placed.before else "Starting…")
+        if not placed.before:
+            return message(tr("Starting…"))
+        text = "Waiting for {count} job before this one.|Waiting for {count} jobs before this one."
+        return message(tr(text, count=placed.before))
     if job.state == "done":
-        return message(job.summary or "Done.", kind="done")
+        return message(job.summary or tr("Done."), kind="done")
     if job.state == "failed":
         return message(job.error, kind="error")
     if job.state == "interrupted":
-        return message("This job was interrupted. Resume it below.")
+        return message(tr("This job was interrupted. Resume it below."))
     if not job.results:
-        return message("Cancelled.")
-    return message(f"Cancelled. The last preview is kept as {Path(job.results[0]).name}.")
+        return message(tr("Cancelled."))
+    return message(tr("Cancelled. The last preview is kept as {name}.", name=Path(job.results[0]).name))
 
 
 def unloaded_note(minutes: float) -> str:
     """Why the next animation begins a little later."""
-    idle = "1 minute" if minutes == 1 else f"{minutes:g} minutes"
-    text = f"The model was unloaded after {idle}; the next video starts a little later."
+    text = tr(
+        "The model was unloaded after {count} minute; the next video starts a little later."
+        "|The model was unloaded after {count} minutes; the next video starts a little later.",
+        count=int(minutes) if minutes == int(minutes) else minutes,
+    )
     return f'<p class="ma-caption">{text}</p>'
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from densepose_tools.photo_people import measures
+from magicanimate.webui.texts import tr
 
 _LEGS = {"thighs": (7, 8, 9, 10), "lower legs": (11, 12, 13, 14), "feet": (5, 6)}
 
@@ -45,22 +46,22 @@ class Comparison:
 
     def sentence_on_builds(self) -> str:
         """How the dancer's build differs; empty if it does not."""
-        differs = []
+        size = breadth = ""
+        percent = 0
         if self.size is not None and max(self.size, 1 / self.size) >= _SIZE_MISMATCH:
-            percent = abs(1 / self.size - 1)
-            differs.append(
-                f"about {percent:.0%} {'smaller' if self.size > 1 else 'larger'}".replace("%", " %")
-            )
+            percent = round(100 * abs(1 / self.size - 1))
+            size = "about {percent} % smaller" if self.size > 1 else "about {percent} % larger"
         if self.breadth is not None and max(self.breadth, 1 / self.breadth) >= _BREADTH_MISMATCH:
-            differs.append("narrower" if self.breadth > 1 else "broader")
-        return f"The dancer is {' and '.join(differs)} than your person." if differs else ""
+            breadth = "narrower" if self.breadth > 1 else "broader"
+        how = " and ".join(filter(None, (size, breadth)))
+        return tr(f"The dancer is {how} than your person.", percent=percent) if how else ""
 
     def sentence_on_unseen(self) -> str:
         """Which parts of the body will be made up; empty if none."""
         if not self.unseen:
             return ""
-        names = " and ".join(filter(None, (", ".join(self.unseen[:-1]), self.unseen[-1])))
-        return f"The dance shows {names}, your photo does not: they will be made up."
+        names = ", ".join(map(tr, self.unseen))
+        return tr("The dance shows what your photo does not: {parts}. They will be made up.", parts=names)
 
 
 def is_cut_off(maps: Sequence[np.ndarray]) -> bool:

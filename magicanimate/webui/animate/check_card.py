@@ -24,6 +24,7 @@ from magicanimate.webui.animate.form_values import OWN, form_settings
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 
 _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}
@@ -37,11 +38,15 @@ element.addEventListener("click", (event) => {
   if (button) trigger("click", { mends: button.dataset.mends });
 });
 element.addEventListener("toggle", (event) => { open = event.target.open; }, true);
-watch("value", () => { const card = element.querySelector("details"); if (card) card.open = open; });
+let again = null;
+watch("value", () => {
+  const card = element.querySelector("details");
+  if (card) card.open = open;
+  // As long as the networks are being loaded not everything is known.
+  clearTimeout(again);
+  if (card?.dataset.loading) again = setTimeout(() => trigger("select"), 1500);
+});
 """
-
-
-_FIRST = '<p class="ma-caption">Looking at photo and video…</p>'
 
 
 class CheckCard:
@@ -56,7 +61,12 @@ class CheckCard:
     def __init__(self, service: AnimationService, controls: Controls, panel: MotionPanel):
         self.service, self.controls, self.panel = service, controls, panel
         self.bodies = PersonDetector.at_hand()
-        self.card = gr.HTML(_FIRST, padding=False, elem_id="check", js_on_load=_ON_LOAD)
+        self.card = gr.HTML(
+            views.caption(tr("Looking at photo and video")),
+            padding=False,
+            elem_id="check",
+            js_on_load=_ON_LOAD,
+        )
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
@@ -64,12 +74,12 @@ class CheckCard:
         changes = [each.change for each in (*matters, self.panel.made, self.panel.joined)]
         opened = gr.context.Context.root_block.load
         gr.on(
-            [opened, *changes],
+            [opened, self.card.select, *changes],
             self._look,
             {*self.controls.values(), *self.panel.inputs},
             self.card,
             trigger_mode="always_last",
-            concurrency_limit=2,
+            concurrency_limit=4,
             api_visibility="private",
             show_progress="hidden",
         )
@@ -93,9 +103,10 @@ class CheckCard:
     def _look(self, data: dict) -> Iterator[Any]:
         """Look at what is in the form, showing more and more."""
         values = self.panel.values_of(data)
-        missing = [what for name, what in _NEEDED.items() if not values[name]]
+        missing = [name for name in _MISSING if not values[name]]
         if missing:
-            yield f'<p class="ma-caption">Add {" and ".join(missing)}, or choose an example.</p>'
+            both = "Add a photo and a dance video, or choose an example."
+            yield views.caption(tr(both if len(missing) > 1 else _MISSING[missing[0]]))
             return
         forecaster = Forecaster(
             self.service.defaults(),  # of the checkpoint that is used now
@@ -111,7 +122,10 @@ class CheckCard:
             yield card(forecast)
 
 
-_NEEDED = {"photo": "a photo", "motion": "a dance video"}
+_MISSING = {
+    "photo": "Add a photo, or choose an example.",
+    "motion": "Add a dance video, or choose an example.",
+}
 _MATTERS_NOT = ("seed", "random_seed", "side_by_side", "sound", "credentials", "prompt", "negative_prompt")
 """Settings that change nothing of what is foretold."""
 
@@ -120,7 +134,10 @@ def card(forecast: Forecast) -> str:
     """The line, and what unfolds under it."""
     pictures = "".join(
         f"<figure>{_picture(pixels, label)}<figcaption>{label}</figcaption></figure>"
-        for pixels, label in ((forecast.photo, "photo as used"), (forecast.motion, "dance as used"))
+        for pixels, label in (
+            (forecast.photo, tr("photo as used")),
+            (forecast.motion, tr("dance as used")),
+        )
         if pixels is not None
     )
     order = ("error", "warning", "note", "good")
@@ -129,9 +146,10 @@ def card(forecast: Forecast) -> str:
     waiting = "" if forecast.complete else '<span class="ma-waiting" aria-hidden="true"> …</span>'
     role = ' role="alert"' if worst == "error" else ""
     return (
-        f'<details class="ma-check ma-worst-{worst}" aria-busy="{str(not forecast.complete).lower()}">'
+        f'<details class="ma-check ma-worst-{worst}" aria-busy="{str(not forecast.complete).lower()}"'
+        f"{' data-loading=yes' if forecast.loading else ''}>"
         f"<summary><span{role}>{html.escape(forecast.headline())}</span>{waiting}</summary>"
-        '<div class="ma-check-more" tabindex="0" role="group" aria-label="What to expect">'
+        f'<div class="ma-check-more" tabindex="0" role="group" aria-label="{tr("What to expect")}">'
         f'<div class="ma-check-pictures">{pictures}</div>'
         f"<ul>{lines}</ul></div></details>"
     )
@@ -148,7 +166,7 @@ def _line(remark: Remark) -> str:
         text = html.escape(remark.button)
         button = f' <button type="button" class="ma-small" data-mends="{remark.mends}">{text}</button>'
     return (
-        f'<li class="ma-is-{remark.level}"><span aria-label="{_SPOKEN[remark.level]}" role="img">'
+        f'<li class="ma-is-{remark.level}"><span aria-label="{tr(_SPOKEN[remark.level])}" role="img">'
         f"{_MARKS[remark.level]}</span><div>{html.escape(remark.text)}{button}</div></li>"
     )
 

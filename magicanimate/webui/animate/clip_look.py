@@ -24,6 +24,7 @@ from magicanimate.media.densepose_check import Kind, MotionReport, check_densepo
 from magicanimate.media.fit import Box, MotionFit, fit_photo, frame_box, plan_motion_fit
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
+from magicanimate.palette import nearest_labels
 
 _PIXELS = 60_000_000
 """Of a clip's frames that are decoded: about 230 frames of 512 x 512, a fraction of a second."""
@@ -151,6 +152,7 @@ ANIMATED_PICTURES = (".gif", ".png", ".apng", ".webp", ".avif", ".jxl")
 """Suffixes of clips that no browser plays as a video; the page's ``keys.js`` knows them, too."""
 
 _FRAMES, _HEIGHT = 10, 56  # of the row, in pixels
+_POSES, _MOST_POSES = 12.5, 1000  # poses a second that are compared, and how many at most
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,42 @@ def last_frame(video: Path, folder: Path) -> Path:
     path = folder / f"{video.stem}_last.png"
     Image.fromarray(frame).save(path)
     return path
+
+
+def nearest_start(clip: Path, after: Path) -> float | None:
+    """Where in a part map the pose is nearest to the one that another part map ends with.
+
+    Only the first half is searched, so that enough of the dance is left.
+
+    Args:
+        clip: the dance that comes next.
+        after: the dance before.
+
+    Returns:
+        the second; ``None`` if one of them is no part map.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    if any(examine(each).kind != "ready" for each in (clip, after)):
+        return None
+    (last,) = deque(open_motion(after).frames(), maxlen=1)
+    wanted = _coarse(last)
+    dance = open_motion(clip)
+    dance = open_motion(clip, fps=min(dance.fps, _POSES))
+    count = max(1, (dance.num_frames_estimate or 1) // 2)
+    likeness = []
+    for frame in islice(dance.frames(), min(count, _MOST_POSES)):
+        labels = _coarse(frame)
+        body = (labels > 0) | (wanted > 0)
+        likeness.append(float((labels == wanted)[body].mean()) if body.any() else 0.0)
+    return int(np.argmax(likeness)) / dance.fps
+
+
+def _coarse(frame: np.ndarray) -> np.ndarray:
+    """Part labels of a frame, uint8 (64, 64)."""
+    small = Image.fromarray(frame).resize((64, 64), Image.Resampling.NEAREST)
+    return nearest_labels(np.asarray(small))[0]
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from magicanimate.webui import views
 from magicanimate.webui.gallery.player import file_url
+from magicanimate.webui.texts import tr
 
 # Tells Python which example was chosen; its video plays while the pointer or the focus is on it.
 ON_LOAD = """
@@ -26,6 +28,9 @@ const play = (event, on) => {
 for (const name of ["pointerover", "focusin"]) element.addEventListener(name, (event) => play(event, true));
 for (const name of ["pointerout", "focusout"]) element.addEventListener(name, (event) => play(event, false));
 """
+
+
+_INVITATION = "A finished example. Press Animate to make it yourself, or add a photo and a dance of your own."
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,11 @@ class Example:
 def example_list(examples: Sequence[Example]) -> str:
     """The examples as buttons."""
     buttons = "".join(
-        f'<button type="button" data-index="{index}" aria-label="Example: {html.escape(each.name)}" '
+        f'<button type="button" data-index="{index}" aria-label="{tr("Example")}: {html.escape(each.name)}" '
         f'title="{html.escape(each.name)}"><img alt="" src="{_url(each.photo)}">{_video(each)}</button>'
         for index, each in enumerate(examples)
     )
-    return f'<div class="ma-examples"><span>Examples</span>{buttons}</div>'
+    return f'<div class="ma-examples"><span>{tr("Examples")}</span>{buttons}</div>'
 
 
 def stage_of(examples: Sequence[Example]) -> str:
@@ -68,11 +73,11 @@ def stage_of(examples: Sequence[Example]) -> str:
         if each.result is not None:
             return (
                 f'<figure class="ma-example"><video src="{_url(each.result)}" autoplay loop muted '
-                'playsinline aria-label="A finished example"></video><figcaption>A finished example. Press '
-                "Animate to make it yourself, or add a photo and a dance of your own."
+                f'playsinline aria-label="{tr("A finished example")}"></video><figcaption>'
+                f"{tr(_INVITATION)}"
                 "</figcaption></figure>"
             )
-    return '<p class="ma-caption">Your video will appear here.</p>'
+    return views.caption(tr("Your video will appear here."))
 
 
 def _video(example: Example) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,11 +23,9 @@ from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, estimate
 from magicanimate.webui.animate.form_values import check_values, request_of
+from magicanimate.webui.texts import tr
 
 Level = Literal["good", "note", "warning", "error"]
-
-_PATIENCE, _LOOK_AGAIN = 30.0, 0.2
-"""Seconds: so long it is waited for networks that are being loaded, and how often it is looked."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,7 @@ class Forecast:
         length: of the result in seconds, where the clip can be read.
         takes: how long making it takes, such as "about 11 s"; empty while that is not known.
         complete: whether everything was looked at.
+        loading: whether the rest has to wait for the networks: look again in a moment.
     """
 
     photo: np.ndarray | None = None
@@ -71,6 +69,7 @@ class Forecast:
     length: float | None = None
     takes: str = ""
     complete: bool = False
+    loading: bool = False
 
     def and_then(self, *remarks: Remark) -> Forecast:
         return replace(self, remarks=(*self.remarks, *remarks))
@@ -82,11 +81,11 @@ class Forecast:
             return errors[0]
         warnings = sum(remark.level == "warning" for remark in self.remarks)
         parts = [
-            "" if self.length is None else f"{self.length:.1f} s of video",
+            "" if self.length is None else tr("{seconds} s of video", seconds=f"{self.length:.1f}"),
             self.takes,
-            f"{warnings} warning{'s' if warnings > 1 else ''}" if warnings else "",
+            tr("{count} warning|{count} warnings", count=warnings) if warnings else "",
         ]
-        return " · ".join(filter(None, parts)) or "Looking at photo and video"
+        return " · ".join(filter(None, parts)) or tr("Looking at photo and video")
 
 
 class Forecaster:
@@ -150,11 +149,10 @@ class Forecaster:
         except InputError as error:
             found = found.and_then(_sorry(error, values))
         yield found
-        waited = 0.0
-        while not self.ready() and waited < _PATIENCE:
-            time.sleep(_LOOK_AGAIN)
-            waited += _LOOK_AGAIN
-        if photo is not None and self.bodies is not None and self.ready():
+        if not self.ready():
+            yield replace(found, takes=tr("loading the model"), loading=True)
+            return
+        if photo is not None and self.bodies is not None:
             with suppress(InputError):  # of the network that looks; what is wrong with it is said below
                 photo = look_at_photo(request, self.bodies.people)
                 found = replace(found, photo=photo)
@@ -175,7 +173,10 @@ class Forecaster:
         if clip.report.is_densepose:
             if clip.plan(**size, fit=request.fit).loses_people:
                 yield Remark(
-                    "warning", "The dancer leaves the cropped picture.", "show-all", "Show everything"
+                    "warning",
+                    tr("The dancer leaves the cropped picture."),
+                    "show-all",
+                    tr("Show everything"),
                 )
         elif values.get("check_motion", True) and kind in ("ordinary", "recolourable"):
             try:
@@ -185,9 +186,11 @@ class Forecaster:
         elif values.get("check_motion", True):
             yield Remark("error", f"{Path(request.motion).name} {clip.report.advice('')}.")
         count = int(values.get("seeds") or 1)
-        times = f", {count} times with different seeds" if count > 1 else ""
+        times = tr(", {count} times with different seeds", count=count) if count > 1 else ""
         frames = round(edited_length(clip.frames / clip.fps, values) * clip.fps)
-        yield Remark("note", f"{frames} frames, {request.width} × {request.height}, {clip.fps:g} fps{times}.")
+        told = {"count": frames, "size": f"{request.width} × {request.height}", "fps": f"{clip.fps:g}"}
+        text = "{count} frame, {size}, {fps} fps{times}.|{count} frames, {size}, {fps} fps{times}."
+        yield Remark("note", tr(text, times=times, **told))
 
     def _on_time(
         self, found: Forecast, clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]
@@ -196,11 +199,12 @@ class Forecaster:
         if device is not None and device.name == "cpu" and self.defaults.kind != "mini":
             found = found.and_then(
                 Remark(
-                    "warning", "This model is very slow without a graphics card. Try one second as a draft."
+                    "warning",
+                    tr("This model is very slow without a graphics card. Try one second as a draft."),
                 )
             )
         if device is None:
-            return found.and_then(Remark("note", "The time is known once the model is loaded."))
+            return found.and_then(Remark("note", tr("The time is known once the model is loaded.")))
         frames = max(1, round(found.length * clip.fps))
         settings = request.settings() | {
             "model": self.defaults.kind,
@@ -213,22 +217,21 @@ class Forecaster:
         work = Work.of(settings)
         expected = estimate(work, self.output, benchmark=self.benchmark())
         if expected is None:
-            return found.and_then(Remark("note", "The time is known after the first video."))
-        took = f"about {duration(expected.seconds * int(values.get('seeds') or 1))}"
-        if clip.report.kind == "ordinary":
-            took += " after converting"
-        note = ""
+            return found.and_then(Remark("note", tr("The time is known after the first video.")))
+        time_taken = duration(expected.seconds * int(values.get("seeds") or 1))
+        converts = clip.report.kind == "ordinary"
+        took = tr("about {time} after converting" if converts else "about {time}", time=time_taken)
+        notes = []
         if expected.is_rough:
-            note = f"{took} or less (first estimate)." if work.way.leaves_out else f"{took} (first estimate)."
-        return replace(found, takes=took).and_then(*([Remark("note", note.capitalize())] if note else []))
+            first = "About {time} or less (first estimate)."
+            first = first if work.way.leaves_out else "About {time} (first estimate)."
+            notes = [Remark("note", tr(first, time=time_taken))]
+        return replace(found, takes=took).and_then(*notes)
 
     def _on_people(
         self, photo: np.ndarray, maps: list[np.ndarray], values: Mapping[str, Any]
     ) -> Iterator[Remark]:
         if self.bodies is None:
-            return
-        if not self.ready():
-            yield Remark("note", "The photo is looked at once the model is loaded.")
             return
         from magicanimate.palette import nearest_labels
 
@@ -240,20 +243,22 @@ class Forecaster:
         if not is_plausible(person):
             yield Remark(
                 "warning",
-                "No person was found in the photo. The check is easily mistaken: if somebody is clearly "
-                "there, go ahead.",
+                tr(
+                    "No person was found in the photo. The check is easily mistaken: if somebody is clearly "
+                    "there, go ahead."
+                ),
             )
             return
         people = count_people(person)
         dancers = [thinned(nearest_labels(frame)[0]) for frame in maps]
         dancing = int(np.median([count_people(labels) for labels in dancers])) if dancers else people
-        shown = "one person" if people == 1 else f"{people} people"
+        shown = tr("one person|{count} people", count=people)
         if dancing not in (0, people):
-            dance = "one dancer" if dancing == 1 else f"{dancing} dancers"
-            text = f"The photo seems to show {shown} and the dance {dance}; there should be as many."
-            yield Remark("warning", text)
+            text = "The photo seems to show {people} and the dance {dancers}; there should be as many."
+            dancers = tr("one dancer|{count} dancers", count=dancing)
+            yield Remark("warning", tr(text, people=shown, dancers=dancers))
             return
-        yield Remark("good", f"The photo shows {shown}.")
+        yield Remark("good", tr("The photo shows {people}.", people=shown))
         if people == 1 and dancers and not values.get("fit_dancer"):
             yield from _on_builds(compare(person, dancers), cut_off=is_cut_off(dancers))
 
@@ -263,16 +268,19 @@ class Forecaster:
             learned = f"{own.width} × {own.height}"
             yield Remark(
                 "warning",
-                f"The model learned from pictures of {learned}; this size looks worse.",
+                tr("The model learned from pictures of {size}; this size looks worse.", size=learned),
                 "own-size",
-                f"Use {learned}",
+                tr("Use {value}", value=learned),
             )
         if request.guidance_scale > max(_BEARABLE * own.guidance_scale, 1):
             yield Remark(
                 "warning",
-                f"Guidance above {_BEARABLE * own.guidance_scale:g} burns the picture out with this model.",
+                tr(
+                    "Guidance above {most} burns the picture out with this model.",
+                    most=f"{_BEARABLE * own.guidance_scale:g}",
+                ),
                 "own-guidance",
-                f"Use {own.guidance_scale:g}",
+                tr("Use {value}", value=f"{own.guidance_scale:g}"),
             )
 
 
@@ -285,12 +293,10 @@ def _on_builds(found: Comparison, *, cut_off: bool) -> Iterator[Remark]:
     if found.builds_differ:
         text, shrinks = found.sentence_on_builds(), (found.size or 1) < 1
         if cut_off and shrinks:
-            text += (
-                " The clip cuts the dancer off, so it cannot be fitted: choose a clip with the whole body."
-            )
-            yield Remark("warning", text)
+            cut = "The clip cuts the dancer off, so it cannot be fitted: choose a clip with the whole body."
+            yield Remark("warning", f"{text} {tr(cut)}")
         else:
-            yield Remark("warning", text, "fit-dancer", "Fit the dancer to the photo")
+            yield Remark("warning", text, "fit-dancer", tr("Fit the dancer to the photo"))
     if found.unseen:
         yield Remark("warning", found.sentence_on_unseen())
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
+from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.webui import STATIC
 from magicanimate.webui.animate.form_values import (
     CUSTOM,
-    LABELS,
     LARGEST_SEED,
     OWN_SCHEDULER,
     Setting,
@@ -26,6 +27,7 @@ from magicanimate.webui.animate.form_values import (
     steps_of,
 )
 from magicanimate.webui.events import PRIVATE
+from magicanimate.webui.texts import choice_name, explained, label_of, tr
 
 __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 
@@ -35,41 +37,6 @@ REMEMBER = STATIC / "remember.js"
 HEIGHT = 250  # pixels of photo and clip, so that Animate is in sight on a small screen
 
 Controls = dict[str, gr.components.Component]
-
-_EXPLAINED = {
-    "preset": "Faster settings look rougher",
-    "num_inference_steps": "More steps: finer, slower",
-    "guidance_scale": "How strictly to follow the photo; 1 is fastest",
-    "fit": "Crop: fill the frame. Pad: show everything. Stretch: distort (as the original code does). "
-    "Auto: crop where the dancer stays in the frame, else pad",
-    "start": "Seconds",
-    "end": "Seconds; 0 is the end",
-    "stride": "2: every other frame",
-    "fps": "0: as in the clip",
-    "speed": "2 is twice as fast",
-    "reference_strength": "1 as trained, 0 not at all",
-    "controlnet_conditioning_scale": "1 as trained",
-    "fusion": "Which layers use the photo (leave as it is)",
-    "windows": "How a long clip is divided: open, or as a ring that joins the end to the beginning",
-    "window_size": "Frames made together",
-    "window_overlap": "More hides seams, takes longer",
-    "scheduler": "How noise becomes a picture",
-    "prompt": "May stay empty",
-    "negative_prompt": "What to avoid",
-}
-_NAMES = {
-    "exact": "Best",
-    "balanced": "Good",
-    "fast": "Fast",
-    "draft": "Draft",
-    "midup": "Middle and up (as trained)",
-    "full": "All",
-    OWN_SCHEDULER: "Automatic",
-    "largest": "The largest person",
-    "all": "Everyone",
-    "point": "The person I click on",
-}
-"""What choices are called, where it is not their own name with a capital."""
 
 
 def values_of(settings: Mapping[str, Any], defaults: ModelDefaults) -> dict[str, Any]:
@@ -93,19 +60,19 @@ def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Control
         controls: Controls = {
             "photo": gr.Image(
                 photo,
-                label="Photo",
+                label=tr("Photo"),
                 type="filepath",
                 sources=["upload"],  # keys.js takes what is pasted
                 image_mode=None,
                 height=HEIGHT,
                 buttons=[],
                 min_width=140,
-                placeholder="## Photo\nDrop or paste a photo of one person, or click",
+                placeholder=tr("## Photo\nDrop or paste a photo of one person, or click"),
                 elem_id="photo",
             ),
             "motion": gr.Video(
                 motion,
-                label="Dance video",
+                label=tr("Dance video"),
                 sources=["upload"],
                 height=HEIGHT,
                 buttons=[],
@@ -116,7 +83,7 @@ def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Control
             ),
         }
     controls["keypoints"] = gr.Video(
-        label="Keypoint clip (this model wants the same frames' keypoints, drawn)",
+        label=tr("Keypoint clip (this model wants the same frames' keypoints, drawn)"),
         sources=["upload"],
         height=240,
         loop=True,
@@ -138,7 +105,7 @@ def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
             with gr.Row(elem_id="seed-row"):
                 controls["seed"] = _number("seed", settings, scale=3, min_width=90)
                 dice = gr.Button(
-                    "New seed", icon=DICE, scale=0, min_width=44, elem_id="dice", elem_classes="ma-dice"
+                    tr("New seed"), icon=DICE, scale=0, min_width=44, elem_id="dice", elem_classes="ma-dice"
                 )
             controls["random_seed"] = _checkbox("random_seed", settings)
     return controls, dice
@@ -183,7 +150,7 @@ def advanced_settings(defaults: ModelDefaults) -> Controls:
     controls["seeds"] = _slider("seeds", settings)
     for name in ("side_by_side", "sound", "credentials"):
         controls[name] = _checkbox(name, settings)
-    return controls
+    return controls | _others("advanced", settings, controls)
 
 
 def expert_settings(defaults: ModelDefaults) -> Controls:
@@ -204,8 +171,29 @@ def expert_settings(defaults: ModelDefaults) -> Controls:
     with gr.Row(visible=defaults.kind != "mini"):
         for name in ("prompt", "negative_prompt"):
             controls[name] = gr.Textbox(
-                settings[name].default, label=LABELS[name], info=_EXPLAINED[name], min_width=220
+                settings[name].default, label=label_of(name), info=explained(name), min_width=220
             )
+    return controls | _others("expert", settings, controls)
+
+
+def _others(level: str, settings: dict[str, Setting], placed: Controls) -> Controls:
+    """Widgets of a level's settings that have no place of their own: those are made by their kind."""
+    controls: Controls = {}
+    for name, each in AnimationRequest.table().items():
+        if each.page != level or name in placed:
+            continue
+        setting = settings[name]
+        if isinstance(setting.default, bool):
+            controls[name] = _checkbox(name, settings)
+        elif setting.choices:
+            controls[name] = _radio(name, settings)
+        elif isinstance(setting.default, str):
+            controls[name] = gr.Textbox(setting.default, **_layout(name, {}))
+        elif math.isfinite(setting.high - setting.low):
+            step = 1 if isinstance(setting.default, int) else (setting.high - setting.low) / 100
+            controls[name] = _slider(name, settings, step=step)
+        else:
+            controls[name] = _number(name, settings)
     return controls
 
 
@@ -261,11 +249,6 @@ def connect(controls: Controls, defaults: Callable[[], ModelDefaults]) -> None:
     )
 
 
-def choice_name(choice: str) -> str:
-    """What the page calls a choice."""
-    return _NAMES.get(choice, choice.capitalize() if choice.islower() else choice)
-
-
 def remember(controls: Controls, opened: gr.events.Dependency) -> None:
     """Let the browser keep what is in the form, and put it back when the page is opened again.
 
@@ -280,7 +263,7 @@ def remember(controls: Controls, opened: gr.events.Dependency) -> None:
 
 
 def _layout(name: str, layout: dict[str, Any]) -> dict[str, Any]:
-    return {"label": LABELS[name], "info": _EXPLAINED.get(name), "elem_id": name} | layout
+    return {"label": label_of(name), "info": explained(name), "elem_id": name} | layout
 
 
 def _slider(name: str, settings: dict[str, Setting], *, step: float = 1, **layout: Any) -> gr.Slider:
@@ -303,8 +286,8 @@ def _number(name: str, settings: dict[str, Setting], *, step: float = 1, **layou
     whole = isinstance(setting.default, int)
     number = gr.Number(
         setting.default,
-        minimum=setting.low,
-        maximum=setting.high,
+        minimum=setting.low if math.isfinite(setting.low) else None,
+        maximum=setting.high if math.isfinite(setting.high) else None,
         step=step,
         precision=0 if whole else None,
         **_layout(name, layout),
@@ -334,4 +317,4 @@ def _dropdown(
 
 
 def _checkbox(name: str, settings: dict[str, Setting], **layout: Any) -> gr.Checkbox:
-    return gr.Checkbox(settings[name].default, label=LABELS[name], container=False, elem_id=name, **layout)
+    return gr.Checkbox(settings[name].default, label=label_of(name), container=False, elem_id=name, **layout)

@@ -17,8 +17,9 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.config import SIDE_MULTIPLE, AnimationRequest, multiples_beside
 from magicanimate.errors import InputError
 from magicanimate.files import new_output
+from magicanimate.webui.texts import label_of, tr
 
-LARGEST_SEED = 2**31 - 1
+LARGEST_SEED = int(AnimationRequest.table()["seed"].span[1])
 MOST_SEEDS = 8
 OWN_SCHEDULER = "default"
 SCHEDULERS = (
@@ -33,43 +34,6 @@ MOTION_STEPS = ("people", "fit_dancer", "speed", "mirror", "boomerang")
 """Settings of what happens to the clip before it animates, see `magicanimate.webui.jobs.motion_steps`."""
 
 PEOPLE = ("largest", "all", "point")
-LABELS = {
-    "seed": "Seed",
-    "random_seed": "New seed each time",
-    "seeds": "Videos at once",
-    "preset": "Quality",
-    "num_inference_steps": "Steps",
-    "guidance_scale": "Guidance",
-    "size": "Size",
-    "width": "Width",
-    "height": "Height",
-    "fit": "Fit",
-    "start": "Start",
-    "end": "End",
-    "stride": "Use every n-th frame",
-    "fps": "Frame rate",
-    "people": "Who dances",
-    "fit_dancer": "Fit the dancer to the photo",
-    "speed": "Speed",
-    "mirror": "Mirror",
-    "boomerang": "Boomerang",
-    "reference_strength": "Photo strength",
-    "controlnet_conditioning_scale": "Pose strength",
-    "fusion": "Fusion",
-    "windows": "Windows",
-    "window_size": "Window size",
-    "window_overlap": "Overlap",
-    "window_offset": "Shift windows from step to step",
-    "scheduler": "Scheduler",
-    "side_by_side": "Also make a side-by-side video",
-    "sound": "Keep the sound",
-    "credentials": "Sign the video as AI-generated",
-    "check_motion": "Convert ordinary videos",
-    "prompt": "Prompt",
-    "negative_prompt": "Negative prompt",
-}
-"""What the page calls the settings."""
-
 _ZERO_MEANS_NONE = ("end", "fps")
 
 
@@ -125,43 +89,45 @@ class ReadBack:
 
 
 def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
-    """Every setting of the form, with the checkpoint's own values where it has some."""
-    own, known = AnimationRequest(Path(), Path(), Path()), AnimationRequest.table()
-    return {
-        "seed": Setting(own.seed, 0, LARGEST_SEED),
+    """Every setting of the form, with the checkpoint's own values where it has some.
+
+    Those of an animation are declared in `AnimationRequest`; only what the page alone knows is declared here.
+    """
+    known, types = AnimationRequest.table(), AnimationRequest.types()
+    blank = AnimationRequest(Path(), Path(), Path())
+    own = {
+        "num_inference_steps": defaults.num_inference_steps,
+        "guidance_scale": float(defaults.guidance_scale),
+        "width": defaults.width,
+        "height": defaults.height,
+        "fusion": defaults.fusion or "midup",
+        "scheduler": OWN_SCHEDULER,
+        "side_by_side": True,
+    }
+    settings = {}
+    for name, each in known.items():
+        if not each.page:
+            continue
+        default = own.get(name, getattr(blank, name))
+        low, high = each.span or (each.low, each.high)
+        if types[name] not in (int, float):
+            low = high = None
+        settings[name] = Setting(
+            types[name]() if default is None else default, low, high, each.choices, each.multiple
+        )
+    # A checkpoint that was made for no guidance burns out where another one is at its best.
+    most = 2 * max(1, defaults.guidance_scale)
+    return settings | {
+        "guidance_scale": replace(settings["guidance_scale"], low=1, high=most),
+        "scheduler": replace(settings["scheduler"], choices=SCHEDULERS),
         "random_seed": Setting(False),
         "seeds": Setting(1, 1, MOST_SEEDS),
-        "preset": Setting(own.preset, choices=known["preset"].choices),
-        "num_inference_steps": Setting(defaults.num_inference_steps, 1, 100),
-        # A checkpoint that was made for no guidance burns out where another one is at its best.
-        "guidance_scale": Setting(float(defaults.guidance_scale), 1, 2 * max(1, defaults.guidance_scale)),
         "size": Setting(OWN, choices=tuple(choice.name for choice in size_choices(defaults))),
-        "width": Setting(defaults.width, known["width"].low, 4096, multiple=known["width"].multiple),
-        "height": Setting(defaults.height, known["height"].low, 4096, multiple=known["height"].multiple),
-        "fit": Setting(own.fit, choices=known["fit"].choices),
-        "start": Setting(own.start, 0, 86400),
-        "end": Setting(0.0, 0, 86400),
-        "stride": Setting(own.stride, 1, 1000),
-        "fps": Setting(0.0, 0, 1000),
         "people": Setting("largest", choices=PEOPLE),
         "fit_dancer": Setting(False),
         "speed": Setting(1.0, 0.25, 4),
         "mirror": Setting(False),
         "boomerang": Setting(False),
-        "reference_strength": Setting(own.reference_strength, 0, known["reference_strength"].high),
-        "controlnet_conditioning_scale": Setting(own.controlnet_conditioning_scale, 0, 2),
-        "fusion": Setting(defaults.fusion or "midup", choices=known["fusion"].choices),
-        "windows": Setting(own.windows, choices=known["windows"].choices),
-        "window_size": Setting(own.window_size, 1, 24),
-        "window_overlap": Setting(own.window_overlap, 0, 23),
-        "window_offset": Setting(own.window_offset),
-        "scheduler": Setting(OWN_SCHEDULER, choices=SCHEDULERS),
-        "side_by_side": Setting(True),
-        "sound": Setting(own.sound),
-        "credentials": Setting(own.credentials),
-        "check_motion": Setting(own.check_motion),
-        "prompt": Setting(own.prompt),
-        "negative_prompt": Setting(own.negative_prompt),
     }
 
 
@@ -174,7 +140,7 @@ def check_values(values: Mapping[str, Any], defaults: ModelDefaults) -> None:
     for name, setting in form_settings(defaults).items():
         value = values.get(name)
         if value is not None and (trouble := setting.trouble(value)):
-            raise InputError(f"{LABELS[name]} {trouble.replace('is not', 'must be', 1)}.")
+            raise InputError(f"{label_of(name)} {trouble.replace('is not', 'must be', 1)}.")
 
 
 def steps_of(preset: str, defaults: ModelDefaults) -> int:
@@ -311,13 +277,13 @@ class SizeChoice:
 def size_choices(defaults: ModelDefaults) -> list[SizeChoice]:
     """The choices for a checkpoint."""
     own = (defaults.width, defaults.height)
-    choices = [SizeChoice(OWN, f"The model's own, {own[0]} × {own[1]}", own)]
+    choices = [SizeChoice(OWN, tr("The model's own, {size}", size=f"{own[0]} × {own[1]}"), own)]
     for name, (across, down) in _ASPECTS.items():
         size = nearest_size(across / down, defaults)
         if size != own:
-            choices.append(SizeChoice(name, f"{name.capitalize()}, {size[0]} × {size[1]}", size))
-    choices += [SizeChoice(name, label, None) for name, label in LIKE_FILE.items()]
-    return [*choices, SizeChoice(CUSTOM, "As typed", None)]
+            choices.append(SizeChoice(name, f"{tr(name.capitalize())}, {size[0]} × {size[1]}", size))
+    choices += [SizeChoice(name, tr(label), None) for name, label in LIKE_FILE.items()]
+    return [*choices, SizeChoice(CUSTOM, tr("As typed"), None)]
 
 
 def nearest_size(aspect: float, defaults: ModelDefaults) -> tuple[int, int]:

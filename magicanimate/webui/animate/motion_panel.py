@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,10 +12,11 @@ from densepose_tools.photo_people import PersonDetector
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
-from magicanimate.webui.animate.clip_look import ANIMATED_PICTURES, ClipStrip, look
+from magicanimate.webui.animate.clip_look import ANIMATED_PICTURES, ClipStrip, look, nearest_start
 from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 
 # Two marks on a strip of frames. While one is moved the strip follows it; when it is let go, Python hears.
 _MARKS = """
@@ -60,13 +62,14 @@ class MotionPanel:
         defaults = service.defaults()
         self.made = gr.State({})  # {clip as it is played: clip that animates in its place}
         self.point = gr.State(None)  # column, row and second of who was clicked on
+        self.after = gr.State(None)  # the dance that the next clip goes on from, see `UseAgain`
         self.second = gr.State(0.0)  # of the picture to click on
         self.line = gr.HTML("", visible=False, padding=False, elem_id="motion-line")
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="who") as self.who:
             self.several = gr.HTML("", padding=False)
             controls["people"] = form.people(defaults)
             self.picture = gr.Image(
-                label="Click on the person",
+                label=tr("Click on the person"),
                 interactive=False,
                 buttons=[],
                 format="jpeg",
@@ -76,17 +79,17 @@ class MotionPanel:
 
     def edits(self) -> None:
         """Build the edits where this is called."""
-        with gr.Accordion("Trim and edit the dance", open=False, elem_id="edit-motion"):
+        with gr.Accordion(tr("Trim and edit the dance"), open=False, elem_id="edit-motion"):
             self.strip = gr.HTML("", padding=False, elem_id="strip", js_on_load=_MARKS)
             self.controls |= form.motion_settings(self.service.defaults())
             with gr.Row():
                 self.joined = gr.File(
-                    label="Then this video",
+                    label=tr("Then this video"),
                     file_types=["video", *ANIMATED_PICTURES],
                     height=140,
                     elem_id="joined",
                 )
-                self.undo = gr.Button("Undo all edits", size="sm", min_width=120, elem_id="undo-edits")
+                self.undo = gr.Button(tr("Undo all edits"), size="sm", min_width=120, elem_id="undo-edits")
 
     @property
     def inputs(self) -> set[gr.components.Component]:
@@ -101,14 +104,16 @@ class MotionPanel:
 
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
-        clip, edits = self.controls["motion"], [self.controls[name] for name in _EDITS]
+        clip = self.controls["motion"]
         shown = [self.line, self.who, self.several, self.picture, self.strip, self.second, self.point]
         clip.upload(self._playable, [clip, self.made], [clip, self.made], **PRIVATE)
-        fresh = [*shown, *edits, self.controls["people"], self.joined]
+        # What a reload or a result puts in comes with its edits; what somebody puts in has none.
+        for chosen in (clip.upload, clip.clear):
+            chosen(self.no_edits, None, self.edited, queue=False, **PRIVATE)
         clip.change(
             self._examine,
-            [clip, self.made],
-            fresh,
+            [clip, self.made, self.after],
+            [*shown, self.after, self.controls["people"], self.controls["start"]],
             concurrency_limit=4,
             trigger_mode="always_last",
             **PRIVATE,
@@ -120,7 +125,7 @@ class MotionPanel:
             [self.point, self.picture, self.controls["people"]],
             **PRIVATE,
         )
-        self.undo.click(self._undone, [clip, self.made], [*edits, self.joined, self.strip], **PRIVATE)
+        self.undo.click(self._undone, [clip, self.made], [*self.edited, self.strip], **PRIVATE)
 
     def _playable(self, clip: str | None, made: dict[str, str]) -> Updates:
         """An animated picture was put in: it plays as a video, and animates as it is."""
@@ -132,7 +137,7 @@ class MotionPanel:
             return {self.made: made, self.line: _told(str(error), kind="error")}
         return {self.controls["motion"]: str(video), self.made: made | {str(video): clip}}
 
-    def _examine(self, clip: str | None, made: dict[str, str]) -> Iterator[Updates]:
+    def _examine(self, clip: str | None, made: dict[str, str], after: str | None = None) -> Iterator[Updates]:
         """A clip was put in, or taken away: say what it is, and ask who dances if there are several."""
         hidden = gr.update(visible=False)
         updates: Updates = {
@@ -141,7 +146,6 @@ class MotionPanel:
             self.point: None,
             self.strip: "",
             self.controls["people"]: "largest",
-            **self._no_edits(),
         }
         if not clip:
             yield updates
@@ -152,6 +156,8 @@ class MotionPanel:
             yield updates | {self.line: _told(views.for_visitors(error, clip), kind="error")}
             return
         updates[self.strip] = strip(found)
+        if after:
+            updates |= self._going_on(Path(motion_of(clip, made)), Path(after))
         if found.kind not in ("ordinary", "recolourable"):
             yield updates
             return
@@ -165,10 +171,23 @@ class MotionPanel:
         if people > 1:
             yield updates | {
                 self.who: gr.update(visible=True),
-                self.several: f"<p><b>{people} people</b> are in this video. Click on the one to follow.</p>",
+                self.several: views.caption(
+                    tr("{count} people are in this video. Click on the one to follow.", count=people)
+                ),
                 self.picture: found.picture(second),
                 self.second: second,
             }
+
+    def _going_on(self, clip: Path, after: Path) -> Updates:
+        """Begin where the pose is nearest to the last one of the dance before."""
+        try:
+            start = nearest_start(clip, after)
+        except InputError:  # the dance before is gone
+            start = None
+        if start is None:
+            return {self.after: None}
+        text = tr("It begins at {seconds} s, nearest to the last pose.", seconds=f"{start:.1f}")
+        return {self.after: None, self.controls["start"]: round(start, 2), self.line: _told(text)}
 
     def _pointed(self, clip: str, second: float, event: gr.SelectData) -> Updates:
         column, row = event.index
@@ -183,13 +202,19 @@ class MotionPanel:
         return round(float(event.start), 2), round(float(event.end), 2)
 
     def _undone(self, clip: str | None, made: dict[str, str]) -> Updates:
-        updates = self._no_edits()
+        updates = self.no_edits()
         try:
             return updates | {self.strip: strip(look(motion_of(clip, made))) if clip else ""}
         except InputError:  # what is wrong with it is said already
             return updates
 
-    def _no_edits(self) -> Updates:
+    @property
+    def edited(self) -> list[gr.components.Component]:
+        """What `no_edits` updates."""
+        return [self.joined, *(self.controls[name] for name in _EDITS)]
+
+    def no_edits(self) -> Updates:
+        """The clip as it is, from its beginning to its end."""
         defaults = form_settings(self.service.defaults())
         return {self.joined: None, **{self.controls[name]: defaults[name].default for name in _EDITS}}
 
@@ -201,7 +226,7 @@ assert set(MOTION_STEPS) <= {*_EDITS, "people"}
 def strip(found: ClipStrip) -> str:
     """Frames of a clip in a row, with a mark where it begins and one where it ends."""
     marks = "".join(
-        f'<input type="range" min="0" max="1000" step="1" value="{value}" aria-label="{label}">'
+        f'<input type="range" min="0" max="1000" step="1" value="{value}" aria-label="{tr(label)}">'
         for label, value in (("Start of the part that is used", 0), ("End of the part that is used", 1000))
     )
     picture = views.picture(found.row(), label="", css="ma-strip-row")

@@ -13,6 +13,7 @@ from magicanimate.webui.animate.form import Controls
 from magicanimate.webui.animate.form_values import form_settings
 from magicanimate.webui.animate.setting_presets import LONGEST_NAME, SettingPresets
 from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.texts import tr
 
 _OVERWRITE, _DELETE = "Overwrite", "Delete"
 
@@ -30,33 +31,35 @@ class PresetsPanel:
         self.presets, self.defaults = presets, defaults
         self.controls = {name: controls[name] for name in form_settings(defaults())}
         self.pending = gr.State(None)  # (what the question is about, name) while one is asked
-        gr.HTML("<h3>Saved settings</h3>", padding=False, elem_classes="ma-group")
+        gr.HTML(f"<h3>{tr('Saved settings')}</h3>", padding=False, elem_classes="ma-group")
         with gr.Row(equal_height=True):
             self.saved = gr.Dropdown(
                 presets.names(),
                 value=None,
-                label="Use",
-                info="Fills the form",
+                label=tr("Use"),
+                info=tr("Fills the form"),
                 elem_id="saved-settings",
                 scale=3,
                 min_width=220,
             )
             self.name = gr.Textbox(
                 "",
-                label="Save as",
-                info="Everything but photo and video",
+                label=tr("Save as"),
+                info=tr("Everything but photo and video"),
                 max_length=LONGEST_NAME,
                 elem_id="settings-name",
                 scale=3,
                 min_width=220,
             )
         with gr.Row():
-            self.save = gr.Button("Save", size="sm", min_width=90, elem_id="save-settings")
-            self.delete = gr.Button("Delete", size="sm", min_width=90, elem_id="delete-settings")
-            self.reset = gr.Button("Reset all settings", size="sm", min_width=140, elem_id="reset-settings")
+            self.save = gr.Button(tr("Save"), size="sm", min_width=90, elem_id="save-settings")
+            self.delete = gr.Button(tr("Delete"), size="sm", min_width=90, elem_id="delete-settings")
+            self.reset = gr.Button(
+                tr("Reset all settings"), size="sm", min_width=140, elem_id="reset-settings"
+            )
         with gr.Row(visible=False) as self.question:
-            self.yes = gr.Button(_OVERWRITE, size="sm", variant="stop", elem_id="settings-yes")
-            self.no = gr.Button("Keep it", size="sm", elem_id="settings-no")
+            self.yes = gr.Button(tr(_OVERWRITE), size="sm", variant="stop", elem_id="settings-yes")
+            self.no = gr.Button(tr("Keep it"), size="sm", elem_id="settings-no")
         self.message = gr.HTML("", visible=False, padding=False, elem_id="settings-message")
 
     def connect(self) -> None:
@@ -80,13 +83,13 @@ class PresetsPanel:
             found = self.presets.load(name, form_settings(self.defaults()))
         except InputError as error:
             return self._told(str(error), kind="error")
-        text = " ".join([f"The settings “{name}” are in the form.", *found.notes])
+        text = " ".join([tr("The settings “{name}” are in the form.", name=name), *found.notes])
         return {self.controls[key]: value for key, value in found.values.items()} | self._told(text)
 
     def _reset(self) -> Updates:
         settings = form_settings(self.defaults())
         own = {self.controls[name]: setting.default for name, setting in settings.items()}
-        return own | self._told("Settings reset.") | {self.saved: None}
+        return own | self._told(tr("Settings reset.")) | {self.saved: None}
 
     def _save(self, data: dict) -> Updates:
         return self._saved(data, data[self.name], overwrite=False)
@@ -100,12 +103,12 @@ class PresetsPanel:
             told = self._told(str(error), kind="info" if taken else "error")
             return told | self._asked(_OVERWRITE, name.strip()) if taken else told
         saved = {self.saved: gr.update(choices=self.presets.names(), value=name), self.name: ""}
-        return saved | self._told(f"Saved as “{name}”.", kind="done")
+        return saved | self._told(tr("Saved as “{name}”.", name=name), kind="done")
 
     def _ask_to_delete(self, name: str | None) -> Updates:
         if not name:
-            return self._told("Choose the saved settings to delete.")
-        return self._told(f"Delete the settings “{name}”?") | self._asked(_DELETE, name)
+            return self._told(tr("Choose the saved settings to delete."))
+        return self._told(tr("Delete the settings “{name}”?", name=name)) | self._asked(_DELETE, name)
 
     def _confirmed(self, data: dict) -> Updates:
         """The question was answered with yes."""
@@ -119,12 +122,12 @@ class PresetsPanel:
         except InputError as error:
             return self._told(str(error), kind="error")
         gone = {self.saved: gr.update(choices=self.presets.names(), value=None)}
-        return gone | self._told(f"Deleted “{name}”.")
+        return gone | self._told(tr("Deleted “{name}”.", name=name))
 
     def _asked(self, what: str, name: str) -> Updates:
         return {
             self.question: gr.update(visible=True),
-            self.yes: gr.update(value=f"{what} “{name}”"),
+            self.yes: gr.update(value=f"{tr(what)} “{name}”"),
             self.pending: (what, name),
         }
 

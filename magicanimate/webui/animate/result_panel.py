@@ -14,13 +14,12 @@ from magicanimate.errors import InputError
 from magicanimate.files import file_name
 from magicanimate.progress import duration
 from magicanimate.webui import views
-from magicanimate.webui.animate.form import choice_name
-from magicanimate.webui.animate.form_values import LABELS
 from magicanimate.webui.background import run_with_progress
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.gallery.export import KINDS, export
 from magicanimate.webui.gallery.player import file_url, player
 from magicanimate.webui.gallery.results import StoredResult, result_of
+from magicanimate.webui.texts import choice_name, labels, tr
 
 _KIND_NAMES = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "frames": "Frames (zip)"}
 
@@ -52,11 +51,12 @@ class ResultPanel:
         )
         self.exporting = gr.HTML("", visible=False, elem_id=f"{name}-exporting", padding=False)
         with gr.Row(visible=False) as self.sending:
-            self.again = gr.Button("Use these settings again", size="sm", elem_id=f"{name}-again")
-            self.as_photo = gr.Button("Last frame as photo", size="sm", elem_id=f"{name}-as-photo")
-            self.as_motion = gr.Button("Use as dance video", size="sm", elem_id=f"{name}-as-motion")
+            self.again = gr.Button(tr("Use these settings again"), size="sm", elem_id=f"{name}-again")
+            self.extend = gr.Button(tr("Continue the dance"), size="sm", elem_id=f"{name}-extend")
+            self.as_photo = gr.Button(tr("Last frame as photo"), size="sm", elem_id=f"{name}-as-photo")
+            self.as_motion = gr.Button(tr("Use as dance video"), size="sm", elem_id=f"{name}-as-motion")
         with gr.Accordion(
-            "Settings of this result", open=False, visible=False, elem_id=f"{name}-settings"
+            tr("Settings of this result"), open=False, visible=False, elem_id=f"{name}-settings"
         ) as self.settings_box:
             self.settings = gr.HTML("", padding=False)
         self.shown = gr.State("")
@@ -132,19 +132,20 @@ class ResultPanel:
 
 def settings_table(result: StoredResult) -> str:
     """What a result was made with, in the words of the page; the file beside it has everything."""
-    rows = [("Photo", result.photo_name), ("Dance video", result.motion_name)]
+    rows = [(tr("Photo"), result.photo_name), (tr("Dance video"), result.motion_name)]
     model = result.settings.get("model")
-    rows += [("Model", file_name(model) or model)]
-    for name, label in LABELS.items():
+    rows += [(tr("Model"), file_name(model) or model)]
+    for name, label in labels().items():
         value = result.settings.get(name)
         if value is None or value == "" or name in _NOT_TOLD:
             continue
-        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        text = {True: tr("yes"), False: tr("no")}[value] if isinstance(value, bool) else str(value)
         rows.append((label, choice_name(text) if isinstance(value, str) else text))
-    rows.append(("Frames", f"{result.num_frames} at {result.fps:g} fps"))
+    frames = tr("{count} at {fps} fps", count=result.num_frames, fps=f"{result.fps:g}")
+    rows.append((tr("Frames"), frames))
     seconds = result.settings.get("seconds")
     if isinstance(seconds, Mapping) and all(isinstance(each, (int, float)) for each in seconds.values()):
-        rows.append(("Time taken", duration(sum(seconds.values()))))
+        rows.append((tr("Time taken"), duration(sum(seconds.values()))))
     cells = "".join(
         f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(str(value or '?'))}</td></tr>"
         for name, value in rows
@@ -163,11 +164,11 @@ def _downloads(result: StoredResult) -> str:
         if result.output.suffix == f".{kind}":
             chips.insert(0, _link(result.output, name))
         else:
-            chips.append(f'<button type="button" class="ma-chip" data-kind="{kind}">{name}</button>')
+            chips.append(f'<button type="button" class="ma-chip" data-kind="{kind}">{tr(name)}</button>')
     if result.strip:
-        chips.append(_link(result.strip, "Side by side"))
-    chips.append(_link(result.settings_file, "Settings"))
-    return f'<div class="ma-chips"><span>Download</span>{"".join(chips)}</div>'
+        chips.append(_link(result.strip, tr("Side by side")))
+    chips.append(_link(result.settings_file, tr("Settings")))
+    return f'<div class="ma-chips"><span>{tr("Download")}</span>{"".join(chips)}</div>'
 
 
 def _link(path: Path, text: str) -> str:
@@ -179,6 +180,6 @@ def _ready(path: Path) -> str:
     url, name = html.escape(file_url(path)), html.escape(path.name)
     return (
         f'<ma-download data-name="{name}" data-src="{url}"></ma-download>'
-        '<div class="ma-message ma-done" role="status">Ready; if the download does not begin: '
+        f'<div class="ma-message ma-done" role="status">{tr("Ready; if the download does not begin:")} '
         f"{_link(path, name)}</div>"
     )

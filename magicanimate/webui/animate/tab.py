@@ -24,6 +24,7 @@ from magicanimate.webui.jobs.animation_job import JOINED, STEPS
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 
 _START, _CHANGE = "Animate", "Save changes"
 
@@ -70,25 +71,28 @@ class AnimateTab:
         settings, self.dice = form.main_settings(defaults)
         self.controls |= settings
         self.panel.edits()
-        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        with gr.Accordion(tr("Advanced"), open=False, elem_id="advanced"):
             self.controls |= form.advanced_settings(defaults)
-            with gr.Accordion("Expert", open=False, elem_id="expert"):
+            with gr.Accordion(tr("Expert"), open=False, elem_id="expert"):
                 self.controls |= form.expert_settings(defaults)
             self.presets = PresetsPanel(
                 SettingPresets(self.service.output / ".settings"), self.controls, self.service.defaults
             )
         self.use_again = UseAgain(self.service, self.controls)
-        gr.HTML(views.CONSENT, padding=False)
+        gr.HTML(
+            views.caption(tr("A photo of a real person? Animate it only if that person agrees.")),
+            padding=False,
+        )
         with gr.Row(elem_id="bar"):
             self.check = CheckCard(self.service, self.controls, self.panel)
             self.start = gr.Button(
-                _START, variant="primary", size="lg", scale=0, min_width=150, elem_id="animate"
+                tr(_START), variant="primary", size="lg", scale=0, min_width=150, elem_id="animate"
             )
             self.cancel = gr.Button(
-                "Cancel", size="lg", scale=0, min_width=90, visible=False, elem_id="cancel"
+                tr("Cancel"), size="lg", scale=0, min_width=90, visible=False, elem_id="cancel"
             )
             self.leave = gr.Button(
-                "Discard changes", size="lg", scale=0, min_width=150, visible=False, elem_id="leave-job"
+                tr("Discard changes"), size="lg", scale=0, min_width=150, visible=False, elem_id="leave-job"
             )
 
     @property
@@ -119,7 +123,12 @@ class AnimateTab:
         self.gallery.click(
             self._example,
             None,
-            [self.controls["photo"], self.controls["motion"], self.running.example],
+            [
+                self.controls["photo"],
+                self.controls["motion"],
+                self.running.example,
+                *self.panel.edited,
+            ],
             **PRIVATE,
         )
         form_state = [self.changing, self.start, self.leave, self.cancel]
@@ -156,6 +165,7 @@ class AnimateTab:
             self.controls["photo"]: photo,
             self.controls["motion"]: motion,
             self.running.example: stage_of([example]),
+            **self.panel.no_edits(),
         }
 
     def _submit(self, data: dict, request: gr.Request) -> Updates:
@@ -181,7 +191,11 @@ class AnimateTab:
 
     def _leave(self) -> Updates:
         """The form is about new jobs again."""
-        return {self.changing: "", self.start: gr.update(value=_START), self.leave: gr.update(visible=False)}
+        return {
+            self.changing: "",
+            self.start: gr.update(value=tr(_START)),
+            self.leave: gr.update(visible=False),
+        }
 
     def _fill_in(self, visitor: str, request: gr.Request, event: gr.EventData) -> Updates:
         """Put the settings of a job into the form, to change it or to use them again."""
@@ -197,7 +211,7 @@ class AnimateTab:
             return updates | self._leave()
         return updates | {
             self.changing: job.id,
-            self.start: gr.update(value=_CHANGE),
+            self.start: gr.update(value=tr(_CHANGE)),
             self.leave: gr.update(visible=True),
             self.cancel: gr.update(visible=False),
         }

@@ -12,6 +12,7 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.form import Controls
 from magicanimate.webui.animate.form_values import form_settings, of_result
+from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.animate.result_panel import ResultPanel
 from magicanimate.webui.animate.reuse import (
     SUFFIXES,
@@ -25,11 +26,9 @@ from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.gallery.results import result_of
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 
-_EXPLAINED = (
-    '<p class="ma-caption">Drop a video that was made here: its settings, photo and dance go back into the '
-    "form.</p>"
-)
+_EXPLAINED = "Drop a video that was made here: its settings, photo and dance go back into the form."
 
 
 class UseAgain:
@@ -42,9 +41,9 @@ class UseAgain:
 
     def __init__(self, service: AnimationService, controls: Controls):
         self.service, self.controls = service, controls
-        with gr.Accordion("Use the settings of an earlier video", open=False, elem_id="use-again"):
-            gr.HTML(_EXPLAINED, padding=False)
-            self.dropped = gr.File(label="Result", file_types=list(SUFFIXES), height=130)
+        with gr.Accordion(tr("Use the settings of an earlier video"), open=False, elem_id="use-again"):
+            gr.HTML(views.caption(tr(_EXPLAINED)), padding=False)
+            self.dropped = gr.File(label=tr("Result"), file_types=list(SUFFIXES), height=130)
             self.notice = gr.HTML("", visible=False, elem_id="use-again-notice", padding=False)
 
     @property
@@ -52,17 +51,24 @@ class UseAgain:
         """What the handlers update."""
         return [self.notice, *self.controls.values()]
 
-    def connect(self, running: RunningPanel, *panels: ResultPanel, tabs: gr.Tabs) -> None:
+    def connect(
+        self, running: RunningPanel, *panels: ResultPanel, tabs: gr.Tabs, motion: MotionPanel
+    ) -> None:
         """Attach the handlers; the results that ``panels`` show can be used again, on the first tab.
 
         Args:
             running: knows whose page it is.
+            panels: show results.
+            tabs: of the page.
+            motion: takes the clip that a dance goes on with.
         """
-        self.running = running
+        self.running, self.motion = running, motion
         self.dropped.upload(self._from_file, [self.dropped, running.visitor], self.filled, **PRIVATE)
         for panel in panels:
             work = partial(self._from_result, tabs)
             panel.again.click(work, panel.shown, [*self.filled, tabs], **PRIVATE)
+            extend = partial(self._extend, tabs)
+            panel.extend.click(extend, panel.shown, [*self.filled, motion.after, tabs], **PRIVATE)
             for button, name in ((panel.as_photo, "photo"), (panel.as_motion, "motion")):
                 send = partial(self._send, tabs, name)
                 button.click(send, panel.shown, [self.controls[name], self.notice, tabs], **PRIVATE)
@@ -110,6 +116,22 @@ class UseAgain:
             return {self.notice: problem, tabs: gr.update(selected="animate")}
         return filled | {tabs: gr.update(selected="animate")}
 
+    def _extend(self, tabs: gr.Tabs, shown: str) -> Updates:
+        """Everything as for the shown result, but for the dance, which goes on where that one ended."""
+        updates = self._from_result(tabs, shown)
+        start, end, motion = (self.controls[name] for name in ("start", "end", "motion"))
+        if motion not in updates:  # it is said why
+            return updates
+        stopped, dance = float(updates.get(end) or 0), updates[motion]
+        updates |= {end: 0.0, start: 0.0}
+        if stopped:  # there is more of the same clip
+            text = tr("The dance goes on where this video ended, at {seconds} s.", seconds=f"{stopped:g}")
+            updates |= {start: stopped}
+        else:
+            text = tr("Add the next dance video. It begins at the pose that is nearest to the last one.")
+            updates |= {motion: None, self.motion.after: dance}
+        return updates | {self.notice: gr.update(value=views.message(text, kind="done"), visible=True)}
+
     @property
     def _folders(self) -> Sequence[Path] | None:
         """Where photo and clip of one's own results may lie: anywhere on a machine of one's own."""
@@ -130,7 +152,7 @@ class UseAgain:
             files.pop("keypoints", None)
         values |= {name: str(self.service.lend(file)) for name, file in files.items()}
         notes = [*again.missing, *found.notes]
-        text = " ".join([f"These are the settings of {source}.", *notes])
+        text = " ".join([tr("These are the settings of {name}.", name=source), *notes])
         return {
             self.notice: gr.update(value=views.message(text, kind="info" if notes else "done"), visible=True),
             **{self.controls[name]: value for name, value in values.items() if name in self.controls},

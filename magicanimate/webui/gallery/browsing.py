@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.gallery.results import StoredResult
+from magicanimate.webui.texts import tr
 
 PER_PAGE = 12
 
@@ -57,10 +58,10 @@ class GalleryPage:
     def nothing(self) -> str:
         """What to say where there are no entries."""
         if self.at.in_trash:
-            return "The trash is empty."
+            return tr("The trash is empty.")
         if self.at.starred and not self.at.search.strip():
-            return "No stars yet: press ☆ on a result."
-        return "Nothing matches the search." if self.at.search.strip() else "Nothing was made yet."
+            return tr("No stars yet: press ☆ on a result.")
+        return tr("Nothing matches the search." if self.at.search.strip() else "Nothing was made yet.")
 
 
 class Gallery:

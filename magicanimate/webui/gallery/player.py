@@ -12,9 +12,34 @@ from magicanimate.files import file_name
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.results import StoredResult
 from magicanimate.webui.security.file_keys import key_of
+from magicanimate.webui.texts import tr
 
 RESULTS_STYLE = STATIC / "results.css"
 _PLAYED = (".mp4", ".webm")
+
+
+_TEXTS = (
+    "Against motion",
+    "Against photo",
+    "Beside each other",
+    "Divider",
+    "Frame",
+    "Full screen",
+    "One frame back (,)",
+    "One frame on (.)",
+    "Play or pause (space)",
+    "Repeat",
+    "Result",
+    "Side by side",
+    "Sound",
+    "Speed",
+    "Video; space plays, comma and full stop step",
+    "What is shown",
+    "motion",
+    "photo",
+    "result",
+)
+"""What the player says."""
 
 
 def head() -> str:
@@ -22,7 +47,9 @@ def head() -> str:
     script, style, no_ffmpeg = (
         (STATIC / name).read_text(encoding="utf-8") for name in ("player.js", "player.css", "no_ffmpeg.js")
     )
-    return f"<script>globalThis.maPlayerStyle = {json.dumps(style)};\n{script}\n{no_ffmpeg}</script>"
+    said = json.dumps({text: tr(text) for text in _TEXTS})
+    given = f"globalThis.maPlayerStyle = {json.dumps(style)}; globalThis.maTexts = {said};"
+    return f"<script>{given}\n{script}\n{no_ffmpeg}</script>"
 
 
 def file_url(path: Path) -> str:

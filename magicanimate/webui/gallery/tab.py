@@ -24,6 +24,7 @@ from magicanimate.webui.gallery.results import StoredResult
 from magicanimate.webui.gallery.thumbnails import Thumbnails
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 
 _MADE, _STARRED, _TRASH = "Results", "Starred", "Trash"
 _COMPARE, _STOP = "Compare with another", "Stop comparing"
@@ -56,41 +57,41 @@ class GalleryTab:
     def _finding(self) -> None:
         with gr.Row(equal_height=True):
             self.search = gr.Textbox(
-                label="Search",
-                placeholder="photo, clip, 2026-11-24, today",
+                label=tr("Search"),
+                placeholder=tr("photo, clip, 2026-11-24, today"),
                 max_lines=1,
-                scale=3,
-                min_width=190,
+                scale=2,
+                min_width=170,
                 elem_id="gallery-search",
             )
             self.which = gr.Radio(
-                [_MADE, _STARRED, _TRASH],
+                [(tr(each), each) for each in (_MADE, _STARRED, _TRASH)],
                 value=_MADE,
-                label="Show",
-                scale=2,
-                min_width=190,
+                label=tr("Show"),
+                scale=3,
+                min_width=250,
                 elem_id="gallery-which",
             )
         self.grid = gr.HTML("", elem_id="gallery", padding=False, apply_default_css=False, js_on_load=ON_LOAD)
         with gr.Row():
             self.folder = gr.Button(
-                "Open the folder", size="sm", scale=0, min_width=140, visible=not self.service.shared
+                tr("Open the folder"), size="sm", scale=0, min_width=140, visible=not self.service.shared
             )
             self.empty = gr.Button(
-                "Empty trash…", size="sm", scale=0, min_width=140, visible=False, elem_id="gallery-empty"
+                tr("Empty trash…"), size="sm", scale=0, min_width=140, visible=False, elem_id="gallery-empty"
             )
         with gr.Row(visible=False) as self.sure:
-            self.keep = gr.Button("Keep them", size="sm")
+            self.keep = gr.Button(tr("Keep them"), size="sm")
             self.really = gr.Button("", size="sm", variant="stop", elem_id="gallery-really")
 
     def _shown(self) -> None:
-        self.notice = gr.HTML(views.message(_CHOOSE), padding=False, elem_id="gallery-notice")
-        self.undo = gr.Button("Undo", size="sm", visible=False, elem_id="gallery-undo")
+        self.notice = gr.HTML(views.message(tr(_CHOOSE)), padding=False, elem_id="gallery-notice")
+        self.undo = gr.Button(tr("Undo"), size="sm", visible=False, elem_id="gallery-undo")
         self.result = ResultPanel("gallery-result")
-        self.restore = gr.Button("Put back", size="sm", visible=False, elem_id="gallery-restore")
+        self.restore = gr.Button(tr("Put back"), size="sm", visible=False, elem_id="gallery-restore")
         with gr.Row():
-            self.compare = gr.Button(_COMPARE, size="sm", visible=False, elem_id="gallery-compare")
-            self.delete = gr.Button("Move to trash", size="sm", visible=False, elem_id="gallery-delete")
+            self.compare = gr.Button(tr(_COMPARE), size="sm", visible=False, elem_id="gallery-compare")
+            self.delete = gr.Button(tr("Move to trash"), size="sm", visible=False, elem_id="gallery-delete")
 
     @property
     def widgets(self) -> list[gr.components.Component]:
@@ -214,7 +215,7 @@ class GalleryTab:
             self.state: page.at,
             self.grid: self._drawn(page),
             self.empty: gr.update(visible=page.at.in_trash and page.trashed > 0),
-            self.really: gr.update(value=f"Delete {page.trashed} for good"),
+            self.really: gr.update(value=tr("Delete {count} for good", count=page.trashed)),
             self.sure: gr.update(visible=False),
         }
         if not wanted():
@@ -257,20 +258,24 @@ class GalleryTab:
         match shown:
             case (first, second):
                 panel = self.result.compare(first, second)
-                text = f"Left {first.name}, right {second.name}; choose another for the right."
+                text = tr(
+                    "Left {left}, right {right}; choose another for the right.",
+                    left=first.name,
+                    right=second.name,
+                )
             case (first,):
                 panel = self.result.show(first)
-                text = "Choose the result to compare it with." if at.comparing else first.name
+                text = tr("Choose the result to compare it with.") if at.comparing else first.name
             case _:
-                panel, text = self.result.hide(), _CHOOSE
+                panel, text = self.result.hide(), tr(_CHOOSE)
         one = len(shown) == 1
         compare = gr.update(
-            value=_STOP if at.comparing else _COMPARE, visible=bool(shown) and not at.in_trash
+            value=tr(_STOP if at.comparing else _COMPARE), visible=bool(shown) and not at.in_trash
         )
         return {
             **panel,
             self.state: at,
-            self.notice: views.message(told or text, kind="done" if told else "info"),
+            self.notice: views.message(tr(told) if told else text, kind="done" if told else "info"),
             self.undo: gr.update(visible=bool(at.undo) and not at.in_trash),
             self.compare: compare,
             self.delete: gr.update(visible=one and not at.in_trash),
@@ -282,7 +287,7 @@ class GalleryTab:
             open_folder(self.service.output)
         except InputError as error:
             return views.message(str(error))
-        return views.message(f"The results are in {self.service.output}.")
+        return views.message(tr("The results are in {folder}.", folder=self.service.output))
 
 
 _MOST_KEPT = 1000  # visitors; what one of longer ago still waits for stops
@@ -380,9 +385,11 @@ def grid(cards: Sequence[Card], *, page: int, pages: int, empty: str, selected: 
     if selected:
         acts = (("star", "☆ Star"), ("delete", "Move to trash"), ("none", "Select none"))
         buttons = "".join(
-            f'<button type="button" class="ma-small" data-act="{act}">{text}</button>' for act, text in acts
+            f'<button type="button" class="ma-small" data-act="{act}">{tr(text)}</button>'
+            for act, text in acts
         )
-        bar = f'<div class="ma-selection" role="status"><b>{selected} selected</b>{buttons}</div>'
+        told = tr("{count} selected", count=selected)
+        bar = f'<div class="ma-selection" role="status"><b>{told}</b>{buttons}</div>'
     return f'{bar}<div class="ma-grid">{"".join(map(_card, cards))}</div>{_pager(page, pages)}'
 
 
@@ -409,15 +416,15 @@ def _corners(card: Card, id: str, what: str) -> str:
         f'<button type="button" class="ma-corner ma-{act}" data-act="{act}" data-id="{id}" '
         f'aria-pressed="{str(on).lower()}" aria-label="{label}: {what}" title="{label}">{mark}</button>'
         for act, on, label, mark in (
-            ("select", card.selected, "Select", "✓"),
-            ("star", card.starred, "Star", "★" if card.starred else "☆"),
+            ("select", card.selected, tr("Select"), "✓"),
+            ("star", card.starred, tr("Star"), "★" if card.starred else "☆"),
         )
     )
 
 
 def _seed(result: StoredResult) -> str:
     seed = result.settings.get("seed")
-    return "" if seed is None else f"<span>seed {html.escape(str(seed))}</span>"
+    return "" if seed is None else f"<span>{tr('seed {seed}', seed=html.escape(str(seed)))}</span>"
 
 
 def _pager(page: int, pages: int) -> str:
@@ -427,6 +434,7 @@ def _pager(page: int, pages: int) -> str:
     for target, text in ((page - 1, "‹ Newer"), (page + 1, "Older ›")):
         disabled = "" if 0 <= target < pages else " disabled"
         buttons.append(
-            f'<button type="button" class="ma-chip" data-page="{target}"{disabled}>{text}</button>'
+            f'<button type="button" class="ma-chip" data-page="{target}"{disabled}>{tr(text)}</button>'
         )
-    return f'<div class="ma-pager">{buttons[0]}<span>Page {page + 1} of {pages}</span>{buttons[1]}</div>'
+    told = tr("Page {page} of {pages}", page=page + 1, pages=pages)
+    return f'<div class="ma-pager">{buttons[0]}<span>{told}</span>{buttons[1]}</div>'

@@ -22,6 +22,7 @@ from magicanimate.progress import duration
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.gallery.thumbnails import encode_webp
 from magicanimate.webui.jobs.job import Made
+from magicanimate.webui.texts import tr
 
 ANIMATE = "animate"
 """The kind of these jobs."""
@@ -141,8 +142,11 @@ class AnimationRunner:
 
 def _summary(result: AnimationResult) -> str:
     """What was made, how long it took and what it is called."""
-    text = (
-        f"Done in {duration(sum(result.seconds.values()))}: {result.num_frames / result.fps:.1f} s of video, "
-        f"{result.width} × {result.height}. Saved as {result.output.name}."
+    text = tr(
+        "Done in {time}: {seconds} s of video, {size}. Saved as {name}.",
+        time=duration(sum(result.seconds.values())),
+        seconds=f"{result.num_frames / result.fps:.1f}",
+        size=f"{result.width} × {result.height}",
+        name=result.output.name,
     )
     return f"{text} {result.unsigned}" if result.unsigned else text

@@ -20,6 +20,7 @@ from magicanimate.webui.gallery.thumbnails import thumbnail
 from magicanimate.webui.jobs.job import Job, JobState
 from magicanimate.webui.jobs.polling import JobPoller, JobUpdate, PlacedJob, ViewState
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 
 _WHILE_BUSY, _WHILE_IDLE = 0.4, 2.0  # seconds between looks
 
@@ -116,7 +117,7 @@ class RunningPanel:
         return {
             self.status: gr.update(value=told, visible=bool(told)),
             self.example: gr.update(visible=placed is None),
-            self.cancel: gr.update(value="Cancel", interactive=True, visible=active),
+            self.cancel: gr.update(value=tr("Cancel"), interactive=True, visible=active),
         }
 
     def _ended(self, job: Job, *, alone: bool) -> Updates:
@@ -136,7 +137,7 @@ class RunningPanel:
         if seen.current is not None and seen.current.job.owner == self.owner(visitor, request):
             self.service.queue.cancel(seen.current.job.id)
         return self.poll(seen, visitor, request) | {
-            self.cancel: gr.update(value="Stopping…", interactive=False)
+            self.cancel: gr.update(value=tr("Stopping…"), interactive=False)
         }
 
     def _act(self, seen: ViewState, visitor: str, request: gr.Request, event: gr.EventData) -> Updates:
@@ -277,9 +278,11 @@ def job_list(jobs: Sequence[PlacedJob]) -> str:
     finished = ""
     if ended:
         old = "".join(_row(placed, useless) for placed in ended)
-        finished = f"<details><summary>{len(ended)} finished</summary><ol>{old}</ol></details>"
+        finished = (
+            f"<details><summary>{tr('{count} finished', count=len(ended))}</summary><ol>{old}</ol></details>"
+        )
     return (
-        f'<section class="ma-jobs" aria-label="Jobs"><header><h3>Jobs</h3>{clear}</header>'
+        f'<section class="ma-jobs" aria-label="{tr("Jobs")}"><header><h3>{tr("Jobs")}</h3>{clear}</header>'
         f"{_offer(unfinished)}<ol>{rows}</ol>{finished}</section>"
     )
 
@@ -288,18 +291,19 @@ def _offer(unfinished: int) -> str:
     """What to do with the jobs that the end of the program interrupted."""
     if not unfinished:
         return ""
-    jobs, were = ("1 job", "was") if unfinished == 1 else (f"{unfinished} jobs", "were")
-    go_on = _button("go-on", f"Resume {jobs}", "Run from the beginning", main=True)
+    told = tr("{count} job was interrupted.|{count} jobs were interrupted.", count=unfinished)
+    resume = tr("Resume {count} job|Resume {count} jobs", count=unfinished)
+    go_on = _button("go-on", resume, "Run from the beginning", main=True)
     drop = _button("drop", "Remove" if unfinished == 1 else "Remove all", "Take off the list")
-    return f'<div class="ma-offer"><span>{jobs} {were} interrupted.</span>{go_on}{drop}</div>'
+    return f'<div class="ma-offer"><span>{told}</span>{go_on}{drop}</div>'
 
 
 def _row(placed: PlacedJob, useless: Set[tuple[str, str]]) -> str:
     """A job; buttons in ``useless`` would do nothing."""
     job = placed.job
-    state, waiting = _STATES[job.state], job.state == "waiting"
+    state, waiting = tr(_STATES[job.state]), job.state == "waiting"
     if waiting:
-        state = f"waiting behind {placed.before}" if placed.before else "next"
+        state = tr("waiting behind {count}", count=placed.before) if placed.before else tr("next")
     detail = f'<span class="ma-job-error">{html.escape(job.error)}</span>' if job.error else ""
     buttons = "".join(
         _button(*button, job=job, disabled=(job.id, button[0]) in useless)
@@ -316,7 +320,7 @@ def _row(placed: PlacedJob, useless: Set[tuple[str, str]]) -> str:
 
 def _steps(job: Job) -> str:
     steps = job.request.get("num_inference_steps")
-    return f" · {steps} steps" if isinstance(steps, int) else ""
+    return " · " + tr("{count} step|{count} steps", count=steps) if isinstance(steps, int) else ""
 
 
 def _picture(job: Job) -> str:
@@ -330,6 +334,7 @@ def _picture(job: Job) -> str:
 def _button(
     action: str, text: str, hint: str, *, job: Job | None = None, main: bool = False, disabled: bool = False
 ) -> str:
+    text, hint = tr(text), tr(hint)
     label = f"{hint}: {job.title}" if job else hint
     return (
         f'<button type="button" class="ma-small{" ma-main" if main else ""}" data-action="{action}" '

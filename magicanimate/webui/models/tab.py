@@ -16,6 +16,7 @@ from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.models.fetching import FetchStatus, ModelFetch
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 
 _LOOK_EVERY = 1.0  # seconds, while something is fetched
 
@@ -33,13 +34,13 @@ class ModelsTab:
         self.list = gr.HTML(self._list, padding=False, elem_id="models", js_on_load=ON_LOAD)
         with gr.Row(elem_id="own-model"):
             self.folder = gr.Textbox(
-                label="A model of your own",
-                placeholder="Folder of a model, as training exports it",
+                label=tr("A model of your own"),
+                placeholder=tr("Folder of a model, as training exports it"),
                 max_lines=1,
                 scale=4,
                 elem_id="model-folder",
             )
-            self.use = gr.Button("Use", scale=0, min_width=90, elem_id="use-folder")
+            self.use = gr.Button(tr("Use"), scale=0, min_width=90, elem_id="use-folder")
         self.note = gr.HTML("", padding=False, elem_id="model-note")
         self.timer = gr.Timer(_LOOK_EVERY, active=False)
 
@@ -88,7 +89,7 @@ class ModelsTab:
     def _use_folder(self, folder: str) -> Updates:
         folder = (folder or "").strip().strip("\"'")
         if not folder:
-            return self._look(views.message("Give the folder of a model.", kind="error"))
+            return self._look(views.message(tr("Give the folder of a model."), kind="error"))
         return self._use(Path(folder).expanduser())
 
     def _use(self, model: str | Path) -> Updates:
@@ -96,7 +97,7 @@ class ModelsTab:
             self.service.use_model(model)
         except InputError as error:
             return self._look(views.message(str(error), kind="error"))
-        told = views.message("The next video is made with this model.", kind="done")
+        told = views.message(tr("The next video is made with this model."), kind="done")
         return self._look(told) | self.animate.switched()
 
 
@@ -128,29 +129,30 @@ def model_list(models: Sequence[ModelInfo], *, current: str, fetch: FetchStatus,
     """
     cards = [_named(model, current == model.name, fetch, free) for model in models]
     if current not in {model.name for model in models}:
-        name, text = Path(current).name, f"Your own model in {current}"
-        cards.append(_card(name, text, _IN_USE))
+        name, text = Path(current).name, tr("Your own model in {folder}", folder=current)
+        cards.append(_card(name, text, _in_use()))
     return f'<div class="ma-models">{"".join(cards)}</div>'
 
 
-_IN_USE = '<span class="ma-in-use">In use</span>'
+def _in_use() -> str:
+    return f'<span class="ma-in-use">{tr("In use")}</span>'
 
 
 def _named(model: ModelInfo, in_use: bool, fetch: FetchStatus, free: int) -> str:
-    title, text = _WHAT[model.name]
+    title, text = map(tr, _WHAT[model.name])
     if model.available:
-        size = f" {human_bytes(model.bytes)} on disk."
-        return _card(title, text + size, _IN_USE if in_use else _button("use", "Use", model.name))
+        size = " " + tr("{size} on disk.", size=human_bytes(model.bytes))
+        return _card(title, text + size, _in_use() if in_use else _button("use", "Use", model.name))
     size = human_bytes(FULL_BYTES)
-    text += f" {size} to download, {human_bytes(free)} free on this disk."
+    text += " " + tr("{size} to download, {free} free on this disk.", size=size, free=human_bytes(free))
     if fetch.state == "running":
-        progress = views.progress_bar(fetch.progress) if fetch.progress else views.message("Connecting…")
+        progress = views.progress_bar(fetch.progress) if fetch.progress else views.message(tr("Connecting…"))
         return _card(title, text, _button("pause", "Pause") + _button("cancel", "Cancel"), progress)
     if fetch.state == "paused":
         below = views.progress_bar(fetch.progress) if fetch.progress else ""
         return _card(title, text, _button("start", "Resume", main=True) + _button("cancel", "Cancel"), below)
     error = views.message(fetch.error, kind="error") if fetch.state == "failed" else ""
-    again = f"Download ({size})" if fetch.state != "failed" else "Try again"
+    again = tr("Download ({size})", size=size) if fetch.state != "failed" else tr("Try again")
     return _card(title, text, _button("start", again, main=True), error)
 
 
@@ -165,5 +167,5 @@ def _card(title: str, text: str, actions: str, below: str = "") -> str:
 def _button(action: str, text: str, model: str = "full", *, main: bool = False) -> str:
     return (
         f'<button type="button" class="ma-small{" ma-main" if main else ""}" data-action="{action}" '
-        f'data-model="{model}">{html.escape(text)}</button>'
+        f'data-model="{model}">{html.escape(tr(text))}</button>'
     )

@@ -21,18 +21,15 @@ from magicanimate.webui.animate import form
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import choice_name, tr
 
 MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
 
-_ABOUT = """
-<p class="ma-caption">A motion clip shows every part of the body in its own colour (DensePose). Animate makes
-one by itself. Convert a video here to look at it, to reduce flicker, or to match the dancer to a photo;
-changing settings afterwards is quick.</p>
-"""
-
-_EMPTY = """
-<div class="ma-empty"><b>Your motion clip will appear here</b>Add a video, then convert it.</div>
-"""
+_ABOUT = (
+    "A motion clip shows every part of the body in its own colour (DensePose). Animate makes one by itself. "
+    "Convert a video here to look at it, to reduce flicker, or to match the dancer to a photo; changing "
+    "settings afterwards is quick."
+)
 
 
 class DensePoseTab:
@@ -45,7 +42,7 @@ class DensePoseTab:
     def __init__(self, service: AnimationService):
         self.service = service
         self.made = gr.State(None)  # MadeMotion of the visitor's last run
-        gr.HTML(_ABOUT, padding=False)
+        gr.HTML(views.caption(tr(_ABOUT)), padding=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 self._inputs()
@@ -54,7 +51,7 @@ class DensePoseTab:
 
     def _inputs(self) -> None:
         self.clip = gr.Video(
-            label="Video",
+            label=tr("Video"),
             sources=["upload"],
             height=280,
             loop=True,
@@ -66,7 +63,7 @@ class DensePoseTab:
         self.settings = _settings()
         with gr.Column(visible=False, elem_classes="ma-panel") as self.pointing:
             self.picture = gr.Image(
-                label="Click on the person",
+                label=tr("Click on the person"),
                 interactive=False,
                 buttons=[],
                 format="jpeg",
@@ -75,10 +72,10 @@ class DensePoseTab:
             with gr.Row(elem_id="dp-point"):
                 for name, label in (("x", "Column"), ("y", "Row"), ("second", "At second")):
                     value = 0 if name == "second" else None
-                    self.settings[name] = gr.Number(value, label=label, minimum=0, min_width=90)
-        with gr.Accordion("Match the dancer to a photo", open=False):
+                    self.settings[name] = gr.Number(value, label=tr(label), minimum=0, min_width=90)
+        with gr.Accordion(tr("Match the dancer to a photo"), open=False):
             self.photo = gr.Image(
-                label="Photo of the whole body",
+                label=tr("Photo of the whole body"),
                 type="filepath",
                 sources=["upload", "clipboard"],
                 image_mode=None,
@@ -86,11 +83,15 @@ class DensePoseTab:
                 elem_id="dp-photo",
             )
             self.photo.preprocess = form.path_only
-            self.use_photo = gr.Checkbox(True, label="Use this photo", container=False)
+            self.use_photo = gr.Checkbox(True, label=tr("Use this photo"), container=False)
 
     def _results(self) -> None:
-        self.job = MotionJob(self.service, "dp", MAKE)
-        self.empty = gr.HTML(_EMPTY, padding=False)
+        self.job = MotionJob(self.service, "dp", tr(MAKE))
+        self.empty = gr.HTML(
+            f'<div class="ma-empty"><b>{tr("Your motion clip will appear here")}</b>'
+            f"{tr('Add a video, then convert it.')}</div>",
+            padding=False,
+        )
         with gr.Row(visible=False) as self.players:
             players: dict[str, Any] = {
                 "interactive": False,
@@ -100,16 +101,16 @@ class DensePoseTab:
                 "buttons": [],
                 "min_width": 150,
             }
-            self.before = gr.Video(label="Before", elem_id="dp-before", **players)
-            self.after = gr.Video(label="After", elem_id="dp-after", **players)
+            self.before = gr.Video(label=tr("Before"), elem_id="dp-before", **players)
+            self.after = gr.Video(label=tr("After"), elem_id="dp-after", **players)
         self.figures = gr.HTML("", visible=False, padding=False, elem_id="dp-figures")
-        self.use = gr.Button("Use in Animate", variant="primary", visible=False, elem_id="dp-use")
+        self.use = gr.Button(tr("Use in Animate"), variant="primary", visible=False, elem_id="dp-use")
         with gr.Row():
             self.exact = gr.DownloadButton(
-                "Exact colours (MP4)", size="sm", visible=False, elem_id="dp-exact"
+                tr("Exact colours (MP4)"), size="sm", visible=False, elem_id="dp-exact"
             )
-            self.near = gr.DownloadButton("Plays everywhere (MP4)", size="sm", visible=False)
-            self.archive = gr.DownloadButton("Detected people (NPZ)", size="sm", visible=False)
+            self.near = gr.DownloadButton(tr("Plays everywhere (MP4)"), size="sm", visible=False)
+            self.archive = gr.DownloadButton(tr("Detected people (NPZ)"), size="sm", visible=False)
 
     def connect(self, panel: MotionPanel, tabs: gr.Tabs) -> None:
         """Attach the handlers; every widget of the page is there now.
@@ -156,8 +157,8 @@ class DensePoseTab:
             self.job.status: gr.update(value="", visible=False),
             self.empty: gr.update(visible=True),
             self.players: gr.update(visible=False),
-            self.before: gr.update(value=None, label="Before"),
-            self.after: gr.update(value=None, label="After"),
+            self.before: gr.update(value=None, label=tr("Before")),
+            self.after: gr.update(value=None, label=tr("After")),
             self.figures: gr.update(value="", visible=False),
             self.use: gr.update(visible=False),
             **dict.fromkeys((self.exact, self.near, self.archive), gone),
@@ -174,7 +175,7 @@ class DensePoseTab:
             self.notice: gr.update(
                 value=views.message(text, kind="info" if button else "error"), visible=True
             ),
-            self.job.start: gr.update(value=button or MAKE, interactive=button is not None),
+            self.job.start: gr.update(value=tr(button or MAKE), interactive=button is not None),
         }
 
     def _offer(self, clip: Path) -> tuple[str, str, str | None]:
@@ -188,7 +189,7 @@ class DensePoseTab:
             button = MAKE if found.kind == "ordinary" else CORRECT
             return found.kind, self.service.conversion(found.kind), button
         if found.kind == "ready":
-            return found.kind, "This is a motion clip already. Choose what to change.", CHANGE
+            return found.kind, tr("This is a motion clip already. Choose what to change."), CHANGE
         return found.kind, f"{clip.name} {found.advice('')}.", None
 
     def _forget_point(self) -> tuple[None, None]:
@@ -227,9 +228,9 @@ class DensePoseTab:
                 self.players: gr.update(visible=True),
                 self.before: gr.update(
                     value=str(result.plain) if plain else clip,
-                    label="Before: as detected" if plain else "Before: the video",
+                    label=tr("Before: as detected" if plain else "Before: the video"),
                 ),
-                self.after: gr.update(value=str(result.playable), label="After"),
+                self.after: gr.update(value=str(result.playable), label=tr("After")),
                 self.figures: gr.update(value=numbers, visible=bool(numbers)),
                 self.use: gr.update(visible=True),
                 self.exact: gr.update(value=str(result.video), visible=True),
@@ -256,27 +257,30 @@ def _archive_download(new: MadeMotion) -> Updates:
 
 def _settings() -> dict[str, gr.components.Component]:
     """Widgets of how a motion clip is made, by the names of `densepose_tools.one_click.motion_config`."""
-    choices = [("The largest person", "largest"), ("Everyone", "all"), ("The person I click on", "point")]
-    people = gr.Radio(choices, value=Postprocessing().people, label="Who dances")
+    choices = [(choice_name(each), each) for each in ("largest", "all", "point")]
+    people = gr.Radio(choices, value=Postprocessing().people, label=tr("Who dances"))
     with gr.Row():
-        start = gr.Number(0, label="Start", info="Seconds", minimum=0, min_width=120)
-        end = gr.Number(0, label="End", info="Seconds; 0 is the end", minimum=0, min_width=120)
+        start = gr.Number(0, label=tr("Start"), info=tr("Seconds"), minimum=0, min_width=120)
+        end = gr.Number(0, label=tr("End"), info=tr("Seconds; 0 is the end"), minimum=0, min_width=120)
     with gr.Row(elem_classes="ma-choices"):
         steady = gr.Checkbox(
-            Postprocessing().deflicker, label="Reduce flicker", container=False, min_width=120
+            Postprocessing().deflicker, label=tr("Reduce flicker"), container=False, min_width=120
         )
-        flip = gr.Checkbox(False, label="Mirror", container=False, min_width=90)
+        flip = gr.Checkbox(False, label=tr("Mirror"), container=False, min_width=90)
         margin = gr.Checkbox(
-            False, label="Keep head and legs inside the frame", container=False, min_width=240
+            False, label=tr("Keep head and legs inside the frame"), container=False, min_width=240
         )
-    with gr.Accordion("Advanced", open=False):
+    with gr.Accordion(tr("Detection"), open=False):
         score = gr.Slider(
             PUBLISHED_MIN_SCORE,
             0.95,
             value=Selection().min_score,
             step=0.05,
-            label="Detection threshold",
-            info=f"Higher: fewer things are mistaken for people. Published clips use {PUBLISHED_MIN_SCORE}",
+            label=tr("Detection threshold"),
+            info=tr(
+                "Higher: fewer things are mistaken for people. Published clips use {value}",
+                value=PUBLISHED_MIN_SCORE,
+            ),
         )
     found = {"min_score": score, "people": people, "start": start, "end": end}
     return found | {"steady": steady, "flip": flip, "margin": margin}
@@ -328,7 +332,7 @@ class MotionJob:
         self.service, self.name = service, name
         with gr.Row():
             self.start = gr.Button(label, variant="primary", elem_id=f"make-{name}")
-            self.cancel = gr.Button("Cancel", visible=False, elem_id=f"cancel-{name}")
+            self.cancel = gr.Button(tr("Cancel"), visible=False, elem_id=f"cancel-{name}")
         self.status = gr.HTML("", visible=False, padding=False, elem_id=f"{name}-status")
 
     def connect(self, make: Callable, inputs: Any, outputs: list) -> gr.events.Dependency:
@@ -355,12 +359,12 @@ class MotionJob:
     def stop(self, request: gr.Request) -> Updates:
         """The visitor has pressed Cancel."""
         self.service.cancel(self.of(request))
-        return {self.cancel: gr.update(value="Stopping…", interactive=False)}
+        return {self.cancel: gr.update(value=tr("Stopping…"), interactive=False)}
 
     def _release(self) -> Updates:
         return {
             self.start: gr.update(interactive=True),
-            self.cancel: gr.update(value="Cancel", interactive=True, visible=False),
+            self.cancel: gr.update(value=tr("Cancel"), interactive=True, visible=False),
         }
 
     def run(
@@ -388,5 +392,5 @@ class MotionJob:
         except InputError as error:
             yield {self.status: views.message(without_folders(str(error), clip), kind="error")}
         except Cancelled:
-            text = "Cancelled. What was detected is kept; converting again continues from there."
+            text = tr("Cancelled. What was detected is kept; converting again continues from there.")
             yield {self.status: views.message(text)}

@@ -18,6 +18,7 @@ they cannot run apart. With two clips the second follows the first.
     mute: "M4 9v6h4l5 5V4L8 9zM16 9l6 6m0-6-6 6",
     full: "M4 4h6v2H6v4H4zM14 4h6v6h-2V6h-4zM4 14h2v4h4v2H4zM18 14h2v6h-6v-2h4z",
   };
+  const say = (text) => globalThis.maTexts?.[text] ?? text; // in the page's language
   const SPEEDS = [0.25, 0.5, 1, 2];
   const DRIFT = 0.08; // seconds that a second video may be off while it plays
 
@@ -73,11 +74,11 @@ they cannot run apart. With two clips the second follows the first.
       if (second) {
         const sides = [[this.video(0), [0, 1], first.label], [this.video(1), [0, 1], second.label]];
         return [
-          { id: "slider", name: "Divider", sides },
-          { id: "beside", name: "Beside each other", row: sides },
+          { id: "slider", name: say("Divider"), sides },
+          { id: "beside", name: say("Beside each other"), row: sides },
         ];
       }
-      const views = [{ id: "result", name: "Result", show: () => this.video(0) }];
+      const views = [{ id: "result", name: say("Result"), show: () => this.video(0) }];
       if (!first.strip) return views;
       const strip = () => this.video(1);
       const third = (i) => {
@@ -87,11 +88,11 @@ they cannot run apart. With two clips the second follows the first.
         return [(i * (first.width + gap) + 1) / total, (first.width - 2) / total];
       };
       const against = (id, name, i) => ({
-        id, name: `Against ${name}`,
-        sides: [[strip, () => third(i), name], [strip, () => third(2), "result"]],
+        id, name: say(`Against ${name}`),
+        sides: [[strip, () => third(i), say(name)], [strip, () => third(2), say("result")]],
       });
       views.push(against("motion", "motion", 1), against("photo", "photo", 0));
-      views.push({ id: "strip", name: "Side by side", show: strip });
+      views.push({ id: "strip", name: say("Side by side"), show: strip });
       return views;
     }
 
@@ -115,16 +116,16 @@ they cannot run apart. With two clips the second follows the first.
     }
 
     makeTabs() {
-      this.tabs = make("div", "ma-views", { role: "group", "aria-label": "What is shown" });
+      this.tabs = make("div", "ma-views", { role: "group", "aria-label": say("What is shown") });
       return this.tabs;
     }
 
     makeStage() {
-      this.stage = make("div", "ma-stage", { tabindex: "0", role: "group", "aria-label": "Video; space plays, comma and full stop step" });
+      this.stage = make("div", "ma-stage", { tabindex: "0", role: "group", "aria-label": say("Video; space plays, comma and full stop step") });
       this.frame = make("div", "ma-frame");
       this.canvas = make("canvas", "ma-canvas");
       this.divider = make("div", "ma-divider", {
-        role: "slider", tabindex: "0", "aria-label": "Divider", "aria-valuemin": "0", "aria-valuemax": "100",
+        role: "slider", tabindex: "0", "aria-label": say("Divider"), "aria-valuemin": "0", "aria-valuemax": "100",
       });
       this.labels = [make("span", "ma-label ma-left"), make("span", "ma-label ma-right")];
       this.frame.append(this.canvas, this.divider, ...this.labels);
@@ -159,14 +160,14 @@ they cannot run apart. With two clips the second follows the first.
         made.onclick = action;
         return made;
       };
-      this.playButton = button("play", "Play or pause (space)", () => this.toggle());
-      this.loopButton = button("loop", "Repeat", () => this.setLoop(!this.loop));
-      this.muteButton = button("mute", "Sound", () => this.setMuted(!this.muted));
+      this.playButton = button("play", say("Play or pause (space)"), () => this.toggle());
+      this.loopButton = button("loop", say("Repeat"), () => this.setLoop(!this.loop));
+      this.muteButton = button("mute", say("Sound"), () => this.setMuted(!this.muted));
       this.muteButton.hidden = !this.clips.some((clip) => clip.sound);
-      this.range = make("input", "ma-range", { type: "range", min: "0", step: "1", "aria-label": "Frame" });
+      this.range = make("input", "ma-range", { type: "range", min: "0", step: "1", "aria-label": say("Frame") });
       this.range.oninput = () => this.goTo(Number(this.range.value));
       this.readout = make("span", "ma-readout");
-      this.speed = make("select", "ma-speed", { "aria-label": "Speed", title: "Speed" });
+      this.speed = make("select", "ma-speed", { "aria-label": say("Speed"), title: say("Speed") });
       for (const speed of SPEEDS) {
         const option = make("option", "", { value: speed });
         option.textContent = `${speed}×`;
@@ -175,11 +176,11 @@ they cannot run apart. With two clips the second follows the first.
       }
       this.speed.onchange = () => this.setSpeed();
       controls.append(
-        button("back", "One frame back (,)", () => this.step(-1)),
+        button("back", say("One frame back (,)"), () => this.step(-1)),
         this.playButton,
-        button("next", "One frame on (.)", () => this.step(1)),
+        button("next", say("One frame on (.)"), () => this.step(1)),
         this.range, this.readout, this.loopButton, this.speed, this.muteButton,
-        button("full", "Full screen", () => this.fullScreen()),
+        button("full", say("Full screen"), () => this.fullScreen()),
       );
       this.muted = true;
       return controls;

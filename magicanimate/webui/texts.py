@@ -1,0 +1,146 @@
+"""The page's texts in the language it is shown in.
+
+Texts are written in English where they are used, and looked up in ``static/texts_LANGUAGE.json``, which has
+every one of them. What settings are called is here, beside their names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from magicanimate.config import AnimationRequest
+from magicanimate.webui import STATIC
+
+LANGUAGES = {"en": "English", "de": "Deutsch", "es": "Español", "ja": "日本語", "ko": "한국어", "zh": "中文"}
+
+_table: Mapping[str, str] = {}
+
+
+def use(language: str) -> None:
+    """Show the page in one of `LANGUAGES` from now on; what is not translated stays English."""
+    global _table
+    _table = {} if language == "en" else read_table(language)
+
+
+def read_table(language: str) -> dict[str, str]:
+    """The texts of a language, by the English ones."""
+    return json.loads((STATIC / f"texts_{language}.json").read_text(encoding="utf-8"))
+
+
+def tr(text: str, **values: object) -> str:
+    """A text in the page's language.
+
+    Args:
+        text: English, with ``{name}`` for values.
+        values: what is put in. "count" also chooses the singular, which a text has before ``|``:
+            ``tr("{count} job|{count} jobs", count=2)``.
+    """
+    found = _table.get(text, text)
+    if "|" in found:
+        one, _, many = found.partition("|")
+        found = one if values.get("count") == 1 else many
+    return found.format(**values) if values else found
+
+
+_LABELS = {
+    "seed": "Seed",
+    "random_seed": "New seed each time",
+    "seeds": "Videos at once",
+    "preset": "Quality",
+    "num_inference_steps": "Steps",
+    "guidance_scale": "Guidance",
+    "size": "Size",
+    "width": "Width",
+    "height": "Height",
+    "fit": "Fit",
+    "start": "Start",
+    "end": "End",
+    "stride": "Use every n-th frame",
+    "fps": "Frame rate",
+    "people": "Who dances",
+    "fit_dancer": "Fit the dancer to the photo",
+    "speed": "Speed",
+    "mirror": "Mirror",
+    "boomerang": "Boomerang",
+    "reference_strength": "Photo strength",
+    "controlnet_conditioning_scale": "Pose strength",
+    "fusion": "Fusion",
+    "windows": "Windows",
+    "window_size": "Window size",
+    "window_overlap": "Overlap",
+    "window_offset": "Shift windows from step to step",
+    "scheduler": "Scheduler",
+    "side_by_side": "Also make a side-by-side video",
+    "sound": "Keep the sound",
+    "credentials": "Sign the video as AI-generated",
+    "check_motion": "Convert ordinary videos",
+    "detail": "Second look",
+    "start_from_photo": "Begin in the photo's pose",
+    "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
+}
+"""What the page calls the settings; one that is not here is called by its own name."""
+
+
+_EXPLAINED = {
+    "preset": "Faster settings look rougher",
+    "num_inference_steps": "More steps: finer, slower",
+    "guidance_scale": "How strictly to follow the photo; 1 is fastest",
+    "fit": "Crop: fill the frame. Pad: show everything. Stretch: distort (as the original code does). "
+    "Auto: crop where the dancer stays in the frame, else pad",
+    "start": "Seconds",
+    "end": "Seconds; 0 is the end",
+    "stride": "2: every other frame",
+    "fps": "0: as in the clip",
+    "speed": "2 is twice as fast",
+    "reference_strength": "1 as trained, 0 not at all",
+    "controlnet_conditioning_scale": "1 as trained",
+    "fusion": "Which layers use the photo (leave as it is)",
+    "windows": "How a long clip is divided: open, or as a ring that joins the end to the beginning",
+    "window_size": "Frames made together",
+    "window_overlap": "More hides seams, takes longer",
+    "scheduler": "How noise becomes a picture",
+    "detail": "Looks again at small faces or hands, enlarged: finer, slower",
+    "start_from_photo": "So many frames more lead from the photo's pose to the dance",
+    "prompt": "May stay empty",
+    "negative_prompt": "What to avoid",
+}
+_NAMES = {
+    "exact": "Best",
+    "balanced": "Good",
+    "fast": "Fast",
+    "draft": "Draft",
+    "faces": "Faces",
+    "faces+hands": "Faces and hands",
+    "midup": "Middle and up (as trained)",
+    "full": "All",
+    "default": "Automatic",
+    "largest": "The largest person",
+    "all": "Everyone",
+    "point": "The person I click on",
+}
+"""What choices are called, where it is not their own name with a capital."""
+
+
+def label_of(name: str) -> str:
+    """What the page calls a setting."""
+    return tr(_LABELS.get(name) or name.replace("_", " ").capitalize())
+
+
+def labels() -> dict[str, str]:
+    """What the page calls every setting that has a place in results, in their order."""
+    names = dict.fromkeys([*_LABELS, *(n for n, each in AnimationRequest.table().items() if each.page)])
+    return {name: label_of(name) for name in names}
+
+
+def explained(name: str) -> str | None:
+    """A line on what a setting does: the page's own, or that of the command line."""
+    known = AnimationRequest.table().get(name)
+    text = _EXPLAINED.get(name) or ("" if name in _LABELS or known is None else known.help)
+    return tr(text[:1].upper() + text[1:]) or None
+
+
+def choice_name(choice: str) -> str:
+    """What the page calls a choice."""
+    return tr(_NAMES.get(choice) or (choice.capitalize() if choice.islower() else choice))
