@@ -25,6 +25,9 @@ _SEARCH = 8
 """Blocks are looked for this many pixels around, at half size, and then one pixel around at full size."""
 _STANDSTILL = 0.02
 """A block moves only if that makes this share of it agree more: noise is no motion."""
+_BLOB = 0.03
+"""Half the breadth that a blob apart from a body needs to stay, by the side of a square of the body's area."""
+
 _BACK_WITHIN = 3
 _BOX_REACH = 5
 """Frames before and after that have a say in where a box is."""
@@ -106,9 +109,40 @@ def _deflickered_frame(window: list[np.ndarray], at: int) -> np.ndarray:
         if before in moved and after in moved:
             agree = (moved[before] == moved[after]) & (moved[before] != here)
             result[agree] = moved[before][agree]
+    result[_stray(result > 0)] = 0
     deflickered_labels = labels.copy()
     deflickered_labels[region] = result
     return deflickered_labels
+
+
+def _stray(body: np.ndarray) -> np.ndarray:
+    """Where small blobs are that no body hangs on to, however long they stay: bool (H, W) as ``body``.
+
+    The body is worn away until only what is broad is left, and grown again within itself: limbs grow back,
+    blobs that were worn away do not.
+    """
+    depth = max(1, round(_BLOB * np.sqrt(body.sum())))
+    kept = body.copy()
+    for _ in range(depth):
+        kept = ~_grown(~kept)
+    if not kept.any():  # all of it is thin
+        return np.zeros_like(body)
+    size = 0
+    while (now := int(kept.sum())) != size:
+        size = now
+        kept = _grown(kept) & body
+    return body & ~kept
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """A mask and its neighbours along rows, columns and diagonals."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    across = grown.copy()
+    across[:, 1:] |= grown[:, :-1]
+    across[:, :-1] |= grown[:, 1:]
+    return across
 
 
 def _body_region(window: list[np.ndarray]) -> tuple[slice, slice] | None:

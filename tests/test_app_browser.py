@@ -423,6 +423,67 @@ def test_results_are_looked_at_compared_binned_and_used_again(page, served, tmp_
     page.wait_for_function("document.querySelector('#seed input[type=number]').value === '41'")
 
 
+@pytest.mark.slow
+def test_stars_and_several_results_at_once(page, served, tmp_path):
+    photo, motion = str(write_photo(tmp_path / "me.png")), str(write_motion(tmp_path / "polka.mp4", 3))
+    first, second = "20260301-090000_me_polka", "20260302-090000_me_polka"
+    for name in (first, second):
+        write_result(served[1] / f"{name}.mp4", size=64, photo=photo, motion=motion, seed=3)
+    page.get_by_role("tab", name="Gallery").click()
+    page.fill("#gallery-search textarea, #gallery-search input", "polka")
+    wait_for_cards(page, second, first)
+    page.locator(f".ma-cell:has([title='{first}']) .ma-star").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f".ma-cell:has([title='{first}']) .ma-star[aria-pressed=true]")
+    page.wait_for_function("document.activeElement.matches('.ma-star')")  # Enter again takes it away
+    page.locator("#gallery-which").get_by_label("Starred").check(force=True)
+    wait_for_cards(page, first)
+    page.locator("#gallery-which").get_by_label("Results").check(force=True)
+    wait_for_cards(page, second, first)
+    for name in (first, second):
+        page.click(f"#gallery .ma-card[title='{name}']", modifiers=["Control"])
+        page.wait_for_selector(f".ma-cell:has([title='{name}']) .ma-select[aria-pressed=true]")
+    assert "2 selected" in page.inner_text("#gallery .ma-selection")
+    page.click("#gallery [data-act=delete]")
+    page.wait_for_selector("#gallery .ma-empty")
+    page.click("#gallery-undo")
+    wait_for_cards(page, second, first)
+
+
+def test_a_sound_tells_that_it_is_done_if_that_is_wanted(page):
+    page.wait_for_selector("#motion video")
+    set_steps(page, 40)
+    page.click("#animate")
+    page.click("#status [data-sound]")
+    page.wait_for_selector("#status [data-sound][aria-pressed=true]")
+    wait_for_status(page, "of video, 32 × 32")
+    page.wait_for_function("document.body.dataset.chimed === '1'")
+
+
+def test_a_photo_is_pasted_over_the_one_that_is_there(page):
+    page.wait_for_selector("#photo img")
+    page.evaluate(
+        """async () => {
+            const canvas = Object.assign(document.createElement("canvas"), { width: 40, height: 40 });
+            canvas.getContext("2d").fillRect(0, 0, 20, 20);
+            const picture = await new Promise((done) => canvas.toBlob(done));
+            const clipboardData = new DataTransfer();
+            clipboardData.items.add(new File([picture], "pasted.png", { type: "image/png" }));
+            document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+        }"""
+    )
+    page.wait_for_function("document.querySelector('#photo img')?.src.includes('pasted')")
+
+
+def test_the_page_speaks_other_languages(browser, tiny_model, tmp_path):
+    words = ("--lang", "ja")
+    with serving(tmp_path / "results", tiny_model, *words) as address, visit(browser, address) as page:
+        assert page.inner_text("#animate") == "アニメーション作成"
+        assert page.evaluate("document.documentElement.lang") == "ja"
+        page.wait_for_selector("#photo img")
+        wait_for_check(page, "動画 2.6秒")
+
+
 def wait_for_cards(page, *names: str) -> None:
     """Wait until the gallery shows these results with their thumbnails, and no others."""
     page.wait_for_function(

@@ -239,6 +239,17 @@ def test_deflickering_halves_the_flicker_and_keeps_the_seams(step, limb):
     assert (calm == truth).mean() > (noisy == truth).mean()
 
 
+def test_stray_blobs_go_however_long_they_stay():
+    """They are there in every frame, so that no comparison of frames tells them."""
+    truth = moving_figure(6, step=0, limb=0)
+    spotted = truth.copy()
+    spotted[:, 2:6, 2:6] = 15
+    spotted[:, -5:-2, -9:-2] = 3
+    assert (truth[:, :8, :8] == 0).all() and (truth[:, -7:, -11:] == 0).all()
+    calm = np.stack(list(deflickered(spotted)))
+    assert (calm == np.stack(list(deflickered(truth)))).all()
+
+
 def test_deflickering_leaves_steady_motion_alone():
     truth = moving_figure(6, step=3, limb=4)
     calm = np.stack(list(deflickered(truth)))
