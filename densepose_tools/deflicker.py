@@ -26,7 +26,7 @@ _SEARCH = 8
 _STANDSTILL = 0.02
 """A block moves only if that makes this share of it agree more: noise is no motion."""
 _BLOB = 0.03
-"""Half the breadth that a blob apart from a body needs to stay, by the side of a square of the body's area."""
+"""Half the breadth that a blob apart from a body needs to stay, by the root of the body's area."""
 
 _BACK_WITHIN = 3
 _BOX_REACH = 5
