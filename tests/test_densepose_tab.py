@@ -111,11 +111,11 @@ def test_a_clip_is_made_and_made_again_without_looking_for_people(tab, tmp_path)
 
     nobody = pressed(tab, clip, made=first[tab.made], people="point", x=1, y=1)
     assert "The point 1,1 at 0 s shows nobody" in nobody[tab.job.status]
-    playable, tabs = tab._send(again[tab.made])
-    assert tabs.selected == "animate"
+    sent = tab._send(again[tab.made])
+    assert sent[tab.tabs].selected == "animate" and sent[tab.panel.controls["end"]] == 0
     linked = tab._link("as uploaded.mp4", {"other.mp4": "map.mp4"}, again[tab.made])
     assert linked == {"other.mp4": "map.mp4", "as uploaded.mp4": again[tab.exact]["value"]}
-    assert playable == again[tab.near]["value"]
+    assert sent[tab.panel.controls["motion"]] == again[tab.near]["value"]
 
 
 def test_a_clip_that_is_right_is_changed_only_if_something_is_chosen(tab, tmp_path):

@@ -104,6 +104,7 @@ def answer(path: str, *, open_folders: list[Path] | None = None, **headers: str)
         routes=[
             Route("/", lambda request: PlainTextResponse("page")),
             Route("/gradio_api/{path:path}", file),
+            Route("/assets/{path:path}", file),
         ]
     )
     access = Access("127.0.0.1", origins=["https://good.example"])
@@ -133,6 +134,14 @@ def test_the_page_may_not_be_framed_by_others():
     assert reply.text == "page"
     assert reply.headers["content-security-policy"] == "frame-ancestors 'self' https://good.example"
     assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_scripts_named_by_their_content_are_asked_for_once():
+    """A page is a hundred small files of Gradio's; on the second visit none is asked for."""
+    kept = "public, max-age=31536000, immutable"
+    assert answer("/assets/Index-DrCM5gzc.css").headers["cache-control"] == kept
+    for path in ("/", "/gradio_api/file=/x/assets/a-DrCM5gzc.js?kind=text/html", "/assets/plain.js"):
+        assert answer(path).headers.get("cache-control") != kept
 
 
 @pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "application/pdf", "application/xhtml+xml"])

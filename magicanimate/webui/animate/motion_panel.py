@@ -112,7 +112,7 @@ class MotionPanel:
             chosen(self.no_edits, None, self.edited, queue=False, **PRIVATE)
         clip.change(
             self._examine,
-            [clip, self.made, self.after],
+            [clip, self.made, self.after, self.controls["start"], self.controls["end"]],
             [*shown, self.after, self.controls["people"], self.controls["start"]],
             concurrency_limit=4,
             trigger_mode="always_last",
@@ -137,7 +137,14 @@ class MotionPanel:
             return {self.made: made, self.line: _told(str(error), kind="error")}
         return {self.controls["motion"]: str(video), self.made: made | {str(video): clip}}
 
-    def _examine(self, clip: str | None, made: dict[str, str], after: str | None = None) -> Iterator[Updates]:
+    def _examine(
+        self,
+        clip: str | None,
+        made: dict[str, str],
+        after: str | None = None,
+        start: float | None = 0.0,
+        end: float | None = 0.0,
+    ) -> Iterator[Updates]:
         """A clip was put in, or taken away: say what it is, and ask who dances if there are several."""
         hidden = gr.update(visible=False)
         updates: Updates = {
@@ -155,7 +162,7 @@ class MotionPanel:
         except InputError as error:
             yield updates | {self.line: _told(views.for_visitors(error, clip), kind="error")}
             return
-        updates[self.strip] = strip(found)
+        updates[self.strip] = strip(found, start or 0.0, end or 0.0)
         if after:
             updates |= self._going_on(Path(motion_of(clip, made)), Path(after))
         if found.kind not in ("ordinary", "recolourable"):
@@ -219,15 +226,17 @@ class MotionPanel:
         return {self.joined: None, **{self.controls[name]: defaults[name].default for name in _EDITS}}
 
 
+_MARKED = ("Start of the part that is used", "End of the part that is used")
 _EDITS = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer")
 assert set(MOTION_STEPS) <= {*_EDITS, "people"}
 
 
-def strip(found: ClipStrip) -> str:
-    """Frames of a clip in a row, with a mark where it begins and one where it ends."""
+def strip(found: ClipStrip, start: float = 0.0, end: float = 0.0) -> str:
+    """Frames of a clip in a row, with marks at the seconds where it begins and ends; 0 is its own end."""
+    marked = [round(1000 * min(1.0, second / found.seconds)) for second in (start, end or found.seconds)]
     marks = "".join(
         f'<input type="range" min="0" max="1000" step="1" value="{value}" aria-label="{tr(label)}">'
-        for label, value in (("Start of the part that is used", 0), ("End of the part that is used", 1000))
+        for label, value in zip(_MARKED, marked, strict=True)
     )
     picture = views.picture(found.row(), label="", css="ma-strip-row")
     return (

@@ -71,7 +71,8 @@ class UseAgain:
             panel.extend.click(extend, panel.shown, [*self.filled, motion.after, tabs], **PRIVATE)
             for button, name in ((panel.as_photo, "photo"), (panel.as_motion, "motion")):
                 send = partial(self._send, tabs, name)
-                button.click(send, panel.shown, [self.controls[name], self.notice, tabs], **PRIVATE)
+                sent = [self.controls[name], self.notice, tabs, *motion.edited]
+                button.click(send, panel.shown, sent, **PRIVATE)
 
     def _from_file(self, file: str, visitor: str, request: gr.Request) -> Updates:
         owner = self.running.owner(visitor, request)
@@ -105,7 +106,8 @@ class UseAgain:
             )
         except InputError as error:
             return {self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)}
-        return {self.controls[name]: str(file), tabs: gr.update(selected="animate")}
+        edits = self.motion.no_edits() if name == "motion" else {}
+        return {self.controls[name]: str(file), **edits, tabs: gr.update(selected="animate")}
 
     def _from_result(self, tabs: gr.Tabs, shown: str) -> Updates:
         try:

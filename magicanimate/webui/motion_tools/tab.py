@@ -119,6 +119,7 @@ class DensePoseTab:
             panel: of the tab that animates, whose clip "Use in Animate" puts in.
             tabs: of the page, the one that animates being called "animate".
         """
+        self.panel, self.tabs = panel, tabs
         where = [self.clip, *(self.settings[name] for name in ("people", "start", "second", "x", "y"))]
         found = [self.settings[name] for name in ("min_score", "people", "margin")]
         results = [
@@ -144,7 +145,8 @@ class DensePoseTab:
         )
         inputs = {self.clip, self.photo, self.use_photo, self.made, *self.settings.values()}
         self.job.connect(self._make, inputs, [*results, self.made])
-        self.use.click(self._send, self.made, [panel.controls["motion"], tabs], **PRIVATE).then(
+        sent = [panel.controls["motion"], tabs, *panel.edited]
+        self.use.click(self._send, self.made, sent, **PRIVATE).then(
             self._link, [panel.controls["motion"], panel.made, self.made], panel.made, **PRIVATE
         )
 
@@ -241,8 +243,10 @@ class DensePoseTab:
 
         yield from self.job.run(request, clip, lambda: motion_config(values), made, earlier=data[self.made])
 
-    def _send(self, made: MadeMotion) -> tuple[str, gr.Tabs]:
-        return str(made.extraction.playable), gr.Tabs(selected="animate")
+    def _send(self, made: MadeMotion) -> Updates:
+        """Put the clip into the form of the tab that animates, without the edits of the one before."""
+        clip = {self.panel.controls["motion"]: str(made.extraction.playable)}
+        return clip | self.panel.no_edits() | {self.tabs: gr.Tabs(selected="animate")}
 
     def _link(self, clip: str, of_clips: dict[str, str], made: MadeMotion) -> dict[str, str]:
         """The clip in the player, which has near colours, stands for the one with exact colours."""
