@@ -196,7 +196,12 @@ def test_long_videos_are_cut_into_pieces(raw, tmp_path, reader):
 
     made = prepare(find_items(raw, "videos"), tmp_path / "out", replace(FEW, most_seconds=0.2))
     assert {"a.000.mp4", "a.001.mp4"} <= names(tmp_path / "out") and made.clips > 4
-    assert VideoFolder(tmp_path / "out", size=64).num_frames(0) == 5
+    videos = VideoFolder(tmp_path / "out", size=64)
+    assert videos.num_frames(0) == 5
+    second = next(i for i in range(len(videos)) if videos.name(i).endswith("a.001.mp4"))
+    drawn = videos.read(second, [2]).control["densepose"][0]
+    shown = [(nearest_labels(drawn)[0] == labels).mean() for labels in figures(10)]
+    assert int(np.argmax(shown)) == 7, "frame 2 of the second piece"
 
 
 def test_shots_are_cut(tmp_path, reader):

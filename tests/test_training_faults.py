@@ -11,13 +11,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
 from magicanimate.errors import InputError
 from tests.conftest import PATIENCE
-from tests.training_runs import train
+from tests.training_files import write_video
+from tests.training_runs import losses, train
 from training import runs
 from training.__main__ import main
 from training.build import Start
@@ -262,3 +264,34 @@ def test_the_autoencoder_of_stable_diffusions_folder_serves(published, tmp_path)
         Start(stable_diffusion=folder).parts(None)
     shutil.copytree(published / "sd-vae-ft-mse", folder / "vae")
     assert Start(stable_diffusion=folder).parts(None).vae == folder / "vae"
+
+
+def test_latents_of_real_videos_are_kept(data_folder, tmp_path):
+    """The same training up to rounding to half precision; nothing is encoded twice."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in "abc":
+        write_video(videos, name, 8)
+    train("vae", data_folder, tmp_path / "plain")
+    shutil.copytree(tmp_path / "plain" / "vae", tmp_path / "kept" / "vae")
+    few = {"still_share": 0.0, "target_still_share": 0.0, "steps": 2, "holdout": 1}
+    runs_of = {
+        name: train("base", videos, tmp_path / name, cache_latents=name == "kept", **few)
+        for name in ("plain", "kept")
+    }
+    assert losses(runs_of["kept"]) == pytest.approx(losses(runs_of["plain"]), rel=1e-2)
+    files = sorted((tmp_path / "kept" / "latents").iterdir())
+    assert [path.name.partition(".")[0] for path in files] == ["a", "b"], "not of those held out"
+    assert np.load(files[0]).shape == (8, 4, 4, 4) and np.load(files[0]).dtype == np.float16
+    before = {path: path.stat().st_mtime_ns for path in files}
+    train("base", videos, tmp_path / "kept", cache_latents=True, **(few | {"steps": 3}))
+    write_video(videos, "a", 9)
+    train("base", videos, tmp_path / "kept", cache_latents=True, **(few | {"steps": 4}))
+    after = sorted((tmp_path / "kept" / "latents").iterdir())
+    assert len(after) == 3 and all(path.stat().st_mtime_ns == before[path] for path in files)
+    with pytest.raises(InputError, match="begun with cache_latents = True, not False"):
+        train("base", videos, tmp_path / "kept", **(few | {"steps": 5}))
+    (tmp_path / "dancers").mkdir()
+    shutil.copytree(tmp_path / "plain" / "vae", tmp_path / "dancers" / "vae")
+    with pytest.raises(InputError, match="--cache-latents is for real videos without --images"):
+        train("base", data_folder, tmp_path / "dancers", cache_latents=True)

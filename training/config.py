@@ -125,6 +125,9 @@ class StageConfig:
     )
     channels_last: bool = setting(False, "memory layout that convolutions often like", may_change=True)
     compile: bool = setting(False, "use torch.compile for the denoiser's networks", may_change=True)
+    cache_latents: bool = setting(
+        False, "compute the latents of real videos once, into the folder of the runs (33 kB a frame at 512)"
+    )
     workers: int = setting(0, "processes that read data", may_change=True)
     checkpoint_every: int = setting(200, "steps between checkpoints", may_change=True)
     keep_checkpoints: int = setting(2, "newest checkpoints that are kept", may_change=True)

@@ -6,10 +6,12 @@ latents.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled
 from training.config import Precision
@@ -34,6 +36,15 @@ def channel_weights(latents: Latents, pixels: torch.Tensor) -> torch.Tensor:
         changes.append((latents.decode(moved) - before).square().mean().sqrt())
     weights = torch.stack(changes).sqrt()
     return weights / weights.mean()
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Tells a network's weights from any other's, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Latents:

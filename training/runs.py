@@ -26,7 +26,7 @@ from training.build import (
 from training.config import NetworkConfig, StageConfig, as_json, check_config, fixed_settings, flat
 from training.data.computed import PhotoLabels
 from training.export import export_pipeline
-from training.latents import Latents, channel_weights
+from training.latents import Latents, channel_weights, weights_digest
 from training.loop import Stage, Trainer, make_accelerator, usable_precision
 from training.parts import NewParts, PipelineParts
 from training.run_folder import CONFIG, alone_in, check_settings
@@ -38,7 +38,7 @@ from training.stages.vae import VaeStage
 
 log = logging.getLogger(__name__)
 
-PIPELINE, PREPARING = "pipeline", ".preparing.lock"
+PIPELINE, PREPARING, LATENTS = "pipeline", ".preparing.lock", "latents"
 MEASURED_PICTURES = 16
 
 
@@ -168,6 +168,9 @@ def build_stage(
         return Sharpener(config, networks, sampling_steps=steps, **given)
     computed = {"latents": latents.encode} | ({"photo_labels": photo_labels} if takes_map else {})
     sets = sets.computed(config, computed, runs, on_gpu=device.type != "cpu")
+    if config.cache_latents:
+        key = f"{weights_digest(vae)} {latents.format}"
+        sets = sets.with_latents(config, latents.encode, runs / LATENTS, key=key)
     weights = None
     if config.loss.weigh_channels:
         pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])

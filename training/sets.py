@@ -12,11 +12,12 @@ from torch.utils.data import Dataset
 
 from magicanimate.errors import InputError
 from training.config import CLIP_STAGES, SIGNALS, StageConfig
-from training.data.computed import ComputedVideos, compute_all
+from training.data.computed import ComputedVideos, LatentVideos, compute_all
 from training.data.dancers import DancerVideos
 from training.data.opening import open_images, open_videos
 from training.data.samples import ClipSamples, FixedSamples, ImageSamples, PairSamples
 from training.data.sources import ImageSet, VideoFrames, VideoSet, hold_out
+from training.data.videos import VideoFolder
 
 MEASURED_PICTURES = 512
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -48,12 +49,34 @@ class Data:
         held_out: to look at, of videos that are never learned from.
         pictures: some training pictures, to measure latents with.
         fixed: the whole set of videos if all its latents can be computed beforehand.
+        learned: real videos to learn from, if their latents can be kept (`StageConfig.cache_latents`).
     """
 
     samples: Dataset
     held_out: Dataset
     pictures: Dataset
     fixed: DancerVideos | None = None
+    learned: VideoSet | None = None
+
+    def with_latents(self, config: StageConfig, encode: Network, folder: Path, *, key: str) -> Data:
+        """The same samples with latents of real videos, computed once, in place of pictures.
+
+        Args:
+            config: of the stage.
+            encode: images ``B 3 H W`` in [-1, 1] -> latents ``B C h w``.
+            folder: for the files.
+            key: tells the autoencoder.
+
+        Raises:
+            InputError: there are no real videos, or other images, whose latents are not kept.
+        """
+        if self.learned is None:
+            raise InputError(
+                "--cache-latents is for real videos without --images; rendered dancers' are always kept."
+            )
+        key = f"{key} {config.size} {config.framing}"
+        videos = LatentVideos(self.learned, folder, encode, key=key)
+        return replace(self, samples=_samples(config, videos, None))
 
     def computed(
         self, config: StageConfig, networks: Mapping[str, Network], folder: Path, *, on_gpu: bool = False
@@ -111,6 +134,7 @@ def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path |
         held_out=_to_look_at(config, held_out),
         pictures=ImageSamples(VideoFrames(train), batch_size=1, steps=MEASURED_PICTURES, seed=0),
         fixed=videos if computable and images is None else None,
+        learned=train if isinstance(videos, VideoFolder) and images is None else None,
     )
 
 

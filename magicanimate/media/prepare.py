@@ -265,7 +265,8 @@ def _refuse_other_than_keypoints(clip: MotionClip, report: MotionReport) -> None
         InputError: it is a part map, or most of it is not black.
     """
     advice = "draw the keypoints with `python -m densepose_tools CLIP -o OUT --keypoints`"
-    if report.colours is not None:
+    # Drawn keypoints may pass for a map in other colours; only those of a map as it should be are certain.
+    if report.is_densepose:
         raise InputError(
             f"This checkpoint is driven by keypoints, and the motion clip {clip.path} is a DensePose map; "
             f"{advice}."

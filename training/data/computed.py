@@ -6,6 +6,7 @@ latents, ``M`` side of a kept part map.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import deque
@@ -20,15 +21,16 @@ from numpy.lib.format import open_memmap
 
 from densepose_tools.segmenter import DEFAULT_FOLDER, PartSegmenter
 from magicanimate.arrays import map_array
-from magicanimate.files import Unreadable
+from magicanimate.files import Unreadable, whole_file
 from training.data.dancers import DancerVideos
-from training.data.sources import Frames
+from training.data.sources import Frames, VideoSet
 from training.data.tensors import to_images
 
 log = logging.getLogger(__name__)
 LOGGED = 500  # videos between two lines of progress
 PHOTO_LABELS_SIDE = 64  # two labels each way for a token of 32 x 32
 _COMPARED = 4  # videos
+_FRAMES_AT_ONCE = 64
 _ROUNDING = 0.05  # of the values' size; those of another network are about as far away as they are large
 
 
@@ -169,3 +171,63 @@ class ComputedVideos:
         else:
             pixels, control = None, self.videos.drawings(video, frames)
         return Frames(pixels, control, **{name: array[video, frames] for name, array in self._arrays.items()})
+
+
+class LatentVideos:
+    """Real videos with their latents, which are computed once, in place of pictures; a ``VideoSet``.
+
+    Each video has a file, float16 ``K C h w`` of its ``K`` frames, whose name tells the video as it is, the
+    size, the crop and the autoencoder; what is there already is not computed again.
+
+    Args:
+        videos: real videos.
+        folder: for the files.
+        encode: images ``B 3 H W`` in [-1, 1] -> latents ``B C h w`` on any device.
+        key: tells everything that the latents depend on besides the video file.
+    """
+
+    def __init__(
+        self,
+        videos: VideoSet,
+        folder: Path,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        key: str,
+    ):
+        self.videos, self.stills = videos, videos.stills
+        folder.mkdir(parents=True, exist_ok=True)
+        self.files = [self._file(video, folder, key) for video in range(len(videos))]
+        todo = [video for video, file in enumerate(self.files) if not file.exists()]
+        for done, video in enumerate(todo):
+            self._compute(video, encode)
+            if done % LOGGED == 0:
+                log.info("%s: latents of %d of %d videos", folder, done, len(todo))
+
+    def _file(self, video: int, folder: Path, key: str) -> Path:
+        path = Path(self.videos.name(video))
+        status = path.stat()
+        known = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {key}"
+        return folder / f"{path.stem}.{hashlib.sha256(known.encode()).hexdigest()[:16]}.npy"
+
+    def _compute(self, video: int, encode: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        count, parts = self.videos.num_frames(video), []
+        for first in range(0, count, _FRAMES_AT_ONCE):
+            frames = range(first, min(first + _FRAMES_AT_ONCE, count))
+            pixels = self.videos.read(video, frames).pixels
+            parts.append(encode(to_images(pixels)).cpu().numpy().astype(np.float16))
+        with whole_file(self.files[video]) as partial, partial.open("wb") as file:
+            np.save(file, np.concatenate(parts))
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def num_frames(self, video: int) -> int:
+        return self.videos.num_frames(video)
+
+    def name(self, video: int) -> str:
+        return self.videos.name(video)
+
+    def read(self, video: int, frames: Sequence[int]) -> Frames:
+        frames = list(frames)
+        latents = map_array(self.files[video])[frames]
+        return Frames(None, self.videos.signals_of(video, frames), latents=latents)

@@ -51,7 +51,7 @@ from magicanimate.files import (
     write_json,
 )
 from magicanimate.media.fit import MotionFit, plan_motion_fit
-from magicanimate.media.motion import open_motion
+from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
 from training.config import Framing
 from training.data.flip import KEY_FRAME_EVERY, write_video
@@ -62,6 +62,7 @@ log = logging.getLogger(__name__)
 
 RECORDS, MANIFEST, LINES = "records", "manifest.json", "manifest.jsonl"
 _PICTURES_AT_ONCE = 32
+_ROUNDING = 1e-6  # seconds
 _LIMITS = MediaLimits(
     max_file_bytes=1 << 44, max_seconds=float("inf"), max_frames=10**9, max_total_pixels=1 << 62
 )
@@ -289,25 +290,31 @@ class Preparer:
                     break  # its mirrored copy would be no better
         return made, dropped
 
-    def _frames(self, item: RawItem) -> Iterator[np.ndarray]:
-        """The frames of an item at the rate wanted, cut to its box, uint8 (H, W, 3)."""
-        path = Path(item.path)
-        if item.rate is None:
-            clip = open_motion(path, start=item.start, end=item.end, fps=self.settings.fps, limits=_LIMITS)
-            frames = clip.frames()
-        else:  # a folder of frames has no timestamps: count them
-            clip = open_motion(path, fps=item.rate, limits=_LIMITS)
-            frames = _resampled(clip.frames(), item.rate, self.settings.fps)
-        with closing(frames):
-            for frame in frames:
-                yield frame if item.box is None else _cut(frame, item.box)
+    def _open(self, item: RawItem, first: int = 0) -> MotionClip:
+        """An item at the rate wanted, from one of its frames on; a folder of frames at its own rate."""
+        if item.rate is not None:
+            return open_motion(Path(item.path), fps=item.rate, limits=_LIMITS)
+        start = item.start + first / self.settings.fps
+        start += _ROUNDING if first else 0.0  # the frame that is due at this very moment counts
+        return open_motion(Path(item.path), start=start, end=item.end, fps=self.settings.fps, limits=_LIMITS)
+
+    def _frames(self, item: RawItem, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
+        """Frames of an item at the rate wanted, cut to its box, uint8 (H, W, 3)."""
+        frames = self._open(item, first).frames()
+        if item.rate is not None:
+            frames = islice(_resampled(frames, item.rate, self.settings.fps), first, None)
+        for frame in islice(frames, None if last is None else last - first):
+            yield frame if item.box is None else _cut(frame, item.box)
 
     def _stretches(self, item: RawItem) -> list[tuple[int, int]]:
         """First frame and one past the last of each clip of a video."""
+        count = self._open(item).num_frames_estimate
         if self._shots is not None:
             shots = self._shots(self._frames(item))
-        else:
+        elif count is None:
             shots = [(0, sum(1 for _ in self._frames(item)))]
+        else:
+            shots = [(0, count if item.rate is None else int(count * self.settings.fps / item.rate))]
         longest = round(self.settings.most_seconds * self.settings.fps)
         if not longest:
             return shots
@@ -325,7 +332,7 @@ class Preparer:
         archive = self.out / RECORDS / f"{name}.npz"
         files = [video, drawn]
         try:
-            frames = islice(self._frames(item), first, last)
+            frames = self._frames(item, first, last)
             write_video(video, self._fitted(frames, mirrored=mirrored), Fraction(self.settings.fps))
             clip = open_motion(video, limits=_LIMITS)
             settings = self._choice.settings(self.extractor, self._selection, start=0.0, end=None)
@@ -550,6 +557,7 @@ def _run_ray(
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every stage of its plan
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
@@ -559,8 +567,6 @@ def _run_ray(
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(batches))),
         num_cpus=1,
         num_gpus=1 if torch.cuda.is_available() else 0,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     for row in made.iter_rows():
         yield row["count"]

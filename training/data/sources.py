@@ -91,6 +91,10 @@ class VideoSubset:
     def read(self, video: int, frames: Sequence[int]) -> Frames:
         return self.videos.read(self.indices[video], frames)
 
+    def signals_of(self, video: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        """See `training.data.videos.VideoFolder.signals_of`."""
+        return self.videos.signals_of(self.indices[video], frames)
+
 
 def hold_out(videos: VideoSet, count: int) -> tuple[VideoSubset, VideoSubset]:
     """The set without its last ``count`` videos, and these.

@@ -158,7 +158,15 @@ class VideoFolder:
         entry, facts = self._entries[video], self._facts[video]
         crop = SquareCrop(self.size, facts.person if self.framing == "person" else None)
         frames = list(frames)
-        pixels = _fitted(entry.pixels, frames, crop.picture)
+        return Frames(_fitted(entry.pixels, frames, crop.picture), self._signals(entry, frames, crop))
+
+    def signals_of(self, video: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
+        """The driving signals of some frames without their pictures, as in `Frames.control`."""
+        entry, facts = self._entries[video], self._facts[video]
+        crop = SquareCrop(self.size, facts.person if self.framing == "person" else None)
+        return self._signals(entry, list(frames), crop)
+
+    def _signals(self, entry: Entry, frames: list[int], crop: SquareCrop) -> dict[str, np.ndarray]:
         control = {}
         for signal in self.signals:
             path = entry.signals[signal]
@@ -167,7 +175,7 @@ class VideoFolder:
             else:
                 fit = crop.part_map if signal == "densepose" else crop.picture
                 control[signal] = _fitted(path, frames, fit)
-        return Frames(pixels, control)
+        return control
 
 
 @lru_cache(maxsize=16_384)  # about 5 kB each; to read the timestamps again takes as long as some frames

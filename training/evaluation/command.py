@@ -54,7 +54,7 @@ def evaluate(args: argparse.Namespace) -> None:
         from magicanimate.checkpoints.locate import resolve_model
 
         how = {"steps": args.steps, "guidance_scale": args.guidance, "seed": args.seed}
-        animate = Checkpoint(resolve_model(args.model), device=args.device, **how)
+        animate = Checkpoint(resolve_model(args.model), name=args.model, device=args.device, **how)
     report = run(
         protocol,
         args.data,

@@ -84,6 +84,7 @@ class Checkpoint:
 
     Args:
         folder: the pipeline.
+        name: what the report calls it; its folder when ``None``.
         device: the best when ``None``.
         steps, guidance_scale: the checkpoint's own when ``None``.
         seed: of the noise.
@@ -96,6 +97,7 @@ class Checkpoint:
         self,
         folder: Path,
         *,
+        name: str | None = None,
         device: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
@@ -116,7 +118,7 @@ class Checkpoint:
             "seed": seed,
         }
         self.about = {
-            "checkpoint": str(folder.resolve()),
+            "checkpoint": name or str(folder),
             "checkpoint_digest": folder_digest(folder),
             "kind": own.kind,
             "fusion": own.fusion,
@@ -138,7 +140,7 @@ class Results:
         if not folder.is_dir():
             raise InputError(f"The folder of results {folder} does not exist.")
         self.folder, self.size, self.driving = folder, size, driving
-        self.about = {"results": str(folder.resolve())}
+        self.about = {"results": str(folder)}
 
     def __call__(self, clip: Clip) -> np.ndarray:
         found = [path for path in sorted(self.folder.glob(f"{clip.name}*")) if path.stem == clip.name]
@@ -199,7 +201,7 @@ def evaluate(
     report = {
         "program": f"MagicAnimate {__version__}",
         "protocol": protocol.as_json(),
-        "data": str(data.resolve()),
+        "data": str(data),
         "videos_with_driving": len(rows),
         "method": dict(animate.about),
         "networks": judge.networks,
@@ -367,7 +369,12 @@ class _Judge:
         """FID, FID-VID or FVD."""
         path, _ = find_network(key, self.folder)
         length = self.protocol.fvd_frames
-        network = frechet.inception(path) if key == "fid" else frechet.i3d(path, clip_length=length)
+        networks = {
+            "fid": lambda: frechet.inception(path),
+            "fvd": lambda: frechet.i3d(path, clip_length=length),
+            "fid_vid": lambda: frechet.FeatureNetwork(path, length, name="3D ResNet-50 (Kinetics)"),
+        }
+        network = networks[key]()
         sides = list(zip(*self._sets, strict=True))
         if key != "fid" and self.protocol.fvd_clips == "first":
             sides = [[video[:length] for video in side] for side in sides]
