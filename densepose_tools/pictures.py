@@ -22,7 +22,7 @@ from densepose_tools.engine import Extractor
 from densepose_tools.people import Person, part_map
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.files import parse_json, whole_file
+from magicanimate.files import parse_json, whole_file, write_bytes
 from magicanimate.media.outputs import PNG_KEY, PROGRAM, encode_settings
 from magicanimate.media.photo import load_photo
 from magicanimate.palette import colourise
@@ -156,7 +156,7 @@ def pictures_of(folder: Path) -> list[Path]:
 def _journal(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What earlier runs found, by name of the picture; a line that a killed run cut off does not count."""
     if not path.exists():
-        path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
+        write_bytes(path, (json.dumps({"settings": settings}) + "\n").encode())
         return {}
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -170,7 +170,7 @@ def _journal(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
             f"The maps in {path.parent} were made with other settings ({_difference(before, settings)}); "
             "give those again, or choose another folder."
         )
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     return {line["name"]: line for line in lines[1:] if isinstance(line, dict) and "name" in line}
 
 

@@ -422,11 +422,11 @@ class AnimationRequest:
 
 
 def _plain_type(hint: Any) -> type:
-    """``int | None`` -> int; ``Literal["a", "b"]`` -> str."""
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    """``int | None`` -> int; ``Literal["a", "b"]``, also with ``| None``, -> str."""
     if get_origin(hint) is Literal:
-        return type(kinds[0])
-    return kinds[0] if kinds else hint
+        return type(get_args(hint)[0])
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    return _plain_type(kinds[0]) if kinds else hint
 
 
 @dataclass(frozen=True)

@@ -287,9 +287,12 @@ LISTED = {
     "densepose_tools.keypoints": {"numpy.savez_compressed", "open for writing"},
     "training.checkpoints": {"torch.load", "torch.save", "open for writing"},
     "training.build": {"torch.load", "torch.save"},
+    "training.data.computed": {"numpy.save", "open for writing"},
     "training.export": {"save_pretrained"},
     "training.segmenter.command": {"save_pretrained"},
     "training.pictures": {"save"},
+    "training.data.prepare": {"save"},
+    "training.evaluation.run": {"save"},
     "training.data.flip": {"av.open", "save"},
     "training.data.shards": {"tarfile.open", "numpy.savez", "save"},
     "training.dancers.dataset": {"json.loads", "save", "write_bytes"},
@@ -307,6 +310,7 @@ LISTED = {
     "magicanimate.webui.training.detached": {"open for writing"},
     "densepose_tools.resume_log": {"numpy.savez_compressed", "open for writing"},
     "training.run_folder": {"open for writing"},
+    "densepose_tools.pictures": {"save", "open for writing"},
     # no files
     "magicanimate.terminal": {"open for writing"},  # the null device
     "magicanimate.webui.security.guard": {"json.loads"},  # Gradio's answer

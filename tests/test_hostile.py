@@ -18,12 +18,12 @@ import pytest
 
 from densepose_tools.archive import Archive
 from densepose_tools.resume_log import ResumeLog
-from magicanimate import scratch as scratch_module
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.disk import check_replaceable
 from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.request_checks import check_request
+from magicanimate.webui import scratch as scratch_module
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.scratch import Scratch, remove_abandoned
 from tests.conftest import PATIENCE, ROOT

@@ -197,6 +197,7 @@ def test_no_folder_of_this_computer_travels_inside_the_file(tmp_path, name):
         "background": "background.x",
         "output": "output.x",
         "weights": "weights.x",
+        "checkpoint": "checkpoint.x",
         "prompt": "/dev/null, a coat",
     }
     for file in path.iterdir() if path.is_dir() else [path]:

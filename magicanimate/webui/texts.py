@@ -6,10 +6,10 @@ every one of them. What settings are called is here, beside their names.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from magicanimate.config import AnimationRequest
+from magicanimate.files import read_json_object
 from magicanimate.webui import STATIC
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "es": "Español", "ja": "日本語", "ko": "한국어", "zh": "中文"}
@@ -25,7 +25,7 @@ def use(language: str) -> None:
 
 def read_table(language: str) -> dict[str, str]:
     """The texts of a language, by the English ones."""
-    return json.loads((STATIC / f"texts_{language}.json").read_text(encoding="utf-8"))
+    return read_json_object(STATIC / f"texts_{language}.json")
 
 
 def tr(text: str, **values: object) -> str:

@@ -205,7 +205,7 @@ def _is_done(item: RawItem, out: Path, settings: PrepareSettings) -> bool:
     return (
         record is not None
         and record["settings"] == settings.decisive()
-        and record["item"] == json.loads(json.dumps(item.as_json()))
+        and record["item"] == parse_json(json.dumps(item.as_json()))
         and record["stamp"] == item.stamp()
         and all((out / name).is_file() for made in record["made"] for name in made["files"])
     )

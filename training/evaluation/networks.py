@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.checkpoints.disk import home
+from magicanimate.checkpoints.reading import open_weights
 from magicanimate.errors import InputError
 from magicanimate.files import sha256_of
 
@@ -108,7 +109,6 @@ class Lpips:
     """
 
     def __init__(self, net: str, folder: Path):
-        import torch
 
         path, self.digest = find_network(f"lpips_{net}", folder)
         self.name = f"LPIPS {net}, {path.name}, sha256 {self.digest}"
@@ -117,8 +117,8 @@ class Lpips:
         except ImportError as error:
             raise NotComputed("the package torchmetrics is not installed") from error
         self._network: nn.Module = _LPIPS(pretrained=True, net=net, pnet_rand=True).eval()
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        features = {k.removeprefix("features."): v for k, v in weights.items() if k.startswith("features.")}
+        weights = open_weights(path)
+        features = {k.removeprefix("features."): weights[k] for k in weights if k.startswith("features.")}
         self._fill(features)
 
     def _fill(self, features: dict) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from magicanimate.errors import InputError
-from magicanimate.files import Unreadable, read_json_object
+from magicanimate.files import Unreadable, parse_json, read_json_object
 
 FOLDER = Path(__file__).parent / "protocols"
 PUBLISHED = FOLDER / "published.json"
@@ -99,7 +99,7 @@ class Protocol:
 
     def as_json(self) -> dict[str, Any]:
         """The fields, JSON-ready, and what tells the protocol from others."""
-        own = json.loads(json.dumps(asdict(self)))
+        own = parse_json(json.dumps(asdict(self)))
         text = json.dumps({k: v for k, v in own.items() if k not in ("about", "source")}, sort_keys=True)
         return own | {"digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
