@@ -29,10 +29,11 @@ from magicanimate.config import (
 )
 from magicanimate.device import Device, empty_cache, is_out_of_memory, pick_device, total_bytes
 from magicanimate.errors import InputError
+from magicanimate.files import whole_file
 from magicanimate.importing import LOADING, without_collection
 from magicanimate.memory.profiles import AUTO, TOO_LITTLE, Footprint, Work, needed_bytes, profiles_for
 from magicanimate.progress import ProgressMeter
-from magicanimate.request_checks import check_area, check_outputs, check_request
+from magicanimate.request_checks import check_area, check_outputs, check_request, inputs_of
 from magicanimate.windows import WindowPlan
 
 if TYPE_CHECKING:
@@ -324,34 +325,85 @@ class Animator:
             request = self.defaults.completed(request)
             self._check_signals(request, networks.pipe)
             meter.begin("read", 1)
-            from magicanimate.media.prepare import prepare_media
-
-            width, height = request.size
-            media = prepare_media(
-                request,
-                width=width,
-                height=height,
-                drawn_keypoints=self.defaults.driving == "keypoints",
-                find_people=self._find_people,
-                on_progress=meter.update,
-                should_stop=should_stop,
-            )
             with ExitStack() as stack:
-                stack.push(media)
-                for note in media.notes:
-                    log.warning("%s", note)
-                if media.notes:
-                    meter.note(" ".join(media.notes))
-                if request.start_from_photo:
-                    media = stack.enter_context(self._led_in(request, media))
-                backdrop = None
-                if request.background != PHOTO_BACKGROUND:
-                    from magicanimate.background import make_backdrop
-
-                    backdrop = make_backdrop(request, media, self._find_parts, should_stop)
-                if backdrop is not None:
-                    media = replace(media, photo=backdrop.reference)
+                media, backdrop = self._prepared(request, meter, should_stop, stack)
                 return self._run(networks, request, media, backdrop, meter, should_stop)
+
+    def draw_mask(
+        self, request: AnimationRequest, picture: Path, should_stop: ShouldStop | None = None
+    ) -> None:
+        """Write a png of how people are cut out and what is behind them, see `background.mask_preview`.
+
+        No networks are loaded but the one that finds the people in the photo.
+
+        Raises:
+            InputError: an input, a setting or the picture cannot be used, or the people stay in their photo.
+            Cancelled: ``should_stop()`` was true.
+        """
+        from PIL import Image, PngImagePlugin
+
+        from magicanimate.background import mask_preview
+        from magicanimate.media.outputs import PNG_SOFTWARE, check_file_output, is_our_frame
+
+        check_request(request)
+        if request.background == PHOTO_BACKGROUND:
+            raise InputError(
+                "There is no mask to draw, as the people stay in their photo; choose a background "
+                "(--background)."
+            )
+        if picture.suffix.lower() != ".png":
+            raise InputError(f"The preview of the mask {picture} must be a .png file; name it so.")
+        check_file_output(picture, is_our_frame, inputs=inputs_of(request), overwrite=request.overwrite)
+        request = self.defaults.completed(request)
+        with ExitStack() as stack:
+            _, backdrop = self._prepared(request, ProgressMeter(None), should_stop, stack)
+            assert backdrop is not None  # it is not the photo's
+            drawn = Image.fromarray(mask_preview(backdrop))
+        ours = PngImagePlugin.PngInfo()
+        ours.add_text("Software", PNG_SOFTWARE)
+        with whole_file(picture) as partial:
+            drawn.save(partial, format="png", pnginfo=ours)
+
+    def _prepared(
+        self,
+        request: AnimationRequest,
+        meter: ProgressMeter,
+        should_stop: ShouldStop | None,
+        stack: ExitStack,
+    ) -> tuple[PreparedMedia, Backdrop | None]:
+        """Photo and motion as the networks see them, and what the people are put before.
+
+        Args:
+            request: with a size.
+            meter: told of frames read.
+            should_stop: asked with each.
+            stack: closes the frames on disk.
+        """
+        from magicanimate.media.prepare import prepare_media
+
+        width, height = request.size
+        media = prepare_media(
+            request,
+            width=width,
+            height=height,
+            drawn_keypoints=self.defaults.driving == "keypoints",
+            find_people=self._find_people,
+            on_progress=meter.update,
+            should_stop=should_stop,
+        )
+        stack.push(media)
+        for note in media.notes:
+            log.warning("%s", note)
+        if media.notes:
+            meter.note(" ".join(media.notes))
+        if request.start_from_photo:
+            media = stack.enter_context(self._led_in(request, media))
+        if request.background == PHOTO_BACKGROUND:
+            return media, None
+        from magicanimate.background import make_backdrop
+
+        backdrop = make_backdrop(request, media, self._find_parts, should_stop)
+        return replace(media, photo=backdrop.reference), backdrop
 
     def _led_in(self, request: AnimationRequest, media: PreparedMedia) -> PreparedMedia:
         """The media with frames before the motion that lead to it from the photo's own pose."""

@@ -71,8 +71,8 @@ def make_backdrop(
     media: PreparedMedia,
     find_parts: Labels,
     should_stop: Callable[[], bool] | None = None,
-) -> Backdrop | None:
-    """What the people of ``request`` are put before; ``None`` if they stay in their photo.
+) -> Backdrop:
+    """What the people of ``request``, who do not stay in their photo, are put before.
 
     Args:
         request: with the background and the settings of the mask.
@@ -85,8 +85,6 @@ def make_backdrop(
         Cancelled: ``should_stop()`` was true.
     """
     kind = background_kind(request.background)
-    if kind == "photo":
-        return None
     size = media.photo.shape[:2]
     parts = find_parts(media.photo)
     if not (parts > 0).any():
@@ -201,6 +199,29 @@ class Backdrop:
         inner = cv2.GaussianBlur(frame * weight[..., None], (0, 0), band) / spread[..., None]
         trust = (alpha / 0.5).clip(0, 1)[..., None]
         return alpha, (trust * people.clip(0, 255) + (1 - trust) * inner).clip(0, 255)
+
+
+def mask_preview(backdrop: Backdrop, moments: int = 5) -> np.ndarray:
+    """How people are cut out before anything is made: the photo's before the plate, and moments of the clip.
+
+    Returns:
+        uint8 ``H W 3``: the reference at the left, then the background of each moment, without its dancers;
+        red is cut out for sure, and up to the yellow line hair and clothes are looked for.
+    """
+    count = len(backdrop.control)
+    chosen = set(np.linspace(0, count - 1, min(moments, count)).round().astype(int).tolist())
+    backgrounds = backdrop.moving() if backdrop.moving is not None else repeat(backdrop.plate)
+    shown = [backdrop.reference]
+    for number, background in zip(range(count), backgrounds, strict=False):
+        if number not in chosen:
+            continue
+        body = grown(nearest_labels(backdrop.control[number])[0] > 0, backdrop.request.mask_grow)
+        reach = grown(body, band_of(background))
+        picture = background.copy()
+        picture[body] = picture[body] // 2 + np.array((127, 0, 0), np.uint8)
+        picture[reach & ~grown(reach, -1)] = (255, 220, 0)
+        shown.append(picture)
+    return np.concatenate(shown, axis=1)
 
 
 def driving_scene(media: PreparedMedia, plate: np.ndarray) -> Iterator[np.ndarray]:

@@ -357,10 +357,24 @@ class AnimationRequest:
         metavar="VIDEO",
     )
     mask_grow: int = _setting(
-        0, "background", "cut the people out wider, or narrower below 0", metavar="PIXELS", low=-64, high=64
+        0,
+        "background",
+        "cut the people out wider, or narrower below 0",
+        metavar="PIXELS",
+        low=-64,
+        high=64,
+        page="advanced",
+        span=(-16, 16),
     )
     mask_feather: float = _setting(
-        0.0, "background", "soften the edge of the cut", metavar="PIXELS", low=0, high=64
+        0.0,
+        "background",
+        "soften the edge of the cut",
+        metavar="PIXELS",
+        low=0,
+        high=64,
+        page="advanced",
+        span=(0, 16),
     )
     credentials: bool = _setting(
         True,

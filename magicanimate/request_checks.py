@@ -71,13 +71,8 @@ def background_kind(background: str) -> str:
     """
     if background in (PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT):
         return background
-    from PIL import ImageColor
-
-    try:
-        ImageColor.getrgb(background)
+    if is_colour(background):
         return "colour"
-    except ValueError:
-        pass
     path = Path(background)
     if not path.exists():
         raise InputError(
@@ -87,10 +82,27 @@ def background_kind(background: str) -> str:
     return "picture" if path.suffix.lower() in PICTURE_SUFFIXES else "video"
 
 
+def is_colour(text: str) -> bool:
+    """Whether a text names a colour: white, #2060a0, rgb(32, 96, 160), ..."""
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(text)
+    except ValueError:
+        return False
+    return True
+
+
 def background_file(request: AnimationRequest) -> Path | None:
     """The file that a request's background is, if it is one."""
     kind = background_kind(request.background)
     return Path(request.background) if kind in ("picture", "video") else None
+
+
+def inputs_of(request: AnimationRequest) -> list[Path | None]:
+    """The files that a request reads."""
+    own = [request.photo, request.motion, request.keypoints, request.driving_video]
+    return [*own, background_file(request)]
 
 
 def _check_background(request: AnimationRequest) -> None:
@@ -169,13 +181,7 @@ def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> N
     """
     from magicanimate.media.outputs import check_file_output, check_output, is_our_json
 
-    inputs = [
-        request.photo,
-        request.motion,
-        request.keypoints,
-        request.driving_video,
-        background_file(request),
-    ]
+    inputs = inputs_of(request)
     if config is not None and not is_our_json(config):
         inputs.append(config)
     overwrite = request.overwrite

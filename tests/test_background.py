@@ -241,6 +241,22 @@ def test_what_cannot_be_is_one_sentence(request_, change, words):
     assert "\n" not in str(caught.value)
 
 
+def test_the_mask_is_drawn_without_the_networks(tiny_model, request_, tmp_path):
+    animator, picture = Animator(tiny_model, device="cpu"), tmp_path / "mask.png"
+    animator.draw_mask(replace(request_, background="white", mask_grow=1), picture)
+    animator.draw_mask(replace(request_, background="white"), picture)  # its own picture is replaced
+    drawn = np.asarray(Image.open(picture))
+    assert drawn.shape == (32, 32 * 6, 3) and not animator.loaded
+    moment = drawn[:, 32:64]
+    body = part_labels(width=32, height=32) > 0
+    assert (moment[body] == (254, 127, 127)).all(-1).mean() > 0.7
+    assert (moment == (255, 220, 0)).all(-1).any() and (moment[0, -1] == 255).all()
+    with pytest.raises(InputError, match="stay in their photo"):
+        animator.draw_mask(request_, picture)
+    with pytest.raises(InputError, match="must be a .png"):
+        animator.draw_mask(replace(request_, background="white"), tmp_path / "mask.jpg")
+
+
 def test_nobody_in_the_photo_is_one_sentence(animator, request_, tmp_path):
     Image.fromarray(np.full((64, 64, 3), 120, np.uint8)).save(tmp_path / "wall.png")
     with pytest.raises(InputError, match="Nobody is recognised in the photo"):

@@ -171,3 +171,39 @@ def test_a_setting_is_declared_in_one_place(tmp_path):
         [sys.executable, "-c", EVERYWHERE], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "background", "name"),
+    [
+        ({"background": "photo"}, "photo", ".mp4"),
+        ({"background": "transparent"}, "transparent", ".webm"),
+        ({"background": "colour", "background_colour": "#2060a0"}, "#2060a0", ".mp4"),
+        ({"background": "file", "background_file": "beach.jpg"}, "beach.jpg", ".mp4"),
+    ],
+)
+def test_backgrounds_of_the_form(chosen, background, name):
+    (request,) = requests_of(values(**chosen), Path("out"))
+    assert (request.background, request.output.suffix) == (background, name)
+    found = of_result(request.settings(), form_settings(MINI))
+    assert found.values["background"] == chosen["background"]
+    assert found.values.get("background_colour") == chosen.get("background_colour")
+    assert len(found.notes) == ("background_file" in chosen)
+
+
+def test_the_clip_of_the_background_is_the_one_that_was_uploaded():
+    (request,) = requests_of(values(background="clip"), Path("out"))
+    assert request.driving_video == Path("dance.mp4")
+    check_request(request)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({"background": "file"}, "Add a picture or video for the background"),
+        ({"background": "colour", "background_colour": "blueish"}, "'blueish' is no colour"),
+    ],
+)
+def test_a_background_that_is_none_is_one_sentence(chosen, words):
+    with pytest.raises(InputError, match=words):
+        requests_of(values(**chosen), Path("out"))

@@ -127,7 +127,14 @@ def _add_animate(commands: Any) -> None:
     _add_model(command)
     _add_settings(command.add_argument_group("sampling"), "sampling")
     _add_media(command)
-    _add_settings(command.add_argument_group("background"), "background")
+    background = command.add_argument_group("background")
+    _add_settings(background, "background")
+    background.add_argument(
+        "--mask-preview",
+        type=Path,
+        metavar="PICTURE",
+        help="only draw how the people would be cut out, and what is behind them, as a .png",
+    )
     command.add_argument(
         "-q", "--quiet", action="store_true", default=False, help="no progress, only errors and the result"
     )
@@ -266,10 +273,21 @@ def animate(args: argparse.Namespace) -> None:
             warning = animator.defaults.size_warning(*size)
             if warning:
                 say(f"warning: {warning}")
+        if getattr(args, "mask_preview", None) is not None:
+            _draw_mask(animator, requests, args.mask_preview)
+            return
         animator.load()  # outside `stop_on_interrupt`: here Ctrl-C may end it at once
         failed = _animate_all(animator, requests, bar, quiet=args.quiet)
     if failed:
         raise InputError(f"{failed} of {len(requests)} animations failed; see the messages above.")
+
+
+def _draw_mask(animator: Animator, requests: list[AnimationRequest], picture: Path) -> None:
+    if len(requests) > 1:
+        raise InputError("A preview of the mask is drawn of one animation at a time, not of a batch.")
+    with stop_on_interrupt() as should_stop:
+        animator.draw_mask(requests[0], picture, should_stop)
+    print(picture)
 
 
 def _animate_all(

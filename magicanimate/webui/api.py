@@ -9,10 +9,10 @@ from typing import Any
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import AnimationRequest
+from magicanimate.config import CLIP_BACKGROUND, AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
-from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings, request_of
+from magicanimate.webui.animate.form_values import FILE, MOTION_STEPS, form_settings, request_of
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.service import AnimationService
 
@@ -127,4 +127,9 @@ def api_request(
             raise InputError(f"There is no setting {name!r}; choose from: {', '.join(known)}.")
         if trouble := known[name].trouble(value):
             raise InputError(f"The setting {name} is {str(value)[:40]!r}, which {trouble}.")
+    if given.get("background") in (CLIP_BACKGROUND, FILE):
+        raise InputError(
+            f"The background {given['background']!r} needs a file, which cannot be sent; choose photo, "
+            "transparent or colour (with background_colour)."
+        )
     return request_of({"photo": photo, "motion": motion, "seed": known["seed"].default, **given}, output)

@@ -22,7 +22,7 @@ from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, P
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.memory.profiles import AUTO
-from magicanimate.request_checks import check_request
+from magicanimate.request_checks import background_file, check_request
 from magicanimate.webui.animate.clip_look import as_video, last_frame, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
 from magicanimate.webui.animate.form_values import FILES
@@ -217,7 +217,7 @@ class AnimationService:
             raise InputError(without_folders(str(error), request.photo, request.motion)) from error
         if self.animator.device is not None:  # then its folder is there, too
             self.animator.check_size(request)
-        files = {name: getattr(request, name) for name in FILES}
+        files = {name: getattr(request, name) for name in FILES} | {"background": background_file(request)}
         uploads = [name for name, file in files.items() if file is not None and self._is_upload(file)]
         before = self.queue.get(instead_of) if instead_of else None
         checkpoint = before.request.get(CHECKPOINT) if before else checkpoint_name(self.animator.model)

@@ -14,7 +14,9 @@ from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.webui import STATIC
 from magicanimate.webui.animate.form_values import (
+    COLOUR,
     CUSTOM,
+    FILE,
     LARGEST_SEED,
     OWN_SCHEDULER,
     Setting,
@@ -142,6 +144,7 @@ def advanced_settings(defaults: ModelDefaults) -> Controls:
         for name in ("width", "height"):
             controls[name] = _number(name, settings, step=8, min_width=90)
     controls["fit"] = _radio("fit", settings)
+    controls |= _background_settings(settings)
     with gr.Row():
         controls["reference_strength"] = _slider("reference_strength", settings, step=0.05)
         controls["controlnet_conditioning_scale"] = _slider(
@@ -151,6 +154,32 @@ def advanced_settings(defaults: ModelDefaults) -> Controls:
     for name in ("side_by_side", "sound", "credentials"):
         controls[name] = _checkbox(name, settings)
     return controls | _others("advanced", settings, controls)
+
+
+def _background_settings(settings: dict[str, Setting]) -> Controls:
+    """What the people are before; only what the choice needs is shown."""
+    controls: Controls = {"background": _radio("background", settings)}
+    controls["background_colour"] = gr.ColorPicker(
+        settings["background_colour"].default, visible=False, **_layout("background_colour", {})
+    )
+    controls["background_file"] = gr.File(
+        label=label_of("background_file"),
+        file_types=["image", "video"],
+        height=130,
+        visible=False,
+        elem_id="background_file",
+    )
+    with gr.Row(visible=False) as cut:
+        controls["mask_grow"] = _slider("mask_grow", settings)
+        controls["mask_feather"] = _slider("mask_feather", settings, step=0.5)
+
+    def shown(choice: str) -> list[Any]:
+        needs = (choice == COLOUR, choice == FILE, choice != settings["background"].default)
+        return [gr.update(visible=need) for need in needs]
+
+    followers = [controls["background_colour"], controls["background_file"], cut]
+    controls["background"].change(shown, controls["background"], followers, queue=False, **PRIVATE)
+    return controls
 
 
 def expert_settings(defaults: ModelDefaults) -> Controls:

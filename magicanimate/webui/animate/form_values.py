@@ -14,9 +14,17 @@ from typing import Any
 
 from magicanimate.acceleration.options import completed
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import SIDE_MULTIPLE, AnimationRequest, multiples_beside
+from magicanimate.config import (
+    CLIP_BACKGROUND,
+    PHOTO_BACKGROUND,
+    SIDE_MULTIPLE,
+    TRANSPARENT,
+    AnimationRequest,
+    multiples_beside,
+)
 from magicanimate.errors import InputError
-from magicanimate.files import new_output
+from magicanimate.files import file_name, new_output
+from magicanimate.request_checks import is_colour
 from magicanimate.webui.texts import label_of, tr
 
 LARGEST_SEED = int(AnimationRequest.table()["seed"].span[1])
@@ -29,7 +37,10 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler",
     "EulerDiscreteScheduler",
 )
-FILES = ("photo", "motion", "keypoints")
+FILES = ("photo", "motion", "keypoints", "driving_video")
+COLOUR, FILE = "colour", "file"
+BACKGROUNDS = (PHOTO_BACKGROUND, CLIP_BACKGROUND, COLOUR, FILE, TRANSPARENT)
+"""What the people may be before; the colour and the file are settings of their own."""
 MOTION_STEPS = ("people", "fit_dancer", "speed", "mirror", "boomerang")
 """Settings of what happens to the clip before it animates, see `magicanimate.webui.jobs.motion_steps`."""
 
@@ -120,6 +131,8 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
     return settings | {
         "guidance_scale": replace(settings["guidance_scale"], low=1, high=most),
         "scheduler": replace(settings["scheduler"], choices=SCHEDULERS),
+        "background": Setting(blank.background, choices=BACKGROUNDS),
+        "background_colour": Setting("#808080"),
         "random_seed": Setting(False),
         "seeds": Setting(1, 1, MOST_SEEDS),
         "size": Setting(OWN, choices=tuple(choice.name for choice in size_choices(defaults))),
@@ -180,7 +193,15 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
         for name in AnimationRequest.names()
         if name in settings and name in recorded
     }
+    background, notes = given.get("background"), ()
+    if background not in (None, PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT):
+        if is_colour(str(background)):
+            given |= {"background": COLOUR, "background_colour": str(background)}
+        else:
+            given["background"] = FILE
+            notes = (f"Choose the background {file_name(background)} again.",)
     found = read_back(given, settings)
+    found = replace(found, notes=found.notes + notes)
     fixed = {"random_seed": False, "seeds": 1}
     sides = ("width", "height")
     if all(side in found.values for side in sides):
@@ -221,7 +242,19 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     for name in _ZERO_MEANS_NONE:
         if given.get(name) == 0:
             del given[name]
-    paths = {name: Path(values[name]) for name in FILES if name in given}
+    if given.get("background") == CLIP_BACKGROUND:  # the clip before it is converted
+        given["driving_video"] = values.get("driving_video") or values["motion"]
+    elif given.get("background") == COLOUR:
+        given["background"] = colour = str(values.get("background_colour") or "")
+        if not is_colour(colour):
+            raise InputError(f"{colour[:40]!r} is no colour; write a name such as white, or #2060a0.")
+    elif given.get("background") == FILE:
+        if not values.get("background_file"):
+            raise InputError("Add a picture or video for the background, or choose another background.")
+        given["background"] = str(values["background_file"])
+    elif given.get("background") == TRANSPARENT:
+        output = output.with_suffix(".webm")
+    paths = {name: Path(given[name]) for name in FILES if name in given}
     paths |= {"output": output}
     return AnimationRequest(**{**given, **paths, "seed": int(values["seed"]), "preview_every": 1})
 

@@ -91,9 +91,9 @@ def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused
     """
     found: dict[str, Path] = {}
     missing = []
-    for name, what in zip(FILES, ("photo", "clip", "keypoint clip"), strict=True):
+    for name, what in zip(FILES, ("photo", "clip", "keypoint clip", "dance video"), strict=True):
         named = settings.get(name)
-        if name == "keypoints" and named is None:
+        if name in ("keypoints", "driving_video") and named is None:
             continue
         path = _within(Path(named), folders) if isinstance(named, str) and named else None
         called = f"The {what} {file_name(named) or 'it had'}"
@@ -103,6 +103,8 @@ def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused
             found[name] = path
         else:
             missing.append(f"{called} is a folder of frames; choose a video.")
+    if "driving_video" in found:  # the motion clip was made of it and will be again
+        found["motion"] = found.pop("driving_video")
     return Reused(settings, found, tuple(missing))
 
 

@@ -224,7 +224,9 @@ class AnimateTab:
         """
         defaults = self.service.defaults()
         values = form.values_of({**job.request, **job.request.get(STEPS, {})}, defaults)
-        names = FILES if defaults.takes_keypoints else FILES[:2]
+        names = [name for name in FILES if name in self.controls]
+        if not defaults.takes_keypoints:
+            names.remove("keypoints")
         files = {name: job.request[name] for name in names if job.request.get(name)}
         values |= {name: str(self.service.lend(Path(file))) for name, file in files.items()}
         joined = job.request.get(JOINED)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.config import (
+    TRANSPARENT,
     AnimationRequest,
     AnimationResult,
     MediaLimits,
@@ -107,7 +108,8 @@ class AnimationRunner:
         """
         request = animation_request(job, self._output)
         self._sweep(request)
-        output = new_output(self._output, request.photo, request.motion)
+        suffix = ".webm" if request.background == TRANSPARENT else ".mp4"
+        output = new_output(self._output, request.photo, request.motion, suffix=suffix)
         request = animation_request(job, output)
         joined = Path(job[JOINED]) if job.get(JOINED) else None
         preview = None

@@ -20,7 +20,14 @@ from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.one_click import MotionConfig, examine, make_motion
 from densepose_tools.postprocess import Postprocessing
 from densepose_tools.tracking import PersonAt
-from magicanimate.config import AnimationRequest, MediaLimits, OnProgress, Progress, ShouldStop
+from magicanimate.config import (
+    CLIP_BACKGROUND,
+    AnimationRequest,
+    MediaLimits,
+    OnProgress,
+    Progress,
+    ShouldStop,
+)
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import sha256_of
 
@@ -62,6 +69,19 @@ def take_steps(
     kind = examine(clip).kind if clip.is_file() else "ready"
     converts = bool(steps.get("convert", True)) and kind in ("ordinary", "recolourable")
     changes = bool(steps.get("mirror")) or like is not None
+    keeps_scene = request.background == CLIP_BACKGROUND
+    if keeps_scene and changes:
+        raise InputError(
+            "The dance video's own background cannot be kept with Mirror or Fit the dancer to the photo; "
+            "turn these off, or choose another background."
+        )
+    if keeps_scene and not converts:
+        raise InputError(
+            "A DensePose clip has no background to keep; add the ordinary video as the dance video, or "
+            "choose another background."
+        )
+    # Part map and video have to show the same frames.
+    edits = edits or (keeps_scene and (request.start > 0 or request.end is not None))
     if not (edits or converts or changes):
         return request
     files = [file for file in (clip, joined, like) if file is not None]
@@ -79,6 +99,7 @@ def take_steps(
         if not edited.is_file():
             _edit(clip, edited, joined, steps, on_progress, stop, **stretch)
         clip, stretch = edited, {"start": 0.0, "end": None}
+    driving = clip if keeps_scene else None
     if converts or changes:
         video = place / f"{clip.stem[:60]}_densepose.mp4"
         if not video.is_file():
@@ -87,7 +108,7 @@ def take_steps(
                 clip, place, engine=engine, config=config, on_progress=on_progress, should_stop=should_stop
             )
         clip, stretch = video, {"start": 0.0, "end": None}
-    return replace(request, motion=clip, **stretch)
+    return replace(request, motion=clip, driving_video=driving, **stretch)
 
 
 def sweep(folder: Path, named: set[str]) -> None:
