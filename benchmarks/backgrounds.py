@@ -75,7 +75,8 @@ def figures(result, scene: dict) -> dict[str, float]:
     away = np.stack([~grown(mask, AWAY) for mask in person | dancer])
     # Where the dancer of the clip was and the new person is not: what the plate has to show.
     uncovered = dancer & np.stack([~grown(mask, RING) for mask in person])
-    ring = np.stack([grown(mask, RING + 1) & ~grown(mask, 1) for mask in person])
+    # The map has the build of the clip's dancer, which the result is meant to have, the truth the person's.
+    ring = np.stack([grown(mask, RING + 1) & ~grown(mask, 1) for mask in person | (scene["parts"] > 0)])
 
     def psnr(mask) -> float:
         return (
@@ -125,12 +126,28 @@ def animated(animator, scene: dict, folder: Path, **settings):
     return np.stack([np.asarray(Image.open(file)) for file in sorted(result.output.glob("*.png"))])
 
 
+def _write(args: argparse.Namespace, rows: dict[str, list[dict[str, float]]]) -> str:
+    """Write the figures so far; returns the table of their means."""
+    import numpy as np
+
+    from benchmarks.figures import write_json
+
+    columns = list(next(iter(rows.values()))[0])
+    lines = [f"| what | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, each in rows.items():
+        means = [float(np.nanmean([figure[column] for figure in each])) for column in columns]
+        lines.append(f"| {name} | {' | '.join(f'{mean:.2f}' for mean in means)} |")
+    text = "\n".join(lines) + "\n"
+    (args.out / "results.md").write_text(text, encoding="utf-8")
+    write_json(args.out / "results.json", {"model": args.model, "scenes": rows})
+    return text
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     args = parser().parse_args(argv)
     import numpy as np
 
-    from benchmarks.figures import write_json
     from benchmarks.strips import save_png, strip
     from magicanimate.animator import Animator
     from magicanimate.errors import InputError
@@ -138,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
 
     args.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, float]]] = {}
+    text = ""
     try:
         animator = Animator(args.model)
         for number in range(args.scenes):
@@ -154,18 +172,11 @@ def main(argv: list[str] | None = None) -> int:
                 rows.setdefault(name, []).append(figures(video, found))
             shown = [found["clip"], PALETTE[found["parts"]], *list(made.values())[:3], found["truth"]]
             save_png(args.out / f"scene_{number}.png", strip(found["photo"], shown, moments=6))
+            text = _write(args, rows)  # also if it is stopped before the end
             print(f"scene {number}: {rows['--background clip'][-1]}", flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    columns = list(next(iter(rows.values()))[0])
-    lines = [f"| what | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, each in rows.items():
-        means = [float(np.nanmean([figure[column] for figure in each])) for column in columns]
-        lines.append(f"| {name} | {' | '.join(f'{mean:.2f}' for mean in means)} |")
-    text = "\n".join(lines) + "\n"
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    write_json(args.out / "results.json", {"model": args.model, "scenes": rows})
     print(text)
     return 0
 

@@ -74,6 +74,23 @@ def animated(animator, task, folder: Path, **settings):
     return np.stack([np.asarray(Image.open(file)) for file in sorted(result.output.glob("*.png"))])
 
 
+def _write(args: argparse.Namespace, rows: dict[str, list[dict[str, float]]]) -> str:
+    """Write the figures so far; returns the table of their means."""
+    import numpy as np
+
+    from benchmarks.figures import write_json
+
+    columns = list(rows["off"][0])
+    lines = [f"| detail | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, each in rows.items():
+        means = [float(np.mean([figure[column] for figure in each])) for column in columns]
+        lines.append(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
+    text = "\n".join(lines) + "\n"
+    (args.out / "results.md").write_text(text, encoding="utf-8")
+    write_json(args.out / "results.json", {"model": args.model, "people": rows})
+    return text
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     args = parser().parse_args(argv)
@@ -81,7 +98,6 @@ def main(argv: list[str] | None = None) -> int:
 
     import numpy as np
 
-    from benchmarks.figures import write_json
     from benchmarks.strips import save_png
     from benchmarks.synthdance_data import render, still_tasks
     from magicanimate.animator import Animator
@@ -90,6 +106,7 @@ def main(argv: list[str] | None = None) -> int:
 
     args.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, float]]] = {}
+    text = ""
     try:
         render(args.data)
         animator = Animator(args.model)
@@ -109,18 +126,11 @@ def main(argv: list[str] | None = None) -> int:
             moments = np.linspace(0, args.frames - 1, 6).astype(int)
             heads = [np.concatenate(list(heads_of(video, tracks[0])[moments]), 1) for video in shown]
             save_png(args.out / f"{task.name}.png", np.concatenate(heads).repeat(2, 0).repeat(2, 1))
+            text = _write(args, rows)  # also if it is stopped before the end
             print(task.name, {name: round(each[-1]["PSNR"], 2) for name, each in rows.items()}, flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    columns = list(rows["off"][0])
-    lines = [f"| detail | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, each in rows.items():
-        means = [float(np.mean([figure[column] for figure in each])) for column in columns]
-        lines.append(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
-    text = "\n".join(lines) + "\n"
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    write_json(args.out / "results.json", {"model": args.model, "people": rows})
     print(text)
     return 0
 

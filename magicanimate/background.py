@@ -188,7 +188,9 @@ class Backdrop:
         person = ((difference - low) / ((_SURE_FACTOR - 1) * low)).clip(0, 1)
         core = grown(body, -max(1, band // 3))
         likely = np.where(core, 1, np.where(body, np.maximum(person, 0.5), np.where(near, person, 0)))
-        alpha = guided_filter(frame / 255, likely.astype(np.float32), band, _SMOOTHNESS).clip(0, 1)
+        alpha = guided_filter(frame / 255, likely.astype(np.float32), max(1, band // 2), _SMOOTHNESS).clip(
+            0, 1
+        )
         alpha = np.where(far, np.where(core, 1, alpha), 0).astype(np.float32)
         if self.request.mask_feather:
             alpha = cv2.GaussianBlur(alpha, (0, 0), self.request.mask_feather)
