@@ -12,10 +12,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from densepose_tools.body import LIMBS, Segment, segments
+from densepose_tools.body import LIMBS, Segment, alone, segments
 from densepose_tools.photo_people import count_people
 from densepose_tools.retarget import Affine, draw_limb, without_pinholes
 from magicanimate.errors import InputError
+
+_LEAST_OF_LARGEST = 0.2
+"""Of a limb's largest piece in pixels; smaller pieces are specks."""
 
 
 def transition(first: np.ndarray, last: np.ndarray, count: int) -> Iterator[np.ndarray]:
@@ -31,8 +34,9 @@ def transition(first: np.ndarray, last: np.ndarray, count: int) -> Iterator[np.n
         InputError: one of them shows no torso, or several people.
     """
     found = []
+    first, last = _without_specks(first), _without_specks(last)
     for what, labels in (("photo", first), ("first frame of the motion clip", last)):
-        limbs = segments(labels)
+        limbs = _hung(labels)
         if "torso" not in limbs:
             raise InputError(
                 f"No torso is recognised in the {what}, so its pose cannot be led from the photo's to the "
@@ -48,6 +52,43 @@ def transition(first: np.ndarray, last: np.ndarray, count: int) -> Iterator[np.n
         share = number / count
         share = share * share * (3 - 2 * share)
         yield _between(first if share < 0.5 else last, *found, share)
+
+
+def _without_specks(labels: np.ndarray) -> np.ndarray:
+    """A part map with only the large pieces of each limb; compression leaves others at borders of parts."""
+    import cv2
+
+    kept = np.zeros_like(labels)
+    for limb in LIMBS:
+        mask = np.isin(labels, limb.labels).astype(np.uint8)
+        count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+        areas = stats[1:count, cv2.CC_STAT_AREA]
+        if len(areas):
+            large = 1 + np.flatnonzero(areas >= _LEAST_OF_LARGEST * areas.max())
+            np.copyto(kept, labels, where=np.isin(pieces, large))
+    return kept
+
+
+def _hung(labels: np.ndarray) -> dict[str, Segment]:
+    """The limbs of a map, upper arms from the shoulder to the elbow even where they lie along the torso.
+
+    `segments` takes the middle of what touches the limb above for the joint, which for such an arm is
+    halfway down.
+    """
+    found = segments(labels)
+    for side in ("right", "left"):
+        arm, forearm = (found.get(f"{side} {name}") for name in ("upper arm", "forearm"))
+        if arm is None or forearm is None:
+            continue
+        limb = next(limb for limb in LIMBS if limb.name == f"{side} upper arm")
+        rows, columns = np.nonzero(alone(labels, limb))
+        points = np.stack([columns, rows], axis=1).astype(np.float64)
+        distance = np.hypot(*(points - forearm.joint).T)
+        shoulder = points[distance >= np.quantile(distance, 0.9)].mean(axis=0)
+        length = max(1.0, float(np.hypot(*(forearm.joint - shoulder))))
+        axis = (forearm.joint - shoulder) / length
+        found[f"{side} upper arm"] = Segment(shoulder, axis, length, len(points) / length)
+    return found
 
 
 def _between(

@@ -110,9 +110,9 @@ def make_backdrop(
         moving = partial(video_scene, Path(request.background), request, media)
         with closing(moving()) as frames:
             plate = next(frames)
-    people = media.photo.astype(np.float32)
+    people = _with_own_edges(media.photo, cut_out)
     if kind != "transparent":
-        people = _relit(people, cut_out, plate)
+        people = _relit(people, media.photo, cut_out, plate)
     alpha = cut_out[..., None]
     reference = alpha * people + (1 - alpha) * plate
     return Backdrop(
@@ -348,19 +348,31 @@ def _photo_matte(photo: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Alpha of the people in the photo, float32 ``H W``; nothing is known of what is behind them."""
     band = band_of(photo)
     body = parts > 0
-    near = grown(body, max(1, band // 2)).astype(np.float32)
-    alpha = guided_filter(photo.astype(np.float32) / 255, near, band, _SMOOTHNESS)
-    alpha = ((alpha - 0.1) / 0.8).clip(0, 1)
+    alpha = guided_filter(photo.astype(np.float32) / 255, body.astype(np.float32), band, _SMOOTHNESS)
+    alpha = ((alpha - 0.2) / 0.6).clip(0, 1)
     core = grown(body, -max(1, band // 3))
-    return np.where(core, 1, np.where(grown(body, 2 * band), alpha, 0)).astype(np.float32)
+    return np.where(core, 1, np.where(grown(body, band), alpha, 0)).astype(np.float32)
 
 
-def _relit(people: np.ndarray, alpha: np.ndarray, plate: np.ndarray) -> np.ndarray:
+def _with_own_edges(photo: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The photo, float32 ``H W 3``, in which the people's colours go on beyond their edge."""
+    import cv2
+
+    band = band_of(photo)
+    photo = photo.astype(np.float32)
+    sure = (alpha > 0.95).astype(np.float32)
+    spread = cv2.GaussianBlur(sure, (0, 0), band / 2) + 1e-4
+    inner = cv2.GaussianBlur(photo * sure[..., None], (0, 0), band / 2) / spread[..., None]
+    trust = ((alpha - 0.5) / 0.45).clip(0, 1)[..., None]
+    return trust * photo + (1 - trust) * inner
+
+
+def _relit(people: np.ndarray, photo: np.ndarray, alpha: np.ndarray, plate: np.ndarray) -> np.ndarray:
     """People, float32 ``H W 3``, with brightness and tint moved from their photo's towards the plate's."""
     around = alpha < 0.05
     if not around.any():
         return people
-    old, new = people[around].mean(0), plate.reshape(-1, 3).astype(np.float32).mean(0)
+    old, new = photo[around].astype(np.float32).mean(0), plate.reshape(-1, 3).astype(np.float32).mean(0)
     gain = ((new + 16) / (old + 16)).clip(0.5, 2) ** _RELIGHTING
     return (people * gain.clip(0.8, 1.25)).clip(0, 255)
 

@@ -91,3 +91,14 @@ def loudness(path):
         blocks = [frame.to_ndarray() for frame in container.decode(sound_stream(container))]
     sound = np.concatenate(blocks, 1)[0]
     return lambda start, end: float(np.abs(sound[int(48000 * start) : int(48000 * end)]).mean())
+
+
+def test_arms_along_the_torso_hang_from_the_shoulder_and_specks_stay_away():
+    """Arms that lie along the torso turn about the shoulder; specks of a compressed map fly nowhere."""
+    last = part_labels()
+    last[np.isin(last, (16, 20, 3))] = 0
+    last[26:44, 28:34], last[44:58, 28:34], last[58:64, 28:34] = 16, 20, 3
+    last[30:33, 70], last[60, 20:23] = 3, 20  # specks
+    for each in transition(raised_arm(), last, 8):
+        arm = np.argwhere(np.isin(each, (16, 20, 3)))
+        assert np.hypot(*(arm - (28, 33)).T).max() < 45, "no piece of the arm is away from it"
