@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densepose_tools.engine_choice import EngineChoice
 from magicanimate import ASSETS
 from magicanimate.animator import Animator
 from magicanimate.background import Backdrop, clean_plate, driving_scene, grown, guided_filter
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import has_sound
 from magicanimate.palette import PALETTE
 from magicanimate.provenance.inspection import inspect
 from magicanimate.request_checks import background_kind, check_request, side_by_side_path
+from magicanimate.webui.jobs.motion_steps import take_steps
 from tests.media_files import part_labels, part_maps, write_clip
 from tests.test_media_writer import with_alpha
 
@@ -269,3 +272,31 @@ def test_a_driving_video_of_another_length_is_one_sentence(animator, request_, t
     wanted = replace(request_, background="clip", driving_video=tmp_path / "short.mp4")
     with pytest.raises(InputError, match="4 frames of 96x96 .* and the motion clip .* 6 frames of 64x64"):
         animator.animate(wanted)
+
+
+def test_the_page_keeps_video_and_part_map_in_step(request_, tmp_path):
+    """An ordinary video is cut and converted, and what was cut is the driving video of the same frames."""
+    film = ASSETS / "examples" / "arms_result.mp4"
+    wanted = replace(
+        request_, motion=film, driving_video=film, background="clip", start=0.4, end=0.52, output=tmp_path
+    )
+    engine = EngineChoice("mini", device="cpu")
+    made = take_steps(wanted, {"convert": True}, None, folder=tmp_path, engine=engine)
+    whole, part = open_motion(film), open_motion(made.driving_video)
+    assert part.num_frames_estimate == open_motion(made.motion).num_frames_estimate == 3
+    np.testing.assert_array_equal(next(part.frames()), list(whole.frames())[10])
+    assert (made.start, made.end) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("motion", "steps", "words"),
+    [
+        ("arms_motion.mp4", {}, "A DensePose clip has no background to keep"),
+        ("arms_result.mp4", {"mirror": True}, "Mirror or Fit the dancer"),
+    ],
+)
+def test_what_the_page_cannot_keep_is_one_sentence(request_, tmp_path, motion, steps, words):
+    clip = ASSETS / "examples" / motion
+    wanted = replace(request_, motion=clip, driving_video=clip, background="clip")
+    with pytest.raises(InputError, match=words):
+        take_steps(wanted, steps, None, folder=tmp_path, engine=EngineChoice("mini", device="cpu"))
