@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from densepose_tools.photo_people import PersonDetector, count_people, is_plausible
+from magicanimate import ASSETS
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.check_card import card
 from magicanimate.webui.animate.eta import Work, estimate, is_known, seconds_after_denoising
+from magicanimate.webui.animate.examples import Example
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, _on_builds
 from magicanimate.webui.animate.form_values import form_settings, request_of
+from magicanimate.webui.page import find_examples
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_labels
 from tests.small_segmenter import negatives, write_dance
@@ -251,3 +255,15 @@ def test_limits_of_the_checkpoint_are_told(values, tmp_path):
     full = Forecaster(ModelDefaults("full", 64, 64, 25, 7.5), tmp_path, bodies=None, device=lambda: CPU)
     *_, last = full.looks(values)
     assert "slow without a graphics card" in said(last, "warning")
+
+
+def test_the_bundled_examples_come_without_a_warning(tmp_path):
+    """What their dancers do to the people in their photos everybody can see beside the form."""
+    for each in find_examples(ASSETS / "examples"):
+        example = Example(*map(Path, each))
+        files = dict(zip(("photo", "motion"), each, strict=True))
+        values = {name: setting.default for name, setting in form_settings(MINI).items()} | files
+        assert example.is_pair(**files) and not example.is_pair(each[1], each[0])
+        forecaster = Forecaster(MINI, tmp_path, bodies=PersonDetector.at_hand(), device=lambda: None)
+        *_, last = forecaster.looks(values, tried=True)
+        assert not said(last, "warning") and "1 warning" not in last.headline()

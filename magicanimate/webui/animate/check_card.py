@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -18,6 +18,7 @@ from PIL import Image
 from densepose_tools.photo_people import PersonDetector
 from magicanimate.errors import InputError
 from magicanimate.webui import views
+from magicanimate.webui.animate.examples import Example
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, Remark
 from magicanimate.webui.animate.form import Controls
 from magicanimate.webui.animate.form_values import OWN, form_settings
@@ -56,9 +57,17 @@ class CheckCard:
         service: knows the checkpoint, the device and the folder of results.
         controls: of the form.
         panel: knows what stands behind the visitor's clip.
+        examples: those that come along, whose results everybody can see.
     """
 
-    def __init__(self, service: AnimationService, controls: Controls, panel: MotionPanel):
+    def __init__(
+        self,
+        service: AnimationService,
+        controls: Controls,
+        panel: MotionPanel,
+        examples: Sequence[Example] = (),
+    ):
+        self.examples = examples
         self.service, self.controls, self.panel = service, controls, panel
         self.bodies = PersonDetector.at_hand()
         self.card = gr.HTML(
@@ -118,7 +127,8 @@ class CheckCard:
             ready=lambda: self.service.was_ready,
             conversion=self.service.conversion,
         )
-        for forecast in forecaster.looks(values):
+        tried = any(each.is_pair(values["photo"], values["motion"]) for each in self.examples)
+        for forecast in forecaster.looks(values, tried=tried):
             yield card(forecast)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,13 @@ class Example:
     def files(self) -> tuple[str, str]:
         """Photo and clip, as the form takes them."""
         return str(self.photo), str(self.motion)
+
+    def is_pair(self, photo: str, motion: str) -> bool:
+        """Whether these are its files, wherever they were copied to."""
+        return all(
+            Path(given).name == own.name and Path(given).is_file() and filecmp.cmp(given, own, shallow=False)
+            for given, own in ((photo, self.photo), (motion, self.motion))
+        )
 
     @property
     def result(self) -> Path | None:

@@ -119,11 +119,12 @@ class Forecaster:
         self.device, self.benchmark, self.memory, self.ready = device, benchmark, memory, ready
         self.conversion = conversion
 
-    def looks(self, values: Mapping[str, Any]) -> Iterator[Forecast]:
+    def looks(self, values: Mapping[str, Any], *, tried: bool = False) -> Iterator[Forecast]:
         """Yield what is known, more and more of it; errors are remarks.
 
         Args:
             values: of the form, with photo and clip.
+            tried: photo and clip are known to suit each other: bodies are not compared.
         """
         try:
             check_values(values, self.defaults)
@@ -158,7 +159,7 @@ class Forecaster:
                 found = replace(found, photo=photo)
         if photo is not None:
             is_map = clip is not None and clip.report.is_densepose
-            found = found.and_then(*self._on_people(photo, maps if is_map else [], values))
+            found = found.and_then(*self._on_people(photo, maps if is_map else [], values, tried=tried))
         if clip is not None and all(remark.level != "error" for remark in found.remarks):
             # Last, as by now the device is chosen, also when the program just began.
             found = self._on_time(found, clip, request, values)
@@ -229,7 +230,7 @@ class Forecaster:
         return replace(found, takes=took).and_then(*notes)
 
     def _on_people(
-        self, photo: np.ndarray, maps: list[np.ndarray], values: Mapping[str, Any]
+        self, photo: np.ndarray, maps: list[np.ndarray], values: Mapping[str, Any], *, tried: bool
     ) -> Iterator[Remark]:
         if self.bodies is None:
             return
@@ -259,7 +260,7 @@ class Forecaster:
             yield Remark("warning", tr(text, people=shown, dancers=dancers))
             return
         yield Remark("good", tr("The photo shows {people}.", people=shown))
-        if people == 1 and dancers and not values.get("fit_dancer"):
+        if people == 1 and dancers and not tried and not values.get("fit_dancer"):
             yield from _on_builds(compare(person, dancers), cut_off=is_cut_off(dancers))
 
     def _on_checkpoint(self, request: AnimationRequest) -> Iterator[Remark]:

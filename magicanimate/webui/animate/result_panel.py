@@ -51,10 +51,18 @@ class ResultPanel:
         )
         self.exporting = gr.HTML("", visible=False, elem_id=f"{name}-exporting", padding=False)
         with gr.Row(visible=False) as self.sending:
-            self.again = gr.Button(tr("Use these settings again"), size="sm", elem_id=f"{name}-again")
-            self.extend = gr.Button(tr("Continue the dance"), size="sm", elem_id=f"{name}-extend")
-            self.as_photo = gr.Button(tr("Last frame as photo"), size="sm", elem_id=f"{name}-as-photo")
-            self.as_motion = gr.Button(tr("Use as dance video"), size="sm", elem_id=f"{name}-as-motion")
+            self.again = gr.Button(
+                tr("Use these settings again"), size="sm", min_width=130, elem_id=f"{name}-again"
+            )
+            self.extend = gr.Button(
+                tr("Continue the dance"), size="sm", min_width=130, elem_id=f"{name}-extend"
+            )
+            self.as_photo = gr.Button(
+                tr("Last frame as photo"), size="sm", min_width=130, elem_id=f"{name}-as-photo"
+            )
+            self.as_motion = gr.Button(
+                tr("Use as dance video"), size="sm", min_width=130, elem_id=f"{name}-as-motion"
+            )
         with gr.Accordion(
             tr("Settings of this result"), open=False, visible=False, elem_id=f"{name}-settings"
         ) as self.settings_box:

@@ -84,7 +84,7 @@ class AnimateTab:
             padding=False,
         )
         with gr.Row(elem_id="bar"):
-            self.check = CheckCard(self.service, self.controls, self.panel)
+            self.check = CheckCard(self.service, self.controls, self.panel, self.examples)
             self.start = gr.Button(
                 tr(_START), variant="primary", size="lg", scale=0, min_width=150, elem_id="animate"
             )
