@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.browser_page import (
     wait_for_check,
     wait_for_status,
 )
+from tests.conftest import PATIENCE
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_maps
 from tests.result_files import ground, write_result
@@ -473,6 +475,27 @@ def test_a_photo_is_pasted_over_the_one_that_is_there(page):
         }"""
     )
     page.wait_for_function("document.querySelector('#photo img')?.src.includes('pasted')")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_program_ends_at_once_with_a_page_open(browser, tiny_model, tmp_path, capfd, times):
+    """It waited for networks that were being read, and a second Ctrl-C printed a traceback."""
+    process, address = start(tmp_path / "results", tiny_model)
+    page = browser.new_page()
+    page.set_default_timeout(MILLISECONDS)
+    try:
+        page.goto(address)
+        page.wait_for_selector("#animate")
+        for _ in range(times):
+            process.terminate()  # as Ctrl-C, which is ignored where tests run in the background of a shell
+        status = process.wait(timeout=PATIENCE)
+    finally:
+        page.close()
+        process.kill()
+        process.wait()
+    said = capfd.readouterr().err
+    assert status in (0, 128 + signal.SIGTERM) and "Traceback" not in said, said
+    assert "stopping; once more" in said
 
 
 def test_the_page_speaks_other_languages(browser, tiny_model, tmp_path):

@@ -22,8 +22,8 @@ API_NAME = "animate"
 AT_A_TIME = 4
 """Calls that may wait for their result; animations run one after the other anyway."""
 
-_NEWS_EVERY = 1.0
-"""Seconds. Gradio ends a call whose caller has left only after the next piece of news."""
+_UPDATE_EVERY = 1.0
+"""Seconds. Gradio ends a call whose caller has left only after the next update."""
 
 _DESCRIPTION = (
     "Animate a photo with a DensePose clip. Settings are optional and named as in the JSON beside a result. "
@@ -69,9 +69,9 @@ class AnimateEndpoint:
         owner = (request.username or f"api {request.session_hash}") if self.service.shared else ""
         job = self.service.submit(wanted, owner=owner)
         try:
-            for news in self.service.queue.follow(job.id, at_least_every=_NEWS_EVERY):
-                yield _reply(news)
-                if news.state == "done":
+            for update in self.service.queue.follow(job.id, at_least_every=_UPDATE_EVERY):
+                yield _reply(update)
+                if update.state == "done":
                     return
             raise InputError("The animation was taken out of the queue.")
         finally:

@@ -12,7 +12,7 @@ from magicanimate.config import OnProgress, Progress, ShouldStop
 
 Result = TypeVar("Result")
 
-_NEWS_EVERY, _AT_LEAST_EVERY = 0.2, 1.0  # seconds
+_UPDATE_EVERY, _AT_LEAST_EVERY = 0.2, 1.0  # seconds
 
 
 def run_with_progress(work: Callable[[OnProgress, ShouldStop], Result]) -> Iterator[Progress | Result]:
@@ -39,14 +39,14 @@ def run_with_progress(work: Callable[[OnProgress, ShouldStop], Result]) -> Itera
         try:
             while True:
                 try:
-                    yield job.result(timeout=_NEWS_EVERY)
+                    yield job.result(timeout=_UPDATE_EVERY)
                     return
                 except TimeoutError:
                     if job.done():  # then it is the work's own
                         raise
-                news, now = newest, time.monotonic()
-                if news is not None and (news is not told or now - told_at >= _AT_LEAST_EVERY):
-                    told, told_at = news, now
-                    yield news
+                update, now = newest, time.monotonic()
+                if update is not None and (update is not told or now - told_at >= _AT_LEAST_EVERY):
+                    told, told_at = update, now
+                    yield update
         finally:
             stop.set()

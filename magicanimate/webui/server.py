@@ -213,7 +213,7 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
         yield page.blocks, service
     finally:
         if server := getattr(page.blocks, "server", None):
-            server.force_exit = True  # open pages listen for news, which would be waited for
+            server.force_exit = True  # open pages listen for events, which would be waited for
             logging.getLogger("uvicorn.error").disabled = True  # it tells at length of what is left there
         page.blocks.close(verbose=False)
         service.close(wait=False)

@@ -114,7 +114,7 @@ class AnimationRunner:
         joined = Path(job[JOINED]) if job.get(JOINED) else None
         preview = None
 
-        def on_news(progress: Progress) -> None:
+        def on_update(progress: Progress) -> None:
             nonlocal preview
             preview = preview if progress.preview is None else progress.preview
             on_progress(progress)
@@ -122,7 +122,7 @@ class AnimationRunner:
         try:
             if job.get(STEPS) and self._prepare is not None:
                 request = self._prepare(request, job[STEPS], joined, on_progress, should_stop)
-            result = self._animate(request, job.get(CHECKPOINT), on_news, should_stop)
+            result = self._animate(request, job.get(CHECKPOINT), on_update, should_stop)
         except InputError as error:
             files = [*(job.get(name) for name in FILES), *(getattr(request, name) for name in FILES), joined]
             raise InputError(without_folders(str(error), *files)) from error

@@ -77,7 +77,7 @@ class Job:
         return self.state in ENDED
 
     def moved(self, progress: Progress) -> Job:
-        """This job with news of its work; the last preview stays until there is a newer one."""
+        """This job with the newest of its progress; the last preview stays until there is a newer one."""
         if progress.preview is None and self.progress is not None:
             progress = replace(progress, preview=self.progress.preview)
         return replace(self, progress=progress)

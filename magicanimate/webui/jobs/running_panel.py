@@ -83,8 +83,8 @@ class RunningPanel:
         if self.service.shared and not visitor:
             visitor = secrets.token_hex(16)
             updates[self.visitor] = visitor
-        news = JobPoller(self.service.queue).poll(seen, self.owner(visitor, request))
-        return updates | self._tell(news)
+        update = JobPoller(self.service.queue).poll(seen, self.owner(visitor, request))
+        return updates | self._tell(update)
 
     def turn_to(self, job: Job, seen: ViewState, visitor: str, request: gr.Request) -> Updates:
         """Tell of another job from now on, unless one is running."""
@@ -93,20 +93,20 @@ class RunningPanel:
             seen = JobPoller.turn_to(seen, job)
         return self.poll(seen, visitor, request)
 
-    def _tell(self, news: JobUpdate) -> Updates:
-        updates: Updates = {self.seen: news.seen}
-        if news.relisted:
-            busy = any(placed.job.state in ("running", "waiting") for placed in news.seen.listed)
-            updates[self.jobs.list] = self.jobs.show(news.seen.listed)
+    def _tell(self, update: JobUpdate) -> Updates:
+        updates: Updates = {self.seen: update.seen}
+        if update.relisted:
+            busy = any(placed.job.state in ("running", "waiting") for placed in update.seen.listed)
+            updates[self.jobs.list] = self.jobs.show(update.seen.listed)
             updates[self.timer] = gr.update(value=_WHILE_BUSY if busy else _WHILE_IDLE)
-        if news.changed:
-            updates |= self._current(news.seen.current)
-            if news.seen.preview is None:
+        if update.changed:
+            updates |= self._current(update.seen.current)
+            if update.seen.preview is None:
                 updates[self.preview] = gr.update(value="", visible=False)
-        if news.preview is not None:
-            updates[self.preview] = gr.update(value=views.preview(news.preview), visible=True)
-        if news.ended is not None:
-            updates |= self._ended(news.ended, alone=news.seen.preview is None)
+        if update.preview is not None:
+            updates[self.preview] = gr.update(value=views.preview(update.preview), visible=True)
+        if update.ended is not None:
+            updates |= self._ended(update.ended, alone=update.seen.preview is None)
         note = views.unloaded_note(self.service.unload_after) if self.service.unloaded else ""
         return updates | {self.note: gr.update(value=note, visible=bool(note))}
 
