@@ -79,6 +79,11 @@ def test_first_visit_is_light_and_shows_a_finished_example(browser, address):
     page.wait_for_selector("#check details[aria-busy=false]")
     weights = "performance.getEntriesByType('resource').map((entry) => entry.transferSize)"
     total = sum(page.evaluate(weights))
+    page.goto(address)  # Gradio's hundred scripts and styles are the browser's own by now
+    page.wait_for_selector("#motion video")
+    page.wait_for_selector("#check details[aria-busy=false]")
+    fetched = sum(weight > 0 for weight in page.evaluate(weights))
     page.close()
     assert asked and not [url for url in asked if "ffmpeg-core" in url]
     assert total < 1_500_000, f"{total} bytes"
+    assert fetched < 40, f"{fetched} requests of a second visit"
