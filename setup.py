@@ -9,7 +9,7 @@ setup(
     ],
     package_dir={"magicanimate.assets": "assets"},
     package_data={
-        "magicanimate": ["**/*.md", "**/*.css", "**/*.js", "**/*.png"],
+        "magicanimate": ["**/*.md", "**/*.css", "**/*.js", "**/*.json", "**/*.png"],
         "magicanimate.assets": ["**/*"],
         "training.evaluation": ["protocols/*.json"],
     },
