@@ -45,7 +45,18 @@ element.addEventListener("change", () => {
 });
 watch("value", show);
 show();
+globalThis.maMarks = (from, to) => {
+  const strip = element.querySelector(".ma-strip");
+  if (!strip) return;
+  const [start, end] = strip.querySelectorAll("input");
+  start.value = 1000 * (from ?? 0) / strip.dataset.seconds;
+  end.value = to ? 1000 * to / strip.dataset.seconds : 1000;
+  show();
+};
 """
+
+# The marks follow the numbers, whoever changes these.
+_FOLLOW = "(from, to) => globalThis.maMarks?.(from, to)"
 
 
 class MotionPanel:
@@ -118,7 +129,9 @@ class MotionPanel:
             trigger_mode="always_last",
             **PRIVATE,
         )
-        self.strip.select(self._marked, None, [self.controls["start"], self.controls["end"]], **PRIVATE)
+        stretch = [self.controls["start"], self.controls["end"]]
+        self.strip.select(self._marked, None, stretch, **PRIVATE)
+        gr.on([each.change for each in stretch], None, stretch, None, js=_FOLLOW, **PRIVATE)
         self.picture.select(
             self._pointed,
             [clip, self.second],
