@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.config import AnimationRequest
-from magicanimate.errors import InputError
-from magicanimate.layers import raise_if_stopped
+from magicanimate.errors import InputError, raise_if_stopped
 from magicanimate.palette import nearest_labels
 from magicanimate.request_checks import background_kind
 

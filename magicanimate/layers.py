@@ -16,7 +16,7 @@ from magicanimate.acceleration.guidance import branches_in_turn, guide_in_interv
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.process_group import ProcessGroup, share_windows
 from magicanimate.acceleration.window_batch import batch_windows
-from magicanimate.errors import Cancelled
+from magicanimate.errors import raise_if_stopped
 from magicanimate.models.hybrid_attention import HybridSelfAttention
 from magicanimate.models.unet import VideoUNet
 from magicanimate.sampling import Networks, Residuals
@@ -107,12 +107,6 @@ def stopping_between_blocks(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def raise_if_stopped(should_stop: Callable[[], bool] | None, where: str) -> None:
-    """Raise `Cancelled` when ``should_stop()`` is true; ``where`` ends "stopped ..."."""
-    if should_stop is not None and should_stop():
-        raise Cancelled(f"stopped {where}")
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

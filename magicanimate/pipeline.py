@@ -25,8 +25,8 @@ from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.process_group import ProcessGroup
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
-from magicanimate.errors import InputError
-from magicanimate.layers import WindowWatch, accelerated, raise_if_stopped, stopping_between_blocks
+from magicanimate.errors import InputError, raise_if_stopped
+from magicanimate.layers import WindowWatch, accelerated, stopping_between_blocks
 from magicanimate.memory.placement import OutOfMemoryFallback, remember
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map

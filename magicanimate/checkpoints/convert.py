@@ -44,7 +44,7 @@ from magicanimate.checkpoints.writing import (
     write_weights,
 )
 from magicanimate.config import OnProgress, Progress, ShouldStop
-from magicanimate.errors import Cancelled, InputError
+from magicanimate.errors import InputError, raise_if_stopped
 from magicanimate.files import LARGEST_JSON, parse_json, read_text, write_json
 from magicanimate.models.prompt import EmptyPrompt
 
@@ -206,8 +206,7 @@ def _ticker(
 
     def tick(count: int) -> None:
         nonlocal done
-        if should_stop is not None and should_stop():
-            raise Cancelled
+        raise_if_stopped(should_stop, "while converting")
         done += count
         if on_progress is not None:
             left = (time.monotonic() - start) / done * (total - done) if done else None

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from magicanimate.config import CLIP_BACKGROUND, AnimationRequest
-from magicanimate.errors import Cancelled, InputError
+from magicanimate.errors import InputError, raise_if_stopped
 from magicanimate.media.densepose_check import MotionReport, check_densepose, refuse_other_motion
 from magicanimate.media.fit import (
     DARK,
@@ -339,8 +339,7 @@ class _Reader:
         frames = self.clip.frames()
         with closing(frames):
             for frame in frames:
-                if self.should_stop is not None and self.should_stop():
-                    raise Cancelled("stopped while reading the motion clip")
+                raise_if_stopped(self.should_stop, "while reading the motion clip")
                 if self.size is not None and frame.shape[1::-1] != self.size:
                     frame = np.array(Image.fromarray(frame).resize(self.size, Image.Resampling.BICUBIC))
                 yield frame if self.colours is None else self.colours.cleaned(frame)
