@@ -1,4 +1,4 @@
-"""Who is who from frame to frame, so that a person can be chosen for a whole clip.
+"""Follow people from frame to frame, so that one can be chosen for a whole clip, also by pointing.
 
 Letters in shape comments: ``P`` people of a frame, ``Q`` tracks.
 """
@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from densepose_tools.people import Person
 from magicanimate.errors import InputError
+from magicanimate.media.motion import open_motion
 
 _PATIENCE = 15
 """Frames for which somebody who is not seen is waited for."""
-
 _MIN_OVERLAP = 0.1
 """Of a box with where it is expected (intersection over union), to be the same person."""
-
 _NEW_VELOCITY = 0.5
 """Weight of the last step in the velocity."""
 
@@ -196,3 +198,28 @@ def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     both = np.clip(end - start, 0, None).prod(axis=2)
     either = first[:, 2:].prod(axis=1)[:, None] + second[:, 2:].prod(axis=1)[None] - both
     return both / np.maximum(either, 1e-9)
+
+
+def picture_at(path: Path, second: float) -> np.ndarray:
+    """The frame of a clip at a second, RGB uint8 (H, W, 3).
+
+    Raises:
+        InputError: the clip cannot be read, or is shorter.
+    """
+    frames = open_motion(path, start=second).frames()
+    with closing(frames):
+        for frame in frames:
+            return frame
+    raise InputError(f"The clip {path} shows nothing at {second:g} s; choose an earlier moment.")
+
+
+def with_mark(picture: np.ndarray, x: float, y: float) -> np.ndarray:
+    """A copy of a picture, RGB uint8 (H, W, 3), with a ring around a pixel and a dot on it."""
+    marked = Image.fromarray(picture)
+    draw = ImageDraw.Draw(marked)
+    unit = max(2.0, min(marked.size) / 90)
+    for radius, width, colour in ((4.0, 1.0, "black"), (3.5, 0.7, "white")):
+        reach = radius * unit
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=colour, width=round(width * unit))
+    draw.ellipse((x - unit, y - unit, x + unit, y + unit), fill="white", outline="black")
+    return np.array(marked)

@@ -10,7 +10,7 @@ Letters in shape comments: ``F`` frames, ``H W`` pixels, ``N`` samples of a clip
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -232,6 +232,8 @@ def driving_scene(media: PreparedMedia, plate: np.ndarray) -> Iterator[np.ndarra
     """
     import cv2
 
+    if media.driving is None:
+        raise ValueError("the driving video was not kept")
     for number in range(media.num_frames):
         frame = media.driving[number].astype(np.float32)
         parts = nearest_labels(media.control[number])[0]
@@ -245,7 +247,9 @@ def driving_scene(media: PreparedMedia, plate: np.ndarray) -> Iterator[np.ndarra
         yield np.rint(soft * behind + (1 - soft) * frame).clip(0, 255).astype(np.uint8)
 
 
-def video_scene(path: Path, request: AnimationRequest, media: PreparedMedia) -> Iterator[np.ndarray]:
+def video_scene(
+    path: Path, request: AnimationRequest, media: PreparedMedia
+) -> Generator[np.ndarray, None, None]:
     """Yield another video's frames at the result's rate and size, uint8 ``H W 3``, over and over."""
     from magicanimate.media.fit import fit_photo
     from magicanimate.media.motion import open_motion
@@ -270,6 +274,8 @@ def clean_plate(media: PreparedMedia, should_stop: Callable[[], bool] | None = N
     """
     import cv2
 
+    if media.driving is None:
+        raise ValueError("the driving video was not kept")
     count = media.num_frames
     numbers = np.unique(np.linspace(0, count - 1, min(count, _SAMPLES)).round().astype(int))
     frames, hidden = [], []
@@ -280,7 +286,7 @@ def clean_plate(media: PreparedMedia, should_stop: Callable[[], bool] | None = N
         frames.append(media.driving[number])
     pixels, covered = np.stack(frames), np.stack(hidden)  # N H W 3, N H W
     seen = (~covered).sum(0)
-    plate = np.empty(pixels.shape[1:], np.uint8)
+    plate: np.ndarray = np.empty(pixels.shape[1:], np.uint8)
     for row in range(0, len(plate), _ROWS):
         rows = slice(row, row + _ROWS)
         values = np.where(covered[:, rows, :, None], np.int16(999), pixels[:, rows])  # hidden ones sort last

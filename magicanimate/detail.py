@@ -173,8 +173,8 @@ class Cuttings:
         if isinstance(index, (list, tuple, np.ndarray)):
             return np.stack([self[int(each)] for each in index])
         track = self._track
-        where = track.centres[index], track.sides[index], self._size
-        return cut(self._frames[index], *where, is_map=self._is_map)
+        centre, side = track.centres[index], float(track.sides[index])
+        return cut(self._frames[index], centre.tolist(), side, self._size, is_map=self._is_map)
 
 
 def blended(

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from densepose_tools.rcnn import picture, regions
+from densepose_tools.rcnn import network as rcnn
+from densepose_tools.rcnn import regions
 from densepose_tools.rcnn.boxes import rescaled
-from densepose_tools.rcnn.charts import as_bytes, box_corner_and_size, chart_result
-from densepose_tools.rcnn.network import DensePoseRCNN
+from densepose_tools.rcnn.network import DensePoseRCNN, as_bytes, box_corner_and_size, chart_result
 from densepose_tools.rcnn.proposals import anchors
 
 HERE = Path(__file__).parent / "golden" / "densepose"
@@ -82,11 +82,11 @@ def outputs(network: DensePoseRCNN, image: np.ndarray, fixed_boxes: np.ndarray) 
         image: RGB uint8 (H, W, 3).
         fixed_boxes: float32 (K, 4) in the network's pixels, for which charts are made whatever is detected.
     """
-    size = picture.network_size(*image.shape[:2], short=network.short, long=network.long)
+    size = rcnn.network_size(*image.shape[:2], short=network.short, long=network.long)
     heads, found = network.roi_heads, {}
     with torch.inference_mode():
-        found["resized_bgr_u8"] = torch.from_numpy(picture.resized_bgr(image, size).copy())
-        found["x"] = picture.network_input([image], size, torch.device("cpu"))
+        found["resized_bgr_u8"] = torch.from_numpy(rcnn.resized_bgr(image, size).copy())
+        found["x"] = rcnn.network_input([image], size, torch.device("cpu"))
         found |= network.backbone.bottom_up(found["x"])
         levels = network.backbone(found["x"])
         found |= levels

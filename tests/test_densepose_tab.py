@@ -12,8 +12,7 @@ from PIL import Image
 
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.one_click import MARGIN, motion_config
-from densepose_tools.pointing import picture_at, with_mark
-from densepose_tools.tracking import PersonAt
+from densepose_tools.tracking import PersonAt, picture_at, with_mark
 from magicanimate.errors import InputError
 from magicanimate.palette import BACKGROUND
 from magicanimate.webui.motion_tools.tab import CHANGE, CORRECT, MAKE, DensePoseTab, figures

@@ -3,7 +3,8 @@
 A feature pyramid, proposals, boxes, and DensePose's charts in the boxes; the names of all weights are those
 of the released R_50_FPN_s1x (detectron2, projects/DensePose).
 
-Letters in shape comments: ``N`` pictures, ``H W`` their pixels, ``P`` people.
+Letters in shape comments: ``N`` pictures, ``H W`` pixels of a picture or of a person's box in it, ``P``
+people, ``h w`` pixels the network sees, ``h+ w+`` the same grown to multiples of 32.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
+from torch.nn import functional
 
 from densepose_tools.people import Person
 from densepose_tools.rcnn.backbone import Backbone
 from densepose_tools.rcnn.boxes import clipped, cut_sides, rescaled, widened
-from densepose_tools.rcnn.charts import as_bytes, box_corner_and_size, chart_result
-from densepose_tools.rcnn.picture import LONG_SIDE, SHORT_SIDE, network_input, network_size
 from densepose_tools.rcnn.proposals import ProposalGenerator
 from densepose_tools.rcnn.regions import MAX_PEOPLE, MIN_SCORE, RegionHeads, choose_people
 from densepose_tools.rcnn.widths import Widths, released
+
+SHORT_SIDE, LONG_SIDE = 800, 1333
+"""Pictures are scaled to the first, or as far as the second allows (config of R_50_FPN_s1x)."""
+_STRIDE = 32
+_MEAN_BGR = (103.53, 116.28, 123.675)
 
 
 @dataclass(frozen=True)
@@ -141,3 +147,73 @@ class DensePoseRCNN(nn.Module):
             Found(*choose_people(*parts, size, min_score=min_score)[:2])
             for parts in zip(proposals, logits.split(counts), deltas.split(counts), strict=True)
         ]
+
+
+def box_corner_and_size(box: torch.Tensor) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 -> whole x, y, width, height, each cut off, not rounded."""
+    x0, y0, x1, y1 = box.unbind()
+    return int(x0), int(y0), int(x1 - x0), int(y1 - y0)
+
+
+def chart_result(
+    coarse: torch.Tensor, fine: torch.Tensor, u: torch.Tensor, v: torch.Tensor, *, size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Part and coordinates of every pixel of a box.
+
+    The logits are stretched to the box; a pixel has the likeliest part where the coarse logits see a body.
+
+    Args:
+        coarse: (2, h, w) logits of background and body.
+        fine, u, v: (25, h, w); coordinates lie in 0..1, more or less.
+        size: (H, W) of the box, at least one pixel is given back.
+
+    Returns:
+        labels uint8 (H, W), 0..24; coordinates float32 (2, H, W), 0 on the background.
+    """
+    size = (max(size[0], 1), max(size[1], 1))
+
+    def stretched(logits: torch.Tensor) -> torch.Tensor:
+        return functional.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+
+    labels = stretched(fine).argmax(dim=0) * (stretched(coarse).argmax(dim=0) > 0)
+    coordinates = torch.stack([stretched(plane).gather(0, labels[None])[0] for plane in (u, v)])
+    return labels.to(torch.uint8), coordinates * (labels > 0)
+
+
+def as_bytes(coordinates: torch.Tensor) -> torch.Tensor:
+    """Coordinates 0..1 as uint8 0..255, cut off."""
+    return (coordinates * 255).clamp(0, 255).to(torch.uint8)
+
+
+def network_size(
+    height: int, width: int, *, short: int = SHORT_SIDE, long: int = LONG_SIDE
+) -> tuple[int, int]:
+    """``(h, w)`` to which a picture of ``height`` x ``width`` is scaled."""
+    scale = short / min(height, width)
+    scaled = (short, scale * width) if height < width else (scale * height, short)
+    if max(scaled) > long:
+        shrink = long / max(scaled)
+        scaled = (scaled[0] * shrink, scaled[1] * shrink)
+    return max(1, int(scaled[0] + 0.5)), max(1, int(scaled[1] + 0.5))
+
+
+def resized_bgr(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale RGB uint8 (H, W, 3) with Pillow's bilinear filter: BGR uint8 (h, w, 3)."""
+    height, width = size
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)[..., ::-1]
+
+
+def network_input(images: list[np.ndarray], size: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """A batch of pictures of one size, RGB uint8 (H, W, 3) each.
+
+    The mean is taken off before the padding, so that padding is an average grey.
+
+    Returns:
+        float32 (N, 3, h+, w+), BGR.
+    """
+    bgr = np.stack([resized_bgr(image, size) for image in images])
+    batch = torch.from_numpy(bgr).to(device).movedim(-1, 1).float()
+    batch = batch - torch.tensor(_MEAN_BGR, device=device).view(3, 1, 1)
+    down, right = (-side % _STRIDE for side in size)
+    return functional.pad(batch, (0, right, 0, down))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -214,7 +214,7 @@ class MotionClip:
     start: float
     _source: _VideoSource | _FolderSource
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self) -> Generator[np.ndarray, None, None]:
         """Decode from the beginning: RGB uint8 (height, width, 3). Given up early, it closes the file."""
         return self._source.frames()
 
@@ -291,7 +291,7 @@ class _VideoSource:
     times: np.ndarray
     limits: MediaLimits
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self) -> Generator[np.ndarray, None, None]:
         picks = self.picks.tolist()
         seek_pts = None
         if self.pts is not None and self.times[picks[0]] >= _SEEK_FROM:
@@ -325,7 +325,7 @@ class _FolderSource:
     size: tuple[int, int]
     limits: MediaLimits
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self) -> Generator[np.ndarray, None, None]:
         for file in self.files:
             frame = _load_frame(file, self.limits)
             if frame.shape[1::-1] != self.size:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from densepose_tools.one_click import examine
 from densepose_tools.photo_people import PersonDetector, count_people, is_plausible
-from densepose_tools.pointing import with_mark
+from densepose_tools.tracking import with_mark
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import Kind, MotionReport, check_densepose

@@ -11,8 +11,8 @@ import gradio as gr
 from densepose_tools.body import either_side
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.one_click import MadeMotion, MotionConfig, motion_config
-from densepose_tools.pointing import picture_at, with_mark
 from densepose_tools.postprocess import Postprocessing
+from densepose_tools.tracking import picture_at, with_mark
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
