@@ -1,4 +1,4 @@
-"""What an extractor found in a clip, as a file from which the motion video can be drawn again.
+"""Store what an extractor found in a clip, so that the motion video can be drawn again.
 
 An archive is a plain ``.npz``: ``size`` (width, height), ``rate`` (frames a second, as a fraction),
 ``num_frames``, ``settings`` (JSON), and over all ``P`` people of all frames, frame by frame, surest first:
@@ -31,7 +31,7 @@ _LARGEST_RATE = 10_000
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """The clip that an archive speaks of.
+    """The clip that an archive was made of.
 
     Attributes:
         width, height: pixels.

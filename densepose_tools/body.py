@@ -142,7 +142,7 @@ def measure_build(maps: Iterable[np.ndarray]) -> Build:
 
 
 def sample_step(count: int) -> int:
-    """Every how many frames of a clip of ``count`` are enough to measure the build."""
+    """The sampling interval, in frames, that suffices to measure the build in a clip of ``count`` frames."""
     return max(1, count // _SAMPLES)
 
 

@@ -38,7 +38,7 @@ _CLEARLY = 0.9
 
 
 class FlickerMeter:
-    """Measures the flicker of part maps as they pass: holds four of them.
+    """Measures the flicker of part maps as they stream by, with four of them in memory.
 
     Attributes:
         score: share of body pixels whose part changes and is back within three frames, 0..1; 0 for fewer

@@ -1,4 +1,4 @@
-"""What every engine that finds people and their parts has in common."""
+"""The interface of all engines that find people and their body parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED_MIN_SCORE = 0.05
 
 @dataclass(frozen=True)
 class Selection:
-    """Whom an extractor reports.
+    """Which of the people found an extractor reports.
 
     Attributes:
         min_score: people less sure than this are left out, 0.05..1; ``PUBLISHED_MIN_SCORE`` is as published.

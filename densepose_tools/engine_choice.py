@@ -1,4 +1,4 @@
-"""Which engine finds the people: chosen once, foretold in a sentence, loaded when it is needed."""
+"""Choose the engine that finds the people, describe it in a sentence, and load it when it is needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINE_NAMES = {
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will use.
+    """What a run is going to use.
 
     Attributes:
         engine: "torch", "detectron2" or "mini".
@@ -46,7 +46,7 @@ class EngineChoice:
     offline: bool = False
 
     def forecast(self) -> Forecast:
-        """Tell what would be used, without loading or fetching anything.
+        """What a run would use, without loading or fetching anything.
 
         Raises:
             InputError: nothing can be used; the message says what to do.
@@ -105,7 +105,7 @@ class EngineChoice:
         end: float | None,
         fps: float | None = None,
     ) -> dict[str, Any]:
-        """What decides what is found in a clip, JSON-ready; it tells runs apart when one is resumed."""
+        """The settings on which the people found depend, JSON-ready; a run is resumed only with the same."""
         return {
             "engine": extractor.name,
             "weights": str(self.weights) if self.weights else None,

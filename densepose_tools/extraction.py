@@ -1,4 +1,4 @@
-"""Clip in, motion video out: decode, find people, draw; or draw an archive again, or recolour a map.
+"""Make motion videos: find the people of a clip and draw them, redraw an archive, or recolour a map.
 
 Memory holds a few frames; what was found lies on disk, and a run that was stopped or killed goes on there.
 """
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extraction:
-    """What was made.
+    """A motion video that was made.
 
     Attributes:
         video: as asked for.

@@ -1,4 +1,4 @@
-"""One way to DensePose, whichever program does it: ``load_extractor``.
+"""Load an extractor of any engine: ``load_extractor``.
 
 - ``torch``: the released network on torch and torchvision, nothing to compile.
 - ``detectron2``: the same network through detectron2, where that is installed.

@@ -1,4 +1,4 @@
-"""From a clip somebody has to one that animates: what it is, what to do with it, where to write."""
+"""Turn any clip into a motion clip in one call: examine it, choose what to do, write the result."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class MotionConfig:
         return self.finds_as(other) and self.like == other.like and drawn[0] == drawn[1]
 
     def changes_maps(self) -> bool:
-        """Whether a clip that is a part map already comes out otherwise."""
+        """Whether a clip that already is a part map would be changed."""
         return self.postprocessing.deflicker or self.postprocessing.flip or self.like is not None
 
 

@@ -1,4 +1,4 @@
-"""Where part maps go: a video in their colours, as large and fast as the clip."""
+"""Write part maps as a video in their colours, of the clip's size and frame rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUFFIXES = (".mp4", "")
 
 @dataclass(frozen=True)
 class Output:
-    """Where results go and how.
+    """Where results are written, and in which form.
 
     Attributes:
         video: the motion video, ``.mp4``, or without a suffix a folder of png frames.

@@ -1,4 +1,4 @@
-"""People as an extractor finds them, and their drawing as a part map.
+"""People as an extractor finds them, and how they are drawn as a part map.
 
 Letters in shape comments: ``H W`` pixels of the picture, ``h w`` pixels of a person's box.
 """

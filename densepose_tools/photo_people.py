@@ -1,4 +1,4 @@
-"""Whether a part map shows people, how many, and where: what tells a person from a network's mistakes.
+"""Decide from a part map whether a photo shows people, how many, and where.
 
 Letters in shape comments: ``H W`` pixels.
 """

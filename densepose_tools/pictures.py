@@ -1,6 +1,6 @@
 """DensePose of single pictures, of any sizes: a folder in, ``NAME.densepose.png`` beside or elsewhere.
 
-The network is started once. A line of the journal ``densepose.jsonl`` says of every picture how many people
+The network is started once. A line of the resume log ``densepose.jsonl`` says of each picture how many people
 were found, or why it has no map; a run that was stopped goes on behind the last line.
 """
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAP_ENDING = ".densepose.png"
-JOURNAL = "densepose.jsonl"
+RESUME_LOG = "densepose.jsonl"
 _READ_AHEAD = 32
 
 
@@ -97,12 +97,12 @@ def extract_pictures(
     settings = settings | {"people": people}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        done = _journal(target / JOURNAL, settings)
+        done = _resume_log(target / RESUME_LOG, settings)
         meter = ProgressMeter(on_progress)
         meter.begin("detect", len(pictures))
         left = [path for path in pictures if path.name not in done]
         resumed = len(pictures) - len(left)
-        with (target / JOURNAL).open("a", encoding="utf-8") as journal:
+        with (target / RESUME_LOG).open("a", encoding="utf-8") as log_file:
             for path, result in _found(left, extractor, people, should_stop):
                 line: dict[str, Any] = {"name": path.name}
                 if isinstance(result, InputError):
@@ -113,8 +113,8 @@ def extract_pictures(
                     count, labels = result
                     line["people"] = count
                     write_map(target / f"{path.stem}{MAP_ENDING}", labels, settings)
-                journal.write(json.dumps(line) + "\n")
-                journal.flush()
+                log_file.write(json.dumps(line) + "\n")
+                log_file.flush()
                 done[path.name] = line
                 meter.update(len(done), max(len(done), len(pictures)))
     except OSError as error:
@@ -153,7 +153,7 @@ def pictures_of(folder: Path) -> list[Path]:
     return list(pictures.values())
 
 
-def _journal(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _resume_log(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What earlier runs found, by name of the picture; a line that a killed run cut off does not count."""
     if not path.exists():
         write_bytes(path, (json.dumps({"settings": settings}) + "\n").encode())

@@ -1,4 +1,4 @@
-"""From people found to part maps: whom to draw, gaps filled, built like another, deflickered, mirrored.
+"""Turn the people found into part maps: choose, fill gaps, retarget, deflicker, mirror.
 
 Letters in shape comments: ``H W`` pixels.
 """
@@ -22,7 +22,7 @@ from magicanimate.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Postprocessing:
-    """What happens between finding and drawing.
+    """What to do with the people found before they are drawn.
 
     Attributes:
         people: "largest", the person who covers most of the clip; "all"; places in that order, from 1; or
@@ -126,7 +126,7 @@ def postprocess_maps(
     width: int,
     height: int,
 ) -> PartMaps:
-    """Do to part maps what can be done to them without knowing their people: build, flicker, mirror.
+    """Postprocess finished part maps, as far as that needs no people: build, flicker, mirror.
 
     Args:
         read: gives every n-th map from the first, uint8 (H, W).

@@ -1,4 +1,4 @@
-"""The released DensePose weights: a pickle of numpy arrays, read without running what it says.
+"""Read the released DensePose weights, a pickle of numpy arrays, without executing anything in it.
 
 detectron2's model zoo keeps {"model": {name: array}, "__author__": ...}. An unpickler builds whatever a
 pickle names, so this one knows the few names that arrays need and refuses every other.

@@ -1,4 +1,4 @@
-"""Give the dancer of a clip the build of the person in a photo: place, size, and each limb's proportions.
+"""Retarget part maps: give the dancer the photo's person's place, size and proportions of limbs.
 
 Every limb of a part map is stretched along and across its own axis around its joint, and the joint goes where
 the limb above has carried it. Angles, which are the dance, stay.

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from densepose_tools import command, engine_choice
-from densepose_tools.pictures import JOURNAL, extract_pictures
+from densepose_tools.pictures import RESUME_LOG, extract_pictures
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.outputs import read_metadata
 from magicanimate.palette import colourise, nearest_labels
@@ -53,8 +53,8 @@ def test_stopped_and_resumed(photos, tmp_path):
     first, second = NegativeReader(batch=1), NegativeReader(batch=1)
     with pytest.raises(Cancelled):
         extract_pictures(photos, out, first, settings=SETTINGS, should_stop=lambda: first.seen == 2)
-    with (out / JOURNAL).open("a") as journal:
-        journal.write('{"name": "p5.p')  # as a kill leaves it
+    with (out / RESUME_LOG).open("a") as log_file:
+        log_file.write('{"name": "p5.p')  # as a kill leaves it
     made = extract_pictures(photos, out, second, settings=SETTINGS)
     assert (made.made, made.resumed) == (5, 2) and first.seen + second.seen == 6
     third = NegativeReader()
@@ -108,5 +108,5 @@ def test_check_names_engines_and_mixtures(photos, tmp_path, capsys):
 
 def test_journal_lines_are_json(photos):
     extract_pictures(photos, photos, NegativeReader(), settings=SETTINGS)
-    lines = [json.loads(line) for line in (photos / JOURNAL).read_text().splitlines()]
+    lines = [json.loads(line) for line in (photos / RESUME_LOG).read_text().splitlines()]
     assert lines[0] == {"settings": SETTINGS | {"people": "largest"}} and len(lines) == 8

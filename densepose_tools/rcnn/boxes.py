@@ -1,4 +1,4 @@
-"""Boxes: how a network's four numbers move one, clipping, and scaling.
+"""Box arithmetic: applying predicted deltas, clipping, scaling.
 
 Letters in shape comments: ``K`` boxes. A box is x0, y0, x1, y1 in pixels that the network sees.
 """

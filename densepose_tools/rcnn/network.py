@@ -1,4 +1,4 @@
-"""DensePose R-CNN: people of a picture and the part of every pixel of theirs.
+"""DensePose R-CNN: finds the people in a picture and the body part at each of their pixels.
 
 A feature pyramid, proposals, boxes, and DensePose's charts in the boxes; the names of all weights are those
 of the released R_50_FPN_s1x (detectron2, projects/DensePose).

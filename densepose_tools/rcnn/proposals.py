@@ -1,4 +1,4 @@
-"""Region proposals: where in a picture something might be.
+"""Region proposals: boxes in which an object may be.
 
 Ren et al., "Faster R-CNN" (NeurIPS 2015), over the levels of a feature pyramid.
 

@@ -1,4 +1,4 @@
-"""What is in a region: person or not, its box, and for each pixel of it the part and its coordinates.
+"""Region heads: person or not, the box, and each pixel's part and coordinates.
 
 Boxes as in Fast R-CNN (Girshick, ICCV 2015); parts as in DensePose (Guler et al., CVPR 2018) with the
 decoder of Panoptic FPN (Kirillov et al., CVPR 2019).
