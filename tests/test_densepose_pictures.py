@@ -106,7 +106,7 @@ def test_check_names_engines_and_mixtures(photos, tmp_path, capsys):
     assert "by: test (4), unknown (1); do not mix them, make all with one\n" in capsys.readouterr().out
 
 
-def test_journal_lines_are_json(photos):
+def test_lines_of_the_resume_log_are_json(photos):
     extract_pictures(photos, photos, NegativeReader(), settings=SETTINGS)
     lines = [json.loads(line) for line in (photos / RESUME_LOG).read_text().splitlines()]
     assert lines[0] == {"settings": SETTINGS | {"people": "largest"}} and len(lines) == 8
