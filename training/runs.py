@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -110,18 +110,23 @@ def _main_process_first(accelerator: Accelerator, folder: Path) -> Iterator[None
     They do not wait in a collective operation: NCCL ends every process after ten minutes in one, and an index
     of many videos, or the latents of a large set, takes longer.
     """
-    lock = FileLock(folder / PREPARING)
+    path = folder / PREPARING
+    lock = FileLock(path)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
         accelerator.wait_for_everyone()  # all have just begun: until the main process has the lock
-        if not accelerator.is_main_process and folder.is_dir():
-            with lock:
+        if not accelerator.is_main_process:
+            with suppress(OSError), lock:  # a machine that does not see the folder has nothing to wait for
                 pass
         yield
     finally:
-        lock.release()
+        if accelerator.is_main_process:
+            lock.release()
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                folder.rmdir()  # if the preparation failed there is nothing else in it
 
 
 def _exportable(config: StageConfig) -> bool:

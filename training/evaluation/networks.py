@@ -79,7 +79,7 @@ def find_network(need: str, folder: Path) -> tuple[Path, str]:
     wanted = NETWORKS[need]
     path = folder / wanted.file
     if not path.is_file():
-        raise NotComputed(f"{wanted.file} ({wanted.source}) is not in {folder}")
+        raise NotComputed(f"{wanted.file} ({wanted.source}) is not in the folder of networks")
     digest = _digest(path, path.stat().st_mtime_ns)
     if not digest.startswith(wanted.sha256):
         raise InputError(
