@@ -229,7 +229,7 @@ def write_table(out: Path, reports: Mapping[str, Mapping[str, Any]]) -> None:
     for row, report in reports.items():
         means = [report["figures"][key].get("mean") for key in keys]
         cells = (
-            "not computed" if mean is None else f"{mean:.{METRICS[key].digits}f}"
+            "not computed" if mean is None else METRICS[key].shown(mean)
             for key, mean in zip(keys, means, strict=True)
         )
         lines.append(f"| {row} | " + " | ".join(cells) + " |")

@@ -69,7 +69,7 @@ def evaluate(args: argparse.Namespace) -> None:
         if "not_computed" in figure:
             print(f"{title}: not computed: {figure['not_computed']}")
         else:
-            print(f"{title}: {figure['mean']:.{METRICS[key].digits}f}")
+            print(f"{title}: {METRICS[key].shown(figure['mean'])}")
     print(args.out / PAGE)
 
 
@@ -83,10 +83,8 @@ def compare(args: argparse.Namespace) -> None:
     first, second = (read_json_object(folder / REPORT) for folder in (args.first, args.second))
     print("second minus first, 95 % interval, p of a sign-flip test")
     for key, found in paired(first, second).items():
-        digits = METRICS[key].digits + 1
-        numbers = (f"{found[name]:+.{digits}f}" for name in ("difference", "low", "high"))
+        shown = [METRICS[key].shown(found[name]) for name in ("difference", "low", "high")]
         print(
-            "{}: {} ({} to {}), p {:.3f}, {} videos".format(
-                METRICS[key].title, *numbers, found["p"], found["videos"]
-            )
+            f"{METRICS[key].title}: {shown[0]} ({shown[1]} to {shown[2]}), p {found['p']:.3f}, "
+            f"{found['videos']} videos"
         )

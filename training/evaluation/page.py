@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.files import write_bytes
-from training.evaluation.protocol import METRICS, rows_of
+from training.evaluation.protocol import METRICS, Metric, rows_of
 
 PAGE = "index.html"
 
@@ -91,7 +91,7 @@ def _table(report: Mapping[str, Any]) -> str:
     )
     rows = []
     for method, source, figures in rows_of(report):
-        cells = "".join(f"<td>{_figure(figures.get(key), METRICS[key].digits)}</td>" for key in keys)
+        cells = "".join(f"<td>{_figure(figures.get(key), METRICS[key])}</td>" for key in keys)
         small = f"<br><small>{_text(source)}</small>" if source else ""
         rows.append(f'<tr><th scope="row">{_text(method)}{small}</th>{cells}</tr>')
     reasons = "".join(
@@ -99,9 +99,11 @@ def _table(report: Mapping[str, Any]) -> str:
         for key, figure in report["figures"].items()
         if "not_computed" in figure
     )
+    meanings = "; ".join(f"{METRICS[key].title}: {METRICS[key].about}" for key in keys)
     note = (
-        "<p><small>In brackets: 95 % bootstrap interval over the videos. Published figures are of the same "
-        "protocol, made by their authors on their own machines.</small></p>"
+        f"<p><small>{_text(meanings)}.</small></p><p><small>In brackets: 95 % bootstrap interval over the "
+        "videos. Published figures are of the same protocol, made by their authors on their own machines."
+        "</small></p>"
     )
     return (
         f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -110,14 +112,14 @@ def _table(report: Mapping[str, Any]) -> str:
     )
 
 
-def _figure(figure: Mapping[str, Any] | None, digits: int) -> str:
+def _figure(figure: Mapping[str, Any] | None, metric: Metric) -> str:
     if figure is None:
         return ""
     if "not_computed" in figure:
         return "not computed"
-    text = f"{figure['mean']:.{digits}f}"
+    text = metric.shown(figure["mean"])
     if "low" in figure:
-        text += f"<br><small>({figure['low']:.{digits}f} to {figure['high']:.{digits}f})</small>"
+        text += f"<br><small>({metric.shown(figure['low'])} to {metric.shown(figure['high'])})</small>"
     return text
 
 

@@ -31,30 +31,48 @@ class Metric:
         title: heading, with the unit.
         better: "lower" or "higher".
         digits: behind the point.
+        about: what it is, for readers of the page.
         needs_truth: whether it compares with the true video.
         of_the_set: one figure of all videos together, not one a video.
+        scale: tables show so many times the figure.
     """
 
     title: str
     better: str
     digits: int
+    about: str
     needs_truth: bool = True
     of_the_set: bool = False
+    scale: float = 1.0
+
+    def shown(self, value: float) -> str:
+        """A figure as tables have it."""
+        return f"{value * self.scale:.{self.digits}f}"
 
 
 METRICS: dict[str, Metric] = {
-    "l1": Metric("L1, % of full scale", "lower", 2),
-    "l1_published": Metric("L1 as published: grey levels by pixels of a frame", "lower", 7),
-    "psnr": Metric("PSNR, dB", "higher", 2),
-    "psnr_first_reported": Metric("PSNR* as first reported: it overflows, for comparison only", "higher", 2),
-    "ssim": Metric("SSIM", "higher", 3),
-    "lpips": Metric("LPIPS", "lower", 3),
-    "fid": Metric("FID, all frames together", "lower", 2, of_the_set=True),
-    "fid_vid": Metric("FID-VID", "lower", 2, of_the_set=True),
-    "fvd": Metric("FVD", "lower", 2, of_the_set=True),
-    "temporal": Metric("error of the changes, grey levels", "lower", 2),
-    "identity": Metric("identity, colours of body parts, ΔE", "lower", 2, needs_truth=False),
-    "flicker": Metric("flicker, grey levels", "lower", 2, needs_truth=False),
+    "l1": Metric("L1, %", "lower", 2, "mean absolute difference, of full scale"),
+    "l1_published": Metric(
+        *("L1 E-04", "lower", 2, "as published: mean difference in grey levels by the pixels of a frame"),
+        scale=1e4,
+    ),
+    "psnr": Metric("PSNR, dB", "higher", 2, "of the squared error over the whole clip"),
+    "psnr_first_reported": Metric(
+        "PSNR*", "higher", 2, "as this line of work first reported it: it overflows, for comparison only"
+    ),
+    "ssim": Metric("SSIM", "higher", 3, "mean structural similarity, Gaussian window of 11"),
+    "lpips": Metric("LPIPS", "lower", 3, "distance of deep features, mean over frames"),
+    "fid": Metric("FID", "lower", 2, "Frechet distance, all frames of all videos together", of_the_set=True),
+    "fid_vid": Metric("FID-VID", "lower", 2, "Frechet distance of clips, 3D ResNet-50", of_the_set=True),
+    "fvd": Metric("FVD", "lower", 2, "Frechet distance of clips, I3D", of_the_set=True),
+    "temporal": Metric("changes", "lower", 2, "error of the changes from frame to frame, grey levels"),
+    "identity": Metric(
+        *("identity, ΔE", "lower", 2, "colours of the body parts against those in the reference"),
+        needs_truth=False,
+    ),
+    "flicker": Metric(
+        "flicker", "lower", 2, "mean second difference over time, grey levels", needs_truth=False
+    ),
 }
 
 
