@@ -62,7 +62,6 @@ log = logging.getLogger(__name__)
 
 RECORDS, MANIFEST, LINES = "records", "manifest.json", "manifest.jsonl"
 _PICTURES_AT_ONCE = 32
-_ROUNDING = 1e-6  # seconds
 _LIMITS = MediaLimits(
     max_file_bytes=1 << 44, max_seconds=float("inf"), max_frames=10**9, max_total_pixels=1 << 62
 )
@@ -295,7 +294,6 @@ class Preparer:
         if item.rate is not None:
             return open_motion(Path(item.path), fps=item.rate, limits=_LIMITS)
         start = item.start + first / self.settings.fps
-        start += _ROUNDING if first else 0.0  # the frame that is due at this very moment counts
         return open_motion(Path(item.path), start=start, end=item.end, fps=self.settings.fps, limits=_LIMITS)
 
     def _frames(self, item: RawItem, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
