@@ -1,6 +1,6 @@
 """The way from the first look to a finished video as a moving picture, for the README.
 
-Whenever the page looks otherwise: ``FLOW_PICTURE=docs/images/page.webp python -m pytest tests/test_app_story.py``.
+To draw it anew: ``FLOW_PICTURE=docs/images/page.webp python -m pytest tests/test_app_story.py``.
 """
 
 from __future__ import annotations
