@@ -54,7 +54,7 @@ def test_the_size_is_bounded_by_the_memory(wanted, tiny_model, monkeypatch):
     animator.check_size(wanted)
     with pytest.raises(InputError, match="knows 24 positions in time"):
         animator.check_size(replace(wanted, window_size=25))
-    monkeypatch.setattr("magicanimate.device.total_bytes", lambda device: 10**8)
+    monkeypatch.setattr("magicanimate.animator.total_bytes", lambda device: 10**8)
     with pytest.raises(InputError, match=r"need about .* GB, and cpu has 0.1 GB in all"):
         animator.check_size(wanted)
     assert not animator.loaded
