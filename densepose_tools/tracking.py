@@ -13,11 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from densepose_tools.people import Person
 from magicanimate.errors import InputError
-from magicanimate.media.motion import open_motion
 
 _PATIENCE = 15
 """Frames for which somebody who is not seen is waited for."""
@@ -206,6 +204,8 @@ def picture_at(path: Path, second: float) -> np.ndarray:
     Raises:
         InputError: the clip cannot be read, or is shorter.
     """
+    from magicanimate.media.motion import open_motion  # heavy, and the command line imports this file
+
     frames = open_motion(path, start=second).frames()
     with closing(frames):
         for frame in frames:
@@ -215,6 +215,8 @@ def picture_at(path: Path, second: float) -> np.ndarray:
 
 def with_mark(picture: np.ndarray, x: float, y: float) -> np.ndarray:
     """A copy of a picture, RGB uint8 (H, W, 3), with a ring around a pixel and a dot on it."""
+    from PIL import Image, ImageDraw
+
     marked = Image.fromarray(picture)
     draw = ImageDraw.Draw(marked)
     unit = max(2.0, min(marked.size) / 90)
