@@ -30,6 +30,11 @@ def test_what_is_left_out_is_left_to_preset_and_checkpoint():
     [
         ({"sed": 7}, "no setting 'sed'; choose from: seed, "),
         ({"output": "/etc/passwd"}, "no setting 'output'"),
+        ({"background": "/etc/passwd"}, "none of: photo, clip, colour"),
+        ({"background": "file"}, "needs a file, which cannot be sent"),
+        ({"background": "clip"}, "needs a file, which cannot be sent"),
+        ({"background": "colour", "background_colour": "/etc/passwd"}, "is no colour"),
+        ({"driving_video": "/etc/passwd"}, "no setting 'driving_video'"),
         ({"limits": {"max_frames": 10**9}}, "no setting 'limits'"),
         ({"random_seed": True}, "no setting 'random_seed'"),
         ({"seed": "seven"}, "seed is 'seven', which is not a whole number"),

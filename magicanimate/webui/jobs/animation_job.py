@@ -124,7 +124,8 @@ class AnimationRunner:
                 request = self._prepare(request, job[STEPS], joined, on_progress, should_stop)
             result = self._animate(request, job.get(CHECKPOINT), on_update, should_stop)
         except InputError as error:
-            files = [*(job.get(name) for name in FILES), *(getattr(request, name) for name in FILES), joined]
+            names = (*FILES, "background")
+            files = [*(job.get(name) for name in names), *(getattr(request, name) for name in names), joined]
             raise InputError(without_folders(str(error), *files)) from error
         except Cancelled as stopped:
             if preview is None:
