@@ -58,7 +58,7 @@ _SMOOTHNESS = 1e-3
 _MOST_CORRECTION = 24.0
 """Grey levels by which a frame's colours are corrected at most."""
 
-_RELIGHTING = 0.35
+_RELIGHTING = 0.2
 """How far the people's brightness and tint follow the new background's: 0 not at all, 1 wholly."""
 
 _CANDIDATE_GREYS = (128, 200, 64, 235, 24)
