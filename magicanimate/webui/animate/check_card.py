@@ -45,7 +45,7 @@ watch("value", () => {
   if (card) card.open = open;
   // As long as the networks are being loaded not everything is known.
   clearTimeout(again);
-  if (card?.dataset.loading) again = setTimeout(() => trigger("select"), 1500);
+  if (card?.dataset.loading) again = setTimeout(() => trigger("select"), 3000);
 });
 """
 
