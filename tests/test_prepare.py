@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -245,6 +247,34 @@ def test_torch_without_weights_prepares_nothing(raw, tmp_path, monkeypatch, caps
     assert "fetch" in capsys.readouterr().err
     with pytest.raises(InputError, match="never falls back"):
         prepare(find_items(raw, "auto"), tmp_path / "out", PrepareSettings(engine="auto"))
+
+
+def test_a_list_of_addresses_is_fetched_and_prepared(tmp_path, reader, monkeypatch, capsys):
+    """With a stand-in for img2dataset: what it is asked for, and that its pictures are prepared."""
+    parquet, out = tmp_path / "part.parquet", tmp_path / "out"
+    parquet.write_bytes(b"PAR1")
+    words = ["prepare", str(parquet), str(out), "--size", "64", "--densepose", "mini"]
+    monkeypatch.setitem(sys.modules, "img2dataset", None)
+    assert main(words) == 2
+    assert "pip install img2dataset" in capsys.readouterr().err
+
+    asked = {}
+
+    def download(**wishes) -> None:
+        asked.update(wishes)
+        folder = Path(wishes["output_folder"]) / "00000"
+        folder.mkdir(parents=True)
+        (labels,) = figures(1)
+        Image.fromarray(255 - colourise(labels)).save(folder / "000000000.jpg", quality=95)
+        Image.new("RGB", (64, 64)).save(folder / "000000001.jpg")
+        (folder / "000000000.json").write_text("{}")
+
+    monkeypatch.setitem(sys.modules, "img2dataset", SimpleNamespace(download=download))
+    assert main(words) == 0
+    assert (asked["input_format"], asked["url_col"]) == ("parquet", "URL")
+    assert "0 clips and 1 pictures, 1 frames, of 2 items" in capsys.readouterr().out
+    assert (out / "00000__000000000.densepose.png").exists() and len(ImageFolder(out, size=32)) == 1
+    assert list(check_prepared(out)) == []
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "was when the same is run again. With --check, verify what was made.",
     )
     add = prepare.add_argument
-    add("folder", type=Path, help="raw videos, pictures, or TikTok's frame folders")
+    add("folder", type=Path, help="raw videos, pictures, TikTok's frame folders, or a list of addresses")
     add("out", type=Path, help="folder of what is made")
     add("--check", action="store_true", help="compare all files with the manifest; prepare nothing")
     add("--source", choices=("auto", "videos", "pictures", "tiktok", "ted"), default="auto")
@@ -81,6 +81,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     )
     add("--engine", choices=("local", "ray"), default="local", help="processes, or Ray (%(default)s)")
     add("--workers", type=whole_number, default=1, help="processes (%(default)s)")
+    add("--url-column", default="URL", help="of a list of addresses, such as LAION's parquet (%(default)s)")
     add("--shards", type=Path, metavar="FOLDER", help="also pack the pictures into tar files there")
 
 
@@ -88,7 +89,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from magicanimate.errors import InputError
     from magicanimate.terminal import say, stop_on_interrupt
     from training.data.prepare import PrepareSettings, check_prepared, prepare
-    from training.data.raw import find_items
+    from training.data.raw import LISTS, fetch_list, find_items
     from training.data.shards import write_shards
 
     if args.check:
@@ -127,7 +128,11 @@ def _prepare(args: argparse.Namespace) -> None:
         flip=args.flip,
         keypoints=str(args.keypoints or ""),
     )
-    items = find_items(args.folder, args.source, tracklets=args.tracklets)
+    folder, source = args.folder, args.source
+    if folder.suffix.lower() in LISTS and not folder.is_dir():
+        folder, source = args.out / "fetched", "pictures"
+        fetch_list(args.folder, folder, url_column=args.url_column, processes=args.workers)
+    items = find_items(folder, source, tracklets=args.tracklets)
     with stop_on_interrupt() as should_stop:
         made = prepare(
             items,

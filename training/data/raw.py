@@ -14,6 +14,9 @@ from training.data.folders import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 Source = Literal["auto", "videos", "pictures", "tiktok", "ted"]
 SOURCES: tuple[Source, ...] = ("auto", "videos", "pictures", "tiktok", "ted")
 
+LISTS = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".json": "json", ".parquet": "parquet"}
+"""Lists of addresses that can be fetched: suffix -> what img2dataset calls it."""
+
 TIKTOK_RATE = 30.0
 """Frames a second of the TikTok dataset's frame folders (Jafarian and Park, CVPR 2021)."""
 
@@ -143,3 +146,45 @@ def _tracklets(folder: Path, file: Path) -> Iterator[RawItem]:
                 end=end / rate,
                 box=(left / width, top / height, right / width, bottom / height),
             )
+
+
+def fetch_list(file: Path, folder: Path, *, url_column: str = "URL", processes: int = 1) -> None:
+    """Fetch the pictures of a list of addresses, such as LAION's parquet files, by img2dataset.
+
+    Pictures keep their proportions, and their size if the longer side has up to 1024 pixels; what an earlier
+    call fetched is not fetched again. Sites that forbid such use are left alone, as is img2dataset's default.
+
+    Args:
+        file: one of `LISTS`.
+        folder: for the pictures.
+        url_column: of the addresses, in lists that have columns.
+        processes: that fetch and shrink.
+
+    Raises:
+        InputError: img2dataset is not installed, or cannot use the list.
+    """
+    try:
+        from img2dataset import download
+    except ImportError as error:
+        raise InputError(
+            "Lists of addresses are fetched by the package img2dataset: pip install img2dataset; or fetch "
+            "the pictures otherwise and give their folder."
+        ) from error
+    if not file.is_file():
+        raise InputError(f"The list {file} does not exist; check the name.")
+    columns = {} if file.suffix == ".txt" else {"url_col": url_column}
+    try:
+        download(
+            url_list=str(file),
+            input_format=LISTS[file.suffix.lower()],
+            output_folder=str(folder),
+            output_format="files",
+            image_size=1024,
+            resize_mode="keep_ratio_largest",
+            resize_only_if_bigger=True,
+            processes_count=processes,
+            thread_count=32 * processes,
+            **columns,
+        )
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(f"img2dataset cannot use the list {file} ({error}).") from error
