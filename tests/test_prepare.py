@@ -279,15 +279,15 @@ def test_a_list_of_addresses_is_fetched_and_prepared(tmp_path, reader, monkeypat
 
 @pytest.fixture
 def people(tmp_path) -> Path:
-    """Six short videos of somebody whom the bundled segmenter finds."""
+    """Four short videos of somebody whom the bundled segmenter finds."""
     folder = tmp_path / "people"
     folder.mkdir()
-    for k in range(6):
+    for k in range(4):
         shutil.copy(ASSETS / "examples" / "sway_result.mp4", folder / f"{k}.mp4")
     return folder
 
 
-REAL = PrepareSettings(width=64, height=64, engine="mini", most_seconds=0.4, least_seconds=0.3)
+REAL = PrepareSettings(width=64, height=64, engine="mini", most_seconds=1.0, least_seconds=0.3)
 
 
 @pytest.mark.slow
@@ -323,7 +323,7 @@ def test_ray_loses_nothing_when_a_worker_is_killed(people, tmp_path):
         watcher.join()
         ray.shutdown()
     assert killed, "no worker was killed; the test has shown nothing"
-    assert made.items == 6 and list(check_prepared(out)) == []
+    assert made.items == 4 and list(check_prepared(out)) == []
     local = prepare(find_items(people, "auto"), tmp_path / "local", REAL)
     assert made == local
     assert (out / LINES).read_text() == (tmp_path / "local" / LINES).read_text()
