@@ -78,7 +78,7 @@ def parse_limit(text: str) -> tuple[str, float]:
     Raises:
         argparse.ArgumentTypeError: unknown name or not a number.
     """
-    kinds = {limit.name: type(limit.default) for limit in fields(MediaLimits)}
+    kinds: dict[str, Any] = {limit.name: type(limit.default) for limit in fields(MediaLimits)}
     name, _, value = text.partition("=")
     try:
         return name, kinds[name](value)
@@ -175,7 +175,7 @@ def _add_settings(group: Any, name: str) -> None:
         flag = setting.flag or "--" + setting_name.replace("_", "-")
         default = getattr(AnimationRequest, setting_name)
         if kinds[setting_name] is bool:
-            how = {"action": "store_false" if default else "store_true"}
+            how: dict[str, Any] = {"action": "store_false" if default else "store_true"}
         else:
             metavar = None if setting.choices else setting.metavar or flag.split("-")[-1].upper()
             how = {"type": kinds[setting_name], "choices": setting.choices or None, "metavar": metavar}
@@ -336,8 +336,8 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
             f"note: the model is {args.model}, not made of the files that {config} names "
             f"({', '.join(batch.model_keys)}); choose it with --model"
         )
-    for missing in batch.missing:
-        say(f"warning: {config} names files that are not there: {missing}")
+    for file in batch.missing:
+        say(f"warning: {config} names files that are not there: {file}")
     if batch.checkpoint and not _is_model(args, batch.checkpoint[1]):
         say(
             f"warning: {config} is of a result of the checkpoint {batch.checkpoint[0]}, and this one is made "

@@ -81,11 +81,13 @@ def _profile(model: ModelInfo, device: Device) -> dict[str, str] | None:
     from magicanimate.device import available_bytes
     from magicanimate.memory.profiles import AUTO, Footprint, Work, choose_profile
 
+    index = None if model.path is None else model_index(model.path)
+    if model.path is None or index is None:
+        return None
     try:
         footprint = Footprint.of(model.path)
     except InputError:
         return None
-    index = model_index(model.path)
     profile, reason = choose_profile(
         AUTO,
         footprint,
