@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import threading
@@ -301,17 +300,18 @@ def test_two_processes_make_what_one_makes(people, tmp_path):
 @pytest.mark.slow
 def test_ray_loses_nothing_when_a_worker_is_killed(people, tmp_path):
     ray = pytest.importorskip("ray", reason="ray is not installed")
-    out, killed = tmp_path / "out", []
+    out, killed, began = tmp_path / "out", [], time.time()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
 
     def kill_one() -> None:
         deadline = time.monotonic() + PATIENCE
         while not killed and time.monotonic() < deadline:
             if any(out.glob("records/*/*.json")):
-                for child in psutil.Process(os.getpid()).children(recursive=True):
-                    if "MapWorker" in " ".join(child.cmdline()) and "Preparer" in " ".join(child.cmdline()):
-                        killed.append(child.pid)
-                        child.kill()
+                for process in psutil.process_iter(["cmdline", "create_time"]):  # Ray's are no children
+                    title = " ".join(process.info["cmdline"] or ())
+                    if process.info["create_time"] > began and title.startswith("ray::MapWorker(Map(Prep"):
+                        killed.append(process.pid)
+                        process.kill()
                         return
             time.sleep(0.02)
 
