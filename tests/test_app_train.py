@@ -82,7 +82,7 @@ def trained(tiny_model, tmp_path) -> Path:
     pipe = MagicAnimatePipeline.from_pretrained(tiny_model, local_files_only=True)
     keypoints = ControlNetModel.from_config(pipe.controlnet.config)
     pipe.register_modules(controlnet_keypoints=keypoints)
-    pipe.register_to_config(**pipe.config | {"default_steps": 7})
+    pipe.register_to_config(**pipe.config | {"default_steps": 7, "driving": "both"})
     pipe.save_pretrained(tmp_path / "runs" / "base" / "pipeline")
     return tmp_path / "runs" / "base" / "pipeline"
 

@@ -144,7 +144,7 @@ KINDS: dict[str, tuple[str, object, Callable[[Path, Path], object]]] = {
     "run": ("config.json", {"stage": "stage2", "steps": 4, "loss": {"prediction": "epsilon"}}, read_run),
     "metrics": ("metrics.jsonl", {"step": 1, "loss": 1.0}, read_run),
     "process": ("training.process.json", {"pid": 1, "began": 1.0}, read_process),
-    "wish": ("wish.json", {"preset": "tiny"}, lambda folder, file: TrainingManager(file).wish),
+    "training form": ("training.json", {"preset": "tiny"}, lambda folder, file: TrainingManager(file).config),
     "index": ("model_index.json", INDEX, lambda folder, file: Animator(folder).defaults),
 }
 

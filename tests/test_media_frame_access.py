@@ -24,7 +24,7 @@ def moving_frames(count: int) -> list[np.ndarray]:
     frames = np.full((count, 48, 64, 3), 40, np.uint8)
     for i, frame in enumerate(frames):
         frame[:, i % 60 : i % 60 + 4] = 200
-        frame[0:8] = 3 * i
+        frame[0:8] = 3 * i % 256
     return list(frames)
 
 

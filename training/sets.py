@@ -17,7 +17,6 @@ from training.data.dancers import DancerVideos
 from training.data.opening import open_images, open_videos
 from training.data.samples import ClipSamples, FixedSamples, ImageSamples, PairSamples
 from training.data.sources import ImageSet, VideoFrames, VideoSet, hold_out
-from training.data.videos import VideoFolder
 
 MEASURED_PICTURES = 512
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -134,7 +133,7 @@ def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path |
         held_out=_to_look_at(config, held_out),
         pictures=ImageSamples(VideoFrames(train), batch_size=1, steps=MEASURED_PICTURES, seed=0),
         fixed=videos if computable and images is None else None,
-        learned=train if isinstance(videos, VideoFolder) and images is None else None,
+        learned=train if not isinstance(videos, DancerVideos) and images is None else None,
     )
 
 

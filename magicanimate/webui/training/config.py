@@ -32,6 +32,7 @@ STAGES = {
     "controlnet": "the pose ControlNet on single pictures; the paper's first",
     "stage1": "appearance encoder and ControlNet on pairs of frames; the paper's second",
     "stage2": "the temporal layers on clips, after base or stage1",
+    "distill": "a student of the finished networks, which needs few steps and no guidance",
     "sharpen": "last: the autoencoder's decoder, sharper pictures of the finished networks",
 }
 HOLDOUT = {"mini": 16, "tiny": 1}
