@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from magicanimate.errors import InputError
+from magicanimate.webui.jobs import motion_steps
 from magicanimate.webui.jobs.queue import JobQueue
 from tests.conftest import ROOT
 from tests.waiting_work import end_of, submit, wait_until_running
@@ -230,6 +232,7 @@ _KILLED = """
 import sys, time
 from pathlib import Path
 from magicanimate.webui.jobs.job import Made
+from magicanimate.webui.jobs import motion_steps
 from magicanimate.webui.jobs.queue import JobQueue
 
 def work(request, on_progress, should_stop):
@@ -271,3 +274,25 @@ def test_a_killed_program_loses_no_job(tmp_path, work):
     assert last.state == "done" and work.begun == ["slow", "waits"]
     assert Path(last.request["photo"]).read_bytes() == b"picture"
     queue.close()
+
+
+def test_prepared_clips_are_bounded_and_those_of_results_stay(tmp_path):
+    """The oldest go first; without a bound all that no result names."""
+    places = []
+    for age, name in enumerate(("new", "shown", "old", "oldest")):
+        place = tmp_path / motion_steps.FOLDER / name
+        place.mkdir(parents=True)
+        (place / "a.mp4").write_bytes(bytes(100))
+        os.utime(place, (1000 - age, 1000 - age))
+        places.append(place)
+    named = {str(tmp_path / motion_steps.FOLDER / "shown" / "a.mp4")}
+
+    def left() -> list[str]:
+        return [place.name for place in places if place.exists()]
+
+    motion_steps.sweep(tmp_path, named, most=300)
+    assert left() == ["new", "shown", "old", "oldest"]
+    motion_steps.sweep(tmp_path, named, most=150)
+    assert left() == ["new", "shown"]
+    motion_steps.sweep(tmp_path, named)
+    assert left() == ["shown"]

@@ -127,8 +127,11 @@ class AnimationService:
         queue = JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting, **bounds)
         self._library.trash.finish_moves()  # the queue has the folder to itself from now on
         if all(job.is_over for job in queue.jobs()):
-            sweep(self.output, {str(each.settings.get("motion")) for each in self._library.results()})
+            self._sweep_motions()
         return queue
+
+    def _sweep_motions(self, *, most: int | None = None) -> None:
+        sweep(self.output, {str(each.settings.get("motion")) for each in self._library.results()}, most=most)
 
     @property
     def animator(self) -> Animator:
@@ -401,6 +404,8 @@ class AnimationService:
     ) -> AnimationRequest:
         """Edit and convert the clip of a job."""
         with self._turn(on_progress, should_stop):
+            if self.shared:
+                self._sweep_motions(most=room_in_all(self.output))
             return take_steps(
                 request,
                 steps,

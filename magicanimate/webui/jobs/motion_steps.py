@@ -111,18 +111,28 @@ def take_steps(
     return replace(request, motion=clip, driving_video=driving, **stretch)
 
 
-def sweep(folder: Path, named: set[str]) -> None:
-    """Remove what neither a job nor a result names.
+def sweep(folder: Path, named: set[str], *, most: int | None = None) -> None:
+    """Remove what no result names: all of it, or the oldest until no more than ``most`` bytes are left.
+
+    A job that needs what is gone makes it again. May be called while no clip is being prepared.
 
     Args:
         folder: of the results.
         named: paths in the settings of results.
+        most: bytes that may stay for jobs to come.
     """
     import shutil
 
+    loose = {}
     for place in (folder / FOLDER).glob("*"):
-        if place.is_dir() and not any(str(file) in named for file in place.iterdir()):
-            shutil.rmtree(place, ignore_errors=True)
+        files = list(place.iterdir()) if place.is_dir() else []
+        if place.is_dir() and not any(str(file) in named for file in files):
+            loose[place] = sum(file.stat().st_size for file in files)
+    for place in sorted(loose, key=lambda place: place.stat().st_mtime):
+        if most is not None and sum(loose.values()) <= most:
+            return
+        shutil.rmtree(place, ignore_errors=True)
+        del loose[place]
 
 
 def _postprocessing(steps: Mapping[str, Any]) -> Postprocessing:
