@@ -36,7 +36,8 @@ test-slow: $(INSTALLED_DEV)
 
 test-all: test-most test-slow
 
-# All but the slow tests as on other machines: other instruction sets, threads, languages, homes, orders, a busy machine.
+# The quick tests as on other machines: other instruction sets, threads, languages, homes, orders, a busy machine.
+# TEST_ARGS=--all: all but the slow tests.
 test-elsewhere: $(INSTALLED_DEV)
 	$(BIN)/python -m tests.elsewhere $(PARALLEL) $(TEST_ARGS)
 
