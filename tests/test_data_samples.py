@@ -227,7 +227,8 @@ def test_fixed_samples_are_the_first_clip_and_the_last_frame(videos, dancers):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_loader_gives_the_same_batches_with_and_without_workers(videos, workers):
     samples = ClipSamples(videos, length=4, interval=2, batch_size=2, steps=3, seed=5, frame_probability=0.4)
-    batches = list(DataLoader(samples, batch_size=2, num_workers=workers))
+    context = "spawn" if workers else None  # as in training
+    batches = list(DataLoader(samples, batch_size=2, num_workers=workers, multiprocessing_context=context))
     for step, batch in enumerate(batches):
         for k in range(2):
             alone = samples[2 * step + k]

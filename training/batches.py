@@ -66,5 +66,7 @@ def batches(
         Numbered(samples),
         batch_sampler=plan,
         num_workers=config.workers,
+        # A fork of a process with threads can wait for ever for a lock that one of them held.
+        multiprocessing_context="spawn" if config.workers else None,
         pin_memory=torch.cuda.is_available(),
     )
