@@ -24,6 +24,7 @@ from training.stages.distill import Distiller
 def build(data: Path, model: Path, folder: Path, **changes) -> Distiller:
     config, network = preset("tiny", "distill")
     simple = {"soften_control": False, "adversarial_weight": 0.0, "feature_weight": 0.0, "steps": 40}
+    simple |= {"student_steps": 2}
     config = replace(config, **simple | {"teacher_guidance": 1.0} | changes)
     sets = open_data(config, DataFolders(data))
     return build_stage(config, network, sets, folder, Start(pipeline=model), device=torch.device("cpu"))

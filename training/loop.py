@@ -96,6 +96,8 @@ def make_accelerator(config: StageConfig) -> Accelerator:
     precision = usable_precision(config.mixed_precision)
     # A process whose samples all miss their reference computes no gradient for the appearance encoder.
     may_miss = config.stage in ("base", "stage1") and config.drop_reference > 0
+    # The discriminator looks at the student's last step only.
+    may_miss |= config.stage == "distill" and config.student_steps > 1
     unused = DistributedDataParallelKwargs(find_unused_parameters=may_miss)
     try:
         return Accelerator(

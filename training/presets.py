@@ -169,6 +169,7 @@ def tiny(stage: Stage) -> Settings:
         batch_size=4 if stage == "base" else 2,
         size=32,
         crop=16 if stage == "vae" else 0,
+        student_steps=1,
         teacher_steps=4,
         reuse=2 if stage == "sharpen" else 1,
         num_frames=4,

@@ -27,6 +27,7 @@ class Stream(IntEnum):
     NOISE = 3
     DISTURBANCE = 4
     CROP = 5
+    SAMPLING_STEP = 6
 
 
 def generator(stream: Stream, seed: int, step: int, k: int = 0, attempt: int = 0) -> np.random.Generator:

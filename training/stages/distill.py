@@ -87,7 +87,7 @@ class Distiller(Sharpener):
             control = {name: softened(maps, rngs) for name, maps in control.items()}
         steps = self.steps
         # All clips of a step of the optimizer are at the same step of the sampling.
-        chosen = generator(Stream.NOISE, config.seed, places[0][0]).integers(self.sampling_steps)
+        chosen = generator(Stream.SAMPLING_STEP, config.seed, places[0][0]).integers(self.sampling_steps)
         with torch.no_grad():
             shown, noisy = self._shown(batch), torch.stack(noise).to(self.text.device)
             for timestep in steps.timesteps[:chosen]:

@@ -38,7 +38,7 @@ STAGES = {
 HOLDOUT = {"mini": 16, "tiny": 1}
 """Videos that a preset keeps for checking, where there are enough; the others keep 4."""
 FROM_NOTHING = ("mini", "tiny")
-NEW_STAGES = ("vae", "base", "sharpen")
+NEW_STAGES = ("vae", "base", "distill", "sharpen")
 """Stages that only presets from nothing have: the others begin with Stable Diffusion's networks."""
 _RENDERER_NEEDS = ("anny", "numba", "cv2")
 _RENDERED = {
