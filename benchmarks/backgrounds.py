@@ -100,54 +100,13 @@ def figures(result, scene: dict) -> dict[str, float]:
     }
 
 
-def animated(animator, scene: dict, folder: Path, **settings):
-    """The frames, uint8 ``F H W 3``, and the settings' whole way through files."""
-    import numpy as np
-    from PIL import Image
-
-    from magicanimate.config import AnimationRequest
-    from magicanimate.media.writer import VideoWriter
-    from magicanimate.palette import PALETTE
-
-    Image.fromarray(scene["photo"]).save(folder / "photo.png")
-    for name, frames in (("clip", scene["clip"]), ("motion", PALETTE[scene["parts"]])):
-        with VideoWriter(folder / f"{name}.mp4", width=SIZE, height=SIZE, fps=FPS, lossless=True) as writer:
-            for frame in frames:
-                writer.write(frame)
-    request = AnimationRequest(
-        folder / "photo.png",
-        folder / "motion.mp4",
-        folder / "result",
-        driving_video=folder / "clip.mp4",
-        **settings,
-        credentials=False,
-    )
-    result = animator.animate(request)
-    return np.stack([np.asarray(Image.open(file)) for file in sorted(result.output.glob("*.png"))])
-
-
-def _write(args: argparse.Namespace, rows: dict[str, list[dict[str, float]]]) -> str:
-    """Write the figures so far; returns the table of their means."""
-    import numpy as np
-
-    from benchmarks.figures import write_json
-
-    columns = list(next(iter(rows.values()))[0])
-    lines = [f"| what | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, each in rows.items():
-        means = [float(np.nanmean([figure[column] for figure in each])) for column in columns]
-        lines.append(f"| {name} | {' | '.join(f'{mean:.2f}' for mean in means)} |")
-    text = "\n".join(lines) + "\n"
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    write_json(args.out / "results.json", {"model": args.model, "scenes": rows})
-    return text
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     args = parser().parse_args(argv)
     import numpy as np
 
+    from benchmarks.figures import mean_figures, write_report
+    from benchmarks.methods import through_files
     from benchmarks.strips import save_png, strip
     from magicanimate.animator import Animator
     from magicanimate.errors import InputError
@@ -160,10 +119,12 @@ def main(argv: list[str] | None = None) -> int:
         animator = Animator(args.model)
         for number in range(args.scenes):
             found = scene(number, args.frames, args.out)
+            files = {"driving": found["clip"], "fps": FPS}
             with tempfile.TemporaryDirectory() as folder:
+                given = animator, Path(folder), found["photo"], PALETTE[found["parts"]]
                 made = {
-                    "--background clip": animated(animator, found, Path(folder), background="clip"),
-                    "photo's own background": animated(animator, found, Path(folder)),
+                    "--background clip": through_files(*given, **files, background="clip"),
+                    "photo's own background": through_files(*given, **files),
                 }
             hard = (found["parts"] > 0)[..., None]
             made["hard mask, clip unchanged"] = np.where(hard, made["photo's own background"], found["clip"])
@@ -172,7 +133,9 @@ def main(argv: list[str] | None = None) -> int:
                 rows.setdefault(name, []).append(figures(video, found))
             shown = [found["clip"], PALETTE[found["parts"]], *list(made.values())[:3], found["truth"]]
             save_png(args.out / f"scene_{number}.png", strip(found["photo"], shown, moments=6))
-            text = _write(args, rows)  # also if it is stopped before the end
+            means = {name: mean_figures(each) for name, each in rows.items()}
+            # Also if it is stopped before the end.
+            text = write_report(args.out, means, digits=2, model=args.model, scenes=rows)
             print(f"scene {number}: {rows['--background clip'][-1]}", flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

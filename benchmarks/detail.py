@@ -56,41 +56,6 @@ def figures(video, truth, track) -> dict[str, float]:
     }
 
 
-def animated(animator, task, folder: Path, **settings):
-    """The frames of a task, uint8 ``F H W 3``, made by the whole program from files."""
-    import numpy as np
-    from PIL import Image
-
-    from magicanimate.config import AnimationRequest
-    from magicanimate.media.writer import VideoWriter
-
-    Image.fromarray(task.photo).save(folder / "photo.png")
-    side = len(task.photo)
-    with VideoWriter(folder / "motion.mp4", width=side, height=side, fps=25, lossless=True) as writer:
-        for frame in task.control:
-            writer.write(frame)
-    files = folder / "photo.png", folder / "motion.mp4", folder / "result"
-    result = animator.animate(AnimationRequest(*files, credentials=False, **settings))
-    return np.stack([np.asarray(Image.open(file)) for file in sorted(result.output.glob("*.png"))])
-
-
-def _write(args: argparse.Namespace, rows: dict[str, list[dict[str, float]]]) -> str:
-    """Write the figures so far; returns the table of their means."""
-    import numpy as np
-
-    from benchmarks.figures import write_json
-
-    columns = list(rows["off"][0])
-    lines = [f"| detail | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, each in rows.items():
-        means = [float(np.mean([figure[column] for figure in each])) for column in columns]
-        lines.append(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
-    text = "\n".join(lines) + "\n"
-    (args.out / "results.md").write_text(text, encoding="utf-8")
-    write_json(args.out / "results.json", {"model": args.model, "people": rows})
-    return text
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     args = parser().parse_args(argv)
@@ -98,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 
     import numpy as np
 
+    from benchmarks.figures import mean_figures, write_report
+    from benchmarks.methods import through_files
     from benchmarks.strips import save_png
     from benchmarks.synthdance_data import render, still_tasks
     from magicanimate.animator import Animator
@@ -120,13 +87,15 @@ def main(argv: list[str] | None = None) -> int:
             videos = {}
             for name, settings in wanted.items():
                 with tempfile.TemporaryDirectory() as folder:
-                    videos[name] = animated(animator, task, Path(folder), **settings)
+                    videos[name] = through_files(animator, Path(folder), task.photo, task.control, **settings)
                 rows.setdefault(name, []).append(figures(videos[name], task.truth, tracks[0]))
             shown = [*videos.values(), task.truth]
             moments = np.linspace(0, args.frames - 1, 6).astype(int)
             heads = [np.concatenate(list(heads_of(video, tracks[0])[moments]), 1) for video in shown]
             save_png(args.out / f"{task.name}.png", np.concatenate(heads).repeat(2, 0).repeat(2, 1))
-            text = _write(args, rows)  # also if it is stopped before the end
+            means = {name: mean_figures(each) for name, each in rows.items()}
+            # Also if it is stopped before the end.
+            text = write_report(args.out, means, digits=3, model=args.model, people=rows)
             print(task.name, {name: round(each[-1]["PSNR"], 2) for name, each in rows.items()}, flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     import numpy as np
 
-    from benchmarks.figures import write_json
+    from benchmarks.figures import write_report
     from benchmarks.synthdance_data import render, self_tasks
     from magicanimate.checkpoints.locate import resolve_model
     from magicanimate.device import pick_device
@@ -109,14 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows = {name: trend(np.mean(values, axis=0)) for name, values in figures.items()}
-    columns = list(next(iter(rows.values())))
-    lines = [f"| figure | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in rows.items():
-        lines.append(f"| {name} | {' | '.join(f'{row[column]:.3f}' for column in columns)} |")
-    text = "\n".join(lines) + "\n"
-    (args.out / "results.md").write_text(text, encoding="utf-8")
     kept = {name: [values.tolist() for values in each] for name, each in figures.items()}
-    write_json(args.out / "results.json", {"model": args.model, "trends": rows, "frames": kept})
+    text = write_report(args.out, rows, digits=3, model=args.model, trends=rows, frames=kept)
     print(text)
     return 0
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,15 @@ def table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[tuple[str, 
         cells = [f"{figures[key]:.{digits}f}" for key, _, digits in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def write_report(folder: Path, rows: Mapping[str, Mapping[str, float]], *, digits: int, **kept: Any) -> str:
+    """Write ``results.md``, a line a row, and ``results.json`` with what is kept; returns the table."""
+    columns = [(name, name, digits) for name in next(iter(rows.values()))]
+    text = table(rows, columns) + "\n"
+    (folder / "results.md").write_text(text, encoding="utf-8")
+    write_json(folder / "results.json", kept)
+    return text
 
 
 def write_json(path: Path, content: Mapping) -> None:

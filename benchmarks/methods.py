@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.synthdance_data import Task
+from magicanimate.animator import Animator
+from magicanimate.config import AnimationRequest
+from magicanimate.media.writer import VideoWriter
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
 
@@ -67,6 +73,44 @@ def methods(pipe: MagicAnimatePipeline) -> list[Method]:
         ),
         Method("truth", lambda task: task.truth, frame_by_frame=True, needs_truth=True),
     ]
+
+
+def through_files(
+    animator: Animator,
+    folder: Path,
+    photo: np.ndarray,
+    control: np.ndarray,
+    *,
+    driving: np.ndarray | None = None,
+    fps: float = 25,
+    **settings: Any,
+) -> np.ndarray:
+    """The frames, uint8 ``F H W 3``, that the whole program makes from files, of which it leaves some.
+
+    Args:
+        animator: of the checkpoint.
+        folder: for the files.
+        photo: uint8 ``H W 3``.
+        control: part maps in their colours, uint8 ``F H W 3``.
+        driving: the ordinary video that they were made of.
+        fps: of the clips.
+        settings: of `AnimationRequest`.
+    """
+    Image.fromarray(photo).save(folder / "photo.png")
+    for name, frames in {"motion": control, "clip": driving}.items():
+        if frames is None:
+            continue
+        height, width = frames.shape[1:3]
+        with VideoWriter(
+            folder / f"{name}.mp4", width=width, height=height, fps=fps, lossless=True
+        ) as writer:
+            for frame in frames:
+                writer.write(frame)
+    if driving is not None:
+        settings["driving_video"] = folder / "clip.mp4"
+    files = folder / "photo.png", folder / "motion.mp4", folder / "result"
+    result = animator.animate(AnimationRequest(*files, credentials=False, **settings))
+    return np.stack([np.asarray(Image.open(file)) for file in sorted(result.output.glob("*.png"))])
 
 
 def with_components(pipe: MagicAnimatePipeline, **components) -> MagicAnimatePipeline:

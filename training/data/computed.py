@@ -127,7 +127,22 @@ class PhotoLabels:
         return labels[:, middles][:, :, middles]
 
 
-class ComputedVideos:
+class _OfVideos:
+    """As many videos, as long and of the same names as ``videos``."""
+
+    videos: VideoSet
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def num_frames(self, video: int) -> int:
+        return self.videos.num_frames(video)
+
+    def name(self, video: int) -> str:
+        return self.videos.name(video)
+
+
+class ComputedVideos(_OfVideos):
     """Rendered dancers with latents, labels and body points in place of pictures and drawn part maps.
 
     A ``VideoSet``; it reads a tenth of the bytes that the pictures are.
@@ -154,15 +169,6 @@ class ComputedVideos:
         self.__dict__.update(state)
         self._map_arrays()
 
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def num_frames(self, video: int) -> int:
-        return self.videos.num_frames(video)
-
-    def name(self, video: int) -> str:
-        return self.videos.name(video)
-
     def read(self, video: int, frames: Sequence[int]) -> Frames:
         frames = list(frames)
         if self.pixels:
@@ -173,7 +179,7 @@ class ComputedVideos:
         return Frames(pixels, control, **{name: array[video, frames] for name, array in self._arrays.items()})
 
 
-class LatentVideos:
+class LatentVideos(_OfVideos):
     """Real videos with their latents, which are computed once, in place of pictures; a ``VideoSet``.
 
     Each video has a file, float16 ``K C h w`` of its ``K`` frames, whose name tells the video as it is, the
@@ -217,15 +223,6 @@ class LatentVideos:
             parts.append(encode(to_images(pixels)).cpu().numpy().astype(np.float16))
         with whole_file(self.files[video]) as partial, partial.open("wb") as file:
             np.save(file, np.concatenate(parts))
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def num_frames(self, video: int) -> int:
-        return self.videos.num_frames(video)
-
-    def name(self, video: int) -> str:
-        return self.videos.name(video)
 
     def read(self, video: int, frames: Sequence[int]) -> Frames:
         frames = list(frames)

@@ -251,8 +251,10 @@ def _clip(shown: VideoSet, judged: VideoSet, protocol: Protocol, video: int, oth
         "still": 0,
         "other": first,
     }[protocol.reference]
-    motion, reference = shown.read(video, frames), shown.read(source, [at])
     truth, photo = judged.read(video, frames), judged.read(source, [at])
+    motion, reference = truth, photo
+    if shown is not judged:  # at another size
+        motion, reference = shown.read(video, frames), shown.read(source, [at])
     has_parts = "densepose" in truth.control
     return Clip(
         name=_name(judged, video),
