@@ -138,8 +138,8 @@ def test_an_ordinary_video_and_a_gif_animate_at_once_and_the_form_stays(page, se
     page.wait_for_function("document.querySelector('#seed input')?.value === '77'")
     page.wait_for_function("document.querySelector('#motion video')?.src.includes('tango')")
     page.wait_for_function("document.querySelector('#photo img')?.src.includes('me.png')")
+    unfold(page, "Trim and edit the dance", "#strip .ma-strip")  # what is folded is not in the page
     page.wait_for_function("document.querySelector('#end input')?.value === '0.6'")  # and what was trimmed
-    unfold(page, "Trim and edit the dance", "#strip .ma-strip")
     page.wait_for_function("document.querySelector('#strip output')?.textContent === '0.0 s to 0.6 s'")
     page.click("#motion button[aria-label='Clear']")
     page.wait_for_selector("#motion input[type=file]", state="attached")
