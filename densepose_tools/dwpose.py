@@ -50,6 +50,8 @@ class DWPose:
         Raises:
             InputError: rtmlib is not installed, or a file is missing or cannot be used.
         """
+        if folder is not None:  # before the packages: a wrong folder is wrong with and without them
+            files = [_given(folder, name) for name in (DETECTOR, ESTIMATOR)]
         try:
             from rtmlib import YOLOX, RTMPose
         except ImportError as error:
@@ -57,7 +59,9 @@ class DWPose:
                 "Keypoints need the packages rtmlib and onnxruntime (onnxruntime-gpu): pip install rtmlib "
                 f"onnxruntime ({error})."
             ) from error
-        detector, estimator = (_file(folder, name, offline=offline) for name in (DETECTOR, ESTIMATOR))
+        if folder is None:
+            files = [_fetched(name, offline=offline) for name in (DETECTOR, ESTIMATOR)]
+        detector, estimator = files
         how = {"backend": "onnxruntime", "device": (device or "cpu").partition(":")[0]}
         try:
             find = YOLOX(str(detector), model_input_size=_DETECTOR_SIZE, **how)
@@ -115,16 +119,23 @@ def write_drawing(path: Path, keypoints: Keypoints, *, fps) -> None:
             writer.write(frame)
 
 
-def _file(folder: Path | None, name: str, *, offline: bool) -> Path:
-    """One of the two files.
+def _given(folder: Path, name: str) -> Path:
+    """One of the two files in the user's folder.
 
     Raises:
-        InputError: it is not there, or cannot be fetched.
+        InputError: it is not there.
     """
-    if folder is not None:
-        if not (folder / name).is_file():
-            raise InputError(f"{folder / name} is missing; it is published in {REPOSITORY} on the Hub.")
-        return folder / name
+    if not (folder / name).is_file():
+        raise InputError(f"{folder / name} is missing; it is published in {REPOSITORY} on the Hub.")
+    return folder / name
+
+
+def _fetched(name: str, *, offline: bool) -> Path:
+    """One of the two files as published.
+
+    Raises:
+        InputError: it cannot be fetched.
+    """
     from huggingface_hub import hf_hub_download
 
     try:

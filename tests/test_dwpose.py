@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,20 +61,33 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert mine.read_bytes() == b"mine"
 
 
-def test_models_that_are_missing_or_damaged(tmp_path):
-    pytest.importorskip("rtmlib", reason="rtmlib is not installed")
+@pytest.mark.parametrize("packages", ["there", "missing"])
+def test_a_wrong_folder_is_named_with_and_without_the_packages(tmp_path, monkeypatch, packages):
+    if packages == "missing":
+        monkeypatch.setitem(sys.modules, "rtmlib", None)
     with pytest.raises(InputError, match=r"yolox_l.onnx is missing; it is published in yzd-v/DWPose"):
         DWPose.load(tmp_path)
+
+
+def damaged(folder: Path) -> Path:
+    """A folder with files of the right names that are no networks."""
     for name in (dwpose.DETECTOR, dwpose.ESTIMATOR):
-        (tmp_path / name).write_bytes(b"no network")
+        (folder / name).write_bytes(b"no network")
+    return folder
+
+
+def test_damaged_models(tmp_path):
+    for package in ("rtmlib", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
     with pytest.raises(InputError, match="cannot be used"):
-        DWPose.load(tmp_path)
+        DWPose.load(damaged(tmp_path))
 
 
-def test_without_the_package(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "rtmlib", None)
+@pytest.mark.parametrize("folder", ["given", "to be fetched"])
+def test_without_the_package(monkeypatch, tmp_path, folder):
+    monkeypatch.setitem(sys.modules, "rtmlib", None)
     with pytest.raises(InputError, match="pip install rtmlib onnxruntime"):
-        DWPose.load(Path(tmp_path))
+        DWPose.load(damaged(tmp_path) if folder == "given" else None)
 
 
 def test_rtmlibs_order_is_ours():
