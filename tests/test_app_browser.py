@@ -214,6 +214,7 @@ def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     assert len(list(served[1].glob("*_me_long.mp4"))) == 1
     page.click("#jobs summary")
     page.click("#jobs .ma-job-done [data-action=use]")
+    unfold(page, "Advanced", "#steps")
     page.wait_for_function("document.querySelector('#steps input[type=number]').value === '1'")
     clear_jobs(page)
     page.wait_for_selector("#jobs", state="hidden")
