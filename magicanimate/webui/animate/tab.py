@@ -131,7 +131,7 @@ class AnimateTab:
             ],
             **PRIVATE,
         )
-        form_state = [self.changing, self.start, self.leave, self.cancel]
+        form_state = [self.changing, self.start, self.leave]
         told = {self.running.seen, self.running.visitor, self.changing}
         submitted = self.start.click(
             self._submit,
@@ -213,7 +213,6 @@ class AnimateTab:
             self.changing: job.id,
             self.start: gr.update(value=tr(_CHANGE)),
             self.leave: gr.update(visible=True),
-            self.cancel: gr.update(visible=False),
         }
 
     def _settings_of(self, job: Job) -> Updates:
