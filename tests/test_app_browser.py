@@ -460,7 +460,7 @@ def test_stars_and_several_results_at_once(page, served, tmp_path):
 
 def test_a_sound_tells_that_it_is_done_if_that_is_wanted(page):
     page.wait_for_selector("#motion video")
-    set_steps(page, 40)
+    set_steps(page, 20)
     page.click("#animate")
     page.click("#status [data-sound]")
     page.wait_for_selector("#status [data-sound][aria-pressed=true]")
