@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import linecache
 import traceback
 import weakref
 from collections import Counter
@@ -397,11 +398,12 @@ def _made_up(tensor: torch.Tensor) -> bool | int | float:
 
 
 def _place() -> str:
-    for frame in reversed(traceback.extract_stack(limit=60)[:-3]):
-        name = frame.filename.replace("\\", "/")
+    for frame, line in traceback.walk_stack(None):  # innermost first
+        name = frame.f_code.co_filename.replace("\\", "/")
         for start in _OWN_CODE:
             if f"/{start}" in name and "benchmarks/" not in name:
-                return f"{start}{name.rpartition('/' + start)[2]}:{frame.lineno} {frame.line}"
+                source = linecache.getline(frame.f_code.co_filename, line).strip()
+                return f"{start}{name.rpartition('/' + start)[2]}:{line} {source}"
     return "?"
 
 
