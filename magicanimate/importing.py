@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,14 +30,16 @@ def import_diffusers() -> None:
 
     It stays so in this process, so only a program calls this, not a library: pipelines with a text encoder
     must be given one (`magicanimate.loading` does), as diffusers loads none. Both libraries can be imported
-    afterwards as ever.
+    afterwards as ever. Where peft is installed nothing is left out: diffusers imports it, and peft cannot do
+    without transformers.
     """
     with LOADING:
         if "diffusers" in sys.modules:
             return
         import torch  # noqa: F401  (needs nothing of what is left out)
 
-        absent = [name for name in _UNUSED if name not in sys.modules]
+        unused = () if importlib.util.find_spec("peft") else _UNUSED
+        absent = [name for name in unused if name not in sys.modules]
         for name in absent:
             sys.modules[name] = None  # type: ignore[assignment]  # for the import system: "not installed"
         try:

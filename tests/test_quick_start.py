@@ -11,6 +11,7 @@ import pytest
 from magicanimate.importing import without_collection
 from tests.conftest import ROOT
 
+WITHOUT_PEFT = "import sys; sys.modules['peft'] = None\n"  # as if it were not installed
 START = """
 import sys
 from magicanimate.importing import import_diffusers
@@ -37,7 +38,13 @@ def run(script: str) -> list[str]:
 
 
 def test_networks_load_without_what_they_do_not_need_and_it_can_be_had_later(tiny_model):
-    assert run(START.format(model=str(tiny_model)) + AFTERWARDS) == ["[]", "False True"]
+    script = WITHOUT_PEFT + START.format(model=str(tiny_model)) + AFTERWARDS
+    assert run(script) == ["[]", "False True"]
+
+
+def test_peft_which_needs_transformers_is_no_hindrance(tiny_model):
+    pytest.importorskip("peft", reason="need peft: pip install -r requirements-lora.txt")
+    assert run(START.format(model=str(tiny_model))) == ["['transformers', 'torchvision']"]
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ class AnimationService:
         self.start_loading()
 
     def start_loading(self, before: Callable[[], None] = lambda: None) -> None:
-        """Load the checkpoint in the background, ``before`` first; an error shows when somebody animates."""
+        """Load the checkpoint in the background, ``before`` first; its errors are logged."""
 
         def load() -> None:
             with self._turn(lambda _: None, self._closed.is_set):
@@ -185,6 +185,10 @@ class AnimationService:
                         animator.run_benchmark(lambda: self._closed.is_set() or self._awaited.is_set())
                 except Cancelled:
                     log.info("how quick the networks are was not measured: other work waits")
+                except InputError as error:  # the first job is told the same
+                    log.warning("%s", error)
+                except Exception:
+                    log.exception("the model could not be loaded beforehand")
                 finally:
                     self.was_ready = True
 
