@@ -132,3 +132,37 @@ def test_streams_are_told_apart_whatever_is_left_out():
     keys = [(1, 2), (1, 2, 0), (1, 2, 0, 0), (1, 2, 1), (1, 2, 0, 1), (2, 1)]
     first = {(stream, key): generator(stream, *key).integers(2**60) for stream in Stream for key in keys}
     assert len(set(first.values())) == len(Stream) * (len(keys) - 2)  # what is left out is 0
+
+
+def dependence(first: list[float], second: list[float]) -> float:
+    """Chi-square of 8 x 8 cells against independence of two series of numbers in 0..1; 49 on average."""
+    counts = np.histogram2d(first, second, bins=8, range=[[0, 1], [0, 1]])[0]
+    expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((Stream.STEP, 0), (Stream.SAMPLE, 0)),  # these were one stream
+        *(((one, 0), (other, 0)) for one in Stream for other in Stream if one < other and one > 1),
+        ((Stream.SAMPLE, 0), (Stream.SAMPLE, 1)),  # of the batch
+        ((Stream.NOISE, 0), (Stream.NOISE, 7)),
+        ((Stream.SAMPLE, 0, 0), (Stream.SAMPLE, 0, 1)),  # drawn again
+        ((Stream.SAMPLE, 1, 0), (Stream.SAMPLE, 0, 1)),
+    ],
+)
+def test_streams_are_independent_in_every_step(one, other):
+    """The joint distribution of two streams' first numbers, over the steps of a run; and of a step and the
+    next one."""
+    steps = range(3000)
+    drawn = [[generator(stream, 5, step, *key).random() for step in steps] for stream, *key in (one, other)]
+    # 49 degrees of freedom: 100 is passed once in 40,000 times.
+    assert dependence(*drawn) < 100
+    assert dependence(drawn[0][1:], drawn[1][:-1]) < 100
+
+
+def test_dependence_is_seen():
+    """The fault that the streams are there for: numpy fills up short seeds with zeros."""
+    old = [[np.random.default_rng([5, step, *key]).random() for step in range(1000)] for key in ((), (0,))]
+    assert dependence(*old) > 1000
