@@ -8,6 +8,8 @@ Letters in shape comments: ``T`` frames, ``P`` people, ``N`` points (134).
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,10 +24,16 @@ log = logging.getLogger(__name__)
 
 REPOSITORY = "yzd-v/DWPose"
 DETECTOR, ESTIMATOR = "yolox_l.onnx", "dw-ll_ucoco_384.onnx"
+_PERSON = 0
+"""The number of people among the kinds of COCO."""
+
+_LEAST_SCORE = 0.3
+"""Of somebody found, as DWPose's own program has it."""
+
 _DETECTOR_SIZE, _ESTIMATOR_SIZE = (640, 640), (288, 384)
 
 Estimate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""A BGR picture, uint8 (H, W, 3) -> points (P, 134, 2) in pixels and their confidence (P, 134)."""
+"""A picture, uint8 (H, W, 3) -> points (P, 134, 2) in pixels and their confidence (P, 134)."""
 
 
 class DWPose:
@@ -53,6 +61,7 @@ class DWPose:
         if folder is not None:  # before the packages: a wrong folder is wrong with and without them
             files = [_given(folder, name) for name in (DETECTOR, ESTIMATOR)]
         try:
+            import onnxruntime  # noqa: F401  (rtmlib asks for it late)
             from rtmlib import YOLOX, RTMPose
         except ImportError as error:
             raise InputError(
@@ -63,15 +72,20 @@ class DWPose:
             files = [_fetched(name, offline=offline) for name in (DETECTOR, ESTIMATOR)]
         detector, estimator = files
         how = {"backend": "onnxruntime", "device": (device or "cpu").partition(":")[0]}
+        seeking = {"det_mode": "multiclass", "score_thr": _LEAST_SCORE}
         try:
-            find = YOLOX(str(detector), model_input_size=_DETECTOR_SIZE, **how)
-            pose = RTMPose(str(estimator), model_input_size=_ESTIMATOR_SIZE, to_openpose=True, **how)
+            with contextlib.redirect_stdout(io.StringIO()):  # where commands say what they have written
+                find = YOLOX(str(detector), model_input_size=_DETECTOR_SIZE, **seeking, **how)
+                pose = RTMPose(str(estimator), model_input_size=_ESTIMATOR_SIZE, to_openpose=True, **how)
         except Exception as error:  # noqa: BLE001  (onnxruntime has an exception for every kind of damage)
             line = str(error).strip().split("\n")[0][:160]
             raise InputError(f"{detector} or {estimator} cannot be used ({line}).") from error
 
         def estimate(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            boxes = find(picture)
+            # This detector knows 80 kinds of things; asked for people alone rtmlib would give boxes of all.
+            # It was trained on BGR, the estimator on RGB; rtmlib leaves that to its caller (its issue 48).
+            boxes, kinds = find(np.ascontiguousarray(picture[..., ::-1]))
+            boxes = boxes[kinds == _PERSON]
             if not len(boxes):  # rtmlib would look for a person in the whole picture
                 return np.zeros((0, NUM_ALL, 2)), np.zeros((0, NUM_ALL))
             return pose(picture, bboxes=boxes)
@@ -87,7 +101,7 @@ class DWPose:
         found, size = [], None
         for frame in frames:
             size = size or (frame.shape[1], frame.shape[0])
-            points, confidence = self._estimate(np.ascontiguousarray(frame[..., ::-1]))
+            points, confidence = self._estimate(frame)
             found.append(np.concatenate([points, np.asarray(confidence)[..., None]], axis=-1))
         if size is None:
             raise InputError("There is no frame to find keypoints in.")

@@ -18,7 +18,7 @@ from tests.media_files import numbered, write_output
 
 def estimate(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """People whose first point tells the picture's colours: none in dark pictures, two in bright ones."""
-    blue, red = picture[0, 0, 0], picture[0, 0, 2]
+    red, blue = picture[0, 0, 0], picture[0, 0, 2]
     people = 0 if red < 20 else 2 if red > 40 else 1
     points = np.full((people, NUM_ALL, 2), 5.0)
     points[..., 0] += np.arange(NUM_ALL) % 7 * 4
@@ -28,7 +28,7 @@ def estimate(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def test_people_come_and_go():
     frames = [np.full((48, 64, 3), value, np.uint8) for value in (10, 30, 50)]
-    frames[1][..., 2] = 7  # the networks take BGR
+    frames[1][..., 2] = 7
     found = DWPose(estimate).points(iter(frames))
     assert found.points.shape == (3, 2, NUM_ALL, 3) and (found.width, found.height) == (64, 48)
     assert found.points[0].max() == 0, "nobody is confidence 0"
@@ -88,6 +88,91 @@ def test_without_the_package(monkeypatch, tmp_path, folder):
     monkeypatch.setitem(sys.modules, "rtmlib", None)
     with pytest.raises(InputError, match="pip install rtmlib onnxruntime"):
         DWPose.load(damaged(tmp_path) if folder == "given" else None)
+
+
+CELLS = 80 * 80 + 40 * 40 + 20 * 20
+"""Places where YOLOX looks, on grids of 8, 16 and 32 pixels."""
+
+
+def write_models(folder: Path) -> Path:
+    """Networks with the inputs and outputs of the published ones, which find what is known beforehand.
+
+    In blue pictures the detector sees a person twice, a dog more surely, and somebody of too low a score; in
+    others nothing. Of 133 points the estimator puts point k into column 4 k and row 5 k of its output, and is
+    the surer the redder the picture is.
+    """
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    from onnx import helper, numpy_helper
+
+    def save(name: str, nodes: list, given: list[int], outputs: dict[str, list[int]], **held) -> None:
+        kind = onnx.TensorProto.FLOAT
+        first = [
+            helper.make_node("ReduceMean", ["input"], ["colours"], axes=[2, 3]),
+            helper.make_node("Gather", ["colours", "number"], ["first"], axis=1),  # (1, 1, 1)
+        ]
+        tensors = [numpy_helper.from_array(np.array(value, np.float32), key) for key, value in held.items()]
+        graph = helper.make_graph(
+            [*first, *nodes],
+            name,
+            [helper.make_tensor_value_info("input", kind, given)],
+            [helper.make_tensor_value_info(key, kind, shape) for key, shape in outputs.items()],
+            [numpy_helper.from_array(np.array(0, np.int64), "number"), *tensors],
+        )
+        opset = [helper.make_opsetid("", 17)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / name)
+
+    boxes, sure = np.zeros((2, 1, CELLS, 85), np.float32)
+    coarse = CELLS - 400  # cells of 32 pixels: number 190 is in row 9, column 10
+    for cell, kind, score in ((190, 0, 0.8), (191, 0, 0.6), (205, 16, 0.95), (20, 0, 0.25)):
+        boxes[0, coarse + cell, :4] = (0.5 - cell % 2, 0.5, np.log(4), np.log(8))  # 128 x 256 pixels
+        boxes[0, coarse + cell, 5 + kind] = 1
+        sure[0, coarse + cell, 4] = score
+    detect = [
+        helper.make_node("Sub", ["first", "dark"], ["above"]),
+        helper.make_node("Clip", ["above", "zero", "one"], ["bright"]),
+        helper.make_node("Mul", ["sure", "bright"], ["scores"]),
+        helper.make_node("Add", ["boxes", "scores"], ["output"]),
+    ]
+    held = {"dark": 100.0, "zero": 0.0, "one": 1.0, "boxes": boxes, "sure": sure}
+    save(dwpose.DETECTOR, detect, [1, 3, 640, 640], {"output": [1, CELLS, 85]}, **held)
+    columns, rows = np.zeros((1, 133, 576), np.float32), np.zeros((1, 133, 768), np.float32)
+    for point in range(133):
+        columns[0, point, 4 * point] = rows[0, point, 5 * point] = 1
+    estimate = [
+        helper.make_node("Mul", ["first", "tenth"], ["more"]),
+        helper.make_node("Add", ["more", "usual"], ["sureness"]),
+        helper.make_node("Mul", ["columns", "sureness"], ["simcc_x"]),
+        helper.make_node("Mul", ["rows", "sureness"], ["simcc_y"]),
+    ]
+    outputs = {"simcc_x": [1, 133, 576], "simcc_y": [1, 133, 768]}
+    held = {"tenth": 0.1, "usual": 0.8, "columns": columns, "rows": rows}
+    save(dwpose.ESTIMATOR, estimate, [1, 3, 384, 288], outputs, **held)
+    return folder
+
+
+def test_networks_of_the_published_layout(tmp_path, capsys):
+    """Through rtmlib and onnxruntime, from pictures to points."""
+    for package in ("rtmlib", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    models = write_models(tmp_path)
+    frames = [np.full((640, 640, 3), colour, np.uint8) for colour in ((20, 150, 220), (220, 150, 20))]
+    found = DWPose.load(models).points(frames)
+    assert capsys.readouterr().out == ""
+    assert found.points.shape == (2, 1, NUM_ALL, 3), "a person once; no dog"
+    assert found.points[1].max() == 0, "nobody where nothing is blue"
+    # The box is 128 x 256 around (336, 304), and the estimator looks at a quarter more, 3 : 4.
+    centre, size = np.array([336, 304]), np.array([240, 320])
+    person = found.points[0, 0]
+    assert person[:, 2] == pytest.approx(0.8 + 0.1 * (20 - 123.675) / 58.395, abs=1e-4), "red comes first"
+    for ours, coco in ((0, 0), (2, 6), (3, 8), (18, 17), (24, 23), (92, 91), (133, 132)):
+        place = np.array([4 * coco / 2 / 288, 5 * coco / 2 / 384]) * size + centre - size / 2
+        np.testing.assert_allclose(person[ours, :2], place, atol=0.02)
+    clip = write_output(tmp_path / "a.mp4", frames)
+    out = tmp_path / "a.keypoints.npz"
+    words = [str(clip), "-o", str(out), "--keypoints", "--pose-models", str(models)]
+    assert command.main(words) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert read_keypoints(out).points[0, 0, 0, :2] == pytest.approx(person[0, :2], abs=1)
 
 
 def test_rtmlibs_order_is_ours():
