@@ -110,7 +110,25 @@ def segments(labels: np.ndarray) -> dict[str, Segment]:
         axis = along / distance if distance > 0.5 else np.array([0.0, 1.0])
         length = max(1.0, float(np.quantile((pixels - joint) @ axis, 0.98)) + 0.5)
         found[limb.name] = Segment(joint, axis, length, len(pixels) / length)
+    for side in ("right", "left"):
+        arm, forearm = (found.get(f"{side} {name}") for name in ("upper arm", "forearm"))
+        if arm is not None and forearm is not None:
+            pixels = _points(masks[f"{side} upper arm"])
+            found[f"{side} upper arm"] = _from_shoulder(pixels, forearm.joint)
     return found
+
+
+def _from_shoulder(pixels: np.ndarray, elbow: np.ndarray) -> Segment:
+    """An upper arm from its shoulder, the end away from the elbow, float64 (n, 2).
+
+    Where an arm hangs along the torso the middle of what touches the torso is halfway down the arm, and the
+    arm would seem to lead sideways from there.
+    """
+    distance = np.hypot(*(pixels - elbow).T)
+    shoulder = pixels[distance >= np.quantile(distance, 0.9)].mean(axis=0)
+    length = max(1.0, float(np.hypot(*(elbow - shoulder))))
+    axis = (elbow - shoulder) / length if length > 1.0 else np.array([0.0, 1.0])
+    return Segment(shoulder, axis, length, len(pixels) / length)
 
 
 def measure_build(maps: Iterable[np.ndarray]) -> Build:

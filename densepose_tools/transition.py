@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from densepose_tools.body import LIMBS, Segment, alone, segments
+from densepose_tools.body import LIMBS, Segment, segments
 from densepose_tools.photo_people import count_people
 from densepose_tools.retarget import Affine, draw_limb, without_pinholes
 from magicanimate.errors import InputError
@@ -36,7 +36,7 @@ def transition(first: np.ndarray, last: np.ndarray, count: int) -> Iterator[np.n
     found = []
     first, last = _without_specks(first), _without_specks(last)
     for what, labels in (("photo", first), ("first frame of the motion clip", last)):
-        limbs = _hung(labels)
+        limbs = segments(labels)
         if "torso" not in limbs:
             raise InputError(
                 f"No torso is recognised in the {what}, so its pose cannot be led from the photo's to the "
@@ -67,28 +67,6 @@ def _without_specks(labels: np.ndarray) -> np.ndarray:
             large = 1 + np.flatnonzero(areas >= _LEAST_OF_LARGEST * areas.max())
             np.copyto(kept, labels, where=np.isin(pieces, large))
     return kept
-
-
-def _hung(labels: np.ndarray) -> dict[str, Segment]:
-    """The limbs of a map, upper arms from the shoulder to the elbow even where they lie along the torso.
-
-    `segments` takes the middle of what touches the limb above for the joint, which for such an arm is
-    halfway down.
-    """
-    found = segments(labels)
-    for side in ("right", "left"):
-        arm, forearm = (found.get(f"{side} {name}") for name in ("upper arm", "forearm"))
-        if arm is None or forearm is None:
-            continue
-        limb = next(limb for limb in LIMBS if limb.name == f"{side} upper arm")
-        rows, columns = np.nonzero(alone(labels, limb))
-        points = np.stack([columns, rows], axis=1).astype(np.float64)
-        distance = np.hypot(*(points - forearm.joint).T)
-        shoulder = points[distance >= np.quantile(distance, 0.9)].mean(axis=0)
-        length = max(1.0, float(np.hypot(*(forearm.joint - shoulder))))
-        axis = (forearm.joint - shoulder) / length
-        found[f"{side} upper arm"] = Segment(shoulder, axis, length, len(points) / length)
-    return found
 
 
 def _between(

@@ -13,6 +13,7 @@ from densepose_tools.command import main
 from densepose_tools.mini_engine import MiniExtractor
 from densepose_tools.people import Person, part_map
 from densepose_tools.postprocess import Postprocessing, postprocess
+from densepose_tools.retarget import retargeted
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import colourise, nearest_labels
@@ -57,6 +58,32 @@ def test_limbs_of_a_figure_are_measured():
     assert found["left shank"].length == pytest.approx(32, abs=3)
     np.testing.assert_allclose(found["left shank"].axis, (0, 1), atol=0.05)
     assert found["head"].axis[1] < -0.95
+
+
+def raised_arms() -> np.ndarray:
+    """The same figure with its arms straight to the sides."""
+    labels = part_labels()
+    labels[np.isin(labels, (16, 20, 3, 15, 19, 4))] = 0
+    for label, (left, right) in {16: (20, 34), 20: (8, 20), 3: (2, 8), 15: (58, 72), 19: (72, 84)}.items():
+        labels[28:34, left:right] = label
+    labels[28:34, 84:90] = 4
+    return np.repeat(np.repeat(labels, 2, axis=0), 2, axis=1)
+
+
+def test_arms_are_as_long_hanging_as_raised():
+    """Along the torso, too, an arm leads from the shoulder to the elbow, not sideways from its middle."""
+    hanging, raised = figure(), raised_arms()
+    for side, outward in (("right", -1), ("left", 1)):
+        down, up = (segments(labels)[f"{side} upper arm"] for labels in (hanging, raised))
+        assert down.axis[1] > 0.95 and up.axis[0] * outward > 0.95
+        assert down.length == pytest.approx(up.length, rel=0.1)
+        assert down.width == pytest.approx(up.width, rel=0.1)
+        assert down.joint[1] < 60, "at the shoulder"
+    for clip, photo in ((hanging, raised), (raised, hanging)):
+        drawn = next(
+            iter(retargeted([clip], measure_build([clip]), measure_build([photo]), width=SIZE, height=SIZE))
+        )
+        assert overlap(drawn, clip) > 0.95, "one body in two poses: nothing to change"
 
 
 @pytest.mark.parametrize(("broad", "tall"), [(0.8, 1.0), (1.25, 1.0), (0.9, 0.9), (1.1, 0.85)])
