@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,14 @@ from tests.media_files import write_output
 from tests.training_files import write_video
 from training.__main__ import main
 from training.evaluation import networks as networks_module
-from training.evaluation.networks import Lpips, NetworkFile, NotComputed, find_network
+from training.evaluation.networks import (
+    NETWORKS,
+    Lpips,
+    NetworkFile,
+    NotComputed,
+    find_network,
+    frechet_network,
+)
 from training.evaluation.protocol import METRICS, load_protocol, protocol_names, published_rows
 from training.evaluation.run import evaluate, resized
 from training.evaluation.statistics import bootstrap, paired
@@ -258,17 +267,15 @@ def test_two_reports_are_compared(videos, own, tmp_path, capsys):
 
 
 class _Pooled(torch.nn.Module):
-    """A feature network of random weights, in the calling convention of StyleGAN's files."""
+    """A network of clips with random weights."""
 
-    def __init__(self, clips: bool):
+    def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.clips = clips
-        self.layer = torch.nn.Conv3d(3, 6, 3) if clips else torch.nn.Conv2d(3, 6, 3)
+        self.layer = torch.nn.Conv3d(3, 6, 3)
 
-    def forward(self, x, rescale: bool = False, resize: bool = False, return_features: bool = True):
-        y = self.layer(x / 255).abs()
-        return y.flatten(2).mean(2)
+    def forward(self, x):
+        return self.layer(x / 255).abs().flatten(2).mean(2)
 
 
 @pytest.fixture
@@ -277,8 +284,7 @@ def feature_networks(tmp_path, monkeypatch) -> Path:
     torchvision = pytest.importorskip("torchvision")
     folder = tmp_path / "networks"
     folder.mkdir()
-    torch.jit.script(_Pooled(clips=False)).save(folder / "inception-2015-12-05.pt")
-    torch.jit.script(_Pooled(clips=True)).save(folder / "i3d_torchscript.pt")
+    torch.jit.script(_Pooled()).save(folder / "resnet-50-kinetics.pt")
     torch.manual_seed(0)
     weights = torchvision.models.squeezenet1_1(weights=None).state_dict()
     torch.save(weights, folder / "squeeze.pth")
@@ -287,22 +293,139 @@ def feature_networks(tmp_path, monkeypatch) -> Path:
 
 
 def test_figures_of_random_networks(videos, own, tmp_path, feature_networks):
-    pytest.importorskip("torchmetrics")
-    protocol, noisy = load_protocol(str(own)), Noisy()
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    protocol, noisy = replace(load_protocol(str(own)), metrics=("lpips", "fid_vid", "fvd")), Noisy()
     report = evaluate(protocol, videos, noisy, tmp_path / "out", networks=feature_networks)
     figures = report["figures"]
-    assert figures["fid"]["samples"] == [24, 24] or figures["fid"]["samples"] == (24, 24)
-    assert figures["fvd"]["clip_length"] == 4 and figures["fvd"]["mean"] > 0 and figures["lpips"]["mean"] > 0
-    assert "sha256" in report["networks"]["fid"] and "squeeze.pth" in report["networks"]["lpips"]
+    assert figures["fid_vid"]["clip_length"] == 4 and figures["lpips"]["mean"] > 0
+    assert figures["fid_vid"]["samples"] == (6, 6)
+    assert figures["fvd"] == {
+        "not_computed": "i3d_pretrained_400.pt (cd-fvd) is not in the folder of networks"
+    }
+    assert "sha256" in report["networks"]["fid_vid"] and "squeeze.pth" in report["networks"]["lpips"]
     results = [resized(Noisy.__call__(_again(k), clip), 32) for k, clip in enumerate(noisy.seen)]
-    network = torch.jit.load(feature_networks / "inception-2015-12-05.pt")
-    sides = []
+    network, sides = _Pooled(), []
     for side in ([clip.truth for clip in noisy.seen], results):
-        pictures = torch.from_numpy(np.concatenate(side)).movedim(-1, 1).float()
-        sides.append(network(pictures).detach().double().numpy())
-    assert figures["fid"]["mean"] == pytest.approx(frechet.frechet_distance(*sides), rel=1e-4)
+        clips = np.concatenate([video.reshape(2, 4, 32, 32, 3) for video in side])
+        sides.append(network(torch.from_numpy(clips).movedim(-1, 1).float()).detach().double().numpy())
+    assert figures["fid_vid"]["mean"] == pytest.approx(frechet.frechet_distance(*sides), rel=1e-4)
     perfect = evaluate(protocol, videos, Noisy(0.0), tmp_path / "0", networks=feature_networks)["figures"]
     assert perfect["lpips"]["mean"] < figures["lpips"]["mean"]
+
+
+def _shots(count: int, frames: int, seed: int) -> list[np.ndarray]:
+    """Videos of noise around a colour each, so that they differ."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(40, 200, (count, 1, 1, 1, 3))
+    return list(np.clip(colours + rng.normal(0, 30, (count, frames, 40, 36, 3)), 0, 255).astype(np.uint8))
+
+
+def lively(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Random weights that let differences through all layers; torch's own make them smaller in each."""
+    weights = network.state_dict()
+    return {key: value * 6**0.5 if value.ndim > 3 else value for key, value in weights.items()}
+
+
+@pytest.mark.slow
+def test_fid_is_torch_fidelitys(tmp_path, monkeypatch):
+    """From pictures to the figure, with random weights in the layout of the published file."""
+    fidelity = pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_, **__):
+            pass
+
+    empty, file = tmp_path / "empty.pth", tmp_path / NETWORKS["fid"].file
+    torch.save({}, empty)
+    torch.manual_seed(0)
+    torch.save(lively(Untrained("none", ["2048"], feature_extractor_weights_path=empty)), file)
+    with pytest.raises(InputError, match="is not the published file"):
+        frechet_network("fid", tmp_path, clip_length=1)
+    monkeypatch.setitem(NETWORKS, "fid", replace(NETWORKS["fid"], sha256=""))
+    network = frechet_network("fid", tmp_path, clip_length=16)
+    sides = [_shots(2, 3, seed) for seed in (0, 1)]
+    ours = frechet.frechet(*sides, network, format="")
+    assert ours.samples == (6, 6) and ours.clip_length == 1 and file.name in ours.network
+    assert ours.distance > 1e-3
+    pictures = [[torch.from_numpy(f).movedim(-1, 0) for video in side for f in video] for side in sides]
+    theirs = fidelity.calculate_metrics(
+        **{"input1": _Pictures(pictures[0]), "input2": _Pictures(pictures[1]), "fid": True, "cuda": False},
+        **{"feature_extractor_weights_path": str(file), "verbose": False, "cache": False, "batch_size": 6},
+    )["frechet_inception_distance"]
+    # theirs takes roots of 2042 eigenvalues that are 0 but for rounding
+    assert ours.distance == pytest.approx(theirs, rel=1e-3)
+    torch.save({"a": torch.zeros(1)}, file)
+    with pytest.raises(InputError, match="weights of another network"):
+        frechet_network("fid", tmp_path, clip_length=1)
+
+
+class _Pictures(torch.utils.data.Dataset):
+    def __init__(self, pictures):
+        self.pictures = pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        return self.pictures[index]
+
+
+@pytest.mark.slow
+def test_fvd_is_of_cd_fvds_features(tmp_path):
+    i3d = pytest.importorskip("cdfvd.third_party.i3d.pytorch_i3d", reason="cd-fvd is not installed")
+    from cdfvd.fvd import cdfvd
+
+    file = tmp_path / NETWORKS["fvd"].file
+    torch.manual_seed(0)
+    torch.save(lively(i3d.InceptionI3d(400, in_channels=3)), file)
+    network = frechet_network("fvd", tmp_path, clip_length=10)
+    clips = np.stack(_shots(2, 10, 0))
+    theirs = cdfvd("i3d", ckpt_path=str(file), n_real="full", compute_feats=True, device="cpu")
+    theirs.add_real_stats(clips)
+    features = theirs.real_stats.get_all()
+    np.testing.assert_allclose(network.features(clips), features, rtol=1e-4, atol=1e-5)
+    assert np.ptp(features, axis=0).max() > 1e-3, "the clips differ"
+    torch.save({"a": torch.zeros(1)}, file)
+    with pytest.raises(InputError, match="weights of another network"):
+        frechet_network("fvd", tmp_path, clip_length=10)
+
+
+@pytest.mark.parametrize(
+    ("need", "package"), [("fid", "torch_fidelity"), ("fvd", "cdfvd"), ("lpips_squeeze", "torchmetrics")]
+)
+def test_without_its_package_a_figure_is_not_computed(tmp_path, monkeypatch, need, package):
+    monkeypatch.setitem(NETWORKS, need, replace(NETWORKS[need], sha256=""))
+    (tmp_path / NETWORKS[need].file).write_bytes(b"weights")
+    for name in [name for name in sys.modules if name.partition(".")[0] == package] or [package]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(NotComputed, match="the package .* is not installed"):
+        if need == "lpips_squeeze":
+            Lpips("squeeze", tmp_path)
+        else:
+            frechet_network(need, tmp_path, clip_length=1)
+
+
+def test_absent_networks_are_fetched_if_that_is_wished(tmp_path, monkeypatch):
+    """From a place on this machine; what comes is compared with the hash in its name."""
+    published = tmp_path / "published.pth"
+    published.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    wanted = NetworkFile("mine.pth", "here", published.as_uri(), digest[:8])
+    monkeypatch.setitem(NETWORKS, "fid", wanted)
+    folder = tmp_path / "networks"
+    with pytest.raises(NotComputed, match="mine.pth .here. is not in the folder"):
+        find_network("fid", folder)
+    assert find_network("fid", folder, fetch=True) == (folder / "mine.pth", digest)
+    published.unlink()
+    assert find_network("fid", folder, fetch=True)[1] == digest, "fetched once"
+    (folder / "mine.pth").unlink()
+    with pytest.raises(NotComputed, match="mine.pth cannot be fetched from file:"):
+        find_network("fid", folder, fetch=True)
+    published.write_bytes(b"other weights")
+    with pytest.raises(NotComputed, match="cannot be fetched .*hash"):
+        find_network("fid", folder, fetch=True)
+    assert list(folder.iterdir()) == [], "nothing half-written stays"
 
 
 def _again(seen: int) -> Noisy:

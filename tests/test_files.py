@@ -303,8 +303,8 @@ LISTED = {
     "magicanimate.webui.animate.clip_look": {"save"},
     "magicanimate.webui.gallery.thumbnails": {"save"},
     "training.segmenter.augment": {"save"},
-    # the TorchScript of Inception that a person names
-    "training.metrics.frechet": {"torch.jit.load"},
+    # the TorchScript that a person names; weights that the program has read, into memory for a library
+    "training.evaluation.networks": {"torch.jit.load", "torch.save"},
     # files that grow: a download that goes on, the log of a program, a resume log, rows of a run
     "magicanimate.checkpoints.download": {"open for writing"},
     "magicanimate.webui.training.detached": {"open for writing"},

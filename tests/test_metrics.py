@@ -242,35 +242,36 @@ def test_frechet_distance_against_a_general_matrix_root():
     assert frechet.frechet_distance(few, few + 1) == pytest.approx(50)
 
 
-class _Mean(torch.nn.Module):
-    """Takes what the published I3D file takes; returns colour means and the spread over time."""
+def test_frechet_distance_is_that_of_the_libraries():
+    """Where covariances are regular; of what is written here instead, and why, see `frechet_distance`."""
+    rng = np.random.default_rng(2)
+    first = rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6))
+    second = rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6)) + 1
+    ours = frechet.frechet_distance(first, second)
+    torchmetrics = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is not installed")
+    moments = [torch.tensor(x) for f in (first, second) for x in (f.mean(0), np.cov(f.T))]
+    assert float(torchmetrics._compute_fid(*moments)) == pytest.approx(ours)
+    fidelity = pytest.importorskip("torch_fidelity.metric_fid", reason="torch-fidelity is not installed")
+    sides = [fidelity.fid_features_to_statistics(torch.tensor(f)) for f in (first, second)]
+    theirs = fidelity.fid_statistics_to_metric(*sides, verbose=False)
+    assert theirs[fidelity.KEY_METRIC_FID] == pytest.approx(ours)
 
-    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool):
-        return torch.cat([x.mean(dim=(2, 3, 4)), x.std(dim=2).mean(dim=(2, 3))], dim=1)
 
+def test_videos_become_clips_and_features():
+    """Colour means and the spread over time serve as features."""
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_frechet_with_a_network_from_a_file(tmp_path):
-    torch.jit.script(_Mean()).save(str(tmp_path / "net.pt"))
-    network = frechet.i3d(tmp_path / "net.pt", clip_length=4)
+    def features(clips: np.ndarray) -> np.ndarray:
+        return np.concatenate([clips.mean((1, 2, 3)), clips.std(1).mean((1, 2))], 1)
+
+    network = frechet.FeatureNetwork("means", 4, features)
     sets = [[videos(seed, frames=9)[0] for seed in range(first, first + 6)] for first in (0, 6)]
     got = frechet.frechet(*sets, network, format="24x20 arrays")
-    clips = [np.concatenate([v[:8].reshape(2, 4, 24, 20, 3) for v in s]).astype(float) for s in sets]
-    features = [np.concatenate([c.mean((1, 2, 3)), c.std(1, ddof=1).mean((1, 2))], 1) for c in clips]
-    assert got.distance == pytest.approx(frechet.frechet_distance(*features), rel=1e-3)
+    clips = [np.concatenate([v[:8].reshape(2, 4, 24, 20, 3) for v in s]) for s in sets]
+    assert got.distance == pytest.approx(frechet.frechet_distance(*map(features, clips)))
     assert got.samples == (12, 12) and got.clip_length == 4 and got.format == "24x20 arrays"
-    assert "I3D" in got.network and "net.pt" in got.network and "sha256" in got.network
+    assert got.network == "means"
     with pytest.raises(InputError, match="two or more clips"):
         frechet.frechet(sets[0][:1], [v[:4] for v in sets[1][:1]], network, format="")
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_frechet_without_its_network_is_refused(tmp_path):
-    with pytest.raises(InputError, match="missing"):
-        frechet.frechet([], [], frechet.inception(tmp_path / "none.pt"), format="")
-    (tmp_path / "text.pt").write_text("no network")
-    with pytest.raises(InputError, match="not a TorchScript"):
-        frechet.i3d(tmp_path / "text.pt").load()
 
 
 def test_wrong_videos_are_refused():

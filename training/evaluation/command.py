@@ -24,6 +24,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add("--size", type=whole_number, default=512, help="of the results' motion, with --results (%(default)s)")
     add("--out", type=Path, required=True, help="folder of the report")
     add("--networks", type=Path, metavar="FOLDER", help="of the feature networks of LPIPS, FID, FVD")
+    add("--fetch-networks", action="store_true", help="fetch those that are absent")
     add("--most", type=whole_number, metavar="N", help="test videos at most")
     add("--steps", type=whole_number, metavar="N", help="denoising steps (the checkpoint's)")
     add("--guidance", type=float, metavar="X", help="strength of the photo (the checkpoint's)")
@@ -61,6 +62,7 @@ def evaluate(args: argparse.Namespace) -> None:
         animate,
         args.out,
         networks=networks_folder(args.networks),
+        fetch=args.fetch_networks,
         most=args.most,
         on_video=lambda name, number, total: say(f"{number} of {total}: {name}"),
     )

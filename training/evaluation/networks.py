@@ -3,13 +3,20 @@
 None comes with the program. A figure is worth nothing without its network, so every one is reported with the
 SHA-256 of its file; where a published file's hash is known, another file of that name is refused.
 
-Letters in shape comments: ``F`` frames, ``H W`` pixels.
+The networks themselves are those of libraries, which are optional: torchmetrics for LPIPS, torch-fidelity for
+FID, cd-fvd for FVD. The libraries fetch and unpickle files of any content by themselves; here files are found
+and read by the program, and the library gets the weights.
+
+Letters in shape comments: ``N`` clips, ``F`` frames, ``H W`` pixels, ``D`` features.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,9 +28,13 @@ from magicanimate.checkpoints.disk import home
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.errors import InputError
 from magicanimate.files import sha256_of
+from training.metrics.frechet import FeatureNetwork
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "MAGICANIMATE_NETWORKS"
 
@@ -38,25 +49,43 @@ class NetworkFile:
 
     Attributes:
         file: its name.
-        source: where it is from.
+        source: where it is from, for people.
+        url: where it is fetched from; empty where no address is known.
         sha256: its hash, or as much of it as its publisher puts into the name; empty if unknown.
     """
 
     file: str
     source: str
+    url: str = ""
     sha256: str = ""
 
 
+def _torchvision(file: str) -> NetworkFile:
+    digest = Path(file).stem.rpartition("-")[2]
+    return NetworkFile(file, "torchvision", f"https://download.pytorch.org/models/{file}", digest)
+
+
 NETWORKS: dict[str, NetworkFile] = {
-    "lpips_alex": NetworkFile(
-        "alexnet-owt-7be5be79.pth", "torchvision, https://download.pytorch.org/models/", "7be5be79"
+    "lpips_alex": _torchvision("alexnet-owt-7be5be79.pth"),
+    "lpips_vgg": _torchvision("vgg16-397923af.pth"),
+    "lpips_squeeze": _torchvision("squeezenet1_1-b8a52dc0.pth"),
+    "fid": NetworkFile(
+        "weights-inception-2015-12-05-6726825d.pth",
+        "torch-fidelity",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+        "weights-inception-2015-12-05-6726825d.pth",
+        "6726825d",
     ),
-    "lpips_vgg": NetworkFile("vgg16-397923af.pth", "torchvision", "397923af"),
-    "lpips_squeeze": NetworkFile("squeezenet1_1-b8a52dc0.pth", "torchvision", "b8a52dc0"),
-    "fid": NetworkFile("inception-2015-12-05.pt", "StyleGAN's TorchScript of Inception v3 (NVIDIA)"),
-    "fvd": NetworkFile("i3d_torchscript.pt", "StyleGAN-V's TorchScript of I3D, which cd-fvd uses, too"),
+    # DisCo's evaluation takes this one, and ResNet-50 for FID-VID.
+    "fvd": NetworkFile(
+        "i3d_pretrained_400.pt",
+        "cd-fvd",
+        "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt",
+    ),
+    # No package has this network, so that its classes would have to be written here without weights to
+    # compare with; TorchScript holds both.
     "fid_vid": NetworkFile(
-        "resnet-50-kinetics.pt", "DisCo's 3D ResNet-50 (Kinetics), exported as TorchScript by yourself"
+        "resnet-50-kinetics.pt", "DisCo's resnet-50-kinetics.pth, exported as TorchScript by yourself"
     ),
 }
 """By what needs them."""
@@ -69,17 +98,24 @@ def networks_folder(given: Path | None) -> Path:
     return Path(os.environ[FOLDER_VARIABLE]) if os.environ.get(FOLDER_VARIABLE) else home() / "networks"
 
 
-def find_network(need: str, folder: Path) -> tuple[Path, str]:
+def find_network(need: str, folder: Path, *, fetch: bool = False) -> tuple[Path, str]:
     """The file for a need and its SHA-256.
 
+    Args:
+        need: a key of `NETWORKS`.
+        folder: where the files lie.
+        fetch: fetch what is absent.
+
     Raises:
-        NotComputed: it is not there.
+        NotComputed: it is not there, or cannot be fetched.
         InputError: it is not the published one.
     """
     wanted = NETWORKS[need]
     path = folder / wanted.file
     if not path.is_file():
-        raise NotComputed(f"{wanted.file} ({wanted.source}) is not in the folder of networks")
+        if not (fetch and wanted.url):
+            raise NotComputed(f"{wanted.file} ({wanted.source}) is not in the folder of networks")
+        _fetch(wanted, path)
     digest = _digest(path, path.stat().st_mtime_ns)
     if not digest.startswith(wanted.sha256):
         raise InputError(
@@ -89,17 +125,124 @@ def find_network(need: str, folder: Path) -> tuple[Path, str]:
     return path, digest
 
 
+def _fetch(wanted: NetworkFile, path: Path) -> None:
+    """Fetch a file; nothing half-written stays."""
+    from torch.hub import download_url_to_file  # checks the hash of the name, which is all that is published
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.info("fetching %s", wanted.url)
+        download_url_to_file(wanted.url, str(path), hash_prefix=wanted.sha256 or None, progress=False)
+    except (OSError, RuntimeError) as error:  # no connection, no room; another hash
+        raise NotComputed(f"{wanted.file} cannot be fetched from {wanted.url} ({error})") from error
+
+
 @cache
 def _digest(path: Path, changed: int) -> str:
     return sha256_of(path)
 
 
+def frechet_network(need: str, folder: Path, *, clip_length: int, fetch: bool = False) -> FeatureNetwork:
+    """The network of a Frechet distance.
+
+    Args:
+        need: "fid", "fvd" or "fid_vid".
+        folder, fetch: see `find_network`.
+        clip_length: frames of a clip, not for "fid".
+
+    Raises:
+        NotComputed: its file or the library that knows it is absent.
+        InputError: the file is not the published one, or holds another network.
+    """
+    path, digest = find_network(need, folder, fetch=fetch)
+    what, make = {
+        "fid": ("Inception v3 (2015-12-05), pooled features, torch-fidelity", _inception),
+        "fvd": ("I3D (Kinetics-400), logits, cd-fvd", _i3d),
+        "fid_vid": ("3D ResNet-50 (Kinetics)", _torchscript),
+    }[need]
+    length = 1 if need == "fid" else clip_length
+    return FeatureNetwork(f"{what}, {path.name}, sha256 {digest}", length, make(path))
+
+
+def _inception(path: Path):
+    """Pictures, uint8 ``N 1 H W 3`` -> features of Inception's last pooling, float32 ``N 2048``."""
+    import torch
+
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise NotComputed("the package torch-fidelity is not installed") from error
+    weights = io.BytesIO()  # torch-fidelity would unpickle the file itself, whatever it holds
+    torch.save(_tensors(path), weights)
+    weights.seek(0)
+    try:
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=weights)
+    except RuntimeError as error:
+        raise _other_network(path) from error
+
+    def features(clips: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            (found,) = network(torch.from_numpy(np.ascontiguousarray(clips[:, 0])).movedim(-1, 1))
+        return found.numpy()
+
+    return features
+
+
+def _i3d(path: Path):
+    """Clips, uint8 ``N F H W 3`` -> I3D's logits, float32 ``N 400``; cd-fvd brings them to 224 x 224."""
+    import torch
+
+    try:
+        from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
+        from cdfvd.third_party.i3d.utils import preprocess_i3d
+    except ImportError as error:
+        raise NotComputed("the package cd-fvd is not installed") from error
+    network = InceptionI3d(400, in_channels=3).eval()
+    try:
+        network.load_state_dict(_tensors(path))
+    except RuntimeError as error:
+        raise _other_network(path) from error
+
+    def features(clips: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(preprocess_i3d(clips)).numpy()
+
+    return features
+
+
+def _torchscript(path: Path):
+    """Clips, uint8 ``N F H W 3`` -> what a file of TorchScript makes of ``N 3 F H W``, 0..255."""
+    import torch
+
+    try:
+        network = torch.jit.load(str(path), map_location="cpu").eval()
+    except RuntimeError as error:
+        raise InputError(f"The feature network {path} is not a TorchScript file.") from error
+
+    def features(clips: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(np.array(clips)).movedim(-1, 1).float()).flatten(1).numpy()
+
+    return features
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    weights: Mapping[str, torch.Tensor] = open_weights(path)
+    return {key: weights[key] for key in weights}
+
+
+def _other_network(path: Path) -> InputError:
+    return InputError(f"{path} holds the weights of another network; fetch the published file again.")
+
+
 class Lpips:
     """LPIPS of frames, by torchmetrics, whose package has the learned weights of its linear layers.
 
+    Its class that is not public, since the public one fetches the backbone by itself.
+
     Args:
         net: "alex", "vgg" or "squeeze".
-        folder: of the backbone's weights.
+        folder, fetch: of the backbone's weights, see `find_network`.
 
     Raises:
         NotComputed: torchmetrics or the weights are absent.
@@ -108,9 +251,8 @@ class Lpips:
     Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features" (CVPR 2018).
     """
 
-    def __init__(self, net: str, folder: Path):
-
-        path, self.digest = find_network(f"lpips_{net}", folder)
+    def __init__(self, net: str, folder: Path, *, fetch: bool = False):
+        path, self.digest = find_network(f"lpips_{net}", folder, fetch=fetch)
         self.name = f"LPIPS {net}, {path.name}, sha256 {self.digest}"
         try:
             from torchmetrics.functional.image.lpips import _LPIPS

@@ -28,7 +28,7 @@ from magicanimate.palette import nearest_labels
 from training.config import SIGNALS
 from training.data.opening import open_videos
 from training.data.sources import VideoSet
-from training.evaluation.networks import Lpips, NotComputed, find_network
+from training.evaluation.networks import Lpips, NotComputed, frechet_network
 from training.evaluation.page import write_page
 from training.evaluation.protocol import METRICS, Protocol, published_rows
 from training.evaluation.statistics import bootstrap
@@ -160,6 +160,7 @@ def evaluate(
     out: Path,
     *,
     networks: Path,
+    fetch: bool = False,
     most: int | None = None,
     on_video: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -171,6 +172,7 @@ def evaluate(
         animate: the checkpoint, or results.
         out: folder of the report.
         networks: folder of the feature networks, see `training.evaluation.networks`.
+        fetch: fetch those that are absent.
         most: videos at most.
         on_video: told of the name, the number (from 1 on) and how many there are.
 
@@ -189,7 +191,7 @@ def evaluate(
         (out / "videos").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
-    judge = _Judge(protocol, networks)
+    judge = _Judge(protocol, networks, fetch)
     rows = []
     for number, video in enumerate(videos):
         clip = _clip(shown, judged, protocol, video, videos[(number + 1) % len(videos)])
@@ -312,8 +314,8 @@ class _Judge:
         absent: metric -> why it is not computed.
     """
 
-    def __init__(self, protocol: Protocol, folder: Path):
-        self.protocol, self.folder = protocol, folder
+    def __init__(self, protocol: Protocol, folder: Path, fetch: bool):
+        self.protocol, self.folder, self.fetch = protocol, folder, fetch
         self.networks: dict[str, str] = {}
         self.absent: dict[str, str] = {}
         self._lpips: Lpips | None = None
@@ -324,7 +326,7 @@ class _Judge:
                     self.absent[key] = "there is no truth"
         if "lpips" in protocol.metrics and "lpips" not in self.absent:
             try:
-                self._lpips = Lpips(protocol.lpips, folder)
+                self._lpips = Lpips(protocol.lpips, folder, fetch=fetch)
                 self.networks["lpips"] = self._lpips.name
             except NotComputed as reason:
                 self.absent["lpips"] = str(reason)
@@ -369,14 +371,8 @@ class _Judge:
 
     def _distance(self, key: str) -> frechet.FrechetResult:
         """FID, FID-VID or FVD."""
-        path, _ = find_network(key, self.folder)
         length = self.protocol.fvd_frames
-        networks = {
-            "fid": lambda: frechet.inception(path),
-            "fvd": lambda: frechet.i3d(path, clip_length=length),
-            "fid_vid": lambda: frechet.FeatureNetwork(path, length, name="3D ResNet-50 (Kinetics)"),
-        }
-        network = networks[key]()
+        network = frechet_network(key, self.folder, clip_length=length, fetch=self.fetch)
         sides = list(zip(*self._sets, strict=True))
         if key != "fid" and self.protocol.fvd_clips == "first":
             sides = [[video[:length] for video in side] for side in sides]

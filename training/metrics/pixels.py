@@ -55,7 +55,7 @@ def psnr(truth: np.ndarray, result: np.ndarray, mask: np.ndarray | None = None) 
     """Peak signal-to-noise ratio in dB, of the squared error over the whole clip; infinite without error.
 
     The error is averaged before the logarithm, so that one perfect frame (the photo itself) does not
-    decide the figure.
+    decide the figure. torchmetrics gives the same (tests), but knows no masks.
     """
     difference = _differences(truth, result, mask)
     if not difference.size:

@@ -20,6 +20,9 @@ _FRAMES_AT_ONCE = 8
 def ssim_map(truth: np.ndarray, result: np.ndarray) -> np.ndarray:
     """SSIM of every full window, mean of the three channels: float64 ``F H-10 W-10``.
 
+    torchmetrics gives the same figures (tests), but goes on beyond the edges on mirrored pixels, and is an
+    optional dependency, whereas a training looks at this one.
+
     Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (IEEE
     TIP 2004), section III.B: Gaussian window of 11, sigma 1.5, K1 = 0.01, K2 = 0.03.
 
