@@ -226,6 +226,7 @@ def open_motion(
     end: float | None = None,
     stride: int = 1,
     fps: float | None = None,
+    folder_rate: float | None = None,
     limits: MediaLimits | None = None,
 ) -> MotionClip:
     """Open a clip and plan which of its frames are used.
@@ -233,14 +234,14 @@ def open_motion(
     Without ``fps`` a clip of constant rate gives every frame exactly once, and one of variable rate is
     resampled: to its usual rate if it is even but for pauses, else to its average. With ``fps`` every clip is
     resampled by timestamp, each output frame showing the latest source frame that is not after it; a folder
-    of frames has that rate (25 without).
+    of frames has that rate (25 without), unless ``folder_rate`` says at which its pictures were taken.
     ``stride`` comes last and divides the rate, so that the motion keeps its speed.
 
     Args:
         path: mp4, mov, webm, mkv, gif and others, or a folder of pictures in natural order of names.
         start, end: stretch in seconds since the first frame; ``end=None`` is the clip's end.
         stride: keep every n-th frame.
-        fps: see above.
+        fps, folder_rate: see above.
         limits: bounds; the defaults when ``None``.
 
     Raises:
@@ -251,8 +252,10 @@ def open_motion(
     _check_options(start=start, end=end, stride=stride, fps=fps)
     if path.is_dir():
         files = _frame_files(path)
-        nominal = as_rate(fps) if fps else DEFAULT_RATE
-        timed, fps = source_timing(np.arange(len(files)) / float(nominal), nominal), None
+        rate = folder_rate or fps
+        nominal = as_rate(rate) if rate else DEFAULT_RATE
+        timed = source_timing(np.arange(len(files)) / float(nominal), nominal)
+        fps = fps if folder_rate else None
         height, width = _load_frame(files[0], limits).shape[:2]
         has_sound = False
     else:

@@ -290,19 +290,17 @@ class Preparer:
         return made, dropped
 
     def _open(self, item: RawItem, first: int = 0) -> MotionClip:
-        """An item at the rate wanted, from one of its frames on; a folder of frames at its own rate."""
-        if item.rate is not None:
-            return open_motion(Path(item.path), fps=item.rate, limits=_LIMITS)
-        start = item.start + first / self.settings.fps
-        return open_motion(Path(item.path), start=start, end=item.end, fps=self.settings.fps, limits=_LIMITS)
+        """An item at the rate wanted, from one of its frames on."""
+        fps, start = self.settings.fps, item.start + first / self.settings.fps
+        return open_motion(
+            Path(item.path), start=start, end=item.end, fps=fps, folder_rate=item.rate, limits=_LIMITS
+        )
 
     def _frames(self, item: RawItem, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
         """Frames of an item at the rate wanted, cut to its box, uint8 (H, W, 3)."""
-        frames = self._open(item, first).frames()
-        if item.rate is not None:
-            frames = islice(_resampled(frames, item.rate, self.settings.fps), first, None)
-        for frame in islice(frames, None if last is None else last - first):
-            yield frame if item.box is None else _cut(frame, item.box)
+        with closing(self._open(item, first).frames()) as frames:
+            for frame in islice(frames, None if last is None else last - first):
+                yield frame if item.box is None else _cut(frame, item.box)
 
     def _stretches(self, item: RawItem) -> list[tuple[int, int]]:
         """First frame and one past the last of each clip of a video."""
@@ -312,7 +310,7 @@ class Preparer:
         elif count is None:
             shots = [(0, sum(1 for _ in self._frames(item)))]
         else:
-            shots = [(0, count if item.rate is None else int(count * self.settings.fps / item.rate))]
+            shots = [(0, count)]
         longest = round(self.settings.most_seconds * self.settings.fps)
         if not longest:
             return shots
@@ -477,16 +475,6 @@ def _cut(frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarra
     x0, y0 = max(0, round(left * width)), max(0, round(top * height))
     x1, y1 = min(width, round(right * width)), min(height, round(bottom * height))
     return np.ascontiguousarray(frame[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
-
-
-def _resampled(frames: Iterator[np.ndarray], rate: float, wanted: float) -> Iterator[np.ndarray]:
-    """Frames at another rate: each shows the latest one that is not after it."""
-    with closing(frames):
-        given = 0
-        for number, frame in enumerate(frames):
-            while int(given * rate / wanted + 1e-9) <= number:
-                yield frame
-                given += 1
 
 
 # Many processes
