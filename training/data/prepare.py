@@ -1,8 +1,8 @@
 """Makes training data of raw videos and pictures, as the paper's supplement (section 4) describes its own.
 
 Of a video: its shots, 25 frames a second, the square in the middle at 512 x 512, DensePose of every frame,
-and if wanted the mirrored copy with DensePose estimated anew, and keypoints. Clips without enough of a person
-are dropped. Of a picture the same. What is made is a folder that `training.data.opening` opens.
+and if wanted the mirrored copy with DensePose estimated anew, keypoints and mattes. Clips without enough of a
+person are dropped. Of a picture the same. What is made is a folder that `training.data.opening` opens.
 
 Every item has a record in ``records/``, written when all its files are there: what was made with checksums,
 what was dropped and why. Work is cut into items that do not know of each other, so that it can be stopped,
@@ -221,15 +221,27 @@ def _read_record(out: Path, name: str) -> dict[str, Any] | None:
 
 
 class Preparer:
-    """Prepares batches of items; loads its networks once. Ray makes one of these in each of its actors."""
+    """Prepares batches of items, one after the other. Each process, or actor of Ray, has one.
+
+    The networks are loaded with the first batch, not by the constructor: an error of a batch is handed on to
+    the caller, whereas one of a constructor looks like a process that was killed.
+    """
 
     def __init__(self, out: Path | str, settings: PrepareSettings):
         self.out, self.settings = Path(out), settings
         self._selection = Selection()
         weights = Path(settings.weights) if settings.weights else None
         self._choice = EngineChoice(settings.engine, weights, settings.device or None, settings.offline)
-        self.extractor: Extractor = self._choice.load(self._selection)
+        self.extractor: Extractor | None = None
         self._shots = self._keypoints = None
+
+    def _load(self) -> None:
+        """Load the networks.
+
+        Raises:
+            InputError: a package or a file is missing or cannot be used.
+        """
+        settings = self.settings
         if settings.shots:
             from training.data.shots import ShotCutter
 
@@ -238,9 +250,12 @@ class Preparer:
             from densepose_tools.dwpose import DWPose
 
             self._keypoints = DWPose.load(Path(settings.keypoints), device=settings.device or None)
+        self.extractor = self._choice.load(self._selection)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Prepare the items of ``row["items"]`` (JSON text), write their records, and count them."""
+        if self.extractor is None:
+            self._load()
         items = [RawItem.of(saved) for saved in parse_json(row["items"])]
         for item in items:  # what was made with other settings, or of a source that has changed
             for made in (_read_record(self.out, item.name) or {}).get("made", ()):
@@ -449,7 +464,7 @@ class Preparer:
             write_map(self.out / files[1], labels, settings)
             if self._keypoints is not None:
                 files.append(f"{name}.keypoints.npz")
-                self._keypoints.write(self.out / files[2], iter([pixels]))
+                self._keypoints.write(self.out / files[-1], iter([pixels]))
             made.append(
                 {
                     "name": name,
@@ -532,7 +547,12 @@ def _run_local(
 def _run_ray(
     batches: Sequence[Sequence[RawItem]], out: Path, settings: PrepareSettings, workers: int
 ) -> Iterator[int]:
-    """The same on Ray Data: lost workers are replaced and their batches done again."""
+    """The same on Ray Data: lost workers are replaced and their batches done again.
+
+    Ray's own `CheckpointConfig` is not used: it remembers which rows a dataset has written, whereas the
+    records say whether an item's source, settings and files are still those of which it was made, and both
+    engines go on from them.
+    """
     if not batches:
         return
     try:
@@ -541,7 +561,8 @@ def _run_ray(
         raise InputError("--engine ray needs the package ray: pip install 'ray[data]'.") from error
     import torch
 
-    if not ray.is_initialized():
+    ours = not ray.is_initialized()
+    if ours:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every stage of its plan
     context = ray.data.DataContext.get_current()
@@ -554,8 +575,27 @@ def _run_ray(
         num_cpus=1,
         num_gpus=1 if torch.cuda.is_available() else 0,
     )
-    for row in made.iter_rows():
-        yield row["count"]
+    try:
+        for row in made.iter_rows():
+            yield row["count"]
+    except Exception as error:
+        if refusal := _refusal(error):
+            raise refusal from None
+        raise
+    finally:
+        if ours:  # its processes would stay beside a training that follows
+            ray.shutdown()
+
+
+def _refusal(error: BaseException | None) -> InputError | None:
+    """What a worker refused, out of the errors in which Ray wraps it; ``None`` if it was something else."""
+    while error is not None:
+        inner = error.cause if isinstance(getattr(error, "cause", None), BaseException) else None
+        # Ray's wrapper passes for the error that it wraps, but its message is a traceback.
+        if isinstance(error, InputError) and inner is None:
+            return error
+        error = inner or error.__cause__ or error.__context__
+    return None
 
 
 # Manifest
