@@ -223,6 +223,51 @@ def test_shots_are_cut(tmp_path, reader):
     assert lines[0]["frames"] in range(28, 33)
 
 
+@pytest.mark.slow  # to import rembg takes a minute the first time
+def test_mattes(raw, tmp_path, reader, monkeypatch, capsys):
+    """By rembg and onnxruntime, with a network in the published one's place whose matte is the green."""
+    for package in ("onnx", "onnxruntime", "rembg"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    import onnx
+    from onnx import helper, numpy_helper
+
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    words = ["prepare", str(raw), str(tmp_path / "out"), "--size", "64", "--least-seconds", "0.2", "--mattes"]
+    assert main([*words, "--offline", "--densepose", "mini"]) == 2
+    assert "u2net_human_seg.onnx is not in" in capsys.readouterr().err
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, 320, 320])
+        for name, channels in (("input", 3), ("output", 1))
+    ]
+    green = helper.make_node("Gather", ["input", "second"], ["output"], axis=1)
+    number = numpy_helper.from_array(np.array([1], np.int64), "second")
+    graph = helper.make_graph([green], "green", ends[:1], ends[1:], [number])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "models" / "u2net_human_seg.onnx")
+    out = tmp_path / "out"
+    assert main([*words, "--offline", "--densepose", "mini"]) == 0
+    assert {"a.matte.mp4", "more__wide.matte.mp4", "p.matte.png"} <= names(out)
+    assert list(check_prepared(out)) == []
+    assert [Path(VideoFolder(out, size=64).name(k)).stem for k in range(2)] == ["a", "more__wide"]
+    assert len(ImageFolder(out, size=64)) == 2
+    photo, matte = (np.asarray(Image.open(out / name)).astype(float) for name in ("p.jpg", "p.matte.png"))
+    low, high = photo[..., 1].min(), photo[..., 1].max()
+    near = np.abs(matte - 255 * (photo[..., 1] - low) / (high - low)) < 25
+    # Borders are blurred on the way to 320 pixels and back.
+    assert matte.shape == (64, 64) and near.mean() > 0.9
+    clip = open_motion(out / "a.matte.mp4")
+    assert clip.num_frames_estimate == 10 and clip.rate == 25
+
+
+def test_mattes_without_the_package(tmp_path, monkeypatch):
+    from training.data.mattes import Mattes
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="pip install rembg onnxruntime"):
+        Mattes("u2net_human_seg")
+
+
 def test_wrong_wishes_are_sentences(raw, tmp_path, capsys):
     out = str(tmp_path / "out")
     for words, sentence in {

