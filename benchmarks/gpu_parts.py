@@ -18,6 +18,7 @@ from benchmarks.flops import build_networks, build_pipeline, count_step
 from magicanimate.acceleration.compiled import undo_compilation
 from magicanimate.acceleration.options import OptimizationConfig, speed_preset
 from magicanimate.files import write_bytes, write_json
+from magicanimate.importing import dtype_argument
 from magicanimate.memory.placement import OutOfMemoryFallback, compile_denoisers, place
 from magicanimate.memory.profiles import MemoryProfile, profile_named, profiles_for
 
@@ -439,7 +440,7 @@ class Bench:
             torch.nn.utils.clip_grad_norm_(learning, config.optimizer.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-            return float(loss)
+            return loss.item()
 
         losses = [step(0)]
         seconds, more = self.timed(lambda: [step(1 + i) for i in range(self.scale.steps)])
@@ -469,7 +470,9 @@ class Bench:
         from magicanimate.pipeline import MagicAnimatePipeline
         from tests.dancer_files import control_frames
 
-        pipe = MagicAnimatePipeline.from_pretrained(ROOT / "assets" / "mini", torch_dtype=dtype).to(device)
+        pipe = MagicAnimatePipeline.from_pretrained(ROOT / "assets" / "mini", **{dtype_argument(): dtype}).to(
+            device
+        )
         side = pipe.config.default_width
         with open_picture(ROOT / "assets" / "examples" / "sway_photo.jpg") as photo:
             photo = np.asarray(photo.convert("RGB").resize((side, side)))

@@ -66,3 +66,11 @@ def without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def dtype_argument() -> str:
+    """The name of ``from_pretrained``'s dtype argument, which diffusers 0.42 changed."""
+    from diffusers import __version__
+
+    major, minor = __version__.split(".")[:2]
+    return "dtype" if (int(major), int(minor)) >= (0, 42) else "torch_dtype"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import ControlNetModel
 from diffusers.utils import logging
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
-from magicanimate.importing import LOADING, without_collection
+from magicanimate.importing import LOADING, dtype_argument, without_collection
 from magicanimate.memory.placement import store_in_eight_bits
 from magicanimate.memory.profiles import DENOISERS, MemoryProfile
 from magicanimate.models.appearance_encoder import AppearanceEncoder
@@ -35,7 +34,7 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
     logging.disable_progress_bar()  # our own progress tells of the loading
     logging.set_verbosity_error()  # what is missing is an error here, not a warning
     _check_configs(folder)
-    wanted = {_dtype_argument(): getattr(torch, dtype)}
+    wanted = {dtype_argument(): getattr(torch, dtype)}
     classes = {"unet": VideoUNet, "appearance_encoder": AppearanceEncoder}
     networks = {}
     try:
@@ -98,12 +97,6 @@ def _require_complete(network: torch.nn.Module, folder: Path) -> None:
         raise InputError(
             f"The weights in {folder} lack {missing[0]}{others}; convert or fetch the checkpoint again."
         )
-
-
-def _dtype_argument() -> str:
-    """The name of ``from_pretrained``'s dtype argument, which diffusers 0.42 changed."""
-    major, minor = diffusers.__version__.split(".")[:2]
-    return "dtype" if (int(major), int(minor)) >= (0, 42) else "torch_dtype"
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from magicanimate.checkpoints.layout import choose_weights, find_published
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import InputError
+from magicanimate.importing import dtype_argument
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
@@ -132,7 +133,7 @@ def test_half_precision(published, tmp_path, converted):
             assert value.dtype == torch.float16
             if "empty_prompt" not in file.parts:  # that one is computed from the halved text encoder
                 assert torch.equal(value, whole[key].half())
-    unet = VideoUNet.from_pretrained(half / "unet", torch_dtype=torch.float16)
+    unet = VideoUNet.from_pretrained(half / "unet", **{dtype_argument(): torch.float16})
     assert unet.dtype == torch.float16
 
 

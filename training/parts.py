@@ -18,6 +18,7 @@ from magicanimate.checkpoints.layout import ComponentFiles
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
+from magicanimate.importing import dtype_argument
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder
 from magicanimate.models.prompt import EmptyPrompt
@@ -220,7 +221,7 @@ def _in_words(learned: tuple[str, bool]) -> str:
 def _load(cls: type, folder: Path):
     """A pretrained network of diffusers, float32."""
     try:
-        return cls.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+        return cls.from_pretrained(folder, local_files_only=True, **{dtype_argument(): torch.float32})
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder} does not hold a usable {cls.__name__} ({_first_line(error)}).") from error
 

@@ -25,6 +25,7 @@ from magicanimate.checkpoints.keys import unwrap
 from magicanimate.checkpoints.layout import INDEX, INDICES, PICKLES, SAFETENSORS
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, read_json_object, require_ordinary
+from magicanimate.importing import dtype_argument
 
 _AGAIN = "download it again"
 _LFS = b"version https://git-lfs.github.com/spec"
@@ -286,7 +287,9 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
             text = json.dumps(config | {"_class_name": cls.__name__})
             (Path(folder) / "config.json").write_text(text, encoding="utf-8")
             dtype = next((value.dtype for value in tensors.values() if value.is_floating_point()), None)
-            network = cls.from_single_file(tensors, config=folder, local_files_only=True, torch_dtype=dtype)
+            network = cls.from_single_file(
+                tensors, config=folder, local_files_only=True, **{dtype_argument(): dtype}
+            )
     except (SingleFileComponentError, ValueError, KeyError, RuntimeError, IndexError, OSError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")[:160]
         raise InputError(
