@@ -1,9 +1,10 @@
 """What the preparation of training data costs a frame: CPU seconds, operations and bytes, step by step.
 
-    python -m benchmarks.preparing [--frames 32]
+    python -m benchmarks.preparing [--frames 32] [--densepose]
 
-A synthetic clip of 512 x 512 goes through the steps of `training.data.prepare`. DensePose has random
-weights, since what a network computes hardly depends on its weights, and its operations are counted.
+A synthetic clip of 1920 x 1080, and a picture, go to 512 x 512 through the steps of `training.data.prepare`.
+DensePose has random weights, since what a network computes hardly depends on its weights, and its operations
+are counted.
 `docs/scale.md` makes sums of the figures.
 """
 
@@ -62,6 +63,7 @@ def measure(frames: int) -> dict[str, dict[str, float]]:
     from magicanimate.media.fit import plan_motion_fit
     from magicanimate.media.motion import open_motion
     from magicanimate.media.writer import VideoWriter
+    from magicanimate.palette import nearest_labels
     from training.data.flip import KEY_FRAME_EVERY, write_video
 
     pictures, maps = clip(frames)
@@ -76,6 +78,9 @@ def measure(frames: int) -> dict[str, dict[str, float]]:
         seconds, _ = timed(lambda: write_video(video, small, Fraction(25)))
         rows["write the clip"] = {"CPU s": seconds / frames, "kB": video.stat().st_size / frames / 1000}
 
+        seconds, _ = timed(lambda: list(open_motion(video).frames()))
+        rows["decode the clip for DensePose"] = {"CPU s": seconds / frames}
+
         def write_maps() -> None:
             with VideoWriter(
                 drawn, width=SIZE, height=SIZE, fps=25, lossless=True, key_every=KEY_FRAME_EVERY
@@ -87,7 +92,29 @@ def measure(frames: int) -> dict[str, dict[str, float]]:
         rows["write the part maps"] = {"CPU s": seconds / frames, "kB": drawn.stat().st_size / frames / 1000}
         seconds, _ = timed(lambda: [sha256_of(path) for path in (video, drawn)])
         rows["checksums"] = {"CPU s": seconds / frames}
+        rows["a picture, all but DensePose"] = _picture(Path(folder), pictures[0], nearest_labels(maps[0])[0])
     return rows
+
+
+def _picture(folder: Path, pixels: np.ndarray, labels: np.ndarray, times: int = 8) -> dict[str, float]:
+    """A photo is read, brought to its size, and written with its map, as `training.data.prepare` does it."""
+    from PIL import Image
+
+    from densepose_tools.pictures import write_map
+    from magicanimate.media.fit import plan_motion_fit
+    from magicanimate.media.photo import load_photo
+
+    photo, made, drawn = (folder / name for name in ("raw.jpg", "p.jpg", "p.densepose.png"))
+    Image.fromarray(pixels).save(photo, "JPEG", quality=90)
+    fit = plan_motion_fit((1920, 1080), None, width=SIZE, height=SIZE, fit="crop", keep_labels=False)
+
+    def work() -> None:
+        for _ in range(times):
+            Image.fromarray(fit.apply(load_photo(photo))).save(made, "JPEG", quality=95, subsampling=0)
+            write_map(drawn, labels, {})
+
+    seconds, _ = timed(work)
+    return {"CPU s": seconds / times, "kB": (made.stat().st_size + drawn.stat().st_size) / 1000}
 
 
 def densepose_operations() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import sys
 import threading
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from densepose_tools import engine_choice
@@ -23,6 +25,7 @@ from magicanimate.media.motion import open_motion
 from magicanimate.palette import colourise, nearest_labels
 from tests.conftest import PATIENCE
 from tests.densepose_clips import NegativeReader, figures, negative_clip
+from training.data import prepare as module
 from training.data.__main__ import main
 from training.data.images import ImageFolder
 from training.data.prepare import LINES, MANIFEST, PrepareSettings, check_prepared, prepare
@@ -339,6 +342,20 @@ def test_two_processes_make_what_one_makes(people, tmp_path):
     two = prepare(find_items(people, "auto"), tmp_path / "two", REAL, workers=2)
     assert one == two and one.clips > 0
     assert (tmp_path / "one" / LINES).read_text() == (tmp_path / "two" / LINES).read_text()
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"),
+    [("", 2, ["cuda:0", "cuda:1", "cuda:0"]), ("", 1, [None] * 3), ("cuda:1", 2, ["cuda:1"] * 3)],
+)
+def test_processes_take_the_gpus_in_turns(tmp_path, monkeypatch, device, gpus, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    begun, found = multiprocessing.Value("i", 0), []
+    monkeypatch.setattr(module, "_PREPARER", None)
+    for _ in expected:
+        module._start_process(tmp_path, replace(FEW, device=device), torch.get_num_threads(), begun)
+        found.append(module._PREPARER._choice.device)
+    assert found == expected
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -156,7 +156,7 @@ def prepare(
         out: the folder of what is made.
         settings: see there.
         engine: "local" processes, or "ray", which uses the cluster that it finds and else this machine.
-        workers: processes; with a GPU one each.
+        workers: processes; they take the GPUs in turns, so that several may share one.
         on_record: told of items done and items in all.
         should_stop: asked after each batch of items.
 
@@ -514,11 +514,16 @@ def _cut(frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarra
 _PREPARER: Preparer | None = None
 
 
-def _start_process(out: Path, settings: PrepareSettings, threads: int) -> None:
+def _start_process(out: Path, settings: PrepareSettings, threads: int, begun: Any) -> None:
+    """Make this process's preparer; ``begun`` counts the processes, which take the GPUs in turns."""
     global _PREPARER
     import torch
 
     torch.set_num_threads(threads)
+    with begun.get_lock():
+        number, begun.value = begun.value, begun.value + 1
+    if not settings.device and torch.cuda.device_count() > 1:
+        settings = replace(settings, device=f"cuda:{number % torch.cuda.device_count()}")
     _PREPARER = Preparer(out, settings)
 
 
@@ -542,11 +547,12 @@ def _run_local(
             yield preparer(row)["count"]
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
         workers,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_start_process,
-        initargs=(out, settings, threads),
+        initargs=(out, settings, threads, context.Value("i", 0)),
     )
     try:
         for future in as_completed([pool.submit(_in_process, row) for row in _rows(batches)]):
@@ -575,7 +581,6 @@ def _run_ray(
         import ray
     except ImportError as error:
         raise InputError("--engine ray needs the package ray: pip install 'ray[data]'.") from error
-    import torch
 
     ours = not ray.is_initialized()
     if ours:
@@ -584,12 +589,16 @@ def _run_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
+    size = min(workers, len(batches))
+    # Of the cluster, not of this machine, which may be the one without. Several workers share a GPU: each
+    # decodes and encodes for longer than the GPU computes.
+    gpus = ray.cluster_resources().get("GPU", 0)
     made = ray.data.from_items(_rows(batches), override_num_blocks=len(batches)).map(
         Preparer,
         fn_constructor_args=(str(out.resolve()), settings),
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(batches))),
+        compute=ray.data.ActorPoolStrategy(size=size),
         num_cpus=1,
-        num_gpus=1 if torch.cuda.is_available() else 0,
+        num_gpus=min(1.0, int(100 * gpus / size) / 100),
     )
     try:
         for row in made.iter_rows():
