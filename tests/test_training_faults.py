@@ -280,14 +280,17 @@ def test_latents_of_real_videos_are_kept(data_folder, tmp_path):
         for name in ("plain", "kept")
     }
     assert losses(runs_of["kept"]) == pytest.approx(losses(runs_of["plain"]), rel=1e-2)
-    files = sorted((tmp_path / "kept" / "latents").iterdir())
+    files = sorted((tmp_path / "kept" / "latents").glob("*.npy"))
     assert [path.name.partition(".")[0] for path in files] == ["a", "b"], "not of those held out"
     assert np.load(files[0]).shape == (8, 4, 4, 4) and np.load(files[0]).dtype == np.float16
+    manifest = json.loads((tmp_path / "kept" / "latents" / "manifest.json").read_text())
+    assert len(manifest.pop("autoencoder")) == 16
+    assert manifest == {"encoded_in": "float32", "size": 32, "framing": "person"}
     before = {path: path.stat().st_mtime_ns for path in files}
     train("base", videos, tmp_path / "kept", cache_latents=True, **(few | {"steps": 3}))
     write_video(videos, "a", 9)
     train("base", videos, tmp_path / "kept", cache_latents=True, **(few | {"steps": 4}))
-    after = sorted((tmp_path / "kept" / "latents").iterdir())
+    after = sorted((tmp_path / "kept" / "latents").glob("*.npy"))
     assert len(after) == 3 and all(path.stat().st_mtime_ns == before[path] for path in files)
     with pytest.raises(InputError, match="begun with cache_latents = True, not False"):
         train("base", videos, tmp_path / "kept", **(few | {"steps": 5}))

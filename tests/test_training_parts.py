@@ -12,6 +12,7 @@ from magicanimate.errors import InputError
 from magicanimate.models.unet import VideoUNet
 from tests.published_layout import fill_tensor, tiny_unet, write_motion
 from tests.training_runs import losses, train_paper, weights
+from training import build
 from training.build import Start, build_networks
 from training.checkpoints import newest_checkpoint
 from training.parts import StableDiffusionParts, load_motion_weights, reset_temporal_layers
@@ -64,6 +65,28 @@ def test_without_motion_weights_the_temporal_layers_change_nothing(parts):
     reset_temporal_layers(unet)
     last = [p for key, p in unet.motion_parameters().items() if ".proj_out." in key]
     assert last and all(not p.any() for p in last)
+
+
+def test_what_is_left_out_of_the_papers_way_is_said_once_it_matters(parts, tmp_path, monkeypatch, caplog):
+    trained: list[str] = []
+    monkeypatch.setattr(build, "newest_checkpoint", lambda folder: folder.name in trained or None)
+    monkeypatch.setattr(build, "load_averages", lambda *_, **__: 1)
+
+    def warnings(stage: str, motion: Path | None = None) -> str:
+        caplog.clear()
+        build_networks(preset("paper_tiktok", stage)[0], parts, tmp_path, motion=motion)
+        return caplog.text
+
+    assert "the ControlNet was not pretrained" in warnings("stage1")
+    trained.append("controlnet")
+    assert warnings("stage1") == ""
+    trained.append("stage1")
+    assert "without --motion the temporal layers begin at random" in warnings("stage2")
+    assert warnings("stage2", write_motion(tmp_path / "mm.ckpt", motion="prefixed")) == ""
+    trained.append("stage2")
+    caplog.clear()
+    build.finished_networks(preset("paper_tiktok", "stage2")[0], parts, tmp_path)
+    assert caplog.text == "", "an export does not begin anything"
 
 
 def test_paper_stages_train_and_leave_a_pipeline(published, data_folder, tmp_path):

@@ -138,8 +138,6 @@ def add_time(networks: dict[str, nn.Module], parts: Parts, motion: Path | None) 
     load_image_weights(unet, networks["unet"])
     if motion:
         load_motion_weights(unet, motion)
-    elif isinstance(parts, StableDiffusionParts):
-        log.warning("without --motion the temporal layers begin at random, not as AnimateDiff's")
     networks["unet"] = unet
 
 
@@ -160,6 +158,8 @@ def build_networks(
     there = load_earlier(networks, runs, EARLIER.get(config.stage, ()))
     require_earlier(config.stage, there, runs, parts)
     if config.stage == "stage2":
+        if motion is None and isinstance(parts, StableDiffusionParts):
+            log.warning("without --motion the temporal layers begin at random, not as AnimateDiff's")
         add_time(networks, parts, motion)
     return networks
 

@@ -38,7 +38,8 @@ from training.stages.vae import VaeStage
 
 log = logging.getLogger(__name__)
 
-PIPELINE, PREPARING, LATENTS = "pipeline", ".preparing.lock", "latents"
+PIPELINE, PREPARING = "pipeline", ".preparing.lock"
+LATENTS, LATENTS_MANIFEST = "latents", "manifest.json"
 MEASURED_PICTURES = 16
 
 
@@ -174,8 +175,13 @@ def build_stage(
     computed = {"latents": latents.encode} | ({"photo_labels": photo_labels} if takes_map else {})
     sets = sets.computed(config, computed, runs, on_gpu=device.type != "cpu")
     if config.cache_latents:
-        key = f"{weights_digest(vae)} {latents.format}"
+        digest = weights_digest(vae)
+        key = f"{digest} {latents.format}"
         sets = sets.with_latents(config, latents.encode, runs / LATENTS, key=key)
+        encoded_in = str(latents.format or torch.float32).removeprefix("torch.")
+        about = {"autoencoder": digest, "encoded_in": encoded_in}
+        about |= {"size": config.size, "framing": config.framing}
+        write_json(runs / LATENTS / LATENTS_MANIFEST, about)
     weights = None
     if config.loss.weigh_channels:
         pictures = torch.cat([sets.pictures[k]["target"] for k in range(MEASURED_PICTURES)])
