@@ -20,6 +20,7 @@ from tests.training_files import write_video
 from training.__main__ import main
 from training.evaluation import networks as networks_module
 from training.evaluation.networks import (
+    _LEAST_OF_I3D,
     NETWORKS,
     Lpips,
     NetworkFile,
@@ -178,7 +179,7 @@ def test_a_report(videos, own, tmp_path):
     mean = np.mean([row["figures"]["psnr"] for row in report["videos"]])
     assert figures["psnr"]["mean"] == pytest.approx(mean) and figures["psnr"]["videos"] == 3
     assert figures["psnr"]["low"] <= mean <= figures["psnr"]["high"]
-    for key in ("lpips", "fid", "fvd"):
+    for key in ("lpips", "fid"):
         assert "is not in" in figures[key]["not_computed"] and "mean" not in figures[key]
     saved = json.loads((out / "report.json").read_text())
     assert saved == json.loads(json.dumps(report))
@@ -294,14 +295,13 @@ def feature_networks(tmp_path, monkeypatch) -> Path:
 
 def test_figures_of_random_networks(videos, own, tmp_path, feature_networks):
     pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
-    protocol, noisy = replace(load_protocol(str(own)), metrics=("lpips", "fid_vid", "fvd")), Noisy()
+    protocol, noisy = replace(load_protocol(str(own)), metrics=("lpips", "fid", "fid_vid", "fvd")), Noisy()
     report = evaluate(protocol, videos, noisy, tmp_path / "out", networks=feature_networks)
     figures = report["figures"]
     assert figures["fid_vid"]["clip_length"] == 4 and figures["lpips"]["mean"] > 0
     assert figures["fid_vid"]["samples"] == (6, 6)
-    assert figures["fvd"] == {
-        "not_computed": "i3d_pretrained_400.pt (cd-fvd) is not in the folder of networks"
-    }
+    assert figures["fvd"] == {"not_computed": "I3D takes clips of 9 frames or more, and these have 4"}
+    assert figures["fid"]["not_computed"].startswith("weights-inception-2015-12-05-6726825d.pth (torch-fid")
     assert "sha256" in report["networks"]["fid_vid"] and "squeeze.pth" in report["networks"]["lpips"]
     results = [resized(Noisy.__call__(_again(k), clip), 32) for k, clip in enumerate(noisy.seen)]
     network, sides = _Pooled(), []
@@ -345,7 +345,10 @@ def test_fid_is_torch_fidelitys(tmp_path, monkeypatch):
     monkeypatch.setitem(NETWORKS, "fid", replace(NETWORKS["fid"], sha256=""))
     network = frechet_network("fid", tmp_path, clip_length=16)
     sides = [_shots(2, 3, seed) for seed in (0, 1)]
-    ours = frechet.frechet(*sides, network, format="")
+    both = frechet.Frechet(network, format="")
+    for pair in zip(*sides, strict=True):
+        both.add(*pair)
+    ours = both.result()
     assert ours.samples == (6, 6) and ours.clip_length == 1 and file.name in ours.network
     assert ours.distance > 1e-3
     pictures = [[torch.from_numpy(f).movedim(-1, 0) for video in side for f in video] for side in sides]
@@ -389,6 +392,9 @@ def test_fvd_is_of_cd_fvds_features(tmp_path):
     torch.save({"a": torch.zeros(1)}, file)
     with pytest.raises(InputError, match="weights of another network"):
         frechet_network("fvd", tmp_path, clip_length=10)
+    shortest = torch.zeros(1, 3, _LEAST_OF_I3D - 1, 224, 224)
+    with pytest.raises(RuntimeError), torch.inference_mode():
+        i3d.InceptionI3d(400, in_channels=3).eval()(shortest)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +409,7 @@ def test_without_its_package_a_figure_is_not_computed(tmp_path, monkeypatch, nee
         if need == "lpips_squeeze":
             Lpips("squeeze", tmp_path)
         else:
-            frechet_network(need, tmp_path, clip_length=1)
+            frechet_network(need, tmp_path, clip_length=16)
 
 
 def test_absent_networks_are_fetched_if_that_is_wished(tmp_path, monkeypatch):

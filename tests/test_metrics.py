@@ -257,6 +257,13 @@ def test_frechet_distance_is_that_of_the_libraries():
     assert theirs[fidelity.KEY_METRIC_FID] == pytest.approx(ours)
 
 
+def gathered(truths, results, network, format: str = "") -> frechet.FrechetResult:
+    both = frechet.Frechet(network, format=format)
+    for pair in zip(truths, results, strict=True):
+        both.add(*pair)
+    return both.result()
+
+
 def test_videos_become_clips_and_features():
     """Colour means and the spread over time serve as features."""
 
@@ -265,13 +272,13 @@ def test_videos_become_clips_and_features():
 
     network = frechet.FeatureNetwork("means", 4, features)
     sets = [[videos(seed, frames=9)[0] for seed in range(first, first + 6)] for first in (0, 6)]
-    got = frechet.frechet(*sets, network, format="24x20 arrays")
+    got = gathered(*sets, network, format="24x20 arrays")
     clips = [np.concatenate([v[:8].reshape(2, 4, 24, 20, 3) for v in s]) for s in sets]
     assert got.distance == pytest.approx(frechet.frechet_distance(*map(features, clips)))
     assert got.samples == (12, 12) and got.clip_length == 4 and got.format == "24x20 arrays"
     assert got.network == "means"
     with pytest.raises(InputError, match="two or more clips"):
-        frechet.frechet(sets[0][:1], [v[:4] for v in sets[1][:1]], network, format="")
+        gathered(sets[0][:1], [v[:4] for v in sets[1][:1]], network)
 
 
 def test_wrong_videos_are_refused():

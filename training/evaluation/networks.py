@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "MAGICANIMATE_NETWORKS"
+_LEAST_OF_I3D = 9
+"""Frames: it halves them three times, and averages over two at the end."""
 
 
 class NotComputed(Exception):
@@ -151,9 +153,11 @@ def frechet_network(need: str, folder: Path, *, clip_length: int, fetch: bool = 
         clip_length: frames of a clip, not for "fid".
 
     Raises:
-        NotComputed: its file or the library that knows it is absent.
+        NotComputed: its file or the library that knows it is absent, or it does not take such clips.
         InputError: the file is not the published one, or holds another network.
     """
+    if need == "fvd" and clip_length < _LEAST_OF_I3D:
+        raise NotComputed(f"I3D takes clips of {_LEAST_OF_I3D} frames or more, and these have {clip_length}")
     path, digest = find_network(need, folder, fetch=fetch)
     what, make = {
         "fid": ("Inception v3 (2015-12-05), pooled features, torch-fidelity", _inception),

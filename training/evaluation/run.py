@@ -315,11 +315,11 @@ class _Judge:
     """
 
     def __init__(self, protocol: Protocol, folder: Path, fetch: bool):
-        self.protocol, self.folder, self.fetch = protocol, folder, fetch
+        self.protocol = protocol
         self.networks: dict[str, str] = {}
         self.absent: dict[str, str] = {}
         self._lpips: Lpips | None = None
-        self._sets: list[tuple[np.ndarray, np.ndarray]] = []
+        self._sets: dict[str, frechet.Frechet] = {}
         if protocol.reference == "other":
             for key in protocol.metrics:
                 if METRICS[key].needs_truth:
@@ -330,11 +330,23 @@ class _Judge:
                 self.networks["lpips"] = self._lpips.name
             except NotComputed as reason:
                 self.absent["lpips"] = str(reason)
+        how = f"{protocol.size} pixels, {protocol.codec}"
+        for key in protocol.metrics:
+            if not METRICS[key].of_the_set or key in self.absent:
+                continue
+            try:
+                network = frechet_network(key, folder, clip_length=protocol.fvd_frames, fetch=fetch)
+            except NotComputed as reason:
+                self.absent[key] = str(reason)
+            else:
+                self._sets[key], self.networks[key] = frechet.Frechet(network, format=how), network.name
 
     def figures(self, clip: Clip, result: np.ndarray) -> dict[str, float | None]:
         """The figures of one video, by metric; ``None`` for those that it does not have."""
-        if clip.truth is not None:
-            self._sets.append((clip.truth, result))
+        for gathered in self._sets.values():
+            length = gathered.network.clip_length
+            first = length if length > 1 and self.protocol.fvd_clips == "first" else None
+            gathered.add(clip.truth[:first], result[:first])
         own = {
             "l1": lambda: 100 * pixels.l1(clip.truth, result),
             "l1_published": lambda: pixels.l1_published(clip.truth, result),
@@ -360,27 +372,13 @@ class _Judge:
             return {"not_computed": self.absent[key]}
         if METRICS[key].of_the_set:
             try:
-                found = self._distance(key)
-            except NotComputed as reason:
+                found = self._sets[key].result()
+            except InputError as reason:  # too few clips
                 return {"not_computed": str(reason)}
-            self.networks[key] = found.network
             return {"mean": found.distance, "samples": found.samples, "clip_length": found.clip_length}
         values = [row["figures"].get(key) for row in rows]
         mean = bootstrap([value for value in values if value is not None])
         return {"not_computed": "no video has this figure"} if mean is None else mean.as_json()
-
-    def _distance(self, key: str) -> frechet.FrechetResult:
-        """FID, FID-VID or FVD."""
-        length = self.protocol.fvd_frames
-        network = frechet_network(key, self.folder, clip_length=length, fetch=self.fetch)
-        sides = list(zip(*self._sets, strict=True))
-        if key != "fid" and self.protocol.fvd_clips == "first":
-            sides = [[video[:length] for video in side] for side in sides]
-        try:
-            how = f"{self.protocol.size} pixels, {self.protocol.codec}"
-            return frechet.frechet(*sides, network, format=how)
-        except InputError as error:  # too few clips
-            raise NotComputed(str(error)) from error
 
 
 def _identity(clip: Clip, result: np.ndarray) -> float:

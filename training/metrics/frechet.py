@@ -6,7 +6,7 @@ the result names them. Letters in shape comments: ``N`` samples, ``D`` features,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,44 +50,52 @@ class FrechetResult:
     network: str
 
 
-def frechet(
-    truth: Iterable[np.ndarray], result: Iterable[np.ndarray], network: FeatureNetwork, *, format: str
-) -> FrechetResult:
-    """Distance between two sets of videos.
+class Frechet:
+    """Gathers what a network sees in two sets of videos, one video after the other, and tells their distance.
 
     Videos are cut into clips of the network's length without overlap; frames left over are not used.
 
     Args:
-        truth, result: videos uint8 ``F H W 3``; the two sets need not be of one size.
         network: see `training.evaluation.networks`.
         format: how the frames were stored, to be kept with the figure.
-
-    Raises:
-        InputError: too few clips for a covariance.
     """
-    features = [_features(network, videos) for videos in (truth, result)]
-    if min(map(len, features)) < 2:
-        raise InputError(
-            f"A Frechet distance needs two or more clips of {network.clip_length} frames on each side; "
-            f"there are {len(features[0])} and {len(features[1])}."
+
+    def __init__(self, network: FeatureNetwork, *, format: str):
+        self.network, self.format = network, format
+        self._found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+
+    def add(self, truth: np.ndarray, result: np.ndarray) -> None:
+        """Add a video to each set, uint8 ``F H W 3``; the two need not be of one size."""
+        for video, found in zip((truth, result), self._found, strict=True):
+            found += _features(self.network, video)
+
+    def result(self) -> FrechetResult:
+        """The distance between the two sets.
+
+        Raises:
+            InputError: too few clips for a covariance.
+        """
+        counts = tuple(sum(map(len, found)) for found in self._found)
+        if min(counts) < 2:
+            raise InputError(
+                f"A Frechet distance needs two or more clips of {self.network.clip_length} frames on each "
+                f"side; there are {counts[0]} and {counts[1]}."
+            )
+        return FrechetResult(
+            distance=frechet_distance(*map(np.concatenate, self._found)),
+            samples=counts,
+            clip_length=self.network.clip_length,
+            format=self.format,
+            network=self.network.name,
         )
-    return FrechetResult(
-        distance=frechet_distance(*features),
-        samples=(len(features[0]), len(features[1])),
-        clip_length=network.clip_length,
-        format=format,
-        network=network.name,
-    )
 
 
-def _features(network: FeatureNetwork, videos: Iterable[np.ndarray]) -> np.ndarray:
-    """Features float64 ``N D`` of all clips."""
-    found, length = [], network.clip_length
-    for video in videos:
-        count = len(video) // length
-        clips = np.asarray(video[: count * length]).reshape(count, length, *video.shape[1:])
-        found += [network.features(clips[i : i + _AT_ONCE]) for i in range(0, count, _AT_ONCE)]
-    return np.concatenate(found).astype(np.float64) if found else np.empty((0, 1))
+def _features(network: FeatureNetwork, video: np.ndarray) -> list[np.ndarray]:
+    """Features ``N D`` of the clips of a video, so many at a time as the network takes."""
+    length = network.clip_length
+    count = len(video) // length
+    clips = np.asarray(video[: count * length]).reshape(count, length, *video.shape[1:])
+    return [network.features(clips[i : i + _AT_ONCE]) for i in range(0, count, _AT_ONCE)]
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
