@@ -192,6 +192,8 @@ def evaluate(
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
     judge = _Judge(protocol, networks, fetch)
+    for key, why in judge.absent.items():
+        log.warning("%s will not be computed: %s", METRICS[key].title, why)
     rows = []
     for number, video in enumerate(videos):
         clip = _clip(shown, judged, protocol, video, videos[(number + 1) % len(videos)])
