@@ -104,6 +104,19 @@ def test_again_does_nothing_and_a_change_only_what_it_must(raw, tmp_path, reader
     assert list(check_prepared(out)) == []
 
 
+def test_what_a_killed_worker_had_done_is_not_done_again(raw, tmp_path, reader):
+    items, out = find_items(raw, "pictures"), tmp_path / "out"
+    (out / module.RECORDS).mkdir(parents=True)
+    first, both = module._rows([items[:1], items])
+    preparer = module.Preparer(out, FEW)
+    assert preparer(first) == {"count": 1}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("p.*")}
+    assert len(before) == 2 and len(items) == 2
+    assert preparer(both) == {"count": 2}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (out / "q_densepose.jpg").exists()
+
+
 def test_check_finds_what_is_missing_changed_or_strange(raw, tmp_path, reader, capsys):
     out = tmp_path / "out"
     with pytest.raises(InputError, match="has no manifest"):

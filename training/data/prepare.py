@@ -63,6 +63,7 @@ log = logging.getLogger(__name__)
 
 RECORDS, MANIFEST, LINES = "records", "manifest.json", "manifest.jsonl"
 _PICTURES_AT_ONCE = 32
+_MOST_BLOCKS = 10_000  # Ray keeps an account of each; a worker that dies begins its block again
 _LIMITS = MediaLimits(
     max_file_bytes=1 << 44, max_seconds=float("inf"), max_frames=10**9, max_total_pixels=1 << 62
 )
@@ -264,13 +265,15 @@ class Preparer:
         if self.extractor is None:
             self._load()
         items = [RawItem.of(saved) for saved in parse_json(row["items"])]
-        for item in items:  # what was made with other settings, or of a source that has changed
+        # Somebody may have done some of them and been killed before the whole was counted.
+        left = [item for item in items if not _is_done(item, self.out, self.settings)]
+        for item in left:  # what was made with other settings, or of a source that has changed
             for made in (_read_record(self.out, item.name) or {}).get("made", ()):
                 _remove([self.out / name for name in made["files"]])
-        if items[0].kind == "picture":
-            self._pictures(items)
-        else:
-            self._write(items[0], *self._video(items[0]))
+        self._pictures([item for item in left if item.kind == "picture"])
+        for item in left:
+            if item.kind == "video":
+                self._write(item, *self._video(item))
         return {"count": len(items)}
 
     def _write(self, item: RawItem, made: list[dict[str, Any]], dropped: list[dict[str, str]]) -> None:
@@ -593,7 +596,8 @@ def _run_ray(
     # Of the cluster, not of this machine, which may be the one without. Several workers share a GPU: each
     # decodes and encodes for longer than the GPU computes.
     gpus = ray.cluster_resources().get("GPU", 0)
-    made = ray.data.from_items(_rows(batches), override_num_blocks=len(batches)).map(
+    blocks = min(len(batches), _MOST_BLOCKS)
+    made = ray.data.from_items(_rows(batches), override_num_blocks=blocks).map(
         Preparer,
         fn_constructor_args=(str(out.resolve()), settings),
         compute=ray.data.ActorPoolStrategy(size=size),
