@@ -18,7 +18,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -62,7 +62,7 @@ from training.data.sources import MIRRORED
 log = logging.getLogger(__name__)
 
 RECORDS, MANIFEST, LINES = "records", "manifest.json", "manifest.jsonl"
-_PICTURES_AT_ONCE = 32
+_PICTURES_AT_ONCE, _READERS = 32, 16
 _MOST_BLOCKS = 10_000  # Ray keeps an account of each; a worker that dies begins its block again
 _LIMITS = MediaLimits(
     max_file_bytes=1 << 44, max_seconds=float("inf"), max_frames=10**9, max_total_pixels=1 << 62
@@ -174,7 +174,9 @@ def prepare(
         (out / RECORDS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
-    left = [item for item in items if not _is_done(item, out, settings)]
+    with ThreadPoolExecutor(_READERS) as pool:  # many records, perhaps on a file system far away
+        there = list(pool.map(lambda item: _is_done(item, out, settings), items))
+    left = [item for item, is_there in zip(items, there, strict=True) if not is_there]
     batches, done = list(_batches(left)), len(items) - len(left)
     resumed = done
     if on_record:
