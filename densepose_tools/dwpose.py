@@ -52,7 +52,7 @@ class DWPose:
 
         Args:
             folder: with ``yolox_l.onnx`` and ``dw-ll_ucoco_384.onnx``; fetched when ``None``.
-            device: "cuda" and so on; the CPU when ``None``.
+            device: "cuda", "cuda:1", "cpu"; when ``None`` the GPU that onnxruntime has, if it has one.
             offline: fetch nothing.
 
         Raises:
@@ -61,7 +61,7 @@ class DWPose:
         if folder is not None:  # before the packages: a wrong folder is wrong with and without them
             files = [_given(folder, name) for name in (DETECTOR, ESTIMATOR)]
         try:
-            import onnxruntime  # noqa: F401  (rtmlib asks for it late)
+            import onnxruntime  # rtmlib asks for it late
             from rtmlib import YOLOX, RTMPose
         except ImportError as error:
             raise InputError(
@@ -71,7 +71,8 @@ class DWPose:
         if folder is None:
             files = [_fetched(name, offline=offline) for name in (DETECTOR, ESTIMATOR)]
         detector, estimator = files
-        how = {"backend": "onnxruntime", "device": (device or "cpu").partition(":")[0]}
+        best = "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+        how = {"backend": "onnxruntime", "device": device or best}
         seeking = {"det_mode": "multiclass", "score_thr": _LEAST_SCORE}
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # where commands say what they have written

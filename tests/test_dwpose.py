@@ -83,6 +83,25 @@ def test_damaged_models(tmp_path):
         DWPose.load(damaged(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("device", "providers", "expected"),
+    [
+        (None, ["CPUExecutionProvider"], "cpu"),
+        (None, ["CUDAExecutionProvider", "CPUExecutionProvider"], "cuda"),
+        ("cuda:1", ["CUDAExecutionProvider"], "cuda:1"),
+    ],
+)
+def test_the_device(tmp_path, monkeypatch, device, providers, expected):
+    rtmlib = pytest.importorskip("rtmlib", reason="rtmlib is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    seen = []
+    for name in ("YOLOX", "RTMPose"):
+        monkeypatch.setattr(rtmlib, name, lambda *_, device, **__: seen.append(device))
+    DWPose.load(damaged(tmp_path), device=device)
+    assert seen == [expected, expected]
+
+
 @pytest.mark.parametrize("folder", ["given", "to be fetched"])
 def test_without_the_package(monkeypatch, tmp_path, folder):
     monkeypatch.setitem(sys.modules, "rtmlib", None)

