@@ -67,7 +67,7 @@ def figures(result, scene: dict) -> dict[str, float]:
     """How near a result, uint8 ``F H W 3``, is to a scene's truth, away from the person and around it."""
     import numpy as np
 
-    from magicanimate.background import grown
+    from magicanimate.mask import grown
 
     truth = scene["truth"].astype(np.float32)
     error = result.astype(np.float32) - truth

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.extractor import ENGINES
-from densepose_tools.tracking import PersonAt
+from densepose_tools.tracking import PersonAt, people_named
 from magicanimate import __version__
 from magicanimate.errors import InputError
 from magicanimate.terminal import exit_status, say
@@ -45,23 +45,13 @@ A run that was stopped goes on where it was when the same is run again.
 
 
 def parse_people(text: str) -> str | tuple[int, ...] | PersonAt:
-    """``all`` -> "all"; ``1,3`` -> (1, 3); ``at=120,80@2.5`` -> the person there 2.5 seconds on.
+    """`people_named` for argparse.
 
     Raises:
-        argparse.ArgumentTypeError: anything else.
+        argparse.ArgumentTypeError: the text names nobody.
     """
-    if text in ("largest", "all"):
-        return text
     try:
-        if text.startswith("at="):
-            point, _, second = text.removeprefix("at=").partition("@")
-            x, y = point.split(",")
-            return PersonAt(float(x), float(y), float(second or 0))
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not largest, all, numbers such as 1,3, or a point such as at=120,80@2.5"
-        ) from error
+        return people_named(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

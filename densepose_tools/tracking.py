@@ -46,6 +46,26 @@ class PersonAt:
         return f"The point {self.x:g},{self.y:g} at {self.second:g} s"
 
 
+def people_named(text: str) -> str | tuple[int, ...] | PersonAt:
+    """``all`` -> "all"; ``1,3`` -> (1, 3); ``at=120,80@2.5`` -> the person there 2.5 seconds on.
+
+    Raises:
+        InputError: anything else.
+    """
+    if text in ("largest", "all"):
+        return text
+    try:
+        if text.startswith("at="):
+            point, _, second = text.removeprefix("at=").partition("@")
+            x, y = point.split(",")
+            return PersonAt(float(x), float(y), float(second or 0))
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"{text[:40]!r} is not largest, all, numbers such as 1,3, or a point such as at=120,80@2.5"
+        ) from error
+
+
 @dataclass
 class _Track:
     """Somebody's last box, its velocity in pixels a frame, and when it was."""

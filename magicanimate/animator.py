@@ -9,8 +9,9 @@ import gc
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from magicanimate.files import whole_file
 from magicanimate.importing import LOADING, without_collection
 from magicanimate.memory.profiles import AUTO, TOO_LITTLE, Footprint, Work, needed_bytes, profiles_for
 from magicanimate.progress import ProgressMeter
-from magicanimate.request_checks import check_area, check_outputs, check_request, inputs_of
+from magicanimate.request_checks import check_area, check_outputs, check_request, inputs_of, wants_part_map
 from magicanimate.windows import WindowPlan
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from densepose_tools.photo_people import PersonDetector
     from magicanimate.acceleration.process_group import ProcessGroup
     from magicanimate.background import Backdrop
+    from magicanimate.detail import Track
+    from magicanimate.mask import Masks
     from magicanimate.media.prepare import PreparedMedia
     from magicanimate.memory.placement import OutOfMemoryFallback, PlacedNetworks
     from magicanimate.pipeline import MagicAnimateOutput, MagicAnimatePipeline
@@ -110,6 +113,19 @@ class ModelDefaults:
             guidance_scale=guidance_scale,
             fusion=request.fusion or self.fusion or "midup",
         )
+
+
+@dataclass(frozen=True)
+class SecondLooks:
+    """What is looked at again.
+
+    Attributes:
+        photo: that shows it, uint8 ``H W 3``.
+        parts: each part through the clip, and centre x, y and side of its cutting in the photo.
+    """
+
+    photo: np.ndarray
+    parts: list[tuple[Track, tuple[float, float, float]]]
 
 
 class Animator:
@@ -319,8 +335,9 @@ class Animator:
             meter = ProgressMeter(on_progress, seconds_per_decoded_frame=self._seconds_per_decoded_frame)
             check_request(request)
             check_outputs(request)
-            meter.begin("load", 1)
             self.check_size(request)
+            request = self._with_part_map(request, on_progress, should_stop)
+            meter.begin("load", 1)
             networks = self._ready()
             request = self.defaults.completed(request)
             self._check_signals(request, networks.pipe)
@@ -330,39 +347,106 @@ class Animator:
                 return self._run(networks, request, media, backdrop, meter, should_stop)
 
     def draw_mask(
-        self, request: AnimationRequest, picture: Path, should_stop: ShouldStop | None = None
+        self,
+        request: AnimationRequest,
+        *,
+        picture: Path | None = None,
+        mask: Path | None = None,
+        scene: Path | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> None:
-        """Write a png of how people are cut out and what is behind them, see `background.mask_preview`.
+        """Show or save how people will be cut out, without animating them.
 
-        No networks are loaded but the one that finds the people in the photo.
+        No networks are loaded but those that find people.
+
+        Args:
+            request: with another background than the photo's.
+            picture: .png to write, see `background.mask_preview`.
+            mask: .mp4 or folder to write for `AnimationRequest.mask`; grow and feather are not in it.
+            scene: .mp4 to write of what lies under the mask: the driving video, or else the part map.
+            should_stop: asked with each frame.
 
         Raises:
-            InputError: an input, a setting or the picture cannot be used, or the people stay in their photo.
+            InputError: an input, a setting or an output cannot be used, or the people stay in their photo.
             Cancelled: ``should_stop()`` was true.
         """
         from PIL import Image, PngImagePlugin
 
         from magicanimate.background import mask_preview
-        from magicanimate.media.outputs import PNG_SOFTWARE, check_file_output, is_our_frame
+        from magicanimate.mask import write_masks
+        from magicanimate.media.outputs import PNG_SOFTWARE, check_file_output, check_output, is_our_frame
+        from magicanimate.media.writer import VideoWriter
 
         check_request(request)
+        known = {"inputs": inputs_of(request), "overwrite": request.overwrite}
         if request.background == PHOTO_BACKGROUND:
             raise InputError(
                 "There is no mask to draw, as the people stay in their photo; choose a background "
                 "(--background)."
             )
-        if picture.suffix.lower() != ".png":
-            raise InputError(f"The preview of the mask {picture} must be a .png file; name it so.")
-        check_file_output(picture, is_our_frame, inputs=inputs_of(request), overwrite=request.overwrite)
-        request = self.defaults.completed(request)
+        if picture is not None:
+            if picture.suffix.lower() != ".png":
+                raise InputError(f"The preview of the mask {picture} must be a .png file; name it so.")
+            check_file_output(picture, is_our_frame, **known)
+        if mask is not None:
+            if mask.suffix.lower() not in (".mp4", ""):
+                raise InputError(
+                    f"The mask {mask} must be a .mp4 file, or have no suffix for a folder of png frames; "
+                    "name it so."
+                )
+            check_output(mask, **known)
+        request = self.defaults.completed(self._with_part_map(request, None, should_stop))
         with ExitStack() as stack:
-            _, backdrop = self._prepared(request, ProgressMeter(None), should_stop, stack)
+            media, backdrop = self._prepared(request, ProgressMeter(None), should_stop, stack)
             assert backdrop is not None  # it is not the photo's
+            if mask is not None:
+                masks = (backdrop.masks[number] for number in range(media.num_frames))
+                write_masks(mask, masks, size=request.size, rate=media.rate)
+            if scene is not None:
+                frames = media.control if media.driving is None else media.driving
+                width, height = request.size
+                with VideoWriter(scene, width=width, height=height, fps=media.rate, lossless=True) as out:
+                    for number in range(len(frames)):
+                        out.write(frames[number])
+            if picture is None:
+                return
             drawn = Image.fromarray(mask_preview(backdrop))
         ours = PngImagePlugin.PngInfo()
         ours.add_text("Software", PNG_SOFTWARE)
         with whole_file(picture) as partial:
             drawn.save(partial, format="png", pnginfo=ours)
+
+    def _with_part_map(
+        self, request: AnimationRequest, on_progress: OnProgress | None, should_stop: ShouldStop | None
+    ) -> AnimationRequest:
+        """The request with the part map of an ordinary video, where that is to be its own background.
+
+        The map is kept in a hidden folder beside the output, so that the next run finds it.
+
+        Raises:
+            InputError: the clip is a part map already, or shows nobody.
+            Cancelled: ``should_stop()`` was true.
+        """
+        if not wants_part_map(request):
+            return request
+        if self._group is not None and self._group.size > 1:
+            raise InputError(
+                f"Several processes cannot make the part map of {request.motion} together; make it "
+                "first with `python -m densepose_tools`, and give both (--driving-video)."
+            )
+        from densepose_tools.engine_choice import EngineChoice
+        from densepose_tools.motion_steps import take_steps
+
+        device = pick_device(*self._requested).name
+        return take_steps(
+            request,
+            {"people": request.who},
+            None,
+            folder=Path(request.output).absolute().parent,
+            engine=EngineChoice(device=device, offline=self.offline),
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
 
     def _prepared(
         self,
@@ -402,8 +486,22 @@ class Animator:
             return media, None
         from magicanimate.background import make_backdrop
 
-        backdrop = make_backdrop(request, media, self._find_parts, should_stop)
+        masks = stack.enter_context(self._masks(request, media))
+        backdrop = make_backdrop(request, media, masks, self._find_parts, should_stop)
         return replace(media, photo=backdrop.reference), backdrop
+
+    @contextmanager
+    def _masks(self, request: AnimationRequest, media: PreparedMedia) -> Iterator[Masks]:
+        """Where people are cut out of each frame: as the part maps say, or the request's own mask."""
+        from magicanimate.mask import Masks, read_masks
+
+        if request.mask is None:
+            yield Masks(media.control)
+            return
+        width, height = request.size
+        size = {"count": media.num_frames, "width": width, "height": height}
+        with read_masks(request.mask, limits=request.limits, **size) as given:
+            yield Masks(media.control, given)
 
     def _led_in(self, request: AnimationRequest, media: PreparedMedia) -> PreparedMedia:
         """The media with frames before the motion that lead to it from the photo's own pose."""
@@ -502,6 +600,7 @@ class Animator:
         meter: ProgressMeter,
         should_stop: ShouldStop | None,
     ) -> AnimationResult | None:
+        looks = self._second_looks(request, media, meter)
         work = Work.of(request, media.num_frames)
         fallback, pipe = networks.prepare(work, on_fallback=meter.note), networks.pipe
         if request.prompt or request.negative_prompt:
@@ -556,9 +655,9 @@ class Animator:
             if networks.group.rank:
                 return None
             frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
-            if request.detail != "off":
+            if looks is not None:
                 decode = partial(pipe.decode, fallback=fallback, should_stop=should_stop)
-                frames = self._second_look(request, media, frames, denoise, decode, steps, meter, kept)
+                frames = self._second_look(request, media, frames, looks, denoise, decode, steps, meter, kept)
             if backdrop is not None:
                 frames = backdrop.composited(frames)
             return self._write(request, media, frames, meter, fallback)
@@ -573,11 +672,53 @@ class Animator:
             kept.close()
             pipe.scheduler = own_scheduler
 
+    @property
+    def _detail_size(self) -> int:
+        """Pixels of a side of the enlarged cuttings: what the checkpoint was trained at."""
+        return min(self.defaults.width, self.defaults.height)
+
+    def _second_looks(
+        self, request: AnimationRequest, media: PreparedMedia, meter: ProgressMeter
+    ) -> SecondLooks | None:
+        """What gets a second look, and from where in the photo; what that costs is said before."""
+        if request.detail == "off":
+            return None
+        from magicanimate import detail
+        from magicanimate.media.photo import load_photo
+
+        size = self._detail_size
+        tracks = detail.find_tracks(media.control, detail.CHOICES[request.detail])
+        wanted = {id(track) for track in detail.of_people(tracks, request.detail_people)}
+        photo = media.photo
+        if request.background == PHOTO_BACKGROUND:  # it may have more pixels than the result
+            photo = load_photo(request.photo, limits=request.limits)
+        # People of photo and clip are paired before some are left out.
+        shown = detail.references(self._find_parts(photo), tracks)
+        parts = [
+            (track, place)
+            for track, place in zip(tracks, shown, strict=True)
+            if place is not None
+            and id(track) in wanted
+            and track.is_smaller_than(request.detail_below or math.inf, cutting=size)
+        ]
+        if not parts:
+            log.warning("nothing is small enough, and shown by the photo, for a second look")
+            return None
+        names = Counter(track.part.name.split()[-1] for track, _ in parts)
+        called = " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in names.items())
+        width, height = request.size
+        times = detail.times_as_long(len(parts), size=size, width=width, height=height)
+        told = f"The second look at {called} makes it take about {times:.1f} times as long."
+        log.info("%s", told)
+        meter.note(" ".join([*media.notes, told]))
+        return SecondLooks(photo, parts)
+
     def _second_look(
         self,
         request: AnimationRequest,
         media: PreparedMedia,
         frames: Iterator[np.ndarray],
+        looks: SecondLooks,
         denoise: Callable[..., MagicAnimateOutput],
         decode: Callable[[torch.Tensor], Iterator[np.ndarray]],
         steps: int,
@@ -589,41 +730,29 @@ class Animator:
         Args:
             request, media: what is animated.
             frames: the first result, uint8 ``H W 3`` each.
+            looks: what is looked at again.
             denoise, decode: the networks with the request's settings.
             steps: of the first pass; as many run in the second.
             meter: told of the stage "detail".
             kept: closes what must stay until the frames are written.
         """
         from magicanimate import detail
-        from magicanimate.media.photo import load_photo
         from magicanimate.media.prepare import FrameStore
 
         meter.begin("detail", 1)
         first = kept.enter_context(FrameStore(*request.size))
         for frame in frames:
             first.append(frame)
-        size = min(self.defaults.width, self.defaults.height)
-        tracks = [
-            track
-            for track in detail.find_tracks(media.control, detail.CHOICES[request.detail])
-            if track.is_smaller_than(request.detail_below or math.inf, cutting=size)
-        ]
-        photo = media.photo
-        if request.background == PHOTO_BACKGROUND:  # it may have more pixels than the result
-            photo = load_photo(request.photo, limits=request.limits)
-        shown = detail.references(self._find_parts(photo), tracks)
-        looks = [(track, place) for track, place in zip(tracks, shown, strict=True) if place is not None]
-        if not looks:
-            log.warning("nothing is small enough, and shown by the photo, for a second look")
+        size = self._detail_size
         planned = min(math.ceil(steps / request.detail_strength), _MOST_DETAIL_STEPS)
         refined = []
-        for number, (track, place) in enumerate(looks):
+        for number, (track, place) in enumerate(looks.parts):
 
             def on_window(done: int, total: int, number: int = number) -> None:
-                meter.update(number * total + done, len(looks) * total)
+                meter.update(number * total + done, len(looks.parts) * total)
 
             output = denoise(
-                detail.cut(photo, place[:2], place[2], size),
+                detail.cut(looks.photo, place[:2], place[2], size),
                 detail.Cuttings(media.control, track, size, is_map=True),
                 keypoints=None if media.keypoints is None else detail.Cuttings(media.keypoints, track, size),
                 video=detail.Cuttings(first, track, size),

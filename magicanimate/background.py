@@ -10,7 +10,7 @@ Letters in shape comments: ``F`` frames, ``H W`` pixels, ``N`` samples of a clip
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -20,19 +20,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from magicanimate.config import AnimationRequest
+from magicanimate.config import AnimationRequest, Fit
+from magicanimate.detail import HEAD
 from magicanimate.errors import InputError, raise_if_stopped
+from magicanimate.mask import NOBODY, PERSON, Masks, band_of, grown, shown
 from magicanimate.palette import nearest_labels
 from magicanimate.request_checks import background_kind
 
 if TYPE_CHECKING:
-    from magicanimate.media.prepare import FrameStore, PreparedMedia
+    from magicanimate.media.prepare import PreparedMedia
 
 Labels = Callable[[np.ndarray], np.ndarray]
 """The part of each pixel of a picture, uint8 ``H W 3`` -> ``H W``, as a segmenter sees them."""
-
-_BAND = 0.03
-"""Of the longer side: how far hair and clothes may reach beyond the part map, which shows bare bodies."""
 
 _CLEARANCE = 0.045
 """Of the longer side: so far around its dancers' part map the driving video is not trusted as background."""
@@ -61,6 +60,10 @@ _MOST_CORRECTION = 24.0
 _RELIGHTING = 0.2
 """How far the people's brightness and tint follow the new background's: 0 not at all, 1 wholly."""
 
+_TORSO = (1, 2)
+_SMALLEST_PERSON = 0.15
+"""Of the largest person's pixels; smaller pieces of a part map are nobody."""
+
 _CANDIDATE_GREYS = (128, 200, 64, 235, 24)
 """Plates for a transparent result; the one least like the people is taken."""
 
@@ -68,6 +71,7 @@ _CANDIDATE_GREYS = (128, 200, 64, 235, 24)
 def make_backdrop(
     request: AnimationRequest,
     media: PreparedMedia,
+    masks: Masks,
     find_parts: Labels,
     should_stop: Callable[[], bool] | None = None,
 ) -> Backdrop:
@@ -76,6 +80,7 @@ def make_backdrop(
     Args:
         request: with the background and the settings of the mask.
         media: photo, motion and, for "clip", the driving video.
+        masks: of the people in each frame.
         find_parts: finds the people in the photo.
         should_stop: asked with each frame that is looked at.
 
@@ -85,19 +90,16 @@ def make_backdrop(
     """
     kind = background_kind(request.background)
     size = media.photo.shape[:2]
-    parts = find_parts(media.photo)
-    if not (parts > 0).any():
-        raise InputError(
-            f"Nobody is recognised in the photo {request.photo}, so nobody can be cut out of it; choose "
-            "another photo, or leave the background as it is (--background photo)."
-        )
-    cut_out = _photo_matte(media.photo, parts)
+    photos = [_Photo.of(media.photo, find_parts, request.photo)]
+    if request.second_photo is not None:
+        second = _picture(Path(request.second_photo), request, size, fit=request.fit)
+        photos.append(_Photo.of(second, find_parts, request.second_photo))
     moving: Callable[[], Iterator[np.ndarray]] | None = None
     if kind == "clip":
-        plate = clean_plate(media, should_stop)
-        moving = partial(driving_scene, media, plate)
+        plate = clean_plate(media, masks, should_stop)
+        moving = partial(driving_scene, media, masks, plate)
     elif kind == "transparent":
-        plate = np.full((*size, 3), _unlike(media.photo, cut_out), np.uint8)
+        plate = np.full((*size, 3), _unlike(photos), np.uint8)
     elif kind == "colour":
         from PIL import ImageColor
 
@@ -109,14 +111,18 @@ def make_backdrop(
         moving = partial(video_scene, Path(request.background), request, media)
         with closing(moving()) as frames:
             plate = next(frames)
-    people = _with_own_edges(media.photo, cut_out)
-    if kind != "transparent":
-        people = _relit(people, media.photo, cut_out, plate)
-    alpha = cut_out[..., None]
-    reference = alpha * people + (1 - alpha) * plate
+    places = _places(photos, media) if len(photos) > 1 else [None]
+    reference = plate.astype(np.float32)
+    for photo, place in zip(photos, places, strict=True):
+        people, alpha = _with_own_edges(photo.picture, photo.alpha), photo.alpha
+        if kind != "transparent":
+            people = _relit(people, photo.picture, alpha, plate)
+        if place is not None:
+            people, alpha = (_moved(each, place) for each in (people, alpha))
+        reference = alpha[..., None] * people + (1 - alpha[..., None]) * reference
     return Backdrop(
         request=request,
-        control=media.control,
+        masks=masks,
         plate=plate,
         reference=np.rint(reference).clip(0, 255).astype(np.uint8),
         moving=moving,
@@ -125,12 +131,31 @@ def make_backdrop(
 
 
 @dataclass(frozen=True)
+class _Photo:
+    """A photo, uint8 ``H W 3``, its parts, uint8 ``H W``, and how much of each pixel is its people, 0..1."""
+
+    picture: np.ndarray
+    parts: np.ndarray
+    alpha: np.ndarray
+
+    @classmethod
+    def of(cls, picture: np.ndarray, find_parts: Labels, path: Path) -> _Photo:
+        parts = find_parts(picture)
+        if not (parts > 0).any():
+            raise InputError(
+                f"Nobody is recognised in the photo {path}, so nobody can be cut out of it; choose another "
+                "photo, or leave the background as it is (--background photo)."
+            )
+        return cls(picture, parts, _photo_matte(picture, parts))
+
+
+@dataclass(frozen=True)
 class Backdrop:
     """What the people are put before, and how they are cut out.
 
     Attributes:
         request: the settings of the mask.
-        control: part maps, one for each frame of the result, uint8 ``F H W 3``.
+        masks: one for each frame of the result.
         plate: the still background that the networks see, uint8 ``H W 3``.
         reference: the photo's people before it, uint8 ``H W 3``.
         moving: starts the background of each frame, where that is not the plate.
@@ -138,7 +163,7 @@ class Backdrop:
     """
 
     request: AnimationRequest
-    control: FrameStore
+    masks: Masks
     plate: np.ndarray
     reference: np.ndarray
     moving: Callable[[], Iterator[np.ndarray]] | None
@@ -152,7 +177,7 @@ class Backdrop:
         """
         backgrounds = self.moving() if self.moving is not None else repeat(self.plate)
         for number, (frame, background) in enumerate(zip(frames, backgrounds, strict=False)):
-            alpha, people = self.cut_out(frame, nearest_labels(self.control[number])[0])
+            alpha, people = self.cut_out(frame, self.masks[number])
             alpha = alpha[..., None]
             if self.transparent:
                 picture = np.concatenate([people, 255 * alpha], -1)
@@ -160,12 +185,12 @@ class Backdrop:
                 picture = alpha * people + (1 - alpha) * background
             yield np.rint(picture).clip(0, 255).astype(np.uint8)
 
-    def cut_out(self, frame: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def cut_out(self, frame: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The matte of one frame and the people's own colours.
 
         Args:
             frame: as the networks made it, uint8 ``H W 3``.
-            parts: its part map, uint8 ``H W``.
+            mask: of the people in it, uint8 ``H W``.
 
         Returns:
             Alpha 0..1, float32 ``H W``, and colours, float32 ``H W 3``, from which the plate is taken out.
@@ -173,8 +198,9 @@ class Backdrop:
         import cv2
 
         band = band_of(frame)
-        body = grown(parts > 0, self.request.mask_grow)
-        near, far = grown(body, band), grown(body, 2 * band)
+        body = grown(mask == PERSON, self.request.mask_grow)
+        near = grown(mask > NOBODY, self.request.mask_grow)
+        far = grown(near, band)
         frame, plate = frame.astype(np.float32), self.plate.astype(np.float32)
         elsewhere = ~far
         error = np.zeros(3, np.float32)
@@ -202,30 +228,90 @@ class Backdrop:
         return alpha, (trust * people.clip(0, 255) + (1 - trust) * inner).clip(0, 255)
 
 
+def _places(photos: Sequence[_Photo], media: PreparedMedia) -> list[np.ndarray]:
+    """Where the people of several photos stand, from left to right in the place of a dancer each.
+
+    Returns:
+        for each photo the matrix (2, 3) that moves and scales its pixels so that head and torso, or else the
+        whole body, are where the dancer's are in the first frame that shows as many dancers as photos.
+
+    Raises:
+        InputError: there is no such frame.
+    """
+    for number in range(media.num_frames):
+        dancers = _apart(nearest_labels(media.control[number])[0])
+        if len(dancers) == len(photos):
+            pairs = zip(photos, dancers, strict=True)
+            return [_onto(_measured(photo.parts), _measured(dancer)) for photo, dancer in pairs]
+    raise InputError(
+        f"There are {len(photos)} photos, and no frame of the motion clip shows as many dancers apart from "
+        "each other; leave the second photo out, or convert the video for all of its people."
+    )
+
+
+def _apart(parts: np.ndarray) -> list[np.ndarray]:
+    """The part map of each person, from left to right; specks are nobody."""
+    import cv2
+
+    body = cv2.dilate((parts > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
+    count, pieces, boxes, centres = cv2.connectedComponentsWithStats(body)
+    areas = boxes[:, cv2.CC_STAT_AREA]
+    people = [i for i in range(1, count) if areas[i] >= _SMALLEST_PERSON * areas[1:].max()]
+    people.sort(key=lambda i: centres[i][0])
+    return [np.where(pieces == i, parts, 0).astype(parts.dtype) for i in people]
+
+
+def _measured(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Middle of head and torso, x and y, where both are seen, and the box x0, y0, x1, y1 of the body."""
+    rows, columns = np.nonzero(parts)
+    box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
+    middles = []
+    for labels in (HEAD.labels, _TORSO):
+        rows, columns = np.nonzero(np.isin(parts, labels))
+        middles.append(np.array([columns.mean(), rows.mean()]) if len(rows) else None)
+    return middles[0], middles[1], box
+
+
+def _onto(person: tuple, dancer: tuple) -> np.ndarray:
+    """The matrix (2, 3) that puts somebody, as `_measured`, in the place of somebody else."""
+    (head, torso, box), (other_head, other_torso, other_box) = person, dancer
+    if any(each is None for each in (head, torso, other_head, other_torso)):
+        scale = (other_box[3] - other_box[1]) / (box[3] - box[1])
+        here, there = (np.array([(each[0] + each[2]) / 2, each[3]]) for each in (box, other_box))
+    else:
+        scale = np.hypot(*(other_torso - other_head)) / max(1.0, np.hypot(*(torso - head)))
+        here, there = head, other_head
+    scale = float(np.clip(scale, 0.2, 5))
+    return np.concatenate([scale * np.eye(2), (there - scale * here)[:, None]], 1)
+
+
+def _moved(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A picture, float32 ``H W`` or ``H W 3``, by a matrix of `_onto`; beyond its edge there is nothing."""
+    import cv2
+
+    how = cv2.INTER_AREA if matrix[0, 0] < 1 else cv2.INTER_LINEAR
+    return cv2.warpAffine(picture.astype(np.float32), matrix, picture.shape[1::-1], flags=how)
+
+
 def mask_preview(backdrop: Backdrop, moments: int = 5) -> np.ndarray:
     """How people are cut out before anything is made: the photo's before the plate, and moments of the clip.
 
     Returns:
-        uint8 ``H W 3``: the reference at the left, then the background of each moment, without its dancers;
-        red is cut out for sure, and up to the yellow line hair and clothes are looked for.
+        uint8 ``H W 3``: the reference at the left, then the background of each moment, without its dancers,
+        under its mask; see `magicanimate.mask.shown`.
     """
-    count = len(backdrop.control)
+    count = len(backdrop.masks)
     chosen = set(np.linspace(0, count - 1, min(moments, count)).round().astype(int).tolist())
     backgrounds = backdrop.moving() if backdrop.moving is not None else repeat(backdrop.plate)
-    shown = [backdrop.reference]
+    pictures = [backdrop.reference]
+    how = backdrop.request.mask_grow, backdrop.request.mask_feather
     for number, background in zip(range(count), backgrounds, strict=False):
-        if number not in chosen:
-            continue
-        body = grown(nearest_labels(backdrop.control[number])[0] > 0, backdrop.request.mask_grow)
-        reach = grown(body, band_of(background))
-        picture = background.copy()
-        picture[body] = picture[body] // 2 + np.array((127, 0, 0), np.uint8)
-        picture[reach & ~grown(reach, -1)] = (255, 220, 0)
-        shown.append(picture)
-    return np.concatenate(shown, axis=1)
+        if number in chosen:
+            pictures.append(shown(background, backdrop.masks[number], *how))
+    return np.concatenate(pictures, axis=1)
 
 
-def driving_scene(media: PreparedMedia, plate: np.ndarray) -> Iterator[np.ndarray]:
+def driving_scene(media: PreparedMedia, masks: Masks, plate: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the driving video without its dancers, uint8 ``H W 3``: the plate is where they are.
 
     The plate follows the light of the moment; all else stays as it was filmed.
@@ -236,9 +322,9 @@ def driving_scene(media: PreparedMedia, plate: np.ndarray) -> Iterator[np.ndarra
         raise ValueError("the driving video was not kept")
     for number in range(media.num_frames):
         frame = media.driving[number].astype(np.float32)
-        parts = nearest_labels(media.control[number])[0]
-        clearance = _clearance(parts)
-        dancer = grown(parts > 0, clearance)
+        mask = masks[number]
+        clearance = _clearance(mask)
+        dancer = grown(mask == PERSON, clearance)
         behind = plate.astype(np.float32)
         if not dancer.all():
             behind = behind + np.median((frame - behind)[~dancer], axis=0)
@@ -266,7 +352,9 @@ def video_scene(
             raise InputError(f"The background {path} has no frame that can be decoded; export it again.")
 
 
-def clean_plate(media: PreparedMedia, should_stop: Callable[[], bool] | None = None) -> np.ndarray:
+def clean_plate(
+    media: PreparedMedia, masks: Masks, should_stop: Callable[[], bool] | None = None
+) -> np.ndarray:
     """The driving video's background, uint8 ``H W 3``: the median over time of what is free of people.
 
     What no frame shows is filled in from around it (Telea 2004, "An Image Inpainting Technique Based on the
@@ -281,8 +369,8 @@ def clean_plate(media: PreparedMedia, should_stop: Callable[[], bool] | None = N
     frames, hidden = [], []
     for number in numbers.tolist():
         raise_if_stopped(should_stop, "while looking for the background")
-        parts = nearest_labels(media.control[number])[0]
-        hidden.append(grown(parts > 0, _clearance(parts)))
+        mask = masks[number]
+        hidden.append(grown(mask == PERSON, _clearance(mask)))
         frames.append(media.driving[number])
     pixels, covered = np.stack(frames), np.stack(hidden)  # N H W 3, N H W
     seen = (~covered).sum(0)
@@ -306,25 +394,8 @@ def clean_plate(media: PreparedMedia, should_stop: Callable[[], bool] | None = N
     return plate
 
 
-def _clearance(parts: np.ndarray) -> int:
-    return max(2, round(_CLEARANCE * max(parts.shape)))
-
-
-def band_of(frame: np.ndarray) -> int:
-    """Pixels around a part map in which people may reach beyond it."""
-    return max(2, round(_BAND * max(frame.shape[:2])))
-
-
-def grown(mask: np.ndarray, by: int) -> np.ndarray:
-    """A mask, bool ``H W``, with so many pixels more around it; fewer where ``by`` is negative."""
-    import cv2
-
-    if by == 0 or not mask.any():
-        return mask
-    reach = 2 * abs(by) + 1
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
-    change = cv2.dilate if by > 0 else cv2.erode
-    return change(mask.astype(np.uint8), disc).astype(bool)
+def _clearance(mask: np.ndarray) -> int:
+    return max(2, round(_CLEARANCE * max(mask.shape)))
 
 
 def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
@@ -382,16 +453,19 @@ def _relit(people: np.ndarray, photo: np.ndarray, alpha: np.ndarray, plate: np.n
     return (people * gain.clip(0.8, 1.25)).clip(0, 255)
 
 
-def _unlike(photo: np.ndarray, alpha: np.ndarray) -> int:
+def _unlike(photos: Sequence[_Photo]) -> int:
     """The grey that the fewest pixels of the people are near to."""
-    people = photo[alpha > 0.5].astype(np.float32)
+    people = np.concatenate([each.picture[each.alpha > 0.5] for each in photos]).astype(np.float32)
     near = [(np.abs(people - grey).max(-1) < 3 * _SMALLEST_DIFFERENCE).mean() for grey in _CANDIDATE_GREYS]
     return _CANDIDATE_GREYS[int(np.argmin(near))]
 
 
-def _picture(path: Path, request: AnimationRequest, size: tuple[int, int]) -> np.ndarray:
+def _picture(
+    path: Path, request: AnimationRequest, size: tuple[int, int], *, fit: Fit = "crop"
+) -> np.ndarray:
     from magicanimate.media.fit import fit_photo
     from magicanimate.media.photo import load_photo
 
-    picture = load_photo(path, limits=request.limits, what="background")
-    return fit_photo(picture, width=size[1], height=size[0], fit="crop")
+    what = "background" if path == Path(request.background) else "second photo"
+    picture = load_photo(path, limits=request.limits, what=what)
+    return fit_photo(picture, width=size[1], height=size[0], fit=fit)

@@ -154,6 +154,7 @@ class AnimationRequest:
         detail: what gets a second look after the first result: nothing, faces, or faces and hands; see
             `magicanimate.detail`.
         detail_strength: share of the steps of the second look; more departs further from the first result.
+        detail_who: who gets one, numbers from left to right such as "1" or "1,3"; everybody when empty.
         detail_below: only parts smaller than this many pixels get one; all that it enlarges when ``None``.
         start_from_photo: so many frames lead from the photo's own pose to the clip's first one.
         preview_every: steps between preview frames; 0 for none.
@@ -164,7 +165,14 @@ class AnimationRequest:
         background: what the people are before: "photo" as in their photo, "clip" as in the driving video
             (whose dancers they replace), a picture or video file, a colour, or "transparent", which takes an
             output with an alpha channel (.webm, .mov or a folder of png frames).
-        driving_video: the ordinary video that the motion clip was made of, for the background "clip".
+        driving_video: the ordinary video that the motion clip was made of, for the background "clip";
+            ``None`` if the motion clip is that video itself, of which a part map is made first.
+        who: whom of an ordinary video to replace: "largest", "all", places in the order of size such as
+            "2" or "1,3", or "at=X,Y@SECOND"; see `densepose_tools.tracking.people_named`.
+        second_photo: of a second person, who becomes the dancer at the right, that of ``photo`` the one at
+            the left.
+        mask: folder of frames or video that says where people are cut out, see `magicanimate.mask`; made of
+            the motion when ``None``.
         mask_grow: pixels by which the people are cut out wider, or narrower below 0.
         mask_feather: softness of the cut, pixels (standard deviation).
         credentials: sign the result with content credentials that say what it is and what made it.
@@ -319,6 +327,13 @@ class AnimationRequest:
     detail_strength: float = _setting(
         0.45, "sampling", "how far the second look may depart from the first", low=0.05, high=1
     )
+    detail_who: str = _setting(
+        "",
+        "sampling",
+        "who gets a second look, counted from the left, such as 1 or 1,3 (default: everybody)",
+        metavar="WHO",
+        page="advanced",
+    )
     detail_below: int | None = _setting(
         None, "sampling", "a second look only at what is smaller than this", metavar="PIXELS", low=1
     )
@@ -346,8 +361,9 @@ class AnimationRequest:
     background: str = _setting(
         PHOTO_BACKGROUND,
         "background",
-        "what the people are before: their photo's background, that of the clip (see --driving-video), a "
-        "picture or video, a colour such as white or #2060a0, or nothing (.webm, .mov or png frames)",
+        "what the people are before: their photo's background, that of the clip (an ordinary video, or a "
+        "part map with --driving-video), a picture or video, a colour such as white or #2060a0, or nothing "
+        "(.webm, .mov or png frames)",
         metavar="photo|clip|transparent|COLOUR|FILE",
     )
     driving_video: Path | None = _setting(
@@ -355,6 +371,26 @@ class AnimationRequest:
         "background",
         "the ordinary video that the motion clip was made of; its dancers are replaced",
         metavar="VIDEO",
+    )
+    who: str = _setting(
+        "largest",
+        "background",
+        "whom to replace where the clip is an ordinary video: largest, all, places in the order of size "
+        "such as 2 or 1,3, or at=X,Y@SECOND, who is at that pixel then",
+        metavar="WHO",
+    )
+    second_photo: Path | None = _setting(
+        None,
+        "background",
+        "photo of a second person, for a dance of two: that of PHOTO becomes the left dancer, this the right",
+        metavar="PHOTO",
+    )
+    mask: Path | None = _setting(
+        None,
+        "background",
+        "a mask of --save-mask, perhaps painted on: white is cut out, black is not, and in the grey between "
+        "hair and clothes are looked for",
+        metavar="FILE",
     )
     mask_grow: int = _setting(
         0,
@@ -397,6 +433,18 @@ class AnimationRequest:
         once=True,
     )
     limits: MediaLimits = field(default_factory=MediaLimits)
+
+    @property
+    def detail_people(self) -> tuple[int, ...]:
+        """The numbers of `detail_who`.
+
+        Raises:
+            ValueError: it has no such form.
+        """
+        numbers = tuple(int(part) for part in self.detail_who.split(",") if self.detail_who.strip())
+        if any(number < 1 for number in numbers):
+            raise ValueError("people are counted from 1")
+        return numbers
 
     @property
     def size(self) -> tuple[int, int]:

@@ -107,6 +107,55 @@ def find_tracks(control: Frames, parts: Sequence[Part]) -> list[Track]:
     return sorted(tracks, key=lambda track: (parts.index(track.part), track.centres[0, 0]))
 
 
+def of_people(tracks: Sequence[Track], wanted: Sequence[int]) -> list[Track]:
+    """The tracks of some people, counted from 1 from left to right, as their heads are in the first frame.
+
+    A hand is its nearest head's; without heads everybody's parts are counted for themselves.
+
+    Args:
+        tracks: of `find_tracks`.
+        wanted: whom; everybody when empty.
+    """
+    if not wanted:
+        return list(tracks)
+    heads = [track for track in tracks if track.part is HEAD]
+    count: dict[str, int] = {}
+    chosen = []
+    for track in tracks:
+        count[track.part.name] = number = count.get(track.part.name, 0) + 1
+        if heads and track.part is not HEAD:
+            far = [float(np.hypot(*(track.centres - head.centres).T).mean()) for head in heads]
+            number = 1 + int(np.argmin(far))
+        if number in wanted:
+            chosen.append(track)
+    return chosen
+
+
+def counted(control: Frames, parts: Sequence[Part], *, below: float, cutting: float) -> int:
+    """How many parts of a clip will get a second look, about, by some frames far apart.
+
+    Args:
+        control: part maps, uint8 ``H W 3`` each.
+        parts: which are looked for.
+        below: only parts smaller than this, pixels.
+        cutting: side of the enlarged cuttings.
+    """
+    found = []
+    for number in range(len(control)):
+        labels = nearest_labels(control[number])[0]
+        pieces = [(part, size) for part in parts for *_, size in _pieces(labels, part)]
+        found.append(sum(size < below and part.margin * size < cutting for part, size in pieces))
+    return round(float(np.median(found))) if found else 0
+
+
+def times_as_long(count: int, *, size: int, width: int, height: int) -> float:
+    """How long an animation takes with so many second looks, by how long it takes without.
+
+    Each denoises as many steps as the first pass, in the same windows, at ``size`` by ``size`` pixels.
+    """
+    return 1 + count * size**2 / (width * height)
+
+
 def references(labels: np.ndarray, tracks: Sequence[Track]) -> list[tuple[float, float, float] | None]:
     """Where the photo shows the part of each track; people are paired from left to right.
 

@@ -60,6 +60,13 @@ def check_request(request: AnimationRequest) -> None:
             f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
             "the overlap is at least 0 and less than the window."
         )
+    try:
+        _ = request.detail_people
+    except ValueError as error:
+        raise InputError(
+            f"The second look is for {shortened(request.detail_who)}, which is nobody; write numbers from "
+            "the left such as 1 or 1,3."
+        ) from error
     _check_background(request)
 
 
@@ -101,16 +108,29 @@ def background_file(request: AnimationRequest) -> Path | None:
 
 def inputs_of(request: AnimationRequest) -> list[Path | None]:
     """The files that a request reads."""
-    own = [request.photo, request.motion, request.keypoints, request.driving_video]
+    own = [request.photo, request.second_photo, request.motion, request.keypoints]
+    own += [request.driving_video, request.mask]
     return [*own, background_file(request)]
+
+
+def wants_part_map(request: AnimationRequest) -> bool:
+    """Whether a part map has to be made of the motion clip, since it is an ordinary video to be kept."""
+    return request.background == CLIP_BACKGROUND and request.driving_video is None
 
 
 def _check_background(request: AnimationRequest) -> None:
     kind = background_kind(request.background)
-    if kind == CLIP_BACKGROUND and request.driving_video is None:
+    cuts = {"A mask": request.mask, "A second photo": request.second_photo}
+    needless = next((name for name, file in cuts.items() if file is not None), None)
+    if needless and kind == PHOTO_BACKGROUND:
         raise InputError(
-            "The background of the clip needs the ordinary video that the motion clip was made of; give it "
-            "(--driving-video VIDEO)."
+            f"{needless} is for people who are cut out, and here they stay in their photo; choose a "
+            "background (--background), or leave it out."
+        )
+    if request.who != "largest" and not wants_part_map(request):
+        raise InputError(
+            "Whom to replace (--who) can only be chosen where the motion clip is an ordinary video that is "
+            "its own background (--background clip); leave it out."
         )
     suffix = Path(request.output).suffix.lower()
     if kind == TRANSPARENT and suffix not in ALPHA_SUFFIXES:
@@ -162,11 +182,15 @@ def check_inputs(request: AnimationRequest) -> None:
     from magicanimate.media.photo import check_file
 
     check_file(Path(request.photo), what="photo", limits=request.limits)
+    if request.second_photo is not None:
+        check_file(Path(request.second_photo), what="second photo", limits=request.limits)
     if background_kind(request.background) == "picture":
         check_file(Path(request.background), what="background", limits=request.limits)
-    for clip in (request.motion, request.keypoints, request.driving_video):
+    clips = {"motion clip": request.motion, "keypoint clip": request.keypoints}
+    clips |= {"driving video": request.driving_video, "mask": request.mask}
+    for what, clip in clips.items():
         if clip is not None and not Path(clip).is_dir():
-            check_file(Path(clip), what="motion clip", limits=request.limits)
+            check_file(Path(clip), what=what, limits=request.limits)
 
 
 def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> None:

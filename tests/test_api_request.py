@@ -25,6 +25,11 @@ def test_what_is_left_out_is_left_to_preset_and_checkpoint():
     assert request.num_inference_steps is None and request.credentials is False
 
 
+def test_a_video_may_be_its_own_background():
+    request = asked({"background": "clip"})
+    assert request.motion == request.driving_video == Path("dance.mp4")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -32,7 +37,6 @@ def test_what_is_left_out_is_left_to_preset_and_checkpoint():
         ({"output": "/etc/passwd"}, "no setting 'output'"),
         ({"background": "/etc/passwd"}, "none of: photo, clip, colour"),
         ({"background": "file"}, "needs a file, which cannot be sent"),
-        ({"background": "clip"}, "needs a file, which cannot be sent"),
         ({"background": "colour", "background_colour": "/etc/passwd"}, "is no colour"),
         ({"driving_video": "/etc/passwd"}, "no setting 'driving_video'"),
         ({"limits": {"max_frames": 10**9}}, "no setting 'limits'"),

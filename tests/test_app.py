@@ -144,7 +144,12 @@ def test_page_has_a_widget_for_every_setting(service):
     page = Page(service, [], queue_size=2).animate
     assert service.defaults() == ModelDefaults("mini", 32, 32, 2, 2.0, fusion="midup")
     not_there = {"output", "overwrite", "window_stride", "preview_every", "limits"}
-    not_there |= {"driving_video", "detail_strength", "detail_below"}  # the page converts the video itself
+    not_there |= {
+        "driving_video",
+        "who",
+        "detail_strength",
+        "detail_below",
+    }  # the page converts the video itself
     not_there |= set(Approximations.__dataclass_fields__)  # the preset decides
     from magicanimate.config import AnimationRequest
 

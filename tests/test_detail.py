@@ -12,7 +12,18 @@ from PIL import Image
 from magicanimate import ASSETS
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
-from magicanimate.detail import HANDS, HEAD, Cuttings, blended, cut, find_tracks, references
+from magicanimate.detail import (
+    HANDS,
+    HEAD,
+    Cuttings,
+    blended,
+    counted,
+    cut,
+    find_tracks,
+    of_people,
+    references,
+    times_as_long,
+)
 from magicanimate.errors import Cancelled
 from magicanimate.palette import PALETTE, nearest_labels
 from tests.media_files import part_labels, part_maps, write_clip
@@ -49,6 +60,17 @@ def test_specks_are_no_heads():
     labels = np.stack([part_labels()] * 4)
     labels[:, 80:83, 5:8] = 23
     assert len(find_tracks(PALETTE[labels], (HEAD,))) == 1
+
+
+def test_some_people_get_a_second_look_and_what_it_costs_is_known_before():
+    control = PALETTE[np.stack([two_people(number) for number in range(6)])]
+    tracks = find_tracks(control, (HEAD, *HANDS))
+    second = of_people(tracks, (2,))
+    assert [track.part.name for track in second] == ["head", "right hand", "left hand"]
+    assert all(track.centres[0, 0] > 96 for track in second) and of_people(tracks, ()) == tracks
+    assert counted(control, (HEAD, *HANDS), below=1000, cutting=512) == 6
+    assert counted(control, (HEAD, *HANDS), below=1, cutting=512) == 0
+    assert times_as_long(6, size=96, width=192, height=96) == 1 + 6 / 2
 
 
 def test_people_of_photo_and_clip_are_paired_from_left_to_right():
@@ -134,6 +156,7 @@ def test_the_second_look_changes_the_head_and_nothing_else(animator, request_, t
     assert stages == ["load", "read", "denoise", "detail", "decode"]
     told = [progress for progress in seen if progress.stage == "detail"]
     assert told[-1].step == told[-1].total > 1
+    assert "1 head makes it take about 1.2 times as long" in told[0].note
 
 
 def test_cancelling_the_second_look_leaves_nothing(animator, request_):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from densepose_tools import motion_steps
 from magicanimate.errors import InputError
-from magicanimate.webui.jobs import motion_steps
 from magicanimate.webui.jobs.queue import JobQueue
 from tests.conftest import ROOT
 from tests.waiting_work import end_of, submit, wait_until_running
@@ -232,7 +232,7 @@ _KILLED = """
 import sys, time
 from pathlib import Path
 from magicanimate.webui.jobs.job import Made
-from magicanimate.webui.jobs import motion_steps
+from densepose_tools import motion_steps
 from magicanimate.webui.jobs.queue import JobQueue
 
 def work(request, on_progress, should_stop):

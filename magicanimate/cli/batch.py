@@ -55,8 +55,8 @@ _RECORDED = (
     "memory",
     "seconds",
 )
-_INPUTS = ("photo", "motion", "keypoints")
-_PER_JOB = (*_INPUTS, "seed")
+_INPUTS = ("photo", "motion", "keypoints", "driving_video", "mask", "second_photo")
+_PER_JOB = ("photo", "motion", "keypoints", "seed")
 _MOST_JOBS = 10_000
 _RANDOM_SEED = -1  # as the published files write it
 

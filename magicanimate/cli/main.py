@@ -135,6 +135,13 @@ def _add_animate(commands: Any) -> None:
         metavar="PICTURE",
         help="only draw how the people would be cut out, and what is behind them, as a .png",
     )
+    background.add_argument(
+        "--save-mask",
+        type=Path,
+        metavar="FILE",
+        help="only write the mask that cuts them out, as a lossless .mp4 or, without a suffix, a folder of "
+        "png frames, to be painted on and given with --mask",
+    )
     command.add_argument(
         "-q", "--quiet", action="store_true", default=False, help="no progress, only errors and the result"
     )
@@ -273,8 +280,9 @@ def animate(args: argparse.Namespace) -> None:
             warning = animator.defaults.size_warning(*size)
             if warning:
                 say(f"warning: {warning}")
-        if getattr(args, "mask_preview", None) is not None:
-            _draw_mask(animator, requests, args.mask_preview)
+        wanted = {"picture": getattr(args, "mask_preview", None), "mask": getattr(args, "save_mask", None)}
+        if any(wanted.values()):
+            _draw_mask(animator, requests, **wanted)
             return
         animator.load()  # outside `stop_on_interrupt`: here Ctrl-C may end it at once
         failed = _animate_all(animator, requests, bar, quiet=args.quiet)
@@ -282,12 +290,13 @@ def animate(args: argparse.Namespace) -> None:
         raise InputError(f"{failed} of {len(requests)} animations failed; see the messages above.")
 
 
-def _draw_mask(animator: Animator, requests: list[AnimationRequest], picture: Path) -> None:
+def _draw_mask(animator: Animator, requests: list[AnimationRequest], **wanted: Path | None) -> None:
     if len(requests) > 1:
-        raise InputError("A preview of the mask is drawn of one animation at a time, not of a batch.")
+        raise InputError("The mask is drawn of one animation at a time, not of a batch.")
     with stop_on_interrupt() as should_stop:
-        animator.draw_mask(requests[0], picture, should_stop)
-    print(picture)
+        animator.draw_mask(requests[0], **wanted, should_stop=should_stop)
+    for path in filter(None, wanted.values()):
+        print(path)
 
 
 def _animate_all(

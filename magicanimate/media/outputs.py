@@ -36,6 +36,8 @@ PATHS = (
     "motion",
     "keypoints",
     "driving_video",
+    "mask",
+    "second_photo",
     "background",
     "output",
     "weights",

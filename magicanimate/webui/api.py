@@ -67,7 +67,9 @@ class AnimateEndpoint:
         defaults = self.service.defaults()
         wanted = api_request(photo, motion, settings, defaults=defaults, output=self.service.output)
         owner = (request.username or f"api {request.session_hash}") if self.service.shared else ""
-        job = self.service.submit(wanted, owner=owner)
+        # The video that is to be its own background is converted first.
+        steps = {"convert": True} if wanted.background == CLIP_BACKGROUND else None
+        job = self.service.submit(wanted, owner=owner, steps=steps)
         try:
             for update in self.service.queue.follow(job.id, at_least_every=_UPDATE_EVERY):
                 yield _reply(update)
@@ -127,9 +129,9 @@ def api_request(
             raise InputError(f"There is no setting {name!r}; choose from: {', '.join(known)}.")
         if trouble := known[name].trouble(value):
             raise InputError(f"The setting {name} is {str(value)[:40]!r}, which {trouble}.")
-    if given.get("background") in (CLIP_BACKGROUND, FILE):
+    if given.get("background") == FILE:
         raise InputError(
-            f"The background {given['background']!r} needs a file, which cannot be sent; choose photo, "
-            "transparent or colour (with background_colour)."
+            "The background 'file' needs a file, which cannot be sent; choose photo, clip (the motion is an "
+            "ordinary video then), transparent or colour (with background_colour)."
         )
     return request_of({"photo": photo, "motion": motion, "seed": known["seed"].default, **given}, output)

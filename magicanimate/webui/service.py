@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from densepose_tools.engine_choice import EngineChoice, Forecast
+from densepose_tools.motion_steps import sweep, take_steps
 from densepose_tools.one_click import MadeMotion, MotionConfig, MotionReport, examine, make_motion
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
@@ -26,6 +27,7 @@ from magicanimate.request_checks import background_file, check_request
 from magicanimate.webui.animate.clip_look import as_video, last_frame, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
 from magicanimate.webui.animate.form_values import FILES
+from magicanimate.webui.animate.mask_look import MaskFiles, mask_files
 from magicanimate.webui.background import run_with_progress
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.jobs.animation_job import (
@@ -39,7 +41,6 @@ from magicanimate.webui.jobs.animation_job import (
 from magicanimate.webui.jobs.animators import Animators, checkpoint_name
 from magicanimate.webui.jobs.files import link_or_copy
 from magicanimate.webui.jobs.job import Job
-from magicanimate.webui.jobs.motion_steps import sweep, take_steps
 from magicanimate.webui.jobs.queue import JobQueue
 from magicanimate.webui.scratch import PER_VISITOR, room_in_all, temporary_folder
 from magicanimate.webui.texts import tr
@@ -235,6 +236,31 @@ class AnimationService:
         if instead_of:
             return self.queue.edit(instead_of, wanted, **kept)
         return self.queue.submit(ANIMATE, wanted, owner=owner, **kept)
+
+    def draw_mask(
+        self, request: AnimationRequest, steps: Mapping[str, Any], joined: Path | None
+    ) -> Iterator[Progress | MaskFiles]:
+        """Yield progress, and at last how people will be cut out of an animation; nothing is animated.
+
+        The clip is edited and converted as for a job, which then finds that done.
+
+        Raises:
+            InputError: see `Animator.draw_mask` and `take_steps`; files are named without their folders.
+        """
+
+        def work(on_progress: OnProgress, should_stop: ShouldStop) -> MaskFiles:
+            place = Path(self._lent.name) / secrets.token_hex(8)
+            place.mkdir()
+            ready = self._prepare(request, steps, joined, on_progress, should_stop)
+            scene, mask = place / "scene.mp4", place / f"{request.motion.stem[:60]}_mask.mp4"
+            self.animator.draw_mask(ready, mask=mask, scene=scene, should_stop=should_stop)
+            return mask_files(scene, mask)
+
+        files = [getattr(request, name) for name in FILES]
+        try:
+            yield from run_with_progress(work)
+        except InputError as error:
+            raise InputError(without_folders(str(error), *files, joined)) from error
 
     def library(self, owner: str) -> Library:
         """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import numpy as np
 from densepose_tools.photo_people import PersonDetector, count_people, is_plausible, thinned
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
+from magicanimate.detail import CHOICES, counted, times_as_long
 from magicanimate.device import Device
 from magicanimate.errors import InputError
 from magicanimate.files import without_folders
@@ -216,10 +218,20 @@ class Forecaster:
         if short := self.memory(request, frames):
             found = found.and_then(Remark("warning", short))
         work = Work.of(settings)
+        times = 1.0
+        if request.detail != "off":
+            count, times = self._second_looks(clip, request)
+            text = (
+                "The second look goes over one part: about {times} times as long.|"
+                "The second look goes over {count} faces and hands: about {times} times as long."
+            )
+            nothing = "No face or hand is small enough for a second look."
+            told = tr(text, count=count, times=f"{times:.1f}") if count else tr(nothing)
+            found = found.and_then(Remark("note", told))
         expected = estimate(work, self.output, benchmark=self.benchmark())
         if expected is None:
             return found.and_then(Remark("note", tr("The time is known after the first video.")))
-        time_taken = duration(expected.seconds * int(values.get("seeds") or 1))
+        time_taken = duration(expected.seconds * times * int(values.get("seeds") or 1))
         converts = clip.report.kind == "ordinary"
         took = tr("about {time} after converting" if converts else "about {time}", time=time_taken)
         notes = []
@@ -228,6 +240,19 @@ class Forecaster:
             first = first if work.way.leaves_out else "About {time} (first estimate)."
             notes = [Remark("note", tr(first, time=time_taken))]
         return replace(found, takes=took).and_then(*notes)
+
+    def _second_looks(self, clip: ClipLook, request: AnimationRequest) -> tuple[int, float]:
+        """How many faces and hands get a second look, and how many times as long that takes in all."""
+        size = min(self.defaults.width, self.defaults.height)
+        if not clip.report.is_densepose:  # they are known when the video is converted
+            count = 1 if request.detail == "faces" else 3
+        else:
+            maps = clip.fitted(width=request.width, height=request.height, fit=request.fit)
+            below = request.detail_below or math.inf
+            count = counted(maps, CHOICES[request.detail], below=below, cutting=size)
+        if people := len(request.detail_people):
+            count = min(count, people * len(CHOICES[request.detail]))
+        return count, times_as_long(count, size=size, width=request.width, height=request.height)
 
     def _on_people(
         self, photo: np.ndarray, maps: list[np.ndarray], values: Mapping[str, Any], *, tried: bool
@@ -250,7 +275,7 @@ class Forecaster:
                 ),
             )
             return
-        people = count_people(person)
+        people = count_people(person) + bool(values.get("second_photo"))
         dancers = [thinned(nearest_labels(frame)[0]) for frame in maps]
         dancing = int(np.median([count_people(labels) for labels in dancers])) if dancers else people
         shown = tr("one person|{count} people", count=people)

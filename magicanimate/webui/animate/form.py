@@ -131,8 +131,15 @@ def people(defaults: ModelDefaults) -> gr.Radio:
     return _radio("people", form_settings(defaults), show_label=False, container=False)
 
 
-def advanced_settings(defaults: ModelDefaults) -> Controls:
-    """Everything that changes the look, with values that suit a first try."""
+def advanced_settings(
+    defaults: ModelDefaults, mask_panel: Callable[[Controls], None] = lambda controls: None
+) -> Controls:
+    """Everything that changes the look, with values that suit a first try.
+
+    Args:
+        defaults: of the checkpoint.
+        mask_panel: builds what goes with the mask, where it is called, of the widgets made so far.
+    """
     settings = form_settings(defaults)
     controls: Controls = {}
     with gr.Row():
@@ -144,7 +151,7 @@ def advanced_settings(defaults: ModelDefaults) -> Controls:
         for name in ("width", "height"):
             controls[name] = _number(name, settings, step=8, min_width=90)
     controls["fit"] = _radio("fit", settings)
-    controls |= _background_settings(settings)
+    controls |= _background_settings(settings, mask_panel)
     with gr.Row():
         controls["reference_strength"] = _slider("reference_strength", settings, step=0.05)
         controls["controlnet_conditioning_scale"] = _slider(
@@ -156,7 +163,7 @@ def advanced_settings(defaults: ModelDefaults) -> Controls:
     return controls | _others("advanced", settings, controls)
 
 
-def _background_settings(settings: dict[str, Setting]) -> Controls:
+def _background_settings(settings: dict[str, Setting], mask_panel: Callable[[Controls], None]) -> Controls:
     """What the people are before; only what the choice needs is shown."""
     controls: Controls = {"background": _radio("background", settings)}
     controls["background_colour"] = gr.ColorPicker(
@@ -169,9 +176,14 @@ def _background_settings(settings: dict[str, Setting]) -> Controls:
         visible=False,
         elem_id="background_file",
     )
-    with gr.Row(visible=False) as cut:
-        controls["mask_grow"] = _slider("mask_grow", settings)
-        controls["mask_feather"] = _slider("mask_feather", settings, step=0.5)
+    with gr.Column(visible=False, elem_id="cut-out") as cut:
+        with gr.Row():
+            controls["mask_grow"] = _slider("mask_grow", settings)
+            controls["mask_feather"] = _slider("mask_feather", settings, step=0.5)
+        mask_panel(controls)
+        controls["second_photo"] = gr.File(
+            label=label_of("second_photo"), file_types=["image"], height=110, elem_id="second_photo"
+        )
 
     def shown(choice: str) -> list[Any]:
         needs = (choice == COLOUR, choice == FILE, choice != settings["background"].default)

@@ -37,12 +37,12 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler",
     "EulerDiscreteScheduler",
 )
-FILES = ("photo", "motion", "keypoints", "driving_video")
+FILES = ("photo", "motion", "keypoints", "driving_video", "mask", "second_photo")
 COLOUR, FILE = "colour", "file"
 BACKGROUNDS = (PHOTO_BACKGROUND, CLIP_BACKGROUND, COLOUR, FILE, TRANSPARENT)
 """What the people may be before; the colour and the file are settings of their own."""
 MOTION_STEPS = ("people", "fit_dancer", "speed", "mirror", "boomerang")
-"""Settings of what happens to the clip before it animates, see `magicanimate.webui.jobs.motion_steps`."""
+"""Settings of what happens to the clip before it animates, see `densepose_tools.motion_steps`."""
 
 PEOPLE = ("largest", "all", "point")
 _ZERO_MEANS_NONE = ("end", "fps")
@@ -242,6 +242,8 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     for name in _ZERO_MEANS_NONE:
         if given.get(name) == 0:
             del given[name]
+    if given.get("background") in (None, PHOTO_BACKGROUND):
+        given = {name: value for name, value in given.items() if name not in ("mask", "second_photo")}
     if given.get("background") == CLIP_BACKGROUND:  # the clip before it is converted
         given["driving_video"] = values.get("driving_video") or values["motion"]
     elif given.get("background") == COLOUR:

@@ -91,9 +91,11 @@ def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused
     """
     found: dict[str, Path] = {}
     missing = []
-    for name, what in zip(FILES, ("photo", "clip", "keypoint clip", "dance video"), strict=True):
+    for name, what in zip(
+        FILES, ("photo", "clip", "keypoint clip", "dance video", "mask", "second photo"), strict=True
+    ):
         named = settings.get(name)
-        if name in ("keypoints", "driving_video") and named is None:
+        if name not in ("photo", "motion") and named is None:
             continue
         path = _within(Path(named), folders) if isinstance(named, str) and named else None
         called = f"The {what} {file_name(named) or 'it had'}"

@@ -15,6 +15,7 @@ from magicanimate.webui.animate.check_card import CheckCard, problem
 from magicanimate.webui.animate.examples import ON_LOAD as EXAMPLES_ON_LOAD
 from magicanimate.webui.animate.examples import Example, example_list, stage_of
 from magicanimate.webui.animate.form_values import FILES, check_values, motion_steps
+from magicanimate.webui.animate.mask_panel import MaskPanel
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.animate.presets_panel import PresetsPanel
 from magicanimate.webui.animate.setting_presets import SettingPresets
@@ -72,7 +73,8 @@ class AnimateTab:
         self.controls |= settings
         self.panel.edits()
         with gr.Accordion(tr("Advanced"), open=False, elem_id="advanced"):
-            self.controls |= form.advanced_settings(defaults)
+            self.mask = MaskPanel(self.service, self.panel)
+            self.controls |= form.advanced_settings(defaults, self.mask.build)
             with gr.Accordion(tr("Expert"), open=False, elem_id="expert"):
                 self.controls |= form.expert_settings(defaults)
             self.presets = PresetsPanel(
@@ -152,6 +154,7 @@ class AnimateTab:
         filled = [*form_state, *self.controls.values(), self.check.card, self.panel.joined]
         self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
         self.panel.connect()
+        self.mask.connect(self.controls)
         form.connect(self.controls, self.service.defaults)
         self.presets.connect()
         self.check.connect()

@@ -35,7 +35,7 @@ _PREVIEW_SUFFIX = "_cancelled_preview.webp"
 
 STEPS, JOINED = "motion_steps", "joined"
 """What a job's request holds beside the settings of an `AnimationRequest`: see
-`magicanimate.webui.jobs.motion_steps.take_steps`."""
+`densepose_tools.motion_steps.take_steps`."""
 
 Animate = Callable[[AnimationRequest, str | None, OnProgress, ShouldStop], AnimationResult]
 """`Animator.animate` with the checkpoint that the job names, if it does."""

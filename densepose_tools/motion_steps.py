@@ -19,7 +19,7 @@ from densepose_tools.engine import Selection
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.one_click import MotionConfig, examine, make_motion
 from densepose_tools.postprocess import Postprocessing
-from densepose_tools.tracking import PersonAt
+from densepose_tools.tracking import PersonAt, people_named
 from magicanimate.config import (
     CLIP_BACKGROUND,
     AnimationRequest,
@@ -51,7 +51,9 @@ def take_steps(
 
     Args:
         request: its clip is left alone.
-        steps: see `magicanimate.webui.animate.form_values.motion_steps`.
+        steps: JSON-ready and all optional: ``people`` ("largest", "all", "point" with ``point``, a column, a
+            row and a second, or as `people_named` reads it), ``fit_dancer``, ``mirror``, ``boomerang`` and
+            ``convert`` (yes or no), ``speed`` (1 as filmed).
         joined: a second clip, shown after the first.
         folder: of the results.
         engine: finds the people of an ordinary video.
@@ -75,16 +77,17 @@ def take_steps(
             "The dance video's own background cannot be kept with Mirror or Fit the dancer to the photo; "
             "turn these off, or choose another background."
         )
-    if keeps_scene and not converts:
+    if keeps_scene and not (converts and kind == "ordinary"):
         raise InputError(
-            "A DensePose clip has no background to keep; add the ordinary video as the dance video, or "
-            "choose another background."
+            "A DensePose clip has no background to keep; add the ordinary video that it was made of as the "
+            "dance video (or with --driving-video), or choose another background."
         )
     # Part map and video have to show the same frames.
     edits = edits or (keeps_scene and (request.start > 0 or request.end is not None))
     if not (edits or converts or changes):
         return request
     files = [file for file in (clip, joined, like) if file is not None]
+    processing = _postprocessing(steps)  # refuses what names nobody before the work
     known = {"steps": dict(steps), "files": [sha256_of(file) for file in files], **stretch}
     if converts:
         known["engine"] = engine.forecast().engine
@@ -103,7 +106,7 @@ def take_steps(
     if converts or changes:
         video = place / f"{clip.stem[:60]}_densepose.mp4"
         if not video.is_file():
-            config = MotionConfig(Selection(), _postprocessing(steps), like=like, **stretch)
+            config = MotionConfig(Selection(), processing, like=like, **stretch)
             make_motion(
                 clip, place, engine=engine, config=config, on_progress=on_progress, should_stop=should_stop
             )
@@ -140,6 +143,8 @@ def _postprocessing(steps: Mapping[str, Any]) -> Postprocessing:
     if people == "point":
         column, row, second = steps["point"]
         people = PersonAt(column, row, second)
+    elif isinstance(people, str):
+        people = people_named(people)
     return Postprocessing(people=people, flip=bool(steps.get("mirror")))
 
 
