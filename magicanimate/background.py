@@ -48,6 +48,12 @@ _ROWS = 64
 _SMALLEST_DIFFERENCE = 25.0
 """Grey levels from the plate below which nothing counts as a person, whatever the networks' own error."""
 
+_SHADOW = (0.6, 1.1)
+"""Brightness, of the plate's, that a shadow or a reflection may have."""
+
+_SHADOW_COUNTS = 0.25
+"""How much of a change of brightness counts as a difference all the same."""
+
 _SURE_FACTOR = 4.0
 """A difference that is this many times the networks' own error on the plate is a person for sure."""
 
@@ -207,7 +213,7 @@ class Backdrop:
         if elsewhere.any():  # the networks' own colours differ a little from the plate's
             error = np.median((frame - plate)[elsewhere], axis=0)
             frame = frame - error.clip(-_MOST_CORRECTION, _MOST_CORRECTION)
-        difference = cv2.blur(np.abs(frame - plate).max(-1), (3, 3))
+        difference = cv2.blur(_difference(frame, plate), (3, 3))
         usual = np.percentile(difference[elsewhere], 90) if elsewhere.any() else 0.0
         low = max(_SMALLEST_DIFFERENCE, float(usual))
         person = ((difference - low) / ((_SURE_FACTOR - 1) * low)).clip(0, 1)
@@ -226,6 +232,18 @@ class Backdrop:
         inner = cv2.GaussianBlur(frame * weight[..., None], (0, 0), band) / spread[..., None]
         trust = (alpha / 0.5).clip(0, 1)[..., None]
         return alpha, (trust * people.clip(0, 255) + (1 - trust) * inner).clip(0, 255)
+
+
+def _difference(frame: np.ndarray, plate: np.ndarray) -> np.ndarray:
+    """How much a frame differs from the plate, grey levels, float32 ``H W``, shadows counting less.
+
+    Networks darken what is close to people. Taken for people, that becomes a dark rim; but it has the colour
+    of the plate, only darker, so a change of brightness alone within `_SHADOW` is no person yet (the idea of
+    shadow detection in Cucchiara et al. 2003, "Detecting Moving Objects, Ghosts, and Shadows").
+    """
+    bright = (frame * plate).sum(-1) / np.maximum((plate * plate).sum(-1), 1)
+    lit = bright.clip(*_SHADOW)[..., None] * plate
+    return np.abs(frame - lit).max(-1) + _SHADOW_COUNTS * np.abs(plate - lit).max(-1)
 
 
 def _places(photos: Sequence[_Photo], media: PreparedMedia) -> list[np.ndarray]:

@@ -150,6 +150,19 @@ def test_people_are_cut_out_with_their_clothes():
         assert np.abs(people[inside] - (30, 160, 60)).mean() < 10, "the plate and the colour cast are out"
 
 
+def test_a_shadow_that_networks_draw_around_people_is_not_cut_out_with_them():
+    """It left a dark rim before the new background."""
+    media, room = scene(4)
+    frames, _ = networks_made(media, room, wide=0)
+    other, found = np.full_like(room, 180), backdrop(room, media)
+    shadows = [grown(figure(i) > 0, 4) & ~grown(figure(i) > 0, 1) for i in range(4)]
+    for frame, shadow in zip(frames, shadows, strict=True):
+        frame[shadow] = 0.63 * frame[shadow]
+    before_other = replace(found, moving=lambda: iter([other] * 4))
+    for picture, shadow in zip(before_other.composited(iter(frames)), shadows, strict=True):
+        assert picture[shadow].mean() > 180 - 8
+
+
 def test_away_from_the_people_the_background_is_untouched():
     media, room = scene(4)
     frames, _ = networks_made(media, room)
