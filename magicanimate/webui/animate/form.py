@@ -318,7 +318,7 @@ def _slider(name: str, settings: dict[str, Setting], *, step: float = 1, **layou
     )
     # A number out of range is answered in a sentence, where Gradio would raise an error of its own while it
     # is being typed.
-    slider.preprocess = _as_typed
+    slider.preprocess = as_typed
     return slider
 
 
@@ -333,11 +333,11 @@ def _number(name: str, settings: dict[str, Setting], *, step: float = 1, **layou
         precision=0 if whole else None,
         **_layout(name, layout),
     )
-    number.preprocess = _as_typed
+    number.preprocess = as_typed
     return number
 
 
-def _as_typed(value: Any) -> Any:
+def as_typed(value: Any) -> Any:
     """Instead of the number widgets' own way, which answers a number out of range with an error."""
     return value
 

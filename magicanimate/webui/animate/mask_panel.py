@@ -83,10 +83,7 @@ class MaskPanel:
         self.show = gr.Button(tr("Show the mask"), size="sm", elem_id="show-mask")
         self.told = gr.HTML("", visible=False, padding=False, elem_id="mask-told")
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="mask-editor") as self.editor:
-            gr.HTML(
-                views.caption(tr(_HOW)),
-                padding=False,
-            )
+            gr.HTML(views.caption(tr(_HOW)), padding=False)
             self.picture = gr.HTML("", padding=False, elem_id="mask-picture", js_on_load=_BRUSH)
             self.frame = gr.Slider(1, 2, 1, step=1, label=tr("Frame"), elem_id="mask-frame")
             with gr.Row():
@@ -103,6 +100,8 @@ class MaskPanel:
                 self.first = gr.Number(1, precision=0, label=tr("From frame"), min_width=90)
                 self.last = gr.Number(1, precision=0, label=tr("To frame"), min_width=90)
                 self.undo = gr.Button(tr("Undo all strokes"), size="sm", min_width=120, elem_id="mask-undo")
+        for number in (self.frame, self.radius, self.first, self.last):
+            number.preprocess = form.as_typed  # what is out of range is brought into it here
         controls["mask"] = gr.File(
             label=label_of("mask"), file_types=[".mp4", ".webm", ".mov"], height=110, elem_id="mask"
         )
