@@ -194,6 +194,8 @@ def test_no_folder_of_this_computer_travels_inside_the_file(tmp_path, name):
         "motion": "motion.x",
         "keypoints": None,
         "driving_video": "driving_video.x",
+        "mask": "mask.x",
+        "second_photo": "second_photo.x",
         "background": "background.x",
         "output": "output.x",
         "weights": "weights.x",
