@@ -21,9 +21,6 @@ STAGES = {
     "detect": "finding people",
     "write": "writing frames",
 }
-MAKE_CLIP, CORRECT_COLOURS = "Make a DensePose clip", "Correct the colours"
-REMEDIES = {"ordinary": f"“{MAKE_CLIP}”", "recolourable": f"“{CORRECT_COLOURS}”"}
-"""Buttons of the page that make a clip that animates, by what the clip is."""
 
 STAGES_IN_BYTES = ("download", "convert")
 
