@@ -187,3 +187,13 @@ def _private_bytes() -> int:
     except OSError:
         pytest.skip("needs /proc to measure memory")
     return int(fields["RssAnon"].split()[0]) * 1024
+
+
+def test_a_header_whose_length_looks_like_a_web_page(tmp_path):
+    """The length comes first, its lowest byte before the others, and 0x3c20 reads as a space and ``<``."""
+    path = tmp_path / "odd.safetensors"
+    save_file({"x": torch.ones(1)}, path, metadata={"padding": ""})
+    short = len(path.read_bytes()[8:].rpartition(b"}")[0])
+    save_file({"x": torch.ones(1)}, path, metadata={"padding": "." * (0x3C20 - short - 4)})
+    assert path.read_bytes()[:9] == b" <\0\0\0\0\0\0{"
+    assert list(open_weights(path)) == ["x"]

@@ -24,17 +24,20 @@ from magicanimate.checkpoints.architectures import (
     read_config,
     video_unet_config,
 )
+from magicanimate.checkpoints.base_model import require_sd15
 from magicanimate.checkpoints.disk import (
     MODEL_INDEX,
     PIPELINE_CLASS,
     check_replaceable,
     free_bytes,
+    full_folder,
+    home,
     require_free,
     staged_folder,
 )
 from magicanimate.checkpoints.keys import is_motion_key
 from magicanimate.checkpoints.layout import ComponentFiles, PublishedFiles, find_published
-from magicanimate.checkpoints.reading import WeightFile, open_single_file, open_weights
+from magicanimate.checkpoints.reading import SomeWeights, WeightFile, open_single_file, open_weights
 from magicanimate.checkpoints.writing import (
     DTYPES,
     Source,
@@ -84,8 +87,9 @@ def convert_checkpoint(
     """Convert the published files to a pipeline folder.
 
     Args:
-        source: folder with ``MagicAnimate``, ``stable-diffusion-v1-5`` and ``sd-vae-ft-mse``; see
-            `magicanimate.checkpoints.layout.find_published`, also for the three of these names.
+        source: folder with ``MagicAnimate``, ``stable-diffusion-v1-5`` and ``sd-vae-ft-mse``, or a
+            checkpoint that was converted before; see `magicanimate.checkpoints.layout.find_published`, also
+            for the three of these names.
         dest: folder to make; it appears when all of it is written.
         dtype: "float32", "float16" or "bfloat16"; ``None`` stores every weight as it is.
         overwrite: replace an earlier pipeline at ``dest``.
@@ -100,6 +104,8 @@ def convert_checkpoint(
             taken; nothing is left behind.
         Cancelled: ``should_stop()`` said so; nothing is left behind.
     """
+    if stable_diffusion is not None and Path(stable_diffusion).exists():
+        require_sd15(Path(stable_diffusion))
     return convert_files(
         lambda: find_published(source, magicanimate=magicanimate, stable_diffusion=stable_diffusion, vae=vae),
         dest,
@@ -108,6 +114,26 @@ def convert_checkpoint(
         on_progress=on_progress,
         should_stop=should_stop,
     )
+
+
+def convert_base(base: Path) -> Path:
+    """Convert the full model with another base model, in this program's own folder, and return that.
+
+    An earlier conversion of a base model of this name is replaced.
+
+    Args:
+        base: a fine-tune of Stable Diffusion 1.5, single file or folder.
+
+    Raises:
+        InputError: the full model is not here yet, or ``base`` cannot be used.
+    """
+    full = full_folder()
+    if not (full / MODEL_INDEX).is_file():
+        raise InputError(
+            "The full model is not here yet, which brings all but the base model; fetch it first (Full, or "
+            "--model full)."
+        )
+    return convert_checkpoint(full, home() / "bases" / base.stem, overwrite=True, stable_diffusion=base)
 
 
 def convert_files(
@@ -138,6 +164,8 @@ def convert_files(
 def _plan(components: PublishedFiles, dtype: torch.dtype | None) -> _Plan:
     """Open and check every file."""
     motion = open_weights(components.motion.weights)
+    if components.motion.single:  # a converted checkpoint has them among the other layers of its UNet
+        motion = SomeWeights(motion, is_motion_key)
     networks, configs = {}, {}
     for name in NETWORKS:
         component = getattr(components, name)

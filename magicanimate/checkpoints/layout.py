@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from magicanimate.checkpoints.disk import MODEL_INDEX
 from magicanimate.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,14 @@ _PLACES: dict[str, tuple[str, str]] = {
     "text_encoder": ("stable_diffusion", "text_encoder"),
     "tokenizer": ("stable_diffusion", "tokenizer"),
     "vae": ("vae", ""),
+}
+# Component -> its folder in a checkpoint that was converted before; a base model brings the others.
+_CONVERTED = {
+    "appearance_encoder": "appearance_encoder",
+    "controlnet": "controlnet",
+    "motion": "unet",
+    "vae": "vae",
+    "tokenizer": "tokenizer",
 }
 # Repository -> names its folder may have, the published one first; ``*`` is any name.
 FOLDERS: dict[str, tuple[str, ...]] = {
@@ -79,7 +88,8 @@ class ComponentFiles:
     Attributes:
         weights: what `magicanimate.checkpoints.reading.open_weights` opens.
         config: its ``config.json``; Stable Diffusion 1.5's sizes are meant when there is none.
-        single: whether the file is one of the original format that may hold several networks.
+        single: whether the file may hold several networks: one of the original format, or, for the temporal
+            layers, that of a converted UNet.
     """
 
     weights: Path
@@ -124,7 +134,8 @@ def find_published(
     """Find the published files.
 
     Args:
-        source: folder in which the repositories are looked for, see `FOLDERS` and `SINGLE_FILES`.
+        source: folder in which the repositories are looked for, see `FOLDERS` and `SINGLE_FILES`; or a
+            converted checkpoint, which has all but ``stable_diffusion``.
         magicanimate, stable_diffusion, vae: folder of a repository, wherever it is and whatever it is called;
             of the latter two also a single file.
 
@@ -142,6 +153,8 @@ def find_published(
             kind = "file or folder" if name in SINGLE_FILES else "folder"
             raise InputError(f"{path}, given as {_option(name)}, is not a {kind}; check the path.")
     search, missing = _Search(source, given), []
+    if search.is_converted and "stable_diffusion" not in given:
+        raise InputError(f"{source} is converted already; say with --base for which base model it is wanted.")
     found: dict[str, Any] = {}
     for component in _PLACES:
         found[component] = search.tokenizer() if component == "tokenizer" else search.component(component)
@@ -205,6 +218,11 @@ class _Search:
     source: Path
     given: dict[str, Path]
 
+    @property
+    def is_converted(self) -> bool:
+        """Whether the source is a checkpoint of this program."""
+        return (self.source / MODEL_INDEX).is_file() and (self.source / "appearance_encoder").is_dir()
+
     def folders(self, component: str) -> Iterator[Path]:
         """Folders in which a component may lie, existing or not."""
         repository, below = _PLACES[component]
@@ -216,6 +234,8 @@ class _Search:
         else:
             for pattern in self._patterns(component):
                 yield from self._matching(pattern)
+            if self.is_converted and component in _CONVERTED:
+                yield self.source / _CONVERTED[component]
         if component == "vae":  # Stable Diffusion has one of its own
             for folder in self.folders("unet"):
                 yield folder.with_name("vae")
@@ -241,11 +261,16 @@ class _Search:
             name = choose_weights({path.name for path in folder.iterdir()})
             if name is not None:
                 config = folder / CONFIG
-                if component == "vae" and folder.name == "vae":
+                converted = self.is_converted and folder.parent == self.source
+                if component == "vae" and folder.name == "vae" and not converted:
                     log.warning(
                         "sd-vae-ft-mse was not found; Stable Diffusion's own VAE, %s, is used", folder
                     )
-                return ComponentFiles(folder / name, config if config.is_file() else None)
+                return ComponentFiles(
+                    folder / name,
+                    config if config.is_file() else None,
+                    single=component == "motion" and converted,
+                )
         return self._single_file(component)
 
     def _single_file(self, component: str) -> ComponentFiles | None:
@@ -273,9 +298,11 @@ class _Search:
     def _tokenizer_folders(self) -> list[Path]:
         """Folders in which a tokenizer may lie: also beside a single file, which holds none."""
         given = self.given.get("stable_diffusion")
+        # All fine-tunes have the tokenizer of the original.
+        others = [self.source / "tokenizer", self.source / FOLDERS["stable_diffusion"][0] / "tokenizer"]
         if given is not None and given.is_file():
-            return [given.parent / "tokenizer", given.parent, self.source / "tokenizer"]
-        return [*self.folders("tokenizer"), self.source / "tokenizer"]
+            return [given.parent / "tokenizer", given.parent, *others]
+        return [*self.folders("tokenizer"), *others]
 
     def tokenizer(self) -> tuple[Path, ...]:
         for folder in self._tokenizer_folders():

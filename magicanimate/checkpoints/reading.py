@@ -12,7 +12,7 @@ import re
 import struct
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,14 @@ _DAMAGED = (
 )
 _WANTED = re.compile(r"GLOBAL ([\w.]+)")  # torch's message on a name it refuses
 _NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+UNET_PREFIX = "model.diffusion_model."
 # Keys of each network in a file that holds several; a VAE of its own has none of these in front.
 _PREFIXES = {
-    "unet": "model.diffusion_model.",
+    "unet": UNET_PREFIX,
     "vae": "first_stage_model.",
     "text_encoder": "cond_stage_model.transformer.",
 }
+_TEXT_MODEL = "text_model."
 
 
 class WeightFile(Mapping[str, torch.Tensor]):
@@ -115,6 +117,26 @@ class HeldTensors(WeightFile):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+class SomeWeights(WeightFile):
+    """The tensors of a file whose keys are wanted, as if it held nothing else."""
+
+    def __init__(self, file: WeightFile, wanted: Callable[[str], bool]):
+        super().__init__(file.path)
+        self._file, self._keys = file, tuple(filter(wanted, file))
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._file[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def file_of(self, key: str) -> Path:
+        return self._file.file_of(key)
 
 
 class _Pickle(HeldTensors):
@@ -207,7 +229,8 @@ def _refuse_placeholders(path: Path, head: bytes) -> None:
             f"{path} is a git-lfs pointer, not the weights themselves; run `git lfs pull` in its repository"
             " or download the file from its web page."
         )
-    if head.lstrip()[:1] == b"<":
+    # The length in front of a safetensors header may begin with the same byte.
+    if head.lstrip()[:1] == b"<" and head[8:9] != b"{":
         raise InputError(f"{path} is a web page, not weights; {_AGAIN}, through the page's download link.")
 
 
@@ -280,7 +303,10 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
         )
     tensors = {key: file[key] for key in own}
     if component == "text_encoder":
-        return HeldTensors(path, {key.removeprefix(prefix): value for key, value in tensors.items()})
+        names = {key: key.removeprefix(prefix) for key in tensors}
+        # Some merges leave "text_model." out, as transformers does since its version 5.
+        inner = "" if any(name.startswith(_TEXT_MODEL) for name in names.values()) else _TEXT_MODEL
+        return HeldTensors(path, {f"{inner}{names[key]}": value for key, value in tensors.items()})
     cls = _NETWORKS[component]
     try:
         with tempfile.TemporaryDirectory(prefix="magicanimate-") as folder:

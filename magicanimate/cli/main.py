@@ -209,7 +209,8 @@ def _add_convert(commands: Any) -> None:
     command = commands.add_parser(
         "convert",
         help="turn the published weights into a checkpoint of this program",
-        description="SOURCE is a folder with MagicAnimate, stable-diffusion-v1-5 and sd-vae-ft-mse.",
+        description="SOURCE is a folder with MagicAnimate, stable-diffusion-v1-5 and sd-vae-ft-mse; with "
+        "--base also a checkpoint that was converted before.",
     )
     command.add_argument("source", type=Path, help="folder of the published files")
     command.add_argument("dest", type=Path, help="folder to make")
@@ -217,10 +218,12 @@ def _add_convert(commands: Any) -> None:
         "--magicanimate", type=Path, metavar="FOLDER", help="MagicAnimate's files, if they lie elsewhere"
     )
     command.add_argument(
+        "--base",
         "--stable-diffusion",
+        dest="stable_diffusion",
         type=Path,
         metavar="PATH",
-        help="Stable Diffusion 1.5: its folder or single file",
+        help="base model: Stable Diffusion 1.5 or a fine-tune of it, a folder or a single file",
     )
     command.add_argument("--vae", type=Path, metavar="PATH", help="the VAE: its folder or single file")
     command.add_argument(
