@@ -378,7 +378,7 @@ class Animator:
         from magicanimate.media.writer import VideoWriter
 
         check_request(request)
-        known = {"inputs": inputs_of(request), "overwrite": request.overwrite}
+        inputs, overwrite = inputs_of(request), request.overwrite
         if request.background == PHOTO_BACKGROUND:
             raise InputError(
                 "There is no mask to draw, as the people stay in their photo; choose a background "
@@ -387,14 +387,14 @@ class Animator:
         if picture is not None:
             if picture.suffix.lower() != ".png":
                 raise InputError(f"The preview of the mask {picture} must be a .png file; name it so.")
-            check_file_output(picture, is_our_frame, **known)
+            check_file_output(picture, is_our_frame, inputs=inputs, overwrite=overwrite)
         if mask is not None:
             if mask.suffix.lower() not in (".mp4", ""):
                 raise InputError(
                     f"The mask {mask} must be a .mp4 file, or have no suffix for a folder of png frames; "
                     "name it so."
                 )
-            check_output(mask, **known)
+            check_output(mask, inputs=inputs, overwrite=overwrite)
         request = self.defaults.completed(self._with_part_map(request, None, should_stop))
         with ExitStack() as stack:
             media, backdrop = self._prepared(request, ProgressMeter(None), should_stop, stack)

@@ -279,7 +279,10 @@ def _apart(parts: np.ndarray) -> list[np.ndarray]:
     return [np.where(pieces == i, parts, 0).astype(parts.dtype) for i in people]
 
 
-def _measured(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+_Measures = tuple[np.ndarray | None, np.ndarray | None, np.ndarray]
+
+
+def _measured(parts: np.ndarray) -> _Measures:
     """Middle of head and torso, x and y, where both are seen, and the box x0, y0, x1, y1 of the body."""
     rows, columns = np.nonzero(parts)
     box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
@@ -290,10 +293,12 @@ def _measured(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndar
     return middles[0], middles[1], box
 
 
-def _onto(person: tuple, dancer: tuple) -> np.ndarray:
+def _onto(person: _Measures, dancer: _Measures) -> np.ndarray:
     """The matrix (2, 3) that puts somebody, as `_measured`, in the place of somebody else."""
     (head, torso, box), (other_head, other_torso, other_box) = person, dancer
-    if any(each is None for each in (head, torso, other_head, other_torso)):
+    here: np.ndarray
+    there: np.ndarray
+    if head is None or torso is None or other_head is None or other_torso is None:
         scale = (other_box[3] - other_box[1]) / (box[3] - box[1])
         here, there = (np.array([(each[0] + each[2]) / 2, each[3]]) for each in (box, other_box))
     else:

@@ -137,13 +137,12 @@ def shown(picture: np.ndarray, mask: np.ndarray, grow: int, feather: float = 0.0
     """
     import cv2
 
-    sure = grown(mask == PERSON, grow).astype(np.float32)
+    sure: np.ndarray = grown(mask == PERSON, grow).astype(np.float32)
     reach = grown(mask > NOBODY, grow)
     if feather:
         sure = cv2.GaussianBlur(sure, (0, 0), feather)
-    red = np.float32((254, 0, 0))
-    drawn = picture + 0.5 * sure[..., None] * (red - picture)
-    drawn = np.rint(drawn).astype(np.uint8)
+    red = np.array((254, 0, 0), np.float32)
+    drawn = np.rint(picture + 0.5 * sure[..., None] * (red - picture)).astype(np.uint8)
     drawn[reach & ~grown(reach, -1)] = (255, 220, 0)
     return drawn
 
