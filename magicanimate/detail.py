@@ -86,10 +86,10 @@ def find_tracks(control: Frames, parts: Sequence[Part]) -> list[Track]:
     found: dict[str, list[dict[int, tuple[float, float, float]]]] = {part.name: [] for part in parts}
     for number in range(len(control)):
         labels = nearest_labels(control[number])[0]
-        for part in parts:
+        for part, pieces in _seen(labels, parts):
             paths = found[part.name]
             free = [path for path in paths if number - max(path) <= max(3, _SHORTEST * len(control))]
-            for x, y, size in _pieces(labels, part):
+            for x, y, size in pieces:
                 near = [path for path in free if _distance(path[max(path)], (x, y)) <= _REACH * size]
                 if near:
                     path = min(near, key=lambda each: _distance(each[max(each)], (x, y)))
@@ -142,9 +142,9 @@ def counted(control: Frames, parts: Sequence[Part], *, below: float, cutting: fl
     """
     found = []
     for number in range(len(control)):
-        labels = nearest_labels(control[number])[0]
-        pieces = [(part, size) for part in parts for *_, size in _pieces(labels, part)]
-        found.append(sum(size < below and part.margin * size < cutting for part, size in pieces))
+        seen = _seen(nearest_labels(control[number])[0], parts)
+        sizes = [(part, size) for part, pieces in seen for *_, size in pieces]
+        found.append(sum(size < below and part.margin * size < cutting for part, size in sizes))
     return round(float(np.median(found))) if found else 0
 
 
@@ -283,8 +283,20 @@ def _mask(labels: np.ndarray, track: Track, number: int) -> np.ndarray:
     return soft * ((1 - ends) / 0.1).clip(0, 1).astype(np.float32)
 
 
+def _seen(
+    labels: np.ndarray, parts: Sequence[Part]
+) -> Iterator[tuple[Part, list[tuple[float, float, float]]]]:
+    """Each part with its pieces in a part map, see `_pieces`.
+
+    No more hands of a side than heads, the largest ones: compression scatters hands over small maps.
+    """
+    heads = len(_pieces(labels, HEAD)) or None
+    for part in parts:
+        yield part, _pieces(labels, part)[: None if part is HEAD else heads]
+
+
 def _pieces(labels: np.ndarray, part: Part) -> list[tuple[float, float, float]]:
-    """Centre x, y and size of each connected piece of a part, without specks."""
+    """Centre x, y and size of each connected piece of a part, the largest first and without specks."""
     import cv2
 
     mask = np.isin(labels, part.labels).astype(np.uint8)
@@ -293,8 +305,8 @@ def _pieces(labels: np.ndarray, part: Part) -> list[tuple[float, float, float]]:
     for x, y, width, height, area in boxes[1:count]:
         if area >= _LEAST_PIXELS:
             pieces.append((int(area), (x + width / 2 - 0.5, y + height / 2 - 0.5, max(width, height) - 2.0)))
-    largest = max((area for area, _ in pieces), default=0)
-    return [piece for area, piece in pieces if area >= _LEAST_OF_LARGEST * largest]
+    pieces.sort(key=lambda piece: -piece[0])
+    return [piece for area, piece in pieces if area >= _LEAST_OF_LARGEST * pieces[0][0]]
 
 
 def _distance(one: Sequence[float], other: Sequence[float]) -> float:

@@ -73,6 +73,16 @@ def test_some_people_get_a_second_look_and_what_it_costs_is_known_before():
     assert times_as_long(6, size=96, width=192, height=96) == 1 + 6 / 2
 
 
+def test_nobody_has_two_right_hands():
+    """Compression scatters the labels of hands over small maps."""
+    labels = np.stack([part_labels()] * 4)
+    real = find_tracks(PALETTE[labels], HANDS)
+    labels[:, 70:74, 5:9] = labels[:, 88:91, 60:64] = 3
+    again = find_tracks(PALETTE[labels], HANDS)
+    assert [track.part.name for track in again] == ["right hand", "left hand"]
+    np.testing.assert_allclose(again[0].centres, real[0].centres)
+
+
 def test_people_of_photo_and_clip_are_paired_from_left_to_right():
     tracks = find_tracks(PALETTE[np.stack([two_people(0)] * 3)], (HEAD,))
     found = references(two_people(6), tracks)
