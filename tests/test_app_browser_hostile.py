@@ -192,9 +192,9 @@ def test_what_is_no_clip_is_refused_by_name(page, tmp_path):
     ):
         put_in(page, "motion", name, "video/mp4", content)
         page.wait_for_selector(f"#motion-line:has-text('{said}')")
-        assert f"The motion clip {name} " in page.inner_text("#motion-line")
+        assert f"The dance video {name} " in page.inner_text("#motion-line")
         page.click("#animate")
-        wait_for_check(page, f"The motion clip {name} ")
+        wait_for_check(page, f"The dance video {name} ")
         take_out(page, "motion")
     animate(page, tmp_path)
 

@@ -79,7 +79,7 @@ def test_mistakes_are_told(panel):
     panel.presets.save("odd", {"seed": 4, "glitter": 1, "fit": "bend"})
     told = panel._load("odd")
     assert told[panel.controls["seed"]] == 4 and panel.controls["fit"] not in told
-    assert "glitter" in told[panel.message]["value"] and "fit (bend)" in told[panel.message]["value"]
+    assert "Glitter (1)" in told[panel.message]["value"] and "Fit (bend)" in told[panel.message]["value"]
 
 
 def test_card_shows_what_is_known_and_escapes_it():

@@ -167,7 +167,7 @@ def test_photo_and_clip_are_used_only_from_the_folders_given(tmp_path):
     settings = {"photo": str(photo), "motion": str(secret), "seed": 1}
     again = reuse(settings, [tmp_path / "out"])
     assert again.files == {"photo": photo}
-    assert again.missing == ("The clip secret.mp4 is not there any more; choose it again.",)
+    assert again.missing == ("The dance video secret.mp4 is not there any more; choose it again.",)
     assert reuse(settings, None).files["motion"] == secret
     (tmp_path / "out" / "link.mp4").symlink_to(secret)
     climbing = {**settings, "photo": str(tmp_path / "out" / ".." / "secret.mp4")}

@@ -28,6 +28,7 @@ from magicanimate.webui.animate.form_values import (
     size_choices,
     size_of,
 )
+from magicanimate.webui.texts import label_of
 from tests.conftest import ROOT
 from tests.inputs import write_motion
 
@@ -98,8 +99,8 @@ def test_what_does_not_suit_is_named_and_the_rest_is_taken():
     assert found.values == {"seed": 3}
     assert len(found.notes) == len(given) - 1
     text = " ".join(found.notes)
-    assert all(name in text for name in given if name != "seed")
-    assert "crop, pad, stretch" in text and "not a setting of this version" in text
+    assert all(label_of(name) in text for name in given if name != "seed")
+    assert "crop, pad, stretch" in text and "Moonlight (4) was left out. This version has no such" in text
 
 
 def test_several_seeds_make_as_many_requests(tmp_path):
@@ -201,7 +202,7 @@ def test_the_clip_of_the_background_is_the_one_that_was_uploaded():
     ("chosen", "words"),
     [
         ({"background": "file"}, "Add a picture or video for the background"),
-        ({"background": "colour", "background_colour": "blueish"}, "'blueish' is no colour"),
+        ({"background": "colour", "background_colour": "blueish"}, "“blueish” is no colour"),
     ],
 )
 def test_a_background_that_is_none_is_one_sentence(chosen, words):

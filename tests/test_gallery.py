@@ -251,7 +251,7 @@ def test_settings_come_back_into_the_form(make_page, folder, tmp_path):
 
     (tmp_path / "x.json").write_text(json.dumps({"photo": "", "motion": "", "seed": "many"}))
     updates = again._from_file(str(tmp_path / "x.json"), "", VISITOR)
-    assert "seed (many) is not a whole number" in updates[again.notice]["value"]
+    assert "Seed (many) was left out. Seed must be a whole number." in updates[again.notice]["value"]
     refused = again._from_file(str(write_photo(tmp_path / "plain.png")), "", VISITOR)
     assert list(refused) == [again.notice] and "plain.png has no settings" in refused[again.notice]["value"]
 

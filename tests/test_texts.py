@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import ast
+import re
 import string
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from magicanimate.config import AnimationRequest, MediaLimits
+from magicanimate.errors import InputError
+from magicanimate.media.motion import open_motion
+from magicanimate.media.photo import load_photo
+from magicanimate.request_checks import check_request
 from magicanimate.webui import texts
+from magicanimate.webui.page import help_texts
 from tests.conftest import ROOT
+from tests.hostile_files import ELF, HTML, gif_of
+from tests.inputs import write_motion, write_photo
 
 TRANSLATED = [language for language in texts.LANGUAGES if language != "en"]
 ONE_FORM = ("ja", "ko", "zh")
@@ -26,6 +37,15 @@ TABLES = (
     "_LEGS",
     "_KIND_NAMES",
     "_STAGES",
+    "PRESETS",
+    "STAGES",
+    "_SAID",
+    "_WANTED",
+    "_LIMBS",
+    "_TELLING",
+    "_CALLED",
+    "_TEXTS",
+    "_FOUND_BY",
 )
 """Names of what is looked up before it is handed to `tr`."""
 
@@ -79,7 +99,7 @@ def used() -> set[str]:
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_every_text_is_there_with_its_values(language):
     table = texts.read_table(language)
-    missing = sorted(used() - table.keys())
+    missing = sorted({*used(), *help_texts()} - table.keys())
     assert not missing, "\n".join(missing)
     for english, text in table.items():
         assert text.strip(), english
@@ -114,3 +134,57 @@ def test_values_and_numbers(language):
     assert texts.label_of("fps") != "Frame rate" and texts.choice_name("draft") == "Entwurf"
     language("ja")
     assert "2" in texts.tr("{count} warning|{count} warnings", count=2)
+
+
+def library_says(act) -> str:
+    with pytest.raises(InputError) as told:
+        act()
+    return str(told.value)
+
+
+def test_what_the_library_says_of_files_is_said_in_the_pages_language(tmp_path, language):
+    """By real errors: a sentence that is worded otherwise in the library would stay English."""
+    files = {
+        "me.png": ELF,
+        "text.jpg": HTML,
+        "nothing.png": b"",
+        "cut.png": write_photo(tmp_path / "whole.png").read_bytes()[:-400],
+        "wide.gif": gif_of(16000, 16000, 3),
+        "dance.mp4": ELF,
+        "page.mp4": HTML,
+        "empty.mp4": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "still.mp4", "PNG")
+    write_motion(tmp_path / "short.mp4", 5)
+    photo, video = "photo", "dance video"
+    english = {}
+    for name in ("me.png", "text.jpg", "nothing.png", "cut.png"):
+        english[name] = photo, library_says(lambda name=name: load_photo(tmp_path / name))
+    few = MediaLimits(max_pixels=50)
+    english["whole.png"] = photo, library_says(lambda: load_photo(tmp_path / "whole.png", limits=few))
+    for name in ("dance.mp4", "page.mp4", "empty.mp4", "still.mp4", "wide.gif"):
+        english[name] = video, library_says(lambda name=name: open_motion(tmp_path / name))
+    english["short.mp4"] = video, library_says(lambda: open_motion(tmp_path / "short.mp4", start=9.0))
+    for name, (what, sentence) in english.items():
+        language("en")
+        sentence = sentence.replace(f"{tmp_path}/", "")
+        told = texts.said(sentence)
+        assert f"The {what} {name} " in told and "raise max_" not in told, told
+        for other in TRANSLATED:
+            language(other)
+            assert texts.said(sentence) != told and name in texts.said(sentence), (other, told)
+    overlapping = AnimationRequest("a.png", "b.mp4", "c.mp4", window_size=8, window_overlap=8)
+    language("de")
+    assert texts.said(library_says(lambda: check_request(overlapping))).startswith("Fenster von 8 Bildern")
+    assert texts.said("Nobody has foreseen this.") == "Nobody has foreseen this."
+
+
+def test_every_sentence_is_a_pattern_of_its_own():
+    """None takes what another one is for, with values in."""
+    for text in texts._SAID:
+        filled = re.sub(r"\{\w+\}", "7", text)
+        assert texts.said(filled) == filled
+        matching = [each for each in texts._SAID if texts._pattern(each).fullmatch(filled)]
+        assert matching == [text]

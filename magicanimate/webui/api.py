@@ -127,8 +127,8 @@ def api_request(
     for name, value in given.items():
         if name not in known:
             raise InputError(f"There is no setting {name!r}; choose from: {', '.join(known)}.")
-        if trouble := known[name].trouble(value):
-            raise InputError(f"The setting {name} is {str(value)[:40]!r}, which {trouble}.")
+        if trouble := known[name].trouble(value, name):
+            raise InputError(f"The setting {name} is {str(value)[:40]!r}; {trouble}")
     if given.get("background") == FILE:
         raise InputError(
             "The background 'file' needs a file, which cannot be sent; choose photo, clip (the motion is an "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import gradio as gr
@@ -30,6 +31,17 @@ def find_examples(folder: Path) -> list[list[str]]:
         photos = [folder / f"{name}_photo{suffix}" for suffix in _EXAMPLE_PHOTOS]
         pairs += [[str(photo), str(motion)] for photo in photos if photo.exists()][:1]
     return pairs
+
+
+def help_texts() -> list[str]:
+    """The headings, paragraphs and items of the help, Markdown in English, each in a line of its own."""
+    blocks = re.split(r"\n\n|\n(?=[-\d])", _HELP.read_text(encoding="utf-8"))
+    return [" ".join(block.split()) for block in blocks]
+
+
+def _help() -> str:
+    """The help in the page's language, as Markdown; items of a list stand close together."""
+    return "\n".join(tr(text) if text[0] in "-1234" else f"\n{tr(text)}\n" for text in help_texts())
 
 
 class Page:
@@ -68,7 +80,7 @@ class Page:
                     with gr.Tab(tr("Train"), id="train") as train_tab:
                         train = TrainTab(service)
                 with gr.Tab(tr("Help"), id="help"):
-                    gr.Markdown(_HELP.read_text(encoding="utf-8"), elem_id="help")
+                    gr.Markdown(_help(), elem_id="help")
             AnimateEndpoint(service)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
             self.densepose.connect(self.animate.panel, self.tabs)

@@ -177,7 +177,7 @@ class AnimationService:
             with self._turn(lambda _: None, self._closed.is_set):
                 animator = self._animators.of(None)
                 if animator.model == "full" and "full" in _absent():
-                    note = "The full model is downloaded once, 11 GB, and then converted."
+                    note = tr("The full model is downloaded once, 11 GB, and then converted.")
                     self._loading = Progress("download", 0, 1, note=note)
                 try:
                     before()

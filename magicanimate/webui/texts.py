@@ -6,7 +6,9 @@ every one of them. What settings are called is here, beside their names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import cache
 
 from magicanimate.config import AnimationRequest
 from magicanimate.files import read_json_object
@@ -43,6 +45,70 @@ def tr(text: str, **values: object) -> str:
     return found.format(**values) if values else found
 
 
+_OTHERWISE = (
+    (re.compile(r"\bmotion clip\b"), "dance video"),  # what the page calls the visitor's file
+    (re.compile(r",? or raise max_\w+"), ""),  # of Python
+    (re.compile(r" \(--[\w-]+[^)]*\)"), ""),  # of the command line
+)
+"""Words of the library's sentences that the page has none or other ones for."""
+
+_SAID = (
+    "The photo {name} is not a picture that can be read; save it as JPEG or PNG.",
+    "The photo {name} holds text, not a picture; download or export the picture itself.",
+    "The photo {name} is a video; give a picture such as JPEG or PNG.",
+    "The photo {name} is damaged or cut off; copy or download it again.",
+    "The photo {name} is empty; copy or download it again.",
+    "The photo {name} has {size} pixels and the limit is {limit} (for instance {example}); scale it down.",
+    "The dance video {name} is not a video that can be read, or it is damaged; export it as mp4 (H.264) or "
+    "download it again.",
+    "The dance video {name} holds text, not a video; download the video itself.",
+    "The dance video {name} is a still picture; give a video, or a folder of numbered frames.",
+    "The dance video {name} has only sound, no picture; give a video.",
+    "The dance video {name} has no frame that can be decoded; export or download it again.",
+    "The dance video {name} is empty; copy or download it again.",
+    "The dance video {name} has {size} pixels and the limit is {limit} (for instance {example}); "
+    "scale it down.",
+    "The dance video {name} is used for {seconds} seconds and the limit is {limit}; choose a stretch with "
+    "start and end.",
+    "The dance video {name} is {seconds} seconds long and no frame is left between start {start} and end "
+    "{end}; choose an earlier start.",
+    "The dance video {name} is cut off ({held} of {frames} frames are there); copy or download it again, or "
+    "choose an end up to {seconds} seconds.",
+    "end is {end} and start {start}; the end must come after the start.",
+    "Windows of {size} frames cannot overlap by {overlap}; the overlap is at least 0 and less than the "
+    "window.",
+    "The queue is full; try again when one of the jobs that wait has ended.",
+    "This job has begun already, so it cannot be changed; make a new one.",
+    "This job is not in the list any more; make a new one.",
+    "This result is not there any more; it may have been moved or deleted.",
+    "The settings have no name yet; type one.",
+    "Something went wrong; the log tells more of job {job}.",
+    "One video is too few: one is kept for checking. Add more videos.",
+    "Too few videos: {found} found, {kept} kept for checking. Keep {keep} (under More).",
+    "Nobody is pointed at yet; click on the person in the picture.",
+)
+"""Sentences of the library that visitors meet first, as patterns."""
+
+
+def said(sentence: str) -> str:
+    """A sentence of the library, such as an error, in the words and the language of the page.
+
+    One that is not known stays English.
+    """
+    for pattern, words in _OTHERWISE:
+        sentence = pattern.sub(words, sentence)
+    for text in _SAID:
+        if found := _pattern(text).fullmatch(sentence):
+            return tr(text, **found.groupdict())
+    return sentence
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    """What a text with ``{name}`` for values matches."""
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", re.escape(text)), re.DOTALL)
+
+
 _LABELS = {
     "seed": "Seed",
     "random_seed": "New seed each time",
@@ -56,7 +122,7 @@ _LABELS = {
     "fit": "Fit",
     "start": "Start",
     "end": "End",
-    "stride": "Use every n-th frame",
+    "stride": "Every n-th frame",
     "fps": "Frame rate",
     "people": "Who dances",
     "fit_dancer": "Fit the dancer to the photo",
@@ -76,7 +142,7 @@ _LABELS = {
     "credentials": "Sign the video as AI-generated",
     "check_motion": "Convert ordinary videos",
     "background": "Background",
-    "background_colour": "Background color",
+    "background_colour": "Background colour",
     "background_file": "Background picture or video",
     "mask": "Mask",
     "second_photo": "Photo of a second person, who becomes the right one of two dancers",
@@ -125,7 +191,7 @@ _NAMES = {
     "draft": "Draft",
     "photo": "As in the photo",
     "clip": "As in the dance video",
-    "colour": "A color",
+    "colour": "A colour",
     "file": "A picture or video",
     "transparent": "Transparent",
     "faces": "Faces",

@@ -7,7 +7,6 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from densepose_tools.engine_choice import ENGINE_NAMES
 from magicanimate.animator import ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import Progress
@@ -17,7 +16,7 @@ from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.thumbnails import encode_webp
 from magicanimate.webui.jobs.polling import PlacedJob
-from magicanimate.webui.texts import tr
+from magicanimate.webui.texts import said, tr
 
 if TYPE_CHECKING:
     from densepose_tools.one_click import MadeMotion
@@ -91,16 +90,17 @@ _STAGES = {
 """Stages where the page has simpler words than the command line."""
 
 
-def progress_bar(progress: Progress, *, tells: bool = False) -> str:
+def progress_bar(progress: Progress, *, tells: bool = False, name: str = "") -> str:
     """Stage, bar and time left, and what is to be said of the run.
 
     Args:
         progress: of any work.
         tells: whether the page tells when it is done, see ``keys.js``, and offers the ways to do that.
+        name: of the work; that of its stage if empty.
     """
     total = max(progress.total, 1)
     percent = min(100, round(100 * progress.step / total))
-    stage = tr(_STAGES.get(progress.stage) or STAGES.get(progress.stage, progress.stage).capitalize())
+    stage = name or tr(_STAGES.get(progress.stage) or STAGES.get(progress.stage, progress.stage).capitalize())
     if total == 1:
         count = ""
     elif progress.stage in STAGES_IN_BYTES:
@@ -116,8 +116,9 @@ def progress_bar(progress: Progress, *, tells: bool = False) -> str:
         ""
         if not tells
         else (
-            '<button type="button" class="ma-small" data-notify hidden>Notify me when it is done</button> '
-            '<button type="button" class="ma-small" data-sound aria-pressed="false">Sound when done</button>'
+            f'<button type="button" class="ma-small" data-notify hidden>{tr("Notify me when it is done")}'
+            '</button> <button type="button" class="ma-small" data-sound aria-pressed="false">'
+            f"{tr('Sound when done')}</button>"
         )
     )
     return (
@@ -135,6 +136,7 @@ def _left(seconds: float | None) -> str:
 def message(text: str, *, kind: str = "info") -> str:
     """One sentence in a box; ``kind`` is "info", "done" or "error"."""
     role = "alert" if kind == "error" else "status"
+    text = said(text) if kind == "error" else text
     return f'<div class="ma-message ma-{kind}" role="{role}">{html.escape(text)}</div>'
 
 
@@ -172,13 +174,23 @@ def unloaded_note(minutes: float) -> str:
 def motion_made(new: MadeMotion, warning: str = "") -> str:
     """What was made of the visitor's clip, by what, and what to know of it."""
     made = new.extraction
-    how = "colours corrected" if new.engine is None else f"made by {ENGINE_NAMES[new.engine]}"
-    frames = "1 frame" if made.num_frames == 1 else f"{made.num_frames} frames"
-    text = f"Motion clip of {frames}, {how}."
-    for numbers, what in ((made.empty, "nobody"), (made.filled, "the people of a neighbouring frame")):
-        if numbers:
-            text += f" {len(numbers)} of them show {what}."
-    return message(f"{text} Saved as {made.video.name}.", kind="done") + (message(warning) if warning else "")
+    said = [tr("Motion clip of {count} frame.|Motion clip of {count} frames.", count=made.num_frames)]
+    said.append(tr("Its colours were corrected.") if new.engine is None else tr(_FOUND_BY[new.engine]))
+    if made.empty:
+        text = "{count} of them shows nobody.|{count} of them show nobody."
+        said.append(tr(text, count=len(made.empty)))
+    if made.filled:
+        text = "{count} of them repeats a neighbour.|{count} of them repeat a neighbour."
+        said.append(tr(text, count=len(made.filled)))
+    said.append(tr("Saved as {name}.", name=made.video.name))
+    return message(" ".join(said), kind="done") + (message(warning) if warning else "")
+
+
+_FOUND_BY = {
+    "torch": "People were found by the released DensePose network.",
+    "detectron2": "People were found by the released DensePose network (detectron2).",
+    "mini": "People were found by a simple built-in detector.",
+}
 
 
 def picture(webp: bytes, *, label: str, css: str) -> str:

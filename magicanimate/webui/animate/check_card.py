@@ -25,7 +25,7 @@ from magicanimate.webui.animate.form_values import OWN, form_settings
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.texts import tr
+from magicanimate.webui.texts import said, tr
 
 _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}
@@ -167,7 +167,7 @@ def card(forecast: Forecast) -> str:
 
 def problem(error: InputError) -> str:
     """What keeps Animate from beginning; it goes when anything in the form changes."""
-    return card(Forecast(remarks=(Remark("error", str(error)),), complete=True))
+    return card(Forecast(remarks=(Remark("error", said(str(error))),), complete=True))
 
 
 def _line(remark: Remark) -> str:

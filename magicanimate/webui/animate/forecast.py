@@ -25,7 +25,7 @@ from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, estimate
 from magicanimate.webui.animate.form_values import check_values, request_of
-from magicanimate.webui.texts import tr
+from magicanimate.webui.texts import said, tr
 
 Level = Literal["good", "note", "warning", "error"]
 
@@ -341,4 +341,4 @@ def edited_length(seconds: float, values: Mapping[str, Any]) -> float:
 
 def _sorry(error: InputError, values: Mapping[str, Any]) -> Remark:
     """An error as a remark, the files named as the visitor knows them."""
-    return Remark("error", without_folders(str(error), values.get("photo"), values.get("motion")))
+    return Remark("error", said(without_folders(str(error), values.get("photo"), values.get("motion"))))

@@ -65,25 +65,35 @@ class Setting:
     choices: tuple[str, ...] = ()
     multiple: int = 1
 
-    def trouble(self, value: Any) -> str | None:
-        """Why a value is none of this setting's, as the end of a sentence; ``None`` if it is."""
+    def trouble(self, value: Any, name: str) -> str | None:
+        """A sentence on why a value is none of this setting's, called ``name``; ``None`` if it is one."""
         kind = type(self.default)
         numeric = kind in (int, float)
         if isinstance(value, bool) != (kind is bool) or not isinstance(
             value, (int, float) if numeric else kind
         ):
-            wanted = {bool: "yes or no", int: "a whole number", float: "a number"}.get(kind, "a text")
-            return f"is not {wanted}"
+            return tr(_WANTED[kind], name=name)
         if numeric and not self.low <= value <= self.high:  # also refuses "not a number"
-            return f"is not between {self.low:g} and {self.high:g}"
+            text = "{name} must be between {low} and {high}."
+            return tr(text, name=name, low=f"{self.low:g}", high=f"{self.high:g}")
         if self.multiple > 1 and value % self.multiple:
             near = multiples_beside(value, self.multiple, low=self.low, high=self.high)
-            return f"is not a multiple of {self.multiple}. Try {near}"
+            text = "{name} must be a multiple of {multiple}. Try {near}."
+            return tr(text, name=name, multiple=self.multiple, near=near)
         if kind is int and value != int(value):
-            return "is not a whole number"
+            return tr(_WANTED[int], name=name)
         if self.choices and value not in self.choices:
-            return f"is none of: {', '.join(self.choices)}"
+            text = "{name} must be one of: {choices}."
+            return tr(text, name=name, choices=", ".join(self.choices))
         return None
+
+
+_WANTED = {
+    bool: "{name} must be yes or no.",
+    int: "{name} must be a whole number.",
+    float: "{name} must be a number.",
+    str: "{name} must be a text.",
+}
 
 
 @dataclass(frozen=True)
@@ -152,8 +162,8 @@ def check_values(values: Mapping[str, Any], defaults: ModelDefaults) -> None:
     """
     for name, setting in form_settings(defaults).items():
         value = values.get(name)
-        if value is not None and (trouble := setting.trouble(value)):
-            raise InputError(f"{label_of(name)} {trouble.replace('is not', 'must be', 1)}.")
+        if value is not None and (trouble := setting.trouble(value, label_of(name))):
+            raise InputError(trouble)
 
 
 def steps_of(preset: str, defaults: ModelDefaults) -> int:
@@ -172,11 +182,15 @@ def read_back(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> Read
     values, notes = {}, []
     for name, value in given.items():
         setting = settings.get(name)
-        trouble = "is not a setting of this version" if setting is None else setting.trouble(value)
+        if setting is None:
+            trouble = tr("This version has no such setting.")
+        else:
+            trouble = setting.trouble(value, label_of(name))
         if trouble is None:
             values[name] = type(setting.default)(value)
         else:
-            notes.append(f"{name} ({str(value)[:40]}) {trouble}; it was left as it is.")
+            left_out = tr("{name} ({value}) was left out.", name=label_of(name), value=str(value)[:40])
+            notes.append(f"{left_out} {trouble}")
     return ReadBack(values, tuple(notes))
 
 
@@ -199,7 +213,7 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
             given |= {"background": COLOUR, "background_colour": str(background)}
         else:
             given["background"] = FILE
-            notes = (f"Choose the background {file_name(background)} again.",)
+            notes = (tr("Choose the background {name} again.", name=file_name(background)),)
     found = read_back(given, settings)
     found = replace(found, notes=found.notes + notes)
     fixed = {"random_seed": False, "seeds": 1}
@@ -220,7 +234,7 @@ def motion_steps(values: Mapping[str, Any]) -> dict[str, Any]:
     steps |= {"convert": bool(values.get("check_motion", True))}
     if steps.get("people") == "point":
         if not values.get("point"):
-            raise InputError("Click on the person to follow, in the picture below the video.")
+            raise InputError(tr("Click on the person to follow, in the picture below the video."))
         steps["point"] = list(values["point"])
     return steps
 
@@ -231,9 +245,10 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     Raises:
         InputError: photo or clip is missing.
     """
-    for name, what in (("photo", "a photo"), ("motion", "a dance video")):
-        if not values[name]:
-            raise InputError(f"Add {what}, or choose an example.")
+    if not values["photo"]:
+        raise InputError(tr("Add a photo, or choose an example."))
+    if not values["motion"]:
+        raise InputError(tr("Add a dance video, or choose an example."))
     given = {
         name: value
         for name, value in values.items()
@@ -249,10 +264,12 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     elif given.get("background") == COLOUR:
         given["background"] = colour = str(values.get("background_colour") or "")
         if not is_colour(colour):
-            raise InputError(f"{colour[:40]!r} is no colour; write a name such as white, or #2060a0.")
+            text = "“{value}” is no colour; write a name such as white, or #2060a0."
+            raise InputError(tr(text, value=colour[:40]))
     elif given.get("background") == FILE:
         if not values.get("background_file"):
-            raise InputError("Add a picture or video for the background, or choose another background.")
+            text = "Add a picture or video for the background, or choose another background."
+            raise InputError(tr(text))
         given["background"] = str(values["background_file"])
     elif given.get("background") == TRANSPARENT:
         output = output.with_suffix(".webm")

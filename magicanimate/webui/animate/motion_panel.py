@@ -30,7 +30,8 @@ const show = () => {
   const [from, to] = [start, end].map((input) => seconds(input).toFixed(1));
   start.setAttribute("aria-valuetext", `${from} s`);
   end.setAttribute("aria-valuetext", `${to} s`);
-  strip.querySelector("output").textContent = `${from} s to ${to} s`;
+  const said = strip.dataset.said.replace("{start}", from).replace("{end}", to);
+  strip.querySelector("output").textContent = said;
 };
 element.addEventListener("input", (event) => {
   const [start, end] = element.querySelectorAll(".ma-strip input");
@@ -239,6 +240,7 @@ class MotionPanel:
         return {self.joined: None, **{self.controls[name]: defaults[name].default for name in _EDITS}}
 
 
+_STRETCH = "{start} s to {end} s"  # the numbers are filled in where the marks are moved
 _MARKED = ("Start of the part that is used", "End of the part that is used")
 _EDITS = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer")
 assert set(MOTION_STEPS) <= {*_EDITS, "people"}
@@ -253,7 +255,7 @@ def strip(found: ClipStrip, start: float = 0.0, end: float = 0.0) -> str:
     )
     picture = views.picture(found.row(), label="", css="ma-strip-row")
     return (
-        f'<div class="ma-strip" data-seconds="{found.seconds:.3f}">'
+        f'<div class="ma-strip" data-seconds="{found.seconds:.3f}" data-said="{tr(_STRETCH)}">'
         f'<div class="ma-strip-frames">{picture}{marks}</div><output></output></div>'
     )
 

@@ -16,6 +16,7 @@ from magicanimate.files import Unreadable, file_name, read_json
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.gallery.export import EXPORTED_FROM
 from magicanimate.webui.gallery.results import LARGEST_SETTINGS, StoredResult
+from magicanimate.webui.texts import tr
 
 SUFFIXES = (".json", ".mp4", ".webm", ".gif", ".png")
 
@@ -91,23 +92,31 @@ def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused
     """
     found: dict[str, Path] = {}
     missing = []
-    for name, what in zip(
-        FILES, ("photo", "clip", "keypoint clip", "dance video", "mask", "second photo"), strict=True
-    ):
+    for name in FILES:
         named = settings.get(name)
         if name not in ("photo", "motion") and named is None:
             continue
         path = _within(Path(named), folders) if isinstance(named, str) and named else None
-        called = f"The {what} {file_name(named) or 'it had'}"
+        called = {"what": tr(_CALLED[name]), "name": file_name(named) if named else ""}
         if path is None:
-            missing.append(f"{called} is not there any more; choose it again.")
+            missing.append(tr("{what} {name} is not there any more; choose it again.", **called))
         elif path.is_file():
             found[name] = path
         else:
-            missing.append(f"{called} is a folder of frames; choose a video.")
+            missing.append(tr("{what} {name} is a folder of frames; choose a video.", **called))
     if "driving_video" in found:  # the motion clip was made of it and will be again
         found["motion"] = found.pop("driving_video")
     return Reused(settings, found, tuple(missing))
+
+
+_CALLED = {
+    "photo": "The photo",
+    "motion": "The dance video",
+    "keypoints": "The keypoint clip",
+    "driving_video": "The ordinary dance video",
+    "mask": "The mask",
+    "second_photo": "The second photo",
+}
 
 
 def _from_json(file: Path) -> Any:

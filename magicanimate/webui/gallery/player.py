@@ -33,13 +33,14 @@ _TEXTS = (
     "Side by side",
     "Sound",
     "Speed",
+    "Your video is ready.",
     "Video; space plays, comma and full stop step",
     "What is shown",
     "motion",
     "photo",
     "result",
 )
-"""What the player says."""
+"""What the player and ``keys.js`` say."""
 
 
 def head() -> str:
@@ -76,7 +77,7 @@ def _labels(results: list[StoredResult]) -> list[str]:
         values = [each.settings.get(name) for each in results]
         if values[0] != values[1]:
             for texts, value in zip(said, values, strict=True):
-                texts.append(f"{word} {file_name(value) or value}")
+                texts.append(f"{tr(word)} {file_name(value) or value}")
     days = "%H:%M" if results[0].made.date() == results[1].made.date() else "%d %b, %H:%M"
     for texts, each in zip(said, results, strict=True):
         texts.append(f"{each.made:{days}}")

@@ -20,7 +20,7 @@ from magicanimate.webui.gallery.thumbnails import thumbnail
 from magicanimate.webui.jobs.job import Job, JobState
 from magicanimate.webui.jobs.polling import JobPoller, JobUpdate, PlacedJob, ViewState
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.texts import tr
+from magicanimate.webui.texts import said, tr
 
 _WHILE_BUSY, _WHILE_IDLE = 0.4, 2.0  # seconds between looks
 
@@ -304,7 +304,7 @@ def _row(placed: PlacedJob, useless: Set[tuple[str, str]]) -> str:
     state, waiting = tr(_STATES[job.state]), job.state == "waiting"
     if waiting:
         state = tr("waiting behind {count}", count=placed.before) if placed.before else tr("next")
-    detail = f'<span class="ma-job-error">{html.escape(job.error)}</span>' if job.error else ""
+    detail = f'<span class="ma-job-error">{html.escape(said(job.error))}</span>' if job.error else ""
     buttons = "".join(
         _button(*button, job=job, disabled=(job.id, button[0]) in useless)
         for button in _BUTTONS[job.state]

@@ -7,6 +7,7 @@
       .forEach((place) => place.setAttribute("role", "img"));
 
   // The tab says how far the video is, and that it is done until somebody looks.
+  const READY = globalThis.maTexts?.["Your video is ready."] ?? "Your video is ready."; // in the page's language
   const NAME = "MagicAnimate";
   const SOUND = "magicanimate-sound";
   let running = false;
@@ -30,9 +31,9 @@
       document.title = `${bar.getAttribute("aria-valuenow")} % · ${NAME}`;
     } else if (running && document.querySelector("#status .ma-done")) {
       if (localStorage.getItem(SOUND)) chime();
-      document.title = document.hidden ? `✓ Your video is ready · ${NAME}` : NAME;
+      document.title = document.hidden ? `✓ ${READY} · ${NAME}` : NAME;
       if (document.hidden && globalThis.Notification?.permission === "granted")
-        new Notification(NAME, { body: "Your video is ready." });
+        new Notification(NAME, { body: READY });
     } else if (running) {
       document.title = NAME;
     }

@@ -20,20 +20,20 @@ PROGRAM_FOLDER = Path(__file__).resolve().parents[3]
 """Where ``python -m training`` is found."""
 
 PRESETS = {
-    "mini": "small networks from nothing, 128 x 128, then 256 x 256 pixels; days on a CPU",
-    "tiny": "32 x 32 pixels, a few steps; to see in seconds that everything works",
-    "paper_tiktok": "the paper's settings for TikTok dances; a GPU and Stable Diffusion 1.5",
-    "paper_ted": "the paper's settings for TED talks; a GPU and Stable Diffusion 1.5",
-    "paper_applications": "the paper's settings behind its applications; no pictures in stage2",
+    "mini": "Small networks from nothing, 128 × 128, then 256 × 256 pixels; days on a CPU",
+    "tiny": "32 × 32 pixels and a few steps, to see in seconds that everything works",
+    "paper_tiktok": "The paper's settings for TikTok dances; needs a GPU and Stable Diffusion 1.5",
+    "paper_ted": "The paper's settings for TED talks; needs a GPU and Stable Diffusion 1.5",
+    "paper_applications": "The paper's settings behind its applications; no pictures in stage2",
 }
 STAGES = {
-    "vae": "1. the autoencoder, which turns pictures into latents",
-    "base": "2. all networks for single pictures together, from nothing",
-    "controlnet": "the pose ControlNet on single pictures; the paper's first",
-    "stage1": "appearance encoder and ControlNet on pairs of frames; the paper's second",
-    "stage2": "the temporal layers on clips, after base or stage1",
-    "distill": "a student of the finished networks, which needs few steps and no guidance",
-    "sharpen": "last: the autoencoder's decoder, sharper pictures of the finished networks",
+    "vae": "First: the autoencoder, which turns pictures into latents",
+    "base": "Second: all networks for single pictures together, from nothing",
+    "controlnet": "The pose ControlNet on single pictures; the paper's first stage",
+    "stage1": "Appearance encoder and ControlNet on pairs of frames; the paper's second stage",
+    "stage2": "The temporal layers on clips, after base or stage1",
+    "distill": "A student of the finished networks, which needs few steps and no guidance",
+    "sharpen": "Last: the autoencoder's decoder, for sharper pictures of the finished networks",
 }
 HOLDOUT = {"mini": 16, "tiny": 1}
 """Videos that a preset keeps for checking, where there are enough; the others keep 4."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
+from magicanimate.webui import views
+from magicanimate.webui.texts import tr
 from magicanimate.webui.training.config import PRESETS, STAGES, TrainingConfig, stages_of
 
 Controls = dict[str, gr.components.Component]
@@ -17,12 +19,15 @@ def what(config: TrainingConfig) -> Controls:
         name: gr.Dropdown(
             list(names),
             value=getattr(config, name),
-            label=name.capitalize(),
-            info=texts[getattr(config, name)],
+            label=tr(label),
+            info=tr(texts[getattr(config, name)]),
             filterable=False,
             elem_id=f"train-{name}",
         )
-        for name, names, texts in (("preset", PRESETS, PRESETS), ("stage", stages_of(config.preset), STAGES))
+        for name, label, names, texts in (
+            ("preset", "Preset", PRESETS, PRESETS),
+            ("stage", "Stage", stages_of(config.preset), STAGES),
+        )
     }
 
 
@@ -31,8 +36,8 @@ def data(config: TrainingConfig) -> Controls:
     return {
         "data": gr.Textbox(
             config.data,
-            label="Data folder",
-            info="Videos NAME.mp4 with their motion clips NAME.densepose.mp4, or rendered dancers",
+            label=tr("Data folder"),
+            info=tr("Videos NAME.mp4 with their motion clips NAME.densepose.mp4, or rendered dancers"),
             elem_id="data",
         )
     }
@@ -43,8 +48,8 @@ def runs(config: TrainingConfig) -> Controls:
     return {
         "runs": gr.Textbox(
             config.runs,
-            label="Folder of the runs",
-            info="The same for all stages of one training: each stage continues from the one before",
+            label=tr("Folder of the runs"),
+            info=tr("The same for all stages of one training: each stage continues from the one before"),
             elem_id="runs",
         )
     }
@@ -52,30 +57,32 @@ def runs(config: TrainingConfig) -> Controls:
 
 def more() -> Controls:
     """Settings that are the preset's as long as they are empty."""
-    gr.HTML('<p class="ma-caption">Empty fields are as the preset has them.</p>', padding=False)
+    gr.HTML(views.caption(tr("Empty fields are as the preset has them.")), padding=False)
     with gr.Row():
         controls: Controls = {
             "steps": gr.Number(
-                label="Steps in all", precision=0, minimum=1, min_width=120, elem_id="train-steps"
+                label=tr("Steps in all"), precision=0, minimum=1, min_width=120, elem_id="train-steps"
             ),
             "batch_size": gr.Number(
-                label="Batch size", precision=0, minimum=1, min_width=120, elem_id="batch-size"
+                label=tr("Batch size"), precision=0, minimum=1, min_width=120, elem_id="batch-size"
             ),
             "holdout": gr.Number(
-                label="Videos kept for checking",
-                info="never learned from; empty: up to 16, at most a quarter",
+                label=tr("Videos kept for checking"),
+                info=tr("Never learned from; empty: up to 16, at most a quarter"),
                 precision=0,
                 minimum=1,
                 min_width=160,
                 elem_id="holdout",
             ),
-            "learning_rate": gr.Number(label="Peak learning rate", min_width=120, elem_id="learning-rate"),
+            "learning_rate": gr.Number(
+                label=tr("Peak learning rate"), min_width=120, elem_id="learning-rate"
+            ),
         }
     controls["images"] = gr.Textbox(
-        label="Folder of pictures", info="for training on pictures and videos together"
+        label=tr("Folder of pictures"), info=tr("For training on pictures and videos together")
     )
     controls["pipeline"] = gr.Textbox(
-        label="Go on from a checkpoint", info="folder of a model, such as assets/mini"
+        label=tr("Go on from a checkpoint"), info=tr("Folder of a model, such as assets/mini")
     )
     return controls
 
@@ -84,10 +91,11 @@ def released_weights() -> Controls:
     """What the paper's presets begin with."""
     return {
         "stable_diffusion": gr.Textbox(
-            label="Stable Diffusion 1.5", info="its folder; not needed if you go on from a checkpoint (More)"
+            label=tr("Stable Diffusion 1.5"),
+            info=tr("Its folder; not needed if you go on from a checkpoint (More)"),
         ),
-        "vae": gr.Textbox(label="Autoencoder", info="folder of sd-vae-ft-mse"),
+        "vae": gr.Textbox(label=tr("Autoencoder"), info=tr("Folder of sd-vae-ft-mse")),
         "motion": gr.Textbox(
-            label="Motion weights", info="stage2: AnimateDiff's mm_sd_v15.ckpt; may stay empty"
+            label=tr("Motion weights"), info=tr("For stage2: AnimateDiff's mm_sd_v15.ckpt; may stay empty")
         ),
     }

@@ -15,6 +15,7 @@ from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.scratch import temporary_folder
 from magicanimate.webui.service import AnimationService
+from magicanimate.webui.texts import tr
 from magicanimate.webui.training import form as train_form
 from magicanimate.webui.training import views as train_views
 from magicanimate.webui.training.config import FROM_NOTHING, PRESETS, STAGES, TrainingConfig, shown, stages_of
@@ -33,14 +34,14 @@ class TrainTab:
 
     def __init__(self, service: AnimationService):
         self.manager = TrainingManager(service.output / ".training.json")
-        gr.HTML(train_views.INTRO, padding=False)
+        gr.HTML(train_views.intro(), padding=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 self._wishes()
             with gr.Column(scale=6, min_width=320):
                 self.run = RunPanel()
                 self.trials = TrialPanel(service, self.manager)
-                with gr.Accordion("What the training prints", open=False):
+                with gr.Accordion(tr("What the training prints"), open=False):
                     self.output = gr.Textbox(
                         show_label=False, lines=10, max_lines=10, interactive=False, elem_id="training-output"
                     )
@@ -52,34 +53,38 @@ class TrainTab:
     def _wishes(self) -> None:
         config = TrainingConfig()  # the one that was made last is put in when the page is opened
         self.fields = train_form.what(config) | train_form.data(config)
-        self.check = gr.Button("Check the data", size="sm", elem_id="check-data")
+        self.check = gr.Button(tr("Check the data"), size="sm", elem_id="check-data")
         self.checked = gr.HTML("", visible=False, padding=False, elem_id="checked-data")
-        with gr.Accordion("No videos? Render synthetic dancers", open=False):
+        with gr.Accordion(tr("No videos? Render synthetic dancers"), open=False):
             self.dancers = gr.Number(
                 64,
-                label="People",
-                info="Into the data folder, each with stills and a short clip; the mini learned from 2,000",
+                label=tr("People"),
+                info=tr(
+                    "Each gets stills and a short clip in the data folder; the mini model learned from 2,000"
+                ),
                 precision=0,
                 minimum=1,
                 elem_id="dancers",
             )
             with gr.Row():
-                self.render = gr.Button("Render", size="sm", elem_id="render")
-                self.stop_rendering = gr.Button("Stop rendering", size="sm", interactive=False)
+                self.render = gr.Button(tr("Render"), size="sm", elem_id="render")
+                self.stop_rendering = gr.Button(tr("Stop rendering"), size="sm", interactive=False)
             self.rendering = gr.HTML("", padding=False, elem_id="rendering")
             self.render_problem = gr.HTML("", padding=False, elem_id="render-problem")
         self.fields |= train_form.runs(config)
-        with gr.Accordion("More", open=False, elem_id="train-more"):
+        with gr.Accordion(tr("More"), open=False, elem_id="train-more"):
             self.fields |= train_form.more()
         with gr.Group(visible=False, elem_id="released-weights") as self.released:
             self.fields |= train_form.released_weights()
         with gr.Row():
-            self.start = gr.Button("Start", variant="primary", size="lg", elem_id="start-training")
-            self.stop = gr.Button("Stop", size="lg", interactive=False, elem_id="stop-training")
+            self.start = gr.Button(
+                tr("Start training"), variant="primary", size="lg", elem_id="start-training"
+            )
+            self.stop = gr.Button(tr("Stop"), size="lg", interactive=False, elem_id="stop-training")
         self.start_problem = gr.HTML("", padding=False, elem_id="start-problem")
         self.command = gr.Textbox(
-            label="Command line",
-            info="Does the same",
+            label=tr("Command line"),
+            info=tr("Does the same"),
             lines=2,
             interactive=False,
             buttons=["copy"],
@@ -139,9 +144,9 @@ class TrainTab:
         except InputError as error:
             command = str(error)
         # A stage that fits is left alone: the visitor may have chosen another one meanwhile.
-        stage = {"info": STAGES[config.stage]} if config.stage in stages else {"value": stages[0]}
+        stage = {"info": tr(STAGES[config.stage])} if config.stage in stages else {"value": stages[0]}
         return {
-            self.fields["preset"]: gr.update(info=PRESETS.get(config.preset)),
+            self.fields["preset"]: gr.update(info=tr(PRESETS.get(config.preset, ""))),
             self.fields["stage"]: gr.update(choices=list(stages), **stage),
             self.released: gr.update(visible=config.preset not in FROM_NOTHING),
             self.command: command,
@@ -153,7 +158,7 @@ class TrainTab:
 
     def _start(self, data: dict) -> Iterator[Updates]:
         yield {
-            self.start_problem: views.message("Looking at the data…"),
+            self.start_problem: views.message(tr("Looking at the data…")),
             self.start: gr.update(interactive=False),
         }
         try:
@@ -186,7 +191,7 @@ class TrainTab:
         """Say what a training would use of the data folder."""
         said: list[str] = []
         yield {
-            self.checked: gr.update(value=views.message("Looking at the files."), visible=True),
+            self.checked: gr.update(value=views.message(tr("Looking at the data…")), visible=True),
             self.check: gr.update(interactive=False),
         }
         try:
@@ -215,9 +220,11 @@ class TrainTab:
         updates |= self._rendering(config.data, busy)
         return updates | {
             self.output: run.process.output(),
-            self.start: gr.update(value="Resume" if status.checkpoint else "Start", interactive=not busy),
+            self.start: gr.update(
+                value=tr("Resume") if status.checkpoint else tr("Start training"), interactive=not busy
+            ),
             self.stop: gr.update(
-                value="Stop at once" if status.state == "stopping" else "Stop", interactive=busy
+                value=tr("Stop at once") if status.state == "stopping" else tr("Stop"), interactive=busy
             ),
             self.seen: now,
         }
@@ -250,7 +257,7 @@ class RunPanel:
             color="loss of",
             colors_in_legend=list(_CURVES),
             color_map=_CURVES,
-            title="Loss",
+            title=tr("Loss"),
             height=260,
             visible=False,
             elem_id="loss-curve",
@@ -310,12 +317,12 @@ class TrialPanel:
     def __init__(self, service: AnimationService, manager: TrainingManager):
         self.service, self.manager = service, manager
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="trials") as self.box:
-            self.choice = gr.Radio([], label="Try what was trained")
+            self.choice = gr.Radio([], label=tr("Try what was trained"))
             self.note = gr.HTML("", visible=False, padding=False, elem_id="trial-note")
             with gr.Row():
-                self.use = gr.Button("Try in Animate", variant="primary", size="sm", elem_id="try")
-                self.export = gr.Button("Export the newest checkpoint", size="sm", elem_id="export")
-                self.back = gr.Button("Back to the first model", size="sm", visible=False, elem_id="back")
+                self.use = gr.Button(tr("Try in Animate"), variant="primary", size="sm", elem_id="try")
+                self.export = gr.Button(tr("Export the newest checkpoint"), size="sm", elem_id="export")
+                self.back = gr.Button(tr("Back to the first model"), size="sm", visible=False, elem_id="back")
         self.widgets = [self.box, self.choice, self.export]
 
     def connect(
@@ -361,7 +368,7 @@ class TrialPanel:
         return updates
 
     def _export(self, config: TrainingConfig) -> Iterator[Updates]:
-        note = views.message("Exporting the newest checkpoint…")
+        note = views.message(tr("Exporting the newest checkpoint…"))
         yield {self.note: gr.update(value=note, visible=True), self.export: gr.update(interactive=False)}
         updates: Updates = {self.export: gr.update(interactive=True)}
         try:
@@ -371,14 +378,14 @@ class TrialPanel:
             return
         found = [(trial.name, str(trial.folder)) for trial in trials(config.runs_folder)]
         yield updates | {
-            self.note: views.message(f"Written to {out}", kind="done"),
+            self.note: views.message(tr("Written to {folder}", folder=out), kind="done"),
             self.choice: gr.update(choices=found, value=str(out)),
         }
 
     def _use(self, folder: str | None) -> Updates:
         try:
             if not folder:
-                raise InputError("There is nothing to try yet; export a checkpoint first.")
+                raise InputError(tr("There is nothing to try yet; export a checkpoint first."))
             self.service.use_model(Path(folder))
         except InputError as error:
             return {self.note: gr.update(value=views.message(str(error), kind="error"), visible=True)}

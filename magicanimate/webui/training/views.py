@@ -7,55 +7,64 @@ from collections.abc import Sequence
 
 from magicanimate.config import Progress
 from magicanimate.webui import views
+from magicanimate.webui.texts import tr
 from magicanimate.webui.training.detached import DetachedProcess
 from magicanimate.webui.training.run import RunStatus
 
-INTRO = (
-    '<p class="ma-caption">Train a model on videos of your own. A training goes on when this page is closed '
-    "or the program ends, and is found again. On several GPUs, run the command line below with "
-    "<code>accelerate launch -m</code> in place of <code>python -m</code>.</p>"
+_INTRO = (
+    "Train a model on videos of your own. A training goes on when this page is closed or the program ends, "
+    "and is found again. On several GPUs, run the command line below with {launch} in place of {python}."
 )
+
+
+def intro() -> str:
+    """What the tab is for."""
+    launch, python = "<code>accelerate launch -m</code>", "<code>python -m</code>"
+    return views.caption(tr(_INTRO, launch=launch, python=python))
 
 
 def training(status: RunStatus, stage: str) -> str:
     """How far a run is, or how it ended."""
     if status.state == "none":
-        return views.message(f"{stage} has not been trained in this folder yet.")
+        return views.message(tr("{stage} has not been trained in this folder yet.", stage=stage))
     if status.state == "failed":
-        return views.message(status.words or "It ended without saying why.", kind="error")
+        return views.message(status.words or tr(_SILENT), kind="error")
     if status.state == "finished":
-        return views.message(
-            f"Finished {stage} after {status.step} steps. For more, set Steps higher and resume.", kind="done"
-        )
+        text = "Finished {stage} after {step} steps. For more, set a higher number of steps and resume."
+        return views.message(tr(text, stage=stage, step=status.step), kind="done")
     if status.state == "stopped":
-        kept = (
-            f"at step {status.checkpoint}"
-            if status.checkpoint
-            else "at the beginning, there is no checkpoint"
-        )
+        told = {"step": status.step, "steps": status.steps or "?", "kept": status.checkpoint}
+        if status.checkpoint:
+            return views.message(
+                tr("Stopped at step {step} of {steps}; Resume goes on at step {kept}.", **told)
+            )
         return views.message(
-            f"Stopped at step {status.step} of {status.steps or '?'}; Resume goes on {kept}."
+            tr("Stopped at step {step} of {steps}; with no checkpoint yet it begins anew.", **told)
         )
     if status.state == "stopping":
-        note = "Stopping: it finishes its step and writes a checkpoint. Stop at once leaves that out."
+        note = tr("Stopping: it finishes its step and writes a checkpoint. Stop at once leaves that out.")
         return _bar(status, stage) + views.message(note)
     return _bar(status, stage)
 
 
+_SILENT = "It ended without saying why."
+
+
 def _bar(status: RunStatus, stage: str) -> str:
     if not status.steps:
-        return views.message(f"Getting ready: {status.words or 'loading'}")
-    return views.progress_bar(Progress(f"training {stage}", status.step, status.steps, status.seconds_left))
+        return views.message(f"{tr('Getting ready…')} {status.words}".strip())
+    progress = Progress("train", status.step, status.steps, status.seconds_left)
+    return views.progress_bar(progress, name=tr("Training {stage}", stage=stage))
 
 
 def samples_caption(step: int, stage: str) -> str:
     """What the rows of the samples are."""
     rows = (
-        "above the pictures, below what the autoencoder makes of them"
+        tr("above the pictures, below what the autoencoder makes of them")
         if stage == "vae"
-        else "photo, motion, result and how it should be, of people it does not learn from"
+        else tr("photo, motion, result and how it should be, of people it does not learn from")
     )
-    return f'<p class="ma-caption">Step {step}: {rows}</p>'
+    return views.caption(tr("Step {step}: {rows}", step=step, rows=rows))
 
 
 def rendering(process: DetachedProcess) -> str:
@@ -64,16 +73,15 @@ def rendering(process: DetachedProcess) -> str:
     if record is None:
         return ""
     if process.running:
-        return views.message(process.output(lines=1) or "Getting ready to render.")
+        return views.message(process.output(lines=1) or tr("Getting ready…"))
     if record.exit_status and not record.asked_to_stop:
-        return views.message(process.last_words() or "It ended without saying why.", kind="error")
-    done = record.exit_status == 0
-    text = (
-        f"Rendered: {process.last_words()}"
-        if done
-        else "Stopped; Render goes on with those that are missing."
-    )
-    return views.message(text, kind="done" if done else "info")
+        return views.message(process.last_words() or tr(_SILENT), kind="error")
+    if record.exit_status == 0:
+        return views.message(tr("Rendered: {what}", what=process.last_words()), kind="done")
+    return views.message(tr("Stopped; Render goes on with those that are missing."))
+
+
+_UNUSABLE = "{count} file cannot be used|{count} files cannot be used"
 
 
 def lines(text: Sequence[str], *, kind: str = "info") -> str:
@@ -82,5 +90,5 @@ def lines(text: Sequence[str], *, kind: str = "info") -> str:
     body = "".join(f"<div>{html.escape(line)}</div>" for line in text if line not in left_out)
     if left_out:
         items = "".join(f"<div>{html.escape(line)}</div>" for line in left_out)
-        body += f"<details><summary>{len(left_out)} files cannot be used</summary>{items}</details>"
+        body += f"<details><summary>{tr(_UNUSABLE, count=len(left_out))}</summary>{items}</details>"
     return f'<div class="ma-message ma-{kind}" role="status">{body}</div>'
