@@ -14,8 +14,8 @@ from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.one_click import MARGIN, motion_config
 from densepose_tools.tracking import PersonAt, picture_at, with_mark
 from magicanimate.errors import InputError
-from magicanimate.palette import BACKGROUND
-from magicanimate.webui.motion_tools.tab import CHANGE, CORRECT, MAKE, DensePoseTab, figures
+from magicanimate.palette import BACKGROUND, colourise
+from magicanimate.webui.motion_tools.tab import CHANGE, CORRECT, MAKE, DensePoseTab, cut_off, figures
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.media_files import numbered, part_maps, write_clip, write_output
@@ -134,6 +134,18 @@ def test_a_picture_to_point_at_is_shown_when_it_is_wanted(tab, tmp_path):
     assert tab._point(SimpleNamespace(index=[12, 34])) == (12, 34)
     told = tab._show_picture(clip, "point", 0, 9, None, None)[tab.notice]["value"]
     assert "dance.mp4" in told and str(tmp_path) not in told
+
+
+@pytest.mark.parametrize(("reach", "factor", "warned"), [(0, 0.7, True), (0, 1.3, False), (12, 0.7, False)])
+def test_a_dancer_who_is_cut_off_and_made_smaller_is_warned_of(tmp_path, reach, factor, warned):
+    """Such a one hangs in the air, without legs; ``reach`` pixels are free below."""
+    labels = np.zeros((64, 64), np.uint8)
+    labels[10 : 64 - reach, 20:40] = 1  # a torso
+    clip = write_output(tmp_path / "map.mp4", [colourise(labels)] * 4, lossless=True)
+    made = SimpleNamespace(stretch={"torso": (factor, factor)}, plain=None, num_frames=4)
+    said = cut_off(SimpleNamespace(extraction=made, clip=clip))
+    assert ("cuts the dancer off" in said) is warned and bool(said) is warned
+    assert cut_off(SimpleNamespace(extraction=SimpleNamespace(stretch=None), clip=clip)) == ""
 
 
 def test_changes_of_the_build_are_told_in_words(tab, tmp_path):

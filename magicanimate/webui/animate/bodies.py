@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
-from densepose_tools.photo_people import measures
+from densepose_tools.photo_people import measures, thinned
+from magicanimate.media.motion import open_motion
+from magicanimate.palette import nearest_labels
 from magicanimate.webui.texts import tr
 
 _LEGS = {"thighs": (7, 8, 9, 10), "lower legs": (11, 12, 13, 14), "feet": (5, 6)}
@@ -70,6 +74,17 @@ def is_cut_off(maps: Sequence[np.ndarray]) -> bool:
     Fitted to a smaller person, such a dancer would hang in the air without legs.
     """
     return bool(maps) and np.median([bool(labels[-1].any()) for labels in maps]) >= 0.5
+
+
+def some_maps(clip: Path, most: int = 8) -> list[np.ndarray]:
+    """About ``most`` frames of a motion clip, evenly spread, as part maps, uint8 (H, W) each.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    opened = open_motion(clip)
+    every = max(1, (opened.num_frames_estimate or most) // most)
+    return [thinned(nearest_labels(frame)[0]) for frame in islice(opened.frames(), 0, None, every)]
 
 
 def compare(photo: np.ndarray, maps: Sequence[np.ndarray]) -> Comparison:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from densepose_tools.body import either_side
 from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
@@ -18,6 +19,7 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
+from magicanimate.webui.animate.bodies import is_cut_off, some_maps
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
@@ -290,6 +292,16 @@ def _settings() -> dict[str, gr.components.Component]:
     return found | {"steady": steady, "flip": flip, "margin": margin}
 
 
+_LIMBS = {
+    "torso": "Torso",
+    "thigh": "Thigh",
+    "shank": "Shank",
+    "foot": "Foot",
+    "head": "Head",
+    "upper arm": "Upper arm",
+    "forearm": "Forearm",
+    "hand": "Hand",
+}
 _LITTLE = 0.03
 """Changes of less than this share are none."""
 
@@ -301,26 +313,43 @@ def figures(new: MadeMotion) -> str:
     if made.flicker is not None:
         before, after = made.flicker
         parts.append(
-            "<p><b>Flicker</b> (share of the body that changes for a moment): "
-            f"<b>{before:.2%}</b> before, <b>{after:.2%}</b> after.</p>"
+            f"<p><b>{tr('Flicker')}</b>: "
+            + tr(
+                "{before} of the body changed for a moment before, {after} after.",
+                before=f"<b>{before:.2%}</b>",
+                after=f"<b>{after:.2%}</b>",
+            )
+            + "</p>"
         )
     if made.stretch is not None:
         rows = "".join(
-            f"<tr><th scope='row'>{name.capitalize()}</th><td>{_change(along, 'longer', 'shorter')}</td>"
-            f"<td>{_change(across, 'wider', 'narrower')}</td></tr>"
+            f"<tr><th scope='row'>{tr(_LIMBS[name])}</th>"
+            f"<td>{_change(along, '{percent} longer', '{percent} shorter')}</td>"
+            f"<td>{_change(across, '{percent} wider', '{percent} narrower')}</td></tr>"
             for name, (along, across) in either_side(made.stretch).items()
         )
         parts.append(
-            "<p><b>Build</b>: how the dancer was changed to match the photo:</p>"
-            f"<table><thead><tr><th>Limb</th><th>Length</th><th>Width</th></tr></thead>{rows}</table>"
+            f"<p><b>{tr('Build')}</b>: {tr('how the dancer was changed to match the photo')}</p>"
+            f"<table><thead><tr><th>{tr('Limb')}</th><th>{tr('Length')}</th><th>{tr('Width')}</th></tr></thead>"
+            f"{rows}</table>"
         )
     return f'<div class="ma-figures">{"".join(parts)}</div>' if parts else ""
 
 
 def _change(factor: float, more: str, less: str) -> str:
     if abs(factor - 1) < _LITTLE:
-        return "as it is"
-    return f"{abs(factor - 1):.0%} {more if factor > 1 else less}"
+        return tr("as it is")
+    return tr(more if factor > 1 else less, percent=f"{abs(factor - 1):.0%}")
+
+
+def cut_off(new: MadeMotion) -> str:
+    """What is to be said if the clip cuts off a dancer who was made smaller, and now hangs in the air."""
+    made = new.extraction
+    if not made.stretch or np.median([along for along, _ in made.stretch.values()]) > 1 - _LITTLE:
+        return ""
+    if not is_cut_off(some_maps(made.plain or new.clip)):
+        return ""
+    return tr("The clip cuts the dancer off, so it cannot be fitted: choose a clip with the whole body.")
 
 
 class MotionJob:
@@ -379,20 +408,16 @@ class MotionJob:
         made: Callable[[MadeMotion], Updates],
         *,
         earlier: MadeMotion | None = None,
-        then: str = "",
     ) -> Iterator[Updates]:
-        """Make the clip; yields how it goes, and at last what ``made`` answers, or why there is nothing.
-
-        ``then`` is added to what is said of the clip.
-        """
+        """Make the clip; yields how it goes, and at last what ``made`` answers, or why there is nothing."""
         try:
             if not clip:
-                raise InputError("Add a video.")
+                raise InputError(tr("Add a video."))
             for report in self.service.make_motion(self.of(request), Path(clip), config(), earlier=earlier):
                 if isinstance(report, Progress):
                     yield {self.status: views.progress_bar(report)}
                 else:
-                    yield {self.status: views.motion_made(report, then), **made(report)}
+                    yield {self.status: views.motion_made(report, cut_off(report)), **made(report)}
         except InputError as error:
             yield {self.status: views.message(without_folders(str(error), clip), kind="error")}
         except Cancelled:
