@@ -603,7 +603,7 @@ def _run_ray(
     gpus = ray.cluster_resources().get("GPU", 0)
     blocks = min(len(batches), _MOST_BLOCKS)
     made = ray.data.from_items(_rows(batches), override_num_blocks=blocks).map(
-        Preparer,
+        PreparerOnRay,
         fn_constructor_args=(str(out.resolve()), settings),
         compute=ray.data.ActorPoolStrategy(size=size),
         num_cpus=1,
@@ -611,25 +611,23 @@ def _run_ray(
     )
     try:
         for row in made.iter_rows():
+            if row["refusal"]:
+                raise InputError(row["refusal"])
             yield row["count"]
-    except Exception as error:
-        if refusal := _refusal(error):
-            raise refusal from None
-        raise
     finally:
         if ours:  # its processes would stay beside a training that follows
             ray.shutdown()
 
 
-def _refusal(error: BaseException | None) -> InputError | None:
-    """What a worker refused, out of the errors in which Ray wraps it; ``None`` if it was something else."""
-    while error is not None:
-        inner = error.cause if isinstance(getattr(error, "cause", None), BaseException) else None
-        # Ray's wrapper passes for the error that it wraps, but its message is a traceback.
-        if isinstance(error, InputError) and inner is None:
-            return error
-        error = inner or error.__cause__ or error.__context__
-    return None
+class PreparerOnRay(Preparer):
+    """Hands on what it refuses as a result: of an error Ray keeps no more than the text of its traceback."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """As `Preparer`; "refusal" is a sentence, or empty."""
+        try:
+            return super().__call__(row) | {"refusal": ""}
+        except InputError as error:
+            return {"count": 0, "refusal": str(error)}
 
 
 # Manifest
