@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.pretended_gpu import PretendedGPU
 from magicanimate.errors import InputError
 from tests.dancer_files import write_boxes
 from tests.media_files import write_output
@@ -22,6 +23,7 @@ from training.evaluation import networks as networks_module
 from training.evaluation.networks import (
     _LEAST_OF_I3D,
     NETWORKS,
+    Features,
     Lpips,
     NetworkFile,
     NotComputed,
@@ -395,6 +397,19 @@ def test_fvd_is_of_cd_fvds_features(tmp_path):
     shortest = torch.zeros(1, 3, _LEAST_OF_I3D - 1, 224, 224)
     with pytest.raises(RuntimeError), torch.inference_mode():
         i3d.InceptionI3d(400, in_channels=3).eval()(shortest)
+
+
+def test_networks_compute_where_they_are_asked_to(feature_networks):
+    """On a GPU that is not there, which refuses what is not on it."""
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    lpips, videos = Lpips("squeeze", feature_networks), np.stack(_shots(2, 4, 0))
+    features = Features(_Pooled(), lambda clips: torch.from_numpy(clips).movedim(-1, 1).float())
+    with PretendedGPU():
+        lpips.to("cuda")(*videos)
+        assert features.to("cuda")(videos).shape == (2, 6)
+        features.device = "cpu"
+        with pytest.raises(RuntimeError, match="device"):
+            features(videos)
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,7 @@ def _train(plan: Plan, row: str, out: Path) -> bool:
 
 
 def _evaluate(plan: Plan, row: str, out: Path) -> dict[str, Any]:
+    from magicanimate.device import pick_device
     from training.evaluation.networks import networks_folder
     from training.evaluation.protocol import load_protocol
     from training.evaluation.run import REPORT, Checkpoint, evaluate
@@ -209,7 +210,8 @@ def _evaluate(plan: Plan, row: str, out: Path) -> dict[str, Any]:
             return saved
     data = Path(plan.test_data)
     networks = networks_folder(Path(plan.networks) if plan.networks else None)
-    return evaluate(protocol, data, checkpoint, report, networks=networks, most=plan.most or None)
+    how = {"device": pick_device().name, "most": plan.most or None}
+    return evaluate(protocol, data, checkpoint, report, networks=networks, **how)
 
 
 def write_table(out: Path, reports: Mapping[str, Mapping[str, Any]]) -> None:

@@ -38,6 +38,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Run ``evaluate``."""
+    from magicanimate.device import pick_device
     from magicanimate.errors import InputError
     from magicanimate.terminal import say
     from training.evaluation.networks import networks_folder
@@ -63,6 +64,7 @@ def evaluate(args: argparse.Namespace) -> None:
         args.out,
         networks=networks_folder(args.networks),
         fetch=args.fetch_networks,
+        device=pick_device(args.device).name,
         most=args.most,
         on_video=lambda name, number, total: say(f"{number} of {total}: {name}"),
     )

@@ -16,7 +16,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,13 +144,16 @@ def _digest(path: Path, changed: int) -> str:
     return sha256_of(path)
 
 
-def frechet_network(need: str, folder: Path, *, clip_length: int, fetch: bool = False) -> FeatureNetwork:
+def frechet_network(
+    need: str, folder: Path, *, clip_length: int, fetch: bool = False, device: str = "cpu"
+) -> FeatureNetwork:
     """The network of a Frechet distance.
 
     Args:
         need: "fid", "fvd" or "fid_vid".
         folder, fetch: see `find_network`.
         clip_length: frames of a clip, not for "fid".
+        device: where it computes.
 
     Raises:
         NotComputed: its file or the library that knows it is absent, or it does not take such clips.
@@ -165,11 +168,47 @@ def frechet_network(need: str, folder: Path, *, clip_length: int, fetch: bool = 
         "fid_vid": ("3D ResNet-50 (Kinetics)", _torchscript),
     }[need]
     length = 1 if need == "fid" else clip_length
-    return FeatureNetwork(f"{what}, {path.name}, sha256 {digest}", length, make(path))
+    features = Features(*make(path)).to(device)
+    return FeatureNetwork(f"{what}, {path.name}, sha256 {digest}", length, features)
 
 
-def _inception(path: Path):
-    """Pictures, uint8 ``N 1 H W 3`` -> features of Inception's last pooling, float32 ``N 2048``."""
+class Features:
+    """What a network sees in clips: uint8 ``N F H W 3`` -> float32 ``N D``.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        prepare: clips -> what the network takes, on the CPU.
+    """
+
+    def __init__(self, network: nn.Module, prepare: Callable[[np.ndarray], torch.Tensor]):
+        self.network, self.prepare, self.device = network, prepare, "cpu"
+
+    def to(self, device: str) -> Features:
+        """Compute there from now on."""
+        self.network.to(device)
+        self.device = device
+        return self
+
+    def __call__(self, clips: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode(), _exactly():
+            found = self.network(self.prepare(clips).to(self.device))
+        return (found[0] if isinstance(found, tuple) else found).flatten(1).cpu().numpy()
+
+
+def _exactly():
+    """A context in which a GPU rounds as a CPU does: figures are compared with those of other machines."""
+    from torch.backends import cudnn
+
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
+
+
+Made = tuple["nn.Module", Callable[[np.ndarray], "torch.Tensor"]]
+
+
+def _inception(path: Path) -> Made:
+    """Takes pictures, ``N 1 H W 3``, and gives the features of the last pooling, ``N 2048``."""
     import torch
 
     try:
@@ -183,19 +222,11 @@ def _inception(path: Path):
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=weights)
     except RuntimeError as error:
         raise _other_network(path) from error
-
-    def features(clips: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            (found,) = network(torch.from_numpy(np.ascontiguousarray(clips[:, 0])).movedim(-1, 1))
-        return found.numpy()
-
-    return features
+    return network, lambda clips: torch.from_numpy(np.array(clips[:, 0])).movedim(-1, 1)
 
 
-def _i3d(path: Path):
-    """Clips, uint8 ``N F H W 3`` -> I3D's logits, float32 ``N 400``; cd-fvd brings them to 224 x 224."""
-    import torch
-
+def _i3d(path: Path) -> Made:
+    """Gives I3D's logits, ``N 400``; cd-fvd brings clips to 224 x 224."""
     try:
         from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
         from cdfvd.third_party.i3d.utils import preprocess_i3d
@@ -206,28 +237,18 @@ def _i3d(path: Path):
         network.load_state_dict(_tensors(path))
     except RuntimeError as error:
         raise _other_network(path) from error
-
-    def features(clips: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return network(preprocess_i3d(clips)).numpy()
-
-    return features
+    return network, preprocess_i3d
 
 
-def _torchscript(path: Path):
-    """Clips, uint8 ``N F H W 3`` -> what a file of TorchScript makes of ``N 3 F H W``, 0..255."""
+def _torchscript(path: Path) -> Made:
+    """Gives what a file of TorchScript makes of ``N 3 F H W``, 0..255."""
     import torch
 
     try:
         network = torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
         raise InputError(f"The feature network {path} is not a TorchScript file.") from error
-
-    def features(clips: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return network(torch.from_numpy(np.array(clips)).movedim(-1, 1).float()).flatten(1).numpy()
-
-    return features
+    return network, lambda clips: torch.from_numpy(np.array(clips)).movedim(-1, 1).float()
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -247,6 +268,7 @@ class Lpips:
     Args:
         net: "alex", "vgg" or "squeeze".
         folder, fetch: of the backbone's weights, see `find_network`.
+        device: where it computes.
 
     Raises:
         NotComputed: torchmetrics or the weights are absent.
@@ -255,7 +277,7 @@ class Lpips:
     Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features" (CVPR 2018).
     """
 
-    def __init__(self, net: str, folder: Path, *, fetch: bool = False):
+    def __init__(self, net: str, folder: Path, *, fetch: bool = False, device: str = "cpu"):
         path, self.digest = find_network(f"lpips_{net}", folder, fetch=fetch)
         self.name = f"LPIPS {net}, {path.name}, sha256 {self.digest}"
         try:
@@ -266,6 +288,13 @@ class Lpips:
         weights = open_weights(path)
         features = {k.removeprefix("features."): weights[k] for k in weights if k.startswith("features.")}
         self._fill(features)
+        self.to(device)
+
+    def to(self, device: str) -> Lpips:
+        """Compute there from now on."""
+        self._network.to(device)
+        self._device = device
+        return self
 
     def _fill(self, features: dict) -> None:
         """Put the backbone's weights in: torchmetrics cuts its layers into slices, in their order."""
@@ -282,10 +311,8 @@ class Lpips:
         import torch
 
         values = []
-        with torch.inference_mode():
-            for a, b in zip(truth, result, strict=True):
-                pair = [
-                    torch.from_numpy(np.array(x)).movedim(-1, 0)[None].float() / 127.5 - 1 for x in (a, b)
-                ]
-                values.append(float(self._network(*pair)))
+        with torch.inference_mode(), _exactly():
+            for pair in zip(truth, result, strict=True):
+                inputs = [torch.from_numpy(np.array(x)).movedim(-1, 0)[None] for x in pair]
+                values.append(float(self._network(*(x.to(self._device).float() / 127.5 - 1 for x in inputs))))
         return float(np.mean(values))

@@ -161,6 +161,7 @@ def evaluate(
     *,
     networks: Path,
     fetch: bool = False,
+    device: str = "cpu",
     most: int | None = None,
     on_video: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -173,6 +174,7 @@ def evaluate(
         out: folder of the report.
         networks: folder of the feature networks, see `training.evaluation.networks`.
         fetch: fetch those that are absent.
+        device: where they compute.
         most: videos at most.
         on_video: told of the name, the number (from 1 on) and how many there are.
 
@@ -191,7 +193,7 @@ def evaluate(
         (out / "videos").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
-    judge = _Judge(protocol, networks, fetch)
+    judge = _Judge(protocol, networks, fetch, device)
     for key, why in judge.absent.items():
         log.warning("%s will not be computed: %s", METRICS[key].title, why)
     rows = []
@@ -316,19 +318,20 @@ class _Judge:
         absent: metric -> why it is not computed.
     """
 
-    def __init__(self, protocol: Protocol, folder: Path, fetch: bool):
+    def __init__(self, protocol: Protocol, folder: Path, fetch: bool, device: str):
         self.protocol = protocol
         self.networks: dict[str, str] = {}
         self.absent: dict[str, str] = {}
         self._lpips: Lpips | None = None
         self._sets: dict[str, frechet.Frechet] = {}
+        where = {"fetch": fetch, "device": device}
         if protocol.reference == "other":
             for key in protocol.metrics:
                 if METRICS[key].needs_truth:
                     self.absent[key] = "there is no truth"
         if "lpips" in protocol.metrics and "lpips" not in self.absent:
             try:
-                self._lpips = Lpips(protocol.lpips, folder, fetch=fetch)
+                self._lpips = Lpips(protocol.lpips, folder, **where)
                 self.networks["lpips"] = self._lpips.name
             except NotComputed as reason:
                 self.absent["lpips"] = str(reason)
@@ -337,7 +340,7 @@ class _Judge:
             if not METRICS[key].of_the_set or key in self.absent:
                 continue
             try:
-                network = frechet_network(key, folder, clip_length=protocol.fvd_frames, fetch=fetch)
+                network = frechet_network(key, folder, clip_length=protocol.fvd_frames, **where)
             except NotComputed as reason:
                 self.absent[key] = str(reason)
             else:
