@@ -12,6 +12,7 @@ import pytest
 
 from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.one_click import MadeMotion, MotionConfig, examine
+from magicanimate import ASSETS
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import Cancelled
 from magicanimate.media.motion import open_motion
@@ -239,3 +240,41 @@ def test_a_dance_goes_on_where_another_ended(page, tmp_path):
     *_, told = page.panel._examine(str(second), {}, told[page.panel.after])
     assert told[controls["start"]] == pytest.approx(0.4, abs=0.11) and told[page.panel.after] is None
     assert "last pose" in told[page.panel.line]["value"]
+
+
+def test_the_mask_is_shown_painted_on_and_used(page, tmp_path):
+    clip, photo = str(write_dance(tmp_path / "dance.mp4", 6)), str(ASSETS / "examples" / "arms_photo.jpg")
+    mask, chosen = page.mask, {"photo": photo, "motion": clip, "background": "clip"}
+    data = values_of(page, **chosen) | {mask.brush: "take", mask.radius: 4}
+    *progress, shown = mask._show(data)
+    assert progress and "role=" in progress[0][mask.told]["value"]
+    files, first = shown[mask.files], shown[mask.picture]
+    assert files.count == 6 and "<canvas>" in first and "<figure>" in shown[mask.photo]
+    assert shown[mask.last]["maximum"] == 6 and not shown[mask.told]["visible"]
+    kept = shown[page.controls["mask"]]
+    how = (files, kept, 2, 0, 0.0)
+    assert mask._drawn(*how, "take", 4) == mask._drawn(files, kept, 2, 0, 0.0, "take", 4)
+    assert mask._drawn(files, kept, 2, 5, 0.0, "take", 4) != mask._drawn(*how, "take", 4), (
+        "it follows the slider"
+    )
+    event = SimpleNamespace(points=[[0.1, 0.5], [0.9, 0.5]])
+    told = mask._painted(*how, "take", 15, 2, 3, event)
+    painted = told[page.controls["mask"]]
+    assert Path(painted).name == "dance_mask.mp4" and painted != kept
+    before, after = (np.stack(list(open_motion(Path(each)).frames()))[..., 1] for each in (kept, painted))
+    assert [bool((one != other).any()) for one, other in zip(before, after, strict=True)] == [
+        *(False, True, True),
+        *(False, False, False),
+    ]
+    assert not after[1:3, 16, 4:28].any()
+    wrong = mask._painted(*how, "take", 15, 2, 3, SimpleNamespace(points=[[7, 7]]))
+    assert "outside of the picture" in wrong[mask.told]["value"]
+    assert mask._undone(*how[:1], painted, *how[2:], "take", 4)[page.controls["mask"]] == kept
+    done = animated(page, **chosen, mask=painted, num_inference_steps=1)
+    used = np.stack(list(open_motion(Path(done["mask"])).frames()))[..., 1]
+    np.testing.assert_array_equal(used, after)
+    assert mask._gone(files)[page.controls["mask"]] is None and page.controls["mask"] not in mask._gone(None)
+    *_, told = mask._show(
+        values_of(page, **chosen | {"background": "photo"}) | {mask.brush: "add", mask.radius: 4}
+    )
+    assert "stay in their photo" in told[mask.told]["value"]

@@ -23,19 +23,22 @@ class MaskFiles:
         scene: video of what is under the mask: the dance video, or its part map.
         mask: as it was drawn or given, without strokes.
         count: frames of both.
-        size: width and height, pixels.
+        photo: the photo's people before the new background, as the networks see them, a WebP.
     """
 
     scene: Path
     mask: Path
     count: int
-    size: tuple[int, int]
+    photo: bytes
 
 
-def mask_files(scene: Path, mask: Path) -> MaskFiles:
-    """Both files, after they were written."""
+def mask_files(scene: Path, mask: Path, preview: Path) -> MaskFiles:
+    """What was written of a mask; the photo is at the left of the preview."""
+    from magicanimate.media.photo import load_photo
+
     clip = open_motion(mask)
-    return MaskFiles(scene, mask, clip.num_frames_estimate or 0, (clip.width, clip.height))
+    photo = encode_webp(load_photo(preview)[None, :, : clip.width], side=128)
+    return MaskFiles(scene, mask, clip.num_frames_estimate or 0, photo)
 
 
 def picture(scene: Path, mask: Path, number: int, *, grow: int, feather: float) -> bytes:

@@ -84,7 +84,9 @@ class MaskPanel:
         self.told = gr.HTML("", visible=False, padding=False, elem_id="mask-told")
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="mask-editor") as self.editor:
             gr.HTML(views.caption(tr(_HOW)), padding=False)
-            self.picture = gr.HTML("", padding=False, elem_id="mask-picture", js_on_load=_BRUSH)
+            with gr.Row():
+                self.picture = gr.HTML("", padding=False, elem_id="mask-picture", js_on_load=_BRUSH)
+                self.photo = gr.HTML("", padding=False, elem_id="mask-photo")
             self.frame = gr.Slider(1, 2, 1, step=1, label=tr("Frame"), elem_id="mask-frame")
             with gr.Row():
                 self.brush = gr.Radio(
@@ -109,17 +111,17 @@ class MaskPanel:
     def connect(self, controls: form.Controls) -> None:
         """Attach the handlers; every widget of the page is there now."""
         self.controls = controls
-        mask = controls["mask"]
-        editor = [self.files, self.told, self.editor, self.picture, self.frame, self.first, self.last, mask]
+        mask, brush = controls["mask"], [self.brush, self.radius]
+        shown = [self.told, self.editor, self.picture, self.photo, self.frame, self.first, self.last]
+        editor = [self.files, *shown, mask]
         self.show.click(
             self._show,
-            {*controls.values(), *self.panel.inputs},
+            {*controls.values(), *self.panel.inputs, *brush},
             editor,
             concurrency_limit=4,
             **PRIVATE,
         )
         how = [self.files, mask, self.frame, controls["mask_grow"], controls["mask_feather"]]
-        brush = [self.brush, self.radius]
         gr.on(
             [each.change for each in (*how[2:], *brush)],
             self._drawn,
@@ -158,7 +160,8 @@ class MaskPanel:
             self.files: files,
             self.told: gr.update(value="", visible=False),
             self.editor: gr.update(visible=True),
-            self.picture: self._drawn(files, str(files.mask), 1, *how, "take", 4),
+            self.picture: self._drawn(files, str(files.mask), 1, *how, data[self.brush], data[self.radius]),
+            self.photo: _photo(files),
             self.frame: gr.update(value=1, maximum=max(2, files.count)),
             self.first: gr.update(value=1, minimum=1, maximum=files.count),
             self.last: gr.update(value=files.count, minimum=1, maximum=files.count),
@@ -230,6 +233,12 @@ class MaskPanel:
     def _gone(self, files: MaskFiles | None) -> Updates:
         """Another clip is made: the mask that was drawn here is not its."""
         return self._closed() | ({} if files is None else {self.controls["mask"]: None})
+
+
+def _photo(files: MaskFiles) -> str:
+    label = tr("photo as used")
+    image = views.picture(files.photo, label=label, css="ma-mask-picture")
+    return f"<figure>{image}<figcaption>{label}</figcaption></figure>"
 
 
 def _sentence(error: InputError) -> dict:
