@@ -261,7 +261,10 @@ def blended(frames: list[np.ndarray], behind: np.ndarray, strength: float) -> li
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])  # DensePose's own tool draws over the picture in grey
-@pytest.mark.parametrize(("name", "strength"), [("demo4", 0.5), ("demo4", 0.7), ("running2", 0.4)])
+@pytest.mark.parametrize(
+    ("name", "strength"),
+    [("demo4", 0.5), ("demo4", 0.7), ("running2", 0.4), ("dancing2", 0.8), ("running", 0.9), ("demo4", 1.0)],
+)
 def test_parts_blended_with_a_video_are_told(shared, name, strength, mode):
     frames = list(open_motion(shared / f"samples/{name}.mp4", end=2.4, fps=5).frames())
     behind = np.array(Image.open(shared / "samples/dalle8.jpeg").convert(mode).convert("RGB"))
