@@ -81,7 +81,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"\n== {machine.name} ==", flush=True)
         marks = "not slow and not browser" if args.short else "not slow"
         chosen = [] if args.all else ["@tests/quick.txt"]
-        command = [sys.executable, "-m", "pytest", "-m", marks, *machine.arguments, *chosen, *others]
+        command = [sys.executable, "-m", "pytest", *chosen, "-m", marks, *machine.arguments, *others]
         loops = [
             subprocess.Popen([sys.executable, "-c", "while True: pass"])
             for _ in range(BUSY_LOOPS if machine.busy else 0)
