@@ -68,7 +68,7 @@ endif
 	$(BIN)/python -m pip install -r requirements.txt
 	@touch $@
 
-$(INSTALLED_DEV): requirements-dev.txt requirements-train.txt $(INSTALLED)
+$(INSTALLED_DEV): requirements-dev.txt requirements-train.txt requirements-lora.txt $(INSTALLED)
 	$(BIN)/python -m pip install -r requirements-dev.txt
 	@touch $@
 

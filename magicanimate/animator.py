@@ -627,6 +627,8 @@ class Animator:
         meter.begin("denoise", 1, frames_to_decode=media.num_frames)
         kept = ExitStack()
         try:
+            if request.lora:
+                self._adapt(pipe, request, meter, kept)
             denoise = partial(
                 pipe,
                 guidance_scale=request.guidance_scale,
@@ -712,6 +714,19 @@ class Animator:
         log.info("%s", told)
         meter.note(" ".join([*media.notes, told]))
         return SecondLooks(photo, parts)
+
+    def _adapt(
+        self, pipe: MagicAnimatePipeline, request: AnimationRequest, meter: ProgressMeter, kept: ExitStack
+    ) -> None:
+        """Put the request's LoRAs into the networks until ``kept`` closes; say what is left out or amiss."""
+        from magicanimate.lora import advice, applied
+
+        prompted = bool(request.prompt or request.negative_prompt)
+        notes = kept.enter_context(applied(pipe, request.lora, prompted=prompted)) + advice(request)
+        for note in notes:
+            log.warning("%s", note)
+        if notes:
+            meter.note(" ".join(notes))
 
     def _second_look(
         self,

@@ -149,6 +149,8 @@ class AnimationRequest:
         controlnet_conditioning_scale: weight of the pose residuals.
         reference_strength: of the photo in the attention; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
+        lora: LoRA files for the UNet and the text encoder, each perhaps with its weight behind a colon; see
+            `magicanimate.lora`.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `Approximations` in
             `magicanimate.acceleration.options`.
         detail: what gets a second look after the first result: nothing, faces, or faces and hands; see
@@ -301,6 +303,13 @@ class AnimationRequest:
         "sampling",
         "a diffusers scheduler, e.g. UniPCMultistepScheduler (default: the checkpoint's)",
         page="expert",
+    )
+    lora: tuple[str, ...] = _setting(
+        (),
+        "sampling",
+        "apply a LoRA for Stable Diffusion 1.5 (of kohya, diffusers or ComfyUI), with weight 1 unless given; "
+        "may be repeated",
+        metavar="FILE[:WEIGHT]",
     )
     guidance_start: float | None = _setting(
         None, "sampling", "apply guidance from this share of the steps on, 0 to 1", metavar="SHARE"
@@ -473,7 +482,7 @@ class AnimationRequest:
 
     @classmethod
     def types(cls) -> dict[str, type]:
-        """Type of each setting of `table`: bool, int, float, str or Path."""
+        """Type of each setting of `table`, or of its items: bool, int, float, str or Path."""
         hints = get_type_hints(cls)
         return {name: _plain_type(hints[name]) for name in cls.table()}
 

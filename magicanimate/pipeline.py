@@ -394,7 +394,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
     def _embed(self, text: str | torch.Tensor) -> torch.Tensor:
         if isinstance(text, torch.Tensor):
             return text
-        if not text:
+        # What is stored is of the text encoder as it was: one that a LoRA has changed is asked itself.
+        if not text and not hasattr(self.text_encoder, "peft_config"):
             return self.empty_prompt.embedding
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError(

@@ -18,6 +18,7 @@ from magicanimate.config import (
 )
 from magicanimate.errors import InputError
 from magicanimate.files import shortened, write_json
+from magicanimate.lora import check_loras, parse
 
 MOST_TIMES_OWN_AREA = 16
 """Pixels of a result by those that the checkpoint was trained at; beyond, nobody would be recognised."""
@@ -68,6 +69,7 @@ def check_request(request: AnimationRequest) -> None:
             "the left such as 1 or 1,3."
         ) from error
     _check_background(request)
+    check_loras(request.lora)
 
 
 def background_kind(background: str) -> str:
@@ -110,7 +112,7 @@ def inputs_of(request: AnimationRequest) -> list[Path | None]:
     """The files that a request reads."""
     own = [request.photo, request.second_photo, request.motion, request.keypoints]
     own += [request.driving_video, request.mask]
-    return [*own, background_file(request)]
+    return [*own, background_file(request), *(parse(lora).file for lora in request.lora)]
 
 
 def wants_part_map(request: AnimationRequest) -> bool:

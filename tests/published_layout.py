@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from magicanimate.checkpoints.keys import is_positional, published_key
+from magicanimate.checkpoints.keys import is_positional, original_unet_key, published_key
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 
@@ -263,52 +263,11 @@ def write_single_file(path: Path, *, vae_only: bool = False) -> Path:
         return path
     unet = published_shapes("unet", tiny_unet())
     spatial = fill_state("unet", {k: shape for k, shape in unet.items() if ".motion_modules." not in k})
-    state = {f"model.diffusion_model.{ldm_unet_key(key)}": value for key, value in spatial.items()}
+    state = {f"model.diffusion_model.{original_unet_key(key)}": value for key, value in spatial.items()}
     state |= {f"first_stage_model.{key}": value for key, value in vae.items()}
     state |= {f"cond_stage_model.transformer.{key}": value for key, value in tiny_text_state().items()}
     save_file({key: value.contiguous() for key, value in state.items()}, path)
     return path
-
-
-_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_OUTER = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-
-
-def ldm_unet_key(key: str) -> str:
-    """The original program's name of a weight of Stable Diffusion's UNet (3 blocks a level, 4 levels)."""
-    name, _, kind = key.rpartition(".")
-    if name in _OUTER:
-        return f"{_OUTER[name]}.{kind}"
-    words = key.split(".")
-    if words[0] == "mid_block":
-        place = f"middle_block.{1 if words[1] == 'attentions' else 2 * int(words[2])}"
-        rest = words[3:]
-    else:
-        level, what, number, rest = int(words[1]), words[2], int(words[3]), words[4:]
-        if what == "downsamplers":
-            return f"input_blocks.{3 * (level + 1)}.0.op.{words[-1]}"
-        if what == "upsamplers":
-            return f"output_blocks.{3 * level + 2}.{1 if level == 0 else 2}.conv.{words[-1]}"
-        block = 3 * level + number + (words[0] == "down_blocks")
-        place = (
-            f"{'input' if words[0] == 'down_blocks' else 'output'}_blocks.{block}.{what == 'attentions':d}"
-        )
-    if "resnets" in words:
-        rest = [_RESNET[rest[0]], *rest[1:]]
-    return ".".join([place, *rest])
 
 
 def ldm_vae_key(key: str) -> str:

@@ -16,7 +16,7 @@ from tests.inputs import write_motion, write_photo
 SOURCES = ("magicanimate", "densepose_tools", "training", "assets")
 FILES = (
     *("pyproject.toml", "setup.py", "README.md", "LICENSE"),
-    *("requirements.txt", "requirements-train.txt", "requirements-data.txt"),
+    *(f"requirements{extra}.txt" for extra in ("", "-train", "-data", "-lora")),
 )
 
 

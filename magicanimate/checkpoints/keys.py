@@ -31,6 +31,23 @@ _DIFFUSERS_TO_PUBLISHED = (
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_VAE_KEY = re.compile(r"(\.mid_block\.attentions\.\d+)\.(query|key|value|proj_attn)\.")
 
+# The original program's names of the parts of a residual block, and of what lies outside the blocks.
+_ORIGINAL_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_ORIGINAL_OUTER = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+
 
 def strip_prefixes(key: str) -> str:
     """``key`` without any run of the wrappers' prefixes, such as ``module.unet.``."""
@@ -88,6 +105,33 @@ def published_unet_key(key: str) -> str:
     for pattern, name in _DIFFUSERS_TO_PUBLISHED:
         key = pattern.sub(lambda match, name=name: match[1] + name.format(int(match[2]) - 1), key)  # type: ignore[misc]
     return key
+
+
+def original_unet_key(key: str) -> str:
+    """The original program's name of a weight of Stable Diffusion 1.5's UNet, without its prefix.
+
+    Source: ``openaimodel.py`` of CompVis/stable-diffusion, with two residual blocks on each of four levels.
+    """
+    name, _, kind = key.rpartition(".")
+    if name in _ORIGINAL_OUTER:
+        return f"{_ORIGINAL_OUTER[name]}.{kind}"
+    words = key.split(".")
+    if words[0] == "mid_block":
+        place = f"middle_block.{1 if words[1] == 'attentions' else 2 * int(words[2])}"
+        rest = words[3:]
+    else:
+        level, what, number, rest = int(words[1]), words[2], int(words[3]), words[4:]
+        # Three blocks a level: two residual ones and what changes the size.
+        if what == "downsamplers":
+            return f"input_blocks.{3 * (level + 1)}.0.op.{kind}"
+        if what == "upsamplers":
+            return f"output_blocks.{3 * level + 2}.{1 if level == 0 else 2}.conv.{kind}"
+        block = 3 * level + number + (words[0] == "down_blocks")
+        side = "input" if words[0] == "down_blocks" else "output"
+        place = f"{side}_blocks.{block}.{what == 'attentions':d}"
+    if "resnets" in words:
+        rest = [_ORIGINAL_RESNET[rest[0]], *rest[1:]]
+    return ".".join([place, *rest])
 
 
 def vae_key(published: str) -> str:

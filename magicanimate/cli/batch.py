@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from magicanimate.config import AnimationRequest, MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, read_yaml, shortened
+from magicanimate.lora import parse
 from magicanimate.request_checks import stretch_of_frames
 
 # Published key -> our setting.
@@ -197,6 +198,9 @@ def _limits(path: Path, value: Any) -> MediaLimits:
 
 def _convert(path: Path, key: str, name: str, value: Any) -> Any:
     hint = get_type_hints(AnimationRequest)[name]
+    if get_origin(hint) is tuple:  # files, perhaps with a weight behind them
+        items = value if isinstance(value, list) else [value]
+        return tuple(_found_lora(path, _one(path, key, each, str)) for each in items if each is not None)
     if name in _PER_JOB and isinstance(value, list):
         return [_one(path, key, each, hint) for each in value]
     return _one(path, key, value, hint)
@@ -234,6 +238,11 @@ def _is_number(value: Any, kind: type = float) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return True
+
+
+def _found_lora(path: Path, text: str) -> str:
+    lora = parse(text)
+    return f"{_found(path, lora.file)}:{lora.weight:g}"
 
 
 def _found(path: Path, named: Path) -> Path:

@@ -186,8 +186,9 @@ def _add_settings(group: Any, name: str) -> None:
         else:
             metavar = None if setting.choices else setting.metavar or flag.split("-")[-1].upper()
             how = {"type": kinds[setting_name], "choices": setting.choices or None, "metavar": metavar}
+            how |= {"action": "append"} if isinstance(default, tuple) else {}
         shown = setting.help
-        if how.get("type") is not None and default not in (None, ""):
+        if how.get("type") is not None and default not in (None, "", ()):
             shown += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
         group.add_argument(flag, dest=setting_name, help=shown, **how)
 
@@ -386,7 +387,7 @@ def _listed(names: Sequence[str], most: int = 10) -> str:
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The settings given on the command line, by their names in `AnimationRequest`."""
     given = {
-        name: value
+        name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(args).items()
         if name in AnimationRequest.names() and value is not None
     }

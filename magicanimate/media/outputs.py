@@ -54,10 +54,11 @@ SUFFIXES = (".mp4", ".webm", ".mov", ".gif", "")
 
 def names_only(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as a file may carry them that goes to others: of paths, which name people, the last part."""
-    return {
-        name: file_name(value) if name in PATHS and value is not None else value
-        for name, value in settings.items()
+    named = {
+        name: file_name(value) for name, value in settings.items() if name in PATHS and value is not None
     }
+    named |= {name: [file_name(each) for each in settings[name]] for name in ("lora",) if settings.get(name)}
+    return {**settings, **named}
 
 
 def encode_settings(settings: Mapping[str, Any]) -> str:
