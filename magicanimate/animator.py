@@ -9,7 +9,7 @@ import gc
 import logging
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +34,14 @@ from magicanimate.files import whole_file
 from magicanimate.importing import LOADING, without_collection
 from magicanimate.memory.profiles import AUTO, TOO_LITTLE, Footprint, Work, needed_bytes, profiles_for
 from magicanimate.progress import ProgressMeter
-from magicanimate.request_checks import check_area, check_outputs, check_request, inputs_of, wants_part_map
+from magicanimate.request_checks import (
+    check_area,
+    check_outputs,
+    check_request,
+    inputs_of,
+    so_far_path,
+    wants_part_map,
+)
 from magicanimate.windows import WindowPlan
 
 if TYPE_CHECKING:
@@ -55,6 +62,9 @@ log = logging.getLogger(__name__)
 
 _UNUSUAL_AREA = 1.6
 """Times the checkpoint's own number of pixels, or by this less, from which on results get worse."""
+
+_MOST_SHOWN, _SHOWN_EVERY = 48, 8
+"""Frames of a stream that the page plays, the latest ones, and after how many new ones it gets them."""
 
 _MOST_DETAIL_STEPS = 1000
 """Steps of a second look, of which only a share runs; no checkpoint has more."""
@@ -613,7 +623,8 @@ class Animator:
         def on_window(done: int, total: int) -> None:
             nonlocal windows_done
             windows_done = (done, total)
-            meter.update(done, total, denoising_step=(steps_done + 1, steps))
+            step = None if request.stream else (steps_done + 1, steps)  # streamed, steps take turns
+            meter.update(done, total, denoising_step=step)
 
         def on_step(step: int, _: torch.Tensor, expected: torch.Tensor) -> None:
             nonlocal steps_done
@@ -622,6 +633,8 @@ class Animator:
                 preview = self._previewed(pipe, expected)
                 meter.update(*windows_done, preview=preview, denoising_step=(steps_done, steps))
 
+        if request.stream and networks.group.size > 1:
+            raise InputError("Several processes cannot stream one clip; start one, or leave --stream out.")
         own_scheduler = pipe.scheduler
         pipe.scheduler = self._scheduler(pipe.scheduler, request.scheduler, steps=steps)
         meter.begin("denoise", 1, frames_to_decode=media.num_frames)
@@ -646,6 +659,7 @@ class Animator:
                 output_type="latent",
                 should_stop=should_stop,
             )
+            shown = {"output_type": "stream", "beginning_first": True} if request.stream else {}
             output = denoise(
                 media.photo,
                 media.control,
@@ -653,10 +667,15 @@ class Animator:
                 num_inference_steps=request.num_inference_steps,
                 on_window=on_window,
                 on_step=on_step,
+                **shown,
             )
             if networks.group.rank:
                 return None
-            frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
+            if request.stream:
+                kept.callback(output.frames.close)
+                frames = self._shown(request, output.frames, meter, lambda: windows_done)
+            else:
+                frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
             if looks is not None:
                 decode = partial(pipe.decode, fallback=fallback, should_stop=should_stop)
                 frames = self._second_look(request, media, frames, looks, denoise, decode, steps, meter, kept)
@@ -728,6 +747,28 @@ class Animator:
         if notes:
             meter.note(" ".join(notes))
 
+    @staticmethod
+    def _shown(
+        request: AnimationRequest,
+        frames: Iterator[np.ndarray],
+        meter: ProgressMeter,
+        windows_done: Callable[[], tuple[int, int]],
+    ) -> Iterator[np.ndarray]:
+        """Yield streamed frames, uint8 ``H W 3``, and show the latest ones as a preview."""
+        import numpy as np
+
+        from magicanimate.preview import shrunk
+
+        latest: deque[np.ndarray] = deque(maxlen=_MOST_SHOWN)
+        for number, frame in enumerate(frames, start=1):
+            if number == 1:
+                log.info("the first frames are done; they play in %s", so_far_path(request.output))
+            if request.preview_every:
+                latest.append(shrunk(frame))
+                if number % _SHOWN_EVERY == 0:
+                    meter.update(*windows_done(), preview=np.stack(latest))
+            yield frame
+
     def _second_look(
         self,
         request: AnimationRequest,
@@ -795,7 +836,8 @@ class Animator:
         memory = "" if fallback.profile is None else fallback.profile.name
         settings = {**self._settings(request, media), "memory": memory}
         result = write_result(request, media, frames, settings=settings, meter=meter)
-        self._seconds_per_decoded_frame = meter.seconds["decode"] / media.num_frames
+        if not request.stream:  # otherwise the frames were decoded while the rest was denoised
+            self._seconds_per_decoded_frame = meter.seconds["decode"] / media.num_frames
         if result.unsigned not in self._told:
             log.warning(result.unsigned)
             self._told.add(result.unsigned)

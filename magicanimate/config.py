@@ -151,6 +151,9 @@ class AnimationRequest:
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
         lora: LoRA files for the UNet and the text encoder, each perhaps with its weight behind a colon; see
             `magicanimate.lora`.
+        stream: finish the beginning first and write frames as they come, see
+            `magicanimate.acceleration.streaming`; "open" windows only. A copy that plays while it grows is
+            beside the output until that is done.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `Approximations` in
             `magicanimate.acceleration.options`.
         detail: what gets a second look after the first result: nothing, faces, or faces and hands; see
@@ -310,6 +313,11 @@ class AnimationRequest:
         "apply a LoRA for Stable Diffusion 1.5 (of kohya, diffusers or ComfyUI), with weight 1 unless given; "
         "may be repeated",
         metavar="FILE[:WEIGHT]",
+    )
+    stream: bool = _setting(
+        False,
+        "sampling",
+        "finish the beginning first: frames appear in OUT_so_far.mp4 while the rest is computed",
     )
     guidance_start: float | None = _setting(
         None, "sampling", "apply guidance from this share of the steps on, 0 to 1", metavar="SHARE"

@@ -67,7 +67,8 @@ def accelerated(
         networks = share_overlaps(networks)
     if approximations.deep_reuse:
         reuse = approximations.deep_reuse
-        networks = cache_deep_features(networks, unet, readers, text, reuse=reuse, guided=guided)
+        last = timesteps[-1].item()
+        networks = cache_deep_features(networks, unet, readers, text, reuse=reuse, last=last, guided=guided)
     # Inside of the process group: each process counts, and is stopped at, its own windows.
     networks = watch.around(networks)
     if approximations.encoder_reuse:

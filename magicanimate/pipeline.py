@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from magicanimate.acceleration.control_cache import KeptEmbeddings
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.process_group import ProcessGroup
+from magicanimate.acceleration.streaming import stream
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError, raise_if_stopped
@@ -49,11 +50,11 @@ class MagicAnimateOutput(BaseOutput):
 
     Attributes:
         frames: uint8 ``F H W 3`` ("np"), an iterator of uint8 ``H W 3`` ("stream") or ``None`` ("latent").
-        latents: final latents, float32 ``1 C F h w``.
+        latents: final latents, float32 ``1 C F h w``; ``None`` where they come with the frames.
     """
 
     frames: Any
-    latents: torch.Tensor
+    latents: Any
 
 
 class Frames(Protocol):
@@ -172,6 +173,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         group: ProcessGroup | None = None,
         approximations: Approximations | None = None,
         output_type: str = "np",
+        beginning_first: bool = False,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
         should_stop: Callable[[], bool] | None = None,
@@ -204,6 +206,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
             group: processes that share the windows; each has the same arguments and gets the same result.
             approximations: what may be left out, which changes the result; nothing when ``None``.
             output_type: "np", "stream" (frames are decoded as they are taken) or "latent".
+            beginning_first: with "stream", finish the beginning of the clip first, and compute no more than
+                the frames that are taken need; see `magicanimate.acceleration.streaming`. ``on_step`` is not
+                called then.
             on_window: called after each window with windows done and windows in all.
             on_step: called after each step with its index, the latents and what the scheduler expects of them
                 when they are clean, ``1 C F h w`` each; schedulers that do not say so give the latents again.
@@ -228,6 +233,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             fusion=fusion,
             output_type=output_type,
         )
+        if beginning_first and (output_type != "stream" or plan.mode != "open" or (group and group.size > 1)):
+            raise ValueError("the beginning comes first with output_type 'stream', open windows, one process")
 
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
         # Absent helpers are replaced by ones that do nothing, so that the rest has no cases.
@@ -248,8 +255,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
             optimization or OptimizationConfig(),
             approximations or Approximations(),
         )
+        if beginning_first:  # steps take turns, and each wants its own view of the photo every time
+            optimization = replace(optimization, banks_ahead=True)
         # Known beforehand, so that progress and time left are right from the first window on.
         counts = [len(plan.windows(len(control), step=i)) for i in range(len(timesteps))]
+        if beginning_first:  # the watch takes each window for a step, as a window is what is run again
+            counts = [1] * sum(counts)
         watch = WindowWatch(counts, on_window, should_stop, processes=group.size)
         with ExitStack() as stack:
             # What changes the networks is entered here, and undone in reverse order when the stack ends.
@@ -297,7 +308,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
                         watch.begin_step()
                         return step()
 
-            denoising = denoise(
+            run = partial(
+                stream if beginning_first else denoise,
                 latents,
                 self.scheduler,
                 timesteps,
@@ -305,10 +317,19 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 plan=plan,
                 guidance_scale=guidance,
                 generator=generator,
-                attempt=retried,
             )
+            if beginning_first:
+
+                def counted(window: Callable[[], Any]) -> Any:
+                    result = retried(window)
+                    watch.end_step()
+                    return result
+
+                frames = self._finished(run(attempt=counted), stack.pop_all(), fallback, should_stop)
+                next(frames)  # begun, so that giving it up undoes what was entered here
+                return MagicAnimateOutput(frames, None)
             # The loop itself is in `sampling`; here only what is done between its steps.
-            for i, (latents, expected) in enumerate(denoising):
+            for i, (latents, expected) in enumerate(run(attempt=retried)):
                 watch.end_step()
                 after = f"the latents after step {i + 1} of {len(timesteps)}"
                 self._require_finite(torch.isfinite(latents).all(), after)
@@ -320,6 +341,30 @@ class MagicAnimatePipeline(DiffusionPipeline):
             return MagicAnimateOutput(frames=None, latents=latents)
         frames = self.decode(latents, fallback=fallback, should_stop=should_stop)
         return MagicAnimateOutput(np.stack(list(frames)) if output_type == "np" else frames, latents)
+
+    @torch.inference_mode()
+    def _finished(
+        self,
+        parts: Iterator[torch.Tensor],
+        entered: ExitStack,
+        fallback: OutOfMemoryFallback,
+        should_stop: Callable[[], bool] | None,
+    ) -> Iterator[Any]:
+        """Yield ``None``, then the frames of final latents, uint8 ``H W 3`` each, as these come.
+
+        Args:
+            parts: final latents ``1 C F' h w``, computed as they are taken.
+            entered: what must stay as it is until the last of them, and is undone then.
+            fallback, should_stop: see `decode`.
+        """
+        with entered:
+            yield None
+            number = 0
+            for part in parts:
+                after = f"the latents of frame {number} and those after it"
+                self._require_finite(torch.isfinite(part).all(), after)
+                number += part.shape[2]
+                yield from self.decode(part, fallback=fallback, should_stop=should_stop)
 
     def _denoisers(self) -> tuple[torch.nn.Module, ...]:
         return (self.unet, self.appearance_encoder, *self.controlnets())

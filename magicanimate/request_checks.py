@@ -38,6 +38,12 @@ def side_by_side_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_side_by_side{output.suffix}")
 
 
+def so_far_path(output: Path) -> Path:
+    """Where the part of a streamed output is that is done: ``dance.mp4`` has ``dance_so_far.mp4``."""
+    output = Path(output)
+    return output.with_name(f"{output.stem}_so_far.mp4")
+
+
 def check_request(request: AnimationRequest) -> None:
     """Refuse settings that cannot work before anything is loaded.
 
@@ -70,6 +76,20 @@ def check_request(request: AnimationRequest) -> None:
         ) from error
     _check_background(request)
     check_loras(request.lora)
+    _check_stream(request)
+
+
+def _check_stream(request: AnimationRequest) -> None:
+    if request.stream and request.windows != "open":
+        raise InputError(
+            "A ring of windows joins the end to the beginning, so no frame is done before all are; leave "
+            "--stream out, or choose --windows open."
+        )
+    if request.stream and request.detail != "off":
+        raise InputError(
+            "A second look at details begins when the first result is complete; leave --stream or --detail "
+            "out."
+        )
 
 
 def background_kind(background: str) -> str:
@@ -215,6 +235,8 @@ def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> N
     check_file_output(settings_path(request.output), is_our_json, inputs=inputs, overwrite=overwrite)
     if request.side_by_side:
         check_output(side_by_side_path(request.output), inputs=inputs, overwrite=overwrite)
+    if request.stream:
+        check_output(so_far_path(request.output), inputs=inputs, overwrite=overwrite)
 
 
 def settings_path(output: Path | str) -> Path:

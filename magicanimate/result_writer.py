@@ -13,10 +13,10 @@ from PIL import Image
 from magicanimate.config import PHOTO_BACKGROUND, TRANSPARENT, AnimationRequest, AnimationResult
 from magicanimate.files import encode_json
 from magicanimate.media.prepare import PreparedMedia
-from magicanimate.media.writer import VideoWriter, close_together
+from magicanimate.media.writer import GrowingVideo, VideoWriter, close_together
 from magicanimate.progress import ProgressMeter
 from magicanimate.provenance.signing import Claim, Seal
-from magicanimate.request_checks import settings_path, side_by_side_path
+from magicanimate.request_checks import settings_path, side_by_side_path, so_far_path
 
 _SEPARATOR = 4
 """Pixels between the pictures; even, as H.264 wants even widths."""
@@ -43,7 +43,8 @@ def write_result(
         frames: of the result, uint8 ``H W 3``, or ``H W 4`` where that is transparent; they are decoded as
             they are taken.
         settings: JSON-ready; the seconds of all stages are added to those beside the result.
-        meter: told of the stage "decode", which is the last one.
+        meter: told of the stage "decode", which is the last one; or of nothing where frames are streamed, in
+            which case they are decoded while others are denoised.
 
     Raises:
         InputError: a file cannot be written.
@@ -55,7 +56,8 @@ def write_result(
         for composed in (request.background != PHOTO_BACKGROUND, True)
     ]
     seals = [Seal(claim) if request.credentials else None for claim in claims]
-    meter.begin("decode", media.num_frames)
+    if not request.stream:
+        meter.begin("decode", media.num_frames)
     with ExitStack() as stack:
         writers = [
             stack.enter_context(
@@ -73,12 +75,22 @@ def write_result(
             )
             for (path, width), seal in zip(_outputs(request, media, strip_path), seals, strict=False)
         ]
+        so_far = None
+        if request.stream:
+            width, height = request.size
+            growing = GrowingVideo(
+                so_far_path(request.output), width=width, height=height, fps=media.rate, metadata=settings
+            )
+            so_far = stack.enter_context(growing)
         for i, frame in enumerate(frames):
             writers[0].write(frame)
+            shown = over_grey(frame) if transparent else frame
             if strip_path is not None:
-                shown = over_grey(frame) if transparent else frame
                 writers[1].write(side_by_side(media.photo, media.control[i], shown))
-            meter.update(i + 1, media.num_frames)
+            if so_far is None:
+                meter.update(i + 1, media.num_frames)
+            else:
+                so_far.write(shown)
         meter.finish()
         settings = {**settings, "seconds": dict(meter.seconds)}
         written = encode_json(settings)

@@ -50,6 +50,7 @@ def cache_deep_features(
     text: torch.Tensor,
     *,
     reuse: int,
+    last: float,
     guided: Callable[[torch.Tensor], bool],
 ) -> Networks:
     """Take cached steps for ``reuse`` timesteps (of 1000) after each full step of a window.
@@ -61,6 +62,8 @@ def cache_deep_features(
     Args:
         readers: the UNet's hybrid self-attentions.
         text: ``B L D``, [unconditional, conditional] with guidance.
+        last: timestep of the last step, after which a window's features are forgotten: another window that is
+            still in its first steps, as in streaming, may have the room.
         guided: whether a step computes all branches or the conditional one alone.
     """
     cache: dict[tuple[int, ...], _Kept] = {}
@@ -87,6 +90,8 @@ def cache_deep_features(
         kept = find(frames, timestep)
         if kept is None:
             return record(frames, noisy, timestep, residuals)
+        if timestep.item() == last:
+            del cache[tuple(frames)]  # `kept` has it for this one time
         predicted = []
         # One branch after the other: unconditional first, as `denoise` expects them.
         for i in range(len(text) - branches(timestep), len(text)):
@@ -116,7 +121,8 @@ def cache_deep_features(
         # One call for each branch, or one for all.
         deep = seen if len(seen) == branches(timestep) else torch.cat(seen).chunk(branches(timestep))
         kept = _Kept(timestep.item(), tuple(deep), _compact(residuals[0]))
-        if kept.nbytes + sum(other.nbytes for other in cache.values()) <= KEPT_BYTES:
+        room = KEPT_BYTES - sum(other.nbytes for other in cache.values())
+        if timestep.item() != last and kept.nbytes <= room:
             cache[tuple(frames)] = kept
         return noise
 

@@ -5,6 +5,7 @@ H.264 and VP9 video, gif, and a folder of png frames each have an encoder that t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -18,7 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image, PngImagePlugin
 
 from magicanimate.errors import InputError
-from magicanimate.files import partial_path, put_in_place, remove
+from magicanimate.files import keep_track, partial_path, put_in_place, remove
 from magicanimate.media.motion import as_rate
 from magicanimate.media.outputs import (
     PNG_KEY,
@@ -260,6 +261,51 @@ def close_together(
         raise
 
 
+class GrowingVideo:
+    """An mp4 under its own name that plays while frames are added; use it as a context, which removes it.
+
+    For what is done of a result while the rest is computed. Each frame is a fragment of its own (ISO
+    14496-12), so that it plays up to the last but one.
+    """
+
+    def __init__(
+        self, path: Path, *, width: int, height: int, fps: float | Fraction, metadata: Mapping[str, Any]
+    ) -> None:
+        """Open it; the arguments are those of `VideoWriter`.
+
+        Raises:
+            InputError: it cannot be opened, or is in the way and not of this program.
+        """
+        self.path = keep_track(check_output(path, overwrite=True))
+        rate = as_rate(fps)
+        comment = encode_settings({"program": PROGRAM, **metadata})
+        kind = {"kind": "mp4", "quality": 20, "comment": comment, "growing": True}
+        try:
+            self._encoder = ContainerEncoder(self.path, width=width, height=height, rate=rate, **kind)
+        except (av.FFmpegError, OSError) as error:
+            remove(self.path)
+            raise InputError(f"{self.path} cannot be written ({error}); choose another place.") from error
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add uint8 (height, width, 3).
+
+        Raises:
+            InputError: the disk is full or gone.
+        """
+        try:
+            self._encoder.write(frame)
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(f"{self.path} cannot be written ({error}); free some room.") from error
+
+    def __enter__(self) -> GrowingVideo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(av.FFmpegError, OSError):  # it goes in any case
+            self._encoder.abandon()
+        remove(self.path)
+
+
 class Encoder(Protocol):
     """What writes one kind of file: takes frames, then finishes or gives up."""
 
@@ -291,11 +337,12 @@ class ContainerEncoder:
         rate: Fraction,
         quality: int | None,
         comment: str | None,
-        sound_from: Path | None,
-        sound_start: float,
-        lossless: bool,
+        sound_from: Path | None = None,
+        sound_start: float = 0.0,
+        lossless: bool = False,
         key_every: int | None = None,
         alpha: bool = False,
+        growing: bool = False,
     ) -> None:
         """Open the file.
 
@@ -311,6 +358,7 @@ class ContainerEncoder:
             lossless: keep every pixel as it is; mp4 only.
             key_every: frames between key frames, at most; the encoder's choice when ``None``.
             alpha: frames have an alpha channel; webm and mov only.
+            growing: players can open it before it is finished; mp4 only.
         """
         self._rate = rate
         self._count = 0
@@ -320,6 +368,9 @@ class ContainerEncoder:
         self._pad = ((0, 0),) * 3 if lossless or mov else ((0, height % 2), (0, width % 2), (0, 0))
         # "+faststart" puts the index first, so that a browser plays while it loads.
         options = {} if webm else {"movflags": "+faststart"}
+        if growing:
+            fragments = "+frag_every_frame+empty_moov+default_base_moof"
+            options = {"movflags": fragments, "flush_packets": "1"}
         self._container = av.open(str(path), mode="w", format=kind, options=options)
         if comment:
             self._container.metadata["comment"] = comment
@@ -334,6 +385,9 @@ class ContainerEncoder:
             codec_options = {"crf": crf, "deadline": "good", "cpu-used": "3", "row-mt": "1"}
         if key_every is not None:
             codec_options["g"] = str(key_every)
+        if growing:
+            # Each frame is a fragment that is on the disk at once: nothing waits in the encoder.
+            codec_options |= {"tune": "zerolatency", "g": str(max(1, round(rate)))}
         if alpha and webm:
             codec_options["auto-alt-ref"] = "0"  # libvpx has no such frames with alpha
         self._stream = self._container.add_stream(codec, rate=rate, options=codec_options)
