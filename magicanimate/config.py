@@ -313,11 +313,13 @@ class AnimationRequest:
         "apply a LoRA for Stable Diffusion 1.5 (of kohya, diffusers or ComfyUI), with weight 1 unless given; "
         "may be repeated",
         metavar="FILE[:WEIGHT]",
+        page="advanced",
     )
     stream: bool = _setting(
         False,
         "sampling",
         "finish the beginning first: frames appear in OUT_so_far.mp4 while the rest is computed",
+        page="advanced",
     )
     guidance_start: float | None = _setting(
         None, "sampling", "apply guidance from this share of the steps on, 0 to 1", metavar="SHARE"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,15 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from magicanimate import lora
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.media.outputs import names_only
 from magicanimate.request_checks import check_request
 from magicanimate.webui.animate.form_values import (
     CUSTOM,
     LARGEST_SEED,
     OWN,
     OWN_SCHEDULER,
+    check_values,
     form_settings,
     nearest_size,
     of_result,
@@ -28,6 +32,7 @@ from magicanimate.webui.animate.form_values import (
     size_choices,
     size_of,
 )
+from magicanimate.webui.jobs.animation_job import animation_request, job_request
 from magicanimate.webui.texts import label_of
 from tests.conftest import ROOT
 from tests.inputs import write_motion
@@ -208,3 +213,39 @@ def test_the_clip_of_the_background_is_the_one_that_was_uploaded():
 def test_a_background_that_is_none_is_one_sentence(chosen, words):
     with pytest.raises(InputError, match=words):
         requests_of(values(**chosen), Path("out"))
+
+
+def test_loras_are_those_of_the_folder_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path))
+    folder = tmp_path / "loras"
+    (folder / "faces").mkdir(parents=True)
+    for name in ("film.safetensors", "faces/smile.safetensors", "readme.txt"):
+        (folder / name).touch()
+    assert lora.choices() == ["faces/smile.safetensors", "film.safetensors"]
+    chosen = ["film:0.7", "faces/smile.safetensors"]
+    (request,) = requests_of(values(lora=chosen), Path("out"))
+    assert request.lora == (f"{folder / 'film.safetensors'}:0.7", f"{folder / 'faces/smile.safetensors'}:1")
+    check_values(values(lora=chosen), MINI)
+    recorded = json.loads(json.dumps(request.settings(), default=str))
+    found = of_result(recorded, form_settings(MINI))
+    assert found.values["lora"] == ["film.safetensors:0.7", "faces/smile.safetensors"] and not found.notes
+    handed_on = names_only(recorded)
+    assert of_result(handed_on, form_settings(MINI)).values["lora"][0] == "film.safetensors:0.7"
+    job = job_request(request, checkpoint=None)
+    assert animation_request(json.loads(json.dumps(job)), Path("out.mp4")).lora == request.lora
+    (folder / "film.safetensors").unlink()
+    found = of_result(recorded, form_settings(MINI))
+    assert found.values["lora"] == ["faces/smile.safetensors"] and "film.safetensors" in found.notes[0]
+
+
+@pytest.mark.parametrize("asked", ["/etc/passwd", "../secret.safetensors", "film.txt", "nothing"])
+def test_no_other_file_is_read_by_way_of_the_page(tmp_path, monkeypatch, asked):
+    monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path))
+    (tmp_path / "loras").mkdir()
+    for name in ("secret.safetensors", "loras/film.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="There is no LoRA") as caught:
+        requests_of(values(lora=[asked]), Path("out"))
+    assert str(tmp_path) not in str(caught.value)
+    with pytest.raises(InputError, match="must be a list"):
+        check_values(values(lora=asked), MINI)

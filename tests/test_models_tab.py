@@ -7,6 +7,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from magicanimate.checkpoints.disk import downloads_folder
 from magicanimate.config import Progress
@@ -15,6 +17,7 @@ from magicanimate.webui.models.fetching import ModelFetch
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.conftest import PATIENCE
+from tests.published_layout import write_single_file
 from tests.test_hub import converted, hub_server, published  # noqa: F401  (fixtures)
 
 
@@ -81,6 +84,15 @@ def test_the_full_model_is_fetched_in_the_page_and_used(home, hub_server, tiny_m
     assert "In use" in used[tab.list] and "next video" in used[tab.note]
     back = tab._use_folder(f'"{tiny_model}"')
     assert service.model_name == str(tiny_model) and "In use" in back[tab.list]
+    # A base model is combined with the full one, which is here now.
+    base = write_single_file(tmp_path / "mine.safetensors")
+    assert "base model" in tab._tell(str(base)) and tab._tell(str(tiny_model)) == ""
+    used = tab._use_folder(str(base))
+    assert service.model_name == str(home / "bases" / "mine") and "In use" in used[tab.list]
+    other = tmp_path / "other.safetensors"
+    save_file({"lora_unet_conv_in.lora_up.weight": torch.ones(1)}, other)
+    assert "is a LoRA" in tab._use_folder(str(other))[tab.note]
+    tab._use_folder(str(tiny_model))
     wrong = tab._use_folder(str(tmp_path / "none"))
     assert "none" in wrong[tab.note] and service.model_name == str(tiny_model)
     service.close()

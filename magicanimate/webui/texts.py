@@ -151,6 +151,8 @@ _LABELS = {
     "detail": "Second look",
     "detail_who": "At whom",
     "start_from_photo": "Begin in the photo's pose",
+    "lora": "LoRAs",
+    "stream": "Finish the beginning first and play it meanwhile",
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
 }
@@ -181,6 +183,7 @@ _EXPLAINED = {
     "detail": "Looks again at small faces or hands, enlarged: finer, slower",
     "detail_who": "Counted from the left, such as 1 or 1,3; empty for everyone",
     "start_from_photo": "So many frames more lead from the photo's pose to the dance",
+    "lora": "Files of the LoRA folder; style.safetensors:0.7 is weaker",
     "prompt": "May stay empty",
     "negative_prompt": "What to avoid",
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from magicanimate import lora
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
@@ -158,6 +159,17 @@ def advanced_settings(
             "controlnet_conditioning_scale", settings, step=0.05
         )
     controls["seeds"] = _slider("seeds", settings)
+    controls["lora"] = gr.Dropdown(
+        lora.choices(),
+        value=settings["lora"].default,
+        multiselect=True,
+        allow_custom_value=True,  # for a weight behind the name
+        **_layout("lora", {}),
+    )
+    # Files may have come since the page was made.
+    controls["lora"].focus(
+        lambda: gr.update(choices=lora.choices()), None, controls["lora"], queue=False, **PRIVATE
+    )
     for name in ("side_by_side", "sound", "credentials"):
         controls[name] = _checkbox(name, settings)
     return controls | _others("advanced", settings, controls)

@@ -24,6 +24,7 @@ from magicanimate.config import (
 )
 from magicanimate.errors import InputError
 from magicanimate.files import file_name, new_output
+from magicanimate.lora import by_name, in_folder
 from magicanimate.request_checks import is_colour
 from magicanimate.webui.texts import label_of, tr
 
@@ -53,13 +54,13 @@ class Setting:
     """One setting of the form.
 
     Attributes:
-        default: its type is the setting's.
+        default: its type is the setting's; a list is of texts, of which there may be any number.
         low, high: bounds of a number, both included.
         choices: of a text; any text when empty.
         multiple: what a whole number is a multiple of.
     """
 
-    default: bool | int | float | str
+    default: bool | int | float | str | list[str]
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
@@ -68,6 +69,9 @@ class Setting:
     def trouble(self, value: Any, name: str) -> str | None:
         """A sentence on why a value is none of this setting's, called ``name``; ``None`` if it is one."""
         kind = type(self.default)
+        if kind is list:
+            texts = isinstance(value, (tuple, list)) and all(isinstance(each, str) for each in value)
+            return None if texts else tr(_WANTED[list], name=name)
         numeric = kind in (int, float)
         if isinstance(value, bool) != (kind is bool) or not isinstance(
             value, (int, float) if numeric else kind
@@ -93,6 +97,7 @@ _WANTED = {
     int: "{name} must be a whole number.",
     float: "{name} must be a number.",
     str: "{name} must be a text.",
+    list: "{name} must be a list of names.",
 }
 
 
@@ -130,6 +135,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         if not each.page:
             continue
         default = own.get(name, getattr(blank, name))
+        default = list(default) if isinstance(default, tuple) else default
         low, high = each.span or (each.low, each.high)
         if types[name] not in (int, float):
             low = high = None
@@ -214,6 +220,9 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
         else:
             given["background"] = FILE
             notes = (tr("Choose the background {name} again.", name=file_name(background)),)
+    if given.get("lora"):
+        given["lora"], gone = by_name(given["lora"])
+        notes += gone
     found = read_back(given, settings)
     found = replace(found, notes=found.notes + notes)
     fixed = {"random_seed": False, "seeds": 1}
@@ -273,6 +282,7 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
         given["background"] = str(values["background_file"])
     elif given.get("background") == TRANSPARENT:
         output = output.with_suffix(".webm")
+    given["lora"] = in_folder(given.get("lora") or ())
     paths = {name: Path(given[name]) for name in FILES if name in given}
     paths |= {"output": output}
     return AnimationRequest(**{**given, **paths, "seed": int(values["seed"]), "preview_every": 1})

@@ -19,6 +19,7 @@ from magicanimate.config import (
 )
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import new_output, pair_name, without_folders, write_bytes
+from magicanimate.lora import parse
 from magicanimate.progress import duration
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.gallery.thumbnails import encode_webp
@@ -83,6 +84,7 @@ def animation_request(job: Mapping[str, Any], output: Path) -> AnimationRequest:
     limits = {f.name for f in fields(MediaLimits)}
     known = {name: value for name, value in (given.get("limits") or {}).items() if name in limits}
     paths = {name: Path(given[name]) for name in FILES if given.get(name)}
+    given["lora"] = tuple(given.get("lora") or ())
     return AnimationRequest(**{**given, **paths, "output": output, "limits": MediaLimits(**known)})
 
 
@@ -126,6 +128,7 @@ class AnimationRunner:
         except InputError as error:
             names = (*FILES, "background")
             files = [*(job.get(name) for name in names), *(getattr(request, name) for name in names), joined]
+            files += [parse(each).file for each in request.lora]
             raise InputError(without_folders(str(error), *files)) from error
         except Cancelled as stopped:
             if preview is None:
@@ -139,8 +142,9 @@ class AnimationRunner:
     def _sweep(self, request: AnimationRequest) -> None:
         """Remove what a kill left half-written of this job; no other one is at work in the folder now."""
         name = glob.escape(pair_name(request.photo, request.motion))
-        for partial in self._output.glob(f".*_{name}*.partial*"):
-            partial.unlink(missing_ok=True)
+        for pattern in (f".*_{name}*.partial*", f"*_{name}*_so_far.mp4"):
+            for partial in self._output.glob(pattern):
+                partial.unlink(missing_ok=True)
 
 
 def _summary(result: AnimationResult) -> str:

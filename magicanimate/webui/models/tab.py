@@ -35,7 +35,7 @@ class ModelsTab:
         with gr.Row(elem_id="own-model"):
             self.folder = gr.Textbox(
                 label=tr("A model of your own"),
-                placeholder=tr("Folder of a model, as training exports it"),
+                placeholder=tr("Folder of a model, or a fine-tune of Stable Diffusion 1.5"),
                 max_lines=1,
                 scale=4,
                 elem_id="model-folder",
@@ -58,7 +58,8 @@ class ModelsTab:
         tab.select(self._look, None, shown, queue=False, **PRIVATE)
         self.list.click(self._act, None, [*shown, *animate.follows_model], **PRIVATE)
         for pressed in (self.use.click, self.folder.submit):
-            pressed(self._use_folder, self.folder, [*shown, *animate.follows_model], **PRIVATE)
+            told = pressed(self._tell, self.folder, self.note, queue=False, **PRIVATE)
+            told.then(self._use_folder, self.folder, [*shown, *animate.follows_model], **PRIVATE)
         animate.badge.click(lambda: gr.Tabs(selected="models"), None, tabs, queue=False, **PRIVATE)
 
     def _list(self) -> str:
@@ -86,11 +87,24 @@ class ModelsTab:
                 return self._use(event.model)
         return self._look()
 
+    def _tell(self, folder: str) -> str:
+        """Say beforehand what takes its time."""
+        if not _is_base_model(_path(folder)):
+            return ""
+        return views.message(tr("The full model is combined with this base model, which takes some minutes."))
+
     def _use_folder(self, folder: str) -> Updates:
-        folder = (folder or "").strip().strip("\"'")
-        if not folder:
+        if not (folder or "").strip():
             return self._look(views.message(tr("Give the folder of a model."), kind="error"))
-        return self._use(Path(folder).expanduser())
+        path = _path(folder)
+        try:
+            if _is_base_model(path):
+                from magicanimate.checkpoints.convert import convert_base
+
+                path = convert_base(path)
+            return self._use(path)
+        except InputError as error:
+            return self._look(views.message(str(error), kind="error"))
 
     def _use(self, model: str | Path) -> Updates:
         try:
@@ -99,6 +113,16 @@ class ModelsTab:
             return self._look(views.message(str(error), kind="error"))
         told = views.message(tr("The next video is made with this model."), kind="done")
         return self._look(told) | self.animate.switched()
+
+
+def _path(typed: str) -> Path:
+    """What is meant, without the quotation marks that file managers put around a copied path."""
+    return Path((typed or "").strip().strip("\"'")).expanduser()
+
+
+def _is_base_model(path: Path) -> bool:
+    """Whether it is not a checkpoint of this program, but may be what one is made of."""
+    return path.is_file() or ((path / "unet").is_dir() and not (path / "appearance_encoder").is_dir())
 
 
 FULL_BYTES = 11_000_000_000
