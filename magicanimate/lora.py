@@ -191,7 +191,7 @@ def applied(
     # peft freezes the weights that it builds upon.
     learned = [(p, p.requires_grad) for network in networks.values() for p in network.parameters()]
     try:
-        loras, weights = list(map(parse, texts)), {}
+        loras, weights = list(map(parse, texts)), dict[str, dict[str, float]]()
         files = [_read(lora.file, networks) for lora in loras]  # all of them before a layer has another name
         for number, (lora, (found, _)) in enumerate(zip(loras, files, strict=True)):
             for component in networks.keys() & found.keys():

@@ -75,7 +75,7 @@ def write_result(
             )
             for (path, width), seal in zip(_outputs(request, media, strip_path), seals, strict=False)
         ]
-        so_far = None
+        so_far: GrowingVideo | None = None
         if request.stream:
             width, height = request.size
             growing = GrowingVideo(

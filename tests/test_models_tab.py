@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from magicanimate.checkpoints import architectures
 from magicanimate.checkpoints.disk import downloads_folder
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
@@ -17,7 +18,7 @@ from magicanimate.webui.models.fetching import ModelFetch
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.conftest import PATIENCE
-from tests.published_layout import write_single_file
+from tests.published_layout import TINY_TEXT, TINY_UNET, TINY_VAE, write_single_file
 from tests.test_hub import converted, hub_server, published  # noqa: F401  (fixtures)
 
 
@@ -69,7 +70,13 @@ def test_a_failure_is_a_sentence_and_may_be_tried_again(home):
     assert fetching.status.error == "There is no connection."
 
 
-def test_the_full_model_is_fetched_in_the_page_and_used(home, hub_server, tiny_model, tmp_path):  # noqa: F811
+def test_the_full_model_is_fetched_in_the_page_and_used(
+    home,
+    hub_server,  # noqa: F811
+    tiny_model,
+    tmp_path,
+    monkeypatch,
+):
     service = AnimationService(tiny_model, tmp_path / "out", device="cpu")
     page = Page(service, [], queue_size=2, training=True)
     tab, press = page.models, lambda action, model="full": SimpleNamespace(action=action, model=model)
@@ -84,7 +91,9 @@ def test_the_full_model_is_fetched_in_the_page_and_used(home, hub_server, tiny_m
     assert "In use" in used[tab.list] and "next video" in used[tab.note]
     back = tab._use_folder(f'"{tiny_model}"')
     assert service.model_name == str(tiny_model) and "In use" in back[tab.list]
-    # A base model is combined with the full one, which is here now.
+    # A base model is combined with the full one, which is here now; a single file says no sizes.
+    for name, config in {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}.items():
+        monkeypatch.setitem(architectures._SD15, name, config)
     base = write_single_file(tmp_path / "mine.safetensors")
     assert "base model" in tab._tell(str(base)) and tab._tell(str(tiny_model)) == ""
     used = tab._use_folder(str(base))
