@@ -363,6 +363,7 @@ class Animator:
         picture: Path | None = None,
         mask: Path | None = None,
         scene: Path | None = None,
+        on_progress: OnProgress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> None:
         """Show or save how people will be cut out, without animating them.
@@ -374,6 +375,7 @@ class Animator:
             picture: .png to write, see `background.mask_preview`.
             mask: .mp4 or folder to write for `AnimationRequest.mask`; grow and feather are not in it.
             scene: .mp4 to write of what lies under the mask: the driving video, or else the part map.
+            on_progress: told of the clip being converted and read.
             should_stop: asked with each frame.
 
         Raises:
@@ -405,9 +407,11 @@ class Animator:
                     "name it so."
                 )
             check_output(mask, inputs=inputs, overwrite=overwrite)
-        request = self.defaults.completed(self._with_part_map(request, None, should_stop))
+        request = self.defaults.completed(self._with_part_map(request, on_progress, should_stop))
+        meter = ProgressMeter(on_progress)
+        meter.begin("read", 1)
         with ExitStack() as stack:
-            media, backdrop = self._prepared(request, ProgressMeter(None), should_stop, stack)
+            media, backdrop = self._prepared(request, meter, should_stop, stack)
             assert backdrop is not None  # it is not the photo's
             if mask is not None:
                 masks = (backdrop.masks[number] for number in range(media.num_frames))

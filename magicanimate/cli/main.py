@@ -286,7 +286,7 @@ def animate(args: argparse.Namespace) -> None:
                 say(f"warning: {warning}")
         wanted = {"picture": getattr(args, "mask_preview", None), "mask": getattr(args, "save_mask", None)}
         if any(wanted.values()):
-            _draw_mask(animator, requests, **wanted)
+            _draw_mask(animator, requests, bar, **wanted)
             return
         animator.load()  # outside `stop_on_interrupt`: here Ctrl-C may end it at once
         failed = _animate_all(animator, requests, bar, quiet=args.quiet)
@@ -294,11 +294,14 @@ def animate(args: argparse.Namespace) -> None:
         raise InputError(f"{failed} of {len(requests)} animations failed; see the messages above.")
 
 
-def _draw_mask(animator: Animator, requests: list[AnimationRequest], **wanted: Path | None) -> None:
+def _draw_mask(
+    animator: Animator, requests: list[AnimationRequest], bar: ProgressBar, **wanted: Path | None
+) -> None:
     if len(requests) > 1:
         raise InputError("The mask is drawn of one animation at a time, not of a batch.")
     with stop_on_interrupt() as should_stop:
-        animator.draw_mask(requests[0], **wanted, should_stop=should_stop)
+        animator.draw_mask(requests[0], **wanted, on_progress=bar, should_stop=should_stop)
+    bar.close()
     for path in filter(None, wanted.values()):
         print(path)
 

@@ -254,7 +254,14 @@ class AnimationService:
             ready = self._prepare(request, steps, joined, on_progress, should_stop)
             scene, mask = place / "scene.mp4", place / f"{request.motion.stem[:60]}_mask.mp4"
             preview = place / "preview.png"
-            self.animator.draw_mask(ready, picture=preview, mask=mask, scene=scene, should_stop=should_stop)
+            self.animator.draw_mask(
+                ready,
+                picture=preview,
+                mask=mask,
+                scene=scene,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
             return mask_files(scene, mask, preview)
 
         files = [getattr(request, name) for name in FILES]
