@@ -308,16 +308,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
                         watch.begin_step()
                         return step()
 
-            run = partial(
-                stream if beginning_first else denoise,
-                latents,
-                self.scheduler,
-                timesteps,
-                lambda: networks(fallback.arrange(optimization)),
-                plan=plan,
-                guidance_scale=guidance,
-                generator=generator,
-            )
+            inputs = (latents, self.scheduler, timesteps, lambda: networks(fallback.arrange(optimization)))
+            how: dict[str, Any] = {"plan": plan, "guidance_scale": guidance, "generator": generator}
             if beginning_first:
 
                 def counted(window: Callable[[], Any]) -> Any:
@@ -325,11 +317,13 @@ class MagicAnimatePipeline(DiffusionPipeline):
                     watch.end_step()
                     return result
 
-                frames = self._finished(run(attempt=counted), stack.pop_all(), fallback, should_stop)
+                frames = self._finished(
+                    stream(*inputs, **how, attempt=counted), stack.pop_all(), fallback, should_stop
+                )
                 next(frames)  # begun, so that giving it up undoes what was entered here
                 return MagicAnimateOutput(frames, None)
             # The loop itself is in `sampling`; here only what is done between its steps.
-            for i, (latents, expected) in enumerate(run(attempt=retried)):
+            for i, (latents, expected) in enumerate(denoise(*inputs, **how, attempt=retried)):
                 watch.end_step()
                 after = f"the latents after step {i + 1} of {len(timesteps)}"
                 self._require_finite(torch.isfinite(latents).all(), after)
