@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import ExifTags, Image
 
+from magicanimate.config import Progress
 from magicanimate.webui import server
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.jobs.job import Job
@@ -101,6 +102,12 @@ def test_a_job_is_made_of_the_form_and_its_result_is_shown(page, service, files,
         "0.2 s of video" in again[page.running.status]["value"]
         and again[page.running.result_column]["visible"]
     )
+
+
+def test_a_page_without_jobs_asks_rarely(page, service, files):
+    """It went on asking two and a half times a second, as while something runs."""
+    assert page.running.poll(ViewState(), "", VISITOR)[page.running.timer]["value"] == 2.0
+    assert page._submit(form_of(page, **files), VISITOR)[page.running.timer]["value"] == 0.4
 
 
 def test_cancelling_keeps_the_last_preview_and_says_so(page, service, long, tmp_path):
@@ -199,6 +206,19 @@ def test_visitors_of_a_shared_program_see_their_own(tiny_model, long, tmp_path):
     page.running._act(ViewState(), name, VISITOR, press("cancel", job))
     assert end_of(service.queue, job).state == "cancelled"
     service.close()
+
+
+def test_a_job_that_waits_for_a_download_says_so(page, service, files):
+    """It said that it waits for other work, of which there was none."""
+    with service._turn(lambda _: None, lambda: False):  # as `start_loading` has it
+        service._while_loading(Progress("download", 3, 11, note="The full model is downloaded once."))
+        job = submit(page, **files)
+        for now in service.queue.follow(job.id):
+            if now.progress is not None:
+                break
+        told = page.running.poll(ViewState(), "", VISITOR)[page.running.status]["value"]
+        assert now.progress.stage == "download" and "Downloading" in told and "downloaded once" in told
+    end_of(service.queue, job)
 
 
 def test_networks_leave_the_memory_when_nothing_happens(tiny_model, files, tmp_path):

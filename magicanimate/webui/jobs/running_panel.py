@@ -96,8 +96,9 @@ class RunningPanel:
     def _tell(self, update: JobUpdate) -> Updates:
         updates: Updates = {self.seen: update.seen}
         if update.relisted:
-            busy = any(placed.job.state in ("running", "waiting") for placed in update.seen.listed)
             updates[self.jobs.list] = self.jobs.show(update.seen.listed)
+        if update.relisted or not update.seen.listed:  # of an empty list nothing is told when the page opens
+            busy = any(placed.job.state in ("running", "waiting") for placed in update.seen.listed)
             updates[self.timer] = gr.update(value=_WHILE_BUSY if busy else _WHILE_IDLE)
         if update.changed:
             updates |= self._current(update.seen.current)
