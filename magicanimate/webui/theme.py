@@ -51,6 +51,7 @@ def make() -> gr.themes.Base:
         "block_background_fill": ("white", "#141a21"),
         "block_border_color": ("*neutral_200", "#29323c"),
         "border_color_primary": ("*neutral_200", "#29323c"),
+        "background_fill_primary": ("white", "#0f141a"),
         "background_fill_secondary": ("*neutral_50", "#1b232c"),
         "block_title_text_color": ("*neutral_700", "*neutral_200"),
         "block_label_background_fill": ("white", "#141a21"),

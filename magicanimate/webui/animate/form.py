@@ -37,7 +37,7 @@ __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 DICE = STATIC / "dice.png"
 KEYS = STATIC / "keys.js"
 REMEMBER = STATIC / "remember.js"
-HEIGHT = 250  # pixels of photo and clip, so that Animate is in sight on a small screen
+HEIGHT = 200  # pixels of photo and clip, so that Animate is in sight on a small screen
 
 Controls = dict[str, gr.components.Component]
 
@@ -121,7 +121,7 @@ def motion_settings(defaults: ModelDefaults) -> Controls:
     with gr.Row():
         for name in ("start", "end", "speed"):
             controls[name] = _number(name, settings, step=0.1 if name != "speed" else 0.25, min_width=90)
-    with gr.Row():
+    with gr.Row(elem_classes="ma-choices"):
         for name in ("mirror", "boomerang", "fit_dancer"):
             controls[name] = _checkbox(name, settings, min_width=110)
     return controls
@@ -170,8 +170,9 @@ def advanced_settings(
     controls["lora"].focus(
         lambda: gr.update(choices=lora.choices()), None, controls["lora"], queue=False, **PRIVATE
     )
-    for name in ("side_by_side", "sound", "credentials"):
-        controls[name] = _checkbox(name, settings)
+    with gr.Row(elem_classes="ma-choices"):
+        for name in ("side_by_side", "sound", "credentials"):
+            controls[name] = _checkbox(name, settings)
     return controls | _others("advanced", settings, controls)
 
 
@@ -219,8 +220,9 @@ def expert_settings(defaults: ModelDefaults) -> Controls:
         controls["window_overlap"] = _slider("window_overlap", settings)
     controls["windows"] = _radio("windows", settings)
     controls["fusion"] = _radio("fusion", settings)
-    for name in ("window_offset", "check_motion"):
-        controls[name] = _checkbox(name, settings)
+    with gr.Row(elem_classes="ma-choices"):
+        for name in ("window_offset", "check_motion"):
+            controls[name] = _checkbox(name, settings)
     with gr.Row(visible=defaults.kind != "mini"):
         for name in ("prompt", "negative_prompt"):
             controls[name] = gr.Textbox(

@@ -50,7 +50,7 @@ class ResultPanel:
             js_on_load=_ASK,
         )
         self.exporting = gr.HTML("", visible=False, elem_id=f"{name}-exporting", padding=False)
-        with gr.Row(visible=False) as self.sending:
+        with gr.Row(visible=False, elem_classes="ma-sending") as self.sending:
             self.again = gr.Button(
                 tr("Use these settings again"), size="sm", min_width=130, elem_id=f"{name}-again"
             )

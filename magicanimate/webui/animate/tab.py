@@ -29,10 +29,11 @@ from magicanimate.webui.texts import tr
 
 _START, _CHANGE = "Animate", "Save changes"
 
-# On a narrow page what runs lies below the form.
+# On a narrow page what runs may be out of sight. The stage is no box of its own there, what it holds is.
 _SHOW_STAGE = """
 () => {
-  const stage = document.querySelector("#stage"), { top } = stage.getBoundingClientRect();
+  const stage = document.querySelector("#status") ?? document.querySelector("#stage");
+  const { top } = stage.getBoundingClientRect();
   if (top < 0 || top > innerHeight * 0.6) stage.scrollIntoView({ behavior: "smooth", block: "start" });
 }
 """
@@ -69,6 +70,7 @@ class AnimateTab:
             elem_id="examples",
             js_on_load=EXAMPLES_ON_LOAD,
         )
+        notice = gr.HTML("", visible=False, elem_id="use-again-notice", padding=False)
         settings, self.dice = form.main_settings(defaults)
         self.controls |= settings
         self.panel.edits()
@@ -80,7 +82,7 @@ class AnimateTab:
             self.presets = PresetsPanel(
                 SettingPresets(self.service.output / ".settings"), self.controls, self.service.defaults
             )
-        self.use_again = UseAgain(self.service, self.controls)
+            self.use_again = UseAgain(self.service, self.controls, notice)
         gr.HTML(
             views.caption(tr("A photo of a real person? Animate it only if that person agrees.")),
             padding=False,
@@ -138,7 +140,13 @@ class AnimateTab:
         submitted = self.start.click(
             self._submit,
             {*self.controls.values(), *self.panel.inputs, *told},
-            [*self.running.widgets, *form_state, self.controls["seed"], self.check.card],
+            [
+                *self.running.widgets,
+                *form_state,
+                self.controls["seed"],
+                self.check.card,
+                self.use_again.notice,
+            ],
             queue=False,
             **PRIVATE,
         )
@@ -190,6 +198,7 @@ class AnimateTab:
         except InputError as error:
             told = self.running.poll(seen, visitor, request)
             return updates | told | {self.check.card: problem(error)}
+        updates[self.use_again.notice] = gr.update(value="", visible=False)
         return updates | self._leave() | self.running.turn_to(jobs[0], seen, visitor, request)
 
     def _leave(self) -> Updates:

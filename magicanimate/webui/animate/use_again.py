@@ -37,14 +37,14 @@ class UseAgain:
     Args:
         service: knows where photos and clips are kept.
         controls: the form.
+        notice: where it is said what has become of the form; in sight, as a result elsewhere may fill it.
     """
 
-    def __init__(self, service: AnimationService, controls: Controls):
-        self.service, self.controls = service, controls
+    def __init__(self, service: AnimationService, controls: Controls, notice: gr.HTML):
+        self.service, self.controls, self.notice = service, controls, notice
         with gr.Accordion(tr("Use the settings of an earlier video"), open=False, elem_id="use-again"):
             gr.HTML(views.caption(tr(_EXPLAINED)), padding=False)
             self.dropped = gr.File(label=tr("Result"), file_types=list(SUFFIXES), height=130)
-            self.notice = gr.HTML("", visible=False, elem_id="use-again-notice", padding=False)
 
     @property
     def filled(self) -> list[gr.components.Component]:
