@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.browser_page import MILLISECONDS, serving, unfold
+from tests.browser_page import MILLISECONDS, serving, unfold, wait_for_check
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.browser
+
+MOST_REQUESTS = 110
+"""Of a first visit; 106 when this was written. Another kind of widget on the first tab brings some more."""
 
 TABS = ("Animate", "Motion tools", "Gallery", "Models", "Train", "Help")
 
@@ -67,6 +72,47 @@ def test_axe_finds_nothing_serious(browser, address, theme, size):
     assert not any(found.values()), "\n".join(f"{tab}: {line}" for tab in found for line in found[tab])
 
 
+def test_the_page_speaks_to_strangers(browser, address):
+    """No path of the machine and no word of the code in sight; what is read out is what is seen."""
+    page = browser.new_page(viewport={"width": 1280, "height": 720}, reduced_motion="reduce")
+    page.set_default_timeout(MILLISECONDS)
+    page.goto(address)
+    page.wait_for_selector("#photo img")
+    unfold(page, "Advanced", "#steps")
+    unfold(page, "Expert", "#window_size")
+    names = page.locator("#examples button").evaluate_all("all => all.map((each) => each.ariaLabel)")
+    assert names and all(name.startswith("Example: ") for name in names)
+    for label in ("Steps", "Guidance", "Window size"):
+        slider = page.get_by_role("slider", name=label)
+        assert slider.count() == 1, label
+    guidance = page.get_by_role("slider", name="Guidance")
+    assert guidance.get_attribute("max") == "2"  # of the mini, whose pictures burn out beyond
+    page.locator("#steps input[type=number]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")  # past the button that resets it
+    focused = "getComputedStyle(document.activeElement)"
+    assert page.evaluate("document.activeElement.type") == "range"
+    assert page.evaluate(f"[{focused}.outlineStyle, {focused}.outlineWidth]") == ["solid", "2px"]
+
+    page.fill("#steps input[type=number]", "500")  # a sentence while it is typed, then the most there are
+    wait_for_check(page, "Steps must be between 1 and 100.")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#check .ma-worst-error", state="detached")
+    assert page.input_value("#steps input[type=number]") == "100"
+
+    for tab in TABS:
+        turn_to(page, tab)
+        page.wait_for_timeout(300)
+        text = page.inner_text("body")
+        assert str(ROOT) not in text, tab
+        found = re.findall(r"\b\w+_\w+\b|Traceback|\bNone\b|\bnan\b|undefined|\[object", text)
+        assert not {*found} - _NAMES_OF_FILES, (tab, found)
+    page.close()
+
+
+_NAMES_OF_FILES = {"arms_photo", "arms_motion"}
+
+
 def test_first_visit_is_light_and_shows_a_finished_example(browser, address):
     """No program of 32 MB to cut videos in the browser, which Gradio's widget asks for."""
     page = browser.new_page(viewport={"width": 1280, "height": 720})
@@ -77,13 +123,19 @@ def test_first_visit_is_light_and_shows_a_finished_example(browser, address):
     page.wait_for_selector("#motion video")
     page.wait_for_function("document.querySelector('#example video')?.currentTime > 0.2")
     page.wait_for_selector("#check details[aria-busy=false]")
-    weights = "performance.getEntriesByType('resource').map((entry) => entry.transferSize)"
-    total = sum(page.evaluate(weights))
+    # What the page asks again and again of the work, oftener on a slow machine, is no part of its weight.
+    weights = """performance.getEntriesByType('resource')
+        .filter((entry) => !/gradio_api\\/(run|queue)\\//.test(entry.name))
+        .map((entry) => entry.transferSize)"""
+    first = page.evaluate(weights)
     page.goto(address)  # Gradio's hundred scripts and styles are the browser's own by now
     page.wait_for_selector("#motion video")
     page.wait_for_selector("#check details[aria-busy=false]")
     fetched = sum(weight > 0 for weight in page.evaluate(weights))
     page.close()
     assert asked and not [url for url in asked if "ffmpeg-core" in url]
-    assert total < 1_500_000, f"{total} bytes"
+    assert sum(first) < 1_500_000, f"{sum(first)} bytes"
+    # About a hundred are pieces of Gradio's scripts: it is built in pieces, and there is no other
+    # build. They come at once from this machine, and only once, as the browser keeps them (below).
+    assert len(first) <= MOST_REQUESTS, f"{len(first)} requests of a first visit"
     assert fetched < 40, f"{fetched} requests of a second visit"

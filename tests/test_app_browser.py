@@ -87,6 +87,21 @@ def test_cancel_keeps_only_the_last_preview(page, served, tmp_path):
     set_steps(page, 100)
     page.click("#animate")
     page.wait_for_selector("#preview img[alt=preview]")
+
+    # While one that waits is edited nothing beside Save stops the running one, however far that gets.
+    page.click("#animate")
+    page.click("#jobs .ma-job-waiting [data-action=edit]")
+    page.wait_for_selector("#leave-job")
+    bar = "#status [role=progressbar]"
+    page.wait_for_function(
+        "([at, was]) => document.querySelector(at)?.ariaValueNow !== was",
+        arg=[bar, page.get_attribute(bar, "aria-valuenow")],
+    )
+    assert page.is_hidden("#cancel")
+    page.click("#leave-job")
+    page.click("#jobs .ma-job-waiting [data-action=remove]")
+    page.wait_for_selector("#jobs .ma-job-waiting", state="detached")
+
     page.click("#cancel")
     wait_for_status(page, "Cancelled. The last preview is kept as")
     page.wait_for_selector("#preview img[alt='the last preview']")
@@ -280,6 +295,16 @@ def test_animate_is_always_in_sight_and_nothing_sticks_out(page, width, height):
     page.evaluate("scrollTo(0, 400)")
     page.wait_for_function(in_sight)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    # What runs comes into sight, also where it is above the form.
+    set_steps(page, 1)
+    page.evaluate("scrollTo(0, 900)")
+    page.click("#animate")
+    page.wait_for_function("""() => {
+        const { top } = document.querySelector("#status")?.getBoundingClientRect() ?? { top: -1 };
+        return top >= 0 && top < innerHeight / 2;
+    }""")
+    wait_for_status(page, "of video, 32 × 32")
 
 
 def test_settings_are_checked_saved_and_driven_by_keys(page):

@@ -21,6 +21,7 @@ from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.training import views as train_views
 from magicanimate.webui.training.run import TrainingRun
+from magicanimate.webui.training.tab import TrainTab
 from tests.browser_page import MILLISECONDS
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
@@ -57,6 +58,19 @@ def test_a_page_for_others_has_no_handler_that_trains(service):
     without, with_it = ({fn.fn.__module__ for fn in page.fns.values() if fn.fn} for page in pages)
     handlers = {"magicanimate.webui.training.tab"}
     assert handlers <= with_it and not handlers & without
+
+
+def test_an_error_stays_while_the_page_looks_at_the_training(service):
+    """That of Render vanished in half a second, with the next look."""
+    blocks = Page(service, [], queue_size=2, training=True).blocks
+    (tab,) = {
+        owner for fn in blocks.fns.values() if isinstance(owner := getattr(fn.fn, "__self__", None), TrainTab)
+    }
+    data = {field: field.value for field in tab.fields.values()} | {tab.seen: {}, tab.dancers: 0}
+    told = tab._render(data)
+    assert "number of people" in told[tab.render_problem]
+    assert not {*tab._look(data)} & {*tab.problems}
+    assert tab._changed(data)[tab.render_problem] == ""  # what was wrong may be right now
 
 
 def test_another_checkpoint_is_tried_and_left(service, tiny_model, tmp_path):
