@@ -115,10 +115,26 @@ def clear(page) -> None:
 def upload(page, photo: Path, motion: Path) -> None:
     """Put in a photo and a clip that can be shown."""
     clear(page)
-    page.set_input_files("#photo input[type=file]", photo)
-    page.set_input_files("#motion input[type=file]", motion)
-    page.wait_for_selector("#photo img")
-    page.wait_for_selector("#motion video")
+    _put_in(page, "#photo", photo, "#photo img")
+    _put_in(page, "#motion", motion, "#motion video")
+
+
+def _put_in(page, place: str, file: Path, shown: str) -> None:
+    """Put a file in, again if need be, as a person would.
+
+    Gradio mounts a place anew after it was emptied; on a busy machine that may fall on the very moment in
+    which a program puts something in, which is lost then.
+    """
+    from playwright.sync_api import TimeoutError as NotShown
+
+    for tries_left in (3, 2, 1, 0):
+        page.set_input_files(f"{place} input[type=file]", file)
+        try:
+            page.wait_for_selector(shown, timeout=MILLISECONDS / 8)
+            return
+        except NotShown:
+            if not tries_left or not page.locator(f"{place} input[type=file]").count():
+                raise
 
 
 def set_steps(page, steps: int) -> None:
