@@ -67,7 +67,7 @@ def test_another_versions_settings_load_as_far_as_they_fit(presets):
     presets.save("old", {"seed": 5, "fit": "bend", "sparkle": True})
     found = presets.load("old", SETTINGS)
     assert found.values == {"seed": 5}
-    assert [note.split()[0] for note in found.notes] == ["fit", "sparkle"]
+    assert [note.split()[0] for note in found.notes] == ["Fit", "Sparkle"]
 
 
 def test_files_of_others_are_left_alone(presets):
