@@ -270,9 +270,10 @@ LISTED = {
     # the one place that opens pictures, and the one that opens clips
     "magicanimate.media.photo": {"PIL.Image.open"},
     "magicanimate.media.video_file": {"av.open"},
-    # the one place for weights; the two others read headers and single tensors of our own checkpoints
+    # the one place for weights; the others read headers, and single tensors of our own checkpoints
     "magicanimate.checkpoints.reading": {"safetensors.safe_open", "torch.load", "write_text"},
     "magicanimate.loading": {"safetensors.safe_open"},
+    "magicanimate.lora": {"safetensors.safe_open"},  # metadata alone
     "magicanimate.memory.profiles": {"safetensors.safe_open"},
     "densepose_tools.weights": {"safetensors.safe_open"},
     # writers of a kind of file each, to a temporary name that takes the target's place in the end
