@@ -246,7 +246,7 @@ def test_settings_come_back_into_the_form(make_page, folder, tmp_path):
 
     motion.unlink()
     updates = again._from_file(str(result.settings_file), "", VISITOR)
-    assert "The clip polka.mp4 is not there any more" in updates[again.notice]["value"]
+    assert "The dance video polka.mp4 is not there any more" in updates[again.notice]["value"]
     assert controls["photo"] in updates and controls["motion"] not in updates
 
     (tmp_path / "x.json").write_text(json.dumps({"photo": "", "motion": "", "seed": "many"}))
@@ -266,7 +266,7 @@ def test_a_copy_of_a_result_that_is_gone_asks_for_photo_and_clip(make_page, fold
     result.settings_file.unlink()
     updates = again._from_file(str(copy), "", VISITOR)
     assert updates[controls["seed"]] == 77 and controls["photo"] not in updates
-    for said in ("The photo zoe.png is not there any more", "The clip dance.mp4 is not there any more"):
+    for said in ("The photo zoe.png is not there any more", "The dance video dance.mp4 is not there any more"):
         assert said in updates[again.notice]["value"]
 
 
