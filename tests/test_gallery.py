@@ -266,7 +266,10 @@ def test_a_copy_of_a_result_that_is_gone_asks_for_photo_and_clip(make_page, fold
     result.settings_file.unlink()
     updates = again._from_file(str(copy), "", VISITOR)
     assert updates[controls["seed"]] == 77 and controls["photo"] not in updates
-    for said in ("The photo zoe.png is not there any more", "The dance video dance.mp4 is not there any more"):
+    for said in (
+        "The photo zoe.png is not there any more",
+        "The dance video dance.mp4 is not there any more",
+    ):
         assert said in updates[again.notice]["value"]
 
 
