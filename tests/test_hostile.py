@@ -127,7 +127,8 @@ def test_a_second_signal_ends_at_once(tmp_path, first):
     """The main thread is within one call, as in a network; a half-written file goes all the same."""
     code = (
         "import signal, sys, time; from pathlib import Path; from magicanimate import files, terminal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored,
+        "getattr(signal, 'SIGHUP', None) and signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup this one
         "with terminal.stop_on_interrupt() as should_stop:\n"
         f"    files.partial_path(Path({str(tmp_path)!r}, 'a.mp4')).touch()\n"
         "    print('ready', flush=True)\n"
