@@ -25,6 +25,7 @@ import copy
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -65,34 +66,30 @@ def stream(
         windows = waiting[step]
         return bool(windows) and all(cell.steps_taken == step for cell in cells_of(windows[0]))
 
+    def predict(noisy: torch.Tensor, timestep: torch.Tensor, window: Window) -> Any:
+        now = networks()
+        now.show(now.encode(timestep))
+        return now.fuse(now, noisy, timestep, [window])
+
+    @cache  # as in the core: most plans have the same windows in every step
+    def alone(window: range) -> Window:
+        weights = torch.tensor(plan.weights(list(window)))
+        index = torch.arange(len(window))  # its frames are all that it is given
+        return Window(list(window), *(to_device(x, latents.device) for x in (index, weights)))
+
     shown = 0
     while any(waiting):
         number = max(filter(ready, range(len(steps))))
         window, timestep = waiting[number].popleft(), timesteps[number]
         own = cells_of(window)
         noisy = torch.cat([cell.scheduler.scale_model_input(cell.latents, timestep) for cell in own], dim=2)
-        weights = to_device(torch.tensor(plan.weights(list(window))), latents.device)
-        given = Window(list(window), to_device(torch.arange(len(window)), latents.device), weights)
-
-        def predict(
-            noisy: torch.Tensor = noisy, timestep: torch.Tensor = timestep, given: Window = given
-        ) -> Any:
-            now = networks()
-            now.show(now.encode(timestep))
-            return now.fuse(now, noisy, timestep, [given])
-
-        total, weight = attempt(predict)  # B C K h w, K
+        total, weight = attempt(partial(predict, noisy, timestep, alone(window)))  # B C K h w, K
         for cell in own:
             part = slice(cell.first - window[0], cell.first - window[0] + cell.latents.shape[2])
             cell.add(total[:, :, part], weight[part])
         while shown < len(cells) and cells[shown].steps_taken == len(timesteps):
             yield cells[shown].latents
             shown += 1
-
-
-def count_windows(plan: WindowPlan, num_frames: int, steps: int) -> int:
-    """Predictions that `stream` asks for: as many as in the ordinary order."""
-    return sum(len(plan.windows(num_frames, step=i)) for i in range(steps))
 
 
 def _windows(plan: WindowPlan, num_frames: int, *, step: int) -> list[range]:

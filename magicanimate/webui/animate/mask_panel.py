@@ -15,7 +15,7 @@ from magicanimate.webui.animate import form
 from magicanimate.webui.animate.form_values import check_values, motion_steps
 from magicanimate.webui.animate.mask_look import MaskFiles, paint, picture
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import label_of, tr
 
@@ -152,7 +152,7 @@ class MaskPanel:
                 else:
                     yield self._opened(update, data)
         except InputError as error:
-            yield {self.told: _sentence(error)} | self._closed()
+            yield {self.told: refusal(error)} | self._closed()
 
     def _opened(self, files: MaskFiles, data: dict) -> Updates:
         how = data[self.controls["mask_grow"]], data[self.controls["mask_feather"]]
@@ -215,7 +215,7 @@ class MaskPanel:
         try:
             new = str(paint(Path(mask or files.mask), Stroke.of(stroke)))
         except InputError as error:
-            return {self.told: _sentence(error)}
+            return {self.told: refusal(error)}
         shown = self._drawn(files, new, frame, grow, feather, brush, radius)
         return {
             self.controls["mask"]: new,
@@ -239,7 +239,3 @@ def _photo(files: MaskFiles) -> str:
     label = tr("photo as used")
     image = views.picture(files.photo, label=label, css="ma-mask-picture")
     return f"<figure>{image}<figcaption>{label}</figcaption></figure>"
-
-
-def _sentence(error: InputError) -> dict:
-    return gr.update(value=views.message(str(error), kind="error"), visible=True)

@@ -15,7 +15,7 @@ from magicanimate.files import file_name
 from magicanimate.progress import duration
 from magicanimate.webui import views
 from magicanimate.webui.background import run_with_progress
-from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.gallery.export import KINDS, export
 from magicanimate.webui.gallery.player import file_url, player
 from magicanimate.webui.gallery.results import StoredResult, result_of
@@ -135,7 +135,7 @@ class ResultPanel:
                     self.downloads: _downloads(result),
                 }
         except InputError as error:
-            yield {self.exporting: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+            yield {self.exporting: refusal(error)}
 
 
 def settings_table(result: StoredResult) -> str:

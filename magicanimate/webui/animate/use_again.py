@@ -22,7 +22,7 @@ from magicanimate.webui.animate.reuse import (
     read_settings,
     reuse,
 )
-from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.gallery.results import result_of
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
@@ -79,7 +79,7 @@ class UseAgain:
         try:
             return self._filled(self._again(Path(file), owner), Path(file).name)
         except InputError as error:
-            return {self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+            return {self.notice: refusal(error)}
 
     def _again(self, file: Path, owner: str) -> Reused:
         """What a dropped file was made with.
@@ -105,7 +105,7 @@ class UseAgain:
                 else self.service.lend(Path(shown))
             )
         except InputError as error:
-            return {self.notice: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+            return {self.notice: refusal(error)}
         edits = self.motion.no_edits() if name == "motion" else {}
         return {self.controls[name]: str(file), **edits, tabs: gr.update(selected="animate")}
 
@@ -114,7 +114,7 @@ class UseAgain:
             result = result_of(Path(shown))
             filled = self._filled(reuse(result.settings, self._folders), result.name)
         except InputError as error:
-            problem = gr.update(value=views.message(str(error), kind="error"), visible=True)
+            problem = refusal(error)
             return {self.notice: problem, tabs: gr.update(selected="animate")}
         return filled | {tabs: gr.update(selected="animate")}
 

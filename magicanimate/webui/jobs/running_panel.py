@@ -15,7 +15,7 @@ import gradio as gr
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.result_panel import ResultPanel
-from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.gallery.thumbnails import thumbnail
 from magicanimate.webui.jobs.job import Job, JobState
 from magicanimate.webui.jobs.polling import JobPoller, JobUpdate, PlacedJob, ViewState
@@ -127,7 +127,7 @@ class RunningPanel:
             try:
                 return {self.result_column: gr.update(visible=True), **self.result.show(job.results[0])}
             except InputError as error:
-                return {self.status: _error(error)}
+                return {self.status: refusal(error)}
         if alone and job.results and Path(job.results[0]).exists():  # what was kept of a cancelled one
             kept = views.moving_picture(Path(job.results[0]).read_bytes(), label="the last preview")
             return {self.preview: gr.update(value=kept, visible=True)}
@@ -169,12 +169,8 @@ class RunningPanel:
                     for other in dropped:
                         queue.remove(other.id)
         except InputError as error:
-            return self.poll(seen, visitor, request) | {self.status: _error(error)}
+            return self.poll(seen, visitor, request) | {self.status: refusal(error)}
         return self.poll(seen, visitor, request)
-
-
-def _error(error: InputError) -> dict:
-    return gr.update(value=views.message(str(error), kind="error"), visible=True)
 
 
 def _goes(action: str, job: Job) -> bool:

@@ -12,7 +12,7 @@ import gradio as gr
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
-from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.scratch import temporary_folder
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
@@ -388,7 +388,7 @@ class TrialPanel:
                 raise InputError(tr("There is nothing to try yet; export a checkpoint first."))
             self.service.use_model(Path(folder))
         except InputError as error:
-            return {self.note: gr.update(value=views.message(str(error), kind="error"), visible=True)}
+            return {self.note: refusal(error)}
         return self._switched() | {self.tabs: gr.Tabs(selected="animate")}
 
     def _opened(self) -> Updates:
