@@ -11,6 +11,7 @@ killed, resumed and shared among processes (``--engine local``) or machines (``-
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -593,9 +594,9 @@ def _run_ray(
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every stage of its plan
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every stage of its plan
     context.execution_options.preserve_order = False
     size = min(workers, len(batches))
     # Of the cluster, not of this machine, which may be the one without. Several workers share a GPU: each
@@ -610,10 +611,13 @@ def _run_ray(
         num_gpus=min(1.0, int(100 * gpus / size) / 100),
     )
     try:
-        for row in made.iter_rows():
-            if row["refusal"]:
-                raise InputError(row["refusal"])
-            yield row["count"]
+        # Closed before Ray is: a thread of its executor that still asked for something would end this
+        # process at once, before the sentence that says why could be written.
+        with contextlib.closing(iter(made.iter_rows())) as rows:
+            for row in rows:
+                if row["refusal"]:
+                    raise InputError(row["refusal"])
+                yield row["count"]
     finally:
         if ours:  # its processes would stay beside a training that follows
             ray.shutdown()
