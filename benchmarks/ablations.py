@@ -137,8 +137,8 @@ def rows(folders: dict[str, Path]) -> dict[str, Callable[[Any], Any]]:
             pipe = load(name) if changes.get("reference", True) else blind_pipeline(whole, folders[name])
             found[name] = maker(pipe, fusion=changes.get("fusion", "midup"))
     return found | {
-        "without temporal layers": maker(still, windows=WindowPlan(size=1, overlap=0)),
-        "without window fusion": maker(whole, windows=WindowPlan(overlap=0)),
+        "without temporal layers": maker(still, windows=WindowPlan(context_length=1, context_overlap=0)),
+        "without window fusion": maker(whole, windows=WindowPlan(context_overlap=0)),
         "copying the photo": copy_photo,
         "autoencoder (ceiling)": lambda task: reconstruct(whole, task.truth),
     }

@@ -193,7 +193,7 @@ def count_step(networks: Networks, *, frames: int, size: int, published: bool) -
 
 
 def step_windows(frames: int, *, published: bool) -> list[list[int]]:
-    """The windows of a step: open, or a ring over the padded clip."""
+    """The windows of a step; the published ones are a closed loop over the padded clip."""
     if published:
         return PLAN.windows(-(-frames // 16) * 16)
     return WindowPlan().windows(frames)

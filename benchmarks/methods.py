@@ -19,7 +19,7 @@ from magicanimate.media.writer import VideoWriter
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
 
-_ONE_FRAME = WindowPlan(size=1, overlap=0)
+_ONE_FRAME = WindowPlan(context_length=1, context_overlap=0)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Both guidance branches go through the whole UNet in every window; the reference is repeated for each frame and
 half before keys and values are made of it, the unconditional branch attends to it and then again without it;
 the text is projected for each frame; the encoder has a batch of two; the ControlNet runs over all frames, 16
-at a time, before the first window of a step; the windows are closed into a ring. The published scripts repeat
+at a time, before the first window of a step; the windows are a closed loop. The published scripts repeat
 a clip's last frame until the number of frames is a multiple of 16.
 """
 
@@ -29,7 +29,7 @@ from magicanimate.models.unet import VideoUNet
 from magicanimate.sampling import Bank, Networks, Residuals, Window
 from magicanimate.windows import WindowPlan
 
-SPEED, PLAN = OptimizationConfig.plain(), WindowPlan(mode="ring")
+SPEED, PLAN = OptimizationConfig.plain(), WindowPlan(closed_loop=True)
 
 
 class PublishedSelfAttention(AttnProcessor2_0):

@@ -561,19 +561,19 @@ class Animator:
         request = self.defaults.completed(request)
         device = self.device or pick_device(*self._requested)
         tightest = profiles_for(device.name)[-1]
-        work = Work.of(request, request.window_size)
+        work = Work.of(request, request.context_length)
         footprint = Footprint.of(self.folder)
-        if footprint.positions is not None and request.window_size > footprint.positions:
+        if footprint.positions is not None and request.context_length > footprint.positions:
             raise InputError(
-                f"Windows of {request.window_size} frames are too long for the checkpoint {self.folder}, "
+                f"Windows of {request.context_length} frames are too long for the checkpoint {self.folder}, "
                 f"which knows {footprint.positions} positions in time; choose a smaller window."
             )
         needed = needed_bytes(footprint, work, tightest, device=device.name, dtype=device.dtype)
         if needed > (total := total_bytes(device.name)):
             raise InputError(
-                f"{request.width}x{request.height} pixels with windows of {request.window_size} frames need "
-                f"about {needed / 1e9:.1f} GB, and {device.name} has {total / 1e9:.1f} GB in all; choose a "
-                "smaller size or shorter windows."
+                f"{request.width}x{request.height} pixels with windows of {request.context_length} frames "
+                f"need about {needed / 1e9:.1f} GB, and {device.name} has {total / 1e9:.1f} GB in all; "
+                "choose a smaller size or shorter windows."
             )
 
     def _check_signals(self, request: AnimationRequest, pipe: MagicAnimatePipeline) -> None:
@@ -691,7 +691,7 @@ class Animator:
                 raise
             raise InputError(
                 f"The memory of {networks.device.name} does not hold {request.width}x{request.height} "
-                f"pixels with windows of {request.window_size} frames; choose a smaller size."
+                f"pixels with windows of {request.context_length} frames; choose a smaller size."
             ) from error
         finally:
             kept.close()

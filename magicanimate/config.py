@@ -6,7 +6,7 @@ Every field has the default that suits a first try; ``None`` means "as the check
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
 Driving = Literal["densepose", "keypoints", "both"]
-WindowMode = Literal["open", "ring"]
 Detail = Literal["off", "faces", "faces+hands"]
 Preset = Literal["exact", "balanced", "fast", "draft"]
 
@@ -26,7 +25,6 @@ _LONGEST_STRIDE = 1_000_000
 FITS: tuple[Fit, ...] = ("auto", "crop", "pad", "stretch")
 FUSIONS: tuple[Fusion, ...] = ("midup", "full")
 DRIVINGS: tuple[Driving, ...] = ("densepose", "keypoints", "both")
-WINDOW_MODES: tuple[WindowMode, ...] = ("open", "ring")
 DETAILS: tuple[Detail, ...] = ("off", "faces", "faces+hands")
 PRESETS: tuple[Preset, ...] = (
     "exact",
@@ -114,6 +112,27 @@ def multiples_beside(value: float, multiple: int, *, low: float, high: float) ->
 
 SETTING = "setting"
 
+# What settings were called before, in files, scripts and programs of users.
+OLD_NAMES = {
+    "windows": "closed_loop",
+    "window_size": "context_length",
+    "overlap": "context_overlap",
+    "window_overlap": "context_overlap",
+    "window_stride": "context_stride",
+    "window_offset": "context_offset",
+}
+_OLD_WINDOWS = {"open": False, "ring": True}
+
+
+def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of any version by the names that they have now; what is no old name stays as it is."""
+    found = {}
+    for name, value in settings.items():
+        if name == "windows" and isinstance(value, str):
+            value = _OLD_WINDOWS.get(value, value)
+        found[OLD_NAMES.get(name, name)] = value
+    return found
+
 
 def _setting(default: Any, group: str = "", help: str = "", **known: Any) -> Any:
     return field(default=default, metadata={SETTING: Setting(group, help, **known)})
@@ -142,17 +161,16 @@ class AnimationRequest:
         prompt, negative_prompt: optional text; needs a checkpoint with a text encoder.
         fusion: UNet blocks that read the reference (paper, supplement section 1); one that is not what the
             checkpoint was trained with is refused.
-        windows: "open" slides the last window back, "ring" joins end and start as published.
-        window_size, window_overlap: of the context windows, in frames.
-        window_stride: see `magicanimate.windows.WindowPlan.stride`; "ring" only.
-        window_offset: shift the windows from step to step so that seams do not add up ("open").
+        context_length, context_overlap: frames of a context window, and those that neighbours share.
+        closed_loop: join the clip's end to its start, as published; otherwise the last window slides back.
+        context_stride, context_offset: see `magicanimate.windows.WindowPlan`.
         controlnet_conditioning_scale: weight of the pose residuals.
         reference_strength: of the photo in the attention; 1 is as published, 0 leaves it out.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
         lora: LoRA files for the UNet and the text encoder, each perhaps with its weight behind a colon; see
             `magicanimate.lora`.
         stream: finish the beginning first and write frames as they come, see
-            `magicanimate.acceleration.streaming`; "open" windows only. A copy that plays while it grows is
+            `magicanimate.acceleration.streaming`; not in a closed loop. A copy that plays while it grows is
             beside the output until that is done.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `Approximations` in
             `magicanimate.acceleration.options`.
@@ -257,33 +275,33 @@ class AnimationRequest:
         choices=FUSIONS,
         page="expert",
     )
-    windows: WindowMode = _setting(
-        "open",
-        "sampling",
-        "how windows cover a long clip: open, or ring (end joined to start) as published",
-        choices=WINDOW_MODES,
-        page="expert",
-    )
-    window_size: int = _setting(
+    context_length: int = _setting(
         16, "sampling", "frames per context window", low=1, page="expert", span=(1, 24)
     )
-    window_overlap: int = _setting(
+    context_overlap: int = _setting(
         4,
         "sampling",
-        "frames that neighbouring windows share",
-        flag="--overlap",
+        "frames that neighbouring context windows share",
         low=0,
         page="expert",
         span=(0, 23),
     )
-    window_stride: int = _setting(
+    closed_loop: bool = _setting(
+        False,
+        "sampling",
+        "join the end of the clip to its start, as published: for clips that repeat",
+        page="expert",
+    )
+    context_stride: int = _setting(
         1,
         "sampling",
-        "ring only: kinds of windows, of every frame, every 2nd, every 4th, ...",
+        "kinds of windows in a closed loop: of every frame, every 2nd, every 4th, ...",
         low=1,
         high=_LONGEST_STRIDE,
     )
-    window_offset: bool = _setting(False, "sampling", "shift the windows from step to step", page="expert")
+    context_offset: bool = _setting(
+        False, "sampling", "shift the context windows from step to step", page="expert"
+    )
     controlnet_conditioning_scale: float = _setting(
         1.0,
         "sampling",

@@ -198,7 +198,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             prompt, negative_prompt: text, or its embedding ``1 L D``; the empty prompt and embeddings need no
                 text encoder.
             fusion: "midup" or "full"; what the checkpoint was trained with when ``None``.
-            windows: temporal windows; open, 16 frames, overlap 4 when ``None``.
+            windows: context windows; 16 frames, overlap 4, no closed loop when ``None``.
             controlnet_conditioning_scale: weight of the pose residuals.
             reference_strength: of the photo in the attention, 0 or more; 1 as published.
             optimization: how the work is arranged, which changes the result by rounding only.
@@ -233,8 +233,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
             fusion=fusion,
             output_type=output_type,
         )
-        if beginning_first and (output_type != "stream" or plan.mode != "open" or (group and group.size > 1)):
-            raise ValueError("the beginning comes first with output_type 'stream', open windows, one process")
+        if beginning_first and (output_type != "stream" or plan.closed_loop or (group and group.size > 1)):
+            raise ValueError(
+                "the beginning comes first with output_type 'stream', no closed loop, one process"
+            )
 
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
         # Absent helpers are replaced by ones that do nothing, so that the rest has no cases.

@@ -62,9 +62,9 @@ def check_request(request: AnimationRequest) -> None:
         Approximations.of(request.settings())
     except ValueError as error:
         raise InputError(f"The approximations cannot be used: {error}.") from error
-    if request.window_overlap >= request.window_size:
+    if request.context_overlap >= request.context_length:
         raise InputError(
-            f"Windows of {request.window_size} frames cannot overlap by {request.window_overlap}; "
+            f"Windows of {request.context_length} frames cannot overlap by {request.context_overlap}; "
             "the overlap is at least 0 and less than the window."
         )
     try:
@@ -80,10 +80,10 @@ def check_request(request: AnimationRequest) -> None:
 
 
 def _check_stream(request: AnimationRequest) -> None:
-    if request.stream and request.windows != "open":
+    if request.stream and request.closed_loop:
         raise InputError(
-            "A ring of windows joins the end to the beginning, so no frame is done before all are; leave "
-            "--stream out, or choose --windows open."
+            "A closed loop joins the end to the beginning, so no frame is done before all are; leave "
+            "--stream or --closed-loop out."
         )
     if request.stream and request.detail != "off":
         raise InputError(

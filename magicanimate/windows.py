@@ -1,39 +1,38 @@
-"""Temporal windows: which frames the UNet sees together, and how their predictions are blended.
+"""Context windows: which frames the UNet sees together, and how their predictions are blended.
 
 Source: MagicAnimate paper, section 3.4 (video fusion): windows of K frames that overlap, whose noise
-predictions are averaged where they do. "ring" reproduces the published schedule; "open" is ours.
+predictions are averaged where they do. The closed loop reproduces the published schedule; the other is ours.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
-
-from magicanimate.config import WINDOW_MODES, WindowMode
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Settings of the windows.
+    """The settings of the context windows, by their names in `magicanimate.config.AnimationRequest`.
 
     Attributes:
-        mode: "open" (the last window slides back) or "ring" (the end is joined to the start).
-        size: frames of a window.
-        overlap: frames that neighbouring windows share, less than ``size``.
-        stride: largest frame step of the additional, wider windows of the "ring" mode is 2^(stride-1).
-        offset: shift the windows from step to step, so that their seams do not always fall together.
+        context_length: frames of a window.
+        context_overlap: frames that neighbouring windows share, less than ``context_length``.
+        closed_loop: the clip's end is joined to its start; otherwise the last window slides back.
+        context_stride: of a closed loop; there are windows of every frame, every second, ... every
+            2^(context_stride - 1)-th.
+        context_offset: shift the windows from step to step, so that their seams do not always fall together.
 
     Raises:
         ValueError: a value outside its range.
     """
 
-    mode: WindowMode = "open"
-    size: int = 16
-    overlap: int = 4
-    stride: int = 1
-    offset: bool = False
+    context_length: int = 16
+    context_overlap: int = 4
+    closed_loop: bool = False
+    context_stride: int = 1
+    context_offset: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> WindowPlan:
@@ -43,61 +42,57 @@ class WindowPlan:
             KeyError: one is missing.
             ValueError: a value outside its range.
         """
-        return cls(
-            mode=settings["windows"],
-            size=settings["window_size"],
-            overlap=settings["window_overlap"],
-            stride=settings["window_stride"],
-            offset=settings["window_offset"],
-        )
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
-        if self.mode not in WINDOW_MODES:
-            raise ValueError(f"unknown window mode {self.mode!r}; choose from {WINDOW_MODES}")
-        if self.size < 1 or not 0 <= self.overlap < self.size or self.stride < 1:
+        length, overlap, stride = self.context_length, self.context_overlap, self.context_stride
+        if length < 1 or not 0 <= overlap < length or stride < 1:
             raise ValueError(
-                f"windows of {self.size} frames with overlap {self.overlap} and stride {self.stride} are not "
-                "possible: size and stride are at least 1, the overlap is at least 0 and less than the size"
+                f"windows of {length} frames with overlap {overlap} and stride {stride} are not possible: "
+                "length and stride are at least 1, the overlap is at least 0 and less than the length"
             )
 
     def windows(self, num_frames: int, *, step: int = 0) -> list[list[int]]:
         """Frame indices of each window of a denoising step; together they cover every frame.
 
-        Without ``offset`` the windows are the same at each step, as in the published program.
+        Without ``context_offset`` the windows are the same at each step, as in the published program.
         """
         # A short clip is one window: nothing to fuse, and no frame may come twice.
-        if num_frames <= self.size:
+        if num_frames <= self.context_length:
             return [list(range(num_frames))]
-        fraction = bit_reversed_fraction(step) if self.offset else 0.0
-        return self._ring(num_frames, fraction) if self.mode == "ring" else self._open(num_frames, fraction)
+        fraction = bit_reversed_fraction(step) if self.context_offset else 0.0
+        return (
+            self._looped(num_frames, fraction) if self.closed_loop else self._straight(num_frames, fraction)
+        )
 
     def weights(self, window: list[int]) -> list[float]:
-        """Blending weight of each frame of a window: equal ("ring") or falling to the ends ("open")."""
-        if self.mode == "ring":
+        """Blending weight of each frame of a window: equal in a closed loop, else falling to the ends."""
+        if self.closed_loop:
             return [1.0] * len(window)
         # A triangle: a frame at a window's end has seen fewer neighbours on one side, so the other window,
         # in whose middle it lies, counts for more.
         return [float(min(i + 1, len(window) - i)) for i in range(len(window))]
 
-    def _open(self, num_frames: int, fraction: float) -> list[list[int]]:
-        last, hop = num_frames - self.size, self.size - self.overlap
+    def _straight(self, num_frames: int, fraction: float) -> list[list[int]]:
+        length = self.context_length
+        last, hop = num_frames - length, length - self.context_overlap
         # Moving the starts by a part of their distance puts the seams elsewhere in the next step.
         shift = int(fraction * hop)
         # First and last window are always there, so that every frame is covered however the others move.
         starts = sorted({0, last, *range(shift, last, hop)})
-        return [list(range(start, start + self.size)) for start in starts]
+        return [list(range(start, start + length)) for start in starts]
 
-    def _ring(self, num_frames: int, fraction: float) -> list[list[int]]:
-        shift = round(num_frames * fraction)
+    def _looped(self, num_frames: int, fraction: float) -> list[list[int]]:
+        length, shift = self.context_length, round(num_frames * fraction)
         # The published schedule: besides neighbouring frames, windows of every second, fourth, ... frame, as
         # far as a window of that spacing still fits into the clip.
-        levels = min(self.stride, math.ceil(math.log2(num_frames / self.size)) + 1)
+        levels = min(self.context_stride, math.ceil(math.log2(num_frames / length)) + 1)
         found = []
         for spacing in (2**level for level in range(levels)):
             first = int(fraction * spacing) + shift
-            for start in range(first, num_frames + shift, self.size * spacing - self.overlap):
+            for start in range(first, num_frames + shift, length * spacing - self.context_overlap):
                 # Modulo joins the end to the beginning, as if the clip were a loop.
-                found.append([(start + i * spacing) % num_frames for i in range(self.size)])
+                found.append([(start + i * spacing) % num_frames for i in range(length)])
         return found
 
 

@@ -237,7 +237,9 @@ def _loop(case, pipe):
             negative_prompt=unconditional,
             fusion=case.get("fusion", "midup"),
             windows=WindowPlan(
-                mode="ring", overlap=case.get("context_overlap", 4), stride=case.get("context_stride", 1)
+                closed_loop=True,
+                context_overlap=case.get("context_overlap", 4),
+                context_stride=case.get("context_stride", 1),
             ),
             controlnet_conditioning_scale=case.get("controlnet_conditioning_scale", 1.0),
             output_type="latent",

@@ -31,7 +31,7 @@ def animate(pipe: MagicAnimatePipeline, **settings) -> torch.Tensor:
         photo,
         control_frames(8, 32),
         num_inference_steps=2,
-        windows=WindowPlan(size=4, overlap=1),
+        windows=WindowPlan(context_length=4, context_overlap=1),
         output_type="latent",
         **settings,
     ).latents

@@ -41,7 +41,7 @@ CASES = {
     "one branch": {"guidance_scale": 1.0},
     "texts differ": {"texts": 2},
     "full fusion": {"fusion": "full"},
-    "ring of windows": {"windows": WindowPlan(mode="ring", size=4, overlap=1)},
+    "closed loop": {"windows": WindowPlan(closed_loop=True, context_length=4, context_overlap=1)},
     "one frame": {"frames": 1},
     "odd sides": {"height": 40, "width": 72},
 }
@@ -69,7 +69,7 @@ def animate(
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     control = rng.integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
     embeds = torch.randn(texts, 7, 32, generator=torch.Generator().manual_seed(1))
-    settings = {"windows": WindowPlan(size=4, overlap=2), "guidance_scale": 3.0, **settings}
+    settings = {"windows": WindowPlan(context_length=4, context_overlap=2), "guidance_scale": 3.0, **settings}
     return pipe(
         image,
         control,

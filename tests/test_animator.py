@@ -130,7 +130,7 @@ def test_an_older_result_survives_cancelling(animator, request_):
         ({"num_inference_steps": 0}, "num_inference_steps is 0; choose 1 to 1000"),
         ({"scheduler": "Magic"}, "no scheduler 'Magic'"),
         ({"prompt": "a dancer"}, "understands no text"),
-        ({"window_overlap": 16}, "cannot overlap by 16"),
+        ({"context_overlap": 16}, "cannot overlap by 16"),
         ({"stride": 0}, "stride is 0; choose 1 to"),
         ({"photo": Path("absent.png")}, "absent.png"),
         ({"motion": Path("absent.mp4")}, "absent.mp4"),

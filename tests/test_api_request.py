@@ -25,6 +25,17 @@ def test_what_is_left_out_is_left_to_preset_and_checkpoint():
     assert request.num_inference_steps is None and request.credentials is False
 
 
+def test_names_of_earlier_versions_still_work():
+    old = asked({"windows": "ring", "window_size": 8, "window_overlap": 2, "window_offset": True})
+    assert (old.closed_loop, old.context_length, old.context_overlap, old.context_offset) == (
+        True,
+        8,
+        2,
+        True,
+    )
+    assert not asked({"windows": "open"}).closed_loop
+
+
 def test_a_video_may_be_its_own_background():
     request = asked({"background": "clip"})
     assert request.motion == request.driving_video == Path("dance.mp4")

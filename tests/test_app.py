@@ -143,7 +143,7 @@ def test_widgets_become_the_request(values):
 def test_page_has_a_widget_for_every_setting(service):
     page = Page(service, [], queue_size=2).animate
     assert service.defaults() == ModelDefaults("mini", 32, 32, 2, 2.0, fusion="midup")
-    not_there = {"output", "overwrite", "window_stride", "preview_every", "limits"}
+    not_there = {"output", "overwrite", "context_stride", "preview_every", "limits"}
     not_there |= {
         "driving_video",
         "who",

@@ -61,7 +61,7 @@ def test_axe_finds_nothing_serious(browser, address, theme, size):
         turn_to(page, tab)
         if tab == "Animate":
             unfold(page, "Advanced", "#steps")
-            unfold(page, "Expert", "#window_size")
+            unfold(page, "Expert", "#context_length")
             unfold(page, "Trim and edit the dance", "#strip .ma-strip")
             page.wait_for_selector("#check details")
             page.click("#check summary")
@@ -79,7 +79,7 @@ def test_the_page_speaks_to_strangers(browser, address):
     page.goto(address)
     page.wait_for_selector("#photo img")
     unfold(page, "Advanced", "#steps")
-    unfold(page, "Expert", "#window_size")
+    unfold(page, "Expert", "#context_length")
     names = page.locator("#examples button").evaluate_all("all => all.map((each) => each.ariaLabel)")
     assert names and all(name.startswith("Example: ") for name in names)
     for label in ("Steps", "Guidance", "Window size"):

@@ -290,7 +290,7 @@ def test_animate_is_always_in_sight_and_nothing_sticks_out(page, width, height):
     }"""
     page.wait_for_function(in_sight)
     unfold(page, "Advanced", "#steps")
-    unfold(page, "Expert", "#window_size")
+    unfold(page, "Expert", "#context_length")
     page.wait_for_function(in_sight)
     page.evaluate("scrollTo(0, 400)")
     page.wait_for_function(in_sight)

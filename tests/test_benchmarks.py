@@ -209,15 +209,15 @@ def test_published_order_of_attention_gives_the_same(pipe):
 
 
 def test_published_order_of_the_whole_loop_gives_the_same():
-    """Over windows that close into a ring; the ControlNet sees each frame once in a step, 16 at a time."""
-    pipe, ring = tiny_pipeline(), WindowPlan(mode="ring", size=4, overlap=1)
+    """In a closed loop of windows; the ControlNet sees each frame once in a step, 16 at a time."""
+    pipe, loop = tiny_pipeline(), WindowPlan(closed_loop=True, context_length=4, context_overlap=1)
     given = []
     hook = pipe.controlnet.register_forward_pre_hook(lambda _, inputs: given.append(len(inputs[0])))
     with published.published_order():
-        theirs = animate(pipe, published.SPEED, frames=18, windows=ring)
+        theirs = animate(pipe, published.SPEED, frames=18, windows=loop)
     hook.remove()
     assert given == [16, 2] * 2
-    ours = animate(pipe, OptimizationConfig(), frames=18, windows=ring)
+    ours = animate(pipe, OptimizationConfig(), frames=18, windows=loop)
     assert (theirs - ours).abs().max() < 1e-4 * ours.abs().max()
 
 

@@ -19,6 +19,7 @@ from magicanimate.cli.main import build_parser, main, requests_of
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.progress import time_left
+from magicanimate.windows import WindowPlan
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
 
@@ -85,22 +86,22 @@ def test_options_become_the_request(photo, motion):
     words = (
         "--seed 7 --steps 3 --guidance 1.5 --size 384x512 --fit pad --start 1 --end 2.5 --stride 2 --fps 12"
     )
-    words += (
-        " --fusion full --windows ring --window-size 8 --overlap 2 --window-offset --scheduler DDIMScheduler"
-    )
-    words += " --sound --side-by-side --no-check --control-scale 0.5 --limit max_frames=9 --prompt hi"
+    words += " --fusion full --closed-loop --context-length 8 --context-overlap 2 --context-offset"
+    words += " --scheduler DDIMScheduler --sound --side-by-side --no-check"
+    words += " --control-scale 0.5 --limit max_frames=9 --prompt hi"
     (request,) = requests(photo, motion, "-o", "out/x.mp4", *words.split())
     assert (request.photo, request.motion, request.output) == (photo, motion, Path("out/x.mp4"))
     assert (request.seed, request.num_inference_steps, request.guidance_scale) == (7, 3, 1.5)
     assert (request.width, request.height, request.fit) == (384, 512, "pad")
     assert (request.start, request.end, request.stride, request.fps) == (1, 2.5, 2, 12)
-    assert (request.fusion, request.windows, request.window_size, request.window_overlap) == (
-        "full",
-        "ring",
-        8,
-        2,
+    assert (request.fusion, request.context_length, request.context_overlap) == ("full", 8, 2)
+    assert (
+        request.closed_loop
+        and request.context_offset
+        and request.sound
+        and request.side_by_side
+        and not request.check_motion
     )
-    assert request.window_offset and request.sound and request.side_by_side and not request.check_motion
     assert (request.scheduler, request.controlnet_conditioning_scale, request.prompt) == (
         "DDIMScheduler",
         0.5,
@@ -112,7 +113,20 @@ def test_options_become_the_request(photo, motion):
 def test_what_is_not_given_keeps_its_default(photo, motion):
     (request,) = requests(photo, motion, "-o", "x.mp4")
     assert request.num_inference_steps is None and request.width is None
-    assert request.check_motion and request.windows == "open"
+    assert request.check_motion and not request.closed_loop
+
+
+def test_options_and_keys_of_earlier_versions_still_work(photo, motion, tmp_path):
+    words = "--windows ring --window-size 8 --overlap 2 --window-stride 3 --window-offset"
+    keys = "windows: ring\nwindow_size: 8\nwindow_overlap: 2\nwindow_stride: 3\nwindow_offset: true"
+    (tmp_path / "old.yaml").write_text(f"photo: {photo}\nmotion: {motion}\n{keys}")
+    by_words = requests(photo, motion, "-o", "x.mp4", *words.split())
+    by_keys = requests("--config", tmp_path / "old.yaml", "-o", "x.mp4")
+    assert by_words == by_keys
+    assert WindowPlan.of(by_words[0].settings()) == WindowPlan(8, 2, True, 3, True)
+    assert not requests(photo, motion, "-o", "x.mp4", "--windows", "open")[0].closed_loop
+    with pytest.raises(SystemExit):
+        requests(photo, motion, "-o", "x.mp4", "--windows", "square")
 
 
 @pytest.mark.parametrize("size", ["", "x", "12y", "3x4x5"])

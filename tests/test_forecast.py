@@ -76,7 +76,7 @@ def test_what_cannot_be_used_is_a_sentence_without_folders(values, tmp_path):
     assert forecast.photo is None and forecast.motion is not None
     forecast = look(values | {"start": 9.0}, tmp_path)
     assert "earlier start" in said(forecast, "error") and forecast.photo is not None
-    forecast = look(values | {"window_overlap": 20}, tmp_path)
+    forecast = look(values | {"context_overlap": 20}, tmp_path)
     assert "cannot overlap" in said(forecast, "error")
     ordinary = str(write_dance(tmp_path / "tango.mp4", 6))
     found = look(values | {"motion": ordinary}, tmp_path)

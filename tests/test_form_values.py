@@ -14,7 +14,7 @@ from PIL import Image
 
 from magicanimate import lora
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import AnimationRequest
+from magicanimate.config import OLD_NAMES, AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.media.outputs import names_only
 from magicanimate.request_checks import check_request
@@ -89,6 +89,18 @@ def test_what_a_result_records_makes_it_again():
     assert (own["end"], own["fps"], own["scheduler"]) == (0.0, 0.0, OWN_SCHEDULER)
 
 
+def test_results_presets_and_waiting_jobs_of_earlier_versions_keep_their_values():
+    old = {"windows": "ring", "window_size": 8, "window_overlap": 2, "window_offset": True}
+    new = {"closed_loop": True, "context_length": 8, "context_overlap": 2, "context_offset": True}
+    assert set(old) <= set(OLD_NAMES)
+    settings = form_settings(MINI)
+    assert read_back(old, settings) == read_back(new, settings)
+    assert of_result(old, settings) == of_result(new, settings)
+    assert new.items() <= of_result(old, settings).values.items()
+    job = {"photo": "a.png", "motion": "b.mp4"}
+    assert animation_request(job | old, Path("x.mp4")) == animation_request(job | new, Path("x.mp4"))
+
+
 def test_what_does_not_suit_is_named_and_the_rest_is_taken():
     given = {
         "seed": 3,
@@ -128,7 +140,7 @@ from pathlib import Path
 import gradio as gr
 from magicanimate.animator import ModelDefaults
 from magicanimate.cli.main import build_parser
-from magicanimate.config import AnimationRequest
+from magicanimate.config import OLD_NAMES, AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.request_checks import check_request
 from magicanimate.webui.animate.form import advanced_settings

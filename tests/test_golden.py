@@ -60,11 +60,11 @@ def test_windows():
     assert len(rows) > 50
     for row in rows:
         plan = WindowPlan(
-            mode="ring",
-            size=row["context_size"],
-            overlap=row["context_overlap"],
-            stride=row["context_stride"],
-            offset=True,
+            closed_loop=True,
+            context_length=row["context_size"],
+            context_overlap=row["context_overlap"],
+            context_stride=row["context_stride"],
+            context_offset=True,
         )
         assert plan.windows(row["num_frames"], step=row["step"]) == row["windows"]
 

@@ -53,7 +53,7 @@ def test_the_size_is_bounded_by_the_memory(wanted, tiny_model, monkeypatch):
     animator = Animator(tiny_model, device="cpu")
     animator.check_size(wanted)
     with pytest.raises(InputError, match="knows 24 positions in time"):
-        animator.check_size(replace(wanted, window_size=25))
+        animator.check_size(replace(wanted, context_length=25))
     monkeypatch.setattr("magicanimate.animator.total_bytes", lambda device: 10**8)
     with pytest.raises(InputError, match=r"need about .* GB, and cpu has 0.1 GB in all"):
         animator.check_size(wanted)
@@ -72,7 +72,7 @@ def test_the_size_is_bounded_by_the_memory(wanted, tiny_model, monkeypatch):
         {"reference_strength": float("nan")},
         {"seed": 10**30},
         {"stride": 10**20},
-        {"window_stride": 10**20},
+        {"context_stride": 10**20},
         {"limits": MediaLimits(max_seconds=float("nan"))},
         {"limits": MediaLimits(max_frames=-1)},
     ],

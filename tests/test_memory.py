@@ -61,7 +61,11 @@ def pipe(tiny_model) -> MagicAnimatePipeline:
 def animate(pipe, **settings) -> np.ndarray:
     """Frames of three windows, three steps."""
     photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    settings = {"windows": WindowPlan(size=4, overlap=1), "num_inference_steps": 3, **settings}
+    settings = {
+        "windows": WindowPlan(context_length=4, context_overlap=1),
+        "num_inference_steps": 3,
+        **settings,
+    }
     return pipe(photo, control_frames(8, 32), **settings).frames.astype(int)
 
 

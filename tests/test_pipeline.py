@@ -164,15 +164,17 @@ def test_fusion_full_reads_more_blocks(pipe):
 def test_controlnet_runs_once_per_frame_and_step(pipe):
     frames = []
     hook = pipe.controlnet.conv_in.register_forward_pre_hook(lambda _, args: frames.append(args[0].shape[0]))
-    latents_of(pipe, frames=30, num_inference_steps=2, windows=WindowPlan(size=16, overlap=4))
+    latents_of(
+        pipe, frames=30, num_inference_steps=2, windows=WindowPlan(context_length=16, context_overlap=4)
+    )
     hook.remove()
     assert sum(frames) == 2 * 30
 
 
-@pytest.mark.parametrize("mode", ["open", "ring"])
-def test_windows_of_one_frame(pipe, mode):
+@pytest.mark.parametrize("loop", [False, True])
+def test_windows_of_one_frame(pipe, loop):
     """Frame 1 and a weight of 1.0 are different things, however equal."""
-    assert torch.isfinite(latents_of(pipe, frames=3, windows=WindowPlan(mode, size=1, overlap=0))).all()
+    assert torch.isfinite(latents_of(pipe, frames=3, windows=WindowPlan(1, 0, closed_loop=loop))).all()
 
 
 def test_frames_are_decoded_as_they_are_taken(pipe):
@@ -269,23 +271,25 @@ class TestWindows:
     @pytest.mark.parametrize("frames", [1, 15, 16, 17, 24, 40, 125])
     @pytest.mark.parametrize("step", [0, 1, 5])
     @pytest.mark.parametrize("offset", [False, True])
-    def test_open_windows_cover_every_frame_without_a_jump(self, frames, step, offset):
-        windows = WindowPlan(offset=offset).windows(frames, step=step)
+    def test_windows_cover_every_frame_without_a_jump(self, frames, step, offset):
+        windows = WindowPlan(context_offset=offset).windows(frames, step=step)
         assert sorted({f for w in windows for f in w}) == list(range(frames))
         assert all(w == list(range(w[0], w[0] + min(16, frames))) for w in windows)
         overlaps = [a[-1] - b[0] + 1 for a, b in zip(windows, windows[1:], strict=False)]
         assert all(overlap >= 4 for overlap in overlaps)
 
     def test_offset_moves_the_seams(self):
-        plan = WindowPlan(offset=True)
+        plan = WindowPlan(context_offset=True)
         assert plan.windows(60, step=0) != plan.windows(60, step=1)
         assert WindowPlan().windows(60, step=0) == WindowPlan().windows(60, step=1)
 
-    def test_open_weights_fall_to_the_ends(self):
+    def test_weights_fall_to_the_ends_but_in_a_loop(self):
         assert WindowPlan().weights([3, 4, 5, 6, 7]) == [1, 2, 3, 2, 1]
-        assert WindowPlan(mode="ring").weights([3, 4, 5]) == [1, 1, 1]
+        assert WindowPlan(closed_loop=True).weights([3, 4, 5]) == [1, 1, 1]
 
-    @pytest.mark.parametrize("change", [{"overlap": 16}, {"size": 0}, {"stride": 0}, {"mode": "round"}])
+    @pytest.mark.parametrize(
+        "change", [{"context_overlap": 16}, {"context_length": 0}, {"context_stride": 0}]
+    )
     def test_impossible_plans(self, change):
         with pytest.raises(ValueError):
             WindowPlan(**change)

@@ -21,7 +21,7 @@ def test_the_paper_fits_on_one_screen():
 def test_the_loop_without_a_pipeline(tiny_model):
     """Guidance, three windows that overlap, two steps."""
     pipe = MagicAnimatePipeline.from_pretrained(tiny_model)
-    rng, plan = np.random.default_rng(0), WindowPlan(size=4, overlap=2)
+    rng, plan = np.random.default_rng(0), WindowPlan(context_length=4, context_overlap=2)
     photo = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
     poses = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     settings = {"num_inference_steps": 2, "guidance_scale": 2.5, "windows": plan, "output_type": "latent"}

@@ -75,7 +75,7 @@ def both_orders(frames: int, steps: int, *, plan: WindowPlan, scheduler: str = "
 )
 def test_the_same_sums_in_another_order(scheduler, frames, offset):
     """Equal to the last bit: each number is made of the same numbers, added up in the same order."""
-    plan = WindowPlan(size=16, overlap=4, offset=offset)
+    plan = WindowPlan(context_length=16, context_overlap=4, context_offset=offset)
     expected, parts, _, calls = both_orders(frames, 6, plan=plan, scheduler=scheduler)
     assert torch.equal(torch.cat(parts, dim=2), expected)
     assert len(calls) == sum(len(plan.windows(frames, step=i)) for i in range(6))
@@ -125,7 +125,7 @@ def clip(frames: int) -> tuple[np.ndarray, np.ndarray]:
     "change",
     [
         {},
-        {"windows": WindowPlan(size=4, overlap=1, offset=True)},
+        {"windows": WindowPlan(context_length=4, context_overlap=1, context_offset=True)},
         {"approximations": Approximations(guidance_stop=0.5, deep_reuse=400, encoder_reuse=400)},
     ],
     ids=["plain", "offset", "approximations"],
@@ -134,7 +134,7 @@ def test_the_pipeline_gives_the_same_frames(pipe, change):
     settings = {
         "num_inference_steps": 4,
         "guidance_scale": 2.0,
-        "windows": WindowPlan(size=4, overlap=2),
+        "windows": WindowPlan(context_length=4, context_overlap=2),
         **change,
     }
     expected = pipe(*clip(12), **settings).frames
@@ -160,7 +160,7 @@ def test_giving_up_leaves_the_networks_as_they_were(pipe):
     output = pipe(
         *clip(12),
         num_inference_steps=2,
-        windows=WindowPlan(size=4, overlap=2),
+        windows=WindowPlan(context_length=4, context_overlap=2),
         output_type="stream",
         beginning_first=True,
     )
@@ -171,7 +171,7 @@ def test_giving_up_leaves_the_networks_as_they_were(pipe):
 
 
 def test_what_cannot_stream_is_refused(pipe):
-    for change in ({"output_type": "np"}, {"windows": WindowPlan(mode="ring")}):
+    for change in ({"output_type": "np"}, {"windows": WindowPlan(closed_loop=True)}):
         with pytest.raises(ValueError, match="open windows"):
             pipe(*clip(12), **({"output_type": "stream", "beginning_first": True} | change))
 
@@ -184,13 +184,13 @@ def request_(tmp_path) -> AnimationRequest:
         output=tmp_path / "dance.mp4.out",
         stream=True,
         preview_every=1,
-        window_size=8,
-        window_overlap=2,
+        context_length=8,
+        context_overlap=2,
     )
 
 
 def test_settings_that_cannot_stream_are_refused(request_):
-    for change, why in ({"windows": "ring"}, "ring"), ({"detail": "faces"}, "second look"):
+    for change, why in ({"closed_loop": True}, "closed loop"), ({"detail": "faces"}, "second look"):
         with pytest.raises(InputError, match=why):
             check_request(replace(request_, **change))
 
@@ -244,7 +244,11 @@ def test_a_growing_video_plays_before_it_is_finished(tmp_path):
 
 def test_the_tiny_loop_agrees_within_rounding(pipe):
     """Latents, where the ordinary order shares the ControlNet's results and streaming does not."""
-    settings = {"num_inference_steps": 3, "guidance_scale": 2.0, "windows": WindowPlan(size=4, overlap=2)}
+    settings = {
+        "num_inference_steps": 3,
+        "guidance_scale": 2.0,
+        "windows": WindowPlan(context_length=4, context_overlap=2),
+    }
     expected = pipe(*clip(10), **settings, output_type="latent").latents
     parts = []
     decode = pipe.decode

@@ -175,7 +175,7 @@ def test_what_the_library_says_of_files_is_said_in_the_pages_language(tmp_path, 
         for other in TRANSLATED:
             language(other)
             assert texts.said(sentence) != told and name in texts.said(sentence), (other, told)
-    overlapping = AnimationRequest("a.png", "b.mp4", "c.mp4", window_size=8, window_overlap=8)
+    overlapping = AnimationRequest("a.png", "b.mp4", "c.mp4", context_length=8, context_overlap=8)
     language("de")
     assert texts.said(library_says(lambda: check_request(overlapping))).startswith("Fenster von 8 Bildern")
     assert texts.said("Nobody has foreseen this.") == "Nobody has foreseen this."

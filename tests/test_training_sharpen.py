@@ -80,7 +80,7 @@ def test_it_learns_from_what_the_pipeline_samples(data_folder, tiny_model, tmp_p
         drawn,
         latents=noise,
         guidance_scale=1.0,
-        windows=WindowPlan(size=frames, overlap=0),
+        windows=WindowPlan(context_length=frames, context_overlap=0),
         output_type="latent",
     )
     torch.testing.assert_close(sampled, made.latents, atol=1e-3, rtol=1e-3)

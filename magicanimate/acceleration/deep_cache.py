@@ -72,7 +72,7 @@ def cache_deep_features(
         return len(text) if guided(timestep) else 1
 
     def find(frames: list[int], timestep: torch.Tensor) -> _Kept | None:
-        # Windows move from step to step where `window_offset` is on; those that moved are computed in full.
+        # Windows move from step to step where `context_offset` is on; those that moved are computed in full.
         kept = cache.get(tuple(frames))
         if kept is None or len(kept.deep) < branches(timestep):
             return None

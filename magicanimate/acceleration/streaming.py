@@ -50,7 +50,7 @@ def stream(
     """Yield the final latents, float32 ``1 C k h w``, of a few frames at a time, from the first to the last.
 
     The arguments are those of `magicanimate.sampling.denoise`; ``attempt`` runs a window's prediction. The
-    plan is an open one. Schedulers that add noise in their steps draw other numbers than in the ordinary
+    plan is no closed loop. Schedulers that add noise in their steps draw other numbers than in the ordinary
     order.
     """
     steps = [_windows(plan, latents.shape[2], step=i) for i in range(len(timesteps))]
@@ -93,8 +93,8 @@ def stream(
 
 
 def _windows(plan: WindowPlan, num_frames: int, *, step: int) -> list[range]:
-    if plan.mode != "open":
-        raise ValueError(f"windows of the mode {plan.mode!r} have no beginning; streaming needs open ones")
+    if plan.closed_loop:
+        raise ValueError("a closed loop has no beginning, which streaming needs")
     return [range(each[0], each[-1] + 1) for each in plan.windows(num_frames, step=step)]
 
 
@@ -162,7 +162,7 @@ def _cells(
             cell.scheduler,
             timesteps,
             lambda collected=collected: collected,  # type: ignore[misc]
-            plan=WindowPlan(size=last - first, overlap=0),
+            plan=WindowPlan(context_length=last - first, context_overlap=0),
             guidance_scale=guidance_scale,
             generator=torch.Generator("cpu").manual_seed(seed),
             attempt=lambda step: step(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from magicanimate.config import AnimationRequest, MediaLimits
+from magicanimate.config import AnimationRequest, MediaLimits, with_current_names
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, read_yaml, shortened
 from magicanimate.lora import parse
@@ -103,6 +103,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
     first, count = _frames(path, raw)
     for key, value in raw.items():
         name = ALIASES.get(key, key)
+        ((name, value),) = with_current_names({name: value}).items()
         if key == "size":
             settings["width"], settings["height"] = _size(path, value)
         elif key == "limits":

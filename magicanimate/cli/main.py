@@ -19,7 +19,7 @@ from magicanimate import __version__
 from magicanimate.acceleration.options import ATTENTION, COMPILE
 from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
-from magicanimate.config import AnimationRequest, AnimationResult, MediaLimits
+from magicanimate.config import OLD_NAMES, AnimationRequest, AnimationResult, MediaLimits, with_current_names
 from magicanimate.device import DEVICES, DTYPES
 from magicanimate.errors import InputError
 from magicanimate.files import timestamp
@@ -191,6 +191,10 @@ def _add_settings(group: Any, name: str) -> None:
         if how.get("type") is not None and default not in (None, "", ()):
             shown += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
         group.add_argument(flag, dest=setting_name, help=shown, **how)
+        for old in (old for old, now in OLD_NAMES.items() if now == setting_name):
+            if old == "windows":
+                how = {"choices": ("open", "ring")}
+            group.add_argument("--" + old.replace("_", "-"), dest=old, help=argparse.SUPPRESS, **how)
 
 
 def _add_media(command: argparse.ArgumentParser) -> None:
@@ -391,7 +395,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The settings given on the command line, by their names in `AnimationRequest`."""
     given = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(args).items()
+        for name, value in with_current_names(vars(args)).items()
         if name in AnimationRequest.names() and value is not None
     }
     if hasattr(args, "size"):

@@ -219,7 +219,7 @@ class Work:
         window: frames of a window.
         frames: of the clip.
         kept: frames, over all windows and guidance branches, whose deep features serve again in later steps.
-        windows: of a step; those of an open plan with the usual overlap when ``None``.
+        windows: of a step; those of the usual overlap when ``None``.
     """
 
     width: int
@@ -238,7 +238,7 @@ class Work:
             # The ControlNet's residual is kept beside the branches.
             guided = request.guidance_scale is not None and request.guidance_scale > 1
             kept = sum(map(len, windows)) * (3 if guided else 2)
-        return cls(*request.size, request.window_size, frames, kept, len(windows))
+        return cls(*request.size, request.context_length, frames, kept, len(windows))
 
 
 def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, device: str, dtype: str) -> int:
@@ -248,7 +248,9 @@ def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, de
     # Rounded up: an estimate may be too large, but not too small.
     latents = -(-work.width // footprint.scale) * -(-work.height // footprint.scale)  # pixels of one frame
     first_maps = latents * footprint.channels * size
-    plan = WindowPlan(size=work.window, overlap=min(WindowPlan.overlap, work.window - 1))
+    plan = WindowPlan(
+        context_length=work.window, context_overlap=min(WindowPlan.context_overlap, work.window - 1)
+    )
     # A short clip has fewer windows than would go through the UNet together.
     windows = min(profile.window_batch, work.windows or len(plan.windows(work.frames)))
     denoising = factors.denoising * windows * min(work.window, work.frames) * first_maps

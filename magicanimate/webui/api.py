@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import CLIP_BACKGROUND, AnimationRequest
+from magicanimate.config import CLIP_BACKGROUND, AnimationRequest, with_current_names
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
 from magicanimate.webui.animate.form_values import FILE, MOTION_STEPS, form_settings, request_of
@@ -123,7 +123,7 @@ def api_request(
     known = {name: each for name, each in form_settings(defaults).items() if name not in _OF_THE_FORM}
     if not isinstance(settings or {}, Mapping):
         raise InputError('The settings are not of the form {name: value}; write for example {"seed": 7}.')
-    given = {name: value for name, value in (settings or {}).items() if value is not None}
+    given = {name: value for name, value in with_current_names(settings or {}).items() if value is not None}
     for name, value in given.items():
         if name not in known:
             raise InputError(f"There is no setting {name!r}; choose from: {', '.join(known)}.")

@@ -216,12 +216,11 @@ def expert_settings(defaults: ModelDefaults) -> Controls:
             controls[name] = _number(name, settings, min_width=120)
         controls["scheduler"] = _dropdown("scheduler", settings, min_width=200)
     with gr.Row():
-        controls["window_size"] = _slider("window_size", settings)
-        controls["window_overlap"] = _slider("window_overlap", settings)
-    controls["windows"] = _radio("windows", settings)
+        controls["context_length"] = _slider("context_length", settings)
+        controls["context_overlap"] = _slider("context_overlap", settings)
     controls["fusion"] = _radio("fusion", settings)
     with gr.Row(elem_classes="ma-choices"):
-        for name in ("window_offset", "check_motion"):
+        for name in ("closed_loop", "context_offset", "check_motion"):
             controls[name] = _checkbox(name, settings)
     with gr.Row(visible=defaults.kind != "mini"):
         for name in ("prompt", "negative_prompt"):

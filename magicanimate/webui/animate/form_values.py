@@ -21,6 +21,7 @@ from magicanimate.config import (
     TRANSPARENT,
     AnimationRequest,
     multiples_beside,
+    with_current_names,
 )
 from magicanimate.errors import InputError
 from magicanimate.files import file_name, new_output
@@ -186,7 +187,7 @@ def read_back(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> Read
         settings: from `form_settings`.
     """
     values, notes = {}, []
-    for name, value in given.items():
+    for name, value in with_current_names(given).items():
         setting = settings.get(name)
         if setting is None:
             trouble = tr("This version has no such setting.")
@@ -207,6 +208,7 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
         recorded: the JSON beside a result, see `AnimationRequest.settings`.
         settings: from `form_settings`.
     """
+    recorded = with_current_names(recorded)
     blank = {"end": 0.0, "fps": 0.0, "scheduler": OWN_SCHEDULER}
     given = {
         name: blank.get(name, settings[name].default) if recorded[name] is None else recorded[name]

@@ -16,6 +16,7 @@ from magicanimate.config import (
     OnProgress,
     Progress,
     ShouldStop,
+    with_current_names,
 )
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import new_output, pair_name, without_folders, write_bytes
@@ -78,6 +79,7 @@ def animation_request(job: Mapping[str, Any], output: Path) -> AnimationRequest:
     Raises:
         InputError: photo or motion is missing.
     """
+    job = with_current_names(job)
     given = {name: value for name, value in job.items() if name in AnimationRequest.names()}
     if not all(given.get(name) for name in _NEEDED):
         raise InputError("The job names no photo or no motion clip; make a new one.")
