@@ -93,7 +93,7 @@ def blind_pipeline(whole: Any, folder: Path) -> Any:
     from benchmarks.methods import with_components
     from magicanimate.models.appearance_encoder import AppearanceEncoder
     from training.build import add_time, image_networks, load_earlier
-    from training.parts import NewParts
+    from training.initial_networks import NewNetworks
 
     class NoReference(AppearanceEncoder):
         """Yields banks without tokens."""
@@ -102,7 +102,7 @@ def blind_pipeline(whole: Any, folder: Path) -> Any:
             return {name: tokens[:, :0] for name, tokens in super().forward(*args, **kwargs).items()}
 
     config, network = settings("stage2", {"reference": False}, steps=1)
-    parts = NewParts(network)
+    parts = NewNetworks(network)
     networks = image_networks(config, parts)
     load_earlier(networks, folder, ("base",))
     add_time(networks, parts, None)

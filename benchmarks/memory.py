@@ -20,7 +20,7 @@ from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.autoencoder import decode_scaled
 
-WORK = ("denoising, lean modules", "denoising, diffusers' modules", "decoding")
+WORK = ("denoising, CPU kernels", "denoising, diffusers' modules", "decoding")
 
 
 def factor(what: str, args: argparse.Namespace) -> float:

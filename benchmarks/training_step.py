@@ -48,8 +48,8 @@ def stages(data: Path, folder: Path, precision: str) -> dict[str, object]:
     config = replace(config, holdout=1, mixed_precision=precision, size=128)
     by_parts = replace(config, loss=replace(config.loss, attention_weight=0.3, attention_by="parts"))
     sets = open_data(config, DataFolders(data))
-    parts = Start().parts(network)
-    latents = Latents(parts.autoencoder())
+    initial = Start().initial_networks(network)
+    latents = Latents(initial.autoencoder())
     computed = sets.computed(config, {"latents": latents.encode}, folder)
 
     class Now(denoiser.Denoiser):
@@ -99,8 +99,8 @@ def stages(data: Path, folder: Path, precision: str) -> dict[str, object]:
         torch.manual_seed(0)
         return kind(
             settings,
-            build_networks(settings, parts, folder),
-            text=parts.empty_prompt().embedding,
+            build_networks(settings, initial, folder),
+            text=initial.empty_prompt().embedding,
             scheduler=scheduler_of(settings),
             latents=latents,
             samples=samples,
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
                     before = best.get(name, (seconds, feeding))
                     best[name] = min(seconds, before[0]), min(feeding, before[1])
     print(
-        "| the loss on the look goes by | CPU s a step | times as quick | feeding, CPU s | times as quick |"
+        "| the loss on attention goes by | CPU s a step | times as quick | feeding, CPU s | times as quick |"
     )
     print("|---|---|---|---|---|")
     for name, found in best.items():

@@ -40,7 +40,7 @@ class MiniExtractor:
 
     def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
         """See ``Extractor``."""
-        found = zip(*self.segmenter.look(np.stack(frames)), strict=True)
+        found = zip(*self.segmenter.segment(np.stack(frames)), strict=True)
         return [_as_person(labels) if certainty >= LEAST_CERTAINTY else [] for labels, certainty in found]
 
 

@@ -67,7 +67,7 @@ def motion_config(values: Mapping[str, Any]) -> MotionConfig:
 
     Args:
         values: ``min_score``, ``people`` ("largest", "all" or "point"), ``start``, ``end`` (0: the end),
-            ``steady``; and where the page has them ``x``, ``y``, ``second``, ``flip``, ``margin`` (yes or
+            ``deflicker``; and where the page has them ``x``, ``y``, ``second``, ``flip``, ``margin`` (yes or
             no), ``like`` (a photo's path or ``None``).
 
     Raises:
@@ -82,7 +82,7 @@ def motion_config(values: Mapping[str, Any]) -> MotionConfig:
     return MotionConfig(
         selection=Selection(values["min_score"], margin=MARGIN if values.get("margin") else 0.0),
         postprocessing=Postprocessing(
-            people=people, deflicker=values["steady"], flip=values.get("flip", False)
+            people=people, deflicker=values["deflicker"], flip=values.get("flip", False)
         ),
         start=values["start"] or 0.0,
         end=values["end"] or None,

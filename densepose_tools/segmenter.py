@@ -31,7 +31,7 @@ _FILES = ("config.json", _WEIGHTS)
 _AT_ONCE = 16
 
 LEAST_CERTAINTY = 0.6
-"""Below, what `PartSegmenter.look` found is no person; see there."""
+"""Below, what `PartSegmenter.segment` found is no person; see there."""
 
 
 def is_segmenter(folder: Path) -> bool:
@@ -107,9 +107,9 @@ class PartSegmenter:
 
     def labels(self, images: np.ndarray) -> np.ndarray:
         """Part of every pixel: uint8 ``N H W 3`` -> uint8 ``N H W``, 0 (background) to 24."""
-        return self.look(images)[0]
+        return self.segment(images)[0]
 
-    def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def segment(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Part of every pixel, and how sure that is.
 
         Args:

@@ -538,7 +538,7 @@ class Animator:
         """
         from densepose_tools.segmenter import LEAST_CERTAINTY, PartSegmenter
 
-        labels, certainty = PartSegmenter.load().look(photo[None])
+        labels, certainty = PartSegmenter.load().segment(photo[None])
         return labels[0] if certainty[0] >= LEAST_CERTAINTY else labels[0] * 0
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:

@@ -1,4 +1,4 @@
-"""The loss on where the blocks look in the reference."""
+"""The loss on the attention to the reference."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def part_map(*places: tuple[int, int, int]) -> torch.Tensor:
 
 
 def looking(at: dict[int, int]) -> WatchedAttention:
-    """A reader whose tokens look at their own place, but for those in ``at``: token -> where it looks."""
-    seen = torch.eye(SIDE * SIDE)[None].clone()
+    """A reader whose tokens attend to their own place, but for those in ``at``: token -> another place."""
+    attention = torch.eye(SIDE * SIDE)[None].clone()
     for token, there in at.items():
-        seen[0, token] = 0
-        seen[0, token, there] = 1
+        attention[0, token] = 0
+        attention[0, token, there] = 1
     reader = WatchedAttention()
-    reader.seen = seen
+    reader.attention = attention
     return reader
 
 
@@ -59,7 +59,7 @@ def test_what_the_reference_does_not_show_costs_nothing():
 
 def test_smaller_blocks_are_judged_by_the_same_maps():
     small = WatchedAttention()
-    small.seen = torch.eye(4)[None]  # 2 x 2 tokens
+    small.attention = torch.eye(4)[None]  # 2 x 2 tokens
     maps = part_map()[None], part_map()[None, None]
     assert float(attention_losses({"block": small}, *maps, size=(SIDE, SIDE))) == pytest.approx(0, abs=1e-5)
 
@@ -72,7 +72,7 @@ def test_watching_changes_no_result_and_the_loss_has_a_gradient():
     for reader in (plain, watched):
         reader.reference = reference
     assert_same_but_for_rounding(watched(attn, hidden), plain(attn, hidden))
-    torch.testing.assert_close(watched.seen.sum(-1), torch.ones(4, SIDE * SIDE))
+    torch.testing.assert_close(watched.attention.sum(-1), torch.ones(4, SIDE * SIDE))
 
     maps = (
         torch.stack([part_map((0, 1, 3)), part_map()]),

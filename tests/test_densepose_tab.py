@@ -22,7 +22,7 @@ from tests.media_files import numbered, part_maps, write_clip, write_output
 from tests.small_segmenter import dancing, negatives, write_dance
 
 VISITOR = SimpleNamespace(session_hash="me")
-VALUES = {"min_score": 0.5, "people": "largest", "start": 0, "end": 0, "steady": False}
+VALUES = {"min_score": 0.5, "people": "largest", "start": 0, "end": 0, "deflicker": False}
 
 
 @pytest.fixture
@@ -99,13 +99,15 @@ def test_a_clip_is_made_and_made_again_without_looking_for_people(tab, tmp_path)
         assert Path(first[widget]["value"]).is_file() and first[widget]["visible"]
     photo = tmp_path / "me.png"
     Image.fromarray(negatives(dancing(1)[0])).save(photo)
-    again = pressed(tab, clip, made=first[tab.made], photo=photo, steady=True, people="point", x=48, y=40)
+    again = pressed(tab, clip, made=first[tab.made], photo=photo, deflicker=True, people="point", x=48, y=40)
     assert again[tab.before]["label"] == "Before: as detected"
     assert again[tab.before]["value"].endswith("_before.mp4") and again[tab.before]["value"] != str(clip)
     assert "Flicker" in again[tab.figures]["value"] and "Torso" in again[tab.figures]["value"]
     assert again[tab.archive]["value"] == first[tab.archive]["value"]
 
-    once_more = pressed(tab, clip, made=again[tab.made], photo=photo, steady=True, people="point", x=48, y=40)
+    once_more = pressed(
+        tab, clip, made=again[tab.made], photo=photo, deflicker=True, people="point", x=48, y=40
+    )
     assert once_more[tab.exact]["value"] == again[tab.exact]["value"]  # no file with a number beside it
 
     nobody = pressed(tab, clip, made=first[tab.made], people="point", x=1, y=1)

@@ -231,7 +231,7 @@ def test_files_that_are_no_jobs_are_passed_over(tmp_path, work, caplog):
 _KILLED = """
 import sys, time
 from pathlib import Path
-from magicanimate.webui.jobs.job import Made
+from magicanimate.webui.jobs.job import JobResult
 from densepose_tools import motion_steps
 from magicanimate.webui.jobs.queue import JobQueue
 
@@ -239,7 +239,7 @@ def work(request, on_progress, should_stop):
     if request["name"] == "slow":
         print("running", flush=True)
         time.sleep(600)
-    return Made()
+    return JobResult()
 
 folder = Path(sys.argv[1])
 queue = JobQueue(folder, {"work": work})

@@ -75,8 +75,8 @@ def test_an_ordinary_video_becomes_a_clip_that_animates(tmp_path, mini):
 
 def test_copies_for_the_browser_are_near_and_show_before_and_after(tmp_path, mini):
     clip, folder = write_dance(tmp_path / "dance.mp4", 20, sound=0.8), tmp_path / "out"
-    steady = MotionConfig(postprocessing=Postprocessing(deflicker=True))
-    made = make_motion(clip, folder, engine=mini, config=steady, copies=tmp_path / "copies").extraction
+    deflicker = MotionConfig(postprocessing=Postprocessing(deflicker=True))
+    made = make_motion(clip, folder, engine=mini, config=deflicker, copies=tmp_path / "copies").extraction
     exact, near, before = (
         np.stack(list(open_motion(path).frames())).astype(int)
         for path in (made.video, made.playable, made.plain)
@@ -136,8 +136,8 @@ def test_what_was_cancelled_goes_on_where_it_was(tmp_path, mini):
     # flicker is taken out after the finding, so a run with it differs in nothing that is kept
     with pytest.raises(Cancelled):
         make_motion(clip, folder, engine=mini, on_progress=done.append, should_stop=stop)
-    steady = MotionConfig(postprocessing=Postprocessing(deflicker=True))
-    assert make_motion(clip, folder, engine=mini, config=steady).extraction.resumed == 8
+    deflicker = MotionConfig(postprocessing=Postprocessing(deflicker=True))
+    assert make_motion(clip, folder, engine=mini, config=deflicker).extraction.resumed == 8
 
 
 def test_a_map_in_other_colours_is_corrected_without_a_network(tmp_path, home):

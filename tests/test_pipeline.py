@@ -101,19 +101,19 @@ def test_expected_clean_latents_are_told_where_the_scheduler_has_them(pipe):
 
 
 def test_residuals_of_a_second_controlnet_are_added(tiny_model):
-    """Both drawings and networks alike are one of twice the weight."""
+    """Both control images and networks alike are one of twice the weight."""
     pipe = MagicAnimatePipeline.from_pretrained(tiny_model)
     assert pipe.controlnet_keypoints is None
     for block in (*pipe.controlnet.controlnet_down_blocks, pipe.controlnet.controlnet_mid_block):
         torch.nn.init.normal_(block.weight, std=0.1, generator=torch.Generator().manual_seed(1))
-    drawings = control_frames(20, 32)  # two windows
+    images = control_frames(20, 32)  # two windows
     once, twice = (latents_of(pipe, frames=20, controlnet_conditioning_scale=scale) for scale in (1.0, 2.0))
     pipe.register_modules(controlnet_keypoints=copy.deepcopy(pipe.controlnet))
-    torch.testing.assert_close(latents_of(pipe, frames=20, keypoints=drawings), twice, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(latents_of(pipe, frames=20, keypoints=images), twice, rtol=1e-4, atol=1e-4)
     assert (once - twice).abs().max() > 0.01
-    lean = latents_of(pipe, frames=20, keypoints=drawings, optimization=OptimizationConfig.plain())
-    torch.testing.assert_close(lean, twice, rtol=1e-3, atol=1e-3)
-    for wrong in (None, drawings[:-1], drawings[:, :16]):
+    plain = latents_of(pipe, frames=20, keypoints=images, optimization=OptimizationConfig.plain())
+    torch.testing.assert_close(plain, twice, rtol=1e-3, atol=1e-3)
+    for wrong in (None, images[:-1], images[:, :16]):
         with pytest.raises(ValueError, match="keypoints"):
             latents_of(pipe, frames=20, keypoints=wrong)
 

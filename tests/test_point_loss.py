@@ -1,4 +1,4 @@
-"""The loss on where the blocks look in the reference, from body points."""
+"""The loss on the attention to the reference, from body points."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def points_map(*places: tuple[int, int, tuple[int, int, int], int], side: int = 
 
 
 def looking(at: dict[int, int]) -> WatchedAttention:
-    """A reader whose tokens look at their own place, but for those in ``at``: token -> where it looks."""
-    seen = torch.eye(SIDE * SIDE)
+    """A reader whose tokens attend to their own place, but for those in ``at``: token -> another place."""
+    attention = torch.eye(SIDE * SIDE)
     for token, there in at.items():
-        seen[token] = 0
-        seen[token, there] = 1
+        attention[token] = 0
+        attention[token, there] = 1
     reader = WatchedAttention()
-    reader.seen = seen[None]
+    reader.attention = attention[None]
     return reader
 
 
@@ -85,7 +85,7 @@ def test_blocks_of_every_size_are_judged_by_the_same_points(side):
         down = (row.flatten()[None] - row.flatten()[:, None]).abs() <= 2
         near = (across & down).float()
         reader = WatchedAttention()
-        reader.seen = (near / near.sum(1, keepdim=True).clamp_min(1))[watched_tokens(side * side)][None]
+        reader.attention = (near / near.sum(1, keepdim=True).clamp_min(1))[watched_tokens(side * side)][None]
         return reader
 
     right, wrong = (loss(looking_around(shift), there, here, side=32) for shift in (side // 2, -side // 2))
@@ -95,15 +95,15 @@ def test_blocks_of_every_size_are_judged_by_the_same_points(side):
 def test_samples_are_judged_one_by_one_and_have_a_gradient():
     torch.manual_seed(0)
     reader = WatchedAttention()
-    reader.seen = torch.rand(4, 16, 16, requires_grad=True)
+    reader.attention = torch.rand(4, 16, 16, requires_grad=True)
     references = torch.stack([points_map((0, 1, HAND, 1)), points_map()])
     targets = torch.stack([points_map((2, 2, HAND, 1)), points_map((1, 1, HAND, 1))])
     targets = torch.stack([targets, targets.flip(0)])
     losses = point_losses({"block": reader}, references, targets, size=(SIDE, SIDE))
     assert losses.shape == (2,) and torch.isfinite(losses).all()
     losses.sum().backward()
-    assert torch.isfinite(reader.seen.grad).all() and reader.seen.grad[:, 10].any()
+    assert torch.isfinite(reader.attention.grad).all() and reader.attention.grad[:, 10].any()
     alone = WatchedAttention()
-    alone.seen = reader.seen[2:].detach()
+    alone.attention = reader.attention[2:].detach()
     again = point_losses({"block": alone}, references[1:], targets[1:], size=(SIDE, SIDE))
     torch.testing.assert_close(again, losses[1:].detach())

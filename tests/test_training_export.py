@@ -22,8 +22,8 @@ from training.__main__ import main
 from training.build import Start
 from training.data.dancers import DancerVideos
 from training.export import export_pipeline, saved_config
+from training.initial_networks import PipelineNetworks
 from training.networks import build_scheduler
-from training.parts import PipelineParts
 from training.presets import preset
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -124,12 +124,12 @@ def test_a_pipeline_without_zero_snr_goes_on_without(trained, tmp_path):
     folder = shutil.copytree(trained / "stage2" / "pipeline", tmp_path / "pipeline")
     build_scheduler("v_prediction", zero_terminal_snr=False).save_pretrained(folder / "scheduler")
     loss = preset("tiny", "base")[0].loss
-    parts = PipelineParts(folder)
-    parts.check(replace(loss, zero_terminal_snr=False))
+    initial = PipelineNetworks(folder)
+    initial.check(replace(loss, zero_terminal_snr=False))
     with pytest.raises(InputError, match="choose --prediction v_prediction --no-zero-terminal-snr"):
-        parts.check(loss)
+        initial.check(loss)
     (folder / "scheduler" / "scheduler_config.json").write_text("{}")  # as older files leave it out
-    parts.check(replace(loss, prediction="epsilon", zero_terminal_snr=False))
+    initial.check(replace(loss, prediction="epsilon", zero_terminal_snr=False))
 
 
 def test_folder_that_is_no_pipeline_is_named(tmp_path, data_folder):

@@ -261,9 +261,9 @@ def test_the_autoencoder_of_stable_diffusions_folder_serves(published, tmp_path)
     folder = tmp_path / "sd"
     shutil.copytree(published / "stable-diffusion-v1-5", folder)
     with pytest.raises(InputError, match="vae is missing: give the folder of the autoencoder as --vae"):
-        Start(stable_diffusion=folder).parts(None)
+        Start(stable_diffusion=folder).initial_networks(None)
     shutil.copytree(published / "sd-vae-ft-mse", folder / "vae")
-    assert Start(stable_diffusion=folder).parts(None).vae == folder / "vae"
+    assert Start(stable_diffusion=folder).initial_networks(None).vae == folder / "vae"
 
 
 def test_latents_of_real_videos_are_kept(data_folder, tmp_path):

@@ -27,9 +27,9 @@ from training.build import Start
 from training.checkpoints import load_averages
 from training.config import LossConfig, OptimizerConfig
 from training.data.tensors import draw_labels
+from training.initial_networks import PipelineNetworks
 from training.latents import Latents, channel_weights
 from training.networks import build_image_unet
-from training.parts import PipelineParts
 from training.presets import preset
 from training.runs import build_stage
 from training.runs import train as train_stage
@@ -299,7 +299,7 @@ def _animates_with_both(pipeline: Path, folder: Path) -> None:
     assert result.num_frames == 5 and result.settings["keypoints"] == str(points)
     with pytest.raises(InputError, match="is driven by keypoints, too; give the clip"):
         animator.animate(replace(request, keypoints=None))
-    again = PipelineParts(pipeline)
+    again = PipelineNetworks(pipeline)
     names = ("controlnet", "controlnet_keypoints")
     one, other = (again.controlnet(name).controlnet_mid_block.weight for name in names)
     assert not torch.equal(one, other)
@@ -382,8 +382,8 @@ def test_encoder_of_a_pipeline_begins_to_take_the_photos_part_map(data_folder, t
     """The map changes nothing at first and counts when it has been learned."""
     config, network = preset("tiny", "base")
     network = replace(network, photo_map=True)
-    encoder = PipelineParts(tiny_model).appearance_encoder()
-    wider = PipelineParts(tiny_model, photo_map=True).appearance_encoder()
+    encoder = PipelineNetworks(tiny_model).appearance_encoder()
+    wider = PipelineNetworks(tiny_model, photo_map=True).appearance_encoder()
     latents, text = torch.randn(2, 4, 4, 4), torch.zeros(2, 1, 16)
     with torch.no_grad():
         before = encoder(latents, 1, text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.webui.jobs.job import Job, Made
+from magicanimate.webui.jobs.job import Job, JobResult
 from magicanimate.webui.jobs.queue import JobQueue
 
 BEFORE_THE_WAIT = 2
@@ -27,7 +27,7 @@ class Work:
         self.begun: list[str] = []
         self.go = threading.Semaphore(0)
 
-    def __call__(self, request: Mapping, on_progress, should_stop) -> Made:
+    def __call__(self, request: Mapping, on_progress, should_stop) -> JobResult:
         name = request["name"]
         self.begun.append(name)
         on_progress(Progress("denoise", 1, 4, preview="picture"))
@@ -41,7 +41,7 @@ class Work:
             )
         result = self.folder / f"{name}.txt"
         result.write_text(name)
-        return Made((result,), f"{name} is done.")
+        return JobResult((result,), f"{name} is done.")
 
 
 def submit(queue: JobQueue, *names: str, **given) -> list[Job]:

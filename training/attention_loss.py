@@ -1,4 +1,4 @@
-"""A loss on where the blocks look in the reference, for networks that learn from nothing.
+"""A loss on the attention to the reference, for networks that learn from nothing.
 
 Stable Diffusion's attention finds what looks alike from the first step; a new network needs thousands of
 steps to find out that a part of the body is to be looked for at the same part in the reference, and what is
@@ -24,19 +24,19 @@ from magicanimate.models.hybrid_attention import HybridSelfAttention
 WATCHED_SIDE = 16
 """Blocks with more tokens each way have every second one watched: their scores are the largest tensors of a
 step, and projections that are right for a quarter of the tokens are right for all."""
-_LEAST_MASS = 1e-4  # bounds the gradient of a token that looks nowhere near where it should
+_LEAST_MASS = 1e-4  # bounds the gradient of a token that attends to nothing near the right place
 
 
 class WatchedAttention(HybridSelfAttention):
-    """Remembers how it divides its look at the reference.
+    """Remembers its attention to the reference.
 
     Attributes:
-        seen: ``(B F) Q L``, of each of the `watched_tokens` the shares of the reference's tokens, mean over
-            the heads; own tokens are left out, so that each row adds up to 1. ``None`` before the first pass
-            with gradients.
+        attention: ``(B F) Q L``, probabilities of the reference's tokens for each of the `watched_tokens`,
+            mean over the heads; own tokens are left out, so that each row adds up to 1. ``None`` before the
+            first pass with gradients.
     """
 
-    seen: torch.Tensor | None = None
+    attention: torch.Tensor | None = None
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         if self.reference is not None and torch.is_grad_enabled():
@@ -45,8 +45,8 @@ class WatchedAttention(HybridSelfAttention):
             watched = watched_tokens(keys.shape[1], hidden_states.device)
             query = attn.to_q(hidden_states.index_select(1, watched))
             query, keys = (attn.head_to_batch_dim(x) for x in (query, keys))
-            shares = attn.get_attention_scores(query, keys)  # (B F N) Q L
-            self.seen = shares.unflatten(0, (-1, attn.heads)).float().mean(dim=1)
+            weights = attn.get_attention_scores(query, keys)  # (B F N) Q L
+            self.attention = weights.unflatten(0, (-1, attn.heads)).float().mean(dim=1)
         return super().__call__(attn, hidden_states, *args, **kwargs)
 
 
@@ -82,13 +82,13 @@ def attention_losses(
     *,
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """How far the blocks look from where they should, float32 ``B``.
+    """How far the blocks' attention is from where it should be, float32 ``B``.
 
-    A token of a body part should look at tokens that show this part in the reference, wherever; a token of
-    the background at the token of its own place, if the reference shows background there. The loss of a token
-    is minus the logarithm of the share of its look that does; it is averaged over the tokens of parts, over
-    those of background, over both of these, and over the blocks. Pictures whose background moves are not for
-    this.
+    A token of a body part should attend to tokens that show this part in the reference, wherever; a token of
+    the background to the token of its own place, if the reference shows background there. The loss of a token
+    is minus the logarithm of the share of its attention that does; it is averaged over the tokens of parts,
+    over those of background, over both of these, and over the blocks. Pictures whose background moves are not
+    for this.
 
     Args:
         readers: after a forward pass.
@@ -101,26 +101,24 @@ def attention_losses(
     here = label_shares(target_labels.flatten(0, 1), size)
     losses = []
     for reader in readers.values():
-        scale = round((size[0] * size[1] / reader.seen.shape[-1]) ** 0.5)
+        scale = round((size[0] * size[1] / reader.attention.shape[-1]) ** 0.5)
         pooled = [functional.avg_pool2d(shares, scale).flatten(2) for shares in (here, there)]
-        losses.append(_block_losses(reader.seen, *pooled))
+        losses.append(_block_losses(reader.attention, *pooled))
     return torch.stack(losses).mean(0).unflatten(0, (samples, frames)).mean(1)
 
 
-def _block_losses(seen: torch.Tensor, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Losses of a block's pictures, ``N``, from its look ``N Q L`` and the label shares ``N P L``."""
+def _block_losses(attention: torch.Tensor, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """Losses of a block's pictures, ``N``, from its attention ``N Q L`` and the label shares ``N P L``."""
     watched = watched_tokens(here.shape[-1], here.device)
     here, there_too = here[..., watched], there[..., watched]  # the same places
     same_part = torch.einsum("npi,npj->nij", here[:, 1:], there[:, 1:])
     wanted = same_part / same_part.amax(dim=-1, keepdim=True).clamp_min(1e-6)
     parts = here[:, 1:].sum(1) * (same_part.amax(dim=-1) > 0)  # N L: how much a token counts as part
     background = here[:, 0] * there_too[:, 0]
-    look = {
-        "parts": ((seen * wanted).sum(-1), parts),
-        "background": (seen[:, torch.arange(len(watched), device=seen.device), watched], background),
-    }
-    total = torch.zeros(len(seen), device=seen.device)
-    for mass, weight in look.values():
+    own_place = attention[:, torch.arange(len(watched), device=attention.device), watched]
+    masses = {"parts": ((attention * wanted).sum(-1), parts), "background": (own_place, background)}
+    total = torch.zeros(len(attention), device=attention.device)
+    for mass, weight in masses.values():
         each = -mass.clamp_min(_LEAST_MASS).log() * weight
         total = total + each.sum(-1) / weight.sum(-1).clamp_min(1.0)
-    return total / len(look)
+    return total / len(masses)

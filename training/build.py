@@ -17,15 +17,15 @@ from magicanimate.files import whole_file
 from magicanimate.models.autoencoder import Autoencoder
 from training.checkpoints import DAMAGED, load_averages, newest_checkpoint
 from training.config import NetworkConfig, Stage, StageConfig, updated
-from training.networks import build_scheduler
-from training.parts import (
-    NewParts,
-    Parts,
-    PipelineParts,
-    StableDiffusionParts,
+from training.initial_networks import (
+    InitialNetworks,
+    NewNetworks,
+    PipelineNetworks,
+    StableDiffusionNetworks,
     load_image_weights,
     load_motion_weights,
 )
+from training.networks import build_scheduler
 from training.run_folder import CONFIG, read_config
 from training.stages.denoiser import controlnet_names
 from training.stages.vae import change_basis, latent_basis
@@ -61,7 +61,9 @@ class Start:
         """The files' paths as text, absolute."""
         return {name: str(path.resolve()) if path else None for name, path in vars(self).items()}
 
-    def parts(self, network: NetworkConfig | None, *, encoder_learns: bool = False) -> Parts:
+    def initial_networks(
+        self, network: NetworkConfig | None, *, encoder_learns: bool = False
+    ) -> InitialNetworks:
         """New networks: of ``network``'s sizes, Stable Diffusion's, or a pipeline's.
 
         Args:
@@ -78,14 +80,14 @@ class Start:
             if not (self.pipeline / "model_index.json").is_file():
                 raise InputError(f"{self.pipeline} is no pipeline folder: it has no model_index.json.")
             wanted = network is not None and network.photo_map
-            return PipelineParts(self.pipeline, photo_map=wanted and encoder_learns)
+            return PipelineNetworks(self.pipeline, photo_map=wanted and encoder_learns)
         if network is not None:
             if self.stable_diffusion or self.vae:
                 raise InputError(
                     "this preset's networks learn from nothing: --stable-diffusion and --vae go with the"
                     " paper_* presets."
                 )
-            return NewParts(network)
+            return NewNetworks(network)
         if self.stable_diffusion is None:
             raise InputError(
                 "this preset begins with Stable Diffusion 1.5: give its folder as --stable-diffusion, and as"
@@ -94,7 +96,7 @@ class Start:
         vae = self.vae or self.stable_diffusion / "vae"
         if not vae.is_dir():
             raise InputError(f"{vae} is missing: give the folder of the autoencoder as --vae.")
-        return StableDiffusionParts(self.stable_diffusion, vae)
+        return StableDiffusionNetworks(self.stable_diffusion, vae)
 
 
 def encoder_learns(config: StageConfig, runs: Path) -> bool:
@@ -103,12 +105,12 @@ def encoder_learns(config: StageConfig, runs: Path) -> bool:
     return any(stage == config.stage or newest_checkpoint(runs / stage) for stage in learning)
 
 
-def image_networks(config: StageConfig, parts: Parts) -> dict[str, nn.Module]:
+def image_networks(config: StageConfig, initial: InitialNetworks) -> dict[str, nn.Module]:
     """UNet without temporal layers, appearance encoder and ControlNets, as a training begins."""
-    made: dict[str, nn.Module] = {"unet": parts.image_unet()}
+    made: dict[str, nn.Module] = {"unet": initial.image_unet()}
     if config.reference and config.stage != "controlnet":
-        made["appearance_encoder"] = parts.appearance_encoder()
-    return made | {name: parts.controlnet(name) for name in controlnet_names(config)}
+        made["appearance_encoder"] = initial.appearance_encoder()
+    return made | {name: initial.controlnet(name) for name in controlnet_names(config)}
 
 
 def load_earlier(networks: dict[str, nn.Module], runs: Path, stages: tuple[Stage, ...]) -> list[Stage]:
@@ -119,22 +121,22 @@ def load_earlier(networks: dict[str, nn.Module], runs: Path, stages: tuple[Stage
     return there
 
 
-def require_earlier(stage: Stage, there: list[Stage], runs: Path, parts: Parts) -> None:
+def require_earlier(stage: Stage, there: list[Stage], runs: Path, initial: InitialNetworks) -> None:
     """Whether enough stages were run before ``stage``.
 
     Raises:
         InputError: one is missing.
     """
-    needed = parts.needs.get(stage)
+    needed = initial.needs.get(stage)
     if needed and needed not in there:
         raise InputError(f"{runs / needed} has no checkpoint; run the stage {needed!r} first.")
-    if stage == "stage1" and "controlnet" not in there and isinstance(parts, StableDiffusionParts):
+    if stage == "stage1" and "controlnet" not in there and isinstance(initial, StableDiffusionNetworks):
         log.warning("the ControlNet was not pretrained (stage 'controlnet'); it learns from its start here")
 
 
-def add_time(networks: dict[str, nn.Module], parts: Parts, motion: Path | None) -> None:
-    """Replace the image UNet by one with temporal layers, those of ``parts`` or AnimateDiff's."""
-    unet = parts.video_unet()
+def add_time(networks: dict[str, nn.Module], initial: InitialNetworks, motion: Path | None) -> None:
+    """Replace the image UNet by one with temporal layers, those of ``initial`` or AnimateDiff's."""
+    unet = initial.video_unet()
     load_image_weights(unet, networks["unet"])
     if motion:
         load_motion_weights(unet, motion)
@@ -142,7 +144,7 @@ def add_time(networks: dict[str, nn.Module], parts: Parts, motion: Path | None) 
 
 
 def build_networks(
-    config: StageConfig, parts: Parts, runs: Path, *, motion: Path | None = None
+    config: StageConfig, initial: InitialNetworks, runs: Path, *, motion: Path | None = None
 ) -> dict[str, nn.Module]:
     """The networks of a denoising stage with the weights it begins with.
 
@@ -151,21 +153,21 @@ def build_networks(
     """
     torch.manual_seed(config.seed)
     if config.stage == "distill":
-        return finished_networks(config, parts, runs, distilled=False)
+        return finished_networks(config, initial, runs, distilled=False)
     if config.stage == "sharpen":
-        return finished_networks(config, parts, runs)
-    networks = image_networks(config, parts)
+        return finished_networks(config, initial, runs)
+    networks = image_networks(config, initial)
     there = load_earlier(networks, runs, EARLIER.get(config.stage, ()))
-    require_earlier(config.stage, there, runs, parts)
+    require_earlier(config.stage, there, runs, initial)
     if config.stage == "stage2":
-        if motion is None and isinstance(parts, StableDiffusionParts):
+        if motion is None and isinstance(initial, StableDiffusionNetworks):
             log.warning("without --motion the temporal layers begin at random, not as AnimateDiff's")
-        add_time(networks, parts, motion)
+        add_time(networks, initial, motion)
     return networks
 
 
 def finished_networks(
-    config: StageConfig, parts: Parts, runs: Path, *, distilled: bool = True
+    config: StageConfig, initial: InitialNetworks, runs: Path, *, distilled: bool = True
 ) -> dict[str, nn.Module]:
     """The networks as a pipeline has them: all that the runs learned, and temporal layers.
 
@@ -175,17 +177,17 @@ def finished_networks(
     Raises:
         InputError: a stage is missing.
     """
-    networks = image_networks(config, parts)
+    networks = image_networks(config, initial)
     there = load_earlier(networks, runs, ("base", "controlnet", "stage1"))
-    require_earlier("stage2", there, runs, parts)
-    add_time(networks, parts, None)
+    require_earlier("stage2", there, runs, initial)
+    add_time(networks, initial, None)
     load_earlier(networks, runs, ("stage2", "distill") if distilled else ("stage2",))
     return networks
 
 
-def pipeline_settings(config: StageConfig, parts: Parts, runs: Path) -> dict[str, Any]:
+def pipeline_settings(config: StageConfig, initial: InitialNetworks, runs: Path) -> dict[str, Any]:
     """Kind and defaults of the pipeline that the runs end in: a student's steps, if one was distilled."""
-    settings = parts.pipeline_settings(config)
+    settings = initial.pipeline_settings(config)
     folder = runs / "distill"
     if newest_checkpoint(folder):
         steps = updated(config, read_config(folder / CONFIG)).student_steps
@@ -194,7 +196,11 @@ def pipeline_settings(config: StageConfig, parts: Parts, runs: Path) -> dict[str
 
 
 def frozen_autoencoder(
-    parts: Parts, runs: Path, *, samples: Dataset | None = None, device: torch.device | str = "cpu"
+    initial: InitialNetworks,
+    runs: Path,
+    *,
+    samples: Dataset | None = None,
+    device: torch.device | str = "cpu",
 ) -> Autoencoder:
     """The autoencoder of the denoising stages, frozen: Stable Diffusion's, or that of ``runs/vae``.
 
@@ -202,7 +208,7 @@ def frozen_autoencoder(
     its run's folder.
 
     Args:
-        parts: where networks come from.
+        initial: where networks come from.
         runs: folder of the runs.
         samples: training pictures to measure with.
         device: where it is wanted, and measured.
@@ -210,8 +216,8 @@ def frozen_autoencoder(
     Raises:
         InputError: it was not trained yet, or not measured and there are no samples.
     """
-    vae = parts.autoencoder().to(device)
-    if isinstance(parts, NewParts):
+    vae = initial.autoencoder().to(device)
+    if isinstance(initial, NewNetworks):
         folder = runs / "vae"
         if newest_checkpoint(folder) is None:
             raise InputError(f"{folder} has no checkpoint; run the stage 'vae' first.")

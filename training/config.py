@@ -70,7 +70,7 @@ class LossConfig:
     )
     attention_by: Literal["parts", "points"] = setting(
         "parts",
-        "what tells where to look: part maps, or the body points of rendered dancers, which are exact",
+        "what tells what to attend to: part maps, or the body points of rendered dancers, which are exact",
     )
 
 

@@ -62,9 +62,9 @@ def export_pipeline(
         raise InputError("a pipeline has a reference; these runs are for comparison only.")
     check_replaceable(out, overwrite=None)
     start = start or Start()
-    parts = start.parts(network, encoder_learns=encoder_learns(config, runs))
-    networks = finished_networks(config, parts, runs)
-    vae = frozen_autoencoder(parts, runs)
+    initial = start.initial_networks(network, encoder_learns=encoder_learns(config, runs))
+    networks = finished_networks(config, initial, runs)
+    vae = frozen_autoencoder(initial, runs)
     load_earlier({"vae": vae}, runs, ("sharpen",))
     pipe = MagicAnimatePipeline(
         vae=vae,
@@ -73,11 +73,11 @@ def export_pipeline(
         controlnet=networks["controlnet"],
         controlnet_keypoints=networks.get("controlnet_keypoints"),
         scheduler=scheduler_of(config),
-        empty_prompt=parts.empty_prompt(),
+        empty_prompt=initial.empty_prompt(),
         photo_map=networks["appearance_encoder"].takes_photo_map,
         fusion=config.fusion,
         driving=config.driving,
-        **pipeline_settings(config, parts, runs),
+        **pipeline_settings(config, initial, runs),
     )
     with staged_folder(out) as folder:
         for part in pipe.components.values():

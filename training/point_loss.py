@@ -1,9 +1,9 @@
-"""The loss on where the blocks look in the reference, from body points instead of part maps.
+"""The loss on the attention to the reference, from body points instead of part maps.
 
 The renderer knows which place of the body each pixel shows (`training.dancers.render.render_points`). A token
-of the target should look at the tokens of the reference that show the places nearest to its own, unless the
-reference shows none of them; one of the background at its own place. The loss is the cross-entropy of the
-look with the wanted distribution, a Gaussian around the right place.
+of the target should attend to the tokens of the reference that show the places nearest to its own, unless the
+reference shows none of them; one of the background to its own place. The loss is the cross-entropy of the
+attention with the wanted distribution, a Gaussian around the right place.
 
 Letters in shape comments: ``B`` references, ``F`` targets of each, ``M`` side of a map of body points, ``Q``
 watched tokens of a block, ``L`` all its tokens, ``N`` targets.
@@ -18,43 +18,45 @@ import torch
 
 from training.attention_loss import WatchedAttention, watched_side, watched_tokens
 
-SIGMA = 5.0  # centimetres of the rest pose: how far from the right place a look may be
+SIGMA = 5.0  # centimetres of the rest pose: how far from the right place attention may be
 REACH = 12.0  # a place with none this near in the reference is not visible there
 _LEAST_SHARE = 1e-4  # bounds the gradient of a share that is almost nothing
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Where the watched tokens of blocks of one size should look.
+    """What the watched tokens of blocks of one size should attend to.
 
     Attributes:
-        look: ``N Q L``, of each watched token how much it should look at each of the reference's; rows add up
-            to the share of the token that is a place of the body which the reference shows.
+        attention: ``N Q L``, how much each watched token should attend to each of the reference's; rows add
+            up to the share of the token that is a place of the body which the reference shows.
         nobody_here: ``N Q``, share of a token of the target that is background; nobody_there: ``N L``, of the
             reference's.
     """
 
-    look: torch.Tensor
+    attention: torch.Tensor
     nobody_here: torch.Tensor
     nobody_there: torch.Tensor
 
     def pooled(self, side: int) -> _Wanted:
         """For blocks with ``side`` tokens each way."""
-        smaller = self.look.shape[-1] // side**2
+        smaller = self.attention.shape[-1] // side**2
         if smaller == 1:
             return self
-        look = _pooled(self.look.transpose(1, 2), watched_side(side)).transpose(1, 2)
-        look = _pooled(look, side) * smaller  # sums over the places of a token, means over the watched ones
-        return _Wanted(look, _pooled(self.nobody_here, watched_side(side)), _pooled(self.nobody_there, side))
+        wanted = _pooled(self.attention.transpose(1, 2), watched_side(side)).transpose(1, 2)
+        # Sums over the places of a token, means over the watched ones.
+        wanted = _pooled(wanted, side) * smaller
+        nobody_here = _pooled(self.nobody_here, watched_side(side))
+        return _Wanted(wanted, nobody_here, _pooled(self.nobody_there, side))
 
-    def loss(self, seen: torch.Tensor) -> torch.Tensor:
-        """Of a block's look ``N Q L``, float32 ``N``."""
-        watched = watched_tokens(seen.shape[-1], seen.device)
-        body = self.look.sum(-1)
-        logarithms = (seen + _LEAST_SHARE).log()
-        astray = -torch.einsum("nql,nql->n", self.look, logarithms)  # body times cross-entropy
+    def loss(self, attention: torch.Tensor) -> torch.Tensor:
+        """Of a block's attention ``N Q L``, float32 ``N``."""
+        watched = watched_tokens(attention.shape[-1], attention.device)
+        body = self.attention.sum(-1)
+        logarithms = (attention + _LEAST_SHARE).log()
+        astray = -torch.einsum("nql,nql->n", self.attention, logarithms)  # body times cross-entropy
         nobody = self.nobody_here * self.nobody_there[:, watched]
-        own = -logarithms[:, torch.arange(len(watched), device=seen.device), watched]
+        own = -logarithms[:, torch.arange(len(watched), device=attention.device), watched]
         return 0.5 * (
             astray / body.sum(-1).clamp_min(1.0) + (own * nobody).sum(-1) / nobody.sum(-1).clamp_min(1.0)
         )
@@ -67,7 +69,7 @@ def point_losses(
     *,
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """How far the blocks look from where they should, float32 ``B``.
+    """How far the blocks' attention is from where it should be, float32 ``B``.
 
     Args:
         readers: after a forward pass.
@@ -77,9 +79,9 @@ def point_losses(
     """
     samples, frames = target_points.shape[:2]
     wanted = _wanted(reference_points, target_points, size[0])
-    sides = {round(reader.seen.shape[-1] ** 0.5) for reader in readers.values()}
+    sides = {round(reader.attention.shape[-1] ** 0.5) for reader in readers.values()}
     of_size = {side * side: wanted.pooled(side) for side in sides}
-    losses = torch.stack([of_size[r.seen.shape[-1]].loss(r.seen) for r in readers.values()])
+    losses = torch.stack([of_size[r.attention.shape[-1]].loss(r.attention) for r in readers.values()])
     return losses.mean(0).unflatten(0, (samples, frames)).mean(1)
 
 
@@ -93,8 +95,8 @@ def _wanted(reference_points: torch.Tensor, target_points: torch.Tensor, side: i
     possible = somebody & (here[..., 3:] == there[:, None, :, 3])
     apart = torch.where(possible, apart, 1e3)
     shown = apart.amin(-1, keepdim=True) < REACH
-    look = (-(apart**2) / (2 * SIGMA**2)).softmax(-1) * shown
-    return _Wanted(look, (here[..., 3] == 0).float(), (there[..., 3] == 0).float())
+    wanted = (-(apart**2) / (2 * SIGMA**2)).softmax(-1) * shown
+    return _Wanted(wanted, (here[..., 3] == 0).float(), (there[..., 3] == 0).float())
 
 
 def _on_grid(points: torch.Tensor, side: int) -> torch.Tensor:

@@ -26,9 +26,9 @@ from training.build import (
 from training.config import NetworkConfig, StageConfig, as_json, check_config, fixed_settings, flat
 from training.data.computed import PhotoLabels
 from training.export import export_pipeline
+from training.initial_networks import NewNetworks, PipelineNetworks
 from training.latents import Latents, channel_weights, weights_digest
 from training.loop import Stage, Trainer, make_accelerator, usable_precision
-from training.parts import NewParts, PipelineParts
 from training.run_folder import CONFIG, alone_in, check_settings
 from training.sets import Data, DataFolders, open_data
 from training.stages.denoiser import Denoiser
@@ -149,28 +149,28 @@ def build_stage(
     Raises:
         InputError: as `train`.
     """
-    parts = start.parts(network, encoder_learns=encoder_learns(config, runs))
+    initial = start.initial_networks(network, encoder_learns=encoder_learns(config, runs))
     if config.stage == "vae":
-        if not isinstance(parts, NewParts):
+        if not isinstance(initial, NewNetworks):
             raise InputError("a pretrained autoencoder is used as it is: there is no stage 'vae' for it.")
         torch.manual_seed(config.seed)
-        return VaeStage(config, parts.autoencoder(), samples=sets.samples, held_out=sets.held_out)
-    if isinstance(parts, PipelineParts):
-        parts.check(config.loss)
-    networks: dict[str, nn.Module] = build_networks(config, parts, runs, motion=start.motion)
-    vae = frozen_autoencoder(parts, runs, samples=sets.pictures, device=device)
+        return VaeStage(config, initial.autoencoder(), samples=sets.samples, held_out=sets.held_out)
+    if isinstance(initial, PipelineNetworks):
+        initial.check(config.loss)
+    networks: dict[str, nn.Module] = build_networks(config, initial, runs, motion=start.motion)
+    vae = frozen_autoencoder(initial, runs, samples=sets.pictures, device=device)
     latents = Latents(vae, precision=usable_precision(config.mixed_precision))
-    given = {"text": parts.empty_prompt().embedding, "scheduler": scheduler_of(config), "latents": latents}
+    given = {"text": initial.empty_prompt().embedding, "scheduler": scheduler_of(config), "latents": latents}
     takes_map = "appearance_encoder" in networks and networks["appearance_encoder"].takes_photo_map
     photo_labels = PhotoLabels(device) if takes_map else None
     if config.stage in ("sharpen", "distill"):  # need the pictures, and latents of the references only
         torch.manual_seed(config.seed)
         given |= {"samples": sets.samples, "held_out": sets.held_out, "photo_labels": photo_labels}
         if config.stage == "distill":
-            guidance = config.teacher_guidance or parts.pipeline_settings(config)["default_guidance_scale"]
+            guidance = config.teacher_guidance or initial.pipeline_settings(config)["default_guidance_scale"]
             given |= {"sampling_steps": config.student_steps, "guidance_scale": guidance}
             return Distiller(config, networks, **given)
-        steps = pipeline_settings(config, parts, runs)["default_steps"]
+        steps = pipeline_settings(config, initial, runs)["default_steps"]
         return Sharpener(config, networks, sampling_steps=steps, **given)
     computed = {"latents": latents.encode} | ({"photo_labels": photo_labels} if takes_map else {})
     sets = sets.computed(config, computed, runs, on_gpu=device.type != "cpu")

@@ -90,7 +90,7 @@ class Camera:
         """From a long lens to a wide one, held at chest height or a little above."""
         return cls(rng.uniform(20, 45), rng.uniform(-0.06, 0.16))
 
-    def look(self, centre: np.ndarray, span: float) -> "View":
+    def look_at(self, centre: np.ndarray, span: float) -> "View":
         """The view whose middle is the point `centre` (3,) and which sees `span` metres from top to bottom
         there.
         """
@@ -147,4 +147,4 @@ class Framing:
         bottom = floor + self.cut * (top - floor)
         span = max((top - bottom) / (1 - self.headroom), width)
         height = top - span * (0.5 - self.headroom)
-        return camera.look(np.array([middle[0] - self.shift * span, middle[1], height]), span)
+        return camera.look_at(np.array([middle[0] - self.shift * span, middle[1], height]), span)

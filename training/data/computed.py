@@ -175,7 +175,7 @@ class ComputedVideos(_OfVideos):
             read = self.videos.read(video, frames)
             pixels, control = read.pixels, read.control
         else:
-            pixels, control = None, self.videos.drawings(video, frames)
+            pixels, control = None, self.videos.control_images(video, frames)
         return Frames(pixels, control, **{name: array[video, frames] for name, array in self._arrays.items()})
 
 

@@ -58,7 +58,7 @@ class SquareCrop:
 
 
 def person_of(signal: str, drawn: Sequence[np.ndarray], path: Path | str) -> Shares | None:
-    """Where the person is in all of some drawings of a driving signal together, ``None`` if nowhere.
+    """Where the person is in all of some control images together, ``None`` if nowhere.
 
     Args:
         signal: "densepose" or "keypoints".

@@ -138,9 +138,9 @@ class DancerVideos:
                 crop = SquareCrop(self.size, None)
                 drawn = np.stack([crop.part_map(frame) for frame in drawn])
             control["densepose"] = drawn
-        return Frames(self.pictures(video, frames), control | self.drawings(video, frames))
+        return Frames(self.pictures(video, frames), control | self.control_images(video, frames))
 
-    def drawings(self, video: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
+    def control_images(self, video: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
         """The driving signals that have no labels: drawn keypoints, uint8 N S S 3, if they are wanted."""
         if "keypoints" not in self.signals:
             return {}

@@ -204,10 +204,10 @@ def _exactly():
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
 
 
-Made = tuple["nn.Module", Callable[[np.ndarray], "torch.Tensor"]]
+NetworkAndPreprocessing = tuple["nn.Module", Callable[[np.ndarray], "torch.Tensor"]]
 
 
-def _inception(path: Path) -> Made:
+def _inception(path: Path) -> NetworkAndPreprocessing:
     """Takes pictures, ``N 1 H W 3``, and gives the features of the last pooling, ``N 2048``."""
     import torch
 
@@ -225,7 +225,7 @@ def _inception(path: Path) -> Made:
     return network, lambda clips: torch.from_numpy(np.array(clips[:, 0])).movedim(-1, 1)
 
 
-def _i3d(path: Path) -> Made:
+def _i3d(path: Path) -> NetworkAndPreprocessing:
     """Gives I3D's logits, ``N 400``; cd-fvd brings clips to 224 x 224."""
     try:
         from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
@@ -240,7 +240,7 @@ def _i3d(path: Path) -> Made:
     return network, preprocess_i3d
 
 
-def _torchscript(path: Path) -> Made:
+def _torchscript(path: Path) -> NetworkAndPreprocessing:
     """Gives what a file of TorchScript makes of ``N 3 F H W``, 0..255."""
     import torch
 

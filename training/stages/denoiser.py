@@ -175,7 +175,7 @@ class Denoiser(nn.Module):
         return labels_of(drawn[0]), labels_of(drawn[1])
 
     def _look_losses(self, batch: Mapping[str, Any], *, size: tuple[int, int]) -> torch.Tensor:
-        """How far the blocks look from where they should, ``B``."""
+        """How far the blocks' attention is from where it should be, ``B``."""
         if self.config.loss.attention_by == "parts":
             return attention_losses(self.readers, *self._labels(batch), size=size)
         return point_losses(self.readers, batch["reference_points"], batch["points"], size=size)

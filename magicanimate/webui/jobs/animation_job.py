@@ -24,7 +24,7 @@ from magicanimate.lora import parse
 from magicanimate.progress import duration
 from magicanimate.webui.animate.form_values import FILES
 from magicanimate.webui.gallery.thumbnails import encode_webp
-from magicanimate.webui.jobs.job import Made
+from magicanimate.webui.jobs.job import JobResult
 from magicanimate.webui.texts import tr
 
 ANIMATE = "animate"
@@ -103,7 +103,7 @@ class AnimationRunner:
         self._animate, self._prepare = animate, prepare
         self._output = output
 
-    def __call__(self, job: Mapping[str, Any], on_progress: OnProgress, should_stop: ShouldStop) -> Made:
+    def __call__(self, job: Mapping[str, Any], on_progress: OnProgress, should_stop: ShouldStop) -> JobResult:
         """Animate; the files are the video, its settings and, if asked for, the strip.
 
         Raises:
@@ -139,7 +139,7 @@ class AnimationRunner:
             write_bytes(kept, encode_webp(preview))
             raise Cancelled(str(stopped), kept=[kept]) from stopped
         files = (result.output, result.settings_file, result.side_by_side)
-        return Made(tuple(filter(None, files)), _summary(result))
+        return JobResult(tuple(filter(None, files)), _summary(result))
 
     def _sweep(self, request: AnimationRequest) -> None:
         """Remove what a kill left half-written of this job; no other one is at work in the folder now."""

@@ -30,7 +30,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 @dataclass(frozen=True)
-class Made:
+class JobResult:
     """What a job that is done leaves: files, the main one first, and a sentence about them."""
 
     files: tuple[Path, ...] = ()

@@ -19,11 +19,11 @@ from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.webui.jobs.files import JobFiles
-from magicanimate.webui.jobs.job import Job, Made
+from magicanimate.webui.jobs.job import Job, JobResult
 
 log = logging.getLogger(__name__)
 
-Runner = Callable[[Mapping[str, Any], OnProgress, ShouldStop], Made]
+Runner = Callable[[Mapping[str, Any], OnProgress, ShouldStop], JobResult]
 """Does the work of a request.
 
 It may raise `InputError` or `Cancelled`, whose ``kept`` names files that remain.

@@ -269,7 +269,7 @@ def _settings() -> dict[str, gr.components.Component]:
         start = gr.Number(0, label=tr("Start"), info=tr("Seconds"), minimum=0, min_width=120)
         end = gr.Number(0, label=tr("End"), info=tr("Seconds; 0 is the end"), minimum=0, min_width=120)
     with gr.Row(elem_classes="ma-choices"):
-        steady = gr.Checkbox(
+        deflicker = gr.Checkbox(
             Postprocessing().deflicker, label=tr("Reduce flicker"), container=False, min_width=120
         )
         flip = gr.Checkbox(False, label=tr("Mirror"), container=False, min_width=90)
@@ -289,7 +289,7 @@ def _settings() -> dict[str, gr.components.Component]:
             ),
         )
     found = {"min_score": score, "people": people, "start": start, "end": end}
-    return found | {"steady": steady, "flip": flip, "margin": margin}
+    return found | {"deflicker": deflicker, "flip": flip, "margin": margin}
 
 
 _LIMBS = {

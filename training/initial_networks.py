@@ -32,7 +32,7 @@ MINI_STEPS = 4  # trained this shortly, it is truer in few steps: more of them a
 MINI_GUIDANCE = 1.0
 
 
-class Parts(Protocol):
+class InitialNetworks(Protocol):
     """New networks of matching sizes, with the weights a training begins with.
 
     Attributes:
@@ -59,7 +59,7 @@ class Parts(Protocol):
         """Kind and defaults of the pipeline that a training of ``config`` ends in."""
 
 
-class NewParts:
+class NewNetworks:
     """Random weights, to learn from nothing (the mini)."""
 
     needs: Mapping[Stage, Stage] = {"controlnet": "base", "stage1": "base", "stage2": "base"}
@@ -96,7 +96,7 @@ class NewParts:
         }
 
 
-class StableDiffusionParts:
+class StableDiffusionNetworks:
     """Stable Diffusion 1.5's files; the appearance encoder and the ControlNet begin as copies of its UNet.
 
     Source: MagicAnimate, section 3.2 (appearance encoder); the ControlNet paper, section 3.1.
@@ -151,7 +151,7 @@ class StableDiffusionParts:
         }
 
 
-class PipelineParts:
+class PipelineNetworks:
     """A finished pipeline, to go on training: the released model converted, the mini, or one's own.
 
     Args:

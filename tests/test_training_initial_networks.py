@@ -15,28 +15,32 @@ from tests.training_runs import losses, train_paper, weights
 from training import build
 from training.build import Start, build_networks
 from training.checkpoints import newest_checkpoint
-from training.parts import StableDiffusionParts, load_motion_weights, reset_temporal_layers
+from training.initial_networks import StableDiffusionNetworks, load_motion_weights, reset_temporal_layers
 from training.presets import preset, tiny_network
 
 
 @pytest.fixture(scope="module")
-def parts(published: Path) -> StableDiffusionParts:
-    return StableDiffusionParts(published / "stable-diffusion-v1-5", published / "sd-vae-ft-mse")
+def initial(published: Path) -> StableDiffusionNetworks:
+    return StableDiffusionNetworks(published / "stable-diffusion-v1-5", published / "sd-vae-ft-mse")
 
 
-def test_networks_begin_as_copies_of_the_unet(parts):
-    unet, encoder, controlnet = parts.image_unet(), parts.appearance_encoder(), parts.controlnet("controlnet")
+def test_networks_begin_as_copies_of_the_unet(initial):
+    unet, encoder, controlnet = (
+        initial.image_unet(),
+        initial.appearance_encoder(),
+        initial.controlnet("controlnet"),
+    )
     key = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     expected = fill_tensor("unet", key, unet.state_dict()[key].shape)
     for network in (unet, encoder, controlnet):
         assert torch.equal(network.state_dict()[key], expected)
-    assert parts.image_unet().state_dict()[key].data_ptr() != unet.state_dict()[key].data_ptr()
-    assert parts.empty_prompt().embedding.shape == (1, 77, 32)
-    assert parts.empty_prompt().embedding.abs().sum() > 0
+    assert initial.image_unet().state_dict()[key].data_ptr() != unet.state_dict()[key].data_ptr()
+    assert initial.empty_prompt().embedding.shape == (1, 77, 32)
+    assert initial.empty_prompt().embedding.abs().sum() > 0
 
 
-def test_temporal_layers_begin_with_the_published_motion_weights(parts, tmp_path):
-    unet = parts.video_unet()
+def test_temporal_layers_begin_with_the_published_motion_weights(initial, tmp_path):
+    unet = initial.video_unet()
     load_motion_weights(unet, write_motion(tmp_path / "mm.ckpt", motion="prefixed"))
     expected = tiny_unet()
     assert isinstance(unet, VideoUNet)
@@ -47,34 +51,34 @@ def test_temporal_layers_begin_with_the_published_motion_weights(parts, tmp_path
     assert torch.equal(unet.state_dict()[key], fill_tensor("unet", published, unet.state_dict()[key].shape))
 
 
-def test_motion_weights_of_another_model_are_refused(parts, tmp_path):
+def test_motion_weights_of_another_model_are_refused(initial, tmp_path):
     path = write_motion(tmp_path / "mm.ckpt")
     state = torch.load(path, weights_only=True)["state_dict"]
     missing = dict(list(state.items())[3:])
     torch.save(missing, path)
     with pytest.raises(InputError, match="mm.ckpt lacks .*use motion weights of AnimateDiff"):
-        load_motion_weights(parts.video_unet(), path)
+        load_motion_weights(initial.video_unet(), path)
     extra = {key.replace("down_blocks.0", "mid_block"): value for key, value in state.items()} | state
     torch.save(extra, path)
     with pytest.raises(InputError, match="holds mid_block.*no place"):
-        load_motion_weights(parts.video_unet(), path)
+        load_motion_weights(initial.video_unet(), path)
 
 
-def test_without_motion_weights_the_temporal_layers_change_nothing(parts):
-    unet = parts.video_unet()
+def test_without_motion_weights_the_temporal_layers_change_nothing(initial):
+    unet = initial.video_unet()
     reset_temporal_layers(unet)
     last = [p for key, p in unet.motion_parameters().items() if ".proj_out." in key]
     assert last and all(not p.any() for p in last)
 
 
-def test_what_is_left_out_of_the_papers_way_is_said_once_it_matters(parts, tmp_path, monkeypatch, caplog):
+def test_what_is_left_out_of_the_papers_way_is_said_once_it_matters(initial, tmp_path, monkeypatch, caplog):
     trained: list[str] = []
     monkeypatch.setattr(build, "newest_checkpoint", lambda folder: folder.name in trained or None)
     monkeypatch.setattr(build, "load_averages", lambda *_, **__: 1)
 
     def warnings(stage: str, motion: Path | None = None) -> str:
         caplog.clear()
-        build_networks(preset("paper_tiktok", stage)[0], parts, tmp_path, motion=motion)
+        build_networks(preset("paper_tiktok", stage)[0], initial, tmp_path, motion=motion)
         return caplog.text
 
     assert "the ControlNet was not pretrained" in warnings("stage1")
@@ -85,7 +89,7 @@ def test_what_is_left_out_of_the_papers_way_is_said_once_it_matters(parts, tmp_p
     assert warnings("stage2", write_motion(tmp_path / "mm.ckpt", motion="prefixed")) == ""
     trained.append("stage2")
     caplog.clear()
-    build.finished_networks(preset("paper_tiktok", "stage2")[0], parts, tmp_path)
+    build.finished_networks(preset("paper_tiktok", "stage2")[0], initial, tmp_path)
     assert caplog.text == "", "an export does not begin anything"
 
 
@@ -105,17 +109,17 @@ def test_paper_stages_train_and_leave_a_pipeline(published, data_folder, tmp_pat
     assert pipe.scheduler.config.prediction_type == "epsilon"
 
 
-def test_both_motion_signals_have_a_controlnet_each(parts, published, tmp_path):
+def test_both_motion_signals_have_a_controlnet_each(initial, published, tmp_path):
     config, _ = preset("paper_ted", "controlnet")
     config = replace(config, driving="both")
-    networks = build_networks(config, parts, tmp_path)
+    networks = build_networks(config, initial, tmp_path)
     assert set(networks) == {"unet", "controlnet", "controlnet_keypoints"}
 
 
 def test_missing_folders_are_named(tmp_path):
     with pytest.raises(InputError, match="--stable-diffusion"):
-        Start().parts(None)
+        Start().initial_networks(None)
     with pytest.raises(InputError, match="paper_"):
-        Start(stable_diffusion=tmp_path).parts(tiny_network())
+        Start(stable_diffusion=tmp_path).initial_networks(tiny_network())
     with pytest.raises(InputError, match="unet"):
-        StableDiffusionParts(tmp_path, tmp_path)
+        StableDiffusionNetworks(tmp_path, tmp_path)
