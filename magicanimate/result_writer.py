@@ -15,7 +15,7 @@ from magicanimate.files import encode_json
 from magicanimate.media.prepare import PreparedMedia
 from magicanimate.media.writer import GrowingVideo, VideoWriter, close_together
 from magicanimate.progress import ProgressMeter
-from magicanimate.provenance.signing import Claim, Seal
+from magicanimate.provenance import Claim, Seal
 from magicanimate.request_checks import settings_path, side_by_side_path, so_far_path
 
 _SEPARATOR = 4

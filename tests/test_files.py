@@ -280,7 +280,7 @@ LISTED = {
     "magicanimate.media.writer": {"av.open", "save"},
     "magicanimate.checkpoints.writing": {"safetensors.torch.save_file"},
     "magicanimate.checkpoints.convert": {"save_pretrained"},
-    "magicanimate.provenance.signing": {"open for writing"},
+    "magicanimate.provenance": {"open for writing"},
     "magicanimate.result_writer": {"write_bytes"},
     "magicanimate.media.outputs": {"write_bytes"},
     "magicanimate.webui.gallery.export": {"zipfile.ZipFile"},

@@ -14,12 +14,12 @@ import pytest
 from magicanimate.cli.main import main
 from magicanimate.errors import InputError
 from magicanimate.media.writer import VideoWriter
-from magicanimate.provenance.inspection import inspect
-from magicanimate.provenance.signing import (
+from magicanimate.provenance import (
     CERTIFICATE_VARIABLE,
     SELF_MADE,
     Claim,
     Seal,
+    inspect,
     load_identity,
     make_certificate,
     own_certificate,

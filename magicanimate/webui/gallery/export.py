@@ -141,7 +141,7 @@ def _rewrite(
 
 def _seal(result: StoredResult, target: Path) -> Callable[[Path], None] | None:
     """Content credentials for an export, where the result was to have them and the kind of file can."""
-    from magicanimate.provenance.signing import SIGNED_KINDS, Claim, Seal
+    from magicanimate.provenance import SIGNED_KINDS, Claim, Seal
 
     kind = target.suffix or ".png"
     if kind not in SIGNED_KINDS or not result.settings.get("credentials"):
