@@ -35,7 +35,7 @@ def member(args: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from magicanimate.acceleration.process_group import join_process_group
+    from magicanimate.acceleration.window_parallel import join_process_group
     from magicanimate.checkpoints.locate import resolve_model
     from magicanimate.palette import PALETTE
     from magicanimate.pipeline import MagicAnimatePipeline

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import torch
 
     from densepose_tools.photo_people import PersonDetector
-    from magicanimate.acceleration.process_group import ProcessGroup
+    from magicanimate.acceleration.window_parallel import ProcessGroup
     from magicanimate.background import Backdrop
     from magicanimate.detail import Track
     from magicanimate.mask import Masks
@@ -253,7 +253,7 @@ class Animator:
         self.device = device = pick_device(*self._requested)
         with LOADING, without_collection():
             from magicanimate.acceleration.attention_backend import attention_problem
-            from magicanimate.acceleration.process_group import ProcessGroup
+            from magicanimate.acceleration.window_parallel import ProcessGroup
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.placement import PlacedNetworks
 

@@ -14,8 +14,7 @@ from magicanimate.acceleration.deep_cache import cache_deep_features
 from magicanimate.acceleration.encoder_cache import encode_ahead, reuse_bank
 from magicanimate.acceleration.guidance import branches_in_turn, guide_in_interval
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
-from magicanimate.acceleration.process_group import ProcessGroup, share_windows
-from magicanimate.acceleration.window_batch import batch_windows
+from magicanimate.acceleration.window_parallel import ProcessGroup, batch_windows, share_windows
 from magicanimate.errors import raise_if_stopped
 from magicanimate.models.hybrid_attention import HybridSelfAttention
 from magicanimate.models.unet import VideoUNet

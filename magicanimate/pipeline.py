@@ -22,8 +22,8 @@ from magicanimate.acceleration.attention_backend import InstalledAttention
 from magicanimate.acceleration.control_cache import KeptEmbeddings
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
-from magicanimate.acceleration.process_group import ProcessGroup
 from magicanimate.acceleration.streaming import stream
+from magicanimate.acceleration.window_parallel import ProcessGroup
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError, raise_if_stopped

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from magicanimate.acceleration.process_group import join_process_group
+from magicanimate.acceleration.window_parallel import join_process_group
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.memory.placement import OutOfMemoryFallback
 from magicanimate.memory.profiles import profiles_for

@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 
-from magicanimate.acceleration.process_group import ProcessGroup, share_windows
+from magicanimate.acceleration.window_parallel import ProcessGroup, share_windows
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.sampling import Networks, Window
 from tests import group_member

@@ -265,7 +265,7 @@ def animate(args: argparse.Namespace) -> None:
         check_outputs(request, config=getattr(args, "config", None))
     if len(requests) == 1:  # of several the others are still made
         check_inputs(requests[0])
-    from magicanimate.acceleration.process_group import join_process_group, own_device
+    from magicanimate.acceleration.window_parallel import join_process_group, own_device
 
     device = own_device(args.device)
     with join_process_group(device) as group, ProgressBar(quiet=args.quiet or group.rank > 0) as bar:

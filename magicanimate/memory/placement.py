@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 
 from magicanimate.acceleration.compiled import compile_blocks, compiler_problem, undo_compilation
 from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.acceleration.process_group import ProcessGroup
+from magicanimate.acceleration.window_parallel import ProcessGroup
 from magicanimate.device import Device, available_bytes, empty_cache, is_out_of_memory
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import (

@@ -1,8 +1,10 @@
-"""One animation in several processes: each denoises a share of the windows of every step.
+"""Predict several context windows at once: in one call of the networks, or in several processes.
 
-Started by ``torchrun --nproc-per-node N -m magicanimate animate ...``. All processes read photo and clip and
-hold the latents of the whole clip; in each step they add up one prediction for each frame. The first process
-decodes and writes.
+Several in a call fill a large GPU. Processes are started by ``torchrun --nproc-per-node N -m magicanimate
+animate ...``; each denoises a share of the windows of every step. All read photo and clip and hold the latents of
+the whole clip; in each step they add up one prediction for each frame. The first process decodes and writes.
+
+Letters in shape comments: see `magicanimate.sampling`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,34 @@ from torch import distributed
 from magicanimate.device import is_out_of_memory
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.sampling import Bank, Networks, Window
+
+
+def batch_windows(networks: Networks, size: int) -> Networks:
+    """Predict ``size`` windows of a step at a time; a clip's windows are all equally long."""
+
+    def fuse(
+        outer: Networks, latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total, weight = latents.new_zeros(()), latents.new_zeros(latents.shape[2])
+        for first in range(0, len(windows), size):
+            batch = windows[first : first + size]
+            # Several windows are so many videos in one batch: frames one after the other for the ControlNet,
+            # which knows no videos, and side by side for the UNet.
+            frames = [frame for window in batch for frame in window.frames]
+            noisy = torch.cat([latents.index_select(2, window.index) for window in batch])  # N C K h w
+            residuals = outer.control(frames, noisy.transpose(1, 2).flatten(0, 1), timestep)
+            noise = outer.predict(frames, noisy, timestep, residuals).float()
+            noise = noise.unflatten(0, (-1, len(batch)))  # (B N) C K h w -> B N C K h w
+            if not total.ndim:
+                total = noise.new_zeros(len(noise), noise.shape[2], *latents.shape[2:])  # B C F h w
+            # Added up one by one: windows of a batch may overlap, and index_add_ sums what meets.
+            for i, window in enumerate(batch):
+                total.index_add_(2, window.index, noise[:, i] * window.weight.view(-1, 1, 1))
+                weight.index_add_(0, window.index, window.weight)
+        return total, weight
+
+    return replace(networks, fuse=fuse)
+
 
 # What a process tells the others after each round; the largest counts.
 _WELL, _NO_MEMORY, _CANCELLED, _FAILED = range(4)
