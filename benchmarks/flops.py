@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import PLAN, published_networks
 from magicanimate import sampling
-from magicanimate.acceleration.control_cache import KeptEmbeddings, share_overlaps
+from magicanimate.acceleration.condition_cache import KeptEmbeddings, share_overlaps
 from magicanimate.acceleration.deep_cache import cached_step
 from magicanimate.acceleration.guidance import branches_in_turn
 from magicanimate.acceleration.options import speed_preset

@@ -9,9 +9,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from magicanimate.acceleration.control_cache import share_overlaps
+from magicanimate.acceleration.condition_cache import encode_ahead, reuse_bank, share_overlaps
 from magicanimate.acceleration.deep_cache import cache_deep_features
-from magicanimate.acceleration.encoder_cache import encode_ahead, reuse_bank
 from magicanimate.acceleration.guidance import branches_in_turn, guide_in_interval
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.window_parallel import ProcessGroup, batch_windows, share_windows

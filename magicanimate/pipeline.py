@@ -19,7 +19,7 @@ from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.utils import BaseOutput
 
 from magicanimate.acceleration.attention_backend import InstalledAttention
-from magicanimate.acceleration.control_cache import KeptEmbeddings
+from magicanimate.acceleration.condition_cache import KeptEmbeddings
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.streaming import stream

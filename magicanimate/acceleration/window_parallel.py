@@ -1,8 +1,9 @@
 """Predict several context windows at once: in one call of the networks, or in several processes.
 
 Several in a call fill a large GPU. Processes are started by ``torchrun --nproc-per-node N -m magicanimate
-animate ...``; each denoises a share of the windows of every step. All read photo and clip and hold the latents of
-the whole clip; in each step they add up one prediction for each frame. The first process decodes and writes.
+animate ...``; each denoises a share of the windows of every step. All read photo and clip and hold the
+latents of the whole clip; in each step they add up one prediction for each frame. The first process decodes
+and writes.
 
 Letters in shape comments: see `magicanimate.sampling`.
 """

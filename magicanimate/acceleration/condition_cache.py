@@ -1,4 +1,4 @@
-"""Compute ControlNet results once: residuals of frames that windows share, embeddings of control images.
+"""Run what conditions the UNet less often: the ControlNet once a frame, the appearance encoder in some steps.
 
 Letters in shape comments: see `magicanimate.sampling`.
 """
@@ -16,7 +16,7 @@ from diffusers import ControlNetModel
 from torch import nn
 
 from magicanimate.memory.profiles import KEPT_MAPS as KEPT_BYTES
-from magicanimate.sampling import Networks, Residuals, Window
+from magicanimate.sampling import Bank, Networks, Residuals, Window
 
 EMBEDDED_AT_ONCE = 4  # frames; the first layers work at the picture's full size
 
@@ -124,3 +124,24 @@ class _StandIn(nn.Module):
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
         super().__init__()
         self.forward = function
+
+
+def reuse_bank(networks: Networks, *, reuse: int) -> Networks:
+    """Reuse the bank of an earlier step that lies at most ``reuse`` timesteps back (of 1000 in training)."""
+    kept: list[tuple[int | float, Bank]] = []
+
+    def encode(timestep: torch.Tensor) -> Bank:
+        at = timestep.item()
+        # A bank of a later timestep than this one is of a step that is done again.
+        if not kept or not 0 <= kept[0][0] - at <= reuse:
+            kept[:] = [(at, networks.encode(timestep))]
+        return kept[0][1]
+
+    return replace(networks, encode=encode)
+
+
+def encode_ahead(networks: Networks, timesteps: torch.Tensor) -> Networks:
+    """Compute the banks of all ``timesteps`` now, so that offloading moves the encoder once."""
+    # Timesteps are few and the photo's features do not depend on the latents, so all are known beforehand.
+    banks = {timestep.item(): networks.encode(timestep) for timestep in timesteps}
+    return replace(networks, encode=lambda timestep: banks[timestep.item()])
