@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.flops import build_networks, build_pipeline, count_step
-from magicanimate.acceleration.compiled import undo_compilation
+from magicanimate.acceleration.backends import undo_compilation
 from magicanimate.acceleration.options import OptimizationConfig, speed_preset
 from magicanimate.files import write_bytes, write_json
 from magicanimate.importing import dtype_argument

@@ -146,7 +146,7 @@ class Animator:
         device, dtype: see `magicanimate.device.pick_device`.
         offline: never ask the network; "full" must have been fetched before.
         memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
-        compile: compile blocks of the networks (`magicanimate.acceleration.compiled`), where that works.
+        compile: compile blocks of the networks (`magicanimate.acceleration.backends`), where that works.
         attention: the library that computes attention, see `magicanimate.acceleration.options`.
         group: processes that share an animation; this one alone when ``None``.
         on_progress: told of downloads while loading.
@@ -252,7 +252,7 @@ class Animator:
         folder = self.folder
         self.device = device = pick_device(*self._requested)
         with LOADING, without_collection():
-            from magicanimate.acceleration.attention_backend import attention_problem
+            from magicanimate.acceleration.backends import attention_problem
             from magicanimate.acceleration.window_parallel import ProcessGroup
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.placement import PlacedNetworks

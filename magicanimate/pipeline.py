@@ -18,7 +18,7 @@ import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.utils import BaseOutput
 
-from magicanimate.acceleration.attention_backend import InstalledAttention
+from magicanimate.acceleration.backends import InstalledAttention
 from magicanimate.acceleration.condition_cache import KeptEmbeddings
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.options import Approximations, OptimizationConfig

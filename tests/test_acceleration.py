@@ -12,7 +12,7 @@ import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from magicanimate.acceleration import condition_cache
-from magicanimate.acceleration.attention_backend import attention_problem
+from magicanimate.acceleration.backends import attention_problem
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.guidance import down_path_once
 from magicanimate.acceleration.options import Approximations, OptimizationConfig

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from magicanimate.acceleration.compiled import compiler_problem
+from magicanimate.acceleration.backends import compiler_problem
 from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.animator import Animator
 from magicanimate.memory.placement import compile_denoisers, place
@@ -81,7 +81,7 @@ def test_profile_with_hooks_goes_on_without(tiny_model, caplog):
 
 @pytest.mark.slow
 def test_missing_compiler_is_said_in_one_sentence(tmp_path):
-    script = "from magicanimate.acceleration.compiled import compiler_problem; print(compiler_problem('cpu'))"
+    script = "from magicanimate.acceleration.backends import compiler_problem; print(compiler_problem('cpu'))"
     environment = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment

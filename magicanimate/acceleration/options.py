@@ -39,7 +39,7 @@ class OptimizationConfig:
         banks_ahead: encode the photo for all steps before the first one, so that offloading moves the encoder
             once instead of in every step; the banks of 25 steps at 512x512 take 350 MB in half precision.
         attention: the library that computes attention, one of `ATTENTION`, see
-            `magicanimate.acceleration.attention_backend`; torch when ``None``.
+            `magicanimate.acceleration.backends`; torch when ``None``.
 
     Raises:
         ValueError: a value outside its range.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
-from magicanimate.acceleration.compiled import compile_blocks, compiler_problem, undo_compilation
+from magicanimate.acceleration.backends import compile_blocks, compiler_problem, undo_compilation
 from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.acceleration.window_parallel import ProcessGroup
 from magicanimate.device import Device, available_bytes, empty_cache, is_out_of_memory
