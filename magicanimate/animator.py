@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from magicanimate.mask import Masks
     from magicanimate.media.prepare import PreparedMedia
     from magicanimate.memory.placement import OutOfMemoryFallback, PlacedNetworks
+    from magicanimate.models.autoencoder import LatentPreview
     from magicanimate.pipeline import MagicAnimateOutput, MagicAnimatePipeline
-    from magicanimate.preview import LatentPreview
 
 log = logging.getLogger(__name__)
 
@@ -761,7 +761,7 @@ class Animator:
         """Yield streamed frames, uint8 ``H W 3``, and show the latest ones as a preview."""
         import numpy as np
 
-        from magicanimate.preview import shrunk
+        from magicanimate.models.autoencoder import shrunk
 
         latest: deque[np.ndarray] = deque(maxlen=_MOST_SHOWN)
         for number, frame in enumerate(frames, start=1):
@@ -890,7 +890,7 @@ class Animator:
 
     def _previewed(self, pipe: MagicAnimatePipeline, latents: torch.Tensor) -> np.ndarray:
         if self._preview is None:
-            from magicanimate.preview import LatentPreview
+            from magicanimate.models.autoencoder import LatentPreview
 
             self._preview = LatentPreview(pipe.vae)
         return self._preview(latents)

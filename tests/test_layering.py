@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT
 
 TOP = ("app", "magicanimate.__main__", "magicanimate.cli", "magicanimate.webui")
-PIPELINE = ("magicanimate.pipeline", "magicanimate.sampling", "magicanimate.windows", "magicanimate.preview")
+PIPELINE = ("magicanimate.pipeline", "magicanimate.sampling", "magicanimate.windows")
 # The windows are plain arithmetic, which forecasts of time and memory need.
 NETWORKS = tuple(name for name in PIPELINE if name != "magicanimate.windows")
 MODELS = ("magicanimate.models",)

@@ -9,8 +9,7 @@ from diffusers import AutoencoderDC
 from PIL import Image
 from torch.nn import functional
 
-from magicanimate.models.autoencoder import decode_scaled, encode_scaled
-from magicanimate.preview import MOST_FRAMES, LatentPreview
+from magicanimate.models.autoencoder import MOST_FRAMES, LatentPreview, decode_scaled, encode_scaled
 from tests.conftest import ROOT
 
 
