@@ -282,7 +282,7 @@ class Animator:
         """
         with self._lock:
             networks, own = self._ready(), self.defaults
-            from magicanimate.benchmark import WINDOW, benchmark
+            from magicanimate.loading import WINDOW, benchmark
 
             fallback = networks.prepare(Work(own.width, own.height, frames=WINDOW))
             try:

@@ -1,19 +1,28 @@
-"""Reads a pipeline into the computer's memory, and its text encoder only when somebody writes a prompt."""
+"""Reads a pipeline into the computer's memory, its text encoder only when somebody writes a prompt.
+
+`benchmark` measures what was read, before the first animation can tell how fast it is. It must not keep
+anybody waiting: where two small frames take long they have to do; otherwise it times a whole window.
+"""
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import ControlNetModel
 from diffusers.utils import logging
 from safetensors import SafetensorError, safe_open
 
 from magicanimate.checkpoints.disk import read_model_index
+from magicanimate.config import ShouldStop
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
 from magicanimate.importing import LOADING, dtype_argument, without_collection
-from magicanimate.memory.placement import store_in_eight_bits
+from magicanimate.memory.placement import OutOfMemoryFallback, store_in_eight_bits
 from magicanimate.memory.profiles import DENOISERS, MemoryProfile
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
@@ -128,3 +137,70 @@ def add_text_encoder(pipe: MagicAnimatePipeline, folder: Path, *, device: str, d
             f"The text encoder in {folder} cannot be read ({type(error).__name__}); convert it again."
         ) from error
     pipe.register_modules(text_encoder=encoder.to(device), tokenizer=tokenizer)
+
+
+WINDOW = 16  # frames, as many as a window has by default
+_LARGE = 300_000_000  # parameters; Stable Diffusion's UNet alone has 860 million
+_TRIES = 3  # the quickest counts: while a program starts much else does, too
+_LONG = 1.0  # seconds of the small frames
+_SMALLEST = 64  # pixels of a side, below which networks of several levels run out of feature map
+
+
+def benchmark(
+    pipe: MagicAnimatePipeline, fallback: OutOfMemoryFallback, *, should_stop: ShouldStop | None = None
+) -> dict[str, Any]:
+    """Time one denoising step and the decoding of a blank clip.
+
+    Args:
+        pipe: placed, with its own scheduler.
+        fallback: for a window of the checkpoint's own size.
+        should_stop: asked before each network's turn.
+
+    Returns:
+        ``width`` and ``height`` in pixels, ``num_frames``, and ``seconds`` by stage, "denoise" and "decode",
+        named as in the settings of a result. One step without guidance was made.
+
+    Raises:
+        Cancelled: ``should_stop()`` was true.
+    """
+    own = pipe.config.default_width, pipe.config.default_height
+    width, height = (min(side, max(_SMALLEST, side // 16 * 8)) for side in own)
+    timed = partial(_timed, pipe, fallback, should_stop)
+    timed(width, height, 2)  # what is only done once is done then
+    # Small networks are always quick; that a try of theirs took long would only say that the machine is busy.
+    if sum(weight.numel() for weight in pipe.unet.parameters()) > _LARGE:
+        found = timed(width, height, 2)
+        if sum(found["seconds"].values()) > _LONG:
+            return found
+    tries = [timed(*own, WINDOW) for _ in range(_TRIES)]
+    quickest = {stage: min(found["seconds"][stage] for found in tries) for stage in tries[0]["seconds"]}
+    return tries[0] | {"seconds": quickest}
+
+
+def _timed(
+    pipe: MagicAnimatePipeline,
+    fallback: OutOfMemoryFallback,
+    should_stop: ShouldStop | None,
+    width: int,
+    height: int,
+    frames: int,
+) -> dict[str, Any]:
+    blank = np.zeros((frames, height, width, 3), dtype=np.uint8)
+    keypoints = None if pipe.controlnet_keypoints is None else blank
+    began = time.monotonic()
+    output = pipe(
+        blank[0],
+        blank,
+        keypoints=keypoints,
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        fallback=fallback,
+        output_type="latent",
+        should_stop=should_stop,
+    )
+    output.latents.cpu()  # a GPU has only then done its work
+    denoised = time.monotonic()
+    for _ in pipe.decode(output.latents, fallback=fallback, should_stop=should_stop):
+        pass
+    seconds = {"denoise": denoised - began, "decode": time.monotonic() - denoised}
+    return {"width": width, "height": height, "num_frames": frames, "seconds": seconds}
