@@ -16,7 +16,7 @@ from densepose_tools.extractor import ENGINES
 from densepose_tools.tracking import PersonAt, people_named
 from magicanimate import __version__
 from magicanimate.errors import InputError
-from magicanimate.terminal import exit_status, say
+from magicanimate.progress import exit_status, say
 
 if TYPE_CHECKING:
     from densepose_tools.engine import Extractor
@@ -160,7 +160,7 @@ def _run(args: argparse.Namespace) -> None:
     from densepose_tools.extraction import extract, recolour, redraw
     from densepose_tools.output import Output
     from magicanimate.media.motion import open_motion
-    from magicanimate.terminal import ProgressBar, stop_on_interrupt
+    from magicanimate.progress import ProgressBar, stop_on_interrupt
 
     if args.pictures or args.keypoints:
         if args.pictures and args.keypoints:
@@ -196,7 +196,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _run_pictures(args: argparse.Namespace) -> None:
     from densepose_tools.pictures import extract_pictures
-    from magicanimate.terminal import ProgressBar, stop_on_interrupt
+    from magicanimate.progress import ProgressBar, stop_on_interrupt
 
     if args.people not in ("largest", "all"):
         raise InputError("With --pictures, --people is largest or all.")

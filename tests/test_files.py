@@ -313,7 +313,7 @@ LISTED = {
     "training.run_folder": {"open for writing"},
     "densepose_tools.pictures": {"save", "open for writing"},
     # no files
-    "magicanimate.terminal": {"open for writing"},  # the null device
+    "magicanimate.progress": {"open for writing"},  # the null device
     "magicanimate.webui.security.guard": {"json.loads"},  # Gradio's answer
     # a body model that only developers name, by an environment variable
     "training.dancers.body": {"torch.load", "torch.save"},

@@ -126,10 +126,10 @@ def test_stop_is_asked_within_a_window(wanted, tiny_model, share):
 def test_a_second_signal_ends_at_once(tmp_path, first):
     """The main thread is within one call, as in a network; a half-written file goes all the same."""
     code = (
-        "import signal, sys, time; from pathlib import Path; from magicanimate import files, terminal\n"
+        "import signal, sys, time; from pathlib import Path; from magicanimate import files, progress\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored,
         "getattr(signal, 'SIGHUP', None) and signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup this one
-        "with terminal.stop_on_interrupt() as should_stop:\n"
+        "with progress.stop_on_interrupt() as should_stop:\n"
         f"    files.partial_path(Path({str(tmp_path)!r}, 'a.mp4')).touch()\n"
         "    print('ready', flush=True)\n"
         "    while not should_stop(): time.sleep(0.01)\n"
@@ -156,7 +156,7 @@ def test_a_second_signal_ends_at_once(tmp_path, first):
 )
 def test_nobody_need_listen(redirection, status):
     code = (
-        "import sys; from magicanimate.terminal import exit_status, say\n"
+        "import sys; from magicanimate.progress import exit_status, say\n"
         "def work():\n    say('working')\n    print('x' * 100_000)\n"
         "sys.exit(exit_status(work))"
     )

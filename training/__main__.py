@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from magicanimate.terminal import exit_status, say
+from magicanimate.progress import exit_status, say
 from training import ablations
 from training.config import check_config
 from training.evaluation import command as evaluation

@@ -14,7 +14,7 @@ from torch import nn
 
 from magicanimate.errors import InputError
 from magicanimate.files import write_json
-from magicanimate.terminal import stop_on_interrupt
+from magicanimate.progress import stop_on_interrupt
 from training.build import (
     Start,
     build_networks,
@@ -55,7 +55,7 @@ def train(
 ) -> bool:
     """Train one stage in ``runs/<stage>``, resuming if that run was begun.
 
-    One of `magicanimate.terminal.STOP_SIGNALS` ends it after the step it is at, with a checkpoint.
+    One of `magicanimate.progress.STOP_SIGNALS` ends it after the step it is at, with a checkpoint.
 
     Args:
         config: of the stage.

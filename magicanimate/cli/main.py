@@ -26,8 +26,8 @@ from magicanimate.files import timestamp
 from magicanimate.importing import import_diffusers
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
+from magicanimate.progress import ProgressBar, exit_status, say, stop_on_interrupt
 from magicanimate.request_checks import check_inputs, check_outputs, check_request
-from magicanimate.terminal import ProgressBar, exit_status, say, stop_on_interrupt
 
 _ANIMATE_EXAMPLES = """\
 examples:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
 from magicanimate.errors import InputError
-from magicanimate.terminal import ProgressBar, stop_on_interrupt
+from magicanimate.progress import ProgressBar, stop_on_interrupt
 
 if TYPE_CHECKING:
     from magicanimate.checkpoints.locate import ModelInfo

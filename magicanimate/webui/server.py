@@ -25,7 +25,7 @@ from magicanimate.errors import InputError
 from magicanimate.importing import import_diffusers, without_collection
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
-from magicanimate.terminal import exit_status, stop_on_interrupt
+from magicanimate.progress import exit_status, stop_on_interrupt
 from magicanimate.webui import texts
 from magicanimate.webui.scratch import FOLDER_VARIABLE, Scratch
 from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from magicanimate.terminal import exit_status
+from magicanimate.progress import exit_status
 from training.data.sources import SIGNALS
 from training.options import whole_number
 
@@ -97,7 +97,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from magicanimate.errors import InputError
-    from magicanimate.terminal import say, stop_on_interrupt
+    from magicanimate.progress import say, stop_on_interrupt
     from training.data.prepare import PrepareSettings, check_prepared, prepare
     from training.data.raw import LISTS, fetch_list, find_items
     from training.data.shards import write_shards

@@ -40,7 +40,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Run ``evaluate``."""
     from magicanimate.device import pick_device
     from magicanimate.errors import InputError
-    from magicanimate.terminal import say
+    from magicanimate.progress import say
     from training.evaluation.networks import networks_folder
     from training.evaluation.page import PAGE
     from training.evaluation.protocol import METRICS, load_protocol
