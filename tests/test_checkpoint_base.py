@@ -1,7 +1,7 @@
 """Base models other than the original: fine-tunes in every layout are converted, other models are refused.
 
 The names are those of the original program (CompVis/stable-diffusion), in whose checkpoints the UNet of 1.x
-has 686 tensors; what tells other models apart is cited in `magicanimate.checkpoints.base_model`.
+has 686 tensors; what tells other models apart is cited in `magicanimate.checkpoints.convert`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,6 @@ from magicanimate.checkpoints.architectures import (
     read_config,
     video_unet_config,
 )
-from magicanimate.checkpoints.base_model import require_sd15
 from magicanimate.checkpoints.disk import (
     MODEL_INDEX,
     PIPELINE_CLASS,
@@ -37,7 +37,13 @@ from magicanimate.checkpoints.disk import (
 )
 from magicanimate.checkpoints.keys import is_motion_key
 from magicanimate.checkpoints.layout import ComponentFiles, PublishedFiles, find_published
-from magicanimate.checkpoints.reading import SomeWeights, WeightFile, open_single_file, open_weights
+from magicanimate.checkpoints.reading import (
+    UNET_PREFIX,
+    SomeWeights,
+    WeightFile,
+    open_single_file,
+    open_weights,
+)
 from magicanimate.checkpoints.writing import (
     DTYPES,
     Source,
@@ -48,7 +54,7 @@ from magicanimate.checkpoints.writing import (
 )
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import InputError, raise_if_stopped
-from magicanimate.files import LARGEST_JSON, parse_json, read_text, write_json
+from magicanimate.files import LARGEST_JSON, Unreadable, parse_json, read_json_object, read_text, write_json
 from magicanimate.models.prompt import EmptyPrompt
 
 # The published demo's settings.
@@ -438,3 +444,83 @@ def _no_progress_bars() -> Iterator[None]:
 
 def _short(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")[:160]
+
+
+# By these names and sizes other models are known. Sources: the state dicts of CompVis/stable-diffusion (1.x and
+# its inpainting), Stability-AI/stablediffusion (2.x, OpenCLIP), Stability-AI/generative-models (XL),
+# timothybrooks/instruct-pix2pix and black-forest-labs/flux, and the config.json files of their folders.
+_XL, _TWO = "Stable Diffusion XL", "Stable Diffusion 2"
+_TRANSFORMER = "a diffusion transformer such as Stable Diffusion 3 or Flux"
+_VELOCITY = "a model that predicts velocity (v-prediction), where MagicAnimate's layers expect noise"
+
+# The first pattern that one of a file's names has counts.
+_BY_NAME = (
+    (r"double_blocks|joint_blocks|single_transformer_blocks", _TRANSFORMER),
+    (r"^conditioner\.embedders\.|\.label_emb\.", _XL),
+    (r"^cond_stage_model\.model\.", f"{_TWO} (its texts are read by OpenCLIP)"),
+    (r"^control_model\.|input_hint_block|controlnet_cond_embedding", "a ControlNet"),
+    (r"lora_(up|down|A|B|unet|te)", "a LoRA, which `animate --lora` takes"),
+    (r"^v_pred$", _VELOCITY),
+)
+_BY_CHANNELS = {
+    9: "an inpainting model (its UNet also takes a mask and the picture behind it)",
+    8: "a model that edits pictures by instructions (InstructPix2Pix)",
+    5: "a model that also takes a depth map",
+}
+_BY_TEXT_WIDTH = {1024: _TWO, 1280: f"{_XL} (the refiner)", 2048: _XL}
+
+
+def require_sd15(path: Path) -> None:
+    """Refuse a base model that is not a fine-tune of Stable Diffusion 1.5.
+
+    Args:
+        path: a single file of the original program's layout, or a folder of diffusers'.
+
+    Raises:
+        InputError: it is something else, which the sentence names, or cannot be read.
+    """
+    what = _folder_is(path) if path.is_dir() else _file_is(open_weights(path))
+    if what:
+        raise InputError(
+            f"{path} is {what}, and MagicAnimate's layers fit Stable Diffusion 1.5 only; give a model that "
+            "was fine-tuned from that."
+        )
+
+
+def _file_is(weights: WeightFile) -> str | None:
+    for pattern, what in _BY_NAME:
+        if any(re.search(pattern, key) for key in weights):
+            return what
+    first = weights.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
+    text = weights.get(f"{UNET_PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    return _by_sizes(
+        channels=None if first is None else first.shape[1], text=None if text is None else text.shape[1]
+    )
+
+
+def _folder_is(folder: Path) -> str | None:
+    if (folder / "transformer").is_dir():
+        return _TRANSFORMER
+    if (folder / "text_encoder_2").is_dir():
+        return _XL
+    unet = _config(folder / "unet" / "config.json")
+    if unet.get("addition_embed_type") == "text_time":
+        return _XL
+    scheduler = _config(folder / "scheduler" / "scheduler_config.json")
+    by_sizes = _by_sizes(channels=unet.get("in_channels"), text=unet.get("cross_attention_dim"))
+    return by_sizes or (_VELOCITY if scheduler.get("prediction_type") == "v_prediction" else None)
+
+
+def _by_sizes(*, channels: Any, text: Any) -> str | None:
+    """What a model is whose UNet takes so many channels and texts of such a width."""
+    return (_BY_CHANNELS.get(channels) if isinstance(channels, int) else None) or (
+        _BY_TEXT_WIDTH.get(text) if isinstance(text, int) else None
+    )
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """A configuration, empty if there is none; what is wrong with it is said when it is used."""
+    try:
+        return read_json_object(file) if file.exists() else {}
+    except Unreadable:
+        return {}
