@@ -42,8 +42,7 @@ def write_source(folder: Path) -> None:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from magicanimate.checkpoints.architectures import NETWORKS, empty_network, sd15_config, video_unet_config
-    from magicanimate.checkpoints.keys import is_motion_key, is_positional, published_key
-    from magicanimate.checkpoints.layout import published_folder
+    from magicanimate.checkpoints.layout import is_motion_key, is_positional, published_folder, published_key
 
     def zeros(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
         return {key: torch.zeros(shape, dtype=torch.float16) for key, shape in shapes.items()}

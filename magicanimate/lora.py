@@ -368,7 +368,7 @@ def _names(networks: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Every name that a layer may have, see `_plain` -> component, and what the network calls it."""
     from torch import nn
 
-    from magicanimate.checkpoints.keys import is_motion_key, original_unet_key
+    from magicanimate.checkpoints.layout import is_motion_key, original_unet_key
 
     names: dict[str, tuple[str, str]] = {}
     for layer in _layers(networks["unet"], (nn.Linear, nn.Conv2d)):

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from magicanimate.checkpoints.keys import is_positional, original_unet_key, published_key
+from magicanimate.checkpoints.layout import is_positional, original_unet_key, published_key
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 

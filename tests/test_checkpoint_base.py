@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from magicanimate.checkpoints import architectures
 from magicanimate.checkpoints.convert import convert_checkpoint
-from magicanimate.checkpoints.keys import is_motion_key
+from magicanimate.checkpoints.layout import is_motion_key
 from magicanimate.cli.main import build_parser
 from magicanimate.errors import InputError
 from magicanimate.pipeline import MagicAnimatePipeline

@@ -21,8 +21,7 @@ from magicanimate.animator import Animator
 from magicanimate.checkpoints import architectures, writing
 from magicanimate.checkpoints.architectures import SCHEDULER, empty_network, sd15_config, video_unet_config
 from magicanimate.checkpoints.convert import convert_checkpoint
-from magicanimate.checkpoints.keys import is_motion_key
-from magicanimate.checkpoints.layout import choose_weights, find_published
+from magicanimate.checkpoints.layout import choose_weights, find_published, is_motion_key
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import InputError

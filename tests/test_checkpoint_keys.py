@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
-from magicanimate.checkpoints import keys
+from magicanimate.checkpoints import layout
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 from tests.published_layout import (
@@ -35,36 +35,36 @@ ATTENTION = "down_blocks.1.motion_modules.0.temporal_transformer.transformer_blo
     ],
 )
 def test_motion_keys_follow_the_rules(published, expected):
-    assert keys.motion_key(published) == f"down_blocks.1.motion_modules.0.{expected}"
+    assert layout.motion_key(published) == f"down_blocks.1.motion_modules.0.{expected}"
 
 
 def test_position_tables_are_dropped():
-    assert keys.motion_key(f"{ATTENTION}.attention_blocks.0.pos_encoder.pe") is None
+    assert layout.motion_key(f"{ATTENTION}.attention_blocks.0.pos_encoder.pe") is None
 
 
 def test_spatial_keys_stay_as_they_are():
     key = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
-    assert keys.unet_key(f"module.{key}") == key
+    assert layout.unet_key(f"module.{key}") == key
 
 
 def test_old_autoencoder_attention():
-    assert keys.vae_key("encoder.mid_block.attentions.0.query.weight").endswith("0.to_q.weight")
-    assert keys.vae_key("decoder.mid_block.attentions.0.proj_attn.bias").endswith("0.to_out.0.bias")
+    assert layout.vae_key("encoder.mid_block.attentions.0.query.weight").endswith("0.to_q.weight")
+    assert layout.vae_key("decoder.mid_block.attentions.0.proj_attn.bias").endswith("0.to_out.0.bias")
     new = "encoder.mid_block.attentions.0.to_k.weight"
-    assert keys.vae_key(new) == new
+    assert layout.vae_key(new) == new
     quant = "quant_conv.weight"
-    assert keys.vae_key(quant) == quant
+    assert layout.vae_key(quant) == quant
 
 
 def test_every_unet_key_survives_the_way_there_and_back():
     for key in tiny_unet().state_dict():
-        published = keys.published_key("unet", key)
-        assert keys.unet_key(published) == (None if keys.is_positional(key) else key)
+        published = layout.published_key("unet", key)
+        assert layout.unet_key(published) == (None if layout.is_positional(key) else key)
 
 
 def test_unknown_component_is_named():
     with pytest.raises(ValueError, match="'vea'"):
-        keys.convert_key("vea", "conv_in.weight")
+        layout.convert_key("vea", "conv_in.weight")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -73,11 +73,11 @@ def test_wrapped_and_prefixed_state_loads_to_the_same_network(prefix, wrapped):
     unet = tiny_unet()
     published = fill_state("unet", published_shapes("unet", unet))
     state = {f"{prefix}{key}": value for key, value in published.items()}
-    weights = keys.unwrap({"state_dict": state, "epoch": 3} if wrapped else state)
-    state = {key: weights[name] for key, name in keys.convert_keys("unet", weights).items()}
+    weights = layout.unwrap({"state_dict": state, "epoch": 3} if wrapped else state)
+    state = {key: weights[name] for key, name in layout.convert_keys("unet", weights).items()}
     missing, unexpected = unet.load_state_dict(state, strict=False)
     assert unexpected == []
-    assert all(keys.is_positional(key) for key in missing)
+    assert all(layout.is_positional(key) for key in missing)
     expected = fill_module("unet", tiny_unet()).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in unet.state_dict().items())
 
@@ -113,16 +113,16 @@ def test_manifest_of_stable_diffusion_is_met_on_the_meta_device(shared):
         }
     published = {"unet": "unet3d", "appearance_encoder": "appearance_encoder", "controlnet": "controlnet"}
     for component, network in networks.items():
-        converted = keys.convert_keys(component, manifest[published[component]])
+        converted = layout.convert_keys(component, manifest[published[component]])
         shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
         assert {key: manifest[published[component]][name] for key, name in converted.items()} == {
-            key: shape for key, shape in shapes.items() if not keys.is_positional(key)
+            key: shape for key, shape in shapes.items() if not layout.is_positional(key)
         }
 
 
 def test_motion_weights_alone_are_those_of_the_manifest(shared):
     manifest = json.loads((shared / "golden/magicanimate/manifest_sd15.json").read_text(encoding="utf-8"))
-    alone = keys.convert_keys("unet", manifest["motion_modules"])
-    whole = keys.convert_keys("unet", manifest["unet3d"])
-    assert alone == {key: name for key, name in whole.items() if keys.is_motion_key(key)}
+    alone = layout.convert_keys("unet", manifest["motion_modules"])
+    whole = layout.convert_keys("unet", manifest["unet3d"])
+    assert alone == {key: name for key, name in whole.items() if layout.is_motion_key(key)}
     assert len(alone) == 520  # 560 published, of which 40 are position tables

@@ -25,7 +25,7 @@ from torch import nn
 
 from magicanimate import lora
 from magicanimate.animator import Animator
-from magicanimate.checkpoints.keys import original_unet_key
+from magicanimate.checkpoints.layout import original_unet_key
 from magicanimate.cli.batch import load_batch
 from magicanimate.cli.main import build_parser, requests_of
 from magicanimate.config import AnimationRequest

@@ -13,8 +13,7 @@ from torch import nn
 from magicanimate.checkpoints.architectures import video_unet_config
 from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS, empty_prompt
 from magicanimate.checkpoints.disk import read_model_index
-from magicanimate.checkpoints.keys import convert_keys, is_motion_key
-from magicanimate.checkpoints.layout import ComponentFiles
+from magicanimate.checkpoints.layout import ComponentFiles, convert_keys, is_motion_key
 from magicanimate.checkpoints.reading import open_weights
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object

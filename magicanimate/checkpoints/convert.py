@@ -35,8 +35,7 @@ from magicanimate.checkpoints.disk import (
     require_free,
     staged_folder,
 )
-from magicanimate.checkpoints.keys import is_motion_key
-from magicanimate.checkpoints.layout import ComponentFiles, PublishedFiles, find_published
+from magicanimate.checkpoints.layout import ComponentFiles, PublishedFiles, find_published, is_motion_key
 from magicanimate.checkpoints.reading import (
     UNET_PREFIX,
     SomeWeights,
@@ -446,8 +445,8 @@ def _short(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")[:160]
 
 
-# By these names and sizes other models are known. Sources: the state dicts of CompVis/stable-diffusion (1.x and
-# its inpainting), Stability-AI/stablediffusion (2.x, OpenCLIP), Stability-AI/generative-models (XL),
+# By these names and sizes other models are known. Sources: the state dicts of CompVis/stable-diffusion (1.x
+# and its inpainting), Stability-AI/stablediffusion (2.x, OpenCLIP), Stability-AI/generative-models (XL),
 # timothybrooks/instruct-pix2pix and black-forest-labs/flux, and the config.json files of their folders.
 _XL, _TWO = "Stable Diffusion XL", "Stable Diffusion 2"
 _TRANSFORMER = "a diffusion transformer such as Stable Diffusion 3 or Flux"

@@ -21,8 +21,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError, safe_open
 
-from magicanimate.checkpoints.keys import unwrap
-from magicanimate.checkpoints.layout import INDEX, INDICES, PICKLES, SAFETENSORS
+from magicanimate.checkpoints.layout import INDEX, INDICES, PICKLES, SAFETENSORS, unwrap
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, read_json_object, require_ordinary
 from magicanimate.importing import dtype_argument

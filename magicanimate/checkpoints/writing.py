@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from magicanimate.checkpoints.keys import convert_key, is_positional, published_key
+from magicanimate.checkpoints.layout import convert_key, is_positional, published_key
 from magicanimate.checkpoints.reading import WeightFile
 from magicanimate.errors import InputError
 from magicanimate.files import write_json
@@ -52,7 +52,7 @@ def match_network(
     """Pair every weight of a network with its tensor in the published files.
 
     Args:
-        component: one of `magicanimate.checkpoints.keys.COMPONENTS`.
+        component: one of `magicanimate.checkpoints.layout.COMPONENTS`.
         network: on the meta device.
         files: each with whether a key of the network belongs into that file.
 
