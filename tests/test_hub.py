@@ -14,10 +14,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, hf_hub_download
 
-from magicanimate.checkpoints import hub, locate
+from magicanimate.checkpoints import locate
 from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.download import download
-from magicanimate.checkpoints.hub import MAGICANIMATE, STABLE_DIFFUSION, VAE
+from magicanimate.checkpoints.locate import MAGICANIMATE, STABLE_DIFFUSION, VAE
 from magicanimate.errors import Cancelled, InputError
 from tests.hub_stand_in import COMMIT, HubStandIn
 from tests.published_layout import write_published_layout
@@ -73,7 +73,7 @@ def hub_server(published, tmp_path, monkeypatch):
 
 
 def fetch(**options) -> Path:
-    return hub.fetch_full(retry_delays=NO_WAIT, **options)
+    return locate.fetch_full(retry_delays=NO_WAIT, **options)
 
 
 def same_files(one: Path, other: Path) -> bool:
@@ -91,7 +91,7 @@ def test_stand_in_satisfies_the_hub_library_itself(hub_server, published, tmp_pa
 
 
 def test_plan_names_the_needed_files_and_their_size(hub_server, published):
-    plan = hub.plan_download()
+    plan = locate.plan_download()
     names = {(file.remote.repo, file.remote.name) for file in plan.files}
     assert names == {
         (MAGICANIMATE, "appearance_encoder/config.json"),
@@ -137,7 +137,7 @@ def test_fetch_gives_what_converting_by_hand_gives(hub_server, converted, tmp_pa
 
 def fetch_one(name: str, should_stop=lambda: False, on_bytes=lambda count: None) -> Path:
     """Download one of the planned files, without the rest and the conversion."""
-    (file,) = [file for file in hub.plan_download().files if file.remote.name == name]
+    (file,) = [file for file in locate.plan_download().files if file.remote.name == name]
     return download(file.remote, file.path, on_bytes=on_bytes, should_stop=should_stop, retry_delays=NO_WAIT)
 
 
@@ -158,7 +158,7 @@ def test_next_run_resumes_after_giving_up(hub_server, published, converted, tmp_
     with pytest.raises(InputError, match=r"cannot be fetched .* after 3 attempts; .*run the same again"):
         fetch()
     assert not (tmp_path / "home" / "full").exists()
-    before = hub.plan_download()
+    before = locate.plan_download()
     assert before.bytes_total - before.bytes_missing >= size // 3
     hub_server.faults.always_break_after.clear()
     del hub_server.requests[:]
@@ -287,16 +287,16 @@ def test_offline_without_the_files(hub_server, monkeypatch, switch):
 
 def test_the_cache_of_a_repository_that_was_renamed_is_used(hub_server, converted, tmp_path):
     cache = tmp_path / "hub_cache"
-    for file in hub.plan_download().files:
+    for file in locate.plan_download().files:
         hf_hub_download(file.remote.repo, file.remote.name, cache_dir=cache)
     renamed = f"models--{STABLE_DIFFUSION.replace('/', '--')}"
     (cache / renamed).rename(cache / "models--runwayml--stable-diffusion-v1-5")
-    assert hub.plan_download(cache_dir=cache).bytes_missing == 0
+    assert locate.plan_download(cache_dir=cache).bytes_missing == 0
     assert same_files(fetch(offline=True, cache_dir=cache), converted)
 
 
 def test_offline_with_a_full_hub_cache(hub_server, converted, tmp_path):
-    for file in hub.plan_download().files:
+    for file in locate.plan_download().files:
         hf_hub_download(file.remote.repo, file.remote.name, cache_dir=tmp_path / "hub_cache")
     del hub_server.requests[:]
     assert same_files(fetch(offline=True, cache_dir=tmp_path / "hub_cache"), converted)
@@ -342,13 +342,13 @@ def test_environment_is_respected(hub_server, tmp_path):
         "PYTHONPATH": str(ROOT),
     }
     code = (
-        "import sys; from magicanimate.checkpoints import download, hub; p = hub.plan_download();"
+        "import sys; from magicanimate.checkpoints import download, locate; p = locate.plan_download();"
         "f = p.files[0]; no = lambda *_: None;"
         "download.download(f.remote, f.path, on_bytes=no, should_stop=no);"
         "print(p.bytes_total, f.path.parents[2], f.path.stat().st_size, 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    plan = hub.plan_download()
+    plan = locate.plan_download()
     sizes = [str(plan.bytes_total), str(plan.files[0].remote.nbytes)]
     assert run.stdout.split() == [sizes[0], str(tmp_path / "elsewhere"), sizes[1], "False"]
 

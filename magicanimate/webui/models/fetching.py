@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from magicanimate.checkpoints.disk import downloads_folder
-from magicanimate.checkpoints.hub import fetch_full
+from magicanimate.checkpoints.locate import fetch_full
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 
@@ -37,7 +37,7 @@ class ModelFetch:
     """At most one download at a time. Every method may be called from any thread.
 
     Args:
-        fetch: see `magicanimate.checkpoints.hub.fetch_full`, which goes on where it was stopped.
+        fetch: see `magicanimate.checkpoints.locate.fetch_full`, which goes on where it was stopped.
     """
 
     def __init__(self, fetch: Fetch = fetch_full):
