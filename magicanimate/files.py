@@ -406,7 +406,7 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = False, private: bool
         partial.write_bytes(data)
 
 
-def write_json(path: Path, value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     """Write JSON as `encode_json` makes it, whole or not at all.
 
     Raises:

@@ -12,8 +12,9 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicanimate import ASSETS
 from magicanimate.checkpoints.disk import (
@@ -233,7 +234,7 @@ def plan_download(
     remotes: list[tuple[str, RemoteFile]] = []
     for repo in dict.fromkeys(repo for repo, _ in PLACES.values()):
         listing = persist(
-            lambda repo=repo: _listing(repo), what=repo, should_stop=should_stop, retry_delays=retry_delays
+            partial(_listing, repo), what=repo, should_stop=should_stop, retry_delays=retry_delays
         )
         for component, (owner, folder) in PLACES.items():
             if owner == repo:
@@ -250,6 +251,8 @@ def _listing(repo: str) -> dict[str, RemoteFile]:
         info = api.model_info(
             repo, revision="main", files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
+        if info.sha is None or info.siblings is None:
+            raise ValueError("there is no listing")
         return {entry.rfilename: _remote(repo, info.sha, entry) for entry in info.siblings}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -259,8 +262,10 @@ def _listing(repo: str) -> dict[str, RemoteFile]:
 
 def _remote(repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
     blob = entry.lfs.sha256 if entry.lfs else entry.blob_id
-    if not _BLOB.fullmatch(blob):  # it becomes part of a path
+    if blob is None or not _BLOB.fullmatch(blob):  # it becomes part of a path
         raise ValueError(f"{blob!r} is not the hash of a file")
+    if entry.size is None:
+        raise ValueError(f"{entry.rfilename} has no size")
     return RemoteFile(repo, entry.rfilename, commit, int(entry.size), blob)
 
 
@@ -381,7 +386,7 @@ def remember(plan: DownloadPlan) -> None:
 
 def published_files(plan: DownloadPlan) -> PublishedFiles:
     """The files of a plan by their role; they must all be there."""
-    components = {}
+    components: dict[str, Any] = {}
     for component in PLACES:
         paths = {Path(file.remote.name).name: file.path for file in plan.files if file.component == component}
         if component == "tokenizer":
