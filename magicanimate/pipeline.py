@@ -238,6 +238,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 "the beginning comes first with output_type 'stream', no closed loop, one process"
             )
 
+        # With a scale of 1 the unconditional branch would cancel out, so it is not computed.
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
         # Absent helpers are replaced by ones that do nothing, so that the rest has no cases.
         fallback, group = fallback or OutOfMemoryFallback(), group or ProcessGroup()
@@ -245,12 +246,14 @@ class MagicAnimatePipeline(DiffusionPipeline):
             with attempt, group.in_round(), stopping_between_blocks([self.vae], should_stop):
                 reference = self.encode_image(image, photo_labels)
         clean = None if video is None else self.encode_video(video, fallback, group, should_stop)
+        # Looked at here, where the cause is still known; later everything would be NaN.
         self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
         timesteps = self.get_timesteps(steps, strength)
         # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
         if clean is not None:
+            # Schedulers disagree on the scale of their first latents; `add_noise` wants plain noise.
             noise = latents / float(self.scheduler.init_noise_sigma)
             latents = self.scheduler.add_noise(clean, noise, timesteps[:1])
         optimization, approximations = (
@@ -394,6 +397,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             raise ValueError(
                 f"image {tuple(image.shape)} and control frames {tuple(control[0].shape)} differ in size"
             )
+        # A ControlNet that is left out would silently give another video than the checkpoint was trained for.
         if (keypoints is None) != (self.controlnet_keypoints is None):
             raise ValueError(
                 "keypoints and a ControlNet for them go together; this checkpoint has "
@@ -416,6 +420,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 f"width and height must be multiples of {self.vae_scale_factor}, not "
                 f"{image.shape[1]} x {image.shape[0]}"
             )
+        # The schedule has no more timesteps at which steps could be taken.
         if not 1 <= steps <= self.scheduler.config.num_train_timesteps:
             raise ValueError(
                 f"num_inference_steps is {steps}; choose 1 to {self.scheduler.config.num_train_timesteps}"
@@ -489,6 +494,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Latents of frames, uint8 ``F H W 3`` -> float32 ``1 C F h w``, a few frames at a time."""
         chunks = []
+        # In the same portions as decoding, for which memory is planned.
         for first in range(0, len(video), DECODED_AT_ONCE):
             raise_if_stopped(should_stop, "while encoding")
             frames = np.stack([video[i] for i in range(first, min(first + DECODED_AT_ONCE, len(video)))])
@@ -505,6 +511,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         wait for all the work that is queued.
         """
         self.scheduler.set_timesteps(num_inference_steps, device="cpu")
+        # Some solvers (Heun's) have several entries for a step.
         timesteps, order = self.scheduler.timesteps, getattr(self.scheduler, "order", 1)
         begin = (num_inference_steps - max(1, int(num_inference_steps * strength))) * order
         if begin and hasattr(self.scheduler, "set_begin_index"):
@@ -523,6 +530,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
         The noise of ``noise_period`` frames (published: 16) is repeated along the clip, which steadies it.
         """
+        # Drawn on the CPU: the generators of GPUs give other numbers for the same seed.
         height, width = (side // self.vae_scale_factor for side in size)
         channels = self.unet.config.in_channels
         if latents is None:
@@ -578,6 +586,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 with attempt, stopping_between_blocks([self.vae], should_stop):
                     decoded = decode_scaled(self.vae, chunk)
                     pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+                    # Copied without waiting; `_arrived` waits when the frames are wanted.
                     fetched = (
                         to_host(pixels.movedim(1, -1).contiguous()),
                         to_host(torch.isfinite(decoded).all()),

@@ -55,6 +55,7 @@ def down_path_once(unet: VideoUNet) -> Iterator[None]:
 
 
 def _computed_once(forward: Callable[..., Any]) -> Callable[..., Any]:
+    # A block's inputs are the same in every branch, so what it is called with need not be compared.
     kept: list[Any] = []
 
     def once(*args: Any, **kwargs: Any) -> Any:
@@ -77,6 +78,7 @@ def guide_in_interval(
     def predict(
         frames: list[int], noisy: torch.Tensor, timestep: torch.Tensor, residuals: Residuals
     ) -> torch.Tensor:
+        # One row of noise tells the loop that there is nothing to guide, see `denoise`.
         chosen = networks if guided(timestep) else conditional
         return chosen.predict(frames, noisy, timestep, residuals)
 

@@ -109,6 +109,7 @@ class Approximations:
 
     def guides(self, step: int, steps: int) -> bool:
         """Whether guidance applies in step number ``step`` of ``steps``."""
+        # The stop is left out, so that two intervals that meet have no step in common.
         return self.guidance_start * steps <= step < self.guidance_stop * steps
 
 
@@ -130,6 +131,7 @@ class SpeedPreset:
 
     def steps(self, own: int) -> int:
         """Denoising steps for a checkpoint whose default is ``own``."""
+        # Never more than half of the checkpoint's own, which for a distilled one are few already.
         return own if self.most_steps is None else min(own, max(FEWEST_STEPS, min(self.most_steps, own // 2)))
 
 
@@ -173,6 +175,7 @@ def completed(request: AnimationRequest, *, steps: int) -> AnimationRequest:
         request: what was asked for; what it names stays.
         steps: the checkpoint's own number of steps.
     """
+    # What was asked for by name wins over the preset, which only fills the gaps.
     preset = speed_preset(request.preset)
     filled = {
         "num_inference_steps": preset.steps(steps),

@@ -79,14 +79,17 @@ def stream(
 
     shown = 0
     while any(waiting):
+        # The latest step that can go on: it brings the beginning nearest to its end.
         number = max(filter(ready, range(len(steps))))
         window, timestep = waiting[number].popleft(), timesteps[number]
         own = cells_of(window)
         noisy = torch.cat([cell.scheduler.scale_model_input(cell.latents, timestep) for cell in own], dim=2)
+        # Several cells share a window, and their noise is predicted together, as in the ordinary order.
         total, weight = attempt(partial(predict, noisy, timestep, alone(window)))  # B C K h w, K
         for cell in own:
             part = slice(cell.first - window[0], cell.first - window[0] + cell.latents.shape[2])
             cell.add(total[:, :, part], weight[part])
+        # Handed out in order: a later cell may be done before an earlier one.
         while shown < len(cells) and cells[shown].steps_taken == len(timesteps):
             yield cells[shown].latents
             shown += 1
@@ -129,6 +132,7 @@ class _Cell:
         self.missing -= 1
         if self.missing == 0:
             assert self.loop is not None
+            # Only now may the loop ask for the noise: it takes the sums as they are.
             self.latents, _ = next(self.loop)
             self.total = self.weight = None
             self.steps_taken += 1
@@ -145,6 +149,7 @@ def _cells(
     generator: torch.Generator,
 ) -> list[_Cell]:
     """The clip's frames in cells, each with a loop and a random stream of its own."""
+    # Between two edges of any window of any step, frames are never apart.
     cuts = sorted({edge for windows in steps for window in windows for edge in (window.start, window.stop)})
     begin = [Counter(window.start for window in windows) for windows in steps]
     end = [Counter(window.stop for window in windows) for windows in steps]
@@ -156,6 +161,7 @@ def _cells(
         cell = _Cell(first, part, copy.deepcopy(scheduler), counts, missing=counts[0])
         # The core's own loop: what it asks the networks for has been computed window by window.
         collected = replace(_NOTHING, fuse=lambda *_, cell=cell: (cell.total, cell.weight))
+        # Cells take their steps at different times, so one shared stream would depend on their order.
         seed = int(torch.randint(2**63 - 1, (1,), generator=generator))
         cell.loop = denoise(
             part,

@@ -79,6 +79,7 @@ def compile_denoisers(pipe: DiffusionPipeline) -> None:
 
 def bytes_on(pipe: DiffusionPipeline, device: str) -> int:
     """Bytes of the pipeline's weights that are on a device."""
+    # "cuda" means any GPU here, "cuda:1" that one.
     wanted = torch.device(device)
     return sum(
         parameter.nbytes
@@ -91,6 +92,7 @@ def bytes_on(pipe: DiffusionPipeline, device: str) -> int:
 
 def store_in_eight_bits(network: ModelMixin) -> None:
     """Store the weights of linear layers and convolutions as float8; computing uses the format of before."""
+    # Loading has done it already where memory would not hold the whole weights.
     if not any(parameter.dtype == EIGHT_BIT for parameter in network.parameters()):
         network.enable_layerwise_casting(EIGHT_BIT, compute_dtype=network.dtype)
 
@@ -169,6 +171,7 @@ class OutOfMemoryFallback:
 
     def _descend(self) -> None:
         """Free what the failed attempt held, which its traceback kept alive; take the next profile."""
+        # Before anything is moved: placing needs the memory that the failed attempt still holds.
         self._release()
         before, self.profile = self.profile, self._below.pop(0)
         sentence = (
@@ -182,6 +185,7 @@ class OutOfMemoryFallback:
             self._release()
 
     def _release(self) -> None:
+        # Tracebacks hold tensors in circles, which only the collector finds; then torch's cache lets go.
         gc.collect()
         empty_cache(self._device)
 
@@ -309,15 +313,16 @@ class PlacedNetworks:
             )
         elif problem := compiler_problem(self.device.name):
             log.warning(problem)
-            self._compile = False
+            self._compile = False  # slower without it, but no reason to refuse
         else:
             compile_denoisers(self.pipe)
         self._compiled = True
 
     def outlook(self, work: Work) -> tuple[MemoryProfile, str]:
         """The profile that this work would start with, and one sentence on why."""
+        # Memory that these networks occupy now will be theirs again, whatever the profile.
         name = self.device.name
-        own = bytes_on(self.pipe, name) if self.pipe is not None else 0  # would be free without them
+        own = bytes_on(self.pipe, name) if self.pipe is not None else 0
         return choose_profile(
             self._requested,
             self._footprint,

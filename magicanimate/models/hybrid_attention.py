@@ -130,6 +130,7 @@ def _attend(
     )
     if strength == 1:  # without a mask there are faster kernels
         return _merged(attn, functional.scaled_dot_product_attention(query, *together))
+    # 4 log s more on a score counts its token s^4 times, see the top of this file.
     bias = query.new_zeros(1, 1, 1, own_tokens + keys.shape[1])
     bias[..., own_tokens:] = STRENGTH_POWER * math.log(strength)
     return _merged(attn, functional.scaled_dot_product_attention(query, *together, attn_mask=bias))
@@ -176,6 +177,7 @@ def install_hybrid_attention(unet: Any, *, fusion: Fusion) -> dict[str, HybridSe
     Returns:
         Path of each reading transformer block -> its processor.
     """
+    # New ones for each call, so that no bank of an earlier animation is left in them.
     readers = {name: HybridSelfAttention() for name in paired_blocks(unet, fusion=fusion)}
     unet.set_attn_processor(
         {
@@ -215,6 +217,7 @@ def set_reference(
     Raises:
         KeyError: the encoder has no block of a reader's name.
     """
+    # Processors keep the bank themselves: diffusers hands attention no argument that would carry it.
     for name, reader in readers.items():
         reader.reference = None if bank is None else bank[name]
         reader.strength = strength
