@@ -54,6 +54,12 @@ _SHADOW = (0.6, 1.1)
 _SHADOW_COUNTS = 0.25
 """How much of a change of brightness counts as a difference all the same."""
 
+_DANCERS_SHADOW = (0.75, 1.05)
+"""Brightness, of the plate's, of what stays of the driving video close to a dancer, such as her shadow."""
+
+_SAME_COLOUR = 8.0
+"""Grey levels by which it may differ from the plate in colour; twice that is something else for sure."""
+
 _SURE_FACTOR = 4.0
 """A difference that is this many times the networks' own error on the plate is a person for sure."""
 
@@ -337,7 +343,8 @@ def mask_preview(backdrop: Backdrop, moments: int = 5) -> np.ndarray:
 def driving_scene(media: PreparedMedia, masks: Masks, plate: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the driving video without its dancers, uint8 ``H W 3``: the plate is where they are.
 
-    The plate follows the light of the moment; all else stays as it was filmed.
+    The plate follows the light of the moment. All else stays as it was filmed, also the shadows
+    beside the dancers: whoever takes a dancer's place casts the same ones.
     """
     import cv2
 
@@ -352,8 +359,31 @@ def driving_scene(media: PreparedMedia, masks: Masks, plate: np.ndarray) -> Iter
         if not dancer.all():
             behind = behind + np.median((frame - behind)[~dancer], axis=0)
         soft = cv2.GaussianBlur(grown(dancer, -clearance // 3).astype(np.float32), (0, 0), clearance / 6)
-        soft = np.where(dancer, soft, 0)[..., None]
+        soft = np.where(dancer, soft * _not_background(frame, behind, mask == PERSON), 0)[..., None]
         yield np.rint(soft * behind + (1 - soft) * frame).clip(0, 255).astype(np.uint8)
+
+
+def _not_background(frame: np.ndarray, plate: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """How much of each pixel is something other than the plate in full light or in a light shadow.
+
+    Args:
+        frame, plate: float32 ``H W 3``, grey levels.
+        body: the dancers' part map, bool ``H W``.
+
+    Returns:
+        0..1, float32 ``H W``; 1 on the body and close to it.
+    """
+    import cv2
+
+    edge = max(1, band_of(frame) // 4)
+    bright = (frame * plate).sum(-1) / np.maximum((plate * plate).sum(-1), 1)
+    lit = bright.clip(*_DANCERS_SHADOW)[..., None] * plate
+    difference = cv2.blur(np.abs(frame - lit).max(-1), (3, 3))
+    other = (difference / _SAME_COLOUR - 1).clip(0, 1)
+    other = np.where(grown(body, edge), 1, other).astype(np.float32)
+    # Grown, since a pixel at the rim of clothes may by chance have the plate's colour.
+    other = cv2.dilate(other, np.ones((2 * edge + 1, 2 * edge + 1), np.uint8))
+    return cv2.GaussianBlur(other, (0, 0), 0.8 * edge)
 
 
 def video_scene(

@@ -109,6 +109,21 @@ def test_the_driving_video_is_itself_but_for_its_dancer():
         assert np.abs(frame[near].astype(int) - room[near]).mean() < 6
 
 
+def test_a_shadow_close_to_the_dancer_stays_and_her_coat_goes():
+    """Both are outside of the part map, where the plate is; the shadow is the plate, a little darker."""
+    room = cv2.resize(texture(), (288, 288), interpolation=cv2.INTER_CUBIC)
+    labels = part_labels(width=288, height=288)
+    coat = grown(labels > 0, 3)
+    frame = np.where(coat[..., None], np.uint8((200, 30, 30)), room)
+    shadow = grown(coat, 10) & ~coat
+    frame[shadow] = room[shadow] * 0.85
+    media = SimpleNamespace(driving=frame[None], control=PALETTE[labels][None], num_frames=1)
+    (bare,) = driving_scene(media, Masks(media.control), room)
+    seen = grown(coat, 6) & ~grown(coat, 4)
+    assert (bare[seen] / room[seen].astype(float)).mean() < 0.87, "replaced by the plate, it would be 0.93"
+    assert np.abs(bare[coat].astype(int) - room[coat]).mean() < 3
+
+
 def test_the_plate_follows_the_light():
     media, room = scene()
     masks = Masks(media.control)
