@@ -29,11 +29,7 @@ _BROKEN = (
 
 
 class ArrayFile:
-    """An npz file opened for reading. Use it as a context.
-
-    Attributes:
-        names: of its arrays.
-    """
+    """An npz file opened for reading. Use it as a context."""
 
     def __init__(self, source: Path | bytes, *, path: Path | None = None):
         """Open it.

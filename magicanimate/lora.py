@@ -210,11 +210,7 @@ def applied(
 
 
 def advice(request: AnimationRequest) -> list[str]:
-    """A sentence for each LoRA that was made for few steps and will run with others.
-
-    Args:
-        request: with steps and guidance filled in.
-    """
+    """A sentence for each LoRA that was made for few steps and will run with others."""
     sentences = []
     for lora in map(parse, request.lora):
         steps = few_steps(lora.file)

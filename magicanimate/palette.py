@@ -154,10 +154,7 @@ def _cells() -> np.ndarray:
 
 
 def nearest_labels(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label of the nearest palette colour of every pixel, and how far away that colour is.
-
-    Args:
-        rgb: uint8 (..., 3).
+    """Label of the nearest palette colour of every pixel, uint8 (..., 3), and how far away that colour is.
 
     Returns:
         labels, uint8 (...), 0..24, and the Euclidean RGB distances, float32 (...), 0..442. Both are exact.

@@ -548,10 +548,6 @@ class MagicAnimatePipeline(DiffusionPipeline):
     def _require_finite(self, finite: torch.Tensor, what: str) -> None:
         """Stop at NaN or infinity, which would end in a flat video.
 
-        Args:
-            finite: whether there is none, one boolean.
-            what: has it.
-
         Raises:
             InputError: there is one.
         """

@@ -163,11 +163,7 @@ def _check_background(request: AnimationRequest) -> None:
 
 
 def check_area(width: int, height: int, *, own: tuple[int, int]) -> None:
-    """Refuse a result of far more pixels than a checkpoint was trained at.
-
-    Args:
-        width, height: of the result.
-        own: width and height of the checkpoint.
+    """Refuse a result of far more pixels than ``own``, the size that a checkpoint was trained at.
 
     Raises:
         InputError: with the largest area.
@@ -250,9 +246,6 @@ def write_settings(output: Path | str, settings: Mapping[str, Any]) -> Path:
     Args:
         output: the video file or folder of frames.
         settings: JSON-ready values; paths become strings.
-
-    Returns:
-        The file written.
 
     Raises:
         InputError: the folder cannot be written to.

@@ -34,11 +34,7 @@ WIDEST_HEAD = {"flash": 256, "xformers": 256, "sage": 128}  # Stable Diffusion's
 
 
 class InstalledAttention(TorchFunctionMode):
-    """A context in which every call of ``scaled_dot_product_attention`` uses the chosen library.
-
-    Args:
-        name: one of `magicanimate.acceleration.options.ATTENTION`.
-    """
+    """A context in which the library ``name``, see `ATTENTION` of `options`, computes torch's attention."""
 
     def __init__(self, name: str):
         super().__init__()

@@ -78,11 +78,7 @@ class ProcessGroup:
 
 
 class DistributedGroup(ProcessGroup):
-    """Several processes, connected by `torch.distributed`.
-
-    Args:
-        device: where tensors are exchanged from.
-    """
+    """Several processes, connected by `torch.distributed`; tensors are exchanged from ``device``."""
 
     def __init__(self, device: str):
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()

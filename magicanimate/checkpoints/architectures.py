@@ -108,11 +108,7 @@ _FIXED = {"flip_sin_to_cos": True, "freq_shift": 0, "center_input_sample": False
 
 
 def sd15_config(component: str) -> dict[str, Any]:
-    """Stable Diffusion 1.5's configuration of a published component, as its ``config.json`` says it.
-
-    Args:
-        component: "unet", "appearance_encoder", "controlnet", "vae" or "text_encoder".
-    """
+    """Stable Diffusion 1.5's ``config.json`` of its text encoder or of one of `NETWORKS`."""
     return dict(_SD15[component])
 
 

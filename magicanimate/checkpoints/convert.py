@@ -101,9 +101,6 @@ def convert_checkpoint(
         on_progress: told the stage "convert" in bytes.
         should_stop: asked after every tensor.
 
-    Returns:
-        ``dest``.
-
     Raises:
         InputError: a file is missing, broken or of another model, the disk is too full, or ``dest`` is
             taken; nothing is left behind.

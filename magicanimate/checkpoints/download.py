@@ -72,13 +72,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file of an ordinary web server, of known size and content; no token is sent for it.
-
-    Attributes:
-        url: its address.
-        nbytes: its size.
-        blob: its SHA-256.
-    """
+    """A file of an ordinary web server, of known size and content; no token is sent for it."""
 
     url: str
     nbytes: int
@@ -132,9 +126,6 @@ def download(
         on_bytes: told how many bytes of the file are here.
         should_stop: asked with every piece.
         retry_delays: seconds to wait after each attempt in a row that brought no byte.
-
-    Returns:
-        ``target``.
 
     Raises:
         InputError: the server refuses, cannot be reached for long, or sends something else. What has come

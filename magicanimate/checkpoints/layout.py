@@ -477,10 +477,6 @@ def vae_key(published: str) -> str:
 def convert_key(component: str, published: str) -> str | None:
     """The key of one weight in this program's network.
 
-    Args:
-        component: one of `COMPONENTS`.
-        published: its key in the released file.
-
     Returns:
         The key, or ``None`` when the network does not store it.
 

@@ -62,9 +62,6 @@ class WeightFile(Mapping[str, torch.Tensor]):
 
     A tensor is a view of the mapped file: its bytes are read when they are used. (Pickles from before
     torch 1.6 cannot be mapped and are read as a whole.)
-
-    Attributes:
-        path: the file, for messages.
     """
 
     def __init__(self, path: Path):

@@ -84,14 +84,10 @@ class Batch:
 
 
 def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
-    """Read the jobs of a YAML file.
+    """Read the jobs of a YAML file; ``overrides`` win over what it says.
 
     Photos, clips and seeds may be single values or lists; single ones serve every job. Relative paths are
     looked for from the working folder, then from the file's own and the two above that.
-
-    Args:
-        path: the file.
-        overrides: settings that win over the file's.
 
     Raises:
         InputError: it cannot be read, or a value does not suit its key.

@@ -136,7 +136,7 @@ def _largest_inside(size: tuple[int, int], *, width: int, height: int) -> tuple[
 def fit_photo(
     photo: np.ndarray, *, width: int, height: int, fit: Fit, person: Box | None = None
 ) -> np.ndarray:
-    """Bring a photo to a size.
+    """Bring a photo to a size, uint8 (height, width, 3).
 
     - crop: the largest window of the aspect, with the person in its middle as far as the photo allows;
       without a known person in the middle sideways and nearer to the top than to the bottom, so that heads
@@ -151,9 +151,6 @@ def fit_photo(
         width, height: of the result.
         fit: one of ``FITS``.
         person: where the people of the photo are, if that is known.
-
-    Returns:
-        uint8 (height, width, 3).
     """
     _check_fit(fit)
     image = Image.fromarray(photo)

@@ -120,7 +120,7 @@ def load_photo(
     name: str | None = None,
     alpha_over: tuple[int, int, int] = (255, 255, 255),
 ) -> np.ndarray:
-    """Read a photo: turned as its EXIF says, alpha over white, in sRGB, first frame of an animation.
+    """Read a photo as uint8 (H, W, 3): turned as its EXIF says, alpha over white, sRGB, the first frame.
 
     Args:
         source: file, its content, or an opened Pillow image.
@@ -128,9 +128,6 @@ def load_photo(
         what: what the file is to the user, for error sentences.
         name: of what is not given as a file, for error sentences.
         alpha_over: RGB that shows through transparent parts.
-
-    Returns:
-        uint8 (H, W, 3) RGB.
 
     Raises:
         InputError: missing, empty, truncated, too large, or not a picture.
@@ -234,15 +231,12 @@ def _broken(name: Path | str, what: str) -> str:
 
 
 def check_file(path: Path, *, what: str, limits: MediaLimits) -> bytes:
-    """Refuse a file that is missing, not a file, unreadable, empty or too large.
+    """Refuse a file that is missing, no file, unreadable, empty or too large; returns its first 64 bytes.
 
     Args:
         path: the file.
         what: "photo" or "motion clip", for the sentence.
         limits: ``max_file_bytes`` is used.
-
-    Returns:
-        Its first 64 bytes.
 
     Raises:
         InputError: with the reason and the way out.

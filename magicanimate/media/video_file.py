@@ -92,10 +92,6 @@ class VideoIndex:
 def open_container(path: Path, **options: str) -> av.container.InputContainer:
     """Open a media file for reading, local plain files only.
 
-    Args:
-        path: the file.
-        options: for ffmpeg's demuxer.
-
     Raises:
         av.FFmpegError, OSError, ValueError: it cannot be opened.
     """

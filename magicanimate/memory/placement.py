@@ -191,11 +191,7 @@ class OutOfMemoryFallback:
 
 
 class Attempt:
-    """One try of `OutOfMemoryFallback.attempts`.
-
-    Attributes:
-        failed: whether it ran out of memory.
-    """
+    """One try of `OutOfMemoryFallback.attempts`."""
 
     def __init__(self, *, may_fail: bool):
         self._may_fail, self.failed = may_fail, False
@@ -270,10 +266,6 @@ class PlacedNetworks:
 
     def prepare(self, work: Work, *, on_fallback: OnFallback | None = None) -> OutOfMemoryFallback:
         """Place the networks for some work.
-
-        Args:
-            work: how much will be animated.
-            on_fallback: see `OutOfMemoryFallback`.
 
         Raises:
             InputError: the networks do not fit.

@@ -35,9 +35,6 @@ STRENGTH_POWER = 4
 class Visibility:
     """Which videos of a batch see the reference; shared by all blocks that read it.
 
-    Args:
-        seen: per video of the batch.
-
     Attributes:
         to_any, to_all: whether one video at least, or every one, sees it.
     """
@@ -169,10 +166,6 @@ def paired_blocks(unet: Any, *, fusion: Fusion) -> list[str]:
 
 def install_hybrid_attention(unet: Any, *, fusion: Fusion) -> dict[str, HybridSelfAttention]:
     """Give the blocks of ``fusion`` a `HybridSelfAttention`; the other attentions become plain again.
-
-    Args:
-        unet: `VideoUNet` or ``UNet2DConditionModel``.
-        fusion: "midup" or "full", see `paired_blocks`.
 
     Returns:
         Path of each reading transformer block -> its processor.
