@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from densepose_tools.arrays import ArrayFile
 from densepose_tools.people import Person
-from magicanimate.arrays import ArrayFile
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, parse_json, whole_file

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from magicanimate.arrays import ArrayFile
+from densepose_tools.arrays import ArrayFile
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, whole_file

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
+from densepose_tools.arrays import ArrayFile
 from densepose_tools.people import Person
-from magicanimate.arrays import ArrayFile
 from magicanimate.errors import InputError
 from magicanimate.files import parse_json, require_ordinary
 from magicanimate.media.outputs import PROGRAM, is_ours

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from densepose_tools.archive import Archive, ClipInfo, write_archive
+from densepose_tools.arrays import ArrayFile, map_array
 from densepose_tools.keypoints import Keypoints, read_keypoints, write_keypoints
 from densepose_tools.people import Person
-from magicanimate.arrays import ArrayFile, map_array
 from magicanimate.cli.batch import load_batch
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, read_json, read_yaml
@@ -266,7 +266,7 @@ LISTED = {
     # the one place for JSON and YAML, and for whole files
     "magicanimate.files": {"json.loads", "yaml.safe_load", "write_bytes", "open for writing"},
     # the one place for npz and npy
-    "magicanimate.arrays": {"zipfile.ZipFile", "numpy.load"},
+    "densepose_tools.arrays": {"zipfile.ZipFile", "numpy.load"},
     # the one place that opens pictures, and the one that opens clips
     "magicanimate.media.photo": {"PIL.Image.open"},
     "magicanimate.media.video_file": {"av.open"},

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
+from densepose_tools.arrays import map_array
 from densepose_tools.segmenter import DEFAULT_FOLDER, PartSegmenter
-from magicanimate.arrays import map_array
 from magicanimate.files import Unreadable, whole_file
 from training.data.dancers import DancerVideos
 from training.data.sources import Frames, VideoSet

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from magicanimate.arrays import map_array
+from densepose_tools.arrays import map_array
 from magicanimate.errors import InputError
 from magicanimate.palette import PALETTE
 from training.data.cropping import SquareCrop

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magicanimate.arrays import ArrayFile
+from densepose_tools.arrays import ArrayFile
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, partial_path, put_in_place, remove, sweep
 from training.config import Framing
