@@ -27,7 +27,7 @@ from magicanimate.files import shortened
 if TYPE_CHECKING:
     import torch
 
-    from magicanimate.checkpoints.reading import WeightFile
+    from magicanimate.checkpoints.weight_files import WeightFile
     from magicanimate.config import AnimationRequest
     from magicanimate.pipeline import MagicAnimatePipeline
 
@@ -267,7 +267,7 @@ def _read(file: Path, networks: Mapping[str, Any]) -> tuple[dict[str, Layers], s
     Raises:
         InputError: it cannot be read, or is nothing for these networks.
     """
-    from magicanimate.checkpoints.reading import open_weights
+    from magicanimate.checkpoints.weight_files import open_weights
 
     weights = open_weights(file)
     _refuse_foreign(weights)

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from magicanimate.animator import Animator
-from magicanimate.checkpoints import architectures, writing
+from magicanimate.checkpoints import architectures, weight_files
 from magicanimate.checkpoints.architectures import SCHEDULER, empty_network, sd15_config, video_unet_config
 from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.layout import choose_weights, find_published, is_motion_key
-from magicanimate.checkpoints.reading import open_weights
+from magicanimate.checkpoints.weight_files import open_weights
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.errors import InputError
 from magicanimate.importing import dtype_argument
@@ -368,7 +368,7 @@ def test_length_of_position_tables_is_taken_from_the_file(layout, tmp_path):
 def test_shards_hold_what_one_file_holds(published, converted, tmp_path):
     parts = find_published(published)
     network = empty_network("unet", video_unet_config(json.loads(parts.unet.config.read_text("utf-8"))))
-    sources = writing.match_network(
+    sources = weight_files.match_network(
         "unet",
         network,
         [
@@ -379,8 +379,8 @@ def test_shards_hold_what_one_file_holds(published, converted, tmp_path):
     folder = tmp_path / "unet"
     folder.mkdir()
     network.save_config(folder)
-    tables = writing.position_tables(network)
-    writing.write_weights(folder, sources, tables=tables, shard_bytes=6_000_000)
+    tables = weight_files.position_tables(network)
+    weight_files.write_weights(folder, sources, tables=tables, shard_bytes=6_000_000)
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
     assert len(sizes) > 8
     assert max(sizes) < 6_300_000

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from magicanimate.checkpoints.reading import open_weights
+from magicanimate.checkpoints.weight_files import open_weights
 from magicanimate.errors import InputError
 
 STATE = {"a.weight": torch.arange(12.0).reshape(3, 4), "b.bias": torch.ones(5, dtype=torch.float16)}

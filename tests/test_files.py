@@ -271,14 +271,15 @@ LISTED = {
     "magicanimate.media.photo": {"PIL.Image.open"},
     "magicanimate.media.video_file": {"av.open"},
     # the one place for weights; the others read headers, and single tensors of our own checkpoints
-    "magicanimate.checkpoints.reading": {"safetensors.safe_open", "torch.load", "write_text"},
+    "magicanimate.checkpoints.weight_files": {
+        *("safetensors.safe_open", "torch.load", "write_text", "safetensors.torch.save_file"),
+    },
     "magicanimate.loading": {"safetensors.safe_open"},
     "magicanimate.lora": {"safetensors.safe_open"},  # metadata alone
     "magicanimate.memory.profiles": {"safetensors.safe_open"},
     "densepose_tools.weights": {"safetensors.safe_open"},
     # writers of a kind of file each, to a temporary name that takes the target's place in the end
     "magicanimate.media.writer": {"av.open", "save"},
-    "magicanimate.checkpoints.writing": {"safetensors.torch.save_file"},
     "magicanimate.checkpoints.convert": {"save_pretrained"},
     "magicanimate.provenance": {"open for writing"},
     "magicanimate.result_writer": {"write_bytes"},

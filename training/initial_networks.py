@@ -14,7 +14,7 @@ from magicanimate.checkpoints.architectures import video_unet_config
 from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS, empty_prompt
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.checkpoints.layout import ComponentFiles, convert_keys, is_motion_key
-from magicanimate.checkpoints.reading import open_weights
+from magicanimate.checkpoints.weight_files import open_weights
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
 from magicanimate.importing import dtype_argument

@@ -36,17 +36,15 @@ from magicanimate.checkpoints.disk import (
     staged_folder,
 )
 from magicanimate.checkpoints.layout import ComponentFiles, PublishedFiles, find_published, is_motion_key
-from magicanimate.checkpoints.reading import (
+from magicanimate.checkpoints.weight_files import (
+    DTYPES,
     UNET_PREFIX,
     SomeWeights,
+    Source,
     WeightFile,
+    match_network,
     open_single_file,
     open_weights,
-)
-from magicanimate.checkpoints.writing import (
-    DTYPES,
-    Source,
-    match_network,
     position_tables,
     stored_bytes,
     write_weights,

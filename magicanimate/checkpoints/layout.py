@@ -89,7 +89,7 @@ class ComponentFiles:
     """One network's files.
 
     Attributes:
-        weights: what `magicanimate.checkpoints.reading.open_weights` opens.
+        weights: what `magicanimate.checkpoints.weight_files.open_weights` opens.
         config: its ``config.json``; Stable Diffusion 1.5's sizes are meant when there is none.
         single: whether the file may hold several networks: one of the original format, or, for the temporal
             layers, that of a converted UNet.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.checkpoints.disk import home
-from magicanimate.checkpoints.reading import open_weights
+from magicanimate.checkpoints.weight_files import open_weights
 from magicanimate.errors import InputError
 from magicanimate.files import sha256_of
 from training.metrics.frechet import FeatureNetwork
