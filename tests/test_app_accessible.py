@@ -82,7 +82,7 @@ def test_the_page_speaks_to_strangers(browser, address):
     unfold(page, "Expert", "#context_length")
     names = page.locator("#examples button").evaluate_all("all => all.map((each) => each.ariaLabel)")
     assert names and all(name.startswith("Example: ") for name in names)
-    for label in ("Steps", "Guidance", "Window size"):
+    for label in ("Steps", "Guidance", "Context length"):
         slider = page.get_by_role("slider", name=label)
         assert slider.count() == 1, label
     guidance = page.get_by_role("slider", name="Guidance")
