@@ -56,20 +56,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of the mini's kind with every part, random weights and 32 x 32 pixels."""
     import torch
 
-    from magicanimate.models.prompt import EmptyPrompt
+    from magicanimate.models.unet import VideoUNet
     from magicanimate.pipeline import MagicAnimatePipeline
-    from training import networks
+    from training.initial_networks import NewNetworks, build_scheduler
     from training.presets import tiny_network
 
-    config = tiny_network()
+    config, new = tiny_network(), NewNetworks(tiny_network())
+    with torch.random.fork_rng():  # temporal layers of a training begin as zeros, and would show nothing here
+        unet_config = new.video_unet().config
     torch.manual_seed(0)
     pipe = MagicAnimatePipeline(
-        vae=networks.build_vae(config),
-        unet=networks.build_video_unet(config),
-        appearance_encoder=networks.build_appearance_encoder(config),
-        controlnet=networks.build_controlnet(config),
-        scheduler=networks.build_scheduler(),
-        empty_prompt=EmptyPrompt(num_tokens=config.text_tokens, width=config.text_width),
+        vae=new.autoencoder(),
+        unet=VideoUNet.from_config(unet_config),
+        appearance_encoder=new.appearance_encoder(),
+        controlnet=new.controlnet("controlnet"),
+        scheduler=build_scheduler(),
+        empty_prompt=new.empty_prompt(),
         kind="mini",
         default_width=config.size,
         default_height=config.size,

@@ -22,8 +22,7 @@ from training.__main__ import main
 from training.build import Start
 from training.data.dancers import DancerVideos
 from training.export import export_pipeline, saved_config
-from training.initial_networks import PipelineNetworks
-from training.networks import build_scheduler
+from training.initial_networks import PipelineNetworks, build_scheduler
 from training.presets import preset
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -27,9 +27,8 @@ from training.build import Start
 from training.checkpoints import load_averages
 from training.config import LossConfig, OptimizerConfig
 from training.data.tensors import draw_labels
-from training.initial_networks import PipelineNetworks
+from training.initial_networks import NewNetworks, PipelineNetworks
 from training.latents import Latents, channel_weights
-from training.networks import build_image_unet
 from training.presets import preset
 from training.runs import build_stage
 from training.runs import train as train_stage
@@ -109,7 +108,7 @@ def test_stages_of_the_paper_follow_each_other(begun, data_folder, tmp_path):
 def test_untrained_temporal_layers_change_nothing(begun, data_folder):
     """A clip seen by the fresh stage-2 network is what the image network makes of its single frame."""
     stage = build("stage2", data_folder, begun)
-    image_unet = build_image_unet(preset("tiny", "stage2")[1])
+    image_unet = NewNetworks(preset("tiny", "stage2")[1]).image_unet()
     load_averages({"unet": image_unet}, begun / "base", partly=True)
     noisy, text = torch.randn(1, 4, 1, 4, 4), torch.zeros(1, 1, 16)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from tests.dancer_files import write_boxes
 from tests.training_runs import losses, train
 from training.config import OptimizerConfig
-from training.networks import build_vae
+from training.initial_networks import NewNetworks
 from training.presets import preset, tiny_network
 from training.stages.vae import VaeStage, change_basis, gradient_loss, latent_basis
 
@@ -26,7 +26,8 @@ def test_crops_of_twice_the_size_are_halved(tmp_path):
     config, network = preset("tiny", "vae")
     checks = (torch.arange(64) % 2).float().expand(3, 64, 64)  # columns of one pixel, which halving blends
     for share, contrast in ((0.0, True), (1.0, False)):
-        stage = VaeStage(replace(config, halved_share=share), build_vae(network), samples=[], held_out=[])
+        vae = NewNetworks(network).autoencoder()
+        stage = VaeStage(replace(config, halved_share=share), vae, samples=[], held_out=[])
         crop = stage._disturbed(checks, np.random.default_rng(0))
         assert crop.shape == (1, 3, 16, 16)
         assert bool(crop.std(-1).max() > 0.1) == contrast
@@ -35,7 +36,7 @@ def test_crops_of_twice_the_size_are_halved(tmp_path):
 def test_latents_become_principal_components_of_the_picture():
     """Of unit size, uncorrelated, most visible first; and the decoded picture stays what it was."""
     torch.manual_seed(0)
-    vae = build_vae(tiny_network()).eval()
+    vae = NewNetworks(tiny_network()).autoencoder().eval()
     images = torch.randn(48, 1, 3, 32, 32)
     samples = [{"target": image} for image in images]
     with torch.no_grad():

@@ -22,10 +22,10 @@ from training.initial_networks import (
     NewNetworks,
     PipelineNetworks,
     StableDiffusionNetworks,
+    build_scheduler,
     load_image_weights,
     load_motion_weights,
 )
-from training.networks import build_scheduler
 from training.run_folder import CONFIG, read_config
 from training.stages.denoiser import controlnet_names
 from training.stages.vae import change_basis, latent_basis

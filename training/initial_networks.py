@@ -1,4 +1,4 @@
-"""Where a run's networks come from: nothing, Stable Diffusion's files, or a pipeline; all offer the same."""
+"""Where a run has its networks from: nothing, Stable Diffusion's files, or a pipeline; all offer the same."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 
-from magicanimate.checkpoints.architectures import video_unet_config
+from magicanimate.checkpoints.architectures import SCHEDULER, video_unet_config
 from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS, empty_prompt
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.checkpoints.layout import ComponentFiles, convert_keys, is_motion_key
@@ -24,8 +24,7 @@ from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
 from magicanimate.palette import PALETTE
 from magicanimate.pipeline import NOISE_PERIOD
-from training import networks
-from training.config import LossConfig, NetworkConfig, Stage, StageConfig
+from training.config import LossConfig, NetworkConfig, Prediction, Stage, StageConfig
 
 MINI_STEPS = 4  # trained this shortly, it is truer in few steps: more of them add grain
 MINI_GUIDANCE = 1.0
@@ -67,19 +66,93 @@ class NewNetworks:
         self.config = config
 
     def autoencoder(self) -> Autoencoder:
-        return networks.build_vae(self.config)
+        """Image autoencoder, 8 times down in each direction, any size in multiples of 8.
+
+        The shortcuts of the deep-compression autoencoder carry the picture past its nonlinear layers from the
+        first step on, so on a CPU it learns in minutes what Stable Diffusion's takes hours for.
+
+        Source: "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models", section 3.
+        """
+        levels = len(self.config.vae_channels)
+        return AutoencoderDC(
+            latent_channels=self.config.latent_channels,
+            encoder_block_types="ResBlock",
+            decoder_block_types="ResBlock",
+            encoder_block_out_channels=self.config.vae_channels,
+            decoder_block_out_channels=self.config.vae_channels,
+            encoder_layers_per_block=(1,) * levels,
+            decoder_layers_per_block=(1,) * levels,
+            encoder_qkv_multiscales=((),) * levels,
+            decoder_qkv_multiscales=((),) * levels,
+            downsample_block_type="pixel_unshuffle",
+            upsample_block_type="pixel_shuffle",
+            encoder_out_shortcut=False,  # plain convolutions around the latents can take up their scale
+            decoder_in_shortcut=False,
+            decoder_norm_types="rms_norm",
+            decoder_act_fns="silu",
+            scaling_factor=1.0,
+        )
 
     def image_unet(self) -> UNet2DConditionModel:
-        return networks.build_image_unet(self.config)
+        """The UNet without temporal layers, as the first stages train it."""
+        return UNet2DConditionModel(
+            **self._unet_arguments(),
+            **self._block_types("2D"),
+            out_channels=self.config.latent_channels,
+            attention_head_dim=self.config.heads,  # diffusers reads this as the number of heads
+        )
 
     def appearance_encoder(self) -> AppearanceEncoder:
-        return networks.build_appearance_encoder(self.config)
+        """The appearance encoder of the same shape as the UNet; what else it may take are more channels."""
+        more = len(PALETTE) if self.config.photo_map else 0
+        return AppearanceEncoder(
+            **self._unet_arguments() | {"in_channels": self.config.latent_channels + more},
+            **self._block_types("2D"),
+            out_channels=self.config.latent_channels,
+            attention_head_dim=self.config.heads,
+        )
 
     def controlnet(self, name: str) -> ControlNetModel:
-        return networks.build_controlnet(self.config)
+        """The pose ControlNet."""
+        arguments = self._unet_arguments()
+        del arguments["sample_size"]
+        return ControlNetModel(
+            **arguments,
+            down_block_types=self._block_types("2D")["down_block_types"],
+            attention_head_dim=self.config.heads,
+            conditioning_embedding_out_channels=self.config.control_channels,
+        )
 
     def video_unet(self) -> VideoUNet:
-        return reset_temporal_layers(networks.build_video_unet(self.config))
+        """The UNet with temporal layers."""
+        unet = VideoUNet(
+            **self._unet_arguments(),
+            **self._block_types("Motion"),
+            out_channels=self.config.latent_channels,
+            num_attention_heads=self.config.heads,
+            motion_num_attention_heads=self.config.motion_heads,
+            motion_max_seq_length=24,
+            use_motion_mid_block=False,
+        )
+        return reset_temporal_layers(unet)
+
+    def _unet_arguments(self) -> dict[str, Any]:
+        return {
+            "sample_size": self.config.size // 8,
+            "in_channels": self.config.latent_channels,
+            "block_out_channels": self.config.unet_channels,
+            "layers_per_block": 1,
+            "cross_attention_dim": self.config.text_width,
+            "norm_num_groups": self.config.norm_groups,
+        }
+
+    def _block_types(self, suffix: str) -> dict[str, tuple[str, ...]]:
+        """Attention on all levels but the deepest, as in Stable Diffusion."""
+        with_attention = len(self.config.unet_channels) - 1
+        return {
+            "down_block_types": (f"CrossAttnDownBlock{suffix}",) * with_attention + (f"DownBlock{suffix}",),
+            "up_block_types": (f"UpBlock{suffix}",) + (f"CrossAttnUpBlock{suffix}",) * with_attention,
+        }
 
     def empty_prompt(self) -> EmptyPrompt:
         return EmptyPrompt(num_tokens=self.config.text_tokens, width=self.config.text_width)
@@ -289,3 +362,35 @@ def load_motion_weights(unet: VideoUNet, path: Path) -> None:
             raise InputError(f"{path}: {names[key]} is {tuple(tensor.shape)}, expected {tuple(p.shape)}.")
         with torch.no_grad():
             p.copy_(tensor)
+
+
+def build_scheduler(
+    prediction: Prediction = "v_prediction", *, zero_terminal_snr: bool = True
+) -> DDIMScheduler:
+    """Noise schedule: Stable Diffusion's range of betas, linear as the published program has it.
+
+    Args:
+        prediction: what the denoiser predicts.
+        zero_terminal_snr: rescale so that the last timestep is pure noise, and sample from that one.
+
+    Raises:
+        InputError: noise is to be predicted where there is nothing but noise.
+
+    Source: "Common Diffusion Noise Schedules and Sample Steps are Flawed" (zero SNR, trailing spacing).
+    """
+    if not zero_terminal_snr:
+        return DDIMScheduler(**SCHEDULER | {"prediction_type": prediction})
+    if prediction == "epsilon":
+        raise InputError(
+            "zero_terminal_snr goes with the prediction 'v_prediction' only: noise predicted from pure noise"
+            " says nothing of the picture."
+        )
+    return DDIMScheduler(
+        beta_start=SCHEDULER["beta_start"],
+        beta_end=SCHEDULER["beta_end"],
+        beta_schedule=SCHEDULER["beta_schedule"],
+        prediction_type=prediction,
+        clip_sample=False,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
