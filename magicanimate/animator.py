@@ -454,7 +454,7 @@ class Animator:
         device = pick_device(*self._requested).name
         return take_steps(
             request,
-            {"people": request.who},
+            {"people": "all" if request.other_photos and request.who == "largest" else request.who},
             None,
             folder=Path(request.output).absolute().parent,
             engine=EngineChoice(device=device, offline=self.offline),

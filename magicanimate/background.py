@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from magicanimate.cast import cast_of, find_dancers, moved, place_of
 from magicanimate.config import AnimationRequest, Fit
-from magicanimate.detail import HEAD
 from magicanimate.errors import InputError, raise_if_stopped
 from magicanimate.mask import NOBODY, PERSON, Masks, band_of, grown, shown
 from magicanimate.palette import nearest_labels
@@ -72,10 +72,6 @@ _MOST_CORRECTION = 24.0
 _RELIGHTING = 0.2
 """How far the people's brightness and tint follow the new background's: 0 not at all, 1 wholly."""
 
-_TORSO = (1, 2)
-_SMALLEST_PERSON = 0.15
-"""Of the largest person's pixels; smaller pieces of a part map are nobody."""
-
 _CANDIDATE_GREYS = (128, 200, 64, 235, 24)
 """Plates for a transparent result; the one least like the people is taken."""
 
@@ -103,9 +99,9 @@ def make_backdrop(
     kind = background_kind(request.background)
     size = media.photo.shape[:2]
     photos = [_Photo.of(media.photo, find_parts, request.photo)]
-    if request.second_photo is not None:
-        second = _picture(Path(request.second_photo), request, size, fit=request.fit)
-        photos.append(_Photo.of(second, find_parts, request.second_photo))
+    for path in request.other_photos:
+        photos.append(_Photo.of(_picture(path, request, size, fit=request.fit), find_parts, path))
+    placed = _placed(photos, request, media) if len(photos) > 1 else [(photos[0], None)]
     moving: Callable[[], Iterator[np.ndarray]] | None = None
     if kind == "clip":
         plate = clean_plate(media, masks, should_stop)
@@ -123,14 +119,13 @@ def make_backdrop(
         moving = partial(video_scene, Path(request.background), request, media)
         with closing(moving()) as frames:
             plate = next(frames)
-    places = _places(photos, media) if len(photos) > 1 else [None]
     reference = plate.astype(np.float32)
-    for photo, place in zip(photos, places, strict=True):
+    for photo, place in placed:
         people, alpha = _with_own_edges(photo.picture, photo.alpha), photo.alpha
         if kind != "transparent":
             people = _relit(people, photo.picture, alpha, plate)
         if place is not None:
-            people, alpha = (_moved(each, place) for each in (people, alpha))
+            people, alpha = (moved(each, place) for each in (people, alpha))
         reference = alpha[..., None] * people + (1 - alpha[..., None]) * reference
     return Backdrop(
         request=request,
@@ -240,6 +235,24 @@ class Backdrop:
         return alpha, (trust * people.clip(0, 255) + (1 - trust) * inner).clip(0, 255)
 
 
+def _placed(
+    photos: Sequence[_Photo], request: AnimationRequest, media: PreparedMedia
+) -> list[tuple[_Photo, np.ndarray]]:
+    """For each dancer of the clip the photo that he becomes, and the matrix that puts its person there.
+
+    Raises:
+        InputError: see `cast_of`.
+    """
+    dancers = find_dancers(
+        nearest_labels(frame)[0] for frame in map(media.control.__getitem__, range(media.num_frames))
+    )
+    cast = cast_of(request, len(dancers.parts))
+    return [
+        (photos[number], place_of(photos[number].parts, parts))
+        for number, parts in zip(cast, dancers.parts, strict=True)
+    ]
+
+
 def _difference(frame: np.ndarray, plate: np.ndarray) -> np.ndarray:
     """How much a frame differs from the plate, grey levels, float32 ``H W``, shadows counting less.
 
@@ -250,76 +263,6 @@ def _difference(frame: np.ndarray, plate: np.ndarray) -> np.ndarray:
     bright = (frame * plate).sum(-1) / np.maximum((plate * plate).sum(-1), 1)
     lit = bright.clip(*_SHADOW)[..., None] * plate
     return np.abs(frame - lit).max(-1) + _SHADOW_COUNTS * np.abs(plate - lit).max(-1)
-
-
-def _places(photos: Sequence[_Photo], media: PreparedMedia) -> list[np.ndarray]:
-    """Where the people of several photos stand, from left to right in the place of a dancer each.
-
-    Returns:
-        for each photo the matrix (2, 3) that moves and scales its pixels so that head and torso, or else the
-        whole body, are where the dancer's are in the first frame that shows as many dancers as photos.
-
-    Raises:
-        InputError: there is no such frame.
-    """
-    for number in range(media.num_frames):
-        dancers = _apart(nearest_labels(media.control[number])[0])
-        if len(dancers) == len(photos):
-            pairs = zip(photos, dancers, strict=True)
-            return [_onto(_measured(photo.parts), _measured(dancer)) for photo, dancer in pairs]
-    raise InputError(
-        f"There are {len(photos)} photos, and no frame of the motion clip shows as many dancers apart from "
-        "each other; leave the second photo out, or convert the video for all of its people."
-    )
-
-
-def _apart(parts: np.ndarray) -> list[np.ndarray]:
-    """The part map of each person, from left to right; specks are nobody."""
-    import cv2
-
-    body = cv2.dilate((parts > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
-    count, pieces, boxes, centres = cv2.connectedComponentsWithStats(body)
-    areas = boxes[:, cv2.CC_STAT_AREA]
-    people = [i for i in range(1, count) if areas[i] >= _SMALLEST_PERSON * areas[1:].max()]
-    people.sort(key=lambda i: centres[i][0])
-    return [np.where(pieces == i, parts, 0).astype(parts.dtype) for i in people]
-
-
-_Measures = tuple[np.ndarray | None, np.ndarray | None, np.ndarray]
-
-
-def _measured(parts: np.ndarray) -> _Measures:
-    """Middle of head and torso, x and y, where both are seen, and the box x0, y0, x1, y1 of the body."""
-    rows, columns = np.nonzero(parts)
-    box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
-    middles = []
-    for labels in (HEAD.labels, _TORSO):
-        rows, columns = np.nonzero(np.isin(parts, labels))
-        middles.append(np.array([columns.mean(), rows.mean()]) if len(rows) else None)
-    return middles[0], middles[1], box
-
-
-def _onto(person: _Measures, dancer: _Measures) -> np.ndarray:
-    """The matrix (2, 3) that puts somebody, as `_measured`, in the place of somebody else."""
-    (head, torso, box), (other_head, other_torso, other_box) = person, dancer
-    here: np.ndarray
-    there: np.ndarray
-    if head is None or torso is None or other_head is None or other_torso is None:
-        scale = (other_box[3] - other_box[1]) / (box[3] - box[1])
-        here, there = (np.array([(each[0] + each[2]) / 2, each[3]]) for each in (box, other_box))
-    else:
-        scale = np.hypot(*(other_torso - other_head)) / max(1.0, np.hypot(*(torso - head)))
-        here, there = head, other_head
-    scale = float(np.clip(scale, 0.2, 5))
-    return np.concatenate([scale * np.eye(2), (there - scale * here)[:, None]], 1)
-
-
-def _moved(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A picture, float32 ``H W`` or ``H W 3``, by a matrix of `_onto`; beyond its edge there is nothing."""
-    import cv2
-
-    how = cv2.INTER_AREA if matrix[0, 0] < 1 else cv2.INTER_LINEAR
-    return cv2.warpAffine(picture.astype(np.float32), matrix, picture.shape[1::-1], flags=how)
 
 
 def mask_preview(backdrop: Backdrop, moments: int = 5) -> np.ndarray:
@@ -519,6 +462,6 @@ def _picture(
     from magicanimate.media.fit import fit_photo
     from magicanimate.media.photo import load_photo
 
-    what = "background" if path == Path(request.background) else "second photo"
+    what = "background" if path == Path(request.background) else "photo"
     picture = load_photo(path, limits=request.limits, what=what)
     return fit_photo(picture, width=size[1], height=size[0], fit=fit)

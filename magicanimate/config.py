@@ -192,8 +192,9 @@ class AnimationRequest:
             ``None`` if the motion clip is that video itself, of which a part map is made first.
         who: whom of an ordinary video to replace: "largest", "all", places in the order of size such as
             "2" or "1,3", or "at=X,Y@SECOND"; see `densepose_tools.tracking.people_named`.
-        second_photo: of a second person, who becomes the dancer at the right, that of ``photo`` the one at
-            the left.
+        other_photos: of further people, for a dance of several; they are numbered from 2, ``photo`` is 1.
+        cast: for each dancer, from left to right, the number of the photo that he becomes, such as "2,1";
+            the photos in their order when empty, see `magicanimate.cast`.
         mask: folder of frames or video that says where people are cut out, see `magicanimate.mask`; made of
             the motion when ``None``.
         mask_grow: pixels by which the people are cut out wider, or narrower below 0.
@@ -416,11 +417,20 @@ class AnimationRequest:
         "such as 2 or 1,3, or at=X,Y@SECOND, who is at that pixel then",
         metavar="WHO",
     )
-    second_photo: Path | None = _setting(
-        None,
+    other_photos: tuple[Path, ...] = _setting(
+        (),
         "background",
-        "photo of a second person, for a dance of two: that of PHOTO becomes the left dancer, this the right",
+        "photo of another person, for a dance of several; repeat it for each",
+        flag="--other-photo",
         metavar="PHOTO",
+    )
+    cast: str = _setting(
+        "",
+        "background",
+        "which photo each dancer becomes, from left to right, 1 being PHOTO and 2 the first --other-photo, "
+        "such as 2,1 (default: the photos in their order)",
+        metavar="NUMBERS",
+        page="advanced",
     )
     mask: Path | None = _setting(
         None,
@@ -478,10 +488,21 @@ class AnimationRequest:
         Raises:
             ValueError: it has no such form.
         """
-        numbers = tuple(int(part) for part in self.detail_who.split(",") if self.detail_who.strip())
-        if any(number < 1 for number in numbers):
-            raise ValueError("people are counted from 1")
-        return numbers
+        return _numbers(self.detail_who)
+
+    @property
+    def photos(self) -> tuple[Path, ...]:
+        """`photo` and `other_photos`."""
+        return (self.photo, *self.other_photos)
+
+    @property
+    def cast_numbers(self) -> tuple[int, ...]:
+        """The numbers of `cast`.
+
+        Raises:
+            ValueError: it has no such form.
+        """
+        return _numbers(self.cast)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -498,7 +519,7 @@ class AnimationRequest:
         """The settings as JSON-ready values, paths as strings, without those that concern one run only."""
         table = self.table()
         return {
-            name: str(value) if isinstance(value, Path) else value
+            name: _json_ready(value)
             for name, value in asdict(self).items()
             if name not in table or not table[name].once
         }
@@ -518,6 +539,20 @@ class AnimationRequest:
     def names(cls) -> tuple[str, ...]:
         """Names of the fields, in order."""
         return tuple(f.name for f in fields(cls))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """ "1,3" -> (1, 3); a ``ValueError`` where it is not of this form or below 1."""
+    numbers = tuple(int(part) for part in text.split(",") if text.strip())
+    if any(number < 1 for number in numbers):
+        raise ValueError("it is counted from 1")
+    return numbers
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_json_ready, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def _plain_type(hint: Any) -> type:

@@ -130,7 +130,7 @@ def background_file(request: AnimationRequest) -> Path | None:
 
 def inputs_of(request: AnimationRequest) -> list[Path | None]:
     """The files that a request reads."""
-    own = [request.photo, request.second_photo, request.motion, request.keypoints]
+    own = [*request.photos, request.motion, request.keypoints]
     own += [request.driving_video, request.mask]
     return [*own, background_file(request), *(parse(lora).file for lora in request.lora)]
 
@@ -142,13 +142,14 @@ def wants_part_map(request: AnimationRequest) -> bool:
 
 def _check_background(request: AnimationRequest) -> None:
     kind = background_kind(request.background)
-    cuts = {"A mask": request.mask, "A second photo": request.second_photo}
-    needless = next((name for name, file in cuts.items() if file is not None), None)
+    cuts = {"A mask": request.mask, "A photo of another person": request.other_photos}
+    needless = next((name for name, given in cuts.items() if given), None)
     if needless and kind == PHOTO_BACKGROUND:
         raise InputError(
             f"{needless} is for people who are cut out, and here they stay in their photo; choose a "
             "background (--background), or leave it out."
         )
+    _check_cast(request)
     if request.who != "largest" and not wants_part_map(request):
         raise InputError(
             "Whom to replace (--who) can only be chosen where the motion clip is an ordinary video that is "
@@ -159,6 +160,37 @@ def _check_background(request: AnimationRequest) -> None:
         raise InputError(
             f"A {suffix} file cannot be transparent; name the output .webm or .mov, or without a suffix for "
             "a folder of png frames."
+        )
+
+
+def _check_cast(request: AnimationRequest) -> None:
+    """Refuse a cast that no clip could have; how many dancers there are is known later."""
+    photos = len(request.photos)
+    if not request.cast:
+        return
+    if photos == 1:
+        raise InputError(
+            "Who becomes whom (--cast) can only be chosen with several photos; give them (--other-photo), or "
+            "leave it out."
+        )
+    try:
+        numbers = request.cast_numbers
+    except ValueError as error:
+        raise InputError(
+            f"The cast is {shortened(request.cast)}, which names no photos; write the number of a photo for "
+            "each dancer, from left to right, such as 2,1."
+        ) from error
+    beyond = [number for number in numbers if number > photos]
+    if beyond:
+        raise InputError(
+            f"The cast {shortened(request.cast)} names photo {beyond[0]}, and there are {photos}; give that "
+            "photo, too, or write another number."
+        )
+    unused = sorted(set(range(1, photos + 1)) - set(numbers))
+    if unused:
+        raise InputError(
+            f"Nobody becomes photo {unused[0]} in the cast {shortened(request.cast)}; write its number for a "
+            "dancer, or leave the photo out."
         )
 
 
@@ -199,9 +231,8 @@ def check_inputs(request: AnimationRequest) -> None:
     """
     from magicanimate.media.photo import check_file
 
-    check_file(Path(request.photo), what="photo", limits=request.limits)
-    if request.second_photo is not None:
-        check_file(Path(request.second_photo), what="second photo", limits=request.limits)
+    for photo in request.photos:
+        check_file(Path(photo), what="photo", limits=request.limits)
     if background_kind(request.background) == "picture":
         check_file(Path(request.background), what="background", limits=request.limits)
     clips = {"motion clip": request.motion, "keypoint clip": request.keypoints}

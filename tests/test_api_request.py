@@ -41,6 +41,16 @@ def test_a_video_may_be_its_own_background():
     assert request.motion == request.driving_video == Path("dance.mp4")
 
 
+def test_several_photos_take_a_background_and_a_cast():
+    defaults = ModelDefaults("mini", 64, 64, 4, 1.0)
+    given = {"defaults": defaults, "output": Path("out.mp4")}
+    settings = {"background": "transparent", "cast": "2,1"}
+    request = api_request("a.jpg", "dance.mp4", settings, ["b.jpg"], **given)
+    assert request.photos == (Path("a.jpg"), Path("b.jpg")) and request.cast == "2,1"
+    with pytest.raises(InputError, match="Several photos need another background"):
+        api_request("a.jpg", "dance.mp4", {}, ["b.jpg"], **given)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

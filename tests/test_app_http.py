@@ -176,9 +176,10 @@ def test_a_caller_who_leaves_takes_the_job_along(served, address, folder, monkey
     print(f"stopped {time.monotonic() - left:.2f} seconds after the caller had left")
 
 
-def test_one_endpoint_is_for_programs(client):
+def test_two_endpoints_are_for_programs(client):
     described = client.view_api(print_info=False, return_format="dict")
-    assert set(described["named_endpoints"]) == {"/animate"} and not described["unnamed_endpoints"]
+    assert set(described["named_endpoints"]) == {"/animate", "/animate_several"}
+    assert not described["unnamed_endpoints"]
 
 
 def test_settings_that_cannot_be_are_refused(client, folder):

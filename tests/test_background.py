@@ -19,6 +19,7 @@ from densepose_tools.motion_steps import take_steps
 from magicanimate import ASSETS
 from magicanimate.animator import Animator
 from magicanimate.background import Backdrop, clean_plate, driving_scene, guided_filter
+from magicanimate.cast import colour_of, find_dancers, outlined
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.mask import (
@@ -36,7 +37,7 @@ from magicanimate.mask import (
 from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import has_sound
-from magicanimate.palette import PALETTE
+from magicanimate.palette import PALETTE, nearest_labels
 from magicanimate.provenance import inspect
 from magicanimate.request_checks import background_kind, check_request, side_by_side_path
 from tests.media_files import part_labels, part_maps, write_clip, write_output
@@ -284,7 +285,7 @@ def test_transparent(animator, request_, tmp_path, name):
         ({"background": "transparent", "output": Path("a.mp4")}, r"\.webm or \.mov"),
         ({"mask_grow": 100}, "mask_grow is 100"),
         ({"mask": Path("a.mp4")}, "A mask is for people who are cut out"),
-        ({"second_photo": Path("a.png")}, "A second photo is for people who are cut out"),
+        ({"other_photos": (Path("a.png"),)}, "A photo of another person is for people who are cut out"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(request_, change, words):
@@ -424,33 +425,109 @@ def test_what_the_page_cannot_keep_is_one_sentence(request_, tmp_path, motion, s
         take_steps(wanted, steps, None, folder=tmp_path, engine=EngineChoice("mini", device="cpu"))
 
 
-def two_dancers(count: int, *, size: int = 128) -> list[np.ndarray]:
-    """Part maps of two figures beside each other, in their colours."""
-    half = part_labels(width=size // 2, height=size)
-    return [PALETTE[np.concatenate([half, half], 1)]] * count
+def dancers_in_a_row(count: int, *, frames: int = 3, size: int = 128) -> list[np.ndarray]:
+    """Part maps of so many figures beside each other, in their colours."""
+    one = part_labels(width=size // count // 8 * 8, height=size)
+    return [PALETTE[np.concatenate([one] * count, 1)]] * frames
 
 
-def test_two_photos_become_two_dancers(tiny_model, request_, tmp_path):
-    """The first photo's person is where the left dancer is, the second one's where the right one is."""
-    write_output(tmp_path / "two.mp4", two_dancers(3), lossless=True)
-    red, blue = (tmp_path / f"{name}.png" for name in ("red", "blue"))
+@pytest.fixture
+def troupe(tiny_model, request_, tmp_path):
+    """Animates or draws three dancers with photos of a red, a green and a blue person."""
+    write_output(tmp_path / "three.mp4", dancers_in_a_row(3), lossless=True)
     with Image.open(request_.photo) as photo:
         pixels = np.asarray(photo.convert("RGB"))
-    for file, channel in ((red, 0), (blue, 2)):
+    photos = []
+    for channel, name in enumerate(("red", "green", "blue")):
         tinted = pixels // 2
         tinted[..., channel] += 120
-        Image.fromarray(tinted).save(file)
-    both = {"photo": red, "second_photo": blue, "motion": tmp_path / "two.mp4"}
-    wanted = replace(request_, **both, background="white", width=128, height=128)
-    animator = Animator(tiny_model, device="cpu")
-    animator.draw_mask(wanted, picture=tmp_path / "cast.png")
-    reference = np.asarray(Image.open(tmp_path / "cast.png"))[:, :128].astype(int)
+        photos.append(tmp_path / f"{name}.png")
+        Image.fromarray(tinted).save(photos[-1])
+    wanted = replace(
+        request_,
+        photo=photos[0],
+        other_photos=tuple(photos[1:]),
+        motion=tmp_path / "three.mp4",
+        background="white",
+        width=120,
+        height=128,
+    )
+    return Animator(tiny_model, device="cpu"), wanted
+
+
+def tints(animator: Animator, request: AnimationRequest) -> list[int]:
+    """The strongest channel of the person in each third of the picture that the networks see as the photo."""
+    picture = request.output.parent / "cast.png"
+    animator.draw_mask(request, picture=picture)
+    reference = np.asarray(Image.open(picture))[:, :120].astype(int)
     person = (reference < 230).any(-1)
-    redness = reference[..., 0] - reference[..., 2]
-    assert person[:, :64].mean() > 0.05 < person[:, 64:].mean()
-    assert redness[:, :64][person[:, :64]].mean() > 40 and redness[:, 64:][person[:, 64:]].mean() < -40
-    with pytest.raises(InputError, match="no frame of the motion clip shows as many dancers"):
-        animator.draw_mask(replace(wanted, motion=request_.motion), picture=tmp_path / "cast.png")
+    thirds = [(reference[:, x : x + 40], person[:, x : x + 40]) for x in (0, 40, 80)]
+    assert all(shown.mean() > 0.05 for _, shown in thirds), "somebody is in each place"
+    return [int(np.argmax(pixels[shown].mean(0))) for pixels, shown in thirds]
+
+
+def test_several_photos_become_the_dancers_from_left_to_right_or_as_the_cast_says(troupe):
+    animator, wanted = troupe
+    assert tints(animator, wanted) == [0, 1, 2]
+    assert tints(animator, replace(wanted, cast="3,1,2")) == [2, 0, 1]
+    two = replace(wanted, other_photos=wanted.other_photos[:1])
+    assert tints(animator, replace(two, cast="2,1,2")) == [1, 0, 1]
+    result = animator.animate(wanted)
+    assert result.settings["other_photos"] == tuple(map(str, wanted.other_photos))
+    with pytest.raises(InputError, match=r"3 dancers apart .* too many for 2 photos; .*--cast 1,2,1\)"):
+        animator.draw_mask(two, picture=wanted.output.parent / "cast.png")
+    four = replace(wanted, other_photos=(*wanted.other_photos, wanted.photo))
+    with pytest.raises(
+        InputError, match="3 dancers apart from each other, too few for 4 photos; leave photos"
+    ):
+        animator.draw_mask(four, picture=wanted.output.parent / "cast.png")
+    with pytest.raises(InputError, match="3 dancers .* and 2,1,1,3 says of 4 who they become"):
+        animator.draw_mask(replace(wanted, cast="2,1,1,3"), picture=wanted.output.parent / "cast.png")
+
+
+@pytest.mark.parametrize(
+    ("photos", "cast", "words"),
+    [
+        (1, "2,1", "can only be chosen with several photos"),
+        (2, "left,right", "The cast is 'left,right', which names no photos"),
+        (2, "0,1", "names no photos"),
+        (2, "1,3", "names photo 3, and there are 2"),
+        (3, "1,2", "Nobody becomes photo 3"),
+    ],
+)
+def test_a_cast_that_no_clip_could_have_is_one_sentence(request_, photos, cast, words):
+    others = (request_.photo,) * (photos - 1)
+    with pytest.raises(InputError, match=words):
+        check_request(replace(request_, background="white", other_photos=others, cast=cast))
+
+
+def test_dancers_are_counted_apart_and_for_longer_than_a_moment():
+    one, two, three = (
+        np.concatenate(
+            [part_labels(width=40, height=128)] * count + [np.zeros((128, 120 - 40 * count), int)], 1
+        )
+        for count in (1, 2, 3)
+    )
+    assert len(find_dancers([]).parts) == len(find_dancers([one * 0]).parts) == 0
+    found = find_dancers([one, two, *[one] * 8, *[two] * 10, three])
+    assert (found.frame, len(found.parts)) == (1, 2), "three are seen in one frame of 21"
+    np.testing.assert_array_equal(sum(found.parts), two)
+    torn = two.copy()
+    torn[96:99, :40] = 0  # the shins of the left one are cut off
+    left, right = find_dancers([torn]).parts
+    np.testing.assert_array_equal(left + right, torn)
+    assert not left[:, 40:].any() and not right[:, :40].any()
+
+
+def test_each_dancer_has_an_outline_in_a_colour_of_her_own():
+    maps = dancers_in_a_row(3)
+    found = find_dancers([nearest_labels(maps[0])[0]])
+    drawn = outlined(maps[0], found.parts)
+    for number, parts in enumerate(found.parts):
+        columns = (drawn == colour_of(number)).all(-1).any(0).nonzero()[0]
+        body = parts.any(0).nonzero()[0]
+        assert abs(columns.min() - body.min()) <= 2 and abs(columns.max() - body.max()) <= 2
+    assert len({colour_of(number) for number in range(7)}) == 7
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from magicanimate import ASSETS
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
+from magicanimate.palette import PALETTE
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.check_card import card
 from magicanimate.webui.animate.eta import Work, estimate, is_known, seconds_after_denoising
@@ -22,7 +23,7 @@ from magicanimate.webui.animate.forecast import Forecast, Forecaster, _on_builds
 from magicanimate.webui.animate.form_values import form_settings, request_of
 from magicanimate.webui.page import find_examples
 from tests.inputs import write_motion, write_photo
-from tests.media_files import part_labels
+from tests.media_files import part_labels, write_output
 from tests.small_segmenter import negatives, write_dance
 
 MINI = ModelDefaults("mini", 64, 64, 4, 1.0)
@@ -226,6 +227,33 @@ def test_builds_are_compared_in_the_picture():
     wide = np.repeat(usual, 2, axis=1)[:, 64:192]
     assert compare(wide, [usual] * 3).breadth > 1.4
     assert compare(np.zeros_like(usual), [usual]).size is None
+
+
+def test_with_several_photos_the_card_says_who_becomes_whom(values, tmp_path):
+    two = [PALETTE[np.concatenate([part_labels(width=64, height=128)] * 2, 1)]] * 3
+    clip = write_output(tmp_path / "two.mp4", two, lossless=True)
+    other = str(write_photo(tmp_path / "other.png", size=40))
+    values |= {
+        "motion": str(clip),
+        "background": "colour",
+        "other_photos": [other],
+        "width": 128,
+        "height": 128,
+    }
+    found = look(values, tmp_path)
+    assert [member.photo for member in found.cast] == [1, 2] and len(found.photos) == 2
+    assert not said(found, "error")
+    for half, member in zip((found.motion[:, :64], found.motion[:, 64:]), found.cast, strict=True):
+        assert (half == member.colour).all(-1).sum() > 100, "the dancer is outlined in that colour"
+    html = card(found)
+    assert html.count("<select") == 2 and '<option value="2" selected>Photo 2</option>' in html
+    assert [member.photo for member in look(values | {"cast": "2,1"}, tmp_path).cast] == [2, 1]
+    found = look(values | {"other_photos": [other, other]}, tmp_path)
+    assert "2 dancers apart from each other, too few for 3 photos" in said(found, "error")
+    assert "--people" not in said(found, "error"), "the page has no command line"
+    one = look(values | {"motion": str(write_output(tmp_path / "one.mp4", [two[0][:, :64]] * 3))}, tmp_path)
+    assert "1 dancer apart" in said(one, "error")
+    assert look(values | {"background": "photo"}, tmp_path).cast == ()
 
 
 def test_a_dancer_who_is_cut_off_is_not_offered_to_be_fitted():

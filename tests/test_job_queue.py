@@ -124,7 +124,12 @@ def test_uploads_are_kept_until_nothing_names_them(queue, work, tmp_path):
     upload.parent.mkdir()
     upload.write_bytes(b"picture")
     requests = [{"name": name, "photo": str(upload)} for name in ("a", "b")]
-    first, second = (queue.submit("work", request, uploads=["photo"]) for request in requests)
+    requests[0]["others"] = [str(upload), str(upload)]  # a list of files is kept, too
+    first, second = (
+        queue.submit("work", request, uploads=[name for name in request if name != "name"])
+        for request in requests
+    )
+    assert first.request["others"] == [first.request["photo"]] * 2
     upload.unlink()  # as when the browser's session ends
     kept = Path(first.request["photo"])
     assert kept.name == "me.png" and kept.read_bytes() == b"picture" and second.request["photo"] == str(kept)

@@ -187,6 +187,7 @@ def test_no_folder_of_this_computer_travels_inside_the_file(tmp_path, name):
         "keypoints": None,
     }
     settings["photo"] = "C:\\Users\\Anna\\me.png"
+    settings["other_photos"] = [str(home / "b.png"), str(home / "c.png")]
     path = write_output(tmp_path / name, photo_like(2), metadata=settings)
     read = read_metadata(path)
     assert read == MARK | {
@@ -195,7 +196,7 @@ def test_no_folder_of_this_computer_travels_inside_the_file(tmp_path, name):
         "keypoints": None,
         "driving_video": "driving_video.x",
         "mask": "mask.x",
-        "second_photo": "second_photo.x",
+        "other_photos": ["b.png", "c.png"],
         "background": "background.x",
         "output": "output.x",
         "weights": "weights.x",

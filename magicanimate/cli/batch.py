@@ -56,7 +56,7 @@ _RECORDED = (
     "memory",
     "seconds",
 )
-_INPUTS = ("photo", "motion", "keypoints", "driving_video", "mask", "second_photo")
+_INPUTS = ("photo", "motion", "keypoints", "driving_video", "mask")
 _PER_JOB = ("photo", "motion", "keypoints", "seed")
 _MOST_JOBS = 10_000
 _RANDOM_SEED = -1  # as the published files write it
@@ -195,9 +195,11 @@ def _limits(path: Path, value: Any) -> MediaLimits:
 
 def _convert(path: Path, key: str, name: str, value: Any) -> Any:
     hint = get_type_hints(AnimationRequest)[name]
-    if get_origin(hint) is tuple:  # files, perhaps with a weight behind them
-        items = value if isinstance(value, list) else [value]
-        return tuple(_found_lora(path, _one(path, key, each, str)) for each in items if each is not None)
+    if get_origin(hint) is tuple:  # files; LoRAs perhaps with a weight behind them
+        items = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
+        if get_args(hint)[0] is Path:
+            return tuple(_one(path, key, each, Path) for each in items)
+        return tuple(_found_lora(path, _one(path, key, each, str)) for each in items)
     if name in _PER_JOB and isinstance(value, list):
         return [_one(path, key, each, hint) for each in value]
     return _one(path, key, value, hint)
@@ -258,6 +260,7 @@ def _places(path: Path, named: Path) -> list[Path]:
 
 def _missing(path: Path, jobs: list[dict[str, Any]]) -> Iterator[str]:
     inputs = dict.fromkeys(job[name] for job in jobs for name in _INPUTS if job.get(name) is not None)
+    inputs |= dict.fromkeys(photo for job in jobs for photo in job.get("other_photos") or ())
     for named in inputs:
         # Absolute paths were looked for in one place, which the error of the animation itself names.
         if not (named.is_absolute() or os.path.exists(named)):

@@ -37,7 +37,6 @@ PATHS = (
     "keypoints",
     "driving_video",
     "mask",
-    "second_photo",
     "background",
     "output",
     "weights",
@@ -57,7 +56,8 @@ def names_only(settings: Mapping[str, Any]) -> dict[str, Any]:
     named = {
         name: file_name(value) for name, value in settings.items() if name in PATHS and value is not None
     }
-    named |= {name: [file_name(each) for each in settings[name]] for name in ("lora",) if settings.get(name)}
+    lists = (name for name in ("lora", "other_photos") if settings.get(name))
+    named |= {name: [file_name(each) for each in settings[name]] for name in lists}
     return {**settings, **named}
 
 

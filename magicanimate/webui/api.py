@@ -1,23 +1,24 @@
-"""The endpoint ``/animate`` for programs, which call it by ``gradio_client`` or over HTTP."""
+"""The endpoints for programs, which call them by ``gradio_client`` or over HTTP: ``/animate``, and
+``/animate_several`` for several photos."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import CLIP_BACKGROUND, AnimationRequest, with_current_names
+from magicanimate.config import CLIP_BACKGROUND, PHOTO_BACKGROUND, AnimationRequest, with_current_names
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
-from magicanimate.webui.animate.form_values import FILE, MOTION_STEPS, form_settings, request_of
+from magicanimate.webui.animate.form_values import FILE, MOTION_STEPS, PHOTOS, form_settings, request_of
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.service import AnimationService
 
-API_NAME = "animate"
-"""The only event of the page that programs may call."""
+API_NAMES = _ONE, _SEVERAL = "animate", "animate_several"
+"""The only events of the page that programs may call."""
 
 AT_A_TIME = 4
 """Calls that may wait for their result; animations run one after the other anyway."""
@@ -30,11 +31,16 @@ _DESCRIPTION = (
     "While it runs the report says stage, step, total and seconds_left; at last stage done and all settings."
 )
 
+_DESCRIPTION_OF_SEVERAL = (
+    "The same for a dance of several people, with a photo for each, from left to right; the settings take a "
+    'background, and cast, such as "2,1", for who becomes whom.'
+)
+
 Reply = tuple[str | None, dict[str, Any]]
 
 
 class AnimateEndpoint:
-    """Adds the endpoint to the page that is being built; it shows nothing there.
+    """Adds the endpoints to the page that is being built; they show nothing there.
 
     Args:
         service: runs the animations.
@@ -45,19 +51,30 @@ class AnimateEndpoint:
         photo = gr.File(label="Photo", visible=False)
         motion = gr.File(label="DensePose clip", visible=False)
         settings = gr.JSON(value={}, label="Settings", visible=False)
+        photos = gr.File(file_count="multiple", label="Photos", visible=False)
         video = gr.File(label="Video", visible=False)
         report = gr.JSON(label="Report", visible=False)
-        gr.Button(visible=False).click(
-            self._animate,
-            [photo, motion, settings],
-            [video, report],
-            api_name=API_NAME,
-            api_description=_DESCRIPTION,
-            concurrency_limit=AT_A_TIME,
-        )
+        for work, given, name, description in (
+            (self._animate, photo, _ONE, _DESCRIPTION),
+            (self._animate_several, photos, _SEVERAL, _DESCRIPTION_OF_SEVERAL),
+        ):
+            gr.Button(visible=False).click(
+                work,
+                [given, motion, settings],
+                [video, report],
+                api_name=name,
+                api_description=description,
+                concurrency_id=_ONE,
+                concurrency_limit=AT_A_TIME,
+            )
 
     def _animate(
         self, photo: str | None, motion: str | None, settings: dict | None, request: gr.Request
+    ) -> Iterator[Reply]:
+        yield from self._animate_several([photo] if photo else [], motion, settings, request)
+
+    def _animate_several(
+        self, photos: list[str] | None, motion: str | None, settings: dict | None, request: gr.Request
     ) -> Iterator[Reply]:
         """Submit a job and follow it; a caller who leaves takes it along.
 
@@ -65,10 +82,13 @@ class AnimateEndpoint:
             InputError: the request cannot be used, or the job failed or was cancelled.
         """
         defaults = self.service.defaults()
-        wanted = api_request(photo, motion, settings, defaults=defaults, output=self.service.output)
+        given = {"defaults": defaults, "output": self.service.output}
+        photo, *others = photos or [None]
+        wanted = api_request(photo, motion, settings, others, **given)
         owner = (request.username or f"api {request.session_hash}") if self.service.shared else ""
         # The video that is to be its own background is converted first.
-        steps = {"convert": True} if wanted.background == CLIP_BACKGROUND else None
+        people = "all" if wanted.other_photos else "largest"
+        steps = {"convert": True, "people": people} if wanted.background == CLIP_BACKGROUND else None
         job = self.service.submit(wanted, owner=owner, steps=steps)
         try:
             for update in self.service.queue.follow(job.id, at_least_every=_UPDATE_EVERY):
@@ -101,6 +121,7 @@ def api_request(
     photo: str | None,
     motion: str | None,
     settings: Mapping[str, Any] | None,
+    others: Sequence[str] = (),
     *,
     defaults: ModelDefaults,
     output: Path,
@@ -111,6 +132,7 @@ def api_request(
         photo, motion: files.
         settings: by the names of `AnimationRequest`, within the page's ranges; what is left out or ``None``
             is as the preset and the checkpoint say.
+        others: files of the other dancers' photos.
         defaults: of the checkpoint.
         output: where the result goes.
 
@@ -134,4 +156,7 @@ def api_request(
             "The background 'file' needs a file, which cannot be sent; choose photo, clip (the motion is an "
             "ordinary video then), transparent or colour (with background_colour)."
         )
-    return request_of({"photo": photo, "motion": motion, "seed": known["seed"].default, **given}, output)
+    if others and given.get("background", PHOTO_BACKGROUND) == PHOTO_BACKGROUND:
+        raise InputError("Several photos need another background; choose clip, transparent or colour.")
+    files = {"photo": photo, "motion": motion, PHOTOS: list(others)}
+    return request_of({**files, "seed": known["seed"].default, **given}, output)

@@ -9,7 +9,7 @@ import gradio as gr
 
 from magicanimate.webui import STATIC, views
 from magicanimate.webui.animate.tab import AnimateTab
-from magicanimate.webui.api import API_NAME, AnimateEndpoint
+from magicanimate.webui.api import API_NAMES, AnimateEndpoint
 from magicanimate.webui.blocks import GuardedBlocks
 from magicanimate.webui.gallery.tab import GalleryTab
 from magicanimate.webui.models.fetching import ModelFetch
@@ -93,6 +93,6 @@ class Page:
                 self.models.connect(self.animate, self.tabs, models_tab)
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)
         for event in self.blocks.fns.values():  # texts worked out when the page opens are events, too
-            if event.api_name != API_NAME:
+            if event.api_name not in API_NAMES:
                 event.api_visibility = "private"
         self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)

@@ -26,7 +26,7 @@ from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import background_file, check_request
 from magicanimate.webui.animate.clip_look import as_video, last_frame, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
-from magicanimate.webui.animate.form_values import FILES
+from magicanimate.webui.animate.form_values import FILES, PHOTOS
 from magicanimate.webui.animate.mask_look import MaskFiles, mask_files
 from magicanimate.webui.background import run_with_progress
 from magicanimate.webui.gallery.library import Library
@@ -231,6 +231,8 @@ class AnimationService:
         checkpoint = before.request.get(CHECKPOINT) if before else checkpoint_name(self.animator.model)
         if joined is not None and self._is_upload(joined):
             uploads.append(JOINED)
+        if any(map(self._is_upload, request.other_photos)):
+            uploads.append(PHOTOS)
         wanted = job_request(request, checkpoint=checkpoint, steps=steps, joined=joined)
         kept = {"title": job_title(request), "uploads": uploads}
         if instead_of:
@@ -264,7 +266,7 @@ class AnimationService:
             )
             return mask_files(scene, mask, preview)
 
-        files = [getattr(request, name) for name in FILES]
+        files = [*(getattr(request, name) for name in FILES), *request.other_photos]
         try:
             yield from run_with_progress(work)
         except InputError as error:

@@ -25,7 +25,7 @@ from magicanimate.webui.animate.form_values import OWN, form_settings
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.texts import said, tr
+from magicanimate.webui.texts import label_of, said, tr
 
 _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}
@@ -36,7 +36,16 @@ _ON_LOAD = """
 let open = false;
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-mends]");
-  if (button) trigger("click", { mends: button.dataset.mends });
+  if (button) trigger("click", { mends: button.dataset.mends, cast: "" });
+});
+// Of two dancers who would become the same person, the other one becomes who this one was.
+element.addEventListener("change", (event) => {
+  const chosen = event.target, cast = [...element.querySelectorAll(".ma-cast select")];
+  const other = cast.find((each) => each !== chosen && each.value === chosen.value);
+  const before = chosen.dataset.photo;
+  if (other && before !== "0" && !cast.some((each) => each.value === before)) other.value = before;
+  if (cast.every((each) => each.value !== "0"))
+    trigger("click", { mends: "", cast: cast.map((each) => each.value).join(",") });
 });
 element.addEventListener("toggle", (event) => { open = event.target.open; }, true);
 let again = null;
@@ -93,12 +102,15 @@ class CheckCard:
             show_progress="hidden",
         )
         mended = [
-            self.controls[name] for name in ("fit_dancer", "fit", "size", "width", "height", "guidance_scale")
+            self.controls[name]
+            for name in ("fit_dancer", "fit", "size", "width", "height", "guidance_scale", "cast")
         ]
         self.card.click(self._mend, None, mended, queue=False, **PRIVATE)
 
     def _mend(self, event: gr.EventData) -> Updates:
-        """The button of a warning was pressed: its setting becomes what is needed."""
+        """The button of a warning was pressed, or another photo chosen for a dancer: set what is needed."""
+        if event.cast:
+            return {self.controls["cast"]: event.cast}
         own = form_settings(self.service.defaults())
         changes: dict[str, dict[str, Any]] = {
             "fit-dancer": {"fit_dancer": True},
@@ -160,9 +172,31 @@ def card(forecast: Forecast) -> str:
         f"{' data-loading=yes' if forecast.loading else ''}>"
         f"<summary><span{role}>{html.escape(forecast.headline())}</span>{waiting}</summary>"
         f'<div class="ma-check-more" tabindex="0" role="group" aria-label="{tr("What to expect")}">'
-        f'<div class="ma-check-pictures">{pictures}</div>'
+        f'<div class="ma-check-pictures">{pictures}</div>{_cast(forecast)}'
         f"<ul>{lines}</ul></div></details>"
     )
+
+
+def _cast(forecast: Forecast) -> str:
+    """Each dancer's colour, and the photo that she becomes, to be chosen; empty with one photo."""
+    if not forecast.cast:
+        return ""
+    shown = []
+    for number, member in enumerate(forecast.cast, start=1):
+        choices = range(1, len(forecast.photos) + 1) if member.photo else range(len(forecast.photos) + 1)
+        options = "".join(
+            f'<option value="{photo}"{" selected" if photo == member.photo else ""}>'
+            f"{tr('Photo {number}', number=photo) if photo else '–'}</option>"
+            for photo in choices
+        )
+        label = tr("Dancer {number} from the left becomes", number=number)
+        photo = _picture(forecast.photos[member.photo - 1], "", css="ma-cast-photo") if member.photo else ""
+        colour = "#{:02x}{:02x}{:02x}".format(*member.colour)
+        shown.append(
+            f'<label style="border-color:{colour}"><b style="background:{colour}">{number}</b>{photo}'
+            f'<select data-photo="{member.photo}" aria-label="{label}">{options}</select></label>'
+        )
+    return f'<div class="ma-cast" role="group" aria-label="{label_of("cast")}">{"".join(shown)}</div>'
 
 
 def problem(error: InputError) -> str:
@@ -181,10 +215,10 @@ def _line(remark: Remark) -> str:
     )
 
 
-def _picture(pixels: np.ndarray, label: str) -> str:
+def _picture(pixels: np.ndarray, label: str, *, css: str = "ma-check-picture") -> str:
     """A picture, uint8 (H, W, 3), as an ``img`` of its own."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=85)
-    return views.picture(file.getvalue(), label=label, css="ma-check-picture")
+    return views.picture(file.getvalue(), label=label, css=css)

@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from densepose_tools.photo_people import PersonDetector, count_people, is_plausible, thinned
 from magicanimate.animator import ModelDefaults
+from magicanimate.cast import cast_of, colour_of, find_dancers, outlined
 from magicanimate.config import AnimationRequest
 from magicanimate.detail import CHOICES, counted, times_as_long
 from magicanimate.device import Device
 from magicanimate.errors import InputError
 from magicanimate.files import without_folders
 from magicanimate.media.motion import open_motion
+from magicanimate.media.photo import load_photo
+from magicanimate.palette import nearest_labels
 from magicanimate.progress import duration
 from magicanimate.request_checks import check_request
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, estimate
-from magicanimate.webui.animate.form_values import check_values, request_of
+from magicanimate.webui.animate.form_values import check_values, request_of, several_photos
 from magicanimate.webui.texts import said, tr
 
 Level = Literal["good", "note", "warning", "error"]
@@ -52,12 +56,28 @@ MENDS = ("fit-dancer", "show-all", "own-size", "own-guidance")
 
 
 @dataclass(frozen=True)
+class Member:
+    """A dancer of several, and who she becomes.
+
+    Attributes:
+        colour: of her outline in the picture of the clip: red, green and blue.
+        photo: number of the photo that she becomes, from 1; 0 where that is not said yet.
+    """
+
+    colour: tuple[int, int, int]
+    photo: int
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What the check card shows.
 
     Attributes:
         photo: as the networks will see it, uint8 (height, width, 3), if it can be read.
-        motion: the first frame of the clip with somebody in it, likewise.
+        motion: the first frame of the clip with somebody in it, likewise; with several photos the first one
+            that shows all dancers apart, each with an outline.
+        cast: who becomes whom, from left to right, where there are several photos.
+        photos: these, small, uint8 (h, w, 3) each.
         remarks: in the order in which they are read.
         length: of the result in seconds, where the clip can be read.
         takes: how long making it takes, such as "about 11 s"; empty while that is not known.
@@ -67,6 +87,8 @@ class Forecast:
 
     photo: np.ndarray | None = None
     motion: np.ndarray | None = None
+    cast: tuple[Member, ...] = ()
+    photos: tuple[np.ndarray, ...] = ()
     remarks: tuple[Remark, ...] = ()
     length: float | None = None
     takes: str = ""
@@ -161,6 +183,8 @@ class Forecaster:
                 found = replace(found, photo=photo)
         if photo is not None:
             is_map = clip is not None and clip.report.is_densepose
+            if clip is not None and request.other_photos:
+                found = self._with_cast(found, request, maps, is_map=is_map)
             found = found.and_then(*self._on_people(photo, maps if is_map else [], values, tried=tried))
         if clip is not None and all(remark.level != "error" for remark in found.remarks):
             # Last, as by now the device is chosen, also when the program just began.
@@ -259,8 +283,6 @@ class Forecaster:
     ) -> Iterator[Remark]:
         if self.bodies is None:
             return
-        from magicanimate.palette import nearest_labels
-
         try:
             person = self.bodies.labels(photo)
         except InputError as error:
@@ -275,7 +297,9 @@ class Forecaster:
                 ),
             )
             return
-        people = count_people(person) + bool(values.get("second_photo"))
+        if several_photos(values):  # how many dancers they suit is said of the cast
+            return
+        people = count_people(person)
         dancers = [thinned(nearest_labels(frame)[0]) for frame in maps]
         dancing = int(np.median([count_people(labels) for labels in dancers])) if dancers else people
         shown = tr("one person|{count} people", count=people)
@@ -287,6 +311,39 @@ class Forecaster:
         yield Remark("good", tr("The photo shows {people}.", people=shown))
         if people == 1 and dancers and not tried and not values.get("fit_dancer"):
             yield from _on_builds(compare(person, dancers), cut_off=is_cut_off(dancers))
+
+    def _with_cast(
+        self, found: Forecast, request: AnimationRequest, frames: list[np.ndarray], *, is_map: bool
+    ) -> Forecast:
+        """Who becomes whom, with the dancers' outlines on the picture of the clip.
+
+        Args:
+            found: so far.
+            request: with several photos.
+            frames: of the clip as the networks would see them, uint8 (height, width, 3) each.
+            is_map: whether they are part maps; of an ordinary video the dancers are only guessed.
+        """
+        try:
+            photos = tuple(_small_photo(photo) for photo in request.photos)
+            looked = [nearest_labels(frame)[0] if is_map else self._guessed(frame) for frame in frames]
+        except InputError as error:
+            return found.and_then(Remark("error", said(str(error))))
+        dancers = find_dancers(looked)
+        count, remarks = len(dancers.parts), []
+        try:
+            cast = tuple(number + 1 for number in cast_of(request, count))
+        except InputError as error:
+            cast = tuple(number + 1 if number < len(photos) else 0 for number in range(count))
+            text = said(str(error))
+            guess = tr("The dancers of an ordinary video are only known once it is converted.")
+            remarks = [Remark("error", text) if is_map else Remark("warning", f"{text} {guess}")]
+        members = tuple(Member(colour_of(number), photo) for number, photo in enumerate(cast))
+        motion = outlined(frames[dancers.frame], dancers.parts)
+        return replace(found, motion=motion, cast=members, photos=photos).and_then(*remarks)
+
+    def _guessed(self, frame: np.ndarray) -> np.ndarray:
+        """The parts that the small segmenter sees in a frame; nobody where there is none."""
+        return np.zeros(frame.shape[:2], np.uint8) if self.bodies is None else self.bodies.labels(frame)
 
     def _on_checkpoint(self, request: AnimationRequest) -> Iterator[Remark]:
         own = self.defaults
@@ -337,6 +394,13 @@ def edited_length(seconds: float, values: Mapping[str, Any]) -> float:
         joined = open_motion(Path(values["joined"]))
         seconds += (joined.num_frames_estimate or 0) / joined.fps
     return seconds / float(values.get("speed") or 1) * (2 if values.get("boomerang") else 1)
+
+
+def _small_photo(path: Path) -> np.ndarray:
+    """A photo for the card, uint8 (h, w, 3), at most 96 pixels high; an ``InputError`` where it is none."""
+    photo = Image.fromarray(load_photo(path))
+    photo.thumbnail((96, 96))
+    return np.asarray(photo)
 
 
 def _sorry(error: InputError, values: Mapping[str, Any]) -> Remark:

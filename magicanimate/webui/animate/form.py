@@ -194,9 +194,18 @@ def _background_settings(settings: dict[str, Setting], mask_panel: Callable[[Con
             controls["mask_grow"] = _slider("mask_grow", settings)
             controls["mask_feather"] = _slider("mask_feather", settings, step=0.5)
         mask_panel(controls)
-        controls["second_photo"] = gr.File(
-            label=label_of("second_photo"), file_types=["image"], height=110, elem_id="second_photo"
+        controls["other_photos"] = gr.File(
+            label=label_of("other_photos"),
+            file_types=["image"],
+            file_count="multiple",
+            height=130,
+            elem_id="other_photos",
         )
+        controls["cast"] = gr.Textbox(settings["cast"].default, **_layout("cast", {}))
+        # Another number of photos needs another cast.
+        files = controls["other_photos"]
+        for changed in (files.upload, files.delete, files.clear):
+            changed(lambda: "", None, controls["cast"], queue=False, **PRIVATE)
 
     def shown(choice: str) -> list[Any]:
         needs = (choice == COLOUR, choice == FILE, choice != settings["background"].default)

@@ -39,7 +39,9 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler",
     "EulerDiscreteScheduler",
 )
-FILES = ("photo", "motion", "keypoints", "driving_video", "mask", "second_photo")
+FILES = ("photo", "motion", "keypoints", "driving_video", "mask")
+PHOTOS = "other_photos"
+"""The value that is a list of files."""
 COLOUR, FILE = "colour", "file"
 BACKGROUNDS = (PHOTO_BACKGROUND, CLIP_BACKGROUND, COLOUR, FILE, TRANSPARENT)
 """What the people may be before; the colour and the file are settings of their own."""
@@ -243,11 +245,18 @@ def motion_steps(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     steps = {name: values[name] for name in MOTION_STEPS if name in values}
     steps |= {"convert": bool(values.get("check_motion", True))}
+    if several_photos(values) and steps.get("people") == "largest":
+        steps["people"] = "all"
     if steps.get("people") == "point":
         if not values.get("point"):
             raise InputError(tr("Click on the person to follow, in the picture below the video."))
         steps["point"] = list(values["point"])
     return steps
+
+
+def several_photos(values: Mapping[str, Any]) -> bool:
+    """Whether several dancers become the people of several photos, which takes another background."""
+    return bool(values.get(PHOTOS)) and values.get("background") not in (None, PHOTO_BACKGROUND)
 
 
 def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
@@ -269,7 +278,7 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
         if given.get(name) == 0:
             del given[name]
     if given.get("background") in (None, PHOTO_BACKGROUND):
-        given = {name: value for name, value in given.items() if name not in ("mask", "second_photo")}
+        given.pop("mask", None)
     if given.get("background") == CLIP_BACKGROUND:  # the clip before it is converted
         given["driving_video"] = values.get("driving_video") or values["motion"]
     elif given.get("background") == COLOUR:
@@ -285,8 +294,12 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     elif given.get("background") == TRANSPARENT:
         output = output.with_suffix(".webm")
     given["lora"] = in_folder(given.get("lora") or ())
-    paths = {name: Path(given[name]) for name in FILES if name in given}
-    paths |= {"output": output}
+    paths: dict[str, Any] = {name: Path(given[name]) for name in FILES if name in given}
+    paths |= {"output": output, PHOTOS: ()}
+    if several_photos(values):
+        paths[PHOTOS] = tuple(map(Path, values[PHOTOS]))
+    else:
+        given.pop("cast", None)
     return AnimationRequest(**{**given, **paths, "seed": int(values["seed"]), "preview_every": 1})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, file_name, read_json
-from magicanimate.webui.animate.form_values import FILES
+from magicanimate.webui.animate.form_values import FILES, PHOTOS
 from magicanimate.webui.gallery.export import EXPORTED_FROM
 from magicanimate.webui.gallery.results import LARGEST_SETTINGS, StoredResult
 from magicanimate.webui.texts import tr
@@ -28,12 +28,14 @@ class Reused:
     Attributes:
         settings: by the names of `AnimationRequest`, and what else was recorded.
         files: by the names of `FILES`, those that are still there and may be used.
+        other_photos: likewise.
         missing: sentences that name those that are not.
     """
 
     settings: Mapping[str, Any]
     files: Mapping[str, Path]
     missing: tuple[str, ...]
+    other_photos: tuple[Path, ...] = ()
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def original(settings: Mapping[str, Any], results: Iterable[StoredResult]) -> Ma
     of_the_file = (EXPORTED_FROM, "program")  # which may have been written by another version
     wanted = {name: value for name, value in names_only(settings).items() if name not in of_the_file}
     found = [each.settings for each in results if wanted.items() <= names_only(each.settings).items()]
-    files = {tuple(each.get(name) for name in FILES) for each in found}
+    files = {(*(each.get(name) for name in FILES), *(each.get(PHOTOS) or ())) for each in found}
     return found[0] if len(files) == 1 else None
 
 
@@ -104,9 +106,17 @@ def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused
             found[name] = path
         else:
             missing.append(tr("{what} {name} is a folder of frames; choose a video.", **called))
+    others = []
+    for named in settings.get(PHOTOS) or ():
+        path = _within(Path(named), folders) if isinstance(named, str) and named else None
+        if path is not None and path.is_file():
+            others.append(path)
+        else:
+            text = "{what} {name} is not there any more; choose it again."
+            missing.append(tr(text, what=tr(_CALLED[PHOTOS]), name=file_name(str(named))))
     if "driving_video" in found:  # the motion clip was made of it and will be again
         found["motion"] = found.pop("driving_video")
-    return Reused(settings, found, tuple(missing))
+    return Reused(settings, found, tuple(missing), tuple(others))
 
 
 _CALLED = {
@@ -115,7 +125,7 @@ _CALLED = {
     "keypoints": "The keypoint clip",
     "driving_video": "The ordinary dance video",
     "mask": "The mask",
-    "second_photo": "The second photo",
+    "other_photos": "The photo of another dancer",
 }
 
 

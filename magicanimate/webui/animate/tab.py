@@ -14,7 +14,7 @@ from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import CheckCard, problem
 from magicanimate.webui.animate.examples import ON_LOAD as EXAMPLES_ON_LOAD
 from magicanimate.webui.animate.examples import Example, example_list, stage_of
-from magicanimate.webui.animate.form_values import FILES, check_values, motion_steps
+from magicanimate.webui.animate.form_values import FILES, PHOTOS, check_values, motion_steps
 from magicanimate.webui.animate.mask_panel import MaskPanel
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.animate.presets_panel import PresetsPanel
@@ -240,6 +240,8 @@ class AnimateTab:
             names.remove("keypoints")
         files = {name: job.request[name] for name in names if job.request.get(name)}
         values |= {name: str(self.service.lend(Path(file))) for name, file in files.items()}
+        values["mask"] = values.get("mask")  # of the form before, if this has none
+        values[PHOTOS] = [str(self.service.lend(Path(file))) for file in job.request.get(PHOTOS) or ()]
         joined = job.request.get(JOINED)
         updates = {self.controls[name]: value for name, value in values.items() if name in self.controls}
         return updates | {self.panel.joined: str(self.service.lend(Path(joined))) if joined else None}

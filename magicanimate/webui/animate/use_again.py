@@ -11,7 +11,7 @@ import gradio as gr
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.form import Controls
-from magicanimate.webui.animate.form_values import form_settings, of_result
+from magicanimate.webui.animate.form_values import PHOTOS, form_settings, of_result
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.animate.result_panel import ResultPanel
 from magicanimate.webui.animate.reuse import (
@@ -153,6 +153,8 @@ class UseAgain:
         if not defaults.takes_keypoints:
             files.pop("keypoints", None)
         values |= {name: str(self.service.lend(file)) for name, file in files.items()}
+        values["mask"] = values.get("mask")  # of the form before, if this has none
+        values[PHOTOS] = [str(self.service.lend(file)) for file in again.other_photos]
         notes = [*again.missing, *found.notes]
         text = " ".join([tr("These are the settings of {name}.", name=source), *notes])
         return {

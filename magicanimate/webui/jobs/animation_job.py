@@ -22,7 +22,7 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import new_output, pair_name, without_folders, write_bytes
 from magicanimate.lora import parse
 from magicanimate.progress import duration
-from magicanimate.webui.animate.form_values import FILES
+from magicanimate.webui.animate.form_values import FILES, PHOTOS
 from magicanimate.webui.gallery.thumbnails import encode_webp
 from magicanimate.webui.jobs.job import JobResult
 from magicanimate.webui.texts import tr
@@ -85,7 +85,8 @@ def animation_request(job: Mapping[str, Any], output: Path) -> AnimationRequest:
         raise InputError("The job names no photo or no motion clip; make a new one.")
     limits = {f.name for f in fields(MediaLimits)}
     known = {name: value for name, value in (given.get("limits") or {}).items() if name in limits}
-    paths = {name: Path(given[name]) for name in FILES if given.get(name)}
+    paths: dict[str, Any] = {name: Path(given[name]) for name in FILES if given.get(name)}
+    paths[PHOTOS] = tuple(map(Path, given.get(PHOTOS) or ()))
     given["lora"] = tuple(given.get("lora") or ())
     return AnimationRequest(**{**given, **paths, "output": output, "limits": MediaLimits(**known)})
 
@@ -130,7 +131,7 @@ class AnimationRunner:
         except InputError as error:
             names = (*FILES, "background")
             files = [*(job.get(name) for name in names), *(getattr(request, name) for name in names), joined]
-            files += [parse(each).file for each in request.lora]
+            files += [*request.other_photos, *(parse(each).file for each in request.lora)]
             raise InputError(without_folders(str(error), *files)) from error
         except Cancelled as stopped:
             if preview is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -99,12 +100,12 @@ class JobFiles:
         folder = self.folder / _INPUTS
         if jobs is None:
             return sum(_size(kept) for kept in folder.glob("*/*"))
-        named = {value for job in jobs for value in job.request.values() if isinstance(value, str)}
+        named = {text for job in jobs for text in texts_of(job.request)}
         return sum(_size(Path(value)) for value in named if value.startswith(f"{folder}{os.sep}"))
 
     def sweep(self, jobs: Iterable[Job]) -> None:
         """Remove the uploads that neither a job nor a result, here or one folder down, names any more."""
-        named = {value for job in jobs for value in job.request.values() if isinstance(value, str)}
+        named = {text for job in jobs for text in texts_of(job.request)}
         for file in (*self.output.glob("*.json"), *self.output.glob("*/*.json")):
             if file.parent != self.folder:
                 named |= _texts_of(file)
@@ -118,6 +119,12 @@ class JobFiles:
     def close(self) -> None:
         """Let another program have the folder."""
         self._lock.release()
+
+
+def texts_of(settings: Mapping[str, Any]) -> list[str]:
+    """The texts among some settings, those in lists too; files are named by some of them."""
+    values = [value if isinstance(value, (list, tuple)) else [value] for value in settings.values()]
+    return [text for value in values for text in value if isinstance(text, str)]
 
 
 def _size(file: Path) -> int:
@@ -142,5 +149,4 @@ def _texts_of(settings_file: Path) -> set[str]:
         settings = read_json(settings_file, most=LARGEST_SETTINGS)
     except InputError:
         return set()
-    values = settings.values() if isinstance(settings, dict) else ()
-    return {value for value in values if isinstance(value, str)}
+    return set(texts_of(settings)) if isinstance(settings, dict) else set()

@@ -18,7 +18,7 @@ from typing import Any
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.webui.jobs.files import JobFiles
+from magicanimate.webui.jobs.files import JobFiles, texts_of
 from magicanimate.webui.jobs.job import Job, JobResult
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ class JobQueue:
             request: JSON-ready.
             title: what a person calls it; the kind if empty.
             owner: who may see it.
-            uploads: keys of ``request`` that name files which may vanish: copies of them are kept, and the
-                job's request names those.
+            uploads: keys of ``request`` that name files, one or a list, which may vanish: copies of them
+                are kept, and the job's request names those.
 
         Raises:
             InputError: too many jobs wait, or an upload or the job cannot be kept: there is no room, or what
@@ -248,9 +248,17 @@ class JobQueue:
     def _with_kept_uploads(
         self, request: Mapping[str, Any], uploads: Sequence[str], owner: str
     ) -> dict[str, Any]:
-        if uploads:
-            self._make_room(sum(_size(Path(request[key])) for key in uploads), owner)
-        return {**request, **{key: str(self._files.keep(Path(request[key]))) for key in uploads}}
+        if not uploads:
+            return dict(request)
+        files = {key: texts_of({key: request[key]}) for key in uploads}
+        self._make_room(sum(_size(Path(file)) for each in files.values() for file in each), owner)
+        kept: dict[str, Any] = {
+            key: [str(self._files.keep(Path(file))) for file in each] for key, each in files.items()
+        }
+        return {
+            **request,
+            **{key: each[0] if isinstance(request[key], str) else each for key, each in kept.items()},
+        }
 
     def _make_room(self, coming: int, owner: str) -> None:
         """Forget, the oldest first, jobs that came to nothing while too much is kept of uploads.

@@ -1,0 +1,187 @@
+"""Several photos for a dance of several: who the dancers of a clip are, and which photo each of them becomes.
+
+Letters in shape comments: ``H W`` pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from magicanimate.config import AnimationRequest
+from magicanimate.detail import HEAD
+from magicanimate.errors import InputError
+
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
+COLOURS += ((204, 121, 167),)
+"""Of the dancers from left to right, in turn; colours that colour-blind people can tell apart, too (Okabe and
+Ito 2008, "Color Universal Design")."""
+
+_TORSO = (1, 2)
+
+_SMALLEST_PERSON = 0.15
+"""Of the largest person's pixels; smaller pieces of a part map are nobody."""
+
+_CLOSE = 0.08
+"""Of the longer side: a piece without a torso this close to somebody is part of them."""
+
+_OFTEN = 0.1
+"""Of the frames that show anybody: as many must show the dancers apart. What looks like another one for a
+moment is none."""
+
+
+@dataclass(frozen=True)
+class Dancers:
+    """The dancers of a clip, from left to right in the first frame that shows all of them apart.
+
+    Attributes:
+        frame: number of that frame.
+        parts: the part map of each, uint8 ``H W``.
+    """
+
+    frame: int
+    parts: tuple[np.ndarray, ...]
+
+
+def find_dancers(maps: Iterable[np.ndarray]) -> Dancers:
+    """The dancers of a clip.
+
+    Args:
+        maps: the part map of each frame, or of some, uint8 ``H W``.
+
+    Returns:
+        as many as its frames show apart from each other; none where they show nobody.
+    """
+    counts: Counter[int] = Counter()
+    first: dict[int, Dancers] = {}
+    for number, labels in enumerate(maps):
+        people = _apart(labels)
+        if people:
+            counts[len(people)] += 1
+            first.setdefault(len(people), Dancers(number, tuple(people)))
+    often = [count for count in counts if counts[count] >= _OFTEN * counts.total()]
+    return first[max(often)] if often else Dancers(0, ())
+
+
+def cast_of(request: AnimationRequest, dancers: int) -> tuple[int, ...]:
+    """For each dancer, from left to right, which of the request's photos he becomes, counted from 0.
+
+    Args:
+        request: with more than one photo; `magicanimate.request_checks.check_request` has accepted it.
+        dancers: how many the clip shows.
+
+    Raises:
+        InputError: there are too few or too many photos, or the request's cast is of another number.
+    """
+    photos = len(request.photos)
+    shows = f"The motion clip shows {dancers} dancer{'' if dancers == 1 else 's'} apart from each other"
+    if request.cast:
+        wanted = request.cast_numbers
+        if len(wanted) != dancers:
+            raise InputError(
+                f"{shows}, and {request.cast} says of {len(wanted)} who they become (--cast); give a photo's "
+                "number for each dancer, from left to right."
+            )
+        return tuple(number - 1 for number in wanted)
+    if photos > dancers:
+        raise InputError(
+            f"{shows}, too few for {photos} photos; leave photos out, or choose a clip of as many dancers, "
+            "converted for all of its people (--people all)."
+        )
+    if photos < dancers:
+        again = ",".join(str(number % photos + 1) for number in range(dancers))
+        raise InputError(
+            f"{shows}, too many for {photos} photos; add photos, or say which photo each dancer becomes, "
+            f"from left to right (--cast {again})."
+        )
+    return tuple(range(dancers))
+
+
+def colour_of(dancer: int) -> tuple[int, int, int]:
+    """The colour, red, green and blue, of a dancer, counted from 0 from left to right."""
+    return COLOURS[dancer % len(COLOURS)]
+
+
+def outlined(picture: np.ndarray, dancers: Sequence[np.ndarray]) -> np.ndarray:
+    """A picture, uint8 ``H W 3``, with each dancer's outline in her colour.
+
+    Args:
+        picture: of the frame that shows them.
+        dancers: their part maps, uint8, of the same shape or smaller ones.
+    """
+    import cv2
+
+    height, width = picture.shape[:2]
+    line = max(1, round(max(height, width) / 128))
+    drawn = picture.copy()
+    for number, parts in enumerate(dancers):
+        body = cv2.resize((parts > 0).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        edges, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        # A dark line on either side, so that the colour is seen on any background.
+        drawn = cv2.drawContours(drawn, edges, -1, (0, 0, 0), 4 * line)
+        drawn = cv2.drawContours(drawn, edges, -1, colour_of(number), 2 * line)
+    return drawn
+
+
+def place_of(person: np.ndarray, dancer: np.ndarray) -> np.ndarray:
+    """The matrix (2, 3) that moves and scales a photo's pixels so that its person stands where a dancer does.
+
+    Head and torso come to lie on the dancer's, or the whole body where these are not seen.
+
+    Args:
+        person, dancer: part maps, uint8 ``H W``.
+    """
+    (head, torso, box), (other_head, other_torso, other_box) = _measured(person), _measured(dancer)
+    here: np.ndarray
+    there: np.ndarray
+    if head is None or torso is None or other_head is None or other_torso is None:
+        scale = (other_box[3] - other_box[1]) / (box[3] - box[1])
+        here, there = (np.array([(each[0] + each[2]) / 2, each[3]]) for each in (box, other_box))
+    else:
+        scale = np.hypot(*(other_torso - other_head)) / max(1.0, np.hypot(*(torso - head)))
+        here, there = head, other_head
+    scale = float(np.clip(scale, 0.2, 5))
+    return np.concatenate([scale * np.eye(2), (there - scale * here)[:, None]], 1)
+
+
+def moved(picture: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """A picture, float32 ``H W`` or ``H W 3``, by a matrix of `place_of`; nothing is beyond its edge."""
+    import cv2
+
+    how = cv2.INTER_AREA if place[0, 0] < 1 else cv2.INTER_LINEAR
+    return cv2.warpAffine(picture.astype(np.float32), place, picture.shape[1::-1], flags=how)
+
+
+def _apart(parts: np.ndarray) -> list[np.ndarray]:
+    """The part map of each person, from left to right, with heads and limbs that seem cut off close by."""
+    import cv2
+
+    body = cv2.dilate((parts > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
+    count, pieces, boxes, centres = cv2.connectedComponentsWithStats(body)
+    areas = boxes[:, cv2.CC_STAT_AREA]
+    with_torso = set(np.unique(pieces[np.isin(parts, _TORSO)]).tolist()) or set(range(1, count))
+    people = [
+        i for i in range(1, count) if i in with_torso and areas[i] >= _SMALLEST_PERSON * areas[1:].max()
+    ]
+    people.sort(key=lambda i: centres[i][0])
+    owner = np.arange(count)
+    far = {i: cv2.distanceTransform((pieces != i).astype(np.uint8), cv2.DIST_L2, 3) for i in people}
+    for piece in set(range(1, count)) - set(people):
+        near, nearest = min((far[i][pieces == piece].min(), i) for i in people)
+        owner[piece] = nearest if near <= _CLOSE * max(parts.shape) else 0
+    whose = owner[pieces]
+    return [np.where(whose == i, parts, 0).astype(parts.dtype) for i in people]
+
+
+def _measured(parts: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """Middle of head and torso, x and y, where they are seen, and the box x0, y0, x1, y1 of the body."""
+    rows, columns = np.nonzero(parts)
+    box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
+    middles = []
+    for labels in (HEAD.labels, _TORSO):
+        rows, columns = np.nonzero(np.isin(parts, labels))
+        middles.append(np.array([columns.mean(), rows.mean()]) if len(rows) else None)
+    return middles[0], middles[1], box
