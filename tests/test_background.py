@@ -18,7 +18,7 @@ from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.motion_steps import take_steps
 from magicanimate import ASSETS
 from magicanimate.animator import Animator
-from magicanimate.background import Backdrop, clean_plate, driving_scene, guided_filter
+from magicanimate.background import Backdrop
 from magicanimate.cast import colour_of, find_dancers, outlined
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
@@ -34,12 +34,14 @@ from magicanimate.mask import (
     read_masks,
     write_masks,
 )
+from magicanimate.matte import cut_out, guided_filter
 from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import has_sound
 from magicanimate.palette import PALETTE, nearest_labels
 from magicanimate.provenance import inspect
 from magicanimate.request_checks import background_kind, check_request, side_by_side_path
+from magicanimate.scene import clean_plate, driving_scene
 from tests.media_files import part_labels, part_maps, write_clip, write_output
 from tests.small_segmenter import write_dance
 from tests.test_media_writer import with_alpha
@@ -153,14 +155,13 @@ def networks_made(
 def test_people_are_cut_out_with_their_clothes():
     media, room = scene(4)
     frames, truth = networks_made(media, room)
-    found = backdrop(room, media)
     for number, frame in enumerate(frames):
         labels = mask_of(figure(number))
-        alpha, people = found.cut_out(frame, labels)
+        alpha, people = cut_out(frame, room, labels)
         assert np.abs(alpha - truth[number]).mean() < 0.04
-        narrow, _ = backdrop(room, media, mask_grow=-3).cut_out(frame, labels)
+        narrow, _ = cut_out(frame, room, labels, grow=-3)
         assert narrow.sum() < alpha.sum()
-        soft, _ = backdrop(room, media, mask_feather=3).cut_out(frame, labels)
+        soft, _ = cut_out(frame, room, labels, feather=3)
         assert ((soft > 0.05) & (soft < 0.95)).sum() > ((alpha > 0.05) & (alpha < 0.95)).sum()
         inside = truth[number] > 0.5
         assert np.abs(people[inside] - (30, 160, 60)).mean() < 10, "the plate and the colour cast are out"
