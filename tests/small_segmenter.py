@@ -21,7 +21,7 @@ def write_segmenter(folder: Path) -> Path:
     import torch
     from torch.nn import functional
 
-    from training.segmenter.network import build_segmenter
+    from training.segmenter.stage import build_segmenter
 
     torch.manual_seed(0)
     network = build_segmenter("tiny")

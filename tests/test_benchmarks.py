@@ -25,7 +25,7 @@ from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames, write_boxes
 from tests.golden_cases import tiny_pipeline
 from tests.test_acceleration import animate
-from training.segmenter.network import build_segmenter
+from training.segmenter.stage import build_segmenter
 
 
 @pytest.fixture(scope="module")

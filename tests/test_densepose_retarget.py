@@ -154,7 +154,7 @@ def test_photo_is_taken_from_the_command_line(tmp_path, capsys):
 
 
 def test_mini_reports_the_figure_that_the_segmenter_labels(tmp_path, monkeypatch):
-    from training.segmenter.network import build_segmenter
+    from training.segmenter.stage import build_segmenter
 
     monkeypatch.setattr("densepose_tools.mini_engine.LEAST_CERTAINTY", 0)  # this one has learned nothing
     build_segmenter("tiny").save_pretrained(tmp_path / "segmenter")

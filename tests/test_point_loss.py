@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from training.attention_loss import WatchedAttention, watched_tokens
-from training.point_loss import point_losses
+from training.attention_loss import WatchedAttention, point_losses, watched_tokens
 
 SIDE, POINTS = 4, 64  # tokens, points of a side
 

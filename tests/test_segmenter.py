@@ -23,8 +23,7 @@ from training.__main__ import main
 from training.dancers.dataset import DancerFolder
 from training.segmenter import command
 from training.segmenter.augment import _hide, _transform, augment
-from training.segmenter.network import build_segmenter, segmenter_config
-from training.segmenter.stage import DICE_WEIGHT, segmentation_loss
+from training.segmenter.stage import DICE_WEIGHT, build_segmenter, segmentation_loss, segmenter_config
 
 
 @pytest.fixture(scope="module")

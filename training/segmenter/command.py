@@ -34,7 +34,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from training.segmenter.network import segmenter_config
+    from training.segmenter.stage import segmenter_config
 
     train(
         with_settings(segmenter_config(args.preset), args),
@@ -82,8 +82,7 @@ def train(
     from training.data.sources import hold_out
     from training.loop import Trainer, make_accelerator
     from training.run_folder import CONFIG, check_settings
-    from training.segmenter.network import build_segmenter
-    from training.segmenter.stage import SegmenterSamples, SegmenterStage
+    from training.segmenter.stage import SegmenterSamples, SegmenterStage, build_segmenter
 
     check_config(config)
     out = out or runs / config.stage / MODEL

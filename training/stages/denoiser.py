@@ -38,7 +38,7 @@ from torch.utils.data import Dataset, default_collate
 from magicanimate.errors import InputError
 from magicanimate.models.appearance_encoder import with_photo_map
 from magicanimate.models.hybrid_attention import install_hybrid_attention, set_reference
-from training.attention_loss import attention_losses, watch
+from training.attention_loss import attention_losses, point_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
 from training.data.draws import Stream, generator
 from training.data.tensors import draw_labels, labels_of
@@ -46,7 +46,6 @@ from training.diffusion import SAMPLING_STEPS, same_noise, sample_latents
 from training.latents import Latents
 from training.losses import denoising_losses, draw_noise, draw_timestep
 from training.pictures import psnr, save_grid, save_video, sharpness
-from training.point_loss import point_losses
 
 MOTION = ".motion_modules."
 SAMPLED = 8
