@@ -172,7 +172,7 @@ def test_giving_up_leaves_the_networks_as_they_were(pipe):
 
 def test_what_cannot_stream_is_refused(pipe):
     for change in ({"output_type": "np"}, {"windows": WindowPlan(closed_loop=True)}):
-        with pytest.raises(ValueError, match="open windows"):
+        with pytest.raises(ValueError, match="no closed loop"):
             pipe(*clip(12), **({"output_type": "stream", "beginning_first": True} | change))
 
 
