@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 
 import gradio as gr
 import pytest
 
 from magicanimate.animator import ModelDefaults
+from magicanimate.config import OLD_NAMES
 from magicanimate.errors import InputError
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import card
@@ -33,6 +37,22 @@ def data_of(panel: PresetsPanel, *, name: str = "", pending=None, **changes) -> 
     data = {widget: widget.value for widget in panel.controls.values()}
     data |= {panel.controls[key]: value for key, value in changes.items()}
     return data | {panel.name: name, panel.saved: None, panel.pending: pending}
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js to run the page's script")
+def test_a_form_that_an_earlier_version_kept_comes_back():
+    """The browser keeps the form under the settings' names, some of which have changed since."""
+    kept = {"seed": 7, "windows": "ring", "window_size": 8, "window_overlap": 2}
+    names = ["seed", "closed_loop", "context_length", "context_overlap", "fit"]
+    arguments = ", ".join(map(json.dumps, (names, [], OLD_NAMES)))
+    script = f"""
+        globalThis.document = {{ querySelector: () => null }};
+        globalThis.localStorage = {{ getItem: () => {json.dumps(json.dumps({"model": "", "values": kept}))} }};
+        ({form.REMEMBER.read_text(encoding="utf-8")})({arguments}).restore(1, false, 16, 4, "auto")
+            .then((values) => console.log(JSON.stringify(values)));
+    """
+    run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == [7, True, 8, 2, "auto"]
 
 
 def test_every_setting_has_a_widget_with_its_range(panel):

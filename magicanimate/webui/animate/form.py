@@ -11,7 +11,7 @@ import gradio as gr
 
 from magicanimate import lora
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import AnimationRequest
+from magicanimate.config import OLD_NAMES, AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.webui import STATIC
 from magicanimate.webui.animate.form_values import (
@@ -320,7 +320,8 @@ def remember(controls: Controls, opened: gr.events.Dependency) -> None:
         opened: what fills the form anew; the browser's turn is after it.
     """
     names, widgets = list(controls), list(controls.values())
-    kept = f"({REMEMBER.read_text(encoding='utf-8')})({json.dumps(names)}, {json.dumps(OWN)})"
+    given = ", ".join(map(json.dumps, (names, OWN, OLD_NAMES)))
+    kept = f"({REMEMBER.read_text(encoding='utf-8')})({given})"
     opened.then(None, widgets, widgets, js=f"(...now) => {kept}.restore(...now)", **PRIVATE)
     gr.on([each.change for each in widgets], None, widgets, js=f"(...now) => {kept}.keep(...now)", **PRIVATE)
 

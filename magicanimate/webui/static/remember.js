@@ -1,6 +1,7 @@
 // The form outlives a reload: its values are kept by the browser, files by their addresses, and put back if these
-// are still there. NAMES are those of the values, OWN of those that each model has its own for.
-(NAMES, OWN) => {
+// are still there. NAMES are those of the values, OWN of those that each model has its own for, OLD says what values
+// that an earlier version kept are called now.
+(NAMES, OWN, OLD) => {
   const KEY = "magicanimate-form";
   const model = () => document.querySelector("#checkpoint [data-model]")?.dataset.model ?? "";
   const file = (value) => value?.url ?? value?.video?.url;
@@ -14,6 +15,10 @@
       try {
         const kept = JSON.parse(localStorage.getItem(KEY) ?? "null");
         if (!kept) return now;
+        for (const [old, name] of Object.entries(OLD)) {
+          const value = kept.values[old];
+          if (value !== undefined) kept.values[name] ??= old === "windows" ? value === "ring" : value;
+        }
         const values = await Promise.all(
           NAMES.map(async (name, i) => {
             const value = kept.values[name];
