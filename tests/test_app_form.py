@@ -45,9 +45,10 @@ def test_a_form_that_an_earlier_version_kept_comes_back():
     kept = {"seed": 7, "windows": "ring", "window_size": 8, "window_overlap": 2}
     names = ["seed", "closed_loop", "context_length", "context_overlap", "fit"]
     arguments = ", ".join(map(json.dumps, (names, [], OLD_NAMES)))
+    stored = json.dumps(json.dumps({"model": "", "values": kept}))
     script = f"""
         globalThis.document = {{ querySelector: () => null }};
-        globalThis.localStorage = {{ getItem: () => {json.dumps(json.dumps({"model": "", "values": kept}))} }};
+        globalThis.localStorage = {{ getItem: () => {stored} }};
         ({form.REMEMBER.read_text(encoding="utf-8")})({arguments}).restore(1, false, 16, 4, "auto")
             .then((values) => console.log(JSON.stringify(values)));
     """
