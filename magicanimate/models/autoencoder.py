@@ -33,6 +33,7 @@ def encode_scaled(vae: Autoencoder, pixels: torch.Tensor) -> torch.Tensor:
     Returns:
         ``N C h w`` in the autoencoder's number format.
     """
+    # The mean and not a sample of the posterior: a photo has the same latents every time.
     encoded = vae.encode(pixels.to(vae.dtype))
     latents = encoded.latent if isinstance(vae, AutoencoderDC) else encoded.latent_dist.mean
     return latents * vae.config.scaling_factor
@@ -49,6 +50,7 @@ def spatial_factor(vae: Autoencoder) -> int:
     levels = (
         config.encoder_block_out_channels if isinstance(vae, AutoencoderDC) else config.block_out_channels
     )
+    # Every level but the first halves the sides.
     return 2 ** (len(levels) - 1)
 
 
@@ -99,6 +101,7 @@ class LatentPreview:
         shrunk = functional.adaptive_avg_pool2d(pictures, (height, width))
         wanted = functional.pixel_unshuffle(shrunk, FINENESS)
         wanted = wanted.movedim(1, -1).flatten(0, 2)  # (N h w) (3 x FINENESS^2)
+        # Neighbouring latents are much alike; without a ridge they would get large weights of opposite signs.
         ridge = _RIDGE * len(seen) * torch.eye(seen.shape[1])
         fitted = torch.linalg.solve(seen.T @ seen + ridge, seen.T @ wanted)
         self.weight = fitted[:-1].T.unflatten(1, (-1, 3, 3)).contiguous()
@@ -110,6 +113,7 @@ class LatentPreview:
         ``H W`` are four times ``h w``, or an even share of that where a side would have over 128 pixels.
         """
         count = latents.shape[2]
+        # Few and small: the page is sent one of these after every step.
         index = torch.linspace(0, count - 1, min(count, MOST_FRAMES)).round().long()
         frames = latents[0].float().cpu()[:, index].transpose(0, 1)  # F' C h w
         rgb = functional.conv2d(_padded(frames), self.weight, self.bias)

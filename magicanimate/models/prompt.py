@@ -23,4 +23,5 @@ class EmptyPrompt(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, num_tokens: int = 77, width: int = 768):
         super().__init__()
+        # A buffer: it moves with the networks, is stored with them, and no optimizer sees it.
         self.register_buffer("embedding", torch.zeros(1, num_tokens, width))
