@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.engine_choice import EngineChoice
+from densepose_tools.engines import PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.extractor import ENGINES
 from densepose_tools.tracking import PersonAt, people_named
 from magicanimate import __version__
@@ -19,7 +19,7 @@ from magicanimate.errors import InputError
 from magicanimate.progress import exit_status, say
 
 if TYPE_CHECKING:
-    from densepose_tools.engine import Extractor
+    from densepose_tools.engines import Extractor
     from densepose_tools.extraction import Extraction
     from densepose_tools.postprocess import Postprocessing
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densepose_tools.engine import Extractor, Selection
+from densepose_tools.engines import Extractor, Selection
 from densepose_tools.extractor import has_detectron2, has_mini, load_extractor
 from densepose_tools.segmenter import DEFAULT_FOLDER, require_segmenter
 from magicanimate import __version__

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from densepose_tools.archive import Archive, ClipInfo, write_archive
-from densepose_tools.engine import Extractor
+from densepose_tools.engines import Extractor
 from densepose_tools.output import Output, write_maps
 from densepose_tools.people import Person, part_map
 from densepose_tools.postprocess import PartMaps, Postprocessing, postprocess, postprocess_maps

@@ -1,10 +1,7 @@
-"""Load an extractor of any engine: ``load_extractor``.
+"""Load an extractor of any of `densepose_tools.engines`: ``load_extractor``.
 
-- ``torch``: the released network on torch and torchvision, nothing to compile.
-- ``detectron2``: the same network through detectron2, where that is installed.
-- ``mini``: a small network of this program, for the offline demo; it is not DensePose.
-- ``auto``: detectron2 where it can be imported, else torch; mini, with a warning, if the released weights are
-  neither here nor to be had.
+The engine "auto" is detectron2 where it can be imported, else torch; mini, with a warning, if the released
+weights are neither here nor to be had.
 """
 
 from __future__ import annotations
@@ -13,7 +10,13 @@ import importlib.util
 import logging
 from pathlib import Path
 
-from densepose_tools.engine import Extractor, Selection
+from densepose_tools.engines import (
+    Detectron2Extractor,
+    Extractor,
+    MiniExtractor,
+    Selection,
+    TorchExtractor,
+)
 from densepose_tools.segmenter import DEFAULT_FOLDER, is_segmenter
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import InputError
@@ -56,7 +59,7 @@ def load_extractor(
         raise InputError(f"The engine {engine!r} is unknown; choose one of: {', '.join(ENGINES)}.")
     selection = selection or Selection()
     if engine == "mini":
-        return _mini(weights or DEFAULT_FOLDER, device)
+        return MiniExtractor.load(weights or DEFAULT_FOLDER, device=device)
     if engine == "detectron2" and selection.margin:
         raise InputError("The engine detectron2 keeps boxes as they are; use torch for a margin.")
     if engine == "detectron2" and not has_detectron2():
@@ -66,7 +69,7 @@ def load_extractor(
     from densepose_tools.weights import RETRY_DELAYS, Unreachable, ensure_weights
     from magicanimate.device import pick_device
 
-    torch_extractor = _torch_extractor()
+    _require_torchvision()
     may_be_mini = engine == "auto" and weights is None and has_mini()
     picked = pick_device(device, "float32").name
     try:
@@ -81,17 +84,15 @@ def load_extractor(
         if not may_be_mini:
             raise
         log.warning("%s Until then the mini finds the parts; it is a small stand-in, not DensePose.", error)
-        return _mini(DEFAULT_FOLDER, device)
+        return MiniExtractor.load(DEFAULT_FOLDER, device=device)
     if engine != "torch" and has_detectron2() and not selection.margin:
-        from densepose_tools.detectron2_engine import Detectron2Extractor
-
         try:
             return Detectron2Extractor.load(path, device=picked, selection=selection)
         except InputError as error:
             if engine == "detectron2":
                 raise
             log.warning("%s", error)
-    return torch_extractor.load(path, device=picked, selection=selection)
+    return TorchExtractor.load(path, device=picked, selection=selection)
 
 
 def has_detectron2() -> bool:
@@ -104,19 +105,12 @@ def has_mini() -> bool:
     return is_segmenter(DEFAULT_FOLDER)
 
 
-def _torch_extractor() -> type:
-    """The engine "torch", imported before anything is fetched."""
+def _require_torchvision() -> None:
+    """Import the network of the engine "torch", before anything is fetched for it."""
     try:
-        from densepose_tools.torch_engine import TorchExtractor
+        import densepose_tools.rcnn.network  # noqa: F401
     except (ImportError, RuntimeError) as error:  # torchvision of another release fails with the latter
         raise InputError(
             f"torchvision is missing or does not fit the torch that is installed ({error}); install the two "
             "of one release and one kind, both for CPU or both for CUDA."
         ) from error
-    return TorchExtractor
-
-
-def _mini(folder: Path, device: str | None) -> Extractor:
-    from densepose_tools.mini_engine import MiniExtractor
-
-    return MiniExtractor.load(folder, device=device)

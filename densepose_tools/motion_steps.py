@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from densepose_tools.engine import Selection
 from densepose_tools.engine_choice import EngineChoice
+from densepose_tools.engines import Selection
 from densepose_tools.one_click import MotionConfig, examine, make_motion
 from densepose_tools.postprocess import Postprocessing
 from densepose_tools.tracking import PersonAt, people_named

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from densepose_tools.archive import Archive, is_archive
-from densepose_tools.engine import Extractor, Selection
 from densepose_tools.engine_choice import EngineChoice
+from densepose_tools.engines import Extractor, Selection
 from densepose_tools.extraction import Extraction, extract, photo_map, recolour, redraw
 from densepose_tools.output import Output
 from densepose_tools.postprocess import Postprocessing

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from densepose_tools.engine import Extractor
+from densepose_tools.engines import Extractor
 from densepose_tools.people import Person, part_map
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError

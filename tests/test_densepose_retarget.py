@@ -10,7 +10,7 @@ from PIL import Image
 
 from densepose_tools.body import measure_build, segments
 from densepose_tools.command import main
-from densepose_tools.mini_engine import MiniExtractor
+from densepose_tools.engines import MiniExtractor
 from densepose_tools.people import Person, part_map
 from densepose_tools.postprocess import Postprocessing, postprocess
 from densepose_tools.retarget import retargeted
@@ -156,7 +156,7 @@ def test_photo_is_taken_from_the_command_line(tmp_path, capsys):
 def test_mini_reports_the_figure_that_the_segmenter_labels(tmp_path, monkeypatch):
     from training.segmenter.stage import build_segmenter
 
-    monkeypatch.setattr("densepose_tools.mini_engine.LEAST_CERTAINTY", 0)  # this one has learned nothing
+    monkeypatch.setattr("densepose_tools.engines.LEAST_CERTAINTY", 0)  # this one has learned nothing
     build_segmenter("tiny").save_pretrained(tmp_path / "segmenter")
     mini = MiniExtractor.load(tmp_path / "segmenter", device="cpu")
     frames = [np.random.default_rng(k).integers(0, 256, (40, 56, 3), dtype=np.uint8) for k in range(2)]

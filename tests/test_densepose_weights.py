@@ -17,7 +17,7 @@ from filelock import FileLock
 from huggingface_hub import constants
 
 from densepose_tools import extractor, weights
-from densepose_tools.engine import Selection
+from densepose_tools.engines import Selection
 from densepose_tools.extractor import load_extractor
 from densepose_tools.published import read_published
 from densepose_tools.rcnn.network import DensePoseRCNN

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from densepose_tools.mini_engine import MiniExtractor
+from densepose_tools.engines import MiniExtractor
 from densepose_tools.segmenter import DEFAULT_FOLDER, NUM_LABELS, PartSegmenter
 from magicanimate.errors import InputError
 from magicanimate.media.photo import load_photo

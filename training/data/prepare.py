@@ -32,8 +32,8 @@ import numpy as np
 from PIL import Image
 
 from densepose_tools.archive import Archive
-from densepose_tools.engine import Extractor, Selection
 from densepose_tools.engine_choice import EngineChoice
+from densepose_tools.engines import Extractor, Selection
 from densepose_tools.extraction import extract
 from densepose_tools.output import Output
 from densepose_tools.people import Person, part_map

@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 
 from densepose_tools.body import either_side
-from densepose_tools.engine import PUBLISHED_MIN_SCORE, Selection
+from densepose_tools.engines import PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.one_click import MadeMotion, MotionConfig, motion_config
 from densepose_tools.postprocess import Postprocessing
 from densepose_tools.tracking import picture_at, with_mark

@@ -1,0 +1,236 @@
+"""The engines that find people and their body parts, behind one interface.
+
+- ``torch``: the released DensePose network on torch and torchvision, nothing to compile.
+- ``detectron2``: the same network through detectron2 and its DensePose project. It is configured here, as in
+  that project's ``densepose_rcnn_R_50_FPN_s1x.yaml``, which its package does not carry.
+- ``mini``: the small part segmenter in the place of DensePose, for the offline demo. It labels whole
+  pictures, so it knows one figure a picture, no scores and no coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from densepose_tools.people import Person
+from densepose_tools.segmenter import LEAST_CERTAINTY, PartSegmenter
+from densepose_tools.weights import load_network, read_converted
+from magicanimate.device import pick_device
+from magicanimate.errors import InputError
+
+if TYPE_CHECKING:
+    from densepose_tools.rcnn.network import DensePoseRCNN
+
+PUBLISHED_MIN_SCORE = 0.05
+"""What the tool that made the published motion clips leaves in; it draws much that is nobody."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of the people found an extractor reports.
+
+    Attributes:
+        min_score: people less sure than this are left out, 0.05..1; ``PUBLISHED_MIN_SCORE`` is as published.
+        max_people: the surest so many of a picture are kept, 1..100.
+        margin: sides of a box that cut off the body move out by this share of the box, 0..0.5. As published,
+            boxes stay as they are found: 0.
+    """
+
+    min_score: float = 0.5
+    max_people: int = 100
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not PUBLISHED_MIN_SCORE <= self.min_score < 1:
+            raise InputError(
+                f"The score threshold is {self.min_score}; give a number from {PUBLISHED_MIN_SCORE} (as "
+                "published) to below 1."
+            )
+        if not 1 <= self.max_people <= 100:
+            raise InputError(f"The most people are {self.max_people}; give a number from 1 to 100.")
+        if not 0 <= self.margin <= 0.5:
+            raise InputError(f"The margin is {self.margin}; give a share of the box from 0 to 0.5.")
+
+
+class Extractor(Protocol):
+    """Finds people and their parts in pictures.
+
+    Attributes:
+        name: "detectron2", "torch" or "mini".
+        batch: how many pictures to give at once.
+    """
+
+    name: str
+    batch: int
+
+    def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
+        """People of each picture, surest first; pictures are RGB uint8 (H, W, 3), all of one size."""
+
+
+_SMALLEST_SHARE = 0.002
+"""Of the picture; fewer pixels of body are noise."""
+
+
+class MiniExtractor:
+    """See `Extractor`."""
+
+    name = "mini"
+    batch = 8
+
+    def __init__(self, segmenter: PartSegmenter):
+        self.segmenter = segmenter
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str | None) -> MiniExtractor:
+        """Load the part segmenter.
+
+        Raises:
+            InputError: the folder does not hold one.
+        """
+        segmenter = PartSegmenter.load(folder)
+        segmenter.network.to(pick_device(device, "float32").name)
+        return cls(segmenter)
+
+    def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
+        """See `Extractor`."""
+        found = zip(*self.segmenter.segment(np.stack(frames)), strict=True)
+        return [_as_person(labels) if certainty >= LEAST_CERTAINTY else [] for labels, certainty in found]
+
+
+def _as_person(labels: np.ndarray) -> list[Person]:
+    """The figure of a part map, uint8 (H, W), in the box around it."""
+    rows, columns = np.nonzero(labels)
+    if len(rows) < _SMALLEST_SHARE * labels.size:
+        return []
+    top, left = int(rows.min()), int(columns.min())
+    height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
+    box = (float(left), float(top), float(width), float(height))
+    return [Person(box, 1.0, labels[top : top + height, left : left + width])]
+
+
+_BATCH_ON_GPU = 4
+
+
+class TorchExtractor:
+    """See `Extractor`."""
+
+    name = "torch"
+
+    def __init__(self, network: DensePoseRCNN, selection: Selection):
+        self.network, self.selection = network, selection
+        self.batch = 1 if network.device.type == "cpu" else _BATCH_ON_GPU
+
+    @classmethod
+    def load(cls, weights: Path, *, device: str, selection: Selection) -> TorchExtractor:
+        """Load converted weights.
+
+        Raises:
+            InputError: they are damaged or not DensePose's.
+        """
+        return cls(load_network(weights, device=device), selection)
+
+    def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
+        """See `Extractor`."""
+        wanted = self.selection
+        return self.network.people(
+            list(frames), min_score=wanted.min_score, max_people=wanted.max_people, margin=wanted.margin
+        )
+
+
+_CONFIG = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.WEIGHTS": "",
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.DENSEPOSE_ON": True,
+    "MODEL.ROI_HEADS.NAME": "DensePoseROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL.ROI_HEADS.NUM_CLASSES": 1,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
+    "MODEL.ROI_DENSEPOSE_HEAD.NAME": "DensePoseV1ConvXHead",
+    "MODEL.ROI_DENSEPOSE_HEAD.POOLER_TYPE": "ROIAlign",
+    "MODEL.ROI_DENSEPOSE_HEAD.NUM_COARSE_SEGM_CHANNELS": 2,
+}
+
+
+class Detectron2Extractor:
+    """See `Extractor`."""
+
+    name = "detectron2"
+    batch = 1
+
+    def __init__(self, predictor: Any, selection: Selection):
+        self.predictor, self.selection = predictor, selection
+
+    @classmethod
+    def load(cls, weights: Path, *, device: str, selection: Selection) -> Detectron2Extractor:
+        """Load converted weights into detectron2's predictor.
+
+        Raises:
+            InputError: detectron2 cannot be imported or builds another network than the released one.
+        """
+        try:
+            from densepose import add_densepose_config
+            from detectron2.config import get_cfg
+            from detectron2.engine import DefaultPredictor
+        except ImportError as error:
+            raise InputError(
+                f"detectron2 is installed but cannot be imported ({error}); use the engine torch instead."
+            ) from error
+        import torch
+
+        config = get_cfg()
+        add_densepose_config(config)
+        settings = _CONFIG | {
+            "MODEL.DEVICE": device,
+            "MODEL.ROI_HEADS.SCORE_THRESH_TEST": selection.min_score,
+            "TEST.DETECTIONS_PER_IMAGE": selection.max_people,
+        }
+        config.merge_from_list([item for pair in settings.items() for item in pair])
+        predictor = DefaultPredictor(config)
+        state = {name: torch.from_numpy(array) for name, array in read_converted(weights).items()}
+        missing, extra = predictor.model.load_state_dict(state, strict=False)
+        own = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
+        if extra or any(not name.startswith(own) for name in missing):
+            raise InputError(
+                f"detectron2 builds another network than the released one (missing {missing[:1]}, left over "
+                f"{extra[:1]}); use the engine torch instead."
+            )
+        return cls(predictor, selection)
+
+    def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
+        """See `Extractor`."""
+        return [self._people(frame) for frame in frames]
+
+    def _people(self, frame: np.ndarray) -> list[Person]:
+        from densepose.converters import ToChartResultConverter
+
+        found = self.predictor(np.ascontiguousarray(frame[..., ::-1]))["instances"]
+        people = []
+        for k in range(len(found)):
+            chart = ToChartResultConverter.convert(found.pred_densepose[k], found.pred_boxes[k])
+            x0, y0, x1, y1 = (float(number) for number in found.pred_boxes.tensor[k])
+            people.append(
+                Person(
+                    (x0, y0, x1 - x0, y1 - y0),
+                    float(found.scores[k]),
+                    chart.labels.cpu().numpy().astype(np.uint8),
+                    (chart.uv * 255).clamp(0, 255).cpu().numpy().astype(np.uint8),
+                )
+            )
+        return people
