@@ -492,8 +492,7 @@ class Animator:
         stack.push(media)
         for note in media.notes:
             log.warning("%s", note)
-        if media.notes:
-            meter.note(" ".join(media.notes))
+            meter.note(note)
         if request.start_from_photo:
             media = stack.enter_context(self._led_in(request, media))
         if request.background == PHOTO_BACKGROUND:
@@ -735,7 +734,7 @@ class Animator:
         times = detail.times_as_long(len(parts), size=size, width=width, height=height)
         told = f"The second look at {called} makes it take about {times:.1f} times as long."
         log.info("%s", told)
-        meter.note(" ".join([*media.notes, told]))
+        meter.note(told)
         return SecondLooks(photo, parts)
 
     def _adapt(
@@ -748,8 +747,7 @@ class Animator:
         notes = kept.enter_context(applied(pipe, request.lora, prompted=prompted)) + advice(request)
         for note in notes:
             log.warning("%s", note)
-        if notes:
-            meter.note(" ".join(notes))
+            meter.note(note)
 
     @staticmethod
     def _shown(

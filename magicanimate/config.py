@@ -574,7 +574,7 @@ class Progress:
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.
         preview: cheap preview frames, uint8 (F, h, w, 3), or ``None``.
         denoising_step: while denoising, which step runs, from 1, and how many there are.
-        note: a sentence for the user that stands until the end, for instance that memory ran out.
+        note: sentences for the user that stand until the end, for instance that memory ran out; one a line.
     """
 
     stage: str

@@ -209,24 +209,46 @@ def applied(
                 parameter.requires_grad_(learns)
 
 
-def advice(request: AnimationRequest) -> list[str]:
-    """A sentence for each LoRA that was made for few steps and will run with others."""
-    sentences = []
+def better_settings(request: AnimationRequest) -> dict[str, dict[str, Any]]:
+    """The settings that a LoRA for few steps was made with, where the request has others.
+
+    Args:
+        request: with steps and guidance filled in.
+
+    Returns:
+        Name of the file -> name of the setting in `AnimationRequest` -> its better value.
+    """
+    found = {}
     for lora in map(parse, request.lora):
         steps = few_steps(lora.file)
         if steps is None:
             continue
-        wanted = []
+        wanted: dict[str, Any] = {}
         if request.scheduler is None:
-            wanted.append(f"--scheduler {FEW_STEPS_SCHEDULER}")
+            wanted["scheduler"] = FEW_STEPS_SCHEDULER
         if request.num_inference_steps is not None and request.num_inference_steps > max(steps, 8):
-            wanted.append(f"--steps {steps}")
+            wanted["num_inference_steps"] = steps
         guided = _GUIDED.search(lora.file.stem)
         if not guided and request.guidance_scale is not None and request.guidance_scale > 2:
-            wanted.append("--guidance 1")
+            wanted["guidance_scale"] = 1.0
         if wanted:
-            sentences.append(f"{lora.file.name} was made for few steps; try {' '.join(wanted)}.")
-    return sentences
+            found[lora.file.name] = wanted
+    return found
+
+
+def advice(request: AnimationRequest) -> list[str]:
+    """A sentence for each of `better_settings`, in words that the page and the command line share."""
+    called = {"scheduler": "scheduler", "num_inference_steps": "steps", "guidance_scale": "guidance"}
+    return [
+        f"{name} was made for few steps; it works best with "
+        + ", ".join(f"{called[setting]} {_shown(value)}" for setting, value in wanted.items())
+        + "."
+        for name, wanted in better_settings(request).items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def few_steps(file: Path) -> int | None:

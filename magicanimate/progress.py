@@ -49,7 +49,7 @@ class ProgressMeter:
         self._seconds_per_decoded_frame = seconds_per_decoded_frame
         self._stage, self._began = "", 0.0
         self._frames_to_decode = 0
-        self._note = ""
+        self._notes: list[str] = []
         self.seconds: dict[str, float] = {}
 
     def begin(self, stage: str, total: int, *, frames_to_decode: int = 0) -> None:
@@ -70,8 +70,13 @@ class ProgressMeter:
         self._report(Progress(self._stage, step, total, left, preview, denoising_step, self._note))
 
     def note(self, sentence: str) -> None:
-        """Add a sentence to every report from now on."""
-        self._note = sentence
+        """Add a sentence to every report from now on, after those that are there."""
+        if sentence not in self._notes:
+            self._notes.append(sentence)
+
+    @property
+    def _note(self) -> str:
+        return "\n".join(self._notes)
 
     def finish(self) -> None:
         """Leave the current stage."""

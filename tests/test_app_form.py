@@ -106,13 +106,13 @@ def test_mistakes_are_told(panel):
 def test_card_shows_what_is_known_and_escapes_it():
     remarks = (
         Remark("good", "fine"),
-        Remark("warning", "too large", "own-size", "Use 128 × 128"),
+        Remark("warning", "too large", {"width": 128}, "Use 128 × 128"),
         Remark("error", "<b>no</b>"),
     )
     html = card(Forecast(remarks=remarks, complete=True))
     assert "<b>no</b>" not in html and 'aria-busy="false"' in html and "<img" not in html
     assert re.search(r'ma-is-error"><span aria-label="problem"', html)
-    assert 'data-mends="own-size">Use 128 × 128</button>' in html
+    assert 'data-mends="{&quot;width&quot;: 128}">Use 128 × 128</button>' in html
     assert 'aria-busy="true"' in card(Forecast())
 
 

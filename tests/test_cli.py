@@ -18,7 +18,7 @@ from magicanimate.cli.batch import load_batch
 from magicanimate.cli.main import build_parser, main, requests_of
 from magicanimate.errors import InputError
 from magicanimate.media.motion import open_motion
-from magicanimate.progress import time_left
+from magicanimate.progress import ProgressMeter, time_left
 from magicanimate.windows import WindowPlan
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
@@ -341,6 +341,16 @@ def test_info(capsys):
     assert "checkpoint" in printed and "memory profile" in printed
     assert main(["info", "--device", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
+
+
+def test_what_is_to_be_said_of_a_run_stays_when_more_is_said():
+    seen = []
+    meter = ProgressMeter(seen.append)
+    for sentence in ("The photo is cropped.", "The LoRA is for few steps.", "The photo is cropped."):
+        meter.note(sentence)
+    meter.begin("read", 3)
+    meter.update(1, 3)
+    assert [each.note for each in seen] == ["The photo is cropped.\nThe LoRA is for few steps."] * 2
 
 
 def test_time_left():

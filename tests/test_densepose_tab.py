@@ -26,12 +26,17 @@ VALUES = {"min_score": 0.5, "people": "largest", "start": 0, "end": 0, "deflicke
 
 
 @pytest.fixture
-def tab(tiny_model, segmenter, tmp_path) -> DensePoseTab:
+def page(tiny_model, segmenter, tmp_path) -> Page:
     (tmp_path / "out").mkdir()
     engine = EngineChoice("mini", segmenter, "cpu")
     service = AnimationService(tiny_model, tmp_path / "out", device="cpu", engine=engine)
-    yield Page(service, [], queue_size=2).densepose
+    yield Page(service, [], queue_size=2)
     service.close()
+
+
+@pytest.fixture
+def tab(page) -> DensePoseTab:
+    return page.densepose
 
 
 def pressed(tab: DensePoseTab, clip: Path, *, made=None, photo=None, **changes) -> dict:
@@ -136,6 +141,18 @@ def test_a_picture_to_point_at_is_shown_when_it_is_wanted(tab, tmp_path):
     assert tab._point(SimpleNamespace(index=[12, 34])) == (12, 34)
     told = tab._show_picture(clip, "point", 0, 9, None, None)[tab.notice]["value"]
     assert "dance.mp4" in told and str(tmp_path) not in told
+
+
+def test_who_was_clicked_on_is_not_lost_while_the_clip_is_examined(page, tab):
+    """No late answer of the server takes the point away, or hides the picture again."""
+    events = page.blocks.fns.values()
+    forgets, sets = (each for each in events if tab.settings["x"] in each.outputs)
+    assert forgets.fn is None and forgets.js and forgets.targets == [(tab.clip._id, "change")]
+    assert sets.targets == [(tab.picture._id, "select")]
+    (shows,) = (each for each in events if tab.pointing in each.outputs)
+    followed = [tab.clip, *(tab.settings[name] for name in ("people", "start", "second", "x", "y"))]
+    assert shows.targets == [(each._id, "change") for each in followed]
+    assert shows.trigger_mode == "always_last"
 
 
 @pytest.mark.parametrize(("reach", "factor", "warned"), [(0, 0.7, True), (0, 1.3, False), (12, 0.7, False)])

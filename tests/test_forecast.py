@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from densepose_tools.photo_people import PersonDetector, count_people, is_plausible
 from magicanimate import ASSETS
@@ -67,6 +69,8 @@ def test_length_follows_the_stretch_and_the_seeds(values, tmp_path):
     assert found.length == pytest.approx(0.8)
     edited = values | {"speed": 0.5, "boomerang": True, "joined": values["motion"]}
     assert look(edited, tmp_path).length == pytest.approx(9.6)
+    found = look(values | {"start_from_photo": 5}, tmp_path)
+    assert "35 frames" in said(found, "note") and found.length == pytest.approx(1.4)
 
 
 def test_what_cannot_be_used_is_a_sentence_without_folders(values, tmp_path):
@@ -263,12 +267,23 @@ def test_a_dancer_who_is_cut_off_is_not_offered_to_be_fitted():
     assert is_cut_off([cut] * 3) and not is_cut_off([whole] * 3)
     larger = Comparison(size=0.7, breadth=None, unseen=())
     (mended,) = _on_builds(larger, cut_off=False)
-    assert (mended.mends, mended.button) == ("fit-dancer", "Fit the dancer to the photo")
+    assert (mended.mends, mended.button) == ({"fit_dancer": True}, "Fit the dancer to the photo")
     assert mended.text == "The dancer is about 43 % larger than your person."
     (warned,) = _on_builds(larger, cut_off=True)
-    assert warned.mends == "" and "cuts the dancer off" in warned.text
+    assert not warned.mends and "cuts the dancer off" in warned.text
     (mended,) = _on_builds(Comparison(size=1.6, breadth=None, unseen=()), cut_off=True)
-    assert mended.mends == "fit-dancer"  # made larger it stays cut by the edge
+    assert mended.mends == {"fit_dancer": True}  # made larger it stays cut by the edge
+
+
+def test_settings_that_a_lora_for_few_steps_was_made_with_are_a_button_away(values, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path))
+    (tmp_path / "loras").mkdir()
+    save_file({"x": torch.ones(1)}, tmp_path / "loras" / "lcm_dance.safetensors")
+    values |= {"lora": ["lcm_dance.safetensors"], "num_inference_steps": 25}
+    (remark,) = [r for r in look(values, tmp_path).remarks if r.mends]
+    assert remark.text.startswith("lcm_dance.safetensors was made for few steps") and "--" not in remark.text
+    assert "Scheduler LCMScheduler, Steps 4." in remark.text
+    assert not [r for r in look(values | remark.mends, tmp_path).remarks if r.mends]
 
 
 def test_memory_is_told_only_where_it_is_short(values, tmp_path, tiny_model, monkeypatch):
@@ -289,9 +304,9 @@ def test_memory_is_told_only_where_it_is_short(values, tmp_path, tiny_model, mon
 
 def test_limits_of_the_checkpoint_are_told(values, tmp_path):
     (remark,) = [r for r in look(values | {"width": 128}, tmp_path).remarks if r.mends]
-    assert (remark.mends, remark.button) == ("own-size", "Use 64 × 64")
+    assert (remark.mends, remark.button) == ({"size": "checkpoint", "width": 64, "height": 64}, "Use 64 × 64")
     (remark,) = [r for r in look(values | {"guidance_scale": 1.8}, tmp_path).remarks if r.mends]
-    assert remark.mends == "own-guidance" and "burns the picture out" in remark.text
+    assert remark.mends == {"guidance_scale": 1.0} and "burns the picture out" in remark.text
     full = Forecaster(ModelDefaults("full", 64, 64, 25, 7.5), tmp_path, bodies=None, device=lambda: CPU)
     *_, last = full.looks(values)
     assert "slow without a graphics card" in said(last, "warning")

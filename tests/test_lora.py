@@ -324,7 +324,7 @@ def test_advice_is_what_is_not_done_yet(tmp_path):
         Path(), Path(), Path(), lora=(file,), num_inference_steps=25, guidance_scale=7.5
     )
     (sentence,) = lora.advice(request)
-    assert sentence.endswith("try --scheduler LCMScheduler --steps 4 --guidance 1.")
+    assert sentence.endswith("it works best with scheduler LCMScheduler, steps 4, guidance 1.")
     heeded = replace(request, num_inference_steps=4, scheduler="LCMScheduler", guidance_scale=1.0)
     assert lora.advice(heeded) == []
 
@@ -378,7 +378,7 @@ def test_an_animation_with_a_lora(pipe, converted, tmp_path, memory):
     given = f"{file}:0.5"
     adapted = frame(output=tmp_path / "adapted", lora=(given,))
     assert np.abs(adapted - plain).max() > 1
-    assert any("--scheduler LCMScheduler" in note for note in notes)
+    assert any("scheduler LCMScheduler" in note for note in notes)
     assert json.loads((tmp_path / "adapted.json").read_text())["lora"] == [given]
     assert read_metadata(tmp_path / "adapted")["lora"] == ["lcm.safetensors:0.5"]
     assert np.abs(frame(output=tmp_path / "again") - plain).max() <= 1

@@ -65,7 +65,7 @@ def test_the_page_brings_its_files_and_examples(installed, tmp_path):
     code = (
         "from magicanimate import ASSETS; from magicanimate.webui import theme;"
         "from magicanimate.webui import texts; from magicanimate.webui.gallery import player;"
-        "player.head(); [texts.use(each) for each in texts.LANGUAGES];"
+        "player.head('en'); [texts.use(each) for each in texts.LANGUAGES];"
         "print(len(list((ASSETS / 'examples').glob('*.jpg'))))"
     )
     assert int(run(installed, tmp_path, "-c", code)) >= 3

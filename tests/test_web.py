@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from magicanimate.errors import InputError
-from magicanimate.webui.security import incidents
+from magicanimate.webui.page import report
 from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
 from magicanimate.webui.security.file_keys import is_key_of, key_of
 from magicanimate.webui.security.guard import Guard
@@ -183,7 +183,7 @@ def test_an_error_has_a_number_that_the_log_knows(caplog):
         raise RuntimeError("the inside of things")
     except RuntimeError as error:
         with caplog.at_level(logging.ERROR):
-            sentence = incidents.report(error)
+            sentence = report(error)
     (record,) = caplog.records
     number = record.message.split()[-1]
     assert number in sentence and "inside" not in sentence

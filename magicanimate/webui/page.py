@@ -1,26 +1,34 @@
-"""The page: its tabs, each in a file of its own."""
+"""The page: its tabs, each in a file of its own, and one answer to every error of a handler."""
 
 from __future__ import annotations
 
+import logging
 import re
+import secrets
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from markdown_it import MarkdownIt
 
+from magicanimate.errors import InputError
 from magicanimate.webui import STATIC, views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.api import API_NAMES, AnimateEndpoint
-from magicanimate.webui.blocks import GuardedBlocks
 from magicanimate.webui.gallery.tab import GalleryTab
 from magicanimate.webui.models.fetching import ModelFetch
 from magicanimate.webui.models.tab import ModelsTab
 from magicanimate.webui.motion_tools.tab import DensePoseTab
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.texts import tr
+from magicanimate.webui.texts import said, tr
 from magicanimate.webui.training.tab import TrainTab
+
+log = logging.getLogger(__name__)
 
 _HELP = STATIC / "help.md"
 _EXAMPLE_PHOTOS = (".png", ".jpg", ".jpeg")
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
+"""How an address begins, such as ``https://``; no path on a disk does, nor does ``C:`` alone."""
 
 
 def find_examples(folder: Path) -> list[list[str]]:
@@ -40,8 +48,12 @@ def help_texts() -> list[str]:
 
 
 def _help() -> str:
-    """The help in the page's language, as Markdown; items of a list stand close together."""
-    return "\n".join(tr(text) if text[0] in "-1234" else f"\n{tr(text)}\n" for text in help_texts())
+    """The help in the page's language, as HTML; items of a list stand close together.
+
+    Gradio's own widget for Markdown would add seven requests to every first visit.
+    """
+    lines = (tr(text) if text[0] in "-1234" else f"\n{tr(text)}\n" for text in help_texts())
+    return MarkdownIt().render("\n".join(lines))
 
 
 class Page:
@@ -80,7 +92,7 @@ class Page:
                     with gr.Tab(tr("Train"), id="train") as train_tab:
                         train = TrainTab(service)
                 with gr.Tab(tr("Help"), id="help"):
-                    gr.Markdown(_help(), elem_id="help")
+                    gr.HTML(_help(), elem_id="help")
             AnimateEndpoint(service)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
             self.densepose.connect(self.animate.panel, self.tabs)
@@ -96,3 +108,66 @@ class Page:
             if event.api_name not in API_NAMES:
                 event.api_visibility = "private"
         self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)
+
+
+class GuardedBlocks(gr.Blocks):
+    """As `gradio.Blocks`; visitors and callers of the API see sentences, never tracebacks."""
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any
+    ) -> list[Any]:
+        """Make what a handler is given of what was sent.
+
+        Raises:
+            InputError: it names a file by an address, which Gradio would fetch, or is of another kind than
+                the handler's components take. What was sent is not repeated.
+        """
+        _refuse_addresses(inputs)
+        try:
+            return await super().preprocess_data(block_fn, inputs, *args, **options)
+        except (gr.Error, InputError):
+            raise
+        except Exception as error:  # noqa: BLE001  (each component has its own ways to fail)
+            raise InputError(
+                "What was sent cannot be used: a value is missing or of another kind than is wanted here, or "
+                "a file was not uploaded."
+            ) from error
+
+    async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Run a handler, as Gradio does for every event.
+
+        Raises:
+            gr.Error: with the sentence of an `InputError`, or one that names where the log says more.
+        """
+        try:
+            return await super().process_api(*args, **options)
+        except gr.Error:
+            raise
+        except InputError as error:
+            raise gr.Error(said(str(error)), print_exception=False) from error
+        except Exception as error:  # whatever it is, the visitor must not see it
+            raise gr.Error(said(report(error)), print_exception=False) from error
+
+
+def _refuse_addresses(value: Any) -> None:
+    """Refuse files that are to be fetched from somewhere, however deep in what was sent."""
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and _ADDRESS.match(path):
+                raise InputError("This program fetches nothing from other sites; upload the file itself.")
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+
+
+def report(error: BaseException) -> str:
+    """Log an error with its traceback under a new number; the sentence for the visitor, which names it."""
+    number = secrets.token_hex(3)
+    log.error("error %s", number, exc_info=error)
+    return (
+        f"Something went wrong that should not have (error {number}); "
+        "the window in which the program runs says more under that number."
+    )

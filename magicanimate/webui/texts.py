@@ -16,6 +16,9 @@ from magicanimate.webui import STATIC
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "es": "Español", "ja": "日本語", "ko": "한국어", "zh": "中文"}
 
+GRADIO_CALLS = {"zh": "zh-CN"}
+"""What Gradio calls a language, where it is not the same."""
+
 _table: Mapping[str, str] = {}
 
 
@@ -48,7 +51,16 @@ def tr(text: str, **values: object) -> str:
 _OTHERWISE = (
     (re.compile(r"\bmotion clip\b"), "dance video"),  # what the page calls the visitor's file
     (re.compile(r",? or raise max_\w+"), ""),  # of Python
-    (re.compile(r" \(--[\w-]+[^)]*\)"), ""),  # of the command line
+    (re.compile(r" \((?:or with )?--[\w-]+[^)]*\)"), ""),  # of the command line
+    (re.compile(r"leave --start-from-photo out"), "turn off “Begin in the photo's pose”"),
+    (
+        re.compile(r"leave --stream or --detail out"),
+        "turn off “Second look” or “Play the beginning while the rest is made”",
+    ),
+    (
+        re.compile(r"leave --stream or --closed-loop out"),
+        "turn off “Play the beginning while the rest is made” or “Closed loop”",
+    ),
 )
 """Words of the library's sentences that the page has none or other ones for."""
 
@@ -85,7 +97,78 @@ _SAID = (
     "Something went wrong; the log tells more of job {job}.",
     "One video is too few: one is kept for checking. Add more videos.",
     "Too few videos: {found} found, {kept} kept for checking. Keep {keep} (under More).",
+    "{name} was made for few steps; it works best with {settings}.",
+    "Memory may be short: {reason}. Choose a smaller size, or close other programs.",
     "Nobody is pointed at yet; click on the person in the picture.",
+    "The photo {name} has {size} and the limit is {limit}; make it smaller.",
+    "The dance video {name} has {size} and the limit is {limit}; make it smaller.",
+    "The photo {name} has far too many pixels (the limit is {limit}); scale it down.",
+    "The photo {name} unpacks to far too much data; save it anew as PNG or JPEG.",
+    "The dance video {name} gives {count} frames and the limit is {limit}; choose a stretch with start "
+    "and end, a lower fps or a larger stride.",
+    "The clip {name} is coded in a way that cannot be decoded here, is damaged, or has more than {limit} "
+    "pixels; export it as mp4 (H.264).",
+    "{width}x{height} pixels are too many for this checkpoint, which was trained at {own}; choose at most "
+    "{most} in all, for instance {size}.",
+    "{size} pixels with windows of {window} frames need about {needed} GB, and {device} has {total} GB in "
+    "all; choose a smaller size or shorter windows.",
+    "The memory of {device} does not hold {size} pixels with windows of {window} frames; choose a smaller "
+    "size.",
+    "The scheduler {name} does not work with this checkpoint and {steps} steps ({reason}); choose another "
+    "or more steps.",
+    "Nobody is recognised in the photo {name}, so nobody can be cut out of it; choose another photo, or "
+    "leave the background as it is.",
+    "The people cover the whole driving video, so nothing of its background is seen; choose another "
+    "background.",
+    "The mask {name} has {frames} frames of {size} and the result {count} of {other}; save one with the "
+    "same settings.",
+    "The mask is of another size; show it again.",
+    "{name} has no frame {number}; show the mask again.",
+    "The stroke lies outside of the picture; draw it again.",
+    "The second look is for {who}, which is nobody; write numbers from the left such as 1 or 1,3.",
+    "A second look at details begins when the first result is complete; turn off “Second look” or “Play the "
+    "beginning while the rest is made”.",
+    "A closed loop joins the end to the beginning, so no frame is done before all are; turn off “Play the "
+    "beginning while the rest is made” or “Closed loop”.",
+    "The dance video's own background cannot be kept with Mirror or Fit the dancer to the photo; turn "
+    "these off, or choose another background.",
+    "A DensePose clip has no background to keep; add the ordinary video that it was made of as the dance "
+    "video, or choose another background.",
+    "No torso is recognised in the {what}, so its pose cannot be led from the photo's to the clip's; turn "
+    "off “Begin in the photo's pose”.",
+    "There are several people in the {what}, and only one can be led from the photo's pose to the clip's; "
+    "turn off “Begin in the photo's pose”.",
+    "Only one dancer can be given a photo's build; choose one person.",
+    "Nobody is seen in the clip {name}; choose one that shows a person, or lower the score threshold.",
+    "Nobody is seen in the photo {name}; choose one that shows a person.",
+    "No torso is seen, so the build cannot be told; choose a picture of the whole body.",
+    "There is no LoRA {name}; choose one of the folder {folder}, perhaps with a weight behind it, such as "
+    "style.safetensors:0.7.",
+    "The LoRA {name} has the weight {weight}; choose {range}.",
+    "LoRAs need the package peft, which is not installed; run `{command}`.",
+    "{name} has layers for which there is no place, and which are left out: {layers}.",
+    "The photo {name} is cropped to {size}, which cannot hold the people in it; pad it, or choose another "
+    "size.",
+    "The window of {size} cannot hold the people in {name} all the time; pad the clip, or choose another "
+    "size.",
+    "{name} has no settings of MagicAnimate inside; drop a result that was made here.",
+    "{name} is no result; drop an {kinds} file.",
+    "The name has {count} letters; {most} are the most.",
+    "There are settings named “{name}” already; overwrite them or choose another name.",
+    "There are no settings named “{name}”, or their file is damaged.",
+    "The result {name} is not there any more, or has lost its settings.",
+    "This result is not in the trash any more.",
+    "No file manager was found on this machine; the results are in {folder}.",
+    "What was sent cannot be used: a value is missing or of another kind than is wanted here, or a file "
+    "was not uploaded.",
+    "This program fetches nothing from other sites; upload the file itself.",
+    "Something went wrong that should not have (error {number}); the window in which the program runs "
+    "says more under that number.",
+    "This is too large: {most} are the most that is kept of one visitor.",
+    "Too much is being uploaded at the same time; try again in a moment.",
+    "{name} has no checkpoint yet; let it train a little longer.",
+    "{folder} is being worked on already; stop that first.",
+    "{name} is no folder here; give its whole path.",
 )
 """Sentences of the library that visitors meet first, as patterns."""
 
@@ -153,7 +236,7 @@ _LABELS = {
     "detail_who": "At whom",
     "start_from_photo": "Begin in the photo's pose",
     "lora": "LoRAs",
-    "stream": "Finish the beginning first and play it meanwhile",
+    "stream": "Play the beginning while the rest is made",
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
 }
@@ -184,8 +267,8 @@ _EXPLAINED = {
     "detail": "Looks again at small faces or hands, enlarged; takes longer. Off unless chosen: with the mini "
     "model, two of three faces that were measured gained 1.2 and 0.3 dB, and one lost 0.3 dB",
     "detail_who": "Counted from the left, such as 1 or 1,3; empty for everyone",
-    "start_from_photo": "So many frames more lead from the photo's pose to the dance",
-    "lora": "Files of the LoRA folder; style.safetensors:0.7 is weaker",
+    "start_from_photo": "Extra frames that lead from the photo's pose into the dance",
+    "lora": "Style files in the folder “loras” of the program's data; “:0.7” behind a name weakens it",
     "prompt": "May stay empty",
     "negative_prompt": "What to avoid",
 }

@@ -1,4 +1,4 @@
-"""Pieces of HTML on the page: title, checkpoint, progress, messages, preview."""
+"""Pieces of HTML on the page: title, checkpoint, progress, messages, preview; what all tabs share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import base64
 import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import gradio as gr
 
 from magicanimate.animator import ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
 STYLE = STATIC / "style.css"
 
+Updates = dict[gr.components.Component, Any]
+"""What a handler answers: widget -> its new value, or ``gr.update(...)``."""
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""Options of an event that programs may not call, and that draws no progress of Gradio's own."""
+
 
 def title() -> str:
     """The head of the page."""
@@ -33,6 +41,11 @@ def title() -> str:
 def caption(text: str) -> str:
     """A quiet line."""
     return f'<p class="ma-caption">{text}</p>'
+
+
+def empty(title: str, text: str) -> str:
+    """What stands where something will be, and how it gets there."""
+    return f'<div class="ma-empty"><b>{title}</b>{text}</div>'
 
 
 # Tells Python that somebody wants to see the models.
@@ -111,7 +124,7 @@ def progress_bar(progress: Progress, *, tells: bool = False, name: str = "") -> 
     else:
         count = tr("{done} of {total}", done=progress.step, total=total)
     details = " · ".join(text for text in (count, _left(progress.seconds_left)) if text)
-    note = message(progress.note) if progress.note else ""
+    note = "".join(message(said(line)) for line in progress.note.splitlines())
     notify = (
         ""
         if not tells
@@ -138,6 +151,11 @@ def message(text: str, *, kind: str = "info") -> str:
     role = "alert" if kind == "error" else "status"
     text = said(text) if kind == "error" else text
     return f'<div class="ma-message ma-{kind}" role="{role}">{html.escape(text)}</div>'
+
+
+def refusal(error: InputError) -> dict[str, Any]:
+    """The update of a `gr.HTML` that shows what cannot be done."""
+    return gr.update(value=message(str(error), kind="error"), visible=True)
 
 
 def job_status(placed: PlacedJob) -> str:

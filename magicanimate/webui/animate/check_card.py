@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,11 +22,10 @@ from magicanimate.webui import views
 from magicanimate.webui.animate.examples import Example
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, Remark
 from magicanimate.webui.animate.form import Controls
-from magicanimate.webui.animate.form_values import OWN, form_settings
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import label_of, said, tr
+from magicanimate.webui.views import PRIVATE, Updates
 
 _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}
@@ -36,7 +36,7 @@ _ON_LOAD = """
 let open = false;
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-mends]");
-  if (button) trigger("click", { mends: button.dataset.mends, cast: "" });
+  if (button) trigger("click", { mends: JSON.parse(button.dataset.mends) });
 });
 // Of two dancers who would become the same person, the other one becomes who this one was.
 element.addEventListener("change", (event) => {
@@ -45,7 +45,7 @@ element.addEventListener("change", (event) => {
   const before = chosen.dataset.photo;
   if (other && before !== "0" && !cast.some((each) => each.value === before)) other.value = before;
   if (cast.every((each) => each.value !== "0"))
-    trigger("click", { mends: "", cast: cast.map((each) => each.value).join(",") });
+    trigger("click", { mends: { cast: cast.map((each) => each.value).join(",") } });
 });
 element.addEventListener("toggle", (event) => { open = event.target.open; }, true);
 let again = null;
@@ -101,24 +101,16 @@ class CheckCard:
             api_visibility="private",
             show_progress="hidden",
         )
-        mended = [
-            self.controls[name]
-            for name in ("fit_dancer", "fit", "size", "width", "height", "guidance_scale", "cast")
-        ]
-        self.card.click(self._mend, None, mended, queue=False, **PRIVATE)
+        self.mended = {
+            name: self.controls[name]
+            for name in ("fit_dancer", "fit", "size", "width", "height", "scheduler")
+            + ("num_inference_steps", "guidance_scale", "cast")
+        }
+        self.card.click(self._mend, None, [*self.mended.values()], queue=False, **PRIVATE)
 
     def _mend(self, event: gr.EventData) -> Updates:
         """The button of a warning was pressed, or another photo chosen for a dancer: set what is needed."""
-        if event.cast:
-            return {self.controls["cast"]: event.cast}
-        own = form_settings(self.service.defaults())
-        changes: dict[str, dict[str, Any]] = {
-            "fit-dancer": {"fit_dancer": True},
-            "show-all": {"fit": "pad"},
-            "own-size": {"size": OWN, **{side: own[side].default for side in ("width", "height")}},
-            "own-guidance": {"guidance_scale": own["guidance_scale"].default},
-        }
-        changed = {self.controls[name]: value for name, value in changes.get(event.mends, {}).items()}
+        changed = {self.mended[name]: value for name, value in event.mends.items() if name in self.mended}
         return changed or {self.controls["fit"]: gr.skip()}
 
     def _look(self, data: dict) -> Iterator[Any]:
@@ -208,7 +200,8 @@ def _line(remark: Remark) -> str:
     button = ""
     if remark.mends:
         text = html.escape(remark.button)
-        button = f' <button type="button" class="ma-small" data-mends="{remark.mends}">{text}</button>'
+        mends = html.escape(json.dumps(dict(remark.mends)))
+        button = f' <button type="button" class="ma-small" data-mends="{mends}">{text}</button>'
     return (
         f'<li class="ma-is-{remark.level}"><span aria-label="{tr(_SPOKEN[remark.level])}" role="img">'
         f"{_MARKS[remark.level]}</span><div>{html.escape(remark.text)}{button}</div></li>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from magicanimate.detail import CHOICES, counted, times_as_long
 from magicanimate.device import Device
 from magicanimate.errors import InputError
 from magicanimate.files import without_folders
+from magicanimate.lora import better_settings
 from magicanimate.media.motion import open_motion
 from magicanimate.media.photo import load_photo
 from magicanimate.palette import nearest_labels
@@ -28,8 +29,8 @@ from magicanimate.request_checks import check_request
 from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, estimate
-from magicanimate.webui.animate.form_values import check_values, request_of, several_photos
-from magicanimate.webui.texts import said, tr
+from magicanimate.webui.animate.form_values import OWN, check_values, request_of, several_photos
+from magicanimate.webui.texts import label_of, said, tr
 
 Level = Literal["good", "note", "warning", "error"]
 
@@ -41,18 +42,14 @@ class Remark:
     Attributes:
         level: how much it matters.
         text: the sentence.
-        mends: what its button does, one of `MENDS`; no button if empty.
+        mends: what its button does: settings of the form and the values that they get; no button if empty.
         button: what the button says.
     """
 
     level: Level
     text: str
-    mends: str = ""
+    mends: Mapping[str, Any] = field(default_factory=dict)
     button: str = ""
-
-
-MENDS = ("fit-dancer", "show-all", "own-size", "own-guidance")
-"""What a button beside a remark can do: see `magicanimate.webui.animate.check_card`."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ class Forecaster:
         try:
             clip = look_at_clip(request)
             maps = clip.fitted(width=request.width, height=request.height, fit=request.fit)
-            length = edited_length(clip.frames / clip.fps, values)
+            length = edited_length(clip.frames / clip.fps, values) + request.start_from_photo / clip.fps
             found = replace(found, motion=maps[0], length=length).and_then(
                 *self._on_clip(clip, request, values)
             )
@@ -202,7 +199,7 @@ class Forecaster:
                 yield Remark(
                     "warning",
                     tr("The dancer leaves the cropped picture."),
-                    "show-all",
+                    {"fit": "pad"},
                     tr("Show everything"),
                 )
         elif values.get("check_motion", True) and kind in ("ordinary", "recolourable"):
@@ -214,7 +211,7 @@ class Forecaster:
             yield Remark("error", f"{Path(request.motion).name} {clip.report.advice('')}.")
         count = int(values.get("seeds") or 1)
         times = tr(", {count} times with different seeds", count=count) if count > 1 else ""
-        frames = round(edited_length(clip.frames / clip.fps, values) * clip.fps)
+        frames = round(edited_length(clip.frames / clip.fps, values) * clip.fps) + request.start_from_photo
         told = {"count": frames, "size": f"{request.width} × {request.height}", "fps": f"{clip.fps:g}"}
         text = "{count} frame, {size}, {fps} fps{times}.|{count} frames, {size}, {fps} fps{times}."
         yield Remark("note", tr(text, times=times, **told))
@@ -240,7 +237,7 @@ class Forecaster:
             "num_frames": frames,
         }
         if short := self.memory(request, frames):
-            found = found.and_then(Remark("warning", short))
+            found = found.and_then(Remark("warning", said(short)))
         work = Work.of(settings)
         times = 1.0
         if request.detail != "off":
@@ -286,7 +283,7 @@ class Forecaster:
         try:
             person = self.bodies.labels(photo)
         except InputError as error:
-            yield Remark("note", f"The photo was not searched for people: {error}")
+            yield Remark("note", tr("The photo was not searched for people: {error}", error=said(str(error))))
             return
         if not is_plausible(person):
             yield Remark(
@@ -352,7 +349,7 @@ class Forecaster:
             yield Remark(
                 "warning",
                 tr("The model learned from pictures of {size}; this size looks worse.", size=learned),
-                "own-size",
+                {"size": OWN, "width": own.width, "height": own.height},
                 tr("Use {value}", value=learned),
             )
         if request.guidance_scale > max(_BEARABLE * own.guidance_scale, 1):
@@ -362,9 +359,14 @@ class Forecaster:
                     "Guidance above {most} burns the picture out with this model.",
                     most=f"{_BEARABLE * own.guidance_scale:g}",
                 ),
-                "own-guidance",
+                {"guidance_scale": own.guidance_scale},
                 tr("Use {value}", value=f"{own.guidance_scale:g}"),
             )
+        for name, wanted in better_settings(request).items():
+            text = "{name} was made for few steps; it works best with {settings}."
+            settings = ", ".join(f"{label_of(setting)} {value}" for setting, value in wanted.items())
+            told = tr(text, name=name, settings=settings)
+            yield Remark("warning", told, wanted, tr("Use these settings"))
 
 
 _BEARABLE = 1.5
@@ -379,7 +381,7 @@ def _on_builds(found: Comparison, *, cut_off: bool) -> Iterator[Remark]:
             cut = "The clip cuts the dancer off, so it cannot be fitted: choose a clip with the whole body."
             yield Remark("warning", f"{text} {tr(cut)}")
         else:
-            yield Remark("warning", text, "fit-dancer", tr("Fit the dancer to the photo"))
+            yield Remark("warning", text, {"fit_dancer": True}, tr("Fit the dancer to the photo"))
     if found.unseen:
         yield Remark("warning", found.sentence_on_unseen())
 

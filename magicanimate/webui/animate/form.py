@@ -29,8 +29,8 @@ from magicanimate.webui.animate.form_values import (
     size_of,
     steps_of,
 )
-from magicanimate.webui.events import PRIVATE
 from magicanimate.webui.texts import choice_name, explained, label_of, tr
+from magicanimate.webui.views import PRIVATE
 
 __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 
@@ -158,7 +158,10 @@ def advanced_settings(
         controls["controlnet_conditioning_scale"] = _slider(
             "controlnet_conditioning_scale", settings, step=0.05
         )
-    controls["seeds"] = _slider("seeds", settings)
+    controls |= _detail_settings(settings)
+    with gr.Row():
+        for name in ("start_from_photo", "seeds"):
+            controls[name] = _slider(name, settings)
     controls["lora"] = gr.Dropdown(
         lora.choices(),
         value=settings["lora"].default,
@@ -171,9 +174,25 @@ def advanced_settings(
         lambda: gr.update(choices=lora.choices()), None, controls["lora"], queue=False, **PRIVATE
     )
     with gr.Row(elem_classes="ma-choices"):
-        for name in ("side_by_side", "sound", "credentials"):
+        for name in ("side_by_side", "sound", "credentials", "stream"):
             controls[name] = _checkbox(name, settings)
     return controls | _others("advanced", settings, controls)
+
+
+def _detail_settings(settings: dict[str, Setting]) -> Controls:
+    """The second look at faces and hands, and at whose; nobody is asked about as long as there is none."""
+    controls: Controls = {"detail": _radio("detail", settings)}
+    controls["detail_who"] = gr.Textbox(
+        settings["detail_who"].default, visible=False, **_layout("detail_who", {})
+    )
+    controls["detail"].change(
+        lambda choice: gr.update(visible=choice != settings["detail"].default),
+        controls["detail"],
+        controls["detail_who"],
+        queue=False,
+        **PRIVATE,
+    )
+    return controls
 
 
 def _background_settings(settings: dict[str, Setting], mask_panel: Callable[[Controls], None]) -> Controls:

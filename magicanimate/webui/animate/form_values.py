@@ -25,7 +25,7 @@ from magicanimate.config import (
 )
 from magicanimate.errors import InputError
 from magicanimate.files import file_name, new_output
-from magicanimate.lora import by_name, in_folder
+from magicanimate.lora import FEW_STEPS_SCHEDULER, by_name, in_folder
 from magicanimate.request_checks import is_colour
 from magicanimate.webui.texts import label_of, tr
 
@@ -38,6 +38,7 @@ SCHEDULERS = (
     "UniPCMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "EulerDiscreteScheduler",
+    FEW_STEPS_SCHEDULER,
 )
 FILES = ("photo", "motion", "keypoints", "driving_video", "mask")
 PHOTOS = "other_photos"

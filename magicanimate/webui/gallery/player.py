@@ -14,7 +14,6 @@ from magicanimate.webui.gallery.results import StoredResult
 from magicanimate.webui.security.file_keys import key_of
 from magicanimate.webui.texts import tr
 
-RESULTS_STYLE = STATIC / "results.css"
 _PLAYED = (".mp4", ".webm")
 
 
@@ -28,6 +27,7 @@ _TEXTS = (
     "One frame back (,)",
     "One frame on (.)",
     "Play or pause (space)",
+    "Remove Image",
     "Repeat",
     "Result",
     "Side by side",
@@ -43,14 +43,15 @@ _TEXTS = (
 """What the player and ``keys.js`` say."""
 
 
-def head() -> str:
-    """What the page's head needs: the player, and what keeps Gradio from fetching more than is used."""
-    script, style, no_ffmpeg = (
-        (STATIC / name).read_text(encoding="utf-8") for name in ("player.js", "player.css", "no_ffmpeg.js")
+def head(language: str) -> str:
+    """What the page's head needs: the player, and what tells Gradio the language and what not to fetch."""
+    script, style, first = (
+        (STATIC / name).read_text(encoding="utf-8") for name in ("player.js", "player.css", "head.js")
     )
     said = json.dumps({text: tr(text) for text in _TEXTS})
     given = f"globalThis.maPlayerStyle = {json.dumps(style)}; globalThis.maTexts = {said};"
-    return f"<script>{given}\n{script}\n{no_ffmpeg}</script>"
+    given += f" globalThis.maLanguage = {language!r};"
+    return f"<script>{given}\n{first}\n{script}</script>"
 
 
 def file_url(path: Path) -> str:

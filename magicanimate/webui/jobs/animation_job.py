@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +122,14 @@ class AnimationRunner:
         def on_update(progress: Progress) -> None:
             nonlocal preview
             preview = preview if progress.preview is None else progress.preview
-            on_progress(progress)
+            on_progress(replace(progress, note=without_folders(progress.note, *_files(job, request, joined))))
 
         try:
             if job.get(STEPS) and self._prepare is not None:
                 request = self._prepare(request, job[STEPS], joined, on_progress, should_stop)
             result = self._animate(request, job.get(CHECKPOINT), on_update, should_stop)
         except InputError as error:
-            names = (*FILES, "background")
-            files = [*(job.get(name) for name in names), *(getattr(request, name) for name in names), joined]
-            files += [*request.other_photos, *(parse(each).file for each in request.lora)]
-            raise InputError(without_folders(str(error), *files)) from error
+            raise InputError(without_folders(str(error), *_files(job, request, joined))) from error
         except Cancelled as stopped:
             if preview is None:
                 raise
@@ -148,6 +145,13 @@ class AnimationRunner:
         for pattern in (f".*_{name}*.partial*", f"*_{name}*_so_far.mp4"):
             for partial in self._output.glob(pattern):
                 partial.unlink(missing_ok=True)
+
+
+def _files(job: Mapping[str, Any], request: AnimationRequest, joined: Path | None) -> list[Path | str | None]:
+    """The visitor's files, as they may be named in a sentence."""
+    names = (*FILES, "background")
+    files = [*(job.get(name) for name in names), *(getattr(request, name) for name in names), joined]
+    return [*files, *request.other_photos, *(parse(each).file for each in request.lora)]
 
 
 def _summary(result: AnimationResult) -> str:

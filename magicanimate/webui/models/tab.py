@@ -8,15 +8,16 @@ from pathlib import Path
 
 import gradio as gr
 
+from magicanimate import lora
 from magicanimate.checkpoints.disk import free_bytes, home, human_bytes
 from magicanimate.checkpoints.locate import ModelInfo, describe_models
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
-from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.models.fetching import FetchStatus, ModelFetch
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
+from magicanimate.webui.views import PRIVATE, Updates
 
 _LOOK_EVERY = 1.0  # seconds, while something is fetched
 
@@ -42,6 +43,8 @@ class ModelsTab:
             )
             self.use = gr.Button(tr("Use"), scale=0, min_width=90, elem_id="use-folder")
         self.note = gr.HTML("", padding=False, elem_id="model-note")
+        text = "LoRAs (.safetensors) in {folder} are offered under Advanced."
+        gr.HTML(views.caption(html.escape(tr(text, folder=lora.folder()))), padding=False)
         self.timer = gr.Timer(_LOOK_EVERY, active=False)
 
     def connect(self, animate: AnimateTab, tabs: gr.Tabs, tab: gr.Tab) -> None:

@@ -21,9 +21,9 @@ from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.bodies import is_cut_off, some_maps
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import choice_name, tr
+from magicanimate.webui.views import PRIVATE, Updates
 
 MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
 
@@ -90,8 +90,7 @@ class DensePoseTab:
     def _results(self) -> None:
         self.job = MotionJob(self.service, "dp", tr(MAKE))
         self.empty = gr.HTML(
-            f'<div class="ma-empty"><b>{tr("Your motion clip will appear here")}</b>'
-            f"{tr('Add a video, then convert it.')}</div>",
+            views.empty(tr("Your motion clip will appear here"), tr("Add a video, then convert it.")),
             padding=False,
         )
         with gr.Row(visible=False) as self.players:
@@ -136,15 +135,20 @@ class DensePoseTab:
             self.archive,
         ]
         examined = [self.notice, self.job.status, self.job.start, *found, *results]
-        self.clip.change(self._examine, self.clip, examined, concurrency_limit=4, **PRIVATE).then(
-            self._forget_point, None, [self.settings["x"], self.settings["y"]], **PRIVATE
-        ).then(self._show_picture, where, [self.pointing, self.picture, self.notice], **PRIVATE)
-        for name in ("people", "start", "second", "x", "y"):
-            changed = self.settings[name].input
-            changed(self._show_picture, where, [self.pointing, self.picture, self.notice], **PRIVATE)
-        self.picture.select(self._point, None, [self.settings["x"], self.settings["y"]], **PRIVATE).then(
-            self._show_picture, where, [self.pointing, self.picture, self.notice], **PRIVATE
+        point = [self.settings["x"], self.settings["y"]]
+        # In the browser, at once: whoever clicks while the clip is still being examined must not lose that.
+        self.clip.change(None, None, point, js="() => [null, null]", **PRIVATE)
+        self.clip.change(self._examine, self.clip, examined, concurrency_limit=4, **PRIVATE)
+        # One event, whose last turn is about what is in the form then, whichever changes came quickly.
+        gr.on(
+            [each.change for each in where],
+            self._show_picture,
+            where,
+            [self.pointing, self.picture, self.notice],
+            trigger_mode="always_last",
+            **PRIVATE,
         )
+        self.picture.select(self._point, None, point, queue=False, **PRIVATE)
         inputs = {self.clip, self.photo, self.use_photo, self.made, *self.settings.values()}
         self.job.connect(self._make, inputs, [*results, self.made])
         sent = [panel.controls["motion"], tabs, *panel.edited]
@@ -195,9 +199,6 @@ class DensePoseTab:
         if found.kind == "ready":
             return found.kind, tr("This is a motion clip already. Choose what to change."), CHANGE
         return found.kind, f"{clip.name} {found.advice('')}.", None
-
-    def _forget_point(self) -> tuple[None, None]:
-        return None, None
 
     def _point(self, event: gr.SelectData) -> tuple[int, int]:
         return event.index[0], event.index[1]

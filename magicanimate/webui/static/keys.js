@@ -5,6 +5,13 @@
     document
       .querySelectorAll(".empty[aria-label]:not([role])")
       .forEach((place) => place.setAttribute("role", "img"));
+  // The one of its words on the first tab that Gradio has in English only.
+  const REMOVE = "button[aria-label='Remove Image']";
+  const translate = () =>
+    document.querySelectorAll(`${REMOVE}:not(.ma-remove)`).forEach((button) => {
+      button.classList.add("ma-remove");
+      button.title = button.ariaLabel = globalThis.maTexts?.["Remove Image"] ?? button.ariaLabel;
+    });
 
   // The tab says how far the video is, and that it is done until somebody looks.
   const READY = globalThis.maTexts?.["Your video is ready."] ?? "Your video is ready."; // in the page's language
@@ -102,7 +109,7 @@
     const photo = document.querySelector("#photo");
     if (!file || !photo?.offsetParent) return;
     event.preventDefault();
-    photo.querySelector("button[aria-label='Remove Image']")?.click();
+    photo.querySelector(`.ma-remove, ${REMOVE}`)?.click();
     let tries = 50;
     const put = () => {
       const input = photo.querySelector("input[type=file]");
@@ -120,6 +127,7 @@
 
   const look = () => {
     nameAll();
+    translate();
     title();
     offerNotes();
     offerSound();

@@ -26,7 +26,8 @@ def intro() -> str:
 def training(status: RunStatus, stage: str) -> str:
     """How far a run is, or how it ended."""
     if status.state == "none":
-        return views.message(tr("{stage} has not been trained in this folder yet.", stage=stage))
+        text = tr("{stage} has not been trained in this folder yet.", stage=stage)
+        return views.empty(tr("Your training will appear here"), text)
     if status.state == "failed":
         return views.message(status.words or tr(_SILENT), kind="error")
     if status.state == "finished":
