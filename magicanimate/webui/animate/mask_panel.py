@@ -238,4 +238,4 @@ class MaskPanel:
 def _photo(files: MaskFiles) -> str:
     label = tr("photo as used")
     image = views.picture(files.photo, label=label, css="ma-mask-picture")
-    return f"<figure>{image}<figcaption>{label}</figcaption></figure>"
+    return f'<figure class="ma-figure">{image}<figcaption>{label}</figcaption></figure>'

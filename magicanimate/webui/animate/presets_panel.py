@@ -31,7 +31,7 @@ class PresetsPanel:
         self.presets, self.defaults = presets, defaults
         self.controls = {name: controls[name] for name in form_settings(defaults())}
         self.pending = gr.State(None)  # (what the question is about, name) while one is asked
-        gr.HTML(f"<h3>{tr('Saved settings')}</h3>", padding=False, elem_classes="ma-group")
+        gr.HTML(f'<h3 class="ma-heading">{tr("Saved settings")}</h3>', padding=False)
         with gr.Row(equal_height=True):
             self.saved = gr.Dropdown(
                 presets.names(),
