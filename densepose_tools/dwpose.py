@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from densepose_tools.keypoints import NUM_ALL, Keypoints, draw_keypoints, write_keypoints
-from magicanimate.errors import InputError
+from magicanimate.errors import InputError, first_line
 from magicanimate.media.writer import VideoWriter
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class DWPose:
                 find = YOLOX(str(detector), model_input_size=_DETECTOR_SIZE, **seeking, **how)
                 pose = RTMPose(str(estimator), model_input_size=_ESTIMATOR_SIZE, to_openpose=True, **how)
         except Exception as error:  # noqa: BLE001  (onnxruntime has an exception for every kind of damage)
-            line = str(error).strip().split("\n")[0][:160]
+            line = first_line(error)
             raise InputError(f"{detector} or {estimator} cannot be used ({line}).") from error
 
         def estimate(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +156,7 @@ def _fetched(name: str, *, offline: bool) -> Path:
     try:
         return Path(hf_hub_download(REPOSITORY, name, local_files_only=offline))
     except Exception as error:  # noqa: BLE001  (the Hub's client has many ways to fail)
-        line = str(error).strip().split("\n")[0][:160]
+        line = first_line(error)
         raise InputError(
             f"{name} of {REPOSITORY} cannot be fetched ({line}); fetch it by hand and give its folder."
         ) from error

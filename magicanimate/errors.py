@@ -30,3 +30,9 @@ def raise_if_stopped(should_stop: Callable[[], bool] | None, where: str) -> None
     """Raise `Cancelled` when ``should_stop()`` is true; ``where`` ends "stopped ..."."""
     if should_stop is not None and should_stop():
         raise Cancelled(f"stopped {where}")
+
+
+def first_line(error: Exception) -> str:
+    """What a library says is wrong, cut to fit into a sentence; the error's kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:160] if lines else type(error).__name__

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.config import ShouldStop
-from magicanimate.errors import InputError
+from magicanimate.errors import InputError, first_line
 from magicanimate.files import read_json_object
 from magicanimate.importing import LOADING, dtype_argument, without_collection
 from magicanimate.memory.placement import OutOfMemoryFallback, store_in_eight_bits
@@ -70,8 +70,9 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
         *(OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError),
         SafetensorError,
     ) as error:
+        reason = first_line(error).partition(". ")[0]  # what follows is for programmers
         raise InputError(
-            f"The checkpoint {folder} cannot be loaded ({_first_line(error)}); convert or fetch it again."
+            f"The checkpoint {folder} cannot be loaded ({reason}); convert or fetch it again."
         ) from error
 
 
@@ -106,11 +107,6 @@ def _require_complete(network: torch.nn.Module, folder: Path) -> None:
         raise InputError(
             f"The weights in {folder} lack {missing[0]}{others}; convert or fetch the checkpoint again."
         )
-
-
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line.partition(". ")[0].rstrip(".")[:200]  # what follows is for programmers
 
 
 def add_text_encoder(pipe: MagicAnimatePipeline, folder: Path, *, device: str, dtype: torch.dtype) -> None:

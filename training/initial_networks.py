@@ -15,7 +15,7 @@ from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS, empty_prompt
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.checkpoints.layout import ComponentFiles, convert_keys, is_motion_key
 from magicanimate.checkpoints.weight_files import open_weights
-from magicanimate.errors import InputError
+from magicanimate.errors import InputError, first_line
 from magicanimate.files import read_json_object
 from magicanimate.importing import dtype_argument
 from magicanimate.models.appearance_encoder import AppearanceEncoder
@@ -295,7 +295,7 @@ def _load(cls: type, folder: Path):
     try:
         return cls.from_pretrained(folder, local_files_only=True, **{dtype_argument(): torch.float32})
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder} does not hold a usable {cls.__name__} ({_first_line(error)}).") from error
+        raise InputError(f"{folder} does not hold a usable {cls.__name__} ({first_line(error)}).") from error
 
 
 def _taking_photo_map(encoder: AppearanceEncoder) -> AppearanceEncoder:
@@ -307,10 +307,6 @@ def _taking_photo_map(encoder: AppearanceEncoder) -> AppearanceEncoder:
     more[:, : encoder.config.in_channels] = weights["conv_in.weight"]
     wider.load_state_dict(weights | {"conv_in.weight": more})
     return wider
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")[:160]
 
 
 def load_image_weights(video_unet: nn.Module, image_unet: nn.Module) -> None:

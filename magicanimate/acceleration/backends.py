@@ -30,6 +30,8 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from magicanimate.errors import first_line
+
 WIDEST_HEAD = {"flash": 256, "xformers": 256, "sage": 128}  # Stable Diffusion's are 40, 80 and 160
 
 
@@ -61,7 +63,7 @@ def attention_problem(name: str) -> str | None:
         with attention_backend(name):
             return None
     except (RuntimeError, ValueError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         return f"--attention {name} cannot be used here ({reason}); install it, or leave the option out."
 
 
@@ -74,7 +76,7 @@ def compiler_problem(device: str) -> str | None:
         # torch says only at the first call whether its compiler works on this machine.
         torch.compile(lambda x: (x * x).sum())(torch.ones(8, device=device))
     except (RuntimeError, ImportError, OSError) as error:  # no compiler, no triton, too new a Python
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        reason = first_line(error)
         return f"torch.compile does not work here ({reason}); going on without it."
     return None
 

@@ -50,7 +50,7 @@ from magicanimate.checkpoints.weight_files import (
     write_weights,
 )
 from magicanimate.config import OnProgress, Progress, ShouldStop
-from magicanimate.errors import InputError, raise_if_stopped
+from magicanimate.errors import InputError, first_line, raise_if_stopped
 from magicanimate.files import LARGEST_JSON, Unreadable, parse_json, read_json_object, read_text, write_json
 from magicanimate.models.prompt import EmptyPrompt
 
@@ -388,7 +388,7 @@ def empty_prompt(
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{component.weights.parent} and the tokenizer beside it are not a CLIP text encoder"
-            f" ({_short(error)}); download stable-diffusion-v1-5 again."
+            f" ({first_line(error)}); download stable-diffusion-v1-5 again."
         ) from error
     _check_loaded(info, component)
     length, vocabulary = encoder.config.max_position_embeddings, encoder.config.vocab_size
@@ -434,10 +434,6 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _short(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")[:160]
 
 
 # By these names and sizes other models are known. Sources: the state dicts of CompVis/stable-diffusion (1.x

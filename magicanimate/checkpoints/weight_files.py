@@ -37,7 +37,7 @@ from magicanimate.checkpoints.layout import (
     published_key,
     unwrap,
 )
-from magicanimate.errors import InputError
+from magicanimate.errors import InputError, first_line
 from magicanimate.files import Unreadable, read_json_object, require_ordinary, write_json
 from magicanimate.importing import dtype_argument
 
@@ -95,7 +95,7 @@ class _Safetensors(WeightFile):
             self._keys = tuple(self._file.keys())
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(
-                f"{path} is not a complete safetensors file ({_first_line(error)}); {_AGAIN}."
+                f"{path} is not a complete safetensors file ({first_line(error)}); {_AGAIN}."
             ) from error
 
     def __getitem__(self, key: str) -> torch.Tensor:
@@ -104,7 +104,7 @@ class _Safetensors(WeightFile):
         try:
             return self._file.get_tensor(key)
         except (SafetensorError, OSError, RuntimeError) as error:
-            raise InputError(f"{self.path}: cannot read {key} ({_first_line(error)}); {_AGAIN}.") from error
+            raise InputError(f"{self.path}: cannot read {key} ({first_line(error)}); {_AGAIN}.") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -288,10 +288,6 @@ def _read_index(path: Path) -> dict[str, str]:
     return names
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")[:160]
-
-
 def open_single_file(component: str, path: Path, config: dict[str, Any]) -> WeightFile:
     """The weights of one network out of a single file.
 
@@ -328,7 +324,7 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
                 tensors, config=folder, local_files_only=True, **{dtype_argument(): dtype}
             )
     except (SingleFileComponentError, ValueError, KeyError, RuntimeError, IndexError, OSError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")[:160]
+        reason = first_line(error)
         raise InputError(
             f"{path} cannot be taken for the {component} of Stable Diffusion 1.5 ({reason}); check that "
             "it is the right file."

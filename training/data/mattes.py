@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from magicanimate.errors import InputError
+from magicanimate.errors import InputError, first_line
 
 MODELS = ("u2net_human_seg", "birefnet-portrait")
 """Of rembg's models those for people that run on this machine: a small one (176 MB), and one that sees single
@@ -41,7 +41,7 @@ class Mattes:
         try:
             self._session = new_session(model)
         except Exception as error:  # noqa: BLE001  (of the connection, the checksum or onnxruntime)
-            line = str(error).strip().split("\n")[0][:160]
+            line = first_line(error)
             raise InputError(f"rembg's model {model} cannot be fetched or used ({line}).") from error
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
