@@ -76,7 +76,7 @@ class WebFile:
 
     url: str
     nbytes: int
-    blob: str
+    blob: str  # its SHA-256
 
     @property
     def label(self) -> str:
