@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.synthdance_data import Task
 from densepose_tools.segmenter import PartSegmenter
-from training.metrics import colour, parts, pixels, similarity, steadiness
+from training.metrics import colour, parts, pixels, similarity
 
 # Key, heading with unit and direction, digits.
 TRUTH_COLUMNS = (
@@ -54,7 +54,7 @@ class Judge:
         found = {
             "identity_photo": colour.identity_difference(photo, shown),
             "pose": parts.pose_agreement(task.parts, self.segmenter.labels(result)),
-            "flicker": steadiness.flicker(result),
+            "flicker": pixels.flicker(result),
         }
         if task.truth is None:
             return found
@@ -71,8 +71,8 @@ class Judge:
             "ssim": similarity.ssim(truth, result),
             "ssim_person": similarity.ssim(truth, result, person),
             "feature_distance": similarity.feature_distance(self._truth[1], self.segmenter.features(result)),
-            "temporal": steadiness.temporal_error(truth, result),
-            "temporal_person": steadiness.temporal_error(truth, result, person),
+            "temporal": pixels.temporal_error(truth, result),
+            "temporal_person": pixels.temporal_error(truth, result, person),
             "sharpness_person": pixels.gradient_energy(truth, result, person),
             "ssim_head": similarity.head_ssim(truth, result, task.parts),
             "identity": colour.identity_difference(colour.part_colours(truth, task.parts), shown),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from magicanimate.errors import InputError
-from training.metrics import colour, frechet, parts, pixels, similarity, steadiness
+from training.metrics import colour, frechet, parts, pixels, similarity
 
 
 def videos(seed: int = 0, *, frames: int = 3, size: tuple[int, int] = (24, 20)):
@@ -91,7 +91,7 @@ def test_masks_limit_figures_to_the_person():
     windows = similarity.ssim_map(truth, result)[:, 1:13, 1:9]  # the map begins 5 pixels further in
     assert similarity.ssim(truth, result, mask) == pytest.approx(windows.mean())
     none = np.zeros_like(mask)
-    for figure in (pixels.l1, pixels.psnr, similarity.ssim, steadiness.temporal_error):
+    for figure in (pixels.l1, pixels.psnr, similarity.ssim, pixels.temporal_error):
         assert math.isnan(figure(truth, result, none))
 
 
@@ -135,25 +135,25 @@ def test_feature_distance_of_known_directions():
 def test_temporal_error_ignores_what_does_not_change():
     truth, _ = videos(frames=5)
     truth = truth // 2
-    assert steadiness.temporal_error(truth, truth + np.uint8(40)) == 0
+    assert pixels.temporal_error(truth, truth + np.uint8(40)) == 0
     flickering = truth.copy()
     flickering[1::2] += 10
-    assert steadiness.temporal_error(truth, flickering) == pytest.approx(10)
+    assert pixels.temporal_error(truth, flickering) == pytest.approx(10)
     mask = np.zeros(truth.shape[:3], bool)
     mask[0, 0, 0] = True  # counts in the first change only
     flickering = truth.copy()
     flickering[1:, 0, 0] += 6
-    assert steadiness.temporal_error(truth, flickering, mask) == pytest.approx(6)
-    assert math.isnan(steadiness.temporal_error(truth[:1], truth[:1]))
+    assert pixels.temporal_error(truth, flickering, mask) == pytest.approx(6)
+    assert math.isnan(pixels.temporal_error(truth[:1], truth[:1]))
 
 
 def test_flicker_of_known_motions():
     ramp = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.full((1, 4, 4, 3), 10, np.uint8)
-    assert steadiness.flicker(ramp) == 0
+    assert pixels.flicker(ramp) == 0
     blinking = np.zeros_like(ramp)
     blinking[::2] = 10
-    assert steadiness.flicker(blinking) == 20
-    assert math.isnan(steadiness.flicker(ramp[:2]))
+    assert pixels.flicker(blinking) == 20
+    assert math.isnan(pixels.flicker(ramp[:2]))
 
 
 # Lab, Lab, difference: from the test data that Sharma et al. published with the formula (table 1).

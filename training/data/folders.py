@@ -1,13 +1,15 @@
-"""Which files of a folder belong together: pictures or videos, and their driving signals."""
+"""Which files of a folder belong together: pictures or videos, and their driving signals; and its index."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from magicanimate.errors import InputError
+from magicanimate.files import write_bytes
 from training.data.sources import SIGNALS
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
@@ -90,3 +92,33 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     """Sort key in which runs of digits count as numbers."""
     parts = re.split(r"(\d+)", name.lower())
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+log = logging.getLogger(__name__)
+
+
+def existing_index(name: str, folder: Path, elsewhere: Path | None) -> Path | None:
+    """The index written earlier, if there is one.
+
+    Args:
+        name: of the index file.
+        folder: of the data.
+        elsewhere: folder (of the run, say) that holds it where the data's folder cannot be written to.
+    """
+    places = [folder, elsewhere] if elsewhere is not None else [folder]
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def keep_index(name: str, data: bytes, folder: Path, elsewhere: Path | None) -> None:
+    """Write an index, complete or not at all, to the first place that takes it; else say it is not kept."""
+    for place in (folder, elsewhere):
+        if place is None:
+            continue
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            write_bytes(place / name, data)
+        except OSError as error:
+            log.info("no index is kept in %s (%s)", place, error.strerror)
+            continue
+        return
+    log.warning("The index of %s cannot be kept anywhere and will be made again by the next run.", folder)

@@ -21,9 +21,8 @@ from densepose_tools.arrays import ArrayFile
 from magicanimate.errors import InputError
 from magicanimate.files import Unreadable, partial_path, put_in_place, remove, sweep
 from training.config import Framing
-from training.data.folders import IMAGE_SUFFIXES, POINTS_SUFFIX, find_entries
+from training.data.folders import IMAGE_SUFFIXES, POINTS_SUFFIX, existing_index, find_entries, keep_index
 from training.data.images import decode_picture, square_image
-from training.data.index_file import existing_index, keep_index
 from training.data.sources import SIGNALS, Frames
 
 log = logging.getLogger(__name__)

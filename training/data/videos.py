@@ -26,8 +26,14 @@ from magicanimate.media.outputs import read_metadata
 from magicanimate.media.video_file import VideoIndex, frames_at, index_video
 from training.config import Framing
 from training.data.cropping import Shares, SquareCrop, person_of, same_aspect
-from training.data.folders import POINTS_SUFFIX, VIDEO_SUFFIXES, Entry, find_entries
-from training.data.index_file import existing_index, keep_index
+from training.data.folders import (
+    POINTS_SUFFIX,
+    VIDEO_SUFFIXES,
+    Entry,
+    existing_index,
+    find_entries,
+    keep_index,
+)
 from training.data.sources import Frames
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from training.evaluation.networks import Lpips, NotComputed, frechet_network
 from training.evaluation.page import write_page
 from training.evaluation.protocol import METRICS, Protocol, published_rows
 from training.evaluation.statistics import bootstrap
-from training.metrics import colour, frechet, pixels, similarity, steadiness
+from training.metrics import colour, frechet, pixels, similarity
 
 log = logging.getLogger(__name__)
 
@@ -359,9 +359,9 @@ class _Judge:
             "psnr_first_reported": lambda: pixels.psnr_overflowing(clip.truth, result),
             "ssim": lambda: similarity.ssim(clip.truth, result),
             "lpips": lambda: self._lpips(clip.truth, result),
-            "temporal": lambda: steadiness.temporal_error(clip.truth, result),
+            "temporal": lambda: pixels.temporal_error(clip.truth, result),
             "identity": lambda: _identity(clip, result),
-            "flicker": lambda: steadiness.flicker(result),
+            "flicker": lambda: pixels.flicker(result),
         }
         found = {}
         for key in self.protocol.metrics:
