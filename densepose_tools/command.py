@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.engines import PUBLISHED_MIN_SCORE, Selection
-from densepose_tools.extractor import ENGINES
+from densepose_tools.engines import ENGINES, PUBLISHED_MIN_SCORE, Selection
 from densepose_tools.tracking import PersonAt, people_named
 from magicanimate import __version__
 from magicanimate.errors import InputError

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densepose_tools.engines import Extractor, Selection
-from densepose_tools.extractor import has_detectron2, has_mini, load_extractor
+from densepose_tools.engines import Extractor, Selection, has_detectron2, has_mini, load_extractor
 from densepose_tools.segmenter import DEFAULT_FOLDER, require_segmenter
 from magicanimate import __version__
 from magicanimate.config import OnProgress, ShouldStop

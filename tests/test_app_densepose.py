@@ -161,7 +161,7 @@ def test_clips_that_need_nothing_and_that_cannot_be_used(page, tmp_path):
 
 def test_without_weights_and_network_the_panel_says_what_to_do(tiny_model, output, tmp_path, monkeypatch):
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", tmp_path / "none")
+    monkeypatch.setattr("densepose_tools.engines.DEFAULT_FOLDER", tmp_path / "none")
     service = AnimationService(tiny_model, output, offline=True)
     told = examined(Page(service, [], queue_size=2).animate, str(write_dance(tmp_path / "dance.mp4", 3)))
     (line,) = [each["value"] for each in told.values() if isinstance(each, dict) and "ma-error" in str(each)]

@@ -371,7 +371,7 @@ def test_the_command_line_makes_the_part_map_of_an_ordinary_video(
     tiny_model, segmenter, request_, tmp_path, monkeypatch
 ):
     """`--background clip` with the video alone; the map is found again the next time."""
-    monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", segmenter)
+    monkeypatch.setattr("densepose_tools.engines.DEFAULT_FOLDER", segmenter)
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
     film = write_dance(tmp_path / "dance.mp4", 6)
     animator = Animator(tiny_model, device="cpu", offline=True)

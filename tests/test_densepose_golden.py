@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densepose_tools import Selection, extractor, load_extractor
+from densepose_tools import Selection, engines, load_extractor
 from densepose_tools.people import part_map
 from densepose_tools.rcnn.network import DensePoseRCNN
 from magicanimate.palette import colourise
@@ -29,7 +29,7 @@ def network() -> DensePoseRCNN:
 
 
 def test_both_engines_find_the_same(tmp_path, monkeypatch):
-    if not extractor.has_detectron2():
+    if not engines.has_detectron2():
         pytest.skip("needs detectron2 and its DensePose project")
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path / "home"))
     state = {name: value.numpy() for name, value in densepose_golden.filled_state().items()}

@@ -16,9 +16,8 @@ import torch
 from filelock import FileLock
 from huggingface_hub import constants
 
-from densepose_tools import extractor, weights
-from densepose_tools.engines import Selection
-from densepose_tools.extractor import load_extractor
+from densepose_tools import engines, weights
+from densepose_tools.engines import Selection, load_extractor
 from densepose_tools.published import read_published
 from densepose_tools.rcnn.network import DensePoseRCNN
 from densepose_tools.rcnn.widths import tiny
@@ -303,14 +302,14 @@ def test_torchvision_that_does_not_fit_is_named():
 
 
 def test_detectron2_is_named_as_missing_where_it_is():
-    if extractor.has_detectron2():
+    if engines.has_detectron2():
         pytest.skip("detectron2 is installed")
     with pytest.raises(InputError, match="detectron2 with its DensePose project is not installed"):
         load_extractor("detectron2")
 
 
 def test_mini_stands_in_offline_and_says_so(caplog):
-    if not extractor.has_mini():
+    if not engines.has_mini():
         pytest.skip("the part segmenter is not in assets/segmenter")
     found = load_extractor("auto", offline=True)
     assert found.name == "mini"

@@ -168,7 +168,7 @@ def test_the_download_is_foretold_until_the_weights_are_here(home):
 
 
 def test_offline_the_stand_in_is_used_and_named_as_such(home, segmenter, monkeypatch, tmp_path):
-    monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", segmenter)
+    monkeypatch.setattr("densepose_tools.engines.DEFAULT_FOLDER", segmenter)
     choice = EngineChoice(offline=True, device="cpu")
     forecast = choice.forecast()
     assert forecast.engine == "mini"
@@ -179,7 +179,7 @@ def test_offline_the_stand_in_is_used_and_named_as_such(home, segmenter, monkeyp
 
 
 def test_with_nothing_at_hand_the_sentence_says_what_to_do(home, monkeypatch, tmp_path):
-    monkeypatch.setattr("densepose_tools.extractor.DEFAULT_FOLDER", tmp_path / "none")
+    monkeypatch.setattr("densepose_tools.engines.DEFAULT_FOLDER", tmp_path / "none")
     with pytest.raises(InputError, match="start once with a network, or give the released file"):
         EngineChoice(offline=True).forecast()
     mini = EngineChoice("mini", tmp_path / "none")
