@@ -13,7 +13,6 @@ from magicanimate.animator import ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import Progress
 from magicanimate.errors import InputError
-from magicanimate.files import without_folders
 from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.thumbnails import encode_webp
@@ -82,11 +81,6 @@ def model_badge(
         f'<div class="ma-badge" data-model="{html.escape(str(trial or defaults.kind))}"><span>'
         f"<b>{html.escape(name)}</b> <small>{html.escape(text)}</small></span>{action}</div>"
     )
-
-
-def for_visitors(error: InputError, *files: Path | str | None) -> str:
-    """A sentence with files named as the visitor knows them."""
-    return without_folders(str(error), *files)
 
 
 _STAGES = {

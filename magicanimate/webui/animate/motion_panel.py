@@ -10,6 +10,7 @@ import gradio as gr
 
 from densepose_tools.photo_people import PersonDetector
 from magicanimate.errors import InputError
+from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.clip_look import ANIMATED_PICTURES, ClipStrip, look, nearest_start
@@ -174,7 +175,7 @@ class MotionPanel:
         try:
             found = look(motion_of(clip, made))
         except InputError as error:
-            yield updates | {self.line: _told(views.for_visitors(error, clip), kind="error")}
+            yield updates | {self.line: _told(without_folders(str(error), clip), kind="error")}
             return
         updates[self.strip] = strip(found, start or 0.0, end or 0.0)
         if after:
