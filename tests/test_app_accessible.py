@@ -83,7 +83,7 @@ def test_the_page_speaks_to_strangers(browser, address):
     names = page.locator("#examples button").evaluate_all("all => all.map((each) => each.ariaLabel)")
     assert names and all(name.startswith("Example: ") for name in names)
     for label in ("Steps", "Guidance", "Context length"):
-        slider = page.get_by_role("slider", name=label)
+        slider = page.get_by_role("slider", name=label, exact=True)
         assert slider.count() == 1, label
     guidance = page.get_by_role("slider", name="Guidance")
     assert guidance.get_attribute("max") == "2"  # of the mini, whose pictures burn out beyond

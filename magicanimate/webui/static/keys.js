@@ -5,13 +5,20 @@
     document
       .querySelectorAll(".empty[aria-label]:not([role])")
       .forEach((place) => place.setAttribute("role", "img"));
-  // The one of its words on the first tab that Gradio has in English only.
-  const REMOVE = "button[aria-label='Remove Image']";
-  const translate = () =>
-    document.querySelectorAll(`${REMOVE}:not(.ma-remove)`).forEach((button) => {
-      button.classList.add("ma-remove");
-      button.title = button.ariaLabel = globalThis.maTexts?.["Remove Image"] ?? button.ariaLabel;
-    });
+  // Names that Gradio gives in English only, and to sliders in other words than those above them.
+  const REMOVE = "button.ma-remove, button[aria-label='Remove Image']";
+  const translate = () => {
+    document.querySelectorAll(REMOVE).forEach((button) => button.classList.add("ma-remove"));
+    for (const english of ["File upload", "Remove Image", "Remove this file", "Reset to default value"]) {
+      const said = globalThis.maTexts?.[english] ?? english;
+      if (said === english) continue;
+      document.querySelectorAll(`[aria-label="${english}"]`).forEach((named) => (named.ariaLabel = said));
+      document.querySelectorAll(`[title="${english}"]`).forEach((named) => (named.title = said));
+    }
+    document
+      .querySelectorAll("[aria-label^='number input for '], [aria-label^='range slider for ']")
+      .forEach((input) => (input.ariaLabel = input.ariaLabel.replace(/^.+? for /, "")));
+  };
 
   // The tab says how far the video is, and that it is done until somebody looks.
   const READY = globalThis.maTexts?.["Your video is ready."] ?? "Your video is ready."; // in the page's language
@@ -109,7 +116,7 @@
     const photo = document.querySelector("#photo");
     if (!file || !photo?.offsetParent) return;
     event.preventDefault();
-    photo.querySelector(`.ma-remove, ${REMOVE}`)?.click();
+    photo.querySelector(REMOVE)?.click();
     let tries = 50;
     const put = () => {
       const input = photo.querySelector("input[type=file]");
