@@ -1,4 +1,4 @@
-"""Pieces of HTML on the page: title, checkpoint, progress, messages, preview; what all tabs share."""
+"""Pieces of HTML on the page: title, checkpoint, progress, messages, preview."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-
 from magicanimate.animator import ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import Progress
-from magicanimate.errors import InputError
 from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
 from magicanimate.webui import STATIC
 from magicanimate.webui.gallery.thumbnails import encode_webp
@@ -23,12 +20,6 @@ if TYPE_CHECKING:
     from densepose_tools.one_click import MadeMotion
 
 STYLE = STATIC / "style.css"
-
-Updates = dict[gr.components.Component, Any]
-"""What a handler answers: widget -> its new value, or ``gr.update(...)``."""
-
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""Options of an event that programs may not call, and that draws no progress of Gradio's own."""
 
 
 def title() -> str:
@@ -145,11 +136,6 @@ def message(text: str, *, kind: str = "info") -> str:
     role = "alert" if kind == "error" else "status"
     text = said(text) if kind == "error" else text
     return f'<div class="ma-message ma-{kind}" role="{role}">{html.escape(text)}</div>'
-
-
-def refusal(error: InputError) -> dict[str, Any]:
-    """The update of a `gr.HTML` that shows what cannot be done."""
-    return gr.update(value=message(str(error), kind="error"), visible=True)
 
 
 def job_status(placed: PlacedJob) -> str:

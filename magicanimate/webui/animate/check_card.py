@@ -23,9 +23,9 @@ from magicanimate.webui.animate.examples import Example
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, Remark
 from magicanimate.webui.animate.form import Controls
 from magicanimate.webui.animate.motion_panel import MotionPanel
+from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import label_of, said, tr
-from magicanimate.webui.views import PRIVATE, Updates
 
 _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}

@@ -15,9 +15,9 @@ from magicanimate.webui.animate import form
 from magicanimate.webui.animate.form_values import check_values, motion_steps
 from magicanimate.webui.animate.mask_look import MaskFiles, paint, picture
 from magicanimate.webui.animate.motion_panel import MotionPanel
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import label_of, tr
-from magicanimate.webui.views import PRIVATE, Updates, refusal
 
 _OTHER_CLIP = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer", "people", "stride", "fps", "fit")
 _OTHER_CLIP += ("width", "height", "start_from_photo")

@@ -15,9 +15,9 @@ from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.clip_look import ANIMATED_PICTURES, ClipStrip, look, nearest_start
 from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings
+from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
-from magicanimate.webui.views import PRIVATE, Updates
 
 # Two marks on a strip of frames. While one is moved the strip follows it; when it is let go, Python hears.
 _MARKS = """

@@ -12,8 +12,8 @@ from magicanimate.webui import views
 from magicanimate.webui.animate.form import Controls
 from magicanimate.webui.animate.form_values import form_settings
 from magicanimate.webui.animate.setting_presets import LONGEST_NAME, SettingPresets
+from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.texts import tr
-from magicanimate.webui.views import PRIVATE, Updates
 
 _OVERWRITE, _DELETE = "Overwrite", "Delete"
 

@@ -15,11 +15,11 @@ from magicanimate.files import file_name
 from magicanimate.progress import duration
 from magicanimate.webui import views
 from magicanimate.webui.background import run_with_progress
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.gallery.export import KINDS, export
 from magicanimate.webui.gallery.player import file_url, player
 from magicanimate.webui.gallery.results import StoredResult, result_of
 from magicanimate.webui.texts import choice_name, labels, tr
-from magicanimate.webui.views import PRIVATE, Updates, refusal
 
 _KIND_NAMES = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "frames": "Frames (zip)"}
 

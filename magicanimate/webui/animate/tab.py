@@ -20,12 +20,12 @@ from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.animate.presets_panel import PresetsPanel
 from magicanimate.webui.animate.setting_presets import SettingPresets
 from magicanimate.webui.animate.use_again import UseAgain
+from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.jobs.animation_job import JOINED, STEPS
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
-from magicanimate.webui.views import PRIVATE, Updates
 
 _START, _CHANGE = "Animate", "Save changes"
 

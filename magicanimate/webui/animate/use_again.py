@@ -22,11 +22,11 @@ from magicanimate.webui.animate.reuse import (
     read_settings,
     reuse,
 )
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.gallery.results import result_of
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
-from magicanimate.webui.views import PRIVATE, Updates, refusal
 
 _EXPLAINED = "Drop a video that was made here: its settings, photo and dance go back into the form."
 

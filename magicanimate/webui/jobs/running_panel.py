@@ -15,12 +15,12 @@ import gradio as gr
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.result_panel import ResultPanel
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.gallery.thumbnails import thumbnail
 from magicanimate.webui.jobs.job import Job, JobState
 from magicanimate.webui.jobs.polling import JobPoller, JobUpdate, PlacedJob, ViewState
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import said, tr
-from magicanimate.webui.views import PRIVATE, Updates, refusal
 
 _WHILE_BUSY, _WHILE_IDLE = 0.4, 2.0  # seconds between looks
 

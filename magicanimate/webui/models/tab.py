@@ -14,10 +14,10 @@ from magicanimate.checkpoints.locate import ModelInfo, describe_models
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
+from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.models.fetching import FetchStatus, ModelFetch
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
-from magicanimate.webui.views import PRIVATE, Updates
 
 _LOOK_EVERY = 1.0  # seconds, while something is fetched
 

@@ -21,9 +21,9 @@ from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.bodies import is_cut_off, some_maps
 from magicanimate.webui.animate.motion_panel import MotionPanel
+from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import choice_name, tr
-from magicanimate.webui.views import PRIVATE, Updates
 
 MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
 

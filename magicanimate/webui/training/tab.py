@@ -12,6 +12,7 @@ import gradio as gr
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
+from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.scratch import temporary_folder
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
@@ -20,7 +21,6 @@ from magicanimate.webui.training import views as train_views
 from magicanimate.webui.training.config import FROM_NOTHING, PRESETS, STAGES, TrainingConfig, shown, stages_of
 from magicanimate.webui.training.manager import TrainingManager
 from magicanimate.webui.training.run import RunStatus, TrainingRun, trials
-from magicanimate.webui.views import PRIVATE, Updates, refusal
 
 _LOOK_EVERY = 2.0  # seconds
 
