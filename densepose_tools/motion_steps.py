@@ -114,6 +114,28 @@ def take_steps(
     return replace(request, motion=clip, driving_video=driving, **stretch)
 
 
+def with_part_map(
+    request: AnimationRequest,
+    *,
+    engine: EngineChoice,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> AnimationRequest:
+    """The request with the part map of an ordinary video, where that is to be its own background.
+
+    The map is kept in a hidden folder beside the output, so that the next run finds it. With several photos
+    everybody is replaced, unless the request says whom.
+
+    Raises:
+        InputError: the clip is a part map already, or shows nobody.
+        Cancelled: ``should_stop()`` was true.
+    """
+    people = "all" if request.other_photos and request.who == "largest" else request.who
+    folder = Path(request.output).absolute().parent
+    told = {"on_progress": on_progress, "should_stop": should_stop}
+    return take_steps(request, {"people": people}, None, folder=folder, engine=engine, **told)
+
+
 def sweep(folder: Path, named: set[str], *, most: int | None = None) -> None:
     """Remove what no result names: all of it, or the oldest until no more than ``most`` bytes are left.
 

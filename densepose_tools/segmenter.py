@@ -76,6 +76,16 @@ def level_features(network: UNet2DModel, images: torch.Tensor) -> list[torch.Ten
     return levels
 
 
+def parts_in_photo(photo: np.ndarray) -> np.ndarray:
+    """The parts of the people in a photo, uint8 (H, W, 3) -> (H, W); all 0 if nobody is recognised.
+
+    Raises:
+        InputError: there is nothing that finds them.
+    """
+    labels, certainty = PartSegmenter.load().segment(photo[None])
+    return labels[0] if certainty[0] >= LEAST_CERTAINTY else labels[0] * 0
+
+
 class PartSegmenter:
     """Labels pictures with DensePose parts.
 

@@ -9,16 +9,39 @@ Letters in shape comments: ``H W`` pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from densepose_tools.body import LIMBS, Segment, segments
 from densepose_tools.photo_people import count_people
 from densepose_tools.retarget import Affine, draw_limb, without_pinholes
+from densepose_tools.segmenter import parts_in_photo
+from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.palette import colourise, nearest_labels
+
+if TYPE_CHECKING:
+    from magicanimate.media.prepare import PreparedMedia
 
 _LEAST_OF_LARGEST = 0.2
 """Of a limb's largest piece in pixels; smaller pieces are specks."""
+
+
+def led_from_photo(request: AnimationRequest, media: PreparedMedia) -> PreparedMedia:
+    """The media with the request's number of frames before the motion, led to it from the photo's own pose.
+
+    Raises:
+        InputError: see `transition`, or the motion is drawn keypoints, too.
+    """
+    from magicanimate.media.prepare import led_in
+
+    if media.keypoints is not None:
+        raise InputError(
+            "Keypoints cannot be led from the photo's pose to the clip's; leave --start-from-photo out."
+        )
+    poses = parts_in_photo(media.photo), nearest_labels(media.control[0])[0]
+    return led_in(media, map(colourise, transition(*poses, request.start_from_photo)))
 
 
 def transition(first: np.ndarray, last: np.ndarray, count: int) -> Iterator[np.ndarray]:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +28,6 @@ from magicanimate.config import (
 )
 from magicanimate.device import Device, empty_cache, is_out_of_memory, pick_device, total_bytes
 from magicanimate.errors import InputError
-from magicanimate.files import whole_file
 from magicanimate.importing import LOADING, without_collection
 from magicanimate.memory.profiles import AUTO, TOO_LITTLE, Footprint, Work, needed_bytes, profiles_for
 from magicanimate.progress import ProgressMeter
@@ -38,8 +35,7 @@ from magicanimate.request_checks import (
     check_area,
     check_outputs,
     check_request,
-    inputs_of,
-    so_far_path,
+    check_signals,
     wants_part_map,
 )
 from magicanimate.windows import WindowPlan
@@ -51,23 +47,16 @@ if TYPE_CHECKING:
     from densepose_tools.photo_people import PersonDetector
     from magicanimate.acceleration.window_parallel import ProcessGroup
     from magicanimate.background import Backdrop
-    from magicanimate.detail import Track
-    from magicanimate.mask import Masks
+    from magicanimate.detail import SecondLooks
     from magicanimate.media.prepare import PreparedMedia
     from magicanimate.memory.placement import OutOfMemoryFallback, PlacedNetworks
     from magicanimate.models.autoencoder import LatentPreview
-    from magicanimate.pipeline import MagicAnimateOutput, MagicAnimatePipeline
+    from magicanimate.pipeline import MagicAnimatePipeline
 
 log = logging.getLogger(__name__)
 
 _UNUSUAL_AREA = 1.6
 """Times the checkpoint's own number of pixels, or by this less, from which on results get worse."""
-
-_MOST_SHOWN, _SHOWN_EVERY = 48, 8
-"""Frames of a stream that the page plays, the latest ones, and after how many new ones it gets them."""
-
-_MOST_DETAIL_STEPS = 1000
-"""Steps of a second look, of which only a share runs; no checkpoint has more."""
 
 
 @dataclass(frozen=True)
@@ -123,19 +112,6 @@ class ModelDefaults:
             guidance_scale=guidance_scale,
             fusion=request.fusion or self.fusion or "midup",
         )
-
-
-@dataclass(frozen=True)
-class SecondLooks:
-    """What is looked at again.
-
-    Attributes:
-        photo: that shows it, uint8 ``H W 3``.
-        parts: each part through the clip, and centre x, y and side of its cutting in the photo.
-    """
-
-    photo: np.ndarray
-    parts: list[tuple[Track, tuple[float, float, float]]]
 
 
 class Animator:
@@ -350,7 +326,12 @@ class Animator:
             meter.begin("load", 1)
             networks = self._ready()
             request = self.defaults.completed(request)
-            self._check_signals(request, networks.pipe)
+            check_signals(
+                request,
+                self.folder,
+                driving=self.defaults.driving,
+                takes_keypoints=self.defaults.takes_keypoints,
+            )
             meter.begin("read", 1)
             with ExitStack() as stack:
                 media, backdrop = self._prepared(request, meter, should_stop, stack)
@@ -382,65 +363,22 @@ class Animator:
             InputError: an input, a setting or an output cannot be used, or the people stay in their photo.
             Cancelled: ``should_stop()`` was true.
         """
-        from PIL import Image, PngImagePlugin
-
-        from magicanimate.background import mask_preview
-        from magicanimate.mask import write_masks
-        from magicanimate.media.outputs import PNG_SOFTWARE, check_file_output, check_output, is_our_frame
-        from magicanimate.media.writer import VideoWriter
+        from magicanimate.background import check_mask_outputs, write_mask_files
 
         check_request(request)
-        inputs, overwrite = inputs_of(request), request.overwrite
-        if request.background == PHOTO_BACKGROUND:
-            raise InputError(
-                "There is no mask to draw, as the people stay in their photo; choose a background "
-                "(--background)."
-            )
-        if picture is not None:
-            if picture.suffix.lower() != ".png":
-                raise InputError(f"The preview of the mask {picture} must be a .png file; name it so.")
-            check_file_output(picture, is_our_frame, inputs=inputs, overwrite=overwrite)
-        if mask is not None:
-            if mask.suffix.lower() not in (".mp4", ""):
-                raise InputError(
-                    f"The mask {mask} must be a .mp4 file, or have no suffix for a folder of png frames; "
-                    "name it so."
-                )
-            check_output(mask, inputs=inputs, overwrite=overwrite)
+        check_mask_outputs(request, picture=picture, mask=mask)
         request = self.defaults.completed(self._with_part_map(request, on_progress, should_stop))
         meter = ProgressMeter(on_progress)
         meter.begin("read", 1)
         with ExitStack() as stack:
             media, backdrop = self._prepared(request, meter, should_stop, stack)
             assert backdrop is not None  # it is not the photo's
-            if mask is not None:
-                masks = (backdrop.masks[number] for number in range(media.num_frames))
-                write_masks(mask, masks, size=request.size, rate=media.rate)
-            if scene is not None:
-                frames = media.control if media.driving is None else media.driving
-                width, height = request.size
-                with VideoWriter(scene, width=width, height=height, fps=media.rate, lossless=True) as out:
-                    for number in range(len(frames)):
-                        out.write(frames[number])
-            if picture is None:
-                return
-            drawn = Image.fromarray(mask_preview(backdrop))
-        ours = PngImagePlugin.PngInfo()
-        ours.add_text("Software", PNG_SOFTWARE)
-        with whole_file(picture) as partial:
-            drawn.save(partial, format="png", pnginfo=ours)
+            write_mask_files(backdrop, media, picture=picture, mask=mask, scene=scene)
 
     def _with_part_map(
         self, request: AnimationRequest, on_progress: OnProgress | None, should_stop: ShouldStop | None
     ) -> AnimationRequest:
-        """The request with the part map of an ordinary video, where that is to be its own background.
-
-        The map is kept in a hidden folder beside the output, so that the next run finds it.
-
-        Raises:
-            InputError: the clip is a part map already, or shows nobody.
-            Cancelled: ``should_stop()`` was true.
-        """
+        """The request with the part map of an ordinary video, where that is to be its own background."""
         if not wants_part_map(request):
             return request
         if self._group is not None and self._group.size > 1:
@@ -449,18 +387,10 @@ class Animator:
                 "first with `python -m densepose_tools`, and give both (--driving-video)."
             )
         from densepose_tools.engine_choice import EngineChoice
-        from densepose_tools.motion_steps import take_steps
+        from densepose_tools.motion_steps import with_part_map
 
-        device = pick_device(*self._requested).name
-        return take_steps(
-            request,
-            {"people": "all" if request.other_photos and request.who == "largest" else request.who},
-            None,
-            folder=Path(request.output).absolute().parent,
-            engine=EngineChoice(device=device, offline=self.offline),
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
+        engine = EngineChoice(device=pick_device(*self._requested).name, offline=self.offline)
+        return with_part_map(request, engine=engine, on_progress=on_progress, should_stop=should_stop)
 
     def _prepared(
         self,
@@ -494,51 +424,18 @@ class Animator:
             log.warning("%s", note)
             meter.note(note)
         if request.start_from_photo:
-            media = stack.enter_context(self._led_in(request, media))
+            from densepose_tools.transition import led_from_photo
+
+            media = stack.enter_context(led_from_photo(request, media))
         if request.background == PHOTO_BACKGROUND:
             return media, None
+        from densepose_tools.segmenter import parts_in_photo
         from magicanimate.background import make_backdrop
+        from magicanimate.mask import masks_of
 
-        masks = stack.enter_context(self._masks(request, media))
-        backdrop = make_backdrop(request, media, masks, self._find_parts, should_stop)
+        masks = stack.enter_context(masks_of(request, media))
+        backdrop = make_backdrop(request, media, masks, parts_in_photo, should_stop)
         return replace(media, photo=backdrop.reference), backdrop
-
-    @contextmanager
-    def _masks(self, request: AnimationRequest, media: PreparedMedia) -> Iterator[Masks]:
-        """Where people are cut out of each frame: as the part maps say, or the request's own mask."""
-        from magicanimate.mask import Masks, read_masks
-
-        if request.mask is None:
-            yield Masks(media.control)
-            return
-        width, height = request.size
-        size = {"count": media.num_frames, "width": width, "height": height}
-        with read_masks(request.mask, limits=request.limits, **size) as given:
-            yield Masks(media.control, given)
-
-    def _led_in(self, request: AnimationRequest, media: PreparedMedia) -> PreparedMedia:
-        """The media with frames before the motion that lead to it from the photo's own pose."""
-        from densepose_tools.transition import transition
-        from magicanimate.media.prepare import led_in
-        from magicanimate.palette import colourise, nearest_labels
-
-        if media.keypoints is not None:
-            raise InputError(
-                "Keypoints cannot be led from the photo's pose to the clip's; leave --start-from-photo out."
-            )
-        poses = self._find_parts(media.photo), nearest_labels(media.control[0])[0]
-        return led_in(media, map(colourise, transition(*poses, request.start_from_photo)))
-
-    def _find_parts(self, photo: np.ndarray) -> np.ndarray:
-        """The parts of the people in a photo, uint8 (H, W, 3) -> (H, W); all 0 if nobody is recognised.
-
-        Raises:
-            InputError: there is nothing that finds them.
-        """
-        from densepose_tools.segmenter import LEAST_CERTAINTY, PartSegmenter
-
-        labels, certainty = PartSegmenter.load().segment(photo[None])
-        return labels[0] if certainty[0] >= LEAST_CERTAINTY else labels[0] * 0
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
         """Box x0, y0, x1, y1 around the people in a photo, uint8 (H, W, 3); ``None`` if there are none."""
@@ -575,35 +472,6 @@ class Animator:
                 "choose a smaller size or shorter windows."
             )
 
-    def _check_signals(self, request: AnimationRequest, pipe: MagicAnimatePipeline) -> None:
-        """Refuse a request without the control signals that this checkpoint needs, or with others."""
-        without_map = {
-            "the background": request.background != PHOTO_BACKGROUND,
-            "a second look at details": request.detail != "off",
-            "a start from the photo's pose": request.start_from_photo > 0,
-        }
-        if self.defaults.driving == "keypoints" and any(without_map.values()):
-            wish = next(name for name, wanted in without_map.items() if wanted)
-            raise InputError(
-                f"The checkpoint {self.folder} is driven by keypoints, and {wish} needs a DensePose map; "
-                "leave it out or choose another checkpoint."
-            )
-        if self.defaults.driving == "keypoints" and request.keypoints is not None:
-            raise InputError(
-                f"The checkpoint {self.folder} is driven by keypoints alone; give {request.keypoints} as the "
-                "motion clip, in place of the DensePose map."
-            )
-        wanted = pipe.controlnet_keypoints is not None
-        if wanted and request.keypoints is None:
-            raise InputError(
-                f"The checkpoint {self.folder} is driven by keypoints, too; give the clip of drawn keypoints "
-                "(--keypoints)."
-            )
-        if request.keypoints is not None and not wanted:
-            raise InputError(
-                f"The checkpoint {self.folder} was not trained with keypoints; leave {request.keypoints} out."
-            )
-
     def _run(
         self,
         networks: PlacedNetworks,
@@ -613,7 +481,9 @@ class Animator:
         meter: ProgressMeter,
         should_stop: ShouldStop | None,
     ) -> AnimationResult | None:
-        looks = self._second_looks(request, media, meter)
+        from magicanimate.pipeline import named_scheduler
+
+        looks = None if request.detail == "off" else self._second_looks(request, media, meter)
         work = Work.of(request, media.num_frames)
         fallback, pipe = networks.prepare(work, on_fallback=meter.note), networks.pipe
         if request.prompt or request.negative_prompt:
@@ -639,7 +509,7 @@ class Animator:
         if request.stream and networks.group.size > 1:
             raise InputError("Several processes cannot stream one clip; start one, or leave --stream out.")
         own_scheduler = pipe.scheduler
-        pipe.scheduler = self._scheduler(pipe.scheduler, request.scheduler, steps=steps)
+        pipe.scheduler = named_scheduler(pipe.scheduler, request.scheduler, steps=steps)
         meter.begin("denoise", 1, frames_to_decode=media.num_frames)
         kept = ExitStack()
         try:
@@ -675,13 +545,27 @@ class Animator:
             if networks.group.rank:
                 return None
             if request.stream:
+                from magicanimate.result_writer import previewed
+
                 kept.callback(output.frames.close)
-                frames = self._shown(request, output.frames, meter, lambda: windows_done)
+                frames = previewed(request, output.frames, meter, lambda: windows_done)
             else:
                 frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
             if looks is not None:
+                from magicanimate.detail import look_again
+
                 decode = partial(pipe.decode, fallback=fallback, should_stop=should_stop)
-                frames = self._second_look(request, media, frames, looks, denoise, decode, steps, meter, kept)
+                frames = look_again(
+                    request,
+                    media,
+                    frames,
+                    looks,
+                    denoise=denoise,
+                    decode=decode,
+                    steps=steps,
+                    meter=meter,
+                    kept=kept,
+                )
             if backdrop is not None:
                 frames = backdrop.composited(frames)
             return self._write(request, media, frames, meter, fallback)
@@ -696,46 +580,19 @@ class Animator:
             kept.close()
             pipe.scheduler = own_scheduler
 
-    @property
-    def _detail_size(self) -> int:
-        """Pixels of a side of the enlarged cuttings: what the checkpoint was trained at."""
-        return min(self.defaults.width, self.defaults.height)
-
     def _second_looks(
         self, request: AnimationRequest, media: PreparedMedia, meter: ProgressMeter
     ) -> SecondLooks | None:
-        """What gets a second look, and from where in the photo; what that costs is said before."""
-        if request.detail == "off":
-            return None
-        from magicanimate import detail
-        from magicanimate.media.photo import load_photo
+        """What gets a second look; what that costs is said before."""
+        from densepose_tools.segmenter import parts_in_photo
+        from magicanimate.detail import plan_second_looks
 
-        size = self._detail_size
-        tracks = detail.find_tracks(media.control, detail.CHOICES[request.detail])
-        wanted = {id(track) for track in detail.of_people(tracks, request.detail_people)}
-        photo = media.photo
-        if request.background == PHOTO_BACKGROUND:  # it may have more pixels than the result
-            photo = load_photo(request.photo, limits=request.limits)
-        # People of photo and clip are paired before some are left out.
-        shown = detail.references(self._find_parts(photo), tracks)
-        parts = [
-            (track, place)
-            for track, place in zip(tracks, shown, strict=True)
-            if place is not None
-            and id(track) in wanted
-            and track.is_smaller_than(request.detail_below or math.inf, cutting=size)
-        ]
-        if not parts:
-            log.warning("nothing is small enough, and shown by the photo, for a second look")
-            return None
-        names = Counter(track.part.name.split()[-1] for track, _ in parts)
-        called = " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in names.items())
-        width, height = request.size
-        times = detail.times_as_long(len(parts), size=size, width=width, height=height)
-        told = f"The second look at {called} makes it take about {times:.1f} times as long."
-        log.info("%s", told)
-        meter.note(told)
-        return SecondLooks(photo, parts)
+        size = min(self.defaults.width, self.defaults.height)
+        looks = plan_second_looks(request, media, parts_in_photo, size=size)
+        if looks is not None:
+            log.info("%s", looks.cost)
+            meter.note(looks.cost)
+        return looks
 
     def _adapt(
         self, pipe: MagicAnimatePipeline, request: AnimationRequest, meter: ProgressMeter, kept: ExitStack
@@ -748,82 +605,6 @@ class Animator:
         for note in notes:
             log.warning("%s", note)
             meter.note(note)
-
-    @staticmethod
-    def _shown(
-        request: AnimationRequest,
-        frames: Iterator[np.ndarray],
-        meter: ProgressMeter,
-        windows_done: Callable[[], tuple[int, int]],
-    ) -> Iterator[np.ndarray]:
-        """Yield streamed frames, uint8 ``H W 3``, and show the latest ones as a preview."""
-        import numpy as np
-
-        from magicanimate.models.autoencoder import shrunk
-
-        latest: deque[np.ndarray] = deque(maxlen=_MOST_SHOWN)
-        for number, frame in enumerate(frames, start=1):
-            if number == 1:
-                log.info("the first frames are done; they play in %s", so_far_path(request.output))
-            if request.preview_every:
-                latest.append(shrunk(frame))
-                if number % _SHOWN_EVERY == 0:
-                    meter.update(*windows_done(), preview=np.stack(latest))
-            yield frame
-
-    def _second_look(
-        self,
-        request: AnimationRequest,
-        media: PreparedMedia,
-        frames: Iterator[np.ndarray],
-        looks: SecondLooks,
-        denoise: Callable[..., MagicAnimateOutput],
-        decode: Callable[[torch.Tensor], Iterator[np.ndarray]],
-        steps: int,
-        meter: ProgressMeter,
-        kept: ExitStack,
-    ) -> Iterator[np.ndarray]:
-        """The frames with heads, and hands if wanted, denoised again; see `magicanimate.detail`.
-
-        Args:
-            request, media: what is animated.
-            frames: the first result, uint8 ``H W 3`` each.
-            looks: what is looked at again.
-            denoise, decode: the networks with the request's settings.
-            steps: of the first pass; as many run in the second.
-            meter: told of the stage "detail".
-            kept: closes what must stay until the frames are written.
-        """
-        from magicanimate import detail
-        from magicanimate.media.prepare import FrameStore
-
-        meter.begin("detail", 1)
-        first = kept.enter_context(FrameStore(*request.size))
-        for frame in frames:
-            first.append(frame)
-        size = self._detail_size
-        planned = min(math.ceil(steps / request.detail_strength), _MOST_DETAIL_STEPS)
-        refined = []
-        for number, (track, place) in enumerate(looks.parts):
-
-            def on_window(done: int, total: int, number: int = number) -> None:
-                meter.update(number * total + done, len(looks.parts) * total)
-
-            output = denoise(
-                detail.cut(looks.photo, place[:2], place[2], size),
-                detail.Cuttings(media.control, track, size, is_map=True),
-                keypoints=None if media.keypoints is None else detail.Cuttings(media.keypoints, track, size),
-                video=detail.Cuttings(first, track, size),
-                strength=request.detail_strength,
-                group=None,  # the other processes have done their share
-                num_inference_steps=planned,
-                on_window=on_window,
-            )
-            store = kept.enter_context(FrameStore(size, size))
-            for frame in decode(output.latents):
-                store.append(frame)
-            refined.append((track, store))
-        return detail.blended_all(first, media.control, refined)
 
     def _write(
         self,
@@ -855,36 +636,6 @@ class Animator:
             "output_fps": media.fps,
             **request.settings(),
         }
-
-    def _scheduler(self, own: Any, name: str | None, *, steps: int) -> Any:
-        """The checkpoint's ``own`` scheduler, or the diffusers scheduler of that name with its settings.
-
-        Raises:
-            InputError: there is no such scheduler, or it cannot do so many steps for this checkpoint.
-        """
-        if name is None:
-            return own
-        import diffusers
-
-        from magicanimate.pipeline import rehearse
-
-        cls: Any = getattr(diffusers, name, None)
-        is_scheduler = isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)
-        if not is_scheduler:
-            raise InputError(
-                f"There is no scheduler {name!r} in diffusers; try DDIMScheduler, UniPCMultistepScheduler, "
-                "DPMSolverMultistepScheduler or EulerDiscreteScheduler."
-            )
-        try:
-            scheduler = cls.from_config(own.config)
-            rehearse(scheduler, steps)
-        except Exception as error:  # noqa: BLE001  (each scheduler has its own ways to fail)
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"The scheduler {name} does not work with this checkpoint and {steps} steps ({reason}); "
-                "choose another or more steps."
-            ) from error
-        return scheduler
 
     def _previewed(self, pipe: MagicAnimatePipeline, latents: torch.Tensor) -> np.ndarray:
         if self._preview is None:

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.cast import cast_of, find_dancers, moved, place_of
-from magicanimate.config import AnimationRequest, Fit
+from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest, Fit
 from magicanimate.errors import InputError
-from magicanimate.mask import Masks, shown
+from magicanimate.files import whole_file
+from magicanimate.mask import Masks, shown, write_masks
 from magicanimate.matte import SMALLEST_DIFFERENCE, cut_out, photo_matte, with_own_edges
 from magicanimate.palette import nearest_labels
-from magicanimate.request_checks import background_kind
+from magicanimate.request_checks import background_kind, inputs_of
 from magicanimate.scene import clean_plate, driving_scene, video_scene
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ class Backdrop:
         people's edge, so that nothing of the plate shines through when it is scaled or put elsewhere.
         """
         backgrounds = self.moving() if self.moving is not None else repeat(self.plate)
-        how = {"grow": self.request.mask_grow, "feather": self.request.mask_feather}
+        cut = partial(cut_out, grow=self.request.mask_grow, feather=self.request.mask_feather)
         for number, (frame, background) in enumerate(zip(frames, backgrounds, strict=False)):
-            alpha, people = cut_out(frame, self.plate, self.masks[number], **how)
+            alpha, people = cut(frame, self.plate, self.masks[number])
             alpha = alpha[..., None]
             if self.transparent:
                 picture = np.concatenate([people, 255 * alpha], -1)
@@ -193,6 +194,65 @@ def _placed(
         (photos[number], place_of(photos[number].parts, parts))
         for number, parts in zip(cast, dancers.parts, strict=True)
     ]
+
+
+def check_mask_outputs(request: AnimationRequest, *, picture: Path | None, mask: Path | None) -> None:
+    """Refuse what `write_mask_files` could not or must not write, before the work.
+
+    Raises:
+        InputError: a file has another suffix or is somebody's, or the people stay in their photo.
+    """
+    from magicanimate.media.outputs import check_file_output, check_output, is_our_frame
+
+    inputs, overwrite = inputs_of(request), request.overwrite
+    if request.background == PHOTO_BACKGROUND:
+        raise InputError(
+            "There is no mask to draw, as the people stay in their photo; choose a background (--background)."
+        )
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise InputError(f"The preview of the mask {picture} must be a .png file; name it so.")
+        check_file_output(picture, is_our_frame, inputs=inputs, overwrite=overwrite)
+    if mask is not None:
+        if mask.suffix.lower() not in (".mp4", ""):
+            raise InputError(
+                f"The mask {mask} must be a .mp4 file, or have no suffix for a folder of png frames; "
+                "name it so."
+            )
+        check_output(mask, inputs=inputs, overwrite=overwrite)
+
+
+def write_mask_files(
+    backdrop: Backdrop, media: PreparedMedia, *, picture: Path | None, mask: Path | None, scene: Path | None
+) -> None:
+    """Write how people will be cut out; each file is left out where it is ``None``.
+
+    Args:
+        backdrop: of the animation that is meant.
+        media: of it.
+        picture: .png of `mask_preview`.
+        mask: .mp4 or folder for `AnimationRequest.mask`; grow and feather are not in it.
+        scene: .mp4 of what lies under the mask: the driving video, or else the part map.
+    """
+    from PIL import Image, PngImagePlugin
+
+    from magicanimate.media.outputs import PNG_SOFTWARE
+    from magicanimate.media.writer import VideoWriter
+
+    width, height = backdrop.request.size
+    if mask is not None:
+        masks = (backdrop.masks[number] for number in range(media.num_frames))
+        write_masks(mask, masks, size=(width, height), rate=media.rate)
+    if scene is not None:
+        frames = media.control if media.driving is None else media.driving
+        with VideoWriter(scene, width=width, height=height, fps=media.rate, lossless=True) as out:
+            for number in range(len(frames)):
+                out.write(frames[number])
+    if picture is not None:
+        ours = PngImagePlugin.PngInfo()
+        ours.add_text("Software", PNG_SOFTWARE)
+        with whole_file(picture) as file:
+            Image.fromarray(mask_preview(backdrop)).save(file, format="png", pnginfo=ours)
 
 
 def _relit(people: np.ndarray, photo: np.ndarray, alpha: np.ndarray, plate: np.ndarray) -> np.ndarray:

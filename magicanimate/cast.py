@@ -15,8 +15,10 @@ from magicanimate.config import AnimationRequest
 from magicanimate.detail import HEAD
 from magicanimate.errors import InputError
 
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
-COLOURS += ((204, 121, 167),)
+COLOURS: tuple[tuple[int, int, int], ...] = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
+)
 """Of the dancers from left to right, in turn; colours that colour-blind people can tell apart, too (Okabe and
 Ito 2008, "Color Universal Design")."""
 

@@ -10,16 +10,27 @@ Letters in shape comments: ``F`` frames, ``H W`` pixels of the result, ``S`` pix
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest
 from magicanimate.palette import colourise, nearest_labels
+from magicanimate.progress import ProgressMeter
 
 if TYPE_CHECKING:
-    from magicanimate.pipeline import Frames
+    import torch
+
+    from magicanimate.media.prepare import PreparedMedia
+    from magicanimate.pipeline import Frames, MagicAnimateOutput
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,10 @@ _CALM = 2.0
 
 _AROUND = 0.18
 """Of a part's size: so far beyond its labels it is replaced, with hair and nails; the edge is as soft."""
+
+
+_MOST_STEPS = 1000
+"""Steps of a second look, of which only a share runs; no checkpoint has more."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +278,119 @@ def blended_all(
         for track, refined in looks:
             frame = blended(frame, labels, track, number, refined[number])
         yield frame
+
+
+@dataclass(frozen=True)
+class SecondLooks:
+    """What is looked at again.
+
+    Attributes:
+        photo: that shows it, uint8 ``H W 3``.
+        parts: each part through the clip, and centre x, y and side of its cutting in the photo.
+        size: pixels of a side of the enlarged cuttings.
+        cost: a sentence on what is looked at and how much longer it takes.
+    """
+
+    photo: np.ndarray
+    parts: list[tuple[Track, tuple[float, float, float]]]
+    size: int
+    cost: str
+
+
+def plan_second_looks(
+    request: AnimationRequest,
+    media: PreparedMedia,
+    find_parts: Callable[[np.ndarray], np.ndarray],
+    *,
+    size: int,
+) -> SecondLooks | None:
+    """What of an animation gets a second look, and from where in the photo; ``None`` for nothing.
+
+    Args:
+        request: with a size.
+        media: its photo and motion.
+        find_parts: finds the parts of people in a photo, uint8 ``H W 3`` -> ``H W``.
+        size: pixels of a side of the enlarged cuttings: what the checkpoint was trained at.
+    """
+    from magicanimate.media.photo import load_photo
+
+    tracks = find_tracks(media.control, CHOICES[request.detail])
+    wanted = {id(track) for track in of_people(tracks, request.detail_people)}
+    photo = media.photo
+    if request.background == PHOTO_BACKGROUND:  # it may have more pixels than the result
+        photo = load_photo(request.photo, limits=request.limits)
+    # People of photo and clip are paired before some are left out.
+    places = references(find_parts(photo), tracks)
+    parts = [
+        (track, place)
+        for track, place in zip(tracks, places, strict=True)
+        if place is not None
+        and id(track) in wanted
+        and track.is_smaller_than(request.detail_below or math.inf, cutting=size)
+    ]
+    if not parts:
+        log.warning("nothing is small enough, and shown by the photo, for a second look")
+        return None
+    names = Counter(track.part.name.split()[-1] for track, _ in parts)
+    called = " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in names.items())
+    width, height = request.size
+    times = times_as_long(len(parts), size=size, width=width, height=height)
+    cost = f"The second look at {called} makes it take about {times:.1f} times as long."
+    return SecondLooks(photo, parts, size, cost)
+
+
+def look_again(
+    request: AnimationRequest,
+    media: PreparedMedia,
+    frames: Iterator[np.ndarray],
+    looks: SecondLooks,
+    *,
+    denoise: Callable[..., MagicAnimateOutput],
+    decode: Callable[[torch.Tensor], Iterator[np.ndarray]],
+    steps: int,
+    meter: ProgressMeter,
+    kept: ExitStack,
+) -> Iterator[np.ndarray]:
+    """The frames with heads, and hands if wanted, denoised again.
+
+    Args:
+        request, media: what is animated.
+        frames: the first result, uint8 ``H W 3`` each.
+        looks: what is looked at again.
+        denoise, decode: the networks with the request's settings.
+        steps: of the first pass; as many run in the second.
+        meter: told of the stage "detail".
+        kept: closes what must stay until the frames are written.
+    """
+    from magicanimate.media.prepare import FrameStore
+
+    meter.begin("detail", 1)
+    first = kept.enter_context(FrameStore(*request.size))
+    for frame in frames:
+        first.append(frame)
+    size = looks.size
+    planned = min(math.ceil(steps / request.detail_strength), _MOST_STEPS)
+    refined = []
+    for number, (track, place) in enumerate(looks.parts):
+
+        def on_window(done: int, total: int, number: int = number) -> None:
+            meter.update(number * total + done, len(looks.parts) * total)
+
+        output = denoise(
+            cut(looks.photo, place[:2], place[2], size),
+            Cuttings(media.control, track, size, is_map=True),
+            keypoints=None if media.keypoints is None else Cuttings(media.keypoints, track, size),
+            video=Cuttings(first, track, size),
+            strength=request.detail_strength,
+            group=None,  # the other processes have done their share
+            num_inference_steps=planned,
+            on_window=on_window,
+        )
+        store = kept.enter_context(FrameStore(size, size))
+        for frame in decode(output.latents):
+            store.append(frame)
+        refined.append((track, store))
+    return blended_all(first, media.control, refined)
 
 
 def _mask(labels: np.ndarray, track: Track, number: int) -> np.ndarray:

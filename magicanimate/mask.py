@@ -10,7 +10,7 @@ Letters in shape comments: ``H W`` pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,8 +22,8 @@ from magicanimate.errors import InputError
 from magicanimate.palette import nearest_labels
 
 if TYPE_CHECKING:
-    from magicanimate.config import MediaLimits
-    from magicanimate.media.prepare import FrameStore
+    from magicanimate.config import AnimationRequest, MediaLimits
+    from magicanimate.media.prepare import FrameStore, PreparedMedia
     from magicanimate.pipeline import Frames
 
 PERSON, MAYBE, NOBODY = 255, 128, 0
@@ -145,6 +145,18 @@ def shown(picture: np.ndarray, mask: np.ndarray, grow: int, feather: float = 0.0
     drawn = np.rint(picture + 0.5 * sure[..., None] * (red - picture)).astype(np.uint8)
     drawn[reach & ~grown(reach, -1)] = (255, 220, 0)
     return drawn
+
+
+@contextmanager
+def masks_of(request: AnimationRequest, media: PreparedMedia) -> Iterator[Masks]:
+    """Where people are cut out of each frame: as the part maps say, or the request's own mask."""
+    if request.mask is None:
+        yield Masks(media.control)
+        return
+    width, height = request.size
+    size = {"count": media.num_frames, "width": width, "height": height}
+    with read_masks(request.mask, limits=request.limits, **size) as given:
+        yield Masks(media.control, given)
 
 
 def read_masks(

@@ -609,6 +609,35 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return frames().numpy()
 
 
+def named_scheduler(own: Any, name: str | None, *, steps: int) -> Any:
+    """The checkpoint's ``own`` scheduler, or the diffusers scheduler of that name with its settings.
+
+    Raises:
+        InputError: there is no such scheduler, or it cannot do so many steps for this checkpoint.
+    """
+    if name is None:
+        return own
+    import diffusers
+
+    cls: Any = getattr(diffusers, name, None)
+    is_scheduler = isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)
+    if not is_scheduler:
+        raise InputError(
+            f"There is no scheduler {name!r} in diffusers; try DDIMScheduler, UniPCMultistepScheduler, "
+            "DPMSolverMultistepScheduler or EulerDiscreteScheduler."
+        )
+    try:
+        scheduler = cls.from_config(own.config)
+        rehearse(scheduler, steps)
+    except Exception as error:  # noqa: BLE001  (each scheduler has its own ways to fail)
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"The scheduler {name} does not work with this checkpoint and {steps} steps ({reason}); "
+            "choose another or more steps."
+        ) from error
+    return scheduler
+
+
 def rehearse(scheduler: Any, steps: int) -> None:
     """Try a scheduler: take all its steps on a few numbers instead of latents.
 

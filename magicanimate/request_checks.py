@@ -14,6 +14,7 @@ from magicanimate.config import (
     SIDE_MULTIPLE,
     TRANSPARENT,
     AnimationRequest,
+    Driving,
     MediaLimits,
 )
 from magicanimate.errors import InputError
@@ -191,6 +192,47 @@ def _check_cast(request: AnimationRequest) -> None:
         raise InputError(
             f"Nobody becomes photo {unused[0]} in the cast {shortened(request.cast)}; write its number for a "
             "dancer, or leave the photo out."
+        )
+
+
+def check_signals(
+    request: AnimationRequest, folder: Path, *, driving: Driving, takes_keypoints: bool
+) -> None:
+    """Refuse a request without the control signals that a checkpoint needs, or with others.
+
+    Args:
+        request: with the motion clip and perhaps keypoints.
+        folder: of the checkpoint, to be named.
+        driving: the signals that it was trained with.
+        takes_keypoints: whether drawn keypoints drive it beside the part map.
+
+    Raises:
+        InputError: with what to give or to leave out.
+    """
+    without_map = {
+        "the background": request.background != PHOTO_BACKGROUND,
+        "a second look at details": request.detail != "off",
+        "a start from the photo's pose": request.start_from_photo > 0,
+    }
+    if driving == "keypoints" and any(without_map.values()):
+        wish = next(name for name, wanted in without_map.items() if wanted)
+        raise InputError(
+            f"The checkpoint {folder} is driven by keypoints, and {wish} needs a DensePose map; "
+            "leave it out or choose another checkpoint."
+        )
+    if driving == "keypoints" and request.keypoints is not None:
+        raise InputError(
+            f"The checkpoint {folder} is driven by keypoints alone; give {request.keypoints} as the "
+            "motion clip, in place of the DensePose map."
+        )
+    if takes_keypoints and request.keypoints is None:
+        raise InputError(
+            f"The checkpoint {folder} is driven by keypoints, too; give the clip of drawn keypoints "
+            "(--keypoints)."
+        )
+    if request.keypoints is not None and not takes_keypoints:
+        raise InputError(
+            f"The checkpoint {folder} was not trained with keypoints; leave {request.keypoints} out."
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,15 @@ from magicanimate.progress import ProgressMeter
 from magicanimate.provenance import Claim, Seal
 from magicanimate.request_checks import settings_path, side_by_side_path, so_far_path
 
+log = logging.getLogger(__name__)
+
 _SEPARATOR = 4
 """Pixels between the pictures; even, as H.264 wants even widths."""
 
 _SEPARATOR_COLOUR = (255, 255, 255)
+
+_MOST_SHOWN, _SHOWN_EVERY = 48, 8
+"""Frames of a stream that the page plays, the latest ones, and after how many new ones it gets them."""
 
 _NOTHING = 128
 """Grey level that stands for transparency where a picture has none."""
@@ -107,6 +114,26 @@ def write_result(
         settings=settings,
         unsigned=seals[0].problem if seals[0] else "",
     )
+
+
+def previewed(
+    request: AnimationRequest,
+    frames: Iterator[np.ndarray],
+    meter: ProgressMeter,
+    windows_done: Callable[[], tuple[int, int]],
+) -> Iterator[np.ndarray]:
+    """Yield streamed frames, uint8 ``H W 3``, and show the latest ones as a preview."""
+    from magicanimate.models.autoencoder import shrunk
+
+    latest: deque[np.ndarray] = deque(maxlen=_MOST_SHOWN)
+    for number, frame in enumerate(frames, start=1):
+        if number == 1:
+            log.info("the first frames are done; they play in %s", so_far_path(request.output))
+        if request.preview_every:
+            latest.append(shrunk(frame))
+            if number % _SHOWN_EVERY == 0:
+                meter.update(*windows_done(), preview=np.stack(latest))
+        yield frame
 
 
 def _outputs(request: AnimationRequest, media: PreparedMedia, strip: Path | None) -> list[tuple[Path, int]]:
