@@ -182,6 +182,19 @@ def test_two_endpoints_are_for_programs(client):
     assert not described["unnamed_endpoints"]
 
 
+def test_several_photos_are_taken_and_what_they_cannot_be_is_refused(client, folder):
+    photo, motion = handle_file(folder / "me.jpg"), handle_file(folder / "dance.mp4")
+
+    def refused(**settings) -> str:
+        given = {"photos": [photo, photo], "motion": motion, "settings": settings}
+        with pytest.raises(AppError) as error:
+            client.predict(**given, api_name="/animate_several")
+        return str(error.value)
+
+    assert "Several photos need another background" in refused()
+    assert "names photo 3, and there are 2" in refused(background="transparent", cast="1,3")
+
+
 def test_settings_that_cannot_be_are_refused(client, folder):
     files = folder / "me.jpg", folder / "dance.mp4"
     assert "There is no setting 'sed'" in refused(client, *files, sed=1)
