@@ -274,6 +274,18 @@ def test_windows_paths_between_double_quotes(written, meant, motion, tmp_path):
     assert str(job["photo"]) == meant and job["prompt"] == "one\ntwo"
 
 
+def test_photos_of_other_dancers_are_repeated_and_come_back_from_a_result(photo, motion, tmp_path):
+    words = ["animate", str(photo), str(motion), "-o", str(tmp_path / "o.mp4"), "--cast", "3,2,1"]
+    others = [tmp_path / name for name in ("b.png", "c.png")]
+    for other in others:
+        words += ["--other-photo", str(other)]
+    (request,) = requests_of(build_parser().parse_args(words))
+    assert request.photos == (photo, *others) and request.cast == "3,2,1"
+    settings = write_yaml(tmp_path / "o.json", **json.loads(json.dumps(request.settings())))
+    again = build_parser().parse_args(["animate", "--config", str(settings), "-o", str(request.output)])
+    assert requests_of(again) == [request]
+
+
 def test_yaml_lists_and_paths(photo, motion, tmp_path):
     write_photo(tmp_path / "beside.png")
     config = write_yaml(
