@@ -4,7 +4,7 @@
 (NAMES, OWN, OLD) => {
   const KEY = "magicanimate-form";
   const model = () => document.querySelector("#checkpoint [data-model]")?.dataset.model ?? "";
-  const file = (value) => value?.url ?? value?.video?.url;
+  const files = (value) => [value].flat().map((each) => each?.url ?? each?.video?.url).filter(Boolean);
   return {
     keep: (...values) => {
       if (!globalThis.maFormIsBack) return; // the form is still being filled
@@ -23,9 +23,10 @@
           NAMES.map(async (name, i) => {
             const value = kept.values[name];
             if (value === undefined || (OWN.includes(name) && kept.model !== model())) return now[i];
-            if (!file(value)) return value;
-            const there = await fetch(file(value), { method: "HEAD" }).catch(() => null);
-            return there?.ok ? value : now[i];
+            const there = await Promise.all(
+              files(value).map((url) => fetch(url, { method: "HEAD" }).catch(() => null)),
+            );
+            return there.every((each) => each?.ok) ? value : now[i];
           }),
         );
         return values;
