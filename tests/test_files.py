@@ -283,6 +283,7 @@ LISTED = {
     "magicanimate.checkpoints.convert": {"save_pretrained"},
     "magicanimate.provenance": {"open for writing"},
     "magicanimate.result_writer": {"write_bytes"},
+    "magicanimate.background": {"save"},  # the preview of a mask
     "magicanimate.media.outputs": {"write_bytes"},
     "magicanimate.webui.gallery.export": {"zipfile.ZipFile"},
     "densepose_tools.archive": {"zipfile.ZipFile", "open for writing"},  # the latter: entries of the zip
