@@ -308,8 +308,7 @@ def test_animate_is_always_in_sight_and_nothing_sticks_out(page, width, height):
 
 
 def test_settings_are_checked_saved_and_driven_by_keys(page):
-    page.wait_for_selector("#check details[aria-busy=false]")
-    assert "2.6 s of video" in page.inner_text("#check summary")
+    wait_for_check(page, "2.6 s of video")
     page.click("#check summary")
     page.locator("#check img").nth(1).wait_for()
     page.click("#check summary")
