@@ -60,7 +60,7 @@ class AnimateTab:
 
     def _inputs(self) -> None:
         photo, motion = self.examples[0].files if self.examples else (None, None)
-        defaults = self.service.defaults()
+        defaults = self.built_for = self.service.defaults()
         self.controls = form.inputs(photo=photo, motion=motion, keypoints=defaults.takes_keypoints)
         self.panel = MotionPanel(self.service, self.controls)
         self.gallery = gr.HTML(
@@ -119,10 +119,17 @@ class AnimateTab:
             **{self.controls[name]: update for name, update in form.own_settings(defaults).items()},
         }
 
+    def _opened(self) -> Updates:
+        """As `switched`, but what is right already stays: somebody may have begun to change it by now."""
+        updates = self.switched()
+        if self.service.defaults() == self.built_for:
+            return {self.badge: updates[self.badge]}
+        return updates
+
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
         opened = gr.context.Context.root_block.load
-        form.remember(self.controls, opened(self.switched, None, self.follows_model, **PRIVATE))
+        form.remember(self.controls, opened(self._opened, None, self.follows_model, **PRIVATE))
         self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **PRIVATE)
         self.gallery.click(
             self._example,
