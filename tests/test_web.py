@@ -6,6 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -13,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from magicanimate.errors import InputError
-from magicanimate.webui.page import report
+from magicanimate.webui.page import GuardedBlocks, report
 from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
 from magicanimate.webui.security.file_keys import is_key_of, key_of
 from magicanimate.webui.security.guard import Guard
@@ -188,6 +189,16 @@ def test_an_error_has_a_number_that_the_log_knows(caplog):
     number = record.message.split()[-1]
     assert number in sentence and "inside" not in sentence
     assert record.exc_info[1].args == ("the inside of things",)
+
+
+def test_what_is_cut_off_by_the_end_of_the_program_prints_no_traceback(monkeypatch):
+    async def cancelled(*_, **__):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(gr.Blocks, "process_api", cancelled)
+    with GuardedBlocks() as blocks, pytest.raises(gr.Error) as told:
+        asyncio.run(blocks.process_api(None, []))
+    assert told.value.print_exception is False
 
 
 def test_files_outside_the_open_folders_need_their_key(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -145,6 +146,8 @@ class GuardedBlocks(gr.Blocks):
             raise
         except InputError as error:
             raise gr.Error(said(str(error)), print_exception=False) from error
+        except asyncio.CancelledError as error:  # the program ends; Gradio would print a traceback
+            raise gr.Error(tr("The program ends."), print_exception=False) from error
         except Exception as error:  # whatever it is, the visitor must not see it
             raise gr.Error(said(report(error)), print_exception=False) from error
 
