@@ -160,5 +160,8 @@ def copy_photo(task: Task) -> np.ndarray:
 @torch.no_grad()
 def reconstruct(pipe: MagicAnimatePipeline, truth: np.ndarray) -> np.ndarray:
     """The truth through the image autoencoder: what no denoiser can surpass."""
-    latents = torch.cat([pipe.encode_image(frame) for frame in truth])
+    nobody = np.zeros(truth.shape[1:3], np.uint8)  # of the part map, which is not decoded
+    latents = torch.cat([pipe.encode_image(frame, nobody) for frame in truth])[
+        :, : pipe.unet.config.in_channels
+    ]
     return np.stack(list(pipe.decode(latents.transpose(0, 1)[None])))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from benchmarks.methods import reconstruct
 from densepose_tools.keypoints import draw_keypoints
 from densepose_tools.segmenter import PartSegmenter
 from magicanimate.animator import Animator
@@ -369,6 +370,7 @@ def test_encoder_that_takes_the_photos_part_map(data_folder, tmp_path):
     one, other, seen = (pipe(photo, photo_labels=m, **given).latents for m in (*maps[0], maps[1][0]))
     assert not torch.equal(one, other), "what the map shows counts"
     assert torch.equal(pipe(photo, **given).latents, seen), "without one it is the segmenter's"
+    assert reconstruct(pipe, np.stack([photo] * 2)).shape == (2, 32, 32, 3), "the map is not decoded"
 
     start = Start(pipeline=tmp_path / "base" / "pipeline")
     smaller = replace(config, steps=2, sample_every=2, size=16)
