@@ -75,7 +75,7 @@ def published_networks(
     def fuse(
         outer: Networks, latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        for some in torch.arange(latents.shape[2]).split(PLAN.size):
+        for some in torch.arange(latents.shape[2]).split(PLAN.context_length):
             frames = some.tolist()
             levels = networks.control(frames, latents[0, :, frames].transpose(0, 1), timestep)
             residuals.update({frame: [level[i] for level in levels] for i, frame in enumerate(frames)})
@@ -97,5 +97,5 @@ def published_order() -> Iterator[None]:
 
 def padded(frames: np.ndarray) -> np.ndarray:
     """Frames ``F ...`` with the last one repeated as the published scripts do."""
-    missing = -len(frames) % PLAN.size
+    missing = -len(frames) % PLAN.context_length
     return np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
