@@ -123,7 +123,8 @@ def test_a_job_keeps_the_checkpoint_it_was_made_for(service, trained, tmp_path, 
 
 def test_the_page_that_is_opened_during_a_trial_shows_its_settings(service, trained):
     page = Page(service, [], queue_size=2, training=True)
-    (opened,) = [fn.fn for fn in page.blocks.fns.values() if getattr(fn.fn, "__name__", "") == "_opened"]
+    handlers = [each.fn for each in page.blocks.fns.values()]
+    (opened,) = [fn for fn in handlers if getattr(fn, "__qualname__", "") == "AnimateTab._opened"]
     steps, keypoints = (page.animate.controls[name] for name in ("num_inference_steps", "keypoints"))
     before = opened()  # the form is as it came: whoever is quick has begun to change it
     assert before.keys() == {page.animate.badge} and "32 × 32" in before[page.animate.badge]
