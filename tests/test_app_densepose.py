@@ -249,7 +249,7 @@ def test_the_mask_is_shown_painted_on_and_used(page, tmp_path):
     *progress, shown = mask._show(data)
     assert progress and "role=" in progress[0][mask.told]["value"]
     files, first = shown[mask.files], shown[mask.picture]
-    assert files.count == 6 and "<canvas>" in first and "<figure>" in shown[mask.photo]
+    assert files.count == 6 and "<canvas>" in first and "<figure" in shown[mask.photo]
     assert shown[mask.last]["maximum"] == 6 and not shown[mask.told]["visible"]
     kept = shown[page.controls["mask"]]
     how = (files, kept, 2, 0, 0.0)
