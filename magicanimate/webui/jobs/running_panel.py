@@ -199,17 +199,20 @@ watch("value", () => {
 let open = false;
 element.addEventListener("toggle", (event) => { open = event.target.open; }, true);
 watch("value", () => { const old = element.querySelector("details"); if (old) old.open = open; });
-// A waiting job is dragged to where another one is, or moved with the arrow keys while its row has the focus.
+// A waiting job is dragged to where another one is. By the pointer and not by the browser's own dragging,
+// which never begins if the list is drawn anew between the press and the first move.
 let dragged = null;
-const row = (event) => event.target.closest(".ma-job-waiting");
-element.addEventListener("dragstart", (event) => { dragged = row(event)?.dataset.job ?? null; });
-element.addEventListener("dragover", (event) => { if (dragged && row(event)) event.preventDefault(); });
-element.addEventListener("drop", (event) => {
+const row = (event) => event.target.closest?.(".ma-job-waiting");
+element.addEventListener("dragstart", (event) => event.preventDefault());  // of pictures
+element.addEventListener("pointerdown", (event) => {
+  if (event.button === 0 && !event.target.closest("button")) dragged = row(event)?.dataset.job ?? null;
+});
+element.addEventListener("pointerup", (event) => {
   const rows = [...element.querySelectorAll(".ma-job-waiting")].map((each) => each.dataset.job);
   const by = rows.indexOf(row(event)?.dataset.job) - rows.indexOf(dragged);
-  if (dragged && row(event) && by) trigger("click", { action: "move", job: dragged, by });
-  dragged = null;
+  if (rows.includes(dragged) && row(event) && by) trigger("click", { action: "move", job: dragged, by });
 });
+for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => { dragged = null; });
 """
 
 _STATES: dict[JobState, str] = {
@@ -222,7 +225,6 @@ _STATES: dict[JobState, str] = {
 }
 
 _DISABLED = ' aria-disabled="true"'
-_DRAGGED = ' draggable="true"'
 _UP, _DOWN = ("up", "↑", "Run earlier"), ("down", "↓", "Run later")
 _EDIT = ("edit", "Edit", "Change its settings")
 _USE = ("use", "Use settings", "Use its photo, video and settings again")
@@ -307,9 +309,8 @@ def _row(placed: PlacedJob, useless: Set[tuple[str, str]]) -> str:
         for button in _BUTTONS[job.state]
         if button is not _SHOW or job.results
     )
-    attributes = f'data-job="{job.id}"{_DRAGGED if waiting else ""}'
     return (
-        f'<li class="ma-job ma-job-{job.state}" {attributes}>{_picture(job)}<div class="ma-job-text">'
+        f'<li class="ma-job ma-job-{job.state}" data-job="{job.id}">{_picture(job)}<div class="ma-job-text">'
         f"<b>{html.escape(job.title)}</b><span>{state}{_steps(job)}</span>{detail}</div>"
         f'<div class="ma-job-buttons">{buttons}</div></li>'
     )
