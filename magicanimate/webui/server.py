@@ -259,7 +259,7 @@ def launch(
         auth=Login(accounts).admits if accounts else None,
         theme=theme.make(),
         css_paths=[views.STYLE],
-        head=player.head(texts.GRADIO_CALLS.get(args.lang, args.lang)),
+        head=player.head(args.lang),
         allowed_paths=[str(page.service.output), str(EXAMPLES)],
         blocked_paths=[str(page.service.queue.folder)],
         max_file_size=MediaLimits().max_file_bytes,

@@ -16,9 +16,6 @@ from magicanimate.webui import STATIC
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "es": "Español", "ja": "日本語", "ko": "한국어", "zh": "中文"}
 
-GRADIO_CALLS = {"zh": "zh-CN"}
-"""What Gradio calls a language, where it is not the same."""
-
 _table: Mapping[str, str] = {}
 
 

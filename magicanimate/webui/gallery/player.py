@@ -47,7 +47,7 @@ _TEXTS = (
 
 
 def head(language: str) -> str:
-    """What the page's head needs: the player, and what tells Gradio the language and what not to fetch."""
+    """What the page's head needs: the player, the page's language, and what Gradio must not fetch."""
     script, style, first = (
         (STATIC / name).read_text(encoding="utf-8") for name in ("player.js", "player.css", "head.js")
     )
