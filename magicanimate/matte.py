@@ -85,9 +85,16 @@ def _difference(frame: np.ndarray, plate: np.ndarray) -> np.ndarray:
     of the plate, only darker, so a change of brightness alone within `_SHADOW` is no person yet (the idea of
     shadow detection in Cucchiara et al. 2003, "Detecting Moving Objects, Ghosts, and Shadows").
     """
-    bright = (frame * plate).sum(-1) / np.maximum((plate * plate).sum(-1), 1)
-    lit = bright.clip(*_SHADOW)[..., None] * plate
+    lit = lit_as(frame, plate, within=_SHADOW)
     return np.abs(frame - lit).max(-1) + _SHADOW_COUNTS * np.abs(plate - lit).max(-1)
+
+
+def lit_as(frame: np.ndarray, plate: np.ndarray, *, within: tuple[float, float]) -> np.ndarray:
+    """The plate with the brightness that each pixel has in a frame, at least and at most ``within`` times its
+    own; all float32 ``H W 3``, grey levels.
+    """
+    bright = (frame * plate).sum(-1) / np.maximum((plate * plate).sum(-1), 1)
+    return bright.clip(*within)[..., None] * plate
 
 
 def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:

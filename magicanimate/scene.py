@@ -15,6 +15,7 @@ import numpy as np
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError, raise_if_stopped
 from magicanimate.mask import PERSON, Masks, band_of, grown
+from magicanimate.matte import lit_as
 
 if TYPE_CHECKING:
     from magicanimate.media.prepare import PreparedMedia
@@ -74,8 +75,7 @@ def _not_background(frame: np.ndarray, plate: np.ndarray, body: np.ndarray) -> n
     import cv2
 
     edge = max(1, band_of(frame) // 4)
-    bright = (frame * plate).sum(-1) / np.maximum((plate * plate).sum(-1), 1)
-    lit = bright.clip(*_DANCERS_SHADOW)[..., None] * plate
+    lit = lit_as(frame, plate, within=_DANCERS_SHADOW)
     difference = cv2.blur(np.abs(frame - lit).max(-1), (3, 3))
     other = (difference / _SAME_COLOUR - 1).clip(0, 1)
     other = np.where(grown(body, edge), 1, other).astype(np.float32)

@@ -300,8 +300,8 @@ def _offer(unfinished: int) -> str:
 def _row(placed: PlacedJob, useless: Set[tuple[str, str]]) -> str:
     """A job; buttons in ``useless`` would do nothing."""
     job = placed.job
-    state, waiting = tr(_STATES[job.state]), job.state == "waiting"
-    if waiting:
+    state = tr(_STATES[job.state])
+    if job.state == "waiting":
         state = tr("waiting behind {count}", count=placed.before) if placed.before else tr("next")
     detail = f'<span class="ma-job-error">{html.escape(said(job.error))}</span>' if job.error else ""
     buttons = "".join(
