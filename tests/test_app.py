@@ -17,8 +17,10 @@ from magicanimate.errors import InputError
 from magicanimate.files import new_output
 from magicanimate.webui import server, views
 from magicanimate.webui.animate.form import OWN_SCHEDULER, request_of
-from magicanimate.webui.jobs.animators import Animators, checkpoint_name
-from magicanimate.webui.page import Page, find_examples
+from magicanimate.webui.animate.tab import find_examples
+from magicanimate.webui.jobs.animation_job import Animators, checkpoint_name
+from magicanimate.webui.jobs.running_panel import moving_preview
+from magicanimate.webui.page import Page
 from magicanimate.webui.service import FULL_DEFAULTS, AnimationService
 from tests.inputs import write_motion, write_photo
 
@@ -123,7 +125,7 @@ def test_examples_are_pairs(tmp_path):
         "x_photo.png",
     ):
         (tmp_path / name).touch()
-    pairs = [[Path(path).name for path in pair] for pair in find_examples(tmp_path)]
+    pairs = [[each.photo.name, each.motion.name] for each in find_examples(tmp_path)]
     assert pairs == [["a_photo.png", "a_motion.mp4"], ["b_photo.jpg", "b_motion.mp4"]]
     assert find_examples(tmp_path / "none") == []
 
@@ -179,7 +181,7 @@ def test_preview_is_a_moving_picture():
     from PIL import Image
 
     frames = np.stack([np.full((4, 8, 3), 40 * i, np.uint8) for i in range(5)])
-    data = views.preview(frames).split("base64,")[1].split('"')[0]
+    data = moving_preview(frames).split("base64,")[1].split('"')[0]
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.n_frames == 5 and picture.size == (384, 192)
 

@@ -18,10 +18,10 @@ from magicanimate.errors import Cancelled
 from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import BACKGROUND
-from magicanimate.webui.animate.clip_look import look, nearest_start
+from magicanimate.webui.animate.inspection import clip_strip, nearest_start
 from magicanimate.webui.animate.motion_panel import motion_of
 from magicanimate.webui.animate.tab import AnimateTab
-from magicanimate.webui.jobs.polling import ViewState
+from magicanimate.webui.jobs.running_panel import ViewState
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.inputs import write_motion, write_photo
@@ -124,14 +124,14 @@ def test_a_gif_plays_as_a_video_and_animates_as_it_is(page, tmp_path):
     told = page.panel._playable(clip, {})
     video = told[page.controls["motion"]]
     assert video.endswith("dance.mp4") and told[page.panel.made] == {video: clip}
-    assert look(video).seconds == pytest.approx(0.6)
+    assert clip_strip(video).seconds == pytest.approx(0.6)
     told = page.panel._playable(str(write_motion(tmp_path / "map.mp4", 5)), {})
     assert page.controls["motion"] not in told
 
 
 def test_who_of_several_dances_is_asked_for_and_clicked_on(page, tmp_path, monkeypatch):
-    monkeypatch.setattr("magicanimate.webui.animate.clip_look.count_people", lambda labels: 2)
-    monkeypatch.setattr("magicanimate.webui.animate.clip_look.is_plausible", lambda labels: True)
+    monkeypatch.setattr("magicanimate.webui.animate.inspection.count_people", lambda labels: 2)
+    monkeypatch.setattr("magicanimate.webui.animate.inspection.is_plausible", lambda labels: True)
     clip = str(write_dance(tmp_path / "two.mp4", 5))
     told = examined(page, clip)
     assert told[page.panel.who]["visible"] and "2 people" in told[page.panel.several]

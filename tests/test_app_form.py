@@ -17,8 +17,7 @@ from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import card
 from magicanimate.webui.animate.forecast import Forecast, Remark
 from magicanimate.webui.animate.form_values import check_values, form_settings
-from magicanimate.webui.animate.presets_panel import PresetsPanel
-from magicanimate.webui.animate.setting_presets import SettingPresets
+from magicanimate.webui.animate.saved_settings import PresetsPanel, SettingPresets
 
 MINI = ModelDefaults("mini", 128, 128, 4, 1.0)
 

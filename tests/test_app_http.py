@@ -28,10 +28,10 @@ from magicanimate.errors import Cancelled
 from magicanimate.media.writer import read_metadata
 from magicanimate.provenance import inspect
 from magicanimate.webui import server
-from magicanimate.webui.gallery.player import file_url
+from magicanimate.webui.gallery.result_panel import file_url
 from magicanimate.webui.jobs.animation_job import ANIMATE
 from magicanimate.webui.scratch import Scratch
-from magicanimate.webui.security.file_keys import key_of
+from magicanimate.webui.security.access import key_of
 from magicanimate.webui.security.login import Login, LoginDelays
 from magicanimate.webui.service import AnimationService
 from tests.conftest import PATIENCE, ROOT

@@ -19,9 +19,8 @@ from magicanimate.errors import InputError
 from magicanimate.webui import server
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.training import views as train_views
-from magicanimate.webui.training.run import TrainingRun
-from magicanimate.webui.training.tab import TrainTab
+from magicanimate.webui.training.runs import TrainingRun
+from magicanimate.webui.training.tab import TrainTab, lines_box
 from tests.browser_page import MILLISECONDS
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
@@ -56,7 +55,7 @@ def service(tiny_model, tmp_path) -> Iterator[AnimationService]:
 def test_a_page_for_others_has_no_handler_that_trains(service):
     pages = [Page(service, [], queue_size=2, training=training).blocks for training in (False, True)]
     without, with_it = ({fn.fn.__module__ for fn in page.fns.values() if fn.fn} for page in pages)
-    handlers = {"magicanimate.webui.training.tab"}
+    handlers = {"magicanimate.webui.training.tab", "magicanimate.webui.training.run_panel"}
     assert handlers <= with_it and not handlers & without
 
 
@@ -150,7 +149,7 @@ def test_the_form_follows_the_checkpoint_that_is_tried(service, trained):
 
 
 def test_what_a_check_says_is_escaped_and_short():
-    html = train_views.lines(["3 videos", "left out: <b>.mp4", "left out: c.mp4"])
+    html = lines_box(["3 videos", "left out: <b>.mp4", "left out: c.mp4"])
     assert "2 files cannot be used" in html and "&lt;b&gt;" in html and "<b>" not in html
 
 

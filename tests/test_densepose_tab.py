@@ -15,7 +15,7 @@ from densepose_tools.one_click import MARGIN, motion_config
 from densepose_tools.tracking import PersonAt, picture_at, with_mark
 from magicanimate.errors import InputError
 from magicanimate.palette import BACKGROUND, colourise
-from magicanimate.webui.motion_tools.tab import CHANGE, CORRECT, MAKE, DensePoseTab, cut_off, figures
+from magicanimate.webui.motion_tools import CHANGE, CORRECT, MAKE, DensePoseTab, cut_off, figures
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.media_files import numbered, part_maps, write_clip, write_output

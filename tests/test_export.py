@@ -16,11 +16,10 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.media.outputs import read_metadata
 from magicanimate.media.writer import has_sound
-from magicanimate.webui.animate.reuse import original, read_settings, reuse
-from magicanimate.webui.background import run_with_progress
-from magicanimate.webui.gallery.export import KINDS, export
-from magicanimate.webui.gallery.library import Library
-from magicanimate.webui.gallery.results import result_of
+from magicanimate.webui.animate.use_again import reuse
+from magicanimate.webui.gallery.library import Library, original
+from magicanimate.webui.gallery.results import KINDS, export, read_settings, result_of
+from magicanimate.webui.jobs.queue import run_with_progress
 from tests.inputs import write_motion
 from tests.result_files import write_result
 
@@ -191,7 +190,7 @@ def test_a_copy_is_known_by_what_it_says_of_itself(result, tmp_path):
 
 
 def test_kinds_are_those_of_the_page():
-    from magicanimate.webui.animate.result_panel import _KIND_NAMES
+    from magicanimate.webui.gallery.result_panel import _KIND_NAMES
 
     assert tuple(_KIND_NAMES) == KINDS
 

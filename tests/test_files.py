@@ -285,7 +285,7 @@ LISTED = {
     "magicanimate.result_writer": {"write_bytes"},
     "magicanimate.background": {"save"},  # the preview of a mask
     "magicanimate.media.outputs": {"write_bytes"},
-    "magicanimate.webui.gallery.export": {"zipfile.ZipFile"},
+    "magicanimate.webui.gallery.results": {"zipfile.ZipFile"},
     "densepose_tools.archive": {"zipfile.ZipFile", "open for writing"},  # the latter: entries of the zip
     "densepose_tools.keypoints": {"numpy.savez_compressed", "open for writing"},
     "training.checkpoints": {"torch.load", "torch.save", "open for writing"},
@@ -303,7 +303,7 @@ LISTED = {
     "training.dancers.examples": {"save"},
     # into memory or a temporary folder
     "magicanimate.webui.animate.check_card": {"save"},
-    "magicanimate.webui.animate.clip_look": {"save"},
+    "magicanimate.webui.animate.inspection": {"save"},
     "magicanimate.webui.gallery.thumbnails": {"save"},
     "training.segmenter.augment": {"save"},
     # the TorchScript that a person names; weights that the program has read, into memory for a library

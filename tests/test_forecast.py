@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,13 +16,12 @@ from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
 from magicanimate.palette import PALETTE
-from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.check_card import card
 from magicanimate.webui.animate.eta import Work, estimate, is_known, seconds_after_denoising
-from magicanimate.webui.animate.examples import Example
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, _on_builds
 from magicanimate.webui.animate.form_values import form_settings, request_of
-from magicanimate.webui.page import find_examples
+from magicanimate.webui.animate.inspection import Comparison, compare, is_cut_off
+from magicanimate.webui.animate.tab import find_examples
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_labels, write_output
 from tests.small_segmenter import negatives, write_dance
@@ -314,11 +312,10 @@ def test_limits_of_the_checkpoint_are_told(values, tmp_path):
 
 def test_the_bundled_examples_come_without_a_warning(tmp_path):
     """What their dancers do to the people in their photos everybody can see beside the form."""
-    for each in find_examples(ASSETS / "examples"):
-        example = Example(*map(Path, each))
-        files = dict(zip(("photo", "motion"), each, strict=True))
+    for example in find_examples(ASSETS / "examples"):
+        files = dict(zip(("photo", "motion"), example.files, strict=True))
         values = {name: setting.default for name, setting in form_settings(MINI).items()} | files
-        assert example.is_pair(**files) and not example.is_pair(each[1], each[0])
+        assert example.is_pair(**files) and not example.is_pair(*reversed(example.files))
         forecaster = Forecaster(MINI, tmp_path, bodies=PersonDetector.at_hand(), device=lambda: None)
         *_, last = forecaster.looks(values, tried=True)
         assert not said(last, "warning") and "1 warning" not in last.headline()

@@ -27,14 +27,13 @@ from magicanimate.errors import InputError
 from magicanimate.files import encode_json
 from magicanimate.webui.animate.eta import is_known
 from magicanimate.webui.animate.form_values import form_settings, of_result
-from magicanimate.webui.animate.reuse import read_settings, reuse
-from magicanimate.webui.animate.setting_presets import SettingPresets
+from magicanimate.webui.animate.saved_settings import SettingPresets
+from magicanimate.webui.animate.use_again import reuse
 from magicanimate.webui.gallery.library import Library
-from magicanimate.webui.jobs.files import JobFiles
-from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.gallery.results import read_settings
+from magicanimate.webui.jobs.job import Job, JobFiles
 from magicanimate.webui.training.detached import DetachedProcess
-from magicanimate.webui.training.manager import TrainingManager
-from magicanimate.webui.training.run import TrainingRun
+from magicanimate.webui.training.runs import TrainingManager, TrainingRun
 from training.export import saved_config
 from training.presets import tiny
 from training.run_folder import Metrics, check_settings

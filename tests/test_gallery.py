@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from magicanimate.errors import InputError
-from magicanimate.webui.animate.result_panel import settings_table
-from magicanimate.webui.gallery import player
-from magicanimate.webui.gallery.browsing import PER_PAGE, Gallery, GalleryState
-from magicanimate.webui.gallery.library import Library
+from magicanimate.webui.gallery import result_panel
+from magicanimate.webui.gallery.library import PER_PAGE, Gallery, GalleryState, Library
+from magicanimate.webui.gallery.result_panel import settings_table
 from magicanimate.webui.gallery.tab import Card, grid
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
@@ -303,7 +302,7 @@ def test_names_of_files_cannot_break_out_of_the_html(folder):
 
     html = grid([Card('"x', result, None)], page=0, pages=1, empty="")
     assert "<script" not in html and 'data-id="&quot;x"' in html
-    assert "<script" not in player.player(result)
+    assert "<script" not in result_panel.player(result)
 
 
 def test_what_differs_comes_first_in_the_labels_of_a_comparison(tmp_path):
@@ -312,9 +311,9 @@ def test_what_differs_comes_first_in_the_labels_of_a_comparison(tmp_path):
         write_result(tmp_path / f"20260101-0900{i}0_me_waltz.mp4", seed=7, num_inference_steps=steps)
         for i, steps in enumerate((4, 20))
     ]
-    assert player._labels(made) == ["steps 4 · 09:00", "steps 20 · 09:00"]
+    assert result_panel._labels(made) == ["steps 4 · 09:00", "steps 20 · 09:00"]
     other = write_result(tmp_path / "20260102-090000_me_waltz.mp4", seed=8, num_inference_steps=20)
-    assert player._labels([made[1], other]) == ["seed 7 · 01 Jan, 09:00", "seed 8 · 02 Jan, 09:00"]
+    assert result_panel._labels([made[1], other]) == ["seed 7 · 01 Jan, 09:00", "seed 8 · 02 Jan, 09:00"]
 
 
 def test_cards_show_the_seed_and_settings_are_told_in_words(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from magicanimate.webui.jobs.polling import JobPoller, ViewState
+from magicanimate.webui.jobs.running_panel import JobPoller, ViewState
 from tests.waiting_work import end_of, submit, wait_until_running
 
 

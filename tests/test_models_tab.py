@@ -14,7 +14,7 @@ from magicanimate.checkpoints import architectures
 from magicanimate.checkpoints.disk import downloads_folder
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.webui.models.fetching import ModelFetch
+from magicanimate.webui.models import ModelFetch
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.conftest import PATIENCE
@@ -35,7 +35,7 @@ def wait_for(fetch: ModelFetch, state: str) -> None:
         time.sleep(0.01)
 
 
-def test_a_download_is_paused_gone_on_with_and_given_up(home):
+def test_a_download_is_paused_gone_on_with_and_given_up(home, monkeypatch):
     begun = threading.Event()
 
     def fetch(*, on_progress, should_stop):
@@ -47,24 +47,26 @@ def test_a_download_is_paused_gone_on_with_and_given_up(home):
             time.sleep(0.001)
         raise Cancelled("stopped")
 
-    fetching = ModelFetch(fetch)
+    monkeypatch.setattr("magicanimate.webui.models.fetch_full", fetch)
+    fetching = ModelFetch()
     assert fetching.status.state == "idle"
     fetching.start()
     assert begun.wait(PATIENCE)
     fetching.pause()
     assert fetching.status.state == "paused" and fetching.status.progress.step == 1
-    assert ModelFetch(fetch).status.state == "paused"  # as the next start of the program finds it
+    assert ModelFetch().status.state == "paused"  # as the next start of the program finds it
     fetching.start()
     wait_for(fetching, "running")
     fetching.cancel()
     assert fetching.status.state == "idle" and not downloads_folder().exists()
 
 
-def test_a_failure_is_a_sentence_and_may_be_tried_again(home):
+def test_a_failure_is_a_sentence_and_may_be_tried_again(home, monkeypatch):
     def fetch(**_):
         raise InputError("There is no connection.")
 
-    fetching = ModelFetch(fetch)
+    monkeypatch.setattr("magicanimate.webui.models.fetch_full", fetch)
+    fetching = ModelFetch()
     fetching.start()
     wait_for(fetching, "failed")
     assert fetching.status.error == "There is no connection."
@@ -83,7 +85,7 @@ def test_the_full_model_is_fetched_in_the_page_and_used(
     told = tab._look()
     assert "Download (11 GB)" in told[tab.list] and " free on this disk" in told[tab.list]
     assert tab._act(press("start"))[tab.timer].active
-    wait_for(page.fetch, "done")
+    wait_for(tab.fetch, "done")
     told = tab._look()
     assert ">Use<" in told[tab.list] and "Download" not in told[tab.list] and not told[tab.timer].active
     used = tab._act(press("use"))

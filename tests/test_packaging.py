@@ -64,8 +64,8 @@ def test_every_command_has_help(installed, tmp_path, command):
 def test_the_page_brings_its_files_and_examples(installed, tmp_path):
     code = (
         "from magicanimate import ASSETS; from magicanimate.webui import theme;"
-        "from magicanimate.webui import texts; from magicanimate.webui.gallery import player;"
-        "player.head('en'); [texts.use(each) for each in texts.LANGUAGES];"
+        "from magicanimate.webui import texts; from magicanimate.webui.gallery import result_panel;"
+        "result_panel.head('en'); [texts.use(each) for each in texts.LANGUAGES];"
         "print(len(list((ASSETS / 'examples').glob('*.jpg'))))"
     )
     assert int(run(installed, tmp_path, "-c", code)) >= 3

@@ -9,7 +9,7 @@ import pytest
 from magicanimate.animator import ModelDefaults
 from magicanimate.errors import InputError
 from magicanimate.webui.animate.form_values import form_settings
-from magicanimate.webui.animate.setting_presets import LONGEST_NAME, SettingPresets
+from magicanimate.webui.animate.saved_settings import LONGEST_NAME, SettingPresets
 
 SETTINGS = form_settings(ModelDefaults("mini", 128, 128, 4, 1.0))
 

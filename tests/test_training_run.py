@@ -18,8 +18,7 @@ from magicanimate.errors import InputError
 from magicanimate.webui.training import config as training_config
 from magicanimate.webui.training.config import TrainingConfig, dancers_command, shown, stages_of
 from magicanimate.webui.training.detached import DetachedProcess
-from magicanimate.webui.training.manager import TrainingManager
-from magicanimate.webui.training.run import EXPORTED, TrainingRun, export_folder, trials
+from magicanimate.webui.training.runs import EXPORTED, TrainingManager, TrainingRun, export_folder, trials
 from tests.conftest import PATIENCE
 from tests.training_runs import losses, train
 from training.__main__ import STAGES, parser

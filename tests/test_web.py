@@ -15,8 +15,14 @@ from starlette.routing import Route
 
 from magicanimate.errors import InputError
 from magicanimate.webui.page import GuardedBlocks, report
-from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
-from magicanimate.webui.security.file_keys import is_key_of, key_of
+from magicanimate.webui.security.access import (
+    Access,
+    exposure_warnings,
+    is_key_of,
+    is_loopback,
+    key_of,
+    parse_accounts,
+)
 from magicanimate.webui.security.guard import Guard
 from magicanimate.webui.security.login import Login, LoginDelays, caller
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 import secrets
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,12 +13,11 @@ from markdown_it import MarkdownIt
 
 from magicanimate.errors import InputError
 from magicanimate.webui import STATIC, views
-from magicanimate.webui.animate.tab import AnimateTab
+from magicanimate.webui.animate.tab import AnimateTab, Example
 from magicanimate.webui.api import API_NAMES, AnimateEndpoint
 from magicanimate.webui.gallery.tab import GalleryTab
-from magicanimate.webui.models.fetching import ModelFetch
-from magicanimate.webui.models.tab import ModelsTab
-from magicanimate.webui.motion_tools.tab import DensePoseTab
+from magicanimate.webui.models import ModelsTab
+from magicanimate.webui.motion_tools import DensePoseTab
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import said, tr
 from magicanimate.webui.training.tab import TrainTab
@@ -27,19 +25,8 @@ from magicanimate.webui.training.tab import TrainTab
 log = logging.getLogger(__name__)
 
 _HELP = STATIC / "help.md"
-_EXAMPLE_PHOTOS = (".png", ".jpg", ".jpeg")
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 """How an address begins, such as ``https://``; no path on a disk does, nor does ``C:`` alone."""
-
-
-def find_examples(folder: Path) -> list[list[str]]:
-    """Pairs ``NAME_photo.png`` (or jpg) and ``NAME_motion.mp4`` of a folder, by name."""
-    pairs = []
-    for motion in sorted(folder.glob("*_motion.mp4")):
-        name = motion.name.removesuffix("_motion.mp4")
-        photos = [folder / f"{name}_photo{suffix}" for suffix in _EXAMPLE_PHOTOS]
-        pairs += [[str(photo), str(motion)] for photo in photos if photo.exists()][:1]
-    return pairs
 
 
 def help_texts() -> list[str]:
@@ -62,16 +49,16 @@ class Page:
 
     Args:
         service: runs the animations.
-        examples: pairs of photo and clip; the first one is there from the start.
+        examples: see `find_examples`; the first one is there from the start.
         queue_size: animations that may wait; more are turned away.
         training: whether there are tabs that start trainings and choose the model: only where nobody else can
             reach the page.
     """
 
     def __init__(
-        self, service: AnimationService, examples: list[list[str]], *, queue_size: int, training: bool = False
+        self, service: AnimationService, examples: list[Example], *, queue_size: int, training: bool = False
     ):
-        self.service, self.fetch = service, ModelFetch()
+        self.service = service
         with GuardedBlocks(
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:
@@ -89,7 +76,7 @@ class Page:
                     self.densepose = DensePoseTab(service)
                 if training:
                     with gr.Tab(tr("Models"), id="models") as models_tab:
-                        self.models = ModelsTab(service, self.fetch)
+                        self.models = ModelsTab(service)
                     with gr.Tab(tr("Train"), id="train") as train_tab:
                         train = TrainTab(service)
                 with gr.Tab(tr("Help"), id="help"):

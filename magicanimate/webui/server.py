@@ -186,7 +186,8 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
     shared = args.share or bool(accounts) or not is_loopback(args.host)
     texts.use(args.lang)
     with without_collection():
-        from magicanimate.webui.page import Page, find_examples
+        from magicanimate.webui.animate.tab import find_examples
+        from magicanimate.webui.page import Page
         from magicanimate.webui.service import AnimationService
 
         service = AnimationService(
@@ -247,7 +248,7 @@ def launch(
     from starlette.middleware import Middleware
 
     from magicanimate.webui import theme, views
-    from magicanimate.webui.gallery import player
+    from magicanimate.webui.gallery.result_panel import head
     from magicanimate.webui.security.guard import Guard
     from magicanimate.webui.security.login import Login
 
@@ -259,7 +260,7 @@ def launch(
         auth=Login(accounts).admits if accounts else None,
         theme=theme.make(),
         css_paths=[views.STYLE],
-        head=player.head(args.lang),
+        head=head(args.lang),
         allowed_paths=[str(page.service.output), str(EXAMPLES)],
         blocked_paths=[str(page.service.queue.folder)],
         max_file_size=MediaLimits().max_file_bytes,

@@ -24,24 +24,29 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.memory.profiles import AUTO
 from magicanimate.request_checks import background_file, check_request
-from magicanimate.webui.animate.clip_look import as_video, last_frame, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
 from magicanimate.webui.animate.form_values import FILES, PHOTOS
-from magicanimate.webui.animate.mask_look import MaskFiles, mask_files
-from magicanimate.webui.background import run_with_progress
+from magicanimate.webui.animate.inspection import (
+    MaskFiles,
+    as_video,
+    fitted_photo,
+    inspect_clip,
+    last_frame,
+    mask_files,
+)
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.jobs.animation_job import (
     ANIMATE,
     CHECKPOINT,
     JOINED,
     AnimationRunner,
+    Animators,
+    checkpoint_name,
     job_request,
     job_title,
 )
-from magicanimate.webui.jobs.animators import Animators, checkpoint_name
-from magicanimate.webui.jobs.files import link_or_copy
-from magicanimate.webui.jobs.job import Job
-from magicanimate.webui.jobs.queue import JobQueue
+from magicanimate.webui.jobs.job import Job, link_or_copy
+from magicanimate.webui.jobs.queue import JobQueue, run_with_progress
 from magicanimate.webui.scratch import PER_VISITOR, room_in_all, temporary_folder
 from magicanimate.webui.texts import tr
 
@@ -219,8 +224,8 @@ class AnimationService:
         check_request(request)
         completed = self.defaults().completed(request)  # refuses what is too large for the checkpoint
         try:
-            look_at_photo(completed)
-            look_at_clip(completed)
+            fitted_photo(completed)
+            inspect_clip(completed)
         except InputError as error:
             raise InputError(without_folders(str(error), request.photo, request.motion)) from error
         if self.animator.device is not None:  # then its folder is there, too
@@ -482,7 +487,7 @@ class AnimationService:
         """Seconds that writing the frames will take."""
         completed = animator.defaults.completed(request)
         settings = completed.settings() | animator.ran_on()
-        settings |= {"num_frames": look_at_clip(completed).frames}
+        settings |= {"num_frames": inspect_clip(completed).frames}
         return seconds_after_denoising(Work.of(settings), self.output, benchmark=animator.benchmark)
 
     @contextmanager

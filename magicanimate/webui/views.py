@@ -1,23 +1,33 @@
-"""Pieces of HTML on the page: title, checkpoint, progress, messages, preview."""
+"""What the tabs have in common: how a handler answers, and pieces of HTML."""
 
 from __future__ import annotations
 
 import base64
 import html
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import gradio as gr
 
 from magicanimate.animator import ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import Progress
+from magicanimate.errors import InputError
 from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
-from magicanimate.webui import STATIC
-from magicanimate.webui.gallery.thumbnails import encode_webp
-from magicanimate.webui.jobs.polling import PlacedJob
+from magicanimate.webui import STATIC, views
 from magicanimate.webui.texts import said, tr
 
-if TYPE_CHECKING:
-    from densepose_tools.one_click import MadeMotion
+Updates = dict[gr.components.Component, Any]
+"""What a handler answers: widget -> its new value, or ``gr.update(...)``."""
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""Options of an event that programs may not call, and that draws no progress of Gradio's own."""
+
+
+def refusal(error: InputError) -> dict[str, Any]:
+    """The update of a `gr.HTML` that shows what cannot be done."""
+    return gr.update(value=views.message(str(error), kind="error"), visible=True)
+
 
 STYLE = STATIC / "style.css"
 
@@ -138,70 +148,7 @@ def message(text: str, *, kind: str = "info") -> str:
     return f'<div class="ma-message ma-{kind}" role="{role}">{html.escape(text)}</div>'
 
 
-def job_status(placed: PlacedJob) -> str:
-    """How far a job is, or what has come of it."""
-    job = placed.job
-    if job.state == "running":
-        return progress_bar(job.progress, tells=True) if job.progress else message(tr("Starting…"))
-    if job.state == "waiting":
-        if not placed.before:
-            return message(tr("Starting…"))
-        text = "Waiting for {count} job before this one.|Waiting for {count} jobs before this one."
-        return message(tr(text, count=placed.before))
-    if job.state == "done":
-        return message(job.summary or tr("Done."), kind="done")
-    if job.state == "failed":
-        return message(job.error, kind="error")
-    if job.state == "interrupted":
-        return message(tr("This job was interrupted. Resume it below."))
-    if not job.results:
-        return message(tr("Cancelled."))
-    return message(tr("Cancelled. The last preview is kept as {name}.", name=Path(job.results[0]).name))
-
-
-def unloaded_note(minutes: float) -> str:
-    """Why the next animation begins a little later."""
-    text = tr(
-        "The model was unloaded after {count} minute; the next video starts a little later."
-        "|The model was unloaded after {count} minutes; the next video starts a little later.",
-        count=int(minutes) if minutes == int(minutes) else minutes,
-    )
-    return f'<p class="ma-caption">{text}</p>'
-
-
-def motion_made(new: MadeMotion, warning: str = "") -> str:
-    """What was made of the visitor's clip, by what, and what to know of it."""
-    made = new.extraction
-    said = [tr("Motion clip of {count} frame.|Motion clip of {count} frames.", count=made.num_frames)]
-    said.append(tr("Its colours were corrected.") if new.engine is None else tr(_FOUND_BY[new.engine]))
-    if made.empty:
-        text = "{count} of them shows nobody.|{count} of them show nobody."
-        said.append(tr(text, count=len(made.empty)))
-    if made.filled:
-        text = "{count} of them repeats a neighbour.|{count} of them repeat a neighbour."
-        said.append(tr(text, count=len(made.filled)))
-    said.append(tr("Saved as {name}.", name=made.video.name))
-    return message(" ".join(said), kind="done") + (message(warning) if warning else "")
-
-
-_FOUND_BY = {
-    "torch": "People were found by the released DensePose network.",
-    "detectron2": "People were found by the released DensePose network (detectron2).",
-    "mini": "People were found by a simple built-in detector.",
-}
-
-
 def picture(webp: bytes, *, label: str, css: str) -> str:
     """A picture, still or moving, in the page itself."""
     data = base64.b64encode(webp).decode()
     return f'<img class="{css}" alt="{html.escape(label)}" src="data:image/webp;base64,{data}">'
-
-
-def moving_picture(webp: bytes, *, label: str) -> str:
-    """A moving picture in the place of the result."""
-    return picture(webp, label=label, css="ma-preview")
-
-
-def preview(frames: Any) -> str:
-    """Half-finished frames, uint8 ``F h w 3``, as a moving picture."""
-    return moving_picture(encode_webp(frames), label="preview")

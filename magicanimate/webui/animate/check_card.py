@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -19,13 +19,12 @@ from PIL import Image
 from densepose_tools.photo_people import PersonDetector
 from magicanimate.errors import InputError
 from magicanimate.webui import views
-from magicanimate.webui.animate.examples import Example
 from magicanimate.webui.animate.forecast import Forecast, Forecaster, Remark
 from magicanimate.webui.animate.form import Controls
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import label_of, said, tr
+from magicanimate.webui.views import PRIVATE, Updates
 
 _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}
@@ -66,7 +65,7 @@ class CheckCard:
         service: knows the checkpoint, the device and the folder of results.
         controls: of the form.
         panel: knows what stands behind the visitor's clip.
-        examples: those that come along, whose results everybody can see.
+        is_example: whether photo and clip are those of an example, whose result everybody can see.
     """
 
     def __init__(
@@ -74,9 +73,9 @@ class CheckCard:
         service: AnimationService,
         controls: Controls,
         panel: MotionPanel,
-        examples: Sequence[Example] = (),
+        is_example: Callable[[str, str], bool],
     ):
-        self.examples = examples
+        self.is_example = is_example
         self.service, self.controls, self.panel = service, controls, panel
         self.bodies = PersonDetector.at_hand()
         self.card = gr.HTML(
@@ -131,7 +130,7 @@ class CheckCard:
             ready=lambda: self.service.was_ready,
             conversion=self.service.conversion,
         )
-        tried = any(each.is_pair(values["photo"], values["motion"]) for each in self.examples)
+        tried = self.is_example(values["photo"], values["motion"])
         for forecast in forecaster.looks(values, tried=tried):
             yield card(forecast)
 

@@ -26,10 +26,16 @@ from magicanimate.media.photo import load_photo
 from magicanimate.palette import nearest_labels
 from magicanimate.progress import duration
 from magicanimate.request_checks import check_request
-from magicanimate.webui.animate.bodies import Comparison, compare, is_cut_off
-from magicanimate.webui.animate.clip_look import ClipLook, look_at_clip, look_at_photo
 from magicanimate.webui.animate.eta import Work, estimate
 from magicanimate.webui.animate.form_values import OWN, check_values, request_of, several_photos
+from magicanimate.webui.animate.inspection import (
+    Comparison,
+    InspectedClip,
+    compare,
+    fitted_photo,
+    inspect_clip,
+    is_cut_off,
+)
 from magicanimate.webui.texts import label_of, said, tr
 
 Level = Literal["good", "note", "warning", "error"]
@@ -156,13 +162,13 @@ class Forecaster:
             return
         found, photo, clip = Forecast(), None, None
         try:
-            photo = look_at_photo(request)
+            photo = fitted_photo(request)
             found = replace(found, photo=photo)
         except InputError as error:
             found = found.and_then(_sorry(error, values))
         yield found
         try:
-            clip = look_at_clip(request)
+            clip = inspect_clip(request)
             maps = clip.fitted(width=request.width, height=request.height, fit=request.fit)
             length = edited_length(clip.frames / clip.fps, values) + request.start_from_photo / clip.fps
             found = replace(found, motion=maps[0], length=length).and_then(
@@ -176,7 +182,7 @@ class Forecaster:
             return
         if photo is not None and self.bodies is not None:
             with suppress(InputError):  # of the network that looks; what is wrong with it is said below
-                photo = look_at_photo(request, self.bodies.people)
+                photo = fitted_photo(request, self.bodies.people)
                 found = replace(found, photo=photo)
         if photo is not None:
             is_map = clip is not None and clip.report.is_densepose
@@ -189,7 +195,7 @@ class Forecaster:
         yield replace(found.and_then(*self._on_checkpoint(request)), complete=True)
 
     def _on_clip(
-        self, clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]
+        self, clip: InspectedClip, request: AnimationRequest, values: Mapping[str, Any]
     ) -> Iterator[Remark]:
         """What the clip is, and how long the result will be."""
         size = {"width": request.width, "height": request.height}
@@ -217,7 +223,7 @@ class Forecaster:
         yield Remark("note", tr(text, times=times, **told))
 
     def _on_time(
-        self, found: Forecast, clip: ClipLook, request: AnimationRequest, values: Mapping[str, Any]
+        self, found: Forecast, clip: InspectedClip, request: AnimationRequest, values: Mapping[str, Any]
     ) -> Forecast:
         device = self.device()
         if device is not None and device.name == "cpu" and self.defaults.kind != "mini":
@@ -262,7 +268,7 @@ class Forecaster:
             notes = [Remark("note", tr(first, time=time_taken))]
         return replace(found, takes=took).and_then(*notes)
 
-    def _second_looks(self, clip: ClipLook, request: AnimationRequest) -> tuple[int, float]:
+    def _second_looks(self, clip: InspectedClip, request: AnimationRequest) -> tuple[int, float]:
         """How many faces and hands get a second look, and how many times as long that takes in all."""
         size = min(self.defaults.width, self.defaults.height)
         if not clip.report.is_densepose:  # they are known when the video is converted

@@ -29,8 +29,8 @@ from magicanimate.webui.animate.form_values import (
     size_of,
     steps_of,
 )
-from magicanimate.webui.events import PRIVATE
 from magicanimate.webui.texts import choice_name, explained, label_of, tr
+from magicanimate.webui.views import PRIVATE
 
 __all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
 

@@ -13,11 +13,11 @@ from magicanimate.mask import Stroke
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.form_values import check_values, motion_steps
-from magicanimate.webui.animate.mask_look import MaskFiles, paint, picture
+from magicanimate.webui.animate.inspection import MaskFiles, mask_picture, paint_mask
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.events import PRIVATE, Updates, refusal
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import label_of, tr
+from magicanimate.webui.views import PRIVATE, Updates, refusal
 
 _OTHER_CLIP = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer", "people", "stride", "fps", "fit")
 _OTHER_CLIP += ("width", "height", "start_from_photo")
@@ -183,7 +183,7 @@ class MaskPanel:
             return ""
         number = min(max(int(frame), 1), files.count) - 1
         try:
-            shown = picture(
+            shown = mask_picture(
                 files.scene, Path(mask or files.mask), number, grow=int(grow), feather=float(feather)
             )
         except InputError as error:
@@ -213,7 +213,7 @@ class MaskPanel:
         stroke = {"points": event.points, "radius": float(radius) / 100, "adds": brush == "add"}
         stroke |= {"first": int(first or 1) - 1, "last": int(last or files.count) - 1}
         try:
-            new = str(paint(Path(mask or files.mask), Stroke.of(stroke)))
+            new = str(paint_mask(Path(mask or files.mask), Stroke.of(stroke)))
         except InputError as error:
             return {self.told: refusal(error)}
         shown = self._drawn(files, new, frame, grow, feather, brush, radius)

@@ -13,11 +13,11 @@ from magicanimate.errors import InputError
 from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
-from magicanimate.webui.animate.clip_look import ANIMATED_PICTURES, ClipStrip, look, nearest_start
 from magicanimate.webui.animate.form_values import MOTION_STEPS, form_settings
-from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.animate.inspection import ANIMATED_PICTURES, ClipStrip, clip_strip, nearest_start
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
+from magicanimate.webui.views import PRIVATE, Updates
 
 # Two marks on a strip of frames. While one is moved the strip follows it; when it is let go, Python hears.
 _MARKS = """
@@ -173,7 +173,7 @@ class MotionPanel:
             yield updates
             return
         try:
-            found = look(motion_of(clip, made))
+            found = clip_strip(motion_of(clip, made))
         except InputError as error:
             yield updates | {self.line: _told(without_folders(str(error), clip), kind="error")}
             return
@@ -213,7 +213,7 @@ class MotionPanel:
 
     def _pointed(self, clip: str, second: float, event: gr.SelectData) -> Updates:
         column, row = event.index
-        found = look(clip)
+        found = clip_strip(clip)
         return {
             self.point: (column, row, second),
             self.picture: found.picture(second, mark=(column, row)),
@@ -226,7 +226,7 @@ class MotionPanel:
     def _undone(self, clip: str | None, made: dict[str, str]) -> Updates:
         updates = self.no_edits()
         try:
-            return updates | {self.strip: strip(look(motion_of(clip, made))) if clip else ""}
+            return updates | {self.strip: strip(clip_strip(motion_of(clip, made))) if clip else ""}
         except InputError:  # what is wrong with it is said already
             return updates
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
+import html
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
@@ -12,20 +16,18 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import CheckCard, problem
-from magicanimate.webui.animate.examples import ON_LOAD as EXAMPLES_ON_LOAD
-from magicanimate.webui.animate.examples import Example, example_list, stage_of
 from magicanimate.webui.animate.form_values import FILES, PHOTOS, check_values, motion_steps
 from magicanimate.webui.animate.mask_panel import MaskPanel
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.animate.presets_panel import PresetsPanel
-from magicanimate.webui.animate.setting_presets import SettingPresets
+from magicanimate.webui.animate.saved_settings import PresetsPanel, SettingPresets
 from magicanimate.webui.animate.use_again import UseAgain
-from magicanimate.webui.events import PRIVATE, Updates
+from magicanimate.webui.gallery.result_panel import file_url
 from magicanimate.webui.jobs.animation_job import JOINED, STEPS
 from magicanimate.webui.jobs.job import Job
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
+from magicanimate.webui.views import PRIVATE, Updates
 
 _START, _CHANGE = "Animate", "Save changes"
 
@@ -44,19 +46,19 @@ class AnimateTab:
 
     Args:
         service: runs the animations.
-        examples: pairs of photo and clip; the first one is there from the start.
+        examples: see `find_examples`; the first one is there from the start.
         badge: tells which model runs.
     """
 
-    def __init__(self, service: AnimationService, examples: list[list[str]], badge: gr.HTML):
+    def __init__(self, service: AnimationService, examples: list[Example], badge: gr.HTML):
         self.service, self.badge = service, badge
-        self.examples = [Example(Path(photo), Path(motion)) for photo, motion in examples]
+        self.examples = examples
         self.changing = gr.State("")  # id of the waiting job whose settings are in the form
         with gr.Row(elem_id="workspace"):
             with gr.Column(scale=6, min_width=320, elem_id="form"):
                 self._inputs()
             with gr.Column(scale=5, min_width=320, elem_id="stage"):
-                self.running = RunningPanel(service, self.cancel, stage_of(self.examples[:1]))
+                self.running = RunningPanel(service, self.cancel, _stage_of(self.examples[:1]))
 
     def _inputs(self) -> None:
         photo, motion = self.examples[0].files if self.examples else (None, None)
@@ -64,11 +66,11 @@ class AnimateTab:
         self.controls = form.inputs(photo=photo, motion=motion, keypoints=defaults.takes_keypoints)
         self.panel = MotionPanel(self.service, self.controls)
         self.gallery = gr.HTML(
-            example_list(self.examples),
+            _example_list(self.examples),
             padding=False,
             visible=bool(self.examples),
             elem_id="examples",
-            js_on_load=EXAMPLES_ON_LOAD,
+            js_on_load=_EXAMPLES_ON_LOAD,
         )
         notice = gr.HTML("", visible=False, elem_id="use-again-notice", padding=False)
         settings, self.dice = form.main_settings(defaults)
@@ -88,7 +90,7 @@ class AnimateTab:
             padding=False,
         )
         with gr.Row(elem_id="bar"):
-            self.check = CheckCard(self.service, self.controls, self.panel, self.examples)
+            self.check = CheckCard(self.service, self.controls, self.panel, self._is_example)
             self.start = gr.Button(
                 tr(_START), variant="primary", size="lg", scale=0, min_width=150, elem_id="animate"
             )
@@ -175,6 +177,9 @@ class AnimateTab:
         self.check.connect()
         self.running.connect()
 
+    def _is_example(self, photo: str, motion: str) -> bool:
+        return any(each.is_pair(photo, motion) for each in self.examples)
+
     def _example(self, event: gr.EventData) -> Updates:
         """An example was chosen."""
         example = self.examples[int(event.index)]
@@ -182,7 +187,7 @@ class AnimateTab:
         return {
             self.controls["photo"]: photo,
             self.controls["motion"]: motion,
-            self.running.example: stage_of([example]),
+            self.running.example: _stage_of([example]),
             **self.panel.no_edits(),
         }
 
@@ -252,3 +257,99 @@ class AnimateTab:
         joined = job.request.get(JOINED)
         updates = {self.controls[name]: value for name, value in values.items() if name in self.controls}
         return updates | {self.panel.joined: str(self.service.lend(Path(joined))) if joined else None}
+
+
+# Tells Python which example was chosen; its video plays while the pointer or the focus is on it.
+_EXAMPLES_ON_LOAD = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-index]");
+  if (button) trigger("click", { index: Number(button.dataset.index) });
+});
+const play = (event, on) => {
+  const video = event.target.closest?.("button[data-index]")?.querySelector("video");
+  if (!video) return;
+  if (on && !video.src) video.src = video.dataset.src;
+  video.hidden = !on;
+  if (on) video.play().catch(() => {});
+  else video.pause();
+};
+for (const name of ["pointerover", "focusin"]) element.addEventListener(name, (event) => play(event, true));
+for (const name of ["pointerout", "focusout"]) element.addEventListener(name, (event) => play(event, false));
+"""
+
+
+_INVITATION = "A finished example. Press Animate to make it yourself, or add a photo and a dance of your own."
+
+
+@dataclass(frozen=True)
+class Example:
+    """A photo and a clip, and perhaps what the mini made of them."""
+
+    photo: Path
+    motion: Path
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.photo.stem.removesuffix("_photo").capitalize()
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Photo and clip, as the form takes them."""
+        return str(self.photo), str(self.motion)
+
+    def is_pair(self, photo: str, motion: str) -> bool:
+        """Whether these are its files, wherever they were copied to."""
+        return all(
+            Path(given).name == own.name and Path(given).is_file() and filecmp.cmp(given, own, shallow=False)
+            for given, own in ((photo, self.photo), (motion, self.motion))
+        )
+
+    @property
+    def result(self) -> Path | None:
+        """The finished video, if it is there."""
+        path = self.motion.with_name(self.motion.name.replace("_motion", "_result"))
+        return path if path != self.motion and path.is_file() else None
+
+
+def find_examples(folder: Path) -> list[Example]:
+    """The pairs ``NAME_photo.png`` (or jpg) and ``NAME_motion.mp4`` of a folder, by name."""
+    found = []
+    for motion in sorted(folder.glob("*_motion.mp4")):
+        name = motion.name.removesuffix("_motion.mp4")
+        photos = [folder / f"{name}_photo{suffix}" for suffix in (".png", ".jpg", ".jpeg")]
+        found += [Example(photo, motion) for photo in photos if photo.exists()][:1]
+    return found
+
+
+def _example_list(examples: Sequence[Example]) -> str:
+    """The examples as buttons."""
+    buttons = "".join(
+        f'<button type="button" data-index="{index}" aria-label="{tr("Example")}: {html.escape(each.name)}" '
+        f'title="{html.escape(each.name)}"><img alt="" src="{_url(each.photo)}">{_video(each)}</button>'
+        for index, each in enumerate(examples)
+    )
+    return f'<div class="ma-examples"><span>{tr("Examples")}</span>{buttons}</div>'
+
+
+def _stage_of(examples: Sequence[Example]) -> str:
+    """The finished video of the first of some examples, large; what will be here where there is none."""
+    for each in examples:
+        if each.result is not None:
+            return (
+                f'<figure class="ma-example"><video src="{_url(each.result)}" autoplay loop muted '
+                f'playsinline aria-label="{tr("A finished example")}"></video><figcaption>'
+                f"{tr(_INVITATION)}"
+                "</figcaption></figure>"
+            )
+    return views.caption(tr("Your video will appear here."))
+
+
+def _video(example: Example) -> str:
+    if example.result is None:
+        return ""
+    return f'<video hidden muted loop playsinline data-src="{_url(example.result)}"></video>'
+
+
+def _url(path: Path) -> str:
+    return html.escape(file_url(path))

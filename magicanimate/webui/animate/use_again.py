@@ -1,32 +1,105 @@
-"""The way from a result, or any file that holds settings, back into the form."""
+"""The settings of a result again: its photo, its clip and its settings, back in the form.
+
+What is inside a result names photo and clip without their folders. Where they are says the JSON in the folder
+of results, if that very result still lies there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from magicanimate.errors import InputError
+from magicanimate.files import file_name
 from magicanimate.webui import views
 from magicanimate.webui.animate.form import Controls
-from magicanimate.webui.animate.form_values import PHOTOS, form_settings, of_result
+from magicanimate.webui.animate.form_values import FILES, PHOTOS, form_settings, of_result
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.animate.result_panel import ResultPanel
-from magicanimate.webui.animate.reuse import (
-    SUFFIXES,
-    Reused,
-    names_files_only,
-    original,
-    read_settings,
-    reuse,
-)
-from magicanimate.webui.events import PRIVATE, Updates, refusal
-from magicanimate.webui.gallery.results import result_of
+from magicanimate.webui.gallery.library import original
+from magicanimate.webui.gallery.result_panel import ResultPanel
+from magicanimate.webui.gallery.results import SUFFIXES, names_files_only, read_settings, result_of
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
+from magicanimate.webui.views import PRIVATE, Updates, refusal
+
+
+@dataclass(frozen=True)
+class Reused:
+    """What a result was made with.
+
+    Attributes:
+        settings: by the names of `AnimationRequest`, and what else was recorded.
+        files: by the names of `FILES`, those that are still there and may be used.
+        other_photos: likewise.
+        missing: sentences that name those that are not.
+    """
+
+    settings: Mapping[str, Any]
+    files: Mapping[str, Path]
+    missing: tuple[str, ...]
+    other_photos: tuple[Path, ...] = ()
+
+
+def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused:
+    """Settings, with the photo and the clip that they name.
+
+    Args:
+        settings: of a result; they may come from anybody.
+        folders: those that photo and clip may lie in; nowhere when empty, anywhere when ``None``.
+    """
+    found: dict[str, Path] = {}
+    missing = []
+    for name in FILES:
+        named = settings.get(name)
+        if name not in ("photo", "motion") and named is None:
+            continue
+        path = _within(Path(named), folders) if isinstance(named, str) and named else None
+        called = {"what": tr(_CALLED[name]), "name": file_name(named) if named else ""}
+        if path is None:
+            missing.append(tr("{what} {name} is not there any more; choose it again.", **called))
+        elif path.is_file():
+            found[name] = path
+        else:
+            missing.append(tr("{what} {name} is a folder of frames; choose a video.", **called))
+    others = []
+    for named in settings.get(PHOTOS) or ():
+        path = _within(Path(named), folders) if isinstance(named, str) and named else None
+        if path is not None and path.is_file():
+            others.append(path)
+        else:
+            text = "{what} {name} is not there any more; choose it again."
+            missing.append(tr(text, what=tr(_CALLED[PHOTOS]), name=file_name(str(named))))
+    if "driving_video" in found:  # the motion clip was made of it and will be again
+        found["motion"] = found.pop("driving_video")
+    return Reused(settings, found, tuple(missing), tuple(others))
+
+
+_CALLED = {
+    "photo": "The photo",
+    "motion": "The dance video",
+    "keypoints": "The keypoint clip",
+    "driving_video": "The ordinary dance video",
+    "mask": "The mask",
+    "other_photos": "The photo of another dancer",
+}
+
+
+def _within(path: Path, folders: Sequence[Path] | None) -> Path | None:
+    """The real path of a file, or folder of frames, that lies in one of the folders."""
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, ValueError):
+        return None
+    if folders is None or any(real.is_relative_to(folder.resolve()) for folder in folders):
+        return real
+    return None
+
 
 _EXPLAINED = "Drop a video that was made here: its settings, photo and dance go back into the form."
 

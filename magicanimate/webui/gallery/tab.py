@@ -16,15 +16,14 @@ import gradio as gr
 
 from magicanimate.errors import InputError
 from magicanimate.webui import views
-from magicanimate.webui.animate.result_panel import ResultPanel
-from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.gallery.browsing import Gallery, GalleryPage, GalleryState
-from magicanimate.webui.gallery.player import file_url
+from magicanimate.webui.gallery.library import Gallery, GalleryPage, GalleryState
+from magicanimate.webui.gallery.result_panel import ResultPanel, file_url
 from magicanimate.webui.gallery.results import StoredResult
 from magicanimate.webui.gallery.thumbnails import Thumbnails
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
+from magicanimate.webui.views import PRIVATE, Updates
 
 _MADE, _STARRED, _TRASH = "Results", "Starred", "Trash"
 _COMPARE, _STOP = "Compare with another", "Stop comparing"

@@ -1,6 +1,8 @@
 """A queue of jobs, run one after the other in the background, that survives the program's end.
 
 It knows nothing of what the jobs do: that is the runners'. Every change is on disk before it is seen.
+
+Short work that may end with the page needs no job: see `run_with_progress`.
 """
 
 from __future__ import annotations
@@ -11,15 +13,15 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.webui.jobs.files import JobFiles, texts_of
-from magicanimate.webui.jobs.job import Job, JobResult
+from magicanimate.webui.jobs.job import Job, JobFiles, JobResult, size_of, texts_of
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +253,7 @@ class JobQueue:
         if not uploads:
             return dict(request)
         files = {key: texts_of({key: request[key]}) for key in uploads}
-        self._make_room(sum(_size(Path(file)) for each in files.values() for file in each), owner)
+        self._make_room(sum(size_of(Path(file)) for each in files.values() for file in each), owner)
         kept: dict[str, Any] = {
             key: [str(self._files.keep(Path(file))) for file in each] for key, each in files.items()
         }
@@ -367,8 +369,43 @@ class JobQueue:
             self._changed.notify_all()
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:  # which is said when it is to be kept
-        return 0
+Result = TypeVar("Result")
+
+_UPDATE_EVERY, _AT_LEAST_EVERY = 0.2, 1.0  # seconds
+
+
+def run_with_progress(work: Callable[[OnProgress, ShouldStop], Result]) -> Iterator[Progress | Result]:
+    """Yield the newest progress a few times a second, and at last what ``work`` returns.
+
+    Progress is yielded again each second although there is none that is newer: Gradio closes the iterator of
+    a visitor who has left only after the next thing that it yields. Closing it asks the work to stop, and
+    waits until it has.
+
+    Raises:
+        Exception: what ``work`` raises.
+    """
+    newest: Progress | None = None
+    told: Progress | None = None
+    told_at = 0.0
+    stop = threading.Event()
+
+    def report(progress: Progress) -> None:
+        nonlocal newest
+        newest = progress
+
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        job = worker.submit(work, report, stop.is_set)
+        try:
+            while True:
+                try:
+                    yield job.result(timeout=_UPDATE_EVERY)
+                    return
+                except TimeoutError:
+                    if job.done():  # then it is the work's own
+                        raise
+                update, now = newest, time.monotonic()
+                if update is not None and (update is not told or now - told_at >= _AT_LEAST_EVERY):
+                    told, told_at = update, now
+                    yield update
+        finally:
+            stop.set()

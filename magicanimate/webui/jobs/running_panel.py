@@ -8,19 +8,118 @@ from __future__ import annotations
 import html
 import secrets
 from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from magicanimate.errors import InputError
 from magicanimate.webui import views
-from magicanimate.webui.animate.result_panel import ResultPanel
-from magicanimate.webui.events import PRIVATE, Updates, refusal
-from magicanimate.webui.gallery.thumbnails import thumbnail
+from magicanimate.webui.gallery.result_panel import ResultPanel
+from magicanimate.webui.gallery.thumbnails import encode_webp, thumbnail
 from magicanimate.webui.jobs.job import Job, JobState
-from magicanimate.webui.jobs.polling import JobPoller, JobUpdate, PlacedJob, ViewState
+from magicanimate.webui.jobs.queue import JobQueue
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import said, tr
+from magicanimate.webui.views import PRIVATE, Updates, refusal
+
+
+@dataclass(frozen=True)
+class PlacedJob:
+    """A job and how many others, of anybody, run before it."""
+
+    job: Job
+    before: int
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """What a page shows already.
+
+    Attributes:
+        new: the page was just opened.
+        current: the job that it tells of.
+        preview: the preview that it shows.
+        listed: its list of jobs, without their progress.
+    """
+
+    new: bool = True
+    current: PlacedJob | None = None
+    preview: Any = None
+    listed: tuple[PlacedJob, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobUpdate:
+    """What has changed since a page looked last.
+
+    Attributes:
+        seen: what it shows from now on, to be given to the next look.
+        changed: whether it should tell something else of ``seen.current``.
+        preview: a new preview, uint8 ``F h w 3``, or ``None``.
+        ended: a job that has ended, and the page has not told that yet.
+        relisted: whether ``seen.listed`` is another list.
+    """
+
+    seen: ViewState
+    changed: bool
+    preview: Any
+    ended: Job | None
+    relisted: bool
+
+
+class JobPoller:
+    """Looks at the jobs of an owner.
+
+    A page stays with its job until that has ended, then turns to the next one that runs. When it is opened it
+    turns to the one that runs, else to the one that ended last, so that nothing made meanwhile is missed.
+    """
+
+    def __init__(self, queue: JobQueue):
+        self._queue = queue
+
+    def poll(self, seen: ViewState, owner: str) -> JobUpdate:
+        """Compare the queue with what a page shows."""
+        jobs = self._queue.jobs(owner)
+        told = seen.current.job if seen.current else None
+        known = next((job for job in jobs if told is not None and job.id == told.id), None)
+        job = self._choose(jobs, known, new=seen.new)
+        ended = None
+        if known is not None and known.is_over and not told.is_over:
+            ended = known
+        elif seen.new and job is not None and job.is_over:
+            ended = job
+        preview = job.progress.preview if job is not None and job.progress is not None else None
+        now = ViewState(False, self._placed(job), preview, self._listed(jobs))
+        return JobUpdate(
+            seen=now,
+            changed=now.current != seen.current,
+            preview=None if preview is seen.preview else preview,
+            ended=ended,
+            relisted=now.listed != seen.listed,
+        )
+
+    @staticmethod
+    def turn_to(seen: ViewState, job: Job) -> ViewState:
+        """What a page has seen that now shall tell of another job, as if it had just begun to look at it."""
+        return replace(seen, new=False, current=PlacedJob(replace(job, state="waiting"), -1), preview=None)
+
+    def _choose(self, jobs: list[Job], known: Job | None, *, new: bool) -> Job | None:
+        if known is not None and not known.is_over:
+            return known
+        running = next((job for job in jobs if job.state == "running"), None)
+        if new and running is None:
+            over = (job for job in jobs if job.is_over and job.ended is not None)
+            return max(over, key=lambda job: job.ended, default=None)
+        return running or known
+
+    def _placed(self, job: Job | None) -> PlacedJob | None:
+        return None if job is None else PlacedJob(job, self._queue.position(job.id))
+
+    def _listed(self, jobs: list[Job]) -> tuple[PlacedJob, ...]:
+        return tuple(self._placed(replace(job, progress=None)) for job in jobs)
+
 
 _WHILE_BUSY, _WHILE_IDLE = 0.4, 2.0  # seconds between looks
 
@@ -105,16 +204,16 @@ class RunningPanel:
             if update.seen.preview is None:
                 updates[self.preview] = gr.update(value="", visible=False)
         if update.preview is not None:
-            updates[self.preview] = gr.update(value=views.preview(update.preview), visible=True)
+            updates[self.preview] = gr.update(value=moving_preview(update.preview), visible=True)
         if update.ended is not None:
             updates |= self._ended(update.ended, alone=update.seen.preview is None)
-        note = views.unloaded_note(self.service.unload_after) if self.service.unloaded else ""
+        note = _unloaded_note(self.service.unload_after) if self.service.unloaded else ""
         return updates | {self.note: gr.update(value=note, visible=bool(note))}
 
     def _current(self, placed: PlacedJob | None) -> Updates:
         """What is said of the job that the page tells of."""
         active = placed is not None and placed.job.state in ("running", "waiting")
-        told = "" if placed is None else views.job_status(placed)
+        told = "" if placed is None else _status_of(placed)
         return {
             self.status: gr.update(value=told, visible=bool(told)),
             self.example: gr.update(visible=placed is None),
@@ -129,7 +228,9 @@ class RunningPanel:
             except InputError as error:
                 return {self.status: refusal(error)}
         if alone and job.results and Path(job.results[0]).exists():  # what was kept of a cancelled one
-            kept = views.moving_picture(Path(job.results[0]).read_bytes(), label="the last preview")
+            kept = views.picture(
+                Path(job.results[0]).read_bytes(), label="the last preview", css="ma-preview"
+            )
             return {self.preview: gr.update(value=kept, visible=True)}
         return {}
 
@@ -175,6 +276,44 @@ class RunningPanel:
 
 def _goes(action: str, job: Job) -> bool:
     return job.state == "interrupted" if action == "drop" else job.is_over
+
+
+def _status_of(placed: PlacedJob) -> str:
+    """How far a job is, or what has come of it."""
+    job = placed.job
+    if job.state == "running":
+        if job.progress is None:
+            return views.message(tr("Starting…"))
+        return views.progress_bar(job.progress, tells=True)
+    if job.state == "waiting":
+        if not placed.before:
+            return views.message(tr("Starting…"))
+        text = "Waiting for {count} job before this one.|Waiting for {count} jobs before this one."
+        return views.message(tr(text, count=placed.before))
+    if job.state == "done":
+        return views.message(job.summary or tr("Done."), kind="done")
+    if job.state == "failed":
+        return views.message(job.error, kind="error")
+    if job.state == "interrupted":
+        return views.message(tr("This job was interrupted. Resume it below."))
+    if not job.results:
+        return views.message(tr("Cancelled."))
+    return views.message(tr("Cancelled. The last preview is kept as {name}.", name=Path(job.results[0]).name))
+
+
+def _unloaded_note(minutes: float) -> str:
+    """Why the next animation begins a little later."""
+    text = tr(
+        "The model was unloaded after {count} minute; the next video starts a little later."
+        "|The model was unloaded after {count} minutes; the next video starts a little later.",
+        count=int(minutes) if minutes == int(minutes) else minutes,
+    )
+    return f'<p class="ma-caption">{text}</p>'
+
+
+def moving_preview(frames: Any) -> str:
+    """Half-finished frames, uint8 ``F h w 3``, as a moving picture."""
+    return views.picture(encode_webp(frames), label="preview", css="ma-preview")
 
 
 # Tells Python which button of which job was pressed. The list is drawn anew when it changes; whoever walks

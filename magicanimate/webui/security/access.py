@@ -1,9 +1,12 @@
-"""Who may talk to the page: its own addresses, other sites that were named, people with a password."""
+"""Who may talk to the page, and who may have a file: sites, accounts, and keys in addresses."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
 import os
+import secrets
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -148,3 +151,24 @@ def exposure_warnings(host: str, *, share: bool, accounts: bool) -> list[str]:
     if found and not accounts:
         found.append("NOBODY IS ASKED FOR A PASSWORD: add --auth NAME:PASSWORD.")
     return found
+
+
+# Names of results say when and of what they were made, so they can be guessed. Where several people use the
+# page, a file is served to whoever has its key, which only this program can make and which is in the pages of
+# those that it was shown to.
+_SECRET = secrets.token_bytes(32)  # of this run: pages are loaded anew after a start
+_DIGITS = 32
+
+
+def key_of(path: str) -> str:
+    """The key of a file.
+
+    Args:
+        path: as it stands in the address.
+    """
+    return hmac.new(_SECRET, path.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:_DIGITS]
+
+
+def is_key_of(key: str, path: str) -> bool:
+    """Whether a key that somebody sent is that of a file; takes as long for any wrong one."""
+    return hmac.compare_digest(key.encode("utf-8", "surrogateescape"), key_of(path).encode())

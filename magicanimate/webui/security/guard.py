@@ -17,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magicanimate.errors import InputError
 from magicanimate.webui.scratch import Scratch
-from magicanimate.webui.security.access import Access
-from magicanimate.webui.security.file_keys import is_key_of
+from magicanimate.webui.security.access import Access, is_key_of
 from magicanimate.webui.security.login import caller
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class Guard:
         app: what is guarded.
         access: who may talk to it.
         scratch: holds the uploads; ``None`` where nothing bounds them.
-        open_folders: where files need no key (see `file_keys`), since nobody can guess their names
+        open_folders: where files need no key (see `key_of`), since nobody can guess their names
             or everybody may have them; ``None`` if none needs one.
     """
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import html
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,15 +11,18 @@ import gradio as gr
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
-from magicanimate.webui.events import PRIVATE, Updates, refusal
-from magicanimate.webui.scratch import temporary_folder
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
-from magicanimate.webui.training import form as train_form
-from magicanimate.webui.training import views as train_views
 from magicanimate.webui.training.config import FROM_NOTHING, PRESETS, STAGES, TrainingConfig, shown, stages_of
-from magicanimate.webui.training.manager import TrainingManager
-from magicanimate.webui.training.run import RunStatus, TrainingRun, trials
+from magicanimate.webui.training.detached import DetachedProcess
+from magicanimate.webui.training.run_panel import SILENT, RunPanel, TrialPanel
+from magicanimate.webui.training.runs import TrainingManager
+from magicanimate.webui.views import PRIVATE, Updates
+
+_INTRO = (
+    "Train a model on videos of your own. A training goes on when this page is closed or the program ends, "
+    "and is found again. On several GPUs, run the command line below with {launch} in place of {python}."
+)
 
 _LOOK_EVERY = 2.0  # seconds
 
@@ -34,10 +36,15 @@ class TrainTab:
 
     def __init__(self, service: AnimationService):
         self.manager = TrainingManager(service.output / ".training.json")
-        gr.HTML(train_views.intro(), padding=False)
+        gr.HTML(
+            views.caption(
+                tr(_INTRO, launch="<code>accelerate launch -m</code>", python="<code>python -m</code>")
+            ),
+            padding=False,
+        )
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
-                self._wishes()
+                self._inputs()
             with gr.Column(scale=6, min_width=320):
                 self.run = RunPanel()
                 self.trials = TrialPanel(service, self.manager)
@@ -50,9 +57,26 @@ class TrainTab:
         # Told beside the looks, which come every two seconds and would wipe it out.
         self.problems = [self.start_problem, self.render_problem]
 
-    def _wishes(self) -> None:
+    def _inputs(self) -> None:
         config = TrainingConfig()  # the one that was made last is put in when the page is opened
-        self.fields = train_form.what(config) | train_form.data(config)
+        # Named as the fields of `TrainingConfig`.
+        self.fields: dict[str, gr.components.Component] = {}
+        for name, label, texts in (("preset", "Preset", PRESETS), ("stage", "Stage", STAGES)):
+            chosen = getattr(config, name)
+            self.fields[name] = gr.Dropdown(
+                list(PRESETS) if name == "preset" else list(stages_of(config.preset)),
+                value=chosen,
+                label=tr(label),
+                info=tr(texts[chosen]),
+                filterable=False,
+                elem_id=f"train-{name}",
+            )
+        self.fields["data"] = gr.Textbox(
+            config.data,
+            label=tr("Data folder"),
+            info=tr("Videos NAME.mp4 with their motion clips NAME.densepose.mp4, or rendered dancers"),
+            elem_id="data",
+        )
         self.check = gr.Button(tr("Check the data"), size="sm", elem_id="check-data")
         self.checked = gr.HTML("", visible=False, padding=False, elem_id="checked-data")
         with gr.Accordion(tr("No videos? Render synthetic dancers"), open=False):
@@ -71,11 +95,24 @@ class TrainTab:
                 self.stop_rendering = gr.Button(tr("Stop rendering"), size="sm", interactive=False)
             self.rendering = gr.HTML("", padding=False, elem_id="rendering")
             self.render_problem = gr.HTML("", padding=False, elem_id="render-problem")
-        self.fields |= train_form.runs(config)
+        self.fields["runs"] = gr.Textbox(
+            config.runs,
+            label=tr("Folder of the runs"),
+            info=tr("The same for all stages of one training: each stage continues from the one before"),
+            elem_id="runs",
+        )
         with gr.Accordion(tr("More"), open=False, elem_id="train-more"):
-            self.fields |= train_form.more()
+            self._more()
         with gr.Group(visible=False, elem_id="released-weights") as self.released:
-            self.fields |= train_form.released_weights()
+            self.fields["stable_diffusion"] = gr.Textbox(
+                label=tr("Stable Diffusion 1.5"),
+                info=tr("Its folder; not needed if you go on from a checkpoint (More)"),
+            )
+            self.fields["vae"] = gr.Textbox(label=tr("Autoencoder"), info=tr("Folder of sd-vae-ft-mse"))
+            self.fields["motion"] = gr.Textbox(
+                label=tr("Motion weights"),
+                info=tr("For stage2: AnimateDiff's mm_sd_v15.ckpt; may stay empty"),
+            )
         with gr.Row():
             self.start = gr.Button(
                 tr("Start training"), variant="primary", size="lg", elem_id="start-training"
@@ -89,6 +126,34 @@ class TrainTab:
             interactive=False,
             buttons=["copy"],
             elem_id="training-command",
+        )
+
+    def _more(self) -> None:
+        """Settings that are the preset's as long as they are empty."""
+        gr.HTML(views.caption(tr("Empty fields are as the preset has them.")), padding=False)
+        whole: dict[str, Any] = {"precision": 0, "minimum": 1}
+        with gr.Row():
+            self.fields["steps"] = gr.Number(
+                label=tr("Steps in all"), min_width=120, elem_id="train-steps", **whole
+            )
+            self.fields["batch_size"] = gr.Number(
+                label=tr("Batch size"), min_width=120, elem_id="batch-size", **whole
+            )
+            self.fields["holdout"] = gr.Number(
+                label=tr("Videos kept for checking"),
+                info=tr("Never learned from; empty: up to 16, at most a quarter"),
+                min_width=160,
+                elem_id="holdout",
+                **whole,
+            )
+            self.fields["learning_rate"] = gr.Number(
+                label=tr("Peak learning rate"), min_width=120, elem_id="learning-rate"
+            )
+        self.fields["images"] = gr.Textbox(
+            label=tr("Folder of pictures"), info=tr("For training on pictures and videos together")
+        )
+        self.fields["pipeline"] = gr.Textbox(
+            label=tr("Go on from a checkpoint"), info=tr("Folder of a model, such as assets/mini")
         )
 
     def connect(self, blocks: gr.Blocks, animate: AnimateTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
@@ -128,7 +193,11 @@ class TrainTab:
 
     def _config(self, data: dict) -> TrainingConfig:
         values = {name: data[widget] for name, widget in self.fields.items()}
-        return TrainingConfig(**values | {name: values[name] or "" for name in train_form.TEXTS})
+        # An empty text field is ``None`` once it was cleared.
+        texts = {
+            name: values[name] or "" for name, field in self.fields.items() if isinstance(field, gr.Textbox)
+        }
+        return TrainingConfig(**values | texts)
 
     def _restore(self) -> Updates:
         """The page was opened: show the training that was asked for last."""
@@ -197,10 +266,10 @@ class TrainTab:
         try:
             for line in self.manager.check(folder):
                 said.append(line)
-                yield {self.checked: train_views.lines(said)}
-            yield {self.checked: train_views.lines(said, kind="done")}
+                yield {self.checked: lines_box(said)}
+            yield {self.checked: lines_box(said, kind="done")}
         except InputError as error:
-            left_out = train_views.lines(said) if said else ""
+            left_out = lines_box(said) if said else ""
             yield {self.checked: left_out + views.message(str(error), kind="error")}
         yield {self.check: gr.update(interactive=True)}
 
@@ -235,173 +304,34 @@ class TrainTab:
         except InputError:
             return {self.timer: gr.Timer(active=busy)}
         return {
-            self.rendering: train_views.rendering(rendering),
+            self.rendering: _rendering(rendering),
             self.stop_rendering: gr.update(interactive=rendering.running),
             self.timer: gr.Timer(active=busy or rendering.running),
         }
 
 
-_CURVES = {"one step": "#a3b5c9", "mean": "#21918c"}
-"""Of `TrainingRun.curve`, with their colours."""
+def _rendering(process: DetachedProcess) -> str:
+    """How far the rendering of people is, or how it ended; empty if there was none."""
+    record = process.record
+    if record is None:
+        return ""
+    if process.running:
+        return views.message(process.output(lines=1) or tr("Getting ready…"))
+    if record.exit_status and not record.asked_to_stop:
+        return views.message(process.last_words() or tr(SILENT), kind="error")
+    if record.exit_status == 0:
+        return views.message(tr("Rendered: {what}", what=process.last_words()), kind="done")
+    return views.message(tr("Stopped; Render goes on with those that are missing."))
 
 
-class RunPanel:
-    """Builds itself where it is made."""
-
-    def __init__(self) -> None:
-        self._copies = temporary_folder()
-        self.status = gr.HTML("", padding=False, elem_id="training-status")
-        self.curve = gr.LinePlot(
-            x="step",
-            y="loss",
-            color="loss of",
-            colors_in_legend=list(_CURVES),
-            color_map=_CURVES,
-            title=tr("Loss"),
-            height=260,
-            visible=False,
-            elem_id="loss-curve",
-        )
-        self.caption = gr.HTML("", visible=False, padding=False, elem_id="samples-caption")
-        hidden: dict[str, Any] = {"interactive": False, "show_label": False, "visible": False}
-        self.grid = gr.Image(format="png", buttons=["download", "fullscreen"], elem_id="samples", **hidden)
-        self.clip = gr.Video(autoplay=True, loop=True, buttons=["download"], elem_id="sample-clip", **hidden)
-        self.widgets = [self.status, self.curve, self.caption, self.grid, self.clip]
-
-    def updates(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
-        """What has changed.
-
-        Args:
-            run, status: what to show.
-            seen: what the page shows of this run already.
-            now: is filled with what it will show.
-        """
-        stage = run.folder.name
-        updates: Updates = {self.status: train_views.training(status, stage)}
-        curve = run.curve()
-        now["curve"] = [len(curve), curve[-1][0] if curve else 0]
-        if now["curve"] != seen.get("curve"):
-            updates[self.curve] = gr.update(value=_frame(curve) if curve else None, visible=bool(curve))
-        newest = [next(iter(run.samples(suffix)), None) for suffix in (".png", ".mp4")]
-        now["samples"] = [file and file.name for file in newest]
-        if now["samples"] != seen.get("samples"):
-            grid = newest[0]
-            caption = train_views.samples_caption(int(grid.stem), stage) if grid else ""
-            updates[self.caption] = gr.update(value=caption, visible=grid is not None)
-            for widget, file in zip((self.grid, self.clip), newest, strict=True):
-                shown = self._copied(run, file) if file else None
-                updates[widget] = gr.update(value=shown, visible=file is not None)
-        return updates
-
-    def _copied(self, run: TrainingRun, file: Path) -> str:
-        """A sample where the page may serve it from: a run can be anywhere."""
-        copy = Path(self._copies.name) / f"{run.folder.name}_{file.name}"
-        return str(shutil.copyfile(file, copy))
+_UNUSABLE = "{count} file cannot be used|{count} files cannot be used"
 
 
-def _frame(curve: list[tuple[int, float, str]]):
-    """A table as the plot wants it."""
-    import pandas
-
-    return pandas.DataFrame(curve, columns=["step", "loss", "loss of"])
-
-
-class TrialPanel:
-    """Builds itself where it is made.
-
-    Args:
-        service: animates with what was trained.
-        manager: makes pipelines of checkpoints.
-    """
-
-    def __init__(self, service: AnimationService, manager: TrainingManager):
-        self.service, self.manager = service, manager
-        with gr.Column(visible=False, elem_classes="ma-panel", elem_id="trials") as self.box:
-            self.choice = gr.Radio([], label=tr("Try what was trained"))
-            self.note = gr.HTML("", visible=False, padding=False, elem_id="trial-note")
-            with gr.Row():
-                self.use = gr.Button(tr("Try in Animate"), variant="primary", size="sm", elem_id="try")
-                self.export = gr.Button(tr("Export the newest checkpoint"), size="sm", elem_id="export")
-                self.back = gr.Button(tr("Back to the first model"), size="sm", visible=False, elem_id="back")
-        self.widgets = [self.box, self.choice, self.export]
-
-    def connect(
-        self,
-        blocks: gr.Blocks,
-        animate: AnimateTab,
-        tabs: gr.Tabs,
-        config: set[gr.components.Component],
-        wish_of: Callable[[dict], TrainingConfig],
-    ) -> gr.events.Dependency:
-        """Attach the handlers; every widget of the page is there now.
-
-        Args:
-            blocks, animate, tabs: of the page.
-            config: widgets that hold the config.
-            wish_of: reads it from their values.
-
-        Returns:
-            The export's event, for what is to follow it.
-        """
-        self.animate, self.tabs = animate, tabs
-        switched = [tabs, self.back, self.note, *animate.follows_model]
-        blocks.load(self._opened, None, self.back, **PRIVATE)
-        self.use.click(self._use, self.choice, switched, **PRIVATE)
-        self.back.click(self._back, None, switched, **PRIVATE)
-
-        def export(data: dict) -> Iterator[Updates]:
-            yield from self._export(wish_of(data))
-
-        return self.export.click(export, config, [self.note, self.export, self.choice], **PRIVATE)
-
-    def updates(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
-        """What has changed; see `RunPanel.updates`."""
-        found = [(trial.name, str(trial.folder)) for trial in trials(run.folder.parent)]
-        now["trials"] = [folder for _, folder in found]
-        exportable = status.checkpoint > 0 and run.folder.name != "vae"  # which alone animates nothing
-        updates: Updates = {
-            self.box: gr.update(visible=bool(found) or exportable),
-            self.export: gr.update(visible=exportable),
-        }
-        if now["trials"] != seen.get("trials"):
-            updates[self.choice] = gr.update(choices=found, value=next(iter(now["trials"]), None))
-        return updates
-
-    def _export(self, config: TrainingConfig) -> Iterator[Updates]:
-        note = views.message(tr("Exporting the newest checkpoint…"))
-        yield {self.note: gr.update(value=note, visible=True), self.export: gr.update(interactive=False)}
-        updates: Updates = {self.export: gr.update(interactive=True)}
-        try:
-            out = self.manager.export(config)
-        except InputError as error:
-            yield updates | {self.note: views.message(str(error), kind="error")}
-            return
-        found = [(trial.name, str(trial.folder)) for trial in trials(config.runs_folder)]
-        yield updates | {
-            self.note: views.message(tr("Written to {folder}", folder=out), kind="done"),
-            self.choice: gr.update(choices=found, value=str(out)),
-        }
-
-    def _use(self, folder: str | None) -> Updates:
-        try:
-            if not folder:
-                raise InputError(tr("There is nothing to try yet; export a checkpoint first."))
-            self.service.use_model(Path(folder))
-        except InputError as error:
-            return {self.note: refusal(error)}
-        return self._switched() | {self.tabs: gr.Tabs(selected="animate")}
-
-    def _opened(self) -> Updates:
-        """The page was opened."""
-        return {self.back: gr.update(visible=self.service.trial is not None)}
-
-    def _back(self) -> Updates:
-        self.service.use_model(None)
-        return self._switched()
-
-    def _switched(self) -> Updates:
-        """The service animates with another checkpoint: its note, and the settings it would choose."""
-        return self.animate.switched() | {
-            self.back: gr.update(visible=self.service.trial is not None),
-            self.note: gr.update(visible=False),
-        }
+def lines_box(text: Sequence[str], *, kind: str = "info") -> str:
+    """Several lines in a box; those about files that are left out stand in a list of their own that opens."""
+    left_out = [line for line in text if line.startswith("left out: ")]
+    body = "".join(f"<div>{html.escape(line)}</div>" for line in text if line not in left_out)
+    if left_out:
+        items = "".join(f"<div>{html.escape(line)}</div>" for line in left_out)
+        body += f"<details><summary>{tr(_UNUSABLE, count=len(left_out))}</summary>{items}</details>"
+    return f'<div class="ma-message ma-{kind}" role="status">{body}</div>'

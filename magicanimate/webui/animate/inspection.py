@@ -1,11 +1,17 @@
-"""A quick look at photo and clip as an animation would take them: what they are, and what of them is used."""
+"""What a photo, a clip and a mask show, found out in a moment, before anything is animated.
+
+The bundled part segmenter looks at the photo. It learned from drawn people, so what is said here is a guess.
+
+Letters in shape comments: ``H W`` pixels.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,15 +22,18 @@ import numpy as np
 from PIL import Image
 
 from densepose_tools.one_click import examine
-from densepose_tools.photo_people import PersonDetector, count_people, is_plausible
+from densepose_tools.photo_people import PersonDetector, count_people, is_plausible, measures, thinned
 from densepose_tools.tracking import with_mark
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
+from magicanimate.mask import Stroke, painted, shown, write_masks
 from magicanimate.media.densepose_check import Kind, MotionReport, check_densepose
 from magicanimate.media.fit import Box, MotionFit, fit_photo, frame_box, plan_motion_fit
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
 from magicanimate.palette import nearest_labels
+from magicanimate.webui.gallery.thumbnails import encode_webp
+from magicanimate.webui.texts import tr
 
 _PIXELS = 60_000_000
 """Of a clip's frames that are decoded: about 230 frames of 512 x 512, a fraction of a second."""
@@ -34,7 +43,7 @@ _KEPT = 12
 
 
 @dataclass(frozen=True)
-class ClipLook:
+class InspectedClip:
     """What a clip shows.
 
     Attributes:
@@ -44,7 +53,6 @@ class ClipLook:
         boxes: around the people in each of the frames looked at; the animation looks at all of them.
         samples: some of the frames, the first one with somebody in it first, uint8 (k, h, w, 3).
         numbers: of the samples among the frames.
-        looked_at: frames that were decoded.
     """
 
     report: MotionReport
@@ -54,7 +62,6 @@ class ClipLook:
     boxes: tuple[Box | None, ...]
     samples: np.ndarray
     numbers: tuple[int, ...]
-    looked_at: int
 
     def plan(self, *, width: int, height: int, fit: str) -> MotionFit:
         """Which part of the frames would be used."""
@@ -70,7 +77,7 @@ class ClipLook:
         return [plan.apply(frame, number) for frame, number in zip(self.samples, self.numbers, strict=True)]
 
 
-def look_at_photo(
+def fitted_photo(
     request: AnimationRequest, find_people: Callable[[np.ndarray], Box | None] | None = None
 ) -> np.ndarray:
     """The photo as the networks would see it, uint8 (height, width, 3).
@@ -87,14 +94,14 @@ def look_at_photo(
     return fit_photo(photo, width=request.width, height=request.height, fit=request.fit, person=people)
 
 
-def look_at_clip(request: AnimationRequest) -> ClipLook:
+def inspect_clip(request: AnimationRequest) -> InspectedClip:
     """What the clip of a request shows in the stretch that is used.
 
     Raises:
         InputError: it cannot be used.
     """
     path = Path(request.motion)
-    return _clip(path, _changed(path), request.start, request.end, request.stride, request.fps)
+    return _inspected_clip(path, _changed(path), request.start, request.end, request.stride, request.fps)
 
 
 def _changed(path: Path) -> int:
@@ -111,9 +118,9 @@ def _photo(path: Path, changed: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _clip(
+def _inspected_clip(
     path: Path, changed: int, start: float, end: float | None, stride: int, fps: float | None
-) -> ClipLook:
+) -> InspectedClip:
     clip = open_motion(path, start=start, end=end, stride=stride, fps=fps)
     with closing(clip.frames()) as frames:
         report = check_densepose(islice(frames, _most(clip)))
@@ -132,7 +139,7 @@ def _clip(
                 numbers.append(number)
             last = frame
     shown = samples[: _KEPT + 1] or [last]
-    return ClipLook(
+    return InspectedClip(
         report=report,
         size=(clip.width, clip.height),
         frames=clip.num_frames_estimate or 0,
@@ -140,7 +147,6 @@ def _clip(
         boxes=tuple(boxes),
         samples=np.stack(shown),
         numbers=tuple(numbers[: _KEPT + 1] or [len(boxes) - 1]),
-        looked_at=number + 1,
     )
 
 
@@ -202,7 +208,7 @@ class ClipStrip:
         return frame if mark is None else with_mark(frame, *mark)
 
 
-def look(clip: str | Path) -> ClipStrip:
+def clip_strip(clip: str | Path) -> ClipStrip:
     """Look at a clip; the last ones are remembered.
 
     Raises:
@@ -213,11 +219,11 @@ def look(clip: str | Path) -> ClipStrip:
         changed = path.stat().st_mtime_ns
     except OSError:
         changed = 0  # which its reader will tell
-    return _look(path, changed)
+    return _clip_strip(path, changed)
 
 
 def as_video(picture: Path, folder: Path) -> Path:
-    """An animated picture as a video that browsers play, in a new folder; see `look` for errors."""
+    """An animated picture as a video that browsers play, in a new folder; see `clip_strip` for errors."""
     from magicanimate.media.writer import VideoWriter
 
     clip = open_motion(picture)
@@ -230,7 +236,7 @@ def as_video(picture: Path, folder: Path) -> Path:
 
 
 def last_frame(video: Path, folder: Path) -> Path:
-    """The last frame of a video as a png in a new folder; see `look` for errors."""
+    """The last frame of a video as a png in a new folder; see `clip_strip` for errors."""
     (frame,) = deque(open_motion(video).frames(), maxlen=1)
     folder.mkdir()
     path = folder / f"{video.stem}_last.png"
@@ -275,7 +281,7 @@ def _coarse(frame: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _look(path: Path, changed: int) -> ClipStrip:
+def _clip_strip(path: Path, changed: int) -> ClipStrip:
     kind = examine(path).kind
     clip = open_motion(path)
     seconds = (clip.num_frames_estimate or 1) / clip.fps
@@ -288,3 +294,161 @@ def _look(path: Path, changed: int) -> ClipStrip:
 def _small(frame: np.ndarray) -> Image.Image:
     picture = Image.fromarray(frame)
     return picture.resize((max(1, round(_HEIGHT * picture.width / picture.height)), _HEIGHT))
+
+
+_LEGS = {"thighs": (7, 8, 9, 10), "lower legs": (11, 12, 13, 14), "feet": (5, 6)}
+
+_SMALLEST_PART = 0.003
+"""Of the picture; fewer pixels of a part are noise."""
+
+_SIZE_MISMATCH, _BREADTH_MISMATCH = 1.25, 1.4
+"""From these ratios on it is said: on pairs that suit each other the guesses scatter by 1.1 and 1.25."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a dancer differs from the person in a photo, both in the picture of the result.
+
+    Attributes:
+        size: the photo's person by the dancer; 2 is twice as large.
+        breadth: the same of the shoulders' width by the head's size.
+        unseen: parts of the legs that the clip shows and the photo does not.
+    """
+
+    size: float | None
+    breadth: float | None
+    unseen: tuple[str, ...]
+
+    @property
+    def builds_differ(self) -> bool:
+        """Whether the dancer's size or build is so different that the result will look like somebody else."""
+        sizes, breadths = (value or 1.0 for value in (self.size, self.breadth))
+        return max(sizes, 1 / sizes) >= _SIZE_MISMATCH or max(breadths, 1 / breadths) >= _BREADTH_MISMATCH
+
+    def sentence_on_builds(self) -> str:
+        """How the dancer's build differs; empty if it does not."""
+        size = breadth = ""
+        percent = 0
+        if self.size is not None and max(self.size, 1 / self.size) >= _SIZE_MISMATCH:
+            percent = round(100 * abs(1 / self.size - 1))
+            size = "about {percent} % smaller" if self.size > 1 else "about {percent} % larger"
+        if self.breadth is not None and max(self.breadth, 1 / self.breadth) >= _BREADTH_MISMATCH:
+            breadth = "narrower" if self.breadth > 1 else "broader"
+        how = " and ".join(filter(None, (size, breadth)))
+        return tr(f"The dancer is {how} than your person.", percent=percent) if how else ""
+
+    def sentence_on_unseen(self) -> str:
+        """Which parts of the body will be made up; empty if none."""
+        if not self.unseen:
+            return ""
+        names = ", ".join(map(tr, self.unseen))
+        return tr("The dance shows what your photo does not: {parts}. They will be made up.", parts=names)
+
+
+def is_cut_off(maps: Sequence[np.ndarray]) -> bool:
+    """Whether the dancer reaches the lower edge of the picture in most part maps, uint8 (H, W) each.
+
+    Fitted to a smaller person, such a dancer would hang in the air without legs.
+    """
+    return bool(maps) and np.median([bool(labels[-1].any()) for labels in maps]) >= 0.5
+
+
+def some_maps(clip: Path, most: int = 8) -> list[np.ndarray]:
+    """About ``most`` frames of a motion clip, evenly spread, as part maps, uint8 (H, W) each.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    opened = open_motion(clip)
+    every = max(1, (opened.num_frames_estimate or most) // most)
+    return [thinned(nearest_labels(frame)[0]) for frame in islice(opened.frames(), 0, None, every)]
+
+
+def compare(photo: np.ndarray, maps: Sequence[np.ndarray]) -> Comparison:
+    """Compare one person with one dancer.
+
+    Args:
+        photo: part map of the photo, uint8 (H, W).
+        maps: some of the clip's, uint8 (H, W) each.
+    """
+    size = breadth = None
+    person, dancers = measures(photo), [found for found in map(measures, maps) if found is not None]
+    if person is not None and dancers:
+        # Relative to the picture, since the maps may be of another size.
+        dancer = np.median(
+            [found / labels.shape[0] for found, labels in zip(dancers, maps, strict=False)], axis=0
+        )
+        head, shoulders = person / photo.shape[0] / dancer
+        size, breadth = float(np.sqrt(head * shoulders)), float(shoulders / head)
+    unseen = tuple(
+        name
+        for name, labels in _LEGS.items()
+        if np.median([_share(found, labels) for found in maps]) >= 2 * _SMALLEST_PART
+        and _share(photo, labels) < _SMALLEST_PART / 2
+    )
+    return Comparison(size, breadth, unseen)
+
+
+def _share(labels: np.ndarray, wanted: tuple[int, ...]) -> float:
+    return float(np.isin(labels, wanted).mean())
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """What is looked at; the files go with the program.
+
+    Attributes:
+        scene: video of what is under the mask: the dance video, or its part map.
+        mask: as it was drawn or given, without strokes.
+        count: frames of both.
+        photo: the photo's people before the new background, as the networks see them, a WebP.
+    """
+
+    scene: Path
+    mask: Path
+    count: int
+    photo: bytes
+
+
+def mask_files(scene: Path, mask: Path, preview: Path) -> MaskFiles:
+    """What was written of a mask; the photo is at the left of the preview."""
+    from magicanimate.media.photo import load_photo
+
+    clip = open_motion(mask)
+    photo = encode_webp(load_photo(preview)[None, :, : clip.width], side=128)
+    return MaskFiles(scene, mask, clip.num_frames_estimate or 0, photo)
+
+
+def mask_picture(scene: Path, mask: Path, number: int, *, grow: int, feather: float) -> bytes:
+    """A frame, from 0, with its mask over it as a WebP.
+
+    Raises:
+        InputError: one of the files is gone or shorter.
+    """
+    below, level = _frame(scene, number), _frame(mask, number)
+    if below.shape != level.shape:
+        raise InputError("The mask is of another size; show it again.")
+    return encode_webp(shown(below, level[..., 1], grow, feather)[None])
+
+
+def paint_mask(mask: Path, stroke: Stroke) -> Path:
+    """A copy of a mask, in a new folder beside it, with a stroke on the frames of its range.
+
+    Raises:
+        InputError: it cannot be read or written.
+    """
+    clip = open_motion(mask)
+    new = mask.parent.parent / secrets.token_hex(8) / mask.name
+    new.parent.mkdir()
+    with closing(clip.frames()) as frames:
+        levels = painted((frame[..., 1] for frame in frames), stroke)
+        write_masks(new, levels, size=(clip.width, clip.height), rate=clip.rate)
+    return new
+
+
+def _frame(video: Path, number: int) -> np.ndarray:
+    clip = open_motion(video)
+    with closing(open_motion(video, start=number / clip.fps).frames()) as frames:
+        for frame in frames:
+            return frame
+    raise InputError(f"{video.name} has no frame {number + 1}; show the mask again.")

@@ -19,11 +19,11 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
-from magicanimate.webui.animate.bodies import is_cut_off, some_maps
+from magicanimate.webui.animate.inspection import is_cut_off, some_maps
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.events import PRIVATE, Updates
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import choice_name, tr
+from magicanimate.webui.views import PRIVATE, Updates
 
 MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
 
@@ -353,6 +353,28 @@ def cut_off(new: MadeMotion) -> str:
     return tr("The clip cuts the dancer off, so it cannot be fitted: choose a clip with the whole body.")
 
 
+def motion_made(new: MadeMotion, warning: str = "") -> str:
+    """What was made of the visitor's clip, by what, and what to know of it."""
+    made = new.extraction
+    said = [tr("Motion clip of {count} frame.|Motion clip of {count} frames.", count=made.num_frames)]
+    said.append(tr("Its colours were corrected.") if new.engine is None else tr(_FOUND_BY[new.engine]))
+    if made.empty:
+        text = "{count} of them shows nobody.|{count} of them show nobody."
+        said.append(tr(text, count=len(made.empty)))
+    if made.filled:
+        text = "{count} of them repeats a neighbour.|{count} of them repeat a neighbour."
+        said.append(tr(text, count=len(made.filled)))
+    said.append(tr("Saved as {name}.", name=made.video.name))
+    return views.message(" ".join(said), kind="done") + (views.message(warning) if warning else "")
+
+
+_FOUND_BY = {
+    "torch": "People were found by the released DensePose network.",
+    "detectron2": "People were found by the released DensePose network (detectron2).",
+    "mini": "People were found by a simple built-in detector.",
+}
+
+
 class MotionJob:
     """Builds the two buttons where it is made, and the line under them.
 
@@ -418,7 +440,7 @@ class MotionJob:
                 if isinstance(report, Progress):
                     yield {self.status: views.progress_bar(report)}
                 else:
-                    yield {self.status: views.motion_made(report, cut_off(report)), **made(report)}
+                    yield {self.status: motion_made(report, cut_off(report)), **made(report)}
         except InputError as error:
             yield {self.status: views.message(without_folders(str(error), clip), kind="error")}
         except Cancelled:

@@ -3,21 +3,102 @@
 from __future__ import annotations
 
 import html
+import shutil
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import gradio as gr
 
 from magicanimate import lora
-from magicanimate.checkpoints.disk import free_bytes, home, human_bytes
-from magicanimate.checkpoints.locate import ModelInfo, describe_models
-from magicanimate.errors import InputError
+from magicanimate.checkpoints.disk import downloads_folder, free_bytes, home, human_bytes
+from magicanimate.checkpoints.locate import ModelInfo, describe_models, fetch_full
+from magicanimate.config import Progress
+from magicanimate.errors import Cancelled, InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
-from magicanimate.webui.events import PRIVATE, Updates
-from magicanimate.webui.models.fetching import FetchStatus, ModelFetch
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
+from magicanimate.webui.views import PRIVATE, Updates
+
+FetchState = Literal["idle", "running", "paused", "failed", "done"]
+
+
+@dataclass(frozen=True)
+class FetchStatus:
+    """A moment of the download.
+
+    Attributes:
+        state: "idle" if it was never begun, or given up.
+        progress: the last that was told.
+        error: why it failed, a sentence.
+    """
+
+    state: FetchState = "idle"
+    progress: Progress | None = None
+    error: str = ""
+
+
+class ModelFetch:
+    """At most one download at a time. Every method may be called from any thread.
+
+    It goes on where it was stopped, also by the end of the program.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        # What an earlier program has fetched already lies in a folder that goes when all is there.
+        paused = any(downloads_folder().rglob("*")) if downloads_folder().is_dir() else False
+        self._status = FetchStatus("paused" if paused else "idle")
+
+    @property
+    def status(self) -> FetchStatus:
+        """How it stands."""
+        with self._lock:
+            return self._status
+
+    def start(self) -> None:
+        """Begin, or go on; nothing happens while it runs."""
+        with self._lock:
+            if self._status.state == "running":
+                return
+            self._stop = threading.Event()
+            self._status = FetchStatus("running", self._status.progress)
+            self._thread = threading.Thread(target=self._run, args=(self._stop,), daemon=True)
+            self._thread.start()
+
+    def pause(self) -> None:
+        """Stop; what was fetched is kept."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def cancel(self) -> None:
+        """Stop, and delete what was fetched."""
+        self.pause()
+        shutil.rmtree(downloads_folder(), ignore_errors=True)
+        with self._lock:
+            self._status = FetchStatus()
+
+    def _run(self, stop: threading.Event) -> None:
+        def report(progress: Progress) -> None:
+            with self._lock:
+                self._status = replace(self._status, progress=progress)
+
+        try:
+            fetch_full(on_progress=report, should_stop=stop.is_set)
+            told: dict = {"state": "done"}
+        except Cancelled:
+            told = {"state": "paused"}
+        except InputError as error:
+            told = {"state": "failed", "error": str(error)}
+        with self._lock:
+            self._status = replace(self._status, **told)
+
 
 _LOOK_EVERY = 1.0  # seconds, while something is fetched
 
@@ -27,11 +108,10 @@ class ModelsTab:
 
     Args:
         service: animates with the model in use.
-        fetch: fetches the full one.
     """
 
-    def __init__(self, service: AnimationService, fetch: ModelFetch):
-        self.service, self.fetch = service, fetch
+    def __init__(self, service: AnimationService):
+        self.service, self.fetch = service, ModelFetch()
         self.list = gr.HTML(self._list, padding=False, elem_id="models", js_on_load=ON_LOAD)
         with gr.Row(elem_id="own-model"):
             self.folder = gr.Textbox(

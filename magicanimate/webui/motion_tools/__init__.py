@@ -1,1 +1,0 @@
-"""The tab on which a motion clip is made of any video."""
