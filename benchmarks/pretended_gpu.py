@@ -330,7 +330,36 @@ def _group_norm(x, groups, weight=None, bias=None, *_):
     return x.new_empty(x.shape)  # its kernel for CUDA knows no channels last
 
 
-def _like(x: torch.Tensor, **_) -> torch.Tensor:
+def _native_layer_norm(x, normalized_shape, weight, bias, _):
+    rest = (*x.shape[: -len(normalized_shape)], *[1] * len(normalized_shape))
+    statistics = (x.new_empty(rest, dtype=torch.float32) for _ in ("mean", "1 / deviation"))
+    return _layer_norm(x, normalized_shape, weight, bias), *statistics
+
+
+def _native_group_norm(x, weight, bias, samples, channels, pixels, groups, _):
+    statistics = (x.new_empty(samples, groups) for _ in ("mean", "1 / deviation"))
+    return _group_norm(x, groups, weight, bias), *statistics
+
+
+def _norm_backward(weight_at: int):
+    """Gradients of a norm's input, weight and bias, of which the last argument says which are asked for."""
+
+    def shortcut(gradient, x, *others):
+        weight, asked = others[weight_at], others[-1]
+        made = (x.new_empty(x.shape), *(weight if weight is None else weight.new_empty(weight.shape),) * 2)
+        return tuple(each if wanted else None for each, wanted in zip(made, asked, strict=True))
+
+    return shortcut
+
+
+def _addmm(bias, x, weight, **_):
+    _alike(bias, x, weight)
+    if x.shape[1] != weight.shape[0]:
+        raise RuntimeError(f"{tuple(x.shape)} cannot be multiplied with {tuple(weight.shape)}")
+    return x.new_empty(x.shape[0], weight.shape[1])
+
+
+def _like(x: torch.Tensor, *_, **__) -> torch.Tensor:
     return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)  # the first is the quicker
 
 
@@ -361,6 +390,7 @@ def _keeps_shape(x: torch.Tensor, other) -> bool:
     return other.dtype == x.dtype and other.ndim <= x.ndim and all(b in (1, a) for a, b in fits)
 
 
+_ELEMENTWISE = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor)
 _SHAPED_BY_VALUES = {
     aten.nonzero: lambda x: x.new_empty(min(FOUND, x.numel()), x.ndim, dtype=torch.int64),
     aten.masked_select: lambda x: x.new_empty(min(FOUND, x.numel())),
@@ -372,9 +402,17 @@ _SHORTCUTS = {
     aten.layer_norm.default: _layer_norm,
     aten.group_norm.default: _group_norm,
     aten._to_copy.default: _to_copy,
+    aten.native_layer_norm.default: _native_layer_norm,
+    aten.native_layer_norm_backward.default: _norm_backward(3),
+    aten.native_group_norm.default: _native_group_norm,
+    aten.native_group_norm_backward.default: _norm_backward(2),
+    aten.addmm.default: _addmm,
+    aten._safe_softmax.default: _like,
+    aten._softmax_backward_data.default: _like,
     aten.silu.default: _like,
     aten.gelu.default: _like,
-    **{func: _elementwise(func) for func in (aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor)},
+    aten.gelu_backward.default: _like,
+    **{func: _elementwise(func) for func in _ELEMENTWISE},
 }
 
 

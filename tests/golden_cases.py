@@ -44,15 +44,16 @@ def load_cases(folder: Path) -> dict[str, dict[str, Any]]:
     return {case["case"]: case for case in cases if case["case"] != NOT_A_TARGET}
 
 
-def tiny_pipeline(dtype: torch.dtype = torch.float32) -> MagicAnimatePipeline:
-    """All networks with the weights of the rule."""
+def tiny_pipeline(dtype: torch.dtype = torch.float32, *, layers_per_block: int = 2) -> MagicAnimatePipeline:
+    """All networks with the weights of the rule; the reference numbers are those of two layers a block."""
     from diffusers import DDIMScheduler
 
+    layers = {"layers_per_block": layers_per_block}
     return MagicAnimatePipeline(
         vae=fill_module("vae", tiny_vae()).to(dtype),
-        unet=fill_module("unet", tiny_unet()).to(dtype),
-        appearance_encoder=fill_module("appearance_encoder", tiny_appearance_encoder()).to(dtype),
-        controlnet=fill_module("controlnet", tiny_controlnet()).to(dtype),
+        unet=fill_module("unet", tiny_unet(**layers)).to(dtype),
+        appearance_encoder=fill_module("appearance_encoder", tiny_appearance_encoder(**layers)).to(dtype),
+        controlnet=fill_module("controlnet", tiny_controlnet(**layers)).to(dtype),
         scheduler=DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,

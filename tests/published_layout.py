@@ -127,9 +127,10 @@ def fill_module(component: str, module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def tiny_unet() -> VideoUNet:
+def tiny_unet(*, layers_per_block: int = 2) -> VideoUNet:
     """The video UNet of the reference numbers, randomly initialized."""
     return VideoUNet(
+        layers_per_block=layers_per_block,
         sample_size=64,
         block_out_channels=(32, 64, 128, 128),
         cross_attention_dim=32,
@@ -140,14 +141,14 @@ def tiny_unet() -> VideoUNet:
     )
 
 
-def tiny_appearance_encoder() -> AppearanceEncoder:
+def tiny_appearance_encoder(*, layers_per_block: int = 2) -> AppearanceEncoder:
     """The appearance encoder of the reference numbers, randomly initialized."""
-    return AppearanceEncoder(**_arguments(TINY_UNET))
+    return AppearanceEncoder(**_arguments(TINY_UNET) | {"layers_per_block": layers_per_block})
 
 
-def tiny_controlnet() -> ControlNetModel:
+def tiny_controlnet(*, layers_per_block: int = 2) -> ControlNetModel:
     """The ControlNet of the reference numbers, randomly initialized."""
-    return ControlNetModel(**_arguments(TINY_CONTROLNET))
+    return ControlNetModel(**_arguments(TINY_CONTROLNET) | {"layers_per_block": layers_per_block})
 
 
 def tiny_vae() -> AutoencoderKL:

@@ -49,8 +49,8 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def pipe() -> MagicAnimatePipeline:
-    """Networks of SD 1.5's topology whose weights follow from their names."""
-    pipe = tiny_pipeline()
+    """Networks of SD 1.5's topology, with half of its layers, whose weights follow from their names."""
+    pipe = tiny_pipeline(layers_per_block=1)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -152,7 +152,7 @@ def tiny_network() -> NetworkConfig:
         size=32,
         vae_channels=(8, 16, 32, 64),
         latent_channels=4,
-        unet_channels=(16, 16, 32),
+        unet_channels=(16, 32),
         heads=2,
         norm_groups=8,
         text_width=16,
