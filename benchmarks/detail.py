@@ -40,8 +40,7 @@ def figures(video, truth, track) -> dict[str, float]:
     """How near the heads of a video, uint8 ``F H W 3``, are to the truth's."""
     import numpy as np
 
-    from training.metrics.pixels import flicker, gradient_energy, psnr, temporal_error
-    from training.metrics.similarity import ssim
+    from training.metrics.pixels import flicker, gradient_energy, psnr, ssim, temporal_error
 
     true, made = heads_of(truth, track), heads_of(video, track)
     everywhere = np.ones(true.shape[:3], bool)

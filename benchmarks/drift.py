@@ -41,7 +41,7 @@ def per_frame(video, truth, parts):
     """Figures of each frame, float64 (F,): identity, brightness and PSNR of the person."""
     import numpy as np
 
-    from training.metrics.colour import identity_difference, part_colours
+    from training.metrics.parts import identity_difference, part_colours
 
     rows = []
     for made, true, labels in zip(video, truth, parts, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.synthdance_data import Task
 from densepose_tools.segmenter import PartSegmenter
-from training.metrics import colour, parts, pixels, similarity
+from training.metrics import parts, pixels
 
 # Key, heading with unit and direction, digits.
 TRUTH_COLUMNS = (
@@ -49,10 +49,10 @@ class Judge:
 
         With a truth the identity is compared with the same parts of the same frame, else with the photo.
         """
-        shown = colour.part_colours(result, task.parts)
-        photo = colour.part_colours(task.photo[None], task.photo_parts[None])
+        shown = parts.part_colours(result, task.parts)
+        photo = parts.part_colours(task.photo[None], task.photo_parts[None])
         found = {
-            "identity_photo": colour.identity_difference(photo, shown),
+            "identity_photo": parts.identity_difference(photo, shown),
             "pose": parts.pose_agreement(task.parts, self.segmenter.labels(result)),
             "flicker": pixels.flicker(result),
         }
@@ -68,14 +68,14 @@ class Judge:
             "psnr": pixels.psnr(truth, result),
             "psnr_person": pixels.psnr(truth, result, person),
             "psnr_overflowing": pixels.psnr_overflowing(truth, result),
-            "ssim": similarity.ssim(truth, result),
-            "ssim_person": similarity.ssim(truth, result, person),
-            "feature_distance": similarity.feature_distance(self._truth[1], self.segmenter.features(result)),
+            "ssim": pixels.ssim(truth, result),
+            "ssim_person": pixels.ssim(truth, result, person),
+            "feature_distance": pixels.feature_distance(self._truth[1], self.segmenter.features(result)),
             "temporal": pixels.temporal_error(truth, result),
             "temporal_person": pixels.temporal_error(truth, result, person),
             "sharpness_person": pixels.gradient_energy(truth, result, person),
-            "ssim_head": similarity.head_ssim(truth, result, task.parts),
-            "identity": colour.identity_difference(colour.part_colours(truth, task.parts), shown),
+            "ssim_head": pixels.head_ssim(truth, result, task.parts),
+            "identity": parts.identity_difference(parts.part_colours(truth, task.parts), shown),
         }
 
 

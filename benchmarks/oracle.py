@@ -80,8 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from benchmarks.synthdance_data import FPS, FRAMES, SEED, SIZE, render, self_tasks, still_tasks
     from magicanimate.errors import InputError
-    from training.metrics.pixels import gradient_energy, psnr
-    from training.metrics.similarity import ssim
+    from training.metrics.pixels import gradient_energy, psnr, ssim
 
     try:
         render(args.data)

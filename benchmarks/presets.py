@@ -150,7 +150,7 @@ class Bench:
 
     def compare(self, ways: list[Way], task: Task, control: np.ndarray, **settings: Any) -> dict[str, dict]:
         """Figures of each way on one task; the first is what the others are compared with."""
-        from training.metrics import pixels, similarity
+        from training.metrics import pixels
 
         rows: dict[str, dict] = {}
         for way in ways:
@@ -162,7 +162,7 @@ class Bench:
                 "denoising": run.denoising,
                 "clock": run.clock,
                 "psnr_exact": pixels.psnr(exact.frames, run.frames),
-                "ssim_exact": similarity.ssim(exact.frames, run.frames),
+                "ssim_exact": pixels.ssim(exact.frames, run.frames),
             }
             near = f"{rows[way.name]['psnr_exact']:.1f} dB to {ways[0].name}"
             print(f"{task.name}, {way.name}: {run.whole:.1f} CPU s, {near}", file=sys.stderr, flush=True)

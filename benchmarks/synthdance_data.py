@@ -82,7 +82,7 @@ def render(folder: Path, *, size: int = SIZE) -> None:
         )
     write_info(folder, info)
     if todo:
-        from training.dancers.workers import render_all
+        from training.dancers.clip import render_all
 
         for index in render_all(folder, info, todo, workers=1):
             print(f"rendered test person {index + 1} of {IDENTITIES}", flush=True)

@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from magicanimate.errors import InputError
-    from training.batches import batches
+    from training.loop import batches
 
     torch.set_num_threads(1)
     best: dict[str, tuple[float, float]] = {}

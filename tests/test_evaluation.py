@@ -33,7 +33,7 @@ from training.evaluation.networks import (
 from training.evaluation.protocol import METRICS, load_protocol, protocol_names, published_rows
 from training.evaluation.run import evaluate, resized
 from training.evaluation.statistics import bootstrap, paired
-from training.metrics import frechet, pixels, similarity
+from training.metrics import frechet, pixels
 
 
 class Noisy:
@@ -125,7 +125,7 @@ def test_ssim_is_the_librarys():
         *pair, sigma=1.5, kernel_size=11, data_range=255.0, return_full_image=True
     )
     theirs = places[..., 5:-5, 5:-5].mean()  # the library goes on beyond the edge, on mirrored pixels
-    assert similarity.ssim(truth, result) == pytest.approx(float(theirs), abs=1e-6)
+    assert pixels.ssim(truth, result) == pytest.approx(float(theirs), abs=1e-6)
     theirs = torchmetrics.peak_signal_noise_ratio(*pair, data_range=255.0)
     assert pixels.psnr(truth, result) == pytest.approx(float(theirs), abs=1e-5)
 

@@ -294,7 +294,7 @@ LISTED = {
     "training.export": {"save_pretrained"},
     "training.segmenter.command": {"save_pretrained"},
     "training.pictures": {"save"},
-    "training.data.prepare": {"save"},
+    "training.data.preparer": {"save"},
     "training.evaluation.run": {"save"},
     "training.data.flip": {"av.open", "save"},
     "training.data.shards": {"tarfile.open", "numpy.savez", "save"},
@@ -305,7 +305,7 @@ LISTED = {
     "magicanimate.webui.animate.check_card": {"save"},
     "magicanimate.webui.animate.inspection": {"save"},
     "magicanimate.webui.gallery.thumbnails": {"save"},
-    "training.segmenter.augment": {"save"},
+    "training.segmenter.stage": {"save"},
     # the TorchScript that a person names; weights that the program has read, into memory for a library
     "training.evaluation.networks": {"torch.jit.load", "torch.save"},
     # files that grow: a download that goes on, the log of a program, a resume log, rows of a run

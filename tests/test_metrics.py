@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from magicanimate.errors import InputError
-from training.metrics import colour, frechet, parts, pixels, similarity
+from training.metrics import frechet, parts, pixels
 
 
 def videos(seed: int = 0, *, frames: int = 3, size: tuple[int, int] = (24, 20)):
@@ -75,10 +75,10 @@ def test_heads_are_judged_where_they_are_large():
     labels[1, 10:14, 10:14] = 24  # small
     result = truth.copy()
     result[1:] = 0
-    assert similarity.head_ssim(truth, result, labels) == pytest.approx(1)
+    assert pixels.head_ssim(truth, result, labels) == pytest.approx(1)
     labels[2, 5:40, 5:30] = 24
-    assert similarity.head_ssim(truth, result, labels) == pytest.approx(0.5, abs=0.02)
-    assert math.isnan(similarity.head_ssim(truth, result, np.zeros_like(labels)))
+    assert pixels.head_ssim(truth, result, labels) == pytest.approx(0.5, abs=0.02)
+    assert math.isnan(pixels.head_ssim(truth, result, np.zeros_like(labels)))
 
 
 def test_masks_limit_figures_to_the_person():
@@ -88,10 +88,10 @@ def test_masks_limit_figures_to_the_person():
     inside = (slice(None), slice(6, 18), slice(6, 14))
     assert pixels.l1(truth, result, mask) == pytest.approx(pixels.l1(truth[inside], result[inside]))
     assert pixels.psnr(truth, result, mask) == pytest.approx(pixels.psnr(truth[inside], result[inside]))
-    windows = similarity.ssim_map(truth, result)[:, 1:13, 1:9]  # the map begins 5 pixels further in
-    assert similarity.ssim(truth, result, mask) == pytest.approx(windows.mean())
+    windows = pixels.ssim_map(truth, result)[:, 1:13, 1:9]  # the map begins 5 pixels further in
+    assert pixels.ssim(truth, result, mask) == pytest.approx(windows.mean())
     none = np.zeros_like(mask)
-    for figure in (pixels.l1, pixels.psnr, similarity.ssim, pixels.temporal_error):
+    for figure in (pixels.l1, pixels.psnr, pixels.ssim, pixels.temporal_error):
         assert math.isnan(figure(truth, result, none))
 
 
@@ -110,26 +110,26 @@ def test_ssim_of_one_window_by_the_formula():
         )
         c1, c2 = 6.5025, 58.5225
         expected.append((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
-    assert similarity.ssim_map(truth, result)[1, 2, 1] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert pixels.ssim_map(truth, result)[1, 2, 1] == pytest.approx(np.mean(expected), abs=1e-9)
 
 
 def test_ssim_of_known_pictures():
     truth, result = videos()
-    assert similarity.ssim(truth, truth) == pytest.approx(1)
-    assert similarity.ssim(truth, result) < similarity.ssim(truth, truth)
+    assert pixels.ssim(truth, truth) == pytest.approx(1)
+    assert pixels.ssim(truth, result) < pixels.ssim(truth, truth)
     black, white = np.zeros((1, 16, 16, 3), np.uint8), np.full((1, 16, 16, 3), 255, np.uint8)
-    assert similarity.ssim(black, white) == pytest.approx(6.5025 / (255**2 + 6.5025))  # luminance term alone
+    assert pixels.ssim(black, white) == pytest.approx(6.5025 / (255**2 + 6.5025))  # luminance term alone
     with pytest.raises(ValueError, match="smaller than the window"):
-        similarity.ssim(truth[:, :8], truth[:, :8])
+        pixels.ssim(truth[:, :8], truth[:, :8])
 
 
 def test_feature_distance_of_known_directions():
     x = np.zeros((2, 3, 4, 4), np.float32)
     x[:, 0] = 5
     y = np.roll(x, 1, axis=1)  # perpendicular
-    assert similarity.feature_distance([x], [x * 7]) == pytest.approx(0)
-    assert similarity.feature_distance([x, x], [y, x]) == pytest.approx(1)  # mean of 2 and 0
-    assert similarity.feature_distance([x], [-x]) == pytest.approx(4)
+    assert pixels.feature_distance([x], [x * 7]) == pytest.approx(0)
+    assert pixels.feature_distance([x, x], [y, x]) == pytest.approx(1)  # mean of 2 and 0
+    assert pixels.feature_distance([x], [-x]) == pytest.approx(4)
 
 
 def test_temporal_error_ignores_what_does_not_change():
@@ -176,14 +176,14 @@ CIEDE2000 = [
 
 def test_colour_difference_against_published_pairs():
     first, second, expected = (np.array(column) for column in zip(*CIEDE2000, strict=True))
-    np.testing.assert_allclose(colour.delta_e(first, second), expected, atol=1e-4)
-    np.testing.assert_allclose(colour.delta_e(second, first), expected, atol=1e-4)
+    np.testing.assert_allclose(parts.delta_e(first, second), expected, atol=1e-4)
+    np.testing.assert_allclose(parts.delta_e(second, first), expected, atol=1e-4)
 
 
 def test_lab_of_known_colours():
     rgb = np.array([(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 0, 255), (119, 119, 119)], np.uint8)
     expected = [(100, 0, 0), (0, 0, 0), (53.24, 80.09, 67.20), (32.30, 79.19, -107.86), (50.03, 0, 0)]
-    np.testing.assert_allclose(colour.srgb_to_lab(rgb), expected, atol=0.02)
+    np.testing.assert_allclose(parts.srgb_to_lab(rgb), expected, atol=0.02)
 
 
 def test_identity_compares_parts_that_both_show():
@@ -191,16 +191,16 @@ def test_identity_compares_parts_that_both_show():
     labels[:, :4, :4], labels[:, 4:, :4], labels[0, :4, 4:] = 2, 23, 3
     labels[0, 7, 7] = 5  # too small to judge
     video = np.full((2, 8, 8, 3), 120, np.uint8)
-    photo = colour.part_colours(video[:1], labels[:1])
+    photo = parts.part_colours(video[:1], labels[:1])
     assert np.isfinite(photo[0, :, 0]).nonzero()[0].tolist() == [2, 3, 23]
-    assert colour.identity_difference(photo, colour.part_colours(video, labels)) == 0
+    assert parts.identity_difference(photo, parts.part_colours(video, labels)) == 0
     other = video.copy()
     other[1, :4, :4] = (200, 40, 40)  # the torso, in one of two frames
-    found = colour.part_colours(other, labels)
-    one = colour.delta_e(colour.srgb_to_lab(video[1, 0, 0]), colour.srgb_to_lab(other[1, 0, 0]))
-    assert colour.identity_difference(photo, found) == pytest.approx(float(one) / 2 / 3)
-    nobody = colour.part_colours(video, np.zeros_like(labels))
-    assert math.isnan(colour.identity_difference(photo, nobody))
+    found = parts.part_colours(other, labels)
+    one = parts.delta_e(parts.srgb_to_lab(video[1, 0, 0]), parts.srgb_to_lab(other[1, 0, 0]))
+    assert parts.identity_difference(photo, found) == pytest.approx(float(one) / 2 / 3)
+    nobody = parts.part_colours(video, np.zeros_like(labels))
+    assert math.isnan(parts.identity_difference(photo, nobody))
 
 
 def test_part_agreement_by_hand():

@@ -279,7 +279,7 @@ def test_mattes(raw, tmp_path, reader, monkeypatch, capsys):
 
 
 def test_mattes_without_the_package(tmp_path, monkeypatch):
-    from training.data.mattes import Mattes
+    from training.data.preparer import Mattes
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match="pip install rembg onnxruntime"):

@@ -12,10 +12,8 @@ from accelerate.utils import send_to_device
 
 from benchmarks.pretended_gpu import PretendedGPU
 from tests.training_files import write_video
-from training.averages import Averages
-from training.batches import batches
 from training.build import Start
-from training.loop import ON_HOST, make_optimizer
+from training.loop import EMA, ON_HOST, batches, make_optimizer
 from training.presets import preset
 from training.runs import build_stage
 from training.sets import DataFolders, open_data
@@ -74,7 +72,7 @@ def train_a_step(gpu: PretendedGPU, stage, config, *, learns: bool) -> torch.Ten
         stage.latents.vae.to("cuda")  # which is no part of the stage
     learning = {name: p for name, p in stage.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(config.optimizer, list(learning.values()))
-    averages = Averages(learning, decay=config.optimizer.ema_decay)
+    averages = EMA(learning, decay=config.optimizer.ema_decay)
     batch = next(iter(batches(stage.samples, config, first_step=0)))
     batch = send_to_device(batch, "cuda", skip_keys=ON_HOST)
     looks = config.loss.attention_weight > 0  # is learned from gradients of its own

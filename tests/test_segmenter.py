@@ -22,8 +22,15 @@ from tests.training_runs import losses, rows
 from training.__main__ import main
 from training.dancers.dataset import DancerFolder
 from training.segmenter import command
-from training.segmenter.augment import _hide, _transform, augment
-from training.segmenter.stage import DICE_WEIGHT, build_segmenter, segmentation_loss, segmenter_config
+from training.segmenter.stage import (
+    DICE_WEIGHT,
+    _hide,
+    _transform,
+    augment,
+    build_segmenter,
+    segmentation_loss,
+    segmenter_config,
+)
 
 
 @pytest.fixture(scope="module")

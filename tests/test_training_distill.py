@@ -12,9 +12,9 @@ from torch.utils.data import default_collate
 
 from magicanimate.errors import InputError
 from tests.training_runs import train
-from training.batches import Numbered
 from training.build import Start
 from training.diffusion import sample_latents
+from training.loop import Numbered
 from training.presets import preset
 from training.runs import build_stage
 from training.sets import DataFolders, open_data

@@ -16,11 +16,9 @@ from magicanimate.errors import InputError
 from tests.training_files import write_video
 from tests.training_runs import command, finish, losses, rows, train, weights
 from training.__main__ import main
-from training.averages import Averages
-from training.batches import StepBatches
 from training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
 from training.config import OptimizerConfig, StageConfig, fixed_settings
-from training.loop import learning_rate
+from training.loop import EMA, StepBatches, learning_rate
 from training.presets import preset
 from training.run_folder import Metrics, alone_in, check_settings
 
@@ -240,7 +238,7 @@ def test_learning_rate_warms_up_holds_and_decays():
 
 def test_averages_follow_and_change_places():
     parameters = {"a": torch.nn.Parameter(torch.zeros(1))}
-    averages = Averages(parameters, decay=0.9)
+    averages = EMA(parameters, decay=0.9)
     with torch.no_grad():
         parameters["a"].fill_(1.0)
     averages.update(parameters, step=1000)
@@ -252,7 +250,7 @@ def test_averages_follow_and_change_places():
 
 def test_without_averaging_there_is_no_second_copy():
     parameters = {"a": torch.nn.Parameter(torch.zeros(1))}
-    averages = Averages(parameters, decay=0.0)
+    averages = EMA(parameters, decay=0.0)
     with torch.no_grad():
         parameters["a"].fill_(1.0)
     averages.update(parameters, step=5)

@@ -10,8 +10,8 @@ import torch
 
 from magicanimate.errors import InputError
 from training.config import LossConfig
+from training.diffusion import denoising_losses, draw_noise, draw_timestep, min_snr_weight, snr, target
 from training.initial_networks import build_scheduler
-from training.losses import denoising_losses, draw_noise, draw_timestep, min_snr_weight, snr, target
 
 TIMESTEPS = torch.tensor([0, 250, 500, 998])
 

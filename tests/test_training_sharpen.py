@@ -14,12 +14,12 @@ from densepose_tools.segmenter import PartSegmenter
 from magicanimate.errors import InputError
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
-from training.batches import Numbered
 from training.build import Start
 from training.data.draws import Stream, generator
 from training.data.tensors import to_images
-from training.losses import draw_noise
-from training.metrics.similarity import feature_distance
+from training.diffusion import draw_noise
+from training.loop import Numbered
+from training.metrics.pixels import feature_distance
 from training.presets import preset
 from training.runs import build_stage
 from training.sets import DataFolders, open_data

@@ -23,13 +23,13 @@ from tests.inputs import write_motion, write_photo
 from tests.media_files import write_clip
 from tests.training_files import standing_points, write_points, write_video
 from tests.training_runs import losses, rows, train, weights
-from training.batches import Numbered
 from training.build import Start
 from training.checkpoints import load_averages
 from training.config import LossConfig, OptimizerConfig
 from training.data.tensors import draw_labels
 from training.initial_networks import NewNetworks, PipelineNetworks
 from training.latents import Latents, channel_weights
+from training.loop import Numbered
 from training.presets import preset
 from training.runs import build_stage
 from training.runs import train as train_stage

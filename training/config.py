@@ -57,7 +57,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the denoiser predicts and how timesteps count; see `training.losses`."""
+    """What the denoiser predicts and how timesteps count; see `training.diffusion`."""
 
     prediction: Prediction = setting("epsilon", "what the denoiser predicts")
     zero_terminal_snr: bool = setting(False, "the last timestep is pure noise (v_prediction only)")

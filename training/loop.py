@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,13 +20,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from magicanimate.config import ShouldStop
 from magicanimate.device import multiplies_bfloat16
 from magicanimate.errors import InputError
-from training.averages import Averages
-from training.batches import batches
 from training.checkpoints import read_newest, write_checkpoint
 from training.config import OptimizerConfig, Precision, StageConfig
 from training.run_folder import SAMPLES, Metrics
@@ -140,7 +139,7 @@ class Trainer:
         trained = [p for p in stage.parameters() if p.requires_grad]
         self.model, self.optimizer = accelerator.prepare(stage, make_optimizer(config.optimizer, trained))
         self.parameters = {name: p for name, p in stage.named_parameters() if p.requires_grad}
-        self.averages = Averages(self.parameters, decay=config.optimizer.ema_decay)
+        self.averages = EMA(self.parameters, decay=config.optimizer.ema_decay)
         self.step, self.mean_loss = 0, None
 
     def run(self, *, stop_after: int | None = None, should_stop: ShouldStop | None = None) -> int:
@@ -273,3 +272,104 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.mean_loss = state["step"], state.get("mean_loss")
         log.info("resumed %s at step %d", path, self.step)
+
+
+class EMA:
+    """The averaged values, by the parameters' names; with a decay of 0 the parameters themselves."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], *, decay: float):
+        self.decay = decay
+        self.values = {name: p.detach().clone() if decay else p.detach() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
+        """Take in the parameters after ``step``."""
+        if not self.decay:
+            return
+        # The first averages follow quickly: a fixed decay would carry the random start for long.
+        decay = min(self.decay, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(self.values.values()), [p.detach() for p in parameters.values()], 1 - decay)
+
+    @torch.no_grad()
+    def load(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Take over saved averages."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+    @contextmanager
+    def in_place(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+        """Within the block the networks have the averaged weights."""
+        self._swap(parameters)
+        try:
+            yield
+        finally:
+            self._swap(parameters)
+
+    @torch.no_grad()
+    def _swap(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        if not self.decay:
+            return
+        for name, p in parameters.items():
+            kept = p.detach().clone()
+            p.copy_(self.values[name])
+            self.values[name] = kept
+
+
+class StepBatches:
+    """Global sample indices ``step * samples_a_step + k`` of the parts that one process computes.
+
+    A batch is cut into ``processes`` x ``accumulation`` equal parts; a process takes every so many-th.
+    Iterating yields the parts in the order they are computed, ``accumulation`` of them a step.
+
+    Raises:
+        InputError: the batch cannot be cut so.
+    """
+
+    def __init__(self, config: StageConfig, *, first_step: int, process: int, processes: int):
+        parts = processes * config.accumulation
+        if config.batch_size % (parts * config.targets):
+            raise InputError(
+                f"a batch of {config.batch_size} cannot be cut into {parts} equal parts ({processes}"
+                f" processes, accumulation {config.accumulation}) of whole samples; choose a multiple of"
+                f" {parts * config.targets} as batch_size."
+            )
+        self.config, self.first_step = config, first_step
+        self.process, self.processes = process, processes
+        self.part = config.samples_a_step // parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.config.steps):
+            for turn in range(self.config.accumulation):
+                first = step * self.config.samples_a_step + (turn * self.processes + self.process) * self.part
+                yield list(range(first, first + self.part))
+
+    def __len__(self) -> int:
+        return max(0, self.config.steps - self.first_step) * self.config.accumulation
+
+
+class Numbered(Dataset):
+    """Samples that know their global index, from which a stage draws their noise."""
+
+    def __init__(self, samples: Dataset):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.samples[index], "index": index}
+
+
+def batches(
+    samples: Dataset, config: StageConfig, *, first_step: int, process: int = 0, processes: int = 1
+) -> DataLoader:
+    """Loader of this process's parts of the batches; ``config.workers`` processes read ahead."""
+    plan = StepBatches(config, first_step=first_step, process=process, processes=processes)
+    return DataLoader(
+        Numbered(samples),
+        batch_sampler=plan,
+        num_workers=config.workers,
+        # A fork of a process with threads can wait for ever for a lock that one of them held.
+        multiprocessing_context="spawn" if config.workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -84,7 +84,7 @@ def _render(options: argparse.Namespace) -> None:
     ]
     if not todo:
         return
-    from training.dancers.workers import render_all
+    from training.dancers.clip import render_all
 
     start = time.monotonic()
     finished = render_all(options.out, info, todo, options.workers, keypoints=options.keypoints)

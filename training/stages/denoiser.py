@@ -42,9 +42,15 @@ from training.attention_loss import attention_losses, point_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
 from training.data.draws import Stream, generator
 from training.data.tensors import draw_labels, labels_of
-from training.diffusion import SAMPLING_STEPS, same_noise, sample_latents
+from training.diffusion import (
+    SAMPLING_STEPS,
+    denoising_losses,
+    draw_noise,
+    draw_timestep,
+    same_noise,
+    sample_latents,
+)
 from training.latents import Latents
-from training.losses import denoising_losses, draw_noise, draw_timestep
 from training.pictures import psnr, save_grid, save_video, sharpness
 
 MOTION = ".motion_modules."

@@ -30,7 +30,7 @@ from torch import nn
 from magicanimate.errors import InputError
 from training.config import StageConfig
 from training.data.draws import Stream, generator
-from training.losses import draw_noise, snr
+from training.diffusion import draw_noise, snr
 from training.stages.denoiser import Denoiser, choose_trained, softened
 from training.stages.sharpen import Sharpener
 

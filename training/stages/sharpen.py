@@ -28,8 +28,7 @@ from magicanimate.models.autoencoder import decode_scaled, spatial_factor
 from training.config import StageConfig
 from training.data.computed import PhotoLabels
 from training.data.draws import Stream, generator
-from training.diffusion import sample_latents
-from training.losses import draw_noise
+from training.diffusion import draw_noise, sample_latents
 from training.stages.denoiser import Denoiser, choose_trained, softened
 
 MARGIN = 1  # tokens around a crop that are decoded and not judged
@@ -215,7 +214,7 @@ def build_discriminator(width: int = 32) -> nn.Sequential:
 def feature_losses(network: nn.Module, made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Distance of what a network sees in pictures ``N 3 H W``, float32 ``N``.
 
-    As `training.metrics.similarity.feature_distance` measures it; with gradients of ``made``.
+    As `training.metrics.pixels.feature_distance` measures it; with gradients of ``made``.
     """
     with torch.no_grad():
         wanted = level_features(network, truth)

@@ -15,7 +15,6 @@ from torch.utils.data import Dataset, default_collate
 
 from training.config import StageConfig
 from training.data.draws import Stream, generator
-from training.data.tensors import jitter_colours
 from training.pictures import psnr, save_grid
 
 SAMPLED = 16
@@ -75,6 +74,24 @@ class VaeStage(nn.Module):
 
 def _normal(rng: np.random.Generator, shape: torch.Size) -> torch.Tensor:
     return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def jitter_colours(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Random channel order, gain and offset per image (``B 3 H W`` in [-1, 1]).
+
+    The autoencoder must reproduce photographs whose colours the renderer never draws.
+    """
+    order, gain, offset = [], [], []
+    for _ in images:
+        order.append(torch.from_numpy(rng.permutation(3)))
+        gain.append(torch.from_numpy(rng.uniform(0.7, 1.3, (3, 1, 1))).float())
+        offset.append(torch.from_numpy(rng.uniform(-0.2, 0.2, (3, 1, 1))).float())
+    # Drawn on the CPU, the same for every device, and brought to the pictures' device in one copy each.
+    order, gain, offset = (
+        torch.stack(drawn).to(images.device, non_blocking=True) for drawn in (order, gain, offset)
+    )
+    shuffled = images.gather(1, order[:, :, None, None].expand_as(images))
+    return (shuffled * gain + offset).clamp(-1, 1)
 
 
 def gradient_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
