@@ -1,9 +1,10 @@
-"""Store what an extractor found in a clip, so that the motion video can be drawn again.
+"""Archives of the people found in a clip, from which the motion video can be drawn again without the network.
 
-An archive is a plain ``.npz``: ``size`` (width, height), ``rate`` (frames a second, as a fraction),
-``num_frames``, ``settings`` (JSON), and over all ``P`` people of all frames, frame by frame, surest first:
-``frame`` int32 (P,), ``boxes`` float32 (P, 4) of x, y, width, height, ``scores`` float32 (P,), and for person
-p ``labels_p``, ``u_p`` and ``v_p``, uint8 of the box's whole pixels (the last two not from every engine).
+An archive is a plain ``.npz``. For the clip it has ``size`` (width, height), ``rate`` (frames per second as a
+fraction), ``num_frames`` and ``settings`` (JSON). For all ``P`` people of all frames, ordered by frame and
+then by score, it has ``frame`` int32 (P,), ``boxes`` float32 (P, 4) of x, y, width, height, and ``scores``
+float32 (P,). For person number p it has ``labels_p``, ``u_p`` and ``v_p``, uint8 arrays of the box's size in
+whole pixels (not all engines give the last two).
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ _LARGEST_RATE = 10_000
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """The clip that an archive was made of.
+    """The clip that an archive was made from.
 
     Attributes:
-        width, height: pixels.
-        rate: frames a second.
-        num_frames: its length.
-        settings: how it was made, JSON-ready.
+        width, height: size in pixels.
+        rate: frames per second.
+        num_frames: number of frames.
+        settings: the settings of the extraction, JSON-ready.
     """
 
     width: int
@@ -48,7 +49,7 @@ class ClipInfo:
 
 
 def write_archive(path: Path, frames: Iterable[list[Person]], info: ClipInfo) -> None:
-    """Write an archive, frame by frame, complete or not at all.
+    """Write an archive frame by frame; the file appears when it is complete.
 
     Args:
         path: the ``.npz``.
@@ -58,12 +59,14 @@ def write_archive(path: Path, frames: Iterable[list[Person]], info: ClipInfo) ->
     Raises:
         InputError: it cannot be written.
     """
+    # Small, so kept in memory until the end; the maps are written as they come.
     frame_of: list[int] = []
     boxes: list[tuple[float, ...]] = []
     scores: list[float] = []
     try:
         with (
             whole_file(path) as partial,
+            # By zipfile rather than numpy.savez, which would need all arrays in memory at once.
             zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as file,
         ):
             for number, people in enumerate(frames):
@@ -95,7 +98,7 @@ def _add(file: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file was written by ``write_archive``."""
+    """Whether a file is an archive written by `write_archive`."""
     try:
         with Archive(path):
             return True
@@ -104,14 +107,14 @@ def is_archive(path: Path) -> bool:
 
 
 class Archive:
-    """An archive opened for reading: a sequence of frames, read when asked for. Use it as a context.
+    """An archive opened for reading, as a sequence of frames that are read on demand. Use it as a context.
 
     Attributes:
-        info: of the clip.
+        info: the clip's description.
     """
 
     def __init__(self, path: Path):
-        """Open it.
+        """Open an archive and check everything but the maps.
 
         Raises:
             InputError: it is missing, damaged or something else.
@@ -129,6 +132,7 @@ class Archive:
             raise self._unusable(getattr(error, "reason", "it is damaged")) from error
 
     def _read_info(self) -> ClipInfo:
+        # Bounds as for videos: the file may come from anybody, and the video will be as large as it says.
         limits = MediaLimits()
         width, height = self._file.read("size", kind="iu", shape=(2,)).tolist()
         numerator, denominator = self._file.read("rate", kind="iu", shape=(2,)).tolist()
@@ -158,16 +162,18 @@ class Archive:
         if not in_order:
             raise Unreadable(self.path, "its people are of frames that it does not have")
         # A box may reach over the edge of the picture, but not far.
+        # Otherwise a damaged file could ask for arrays of any size.
         within = np.abs(self._boxes) <= 4 * max(self.info.width, self.info.height)
         if not (within.all() and np.isfinite(self._scores).all()):
             raise Unreadable(self.path, "its boxes are not possible")
+        # People are sorted by frame, so those of a frame are a range.
         self._starts = np.searchsorted(owners, np.arange(frames + 1)).tolist()
 
     def __len__(self) -> int:
         return self.info.num_frames
 
     def __getitem__(self, frame: int) -> list[Person]:
-        """People of a frame.
+        """The people in a frame.
 
         Raises:
             InputError: the file is damaged.
@@ -183,6 +189,7 @@ class Archive:
         shape = tuple(int(side) if side >= 1 else None for side in (box[3], box[2]))
         try:
             labels, coordinates = self._read_map(f"labels_{p}", shape), None
+            # Such a label would be an index beyond the palette when it is drawn.
             if labels.max(initial=0) >= len(PALETTE):
                 raise Unreadable(self.path, "it has parts that no body has")
             if f"u_{p}" in self._file.names:
@@ -192,6 +199,7 @@ class Archive:
         return Person(box, float(self._scores[p]), labels, coordinates)
 
     def _read_map(self, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        # A box may be larger than the picture, but not arbitrarily (checked above).
         most = 16 * self.info.width * self.info.height
         labels = self._file.read(name, kind="u", shape=shape, most=max(most, 4096))
         if labels.dtype != np.uint8:

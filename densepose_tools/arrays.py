@@ -1,7 +1,8 @@
-"""Arrays out of npz and npy files that may come from anybody: headers are checked before unpacking.
+"""Reads arrays from npz and npy files that may come from anybody, checking headers before anything is
+unpacked.
 
-The format of npz is that of numpy.lib.format: a zip of ``NAME.npy`` entries, each a header with type and
-shape and then the numbers. An entry of a few bytes can unpack to gigabytes, a header can promise any shape.
+An npz file (numpy.lib.format) is a zip of ``NAME.npy`` entries, each a header with dtype and shape followed
+by the numbers. A few bytes of such a file can unpack to gigabytes, and a header can promise any shape.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _BROKEN = (
     *(RuntimeError, NotImplementedError, MemoryError, RecursionError),
     *(tokenize.TokenError, zlib.error, zipfile.BadZipFile),
 )
-"""What zipfile and numpy raise on files that are damaged, encrypted or packed in another way."""
+"""What zipfile and numpy raise for files that are damaged, encrypted or compressed in an unsupported way."""
 
 
 class ArrayFile:
@@ -50,6 +51,7 @@ class ArrayFile:
             raise Unreadable(self.path, "it is no npz file, or is cut off") from error
         entries = self._zip.infolist()
         self._entries = {entry.filename: entry for entry in entries}
+        # Of two entries with one name, different readers would see different ones.
         if len(entries) > _MOST_ENTRIES or len(self._entries) < len(entries):
             self._zip.close()
             raise Unreadable(self.path, "it has too many entries, or two of one name")
@@ -63,16 +65,16 @@ class ArrayFile:
         shape: tuple[int | None, ...],
         most: int = 2**20,
     ) -> np.ndarray:
-        """One of the arrays.
+        """Read one array.
 
         Args:
-            name: of the array.
-            kind: letters of `numpy.dtype.kind` that it may have, such as "iu" for whole numbers.
-            shape: that it must have; ``None`` for a dimension of any length.
-            most: bytes that it may have.
+            name: its name.
+            kind: allowed letters of `numpy.dtype.kind`, such as "iu" for integers.
+            shape: required shape; ``None`` stands for a dimension of any length.
+            most: maximum size in bytes.
 
         Raises:
-            Unreadable: it is missing, damaged, or another one than that.
+            Unreadable: it is missing, damaged, or does not meet these conditions.
         """
         try:
             entry = self._entries.get(f"{name}.npy")
@@ -88,13 +90,18 @@ class ArrayFile:
                 size = dtype.itemsize
                 for side in found:
                     size *= side
+                # Before reading: the entry's own size is known from the zip's directory.
                 if size > most or size > entry.file_size:
                     raise Unreadable(self.path, f"its array {name!r} would have {size} bytes")
-                data = stream.read(size + 1)  # to the end, where zipfile compares the checksum
+                # One byte more than wanted, to reach the end of the entry, where zipfile compares the
+                # checksum.
+                data = stream.read(size + 1)
             if len(data) != size:
                 raise Unreadable(self.path, f"its array {name!r} has another length than it says")
             array = np.frombuffer(data, dtype).reshape(found, order="F" if fortran else "C")
+            # Arrays from a buffer in C order are used as they are; they are read-only.
             return array.copy() if fortran else array
+        # Unreadable is one; everything below would call it merely damaged.
         except InputError:
             raise
         except _BROKEN as error:
@@ -112,7 +119,7 @@ class ArrayFile:
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array of an ``.npy`` file, read from the disk as it is used.
+    """Memory-map the array of an ``.npy`` file.
 
     Raises:
         Unreadable: the file is missing, cut off, or holds no plain numbers.
@@ -125,7 +132,7 @@ def map_array(path: Path) -> np.ndarray:
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type that the header of an entry says."""
+    """Shape, Fortran order and dtype from the header of an entry."""
     version = np.lib.format.read_magic(stream)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -133,4 +140,5 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     }
     if version not in readers:
         raise ValueError(f"version {version}")
+    # numpy evaluates the header as a Python literal, which takes long for long ones.
     return readers[version](stream, max_header_size=_LONGEST_HEADER)

@@ -1,6 +1,6 @@
-"""The limbs of a body in a part map, and how long and wide they are.
+"""The limbs in a part map: where their joints are, and how long and wide they are.
 
-A body is a tree of limbs that hang on one another by joints.
+A body is a tree of limbs, of which each is connected to its parent by a joint.
 
 Letters in shape comments: ``H W`` pixels. Points are x, y in pixels.
 """
@@ -18,7 +18,7 @@ from magicanimate.errors import InputError
 
 @dataclass(frozen=True)
 class Limb:
-    """A limb: its name, its labels in DensePose's numbering, and the limb on which it hangs."""
+    """A limb: its name, its part ids in DensePose's numbering, and its parent limb."""
 
     name: str
     labels: tuple[int, ...]
@@ -41,7 +41,7 @@ LIMBS = (
     Limb("right hand", (3,), "right forearm"),
     Limb("left hand", (4,), "left forearm"),
 )
-"""In the order in which they are drawn, arms over the rest."""
+"""All limbs, parents first, in the order in which they are drawn: arms over the rest."""
 
 _LEAST_PIXELS = 12
 
@@ -49,25 +49,26 @@ _BEHIND_ARMS = ("torso", "thigh")
 _ARMS = (3, 4, *range(15, 23))
 
 _SPECK_NEIGHBOURS = 3
-"""A pixel with fewer neighbours of its limb is a speck, such as compression leaves, and is left out."""
+"""A pixel with fewer neighbours of its limb is a speck, as compression leaves them, and is ignored."""
 
 _LONG = 0.9
-"""A limb is as long as it is in this share of frames at most: in the others it points at the camera."""
+"""Quantile of a limb's lengths over the frames that counts as its length: in many it points at the camera."""
 
 _REACHES = 4
-"""Steps of two pixels in which a limb is looked for around another: detectors leave gaps."""
+"""Steps of two pixels by which one limb is grown to find the contact with another: detectors leave gaps."""
 
 _SAMPLES = 60
+"""About how many frames of a clip the build is measured in."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A limb in one picture.
+    """A limb in one image.
 
     Attributes:
-        joint: where it hangs on the limb above, float64 (2,).
-        axis: unit vector from there along it, float64 (2,).
-        length, width: pixels along and across.
+        joint: the joint with the parent limb, float64 (2,).
+        axis: unit vector from the joint along the limb, float64 (2,).
+        length, width: size along and across the axis, pixels.
     """
 
     joint: np.ndarray
@@ -78,11 +79,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Build:
-    """The build of a body.
+    """The position and proportions of a body.
 
     Attributes:
-        pelvis: where it stands, float64 (2,): the torso's joint in the first picture that has one.
-        sizes: name of limb -> length and width in pixels, of those that were seen.
+        pelvis: the torso's joint in the first image that has one, float64 (2,).
+        sizes: name of a limb -> its length and width in pixels; only limbs that were seen.
     """
 
     pelvis: np.ndarray
@@ -90,7 +91,7 @@ class Build:
 
 
 def segments(labels: np.ndarray) -> dict[str, Segment]:
-    """The limbs of a part map of one person, uint8 (H, W), that are large enough to measure."""
+    """Measure the limbs in a part map of one person, uint8 (H, W); limbs that are too small are left out."""
     masks = {limb.name: alone(labels, limb) > 0 for limb in LIMBS}
     found = {}
     for limb in LIMBS:
@@ -98,8 +99,10 @@ def segments(labels: np.ndarray) -> dict[str, Segment]:
         if len(pixels) < _LEAST_PIXELS:
             continue
         if limb.parent is None:
+            # The root has no parent: its joint is the pelvis, where the thighs begin.
             below = masks["right thigh"] | masks["left thigh"]
             joint = _contact(masks[limb.name], below)
+            # No thighs in the picture: the middle of its lower edge.
             joint = np.array([pixels[:, 0].mean(), pixels[:, 1].max()]) if joint is None else joint
         else:
             joint = _contact(masks[limb.name], masks[limb.parent])
@@ -107,7 +110,9 @@ def segments(labels: np.ndarray) -> dict[str, Segment]:
                 continue
         along = pixels.mean(axis=0) - joint
         distance = float(np.hypot(*along))
+        # A limb seen end-on has no direction; it is taken to point down.
         axis = along / distance if distance > 0.5 else np.array([0.0, 1.0])
+        # A quantile, as single pixels far out would make it longer.
         length = max(1.0, float(np.quantile((pixels - joint) @ axis, 0.98)) + 0.5)
         found[limb.name] = Segment(joint, axis, length, len(pixels) / length)
     for side in ("right", "left"):
@@ -119,10 +124,10 @@ def segments(labels: np.ndarray) -> dict[str, Segment]:
 
 
 def _from_shoulder(pixels: np.ndarray, elbow: np.ndarray) -> Segment:
-    """An upper arm from its shoulder, the end away from the elbow, float64 (n, 2).
+    """An upper arm, from its pixels (n, 2), that begins at the end away from the elbow.
 
-    Where an arm hangs along the torso the middle of what touches the torso is halfway down the arm, and the
-    arm would seem to lead sideways from there.
+    The contact with the torso does not do as a joint: where an arm hangs along the torso its middle is
+    halfway down the arm, which would seem to lead sideways from there.
     """
     distance = np.hypot(*(pixels - elbow).T)
     shoulder = pixels[distance >= np.quantile(distance, 0.9)].mean(axis=0)
@@ -132,7 +137,7 @@ def _from_shoulder(pixels: np.ndarray, elbow: np.ndarray) -> Segment:
 
 
 def measure_build(maps: Iterable[np.ndarray]) -> Build:
-    """The build of the person in part maps, uint8 (H, W); left and right limbs count as alike.
+    """Measure the build of the person in part maps, uint8 (H, W); left and right limbs are taken to be equal.
 
     Raises:
         InputError: no map shows a torso.
@@ -147,6 +152,7 @@ def measure_build(maps: Iterable[np.ndarray]) -> Build:
             seen.setdefault(_either(name), []).append((segment.length, segment.width))
     if pelvis is None:
         raise InputError("No torso is seen, so the build cannot be told; choose a picture of the whole body.")
+    # The length is a quantile, see _LONG; the width, which no view shortens, a median.
     sizes = {
         name: (
             float(np.quantile([length for length, _ in pairs], _LONG)),
@@ -160,22 +166,25 @@ def measure_build(maps: Iterable[np.ndarray]) -> Build:
 
 
 def sample_step(count: int) -> int:
-    """The sampling interval, in frames, that suffices to measure the build in a clip of ``count`` frames."""
+    """Interval, in frames, at which a clip of ``count`` frames has to be sampled to measure the build."""
     return max(1, count // _SAMPLES)
 
 
 def alone(labels: np.ndarray, limb: Limb) -> np.ndarray:
-    """A limb by itself, uint8 (H, W): without specks, and whole where an arm passes in front of it."""
+    """A limb's labels alone, uint8 (H, W), without specks and completed where an arm hides it."""
     mask = np.isin(labels, limb.labels)
     mask &= neighbours(mask) >= _SPECK_NEIGHBOURS
+    # Labels, not the mask: a limb has two of them, such as its front and back.
     single = np.where(mask, labels, 0)
     if not limb.name.endswith(_BEHIND_ARMS):
         return single
     arms = np.isin(labels, _ARMS)
     for axis in (0, 1):
+        # Along rows and columns: an arm's pixel between two pixels of the limb hides the limb.
         seen = np.moveaxis(mask, axis, 0)
         before = np.maximum.accumulate(seen, axis=0)
         behind = np.maximum.accumulate(seen[::-1], axis=0)[::-1]
+        # The last pixel of the limb before the arm gives the label.
         index = np.maximum.accumulate(np.where(seen, np.arange(len(seen))[:, None], 0), axis=0)
         nearest = np.take_along_axis(np.moveaxis(labels, axis, 0), index, axis=0)
         hidden = before & behind & np.moveaxis(arms, axis, 0)
@@ -185,7 +194,8 @@ def alone(labels: np.ndarray, limb: Limb) -> np.ndarray:
 
 
 def neighbours(mask: np.ndarray) -> np.ndarray:
-    """How many of the eight pixels around each of a mask (H, W) are set."""
+    """For every pixel of a mask (H, W), how many of its eight neighbours are set."""
+    # Nine shifted views: cheaper than a convolution, and no package for it.
     padded = np.pad(mask.astype(np.uint8), 1)
     height, width = mask.shape
     around = (padded[dy : dy + height, dx : dx + width] for dy, dx in product(range(3), repeat=2))
@@ -193,7 +203,7 @@ def neighbours(mask: np.ndarray) -> np.ndarray:
 
 
 def either_side(pairs: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Limbs as they are in ``Build.sizes``, left and right, which are alike there, under one name."""
+    """Merge left and right limbs, which are equal in `Build.sizes`, under one name."""
     return {_either(name): pair for name, pair in pairs.items()}
 
 
@@ -202,13 +212,13 @@ def _either(name: str) -> str:
 
 
 def _points(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask as x, y, float64 (n, 2)."""
+    """The pixels of a mask as x and y, float64 (n, 2)."""
     rows, columns = np.nonzero(mask)
     return np.stack([columns, rows], axis=1).astype(np.float64)
 
 
 def _contact(mask: np.ndarray, other: np.ndarray) -> np.ndarray | None:
-    """Middle of the pixels of a mask that lie beside another, ``None`` if the two are far apart."""
+    """The middle of those pixels of a mask that touch another mask, ``None`` if the two are far apart."""
     near = other
     for _ in range(_REACHES):
         near = _grown(near)
@@ -219,7 +229,7 @@ def _contact(mask: np.ndarray, other: np.ndarray) -> np.ndarray | None:
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
-    """A mask and the two pixels around it."""
+    """A mask, grown by two pixels."""
     for axis in (0, 1):
         grown = mask.copy()
         for shift in (1, 2):

@@ -1,4 +1,5 @@
-"""The command line: ``python -m densepose_tools CLIP -o OUT``."""
+"""The command line, ``python -m densepose_tools CLIP -o OUT``: motion videos, part maps of pictures, and
+keypoints."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 _DESCRIPTION = """\
-Turn an ordinary clip into a DensePose motion clip for MagicAnimate: as many frames, as fast and as large.
+Turn an ordinary clip into a DensePose motion clip for MagicAnimate, of the same size, frame rate and length.
 The released DensePose weights (256 MB) are fetched on first use.
 """
 
@@ -35,11 +36,11 @@ examples:
   python -m densepose_tools dance.mp4 -o dance_map.mp4
   python -m densepose_tools dance.mp4 -o dance_map.mp4 --max-people 1 --codec h264
   python -m densepose_tools dance.mp4 -o dance_map.mp4 --min-score {PUBLISHED_MIN_SCORE}   # as published
-  python -m densepose_tools dance_map.npz -o again.mp4    # draw what was found once more
-  python -m densepose_tools photos -o photos --pictures   # the map of every picture in a folder
-  python -m densepose_tools dance.mp4 -o points.mp4 --keypoints   # for checkpoints that keypoints drive
+  python -m densepose_tools dance_map.npz -o again.mp4    # draw the people found earlier again
+  python -m densepose_tools photos -o photos --pictures   # part maps of all pictures in a folder
+  python -m densepose_tools dance.mp4 -o points.mp4 --keypoints   # for checkpoints driven by keypoints
 
-A run that was stopped goes on where it was when the same is run again.
+To resume a run that was stopped, run the same command again.
 """
 
 
@@ -56,7 +57,7 @@ def parse_people(text: str) -> str | tuple[int, ...] | PersonAt:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """The parser of the command line."""
     selection = Selection()
     parser = argparse.ArgumentParser(
         prog="python -m densepose_tools",
@@ -71,62 +72,73 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--pictures",
         action="store_true",
-        help="CLIP is a folder of single pictures, of any sizes: writes NAME.densepose.png into the folder "
-        "OUT, which may be CLIP; --people largest or all",
+        help="CLIP is a folder of single pictures of any sizes: writes NAME.densepose.png into the folder "
+        "OUT, which may be CLIP; with --people largest or all",
     )
     add(
         "--keypoints",
         action="store_true",
-        help="find DWPose's keypoints (package rtmlib): OUT is .npz for points, .mp4 for their drawing",
+        help="find DWPose keypoints (package rtmlib); OUT is .npz for points, .mp4 for a drawing of them",
     )
     add("--pose-models", type=Path, metavar="FOLDER", help="DWPose's two ONNX files (default: fetched)")
-    add("--engine", choices=ENGINES, default="auto", help="what finds the parts (default: auto)")
+    add("--engine", choices=ENGINES, default="auto", help="what finds the body parts (default: auto)")
     add("--weights", type=Path, metavar="FILE", help="the released model_final_162be9.pkl, if you have it")
     add("--device", help="cuda, cuda:1, mps or cpu (default: the best)")
-    add("--offline", action="store_true", help="fetch nothing")
+    add("--offline", action="store_true", help="do not download anything")
     add(
         "--min-score",
         type=float,
         default=selection.min_score,
         metavar="SCORE",
-        help=f"leave out people less sure than this (default: %(default)s; published: {PUBLISHED_MIN_SCORE})",
+        help=f"leave out people with a lower score (default: %(default)s; published: {PUBLISHED_MIN_SCORE})",
     )
     add(
         "--max-people",
         type=int,
         default=selection.max_people,
         metavar="N",
-        help="keep the surest N of each frame (default: %(default)s)",
+        help="keep the N people with the highest scores in each frame (default: %(default)s)",
     )
     add(
         "--people",
         type=parse_people,
         default="largest",
         metavar="WHO",
-        help="largest, all, places in the order of size, such as 1 or 1,3, or at=X,Y@SECOND: who is at that "
-        "pixel then, counted from --start (default: %(default)s)",
+        help="whom to draw: largest, all, ranks by size such as 1 or 1,3, or at=X,Y@SECOND: the person at "
+        "that pixel and time, counted from --start (default: %(default)s)",
     )
     add(
         "--margin",
         type=float,
         default=selection.margin,
         metavar="SHARE",
-        help="move sides of boxes that cut off head or legs out by this share, such as 0.1 (default: off, as "
+        help="widen boxes that cut off the head or legs by this share, such as 0.1 (default: off, as "
         "published; engine torch only)",
     )
-    add("--fill", type=int, default=12, metavar="N", help="fill gaps of N frames (default: %(default)s)")
+    add(
+        "--fill",
+        type=int,
+        default=12,
+        metavar="N",
+        help="fill gaps of up to N frames in which nobody is found (default: %(default)s)",
+    )
     add(
         "--deflicker",
         "--steady",  # its name in earlier versions
         action="store_true",
-        help="take out flicker: boxes that tremble, parts that change for a moment",
+        help="remove flicker: boxes that tremble, and parts that change for a moment",
     )
-    add("--flip", action="store_true", help="mirror the picture; left and right parts change places")
-    add("--like", type=Path, metavar="PHOTO", help="give the dancer build and place of the photo's person")
+    add("--flip", action="store_true", help="mirror the picture, with left and right parts exchanged")
+    add(
+        "--like",
+        type=Path,
+        metavar="PHOTO",
+        help="give the dancer the build and position of the photo's person",
+    )
     add(
         "--recolour",
         action="store_true",
-        help="CLIP is a part map: bring it into the right colours; --deflicker, --flip and --like go with it",
+        help="CLIP is a part map: convert it to the right colours; works with --deflicker, --flip and --like",
     )
     add("--codec", choices=("lossless", "h264"), default="lossless", help="h264 plays everywhere")
     add("--sound", action="store_true", help="keep the clip's sound")
@@ -134,14 +146,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--end", type=float, metavar="SECONDS", help="where in the clip to end")
     add("--fps", type=float, help="frame rate to bring the clip to (default: its own)")
     add(
-        "--no-archive", action="store_true", help="write the video only, not OUT.npz with labels, u, v, boxes"
+        "--no-archive",
+        action="store_true",
+        help="write only the video, not OUT.npz with labels, u, v and boxes",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="replace files of these names that this program did not make (its own results always are)",
+        help="replace files that this program did not make (its own results are always replaced)",
     )
-    add("-q", "--quiet", action="store_true", help="no progress, only the results' names")
+    add("-q", "--quiet", action="store_true", help="print only the names of the results, no progress")
     return parser
 
 
@@ -149,12 +163,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 2 for an `InputError`, 130 when interrupted."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # Other libraries' messages are not for the user of this command.
     for name in ("magicanimate", "densepose_tools"):
         logging.getLogger(name).setLevel(logging.WARNING if args.quiet else logging.INFO)
     return exit_status(lambda: _run(args), cancelled="cancelled; run the same again to go on")
 
 
 def _run(args: argparse.Namespace) -> None:
+    # Imported here, so that --help answers at once.
     from densepose_tools.archive import Archive
     from densepose_tools.extraction import extract, recolour, redraw
     from densepose_tools.output import Output
@@ -164,16 +180,20 @@ def _run(args: argparse.Namespace) -> None:
     if args.pictures or args.keypoints:
         if args.pictures and args.keypoints:
             raise InputError("Choose one of --pictures and --keypoints.")
+        # These two are programs of their own, with other inputs and outputs.
         _run_keypoints(args) if args.keypoints else _run_pictures(args)
         return
     again = args.clip.suffix == ".npz"
+    # An archive is the basis of redrawing, so there is one unless nothing new was found.
     archive = None if again or args.recolour or args.no_archive else args.output.with_suffix(".npz")
     output = Output(args.output, archive, codec=args.codec, sound=args.sound, overwrite=args.overwrite)
+    # Before any work: what is read must not be overwritten by what is written.
     output.check(args.clip, args.like, args.weights)
     with ProgressBar(quiet=args.quiet) as bar, stop_on_interrupt() as should_stop:
         common = {"on_progress": bar, "should_stop": should_stop}
         engine = EngineChoice(args.engine, args.weights, args.device, args.offline)
         selection = Selection(args.min_score, args.max_people, args.margin)
+        # Loaded once, and only if needed: redrawing and recolouring may need no network.
         load = cache(lambda: engine.load(selection, **common))
         if again:
             with Archive(args.clip) as opened:
@@ -186,6 +206,7 @@ def _run(args: argparse.Namespace) -> None:
                 log.info("the colours were %s", colours.name or "those that are needed")
             else:
                 stretch = {"start": args.start, "end": args.end, "fps": args.fps}
+                # They are stored with the result and decide whether an earlier run can be resumed.
                 settings = engine.settings(load(), selection, **stretch)
                 made = extract(
                     clip, load(), output, settings=settings, postprocessing=postprocessing, **common
@@ -197,6 +218,7 @@ def _run_pictures(args: argparse.Namespace) -> None:
     from densepose_tools.pictures import extract_pictures
     from magicanimate.progress import ProgressBar, stop_on_interrupt
 
+    # Ranks and points need the tracks of a clip.
     if args.people not in ("largest", "all"):
         raise InputError("With --pictures, --people is largest or all.")
     engine = EngineChoice(args.engine, args.weights, args.device, args.offline)
@@ -226,11 +248,13 @@ def _run_keypoints(args: argparse.Namespace) -> None:
     from magicanimate.media.motion import open_motion
     from magicanimate.media.outputs import check_file_output, check_output
 
+    # The suffix decides which of the two is written.
     is_points = args.output.suffix == ".npz"
     if not is_points and args.output.suffix != ".mp4":
         raise InputError(f"{args.output} must end in .npz (points) or .mp4 (their drawing).")
     how = {"inputs": [args.clip], "overwrite": args.overwrite}
     if is_points:
+        # Only a file of keypoints may be replaced without --overwrite.
         check_file_output(args.output, is_keypoints, **how)
     else:
         check_output(args.output, **how)
@@ -244,7 +268,7 @@ def _run_keypoints(args: argparse.Namespace) -> None:
 
 
 def is_keypoints(path: Path) -> bool:
-    """Whether a file holds keypoints as points."""
+    """Whether a file holds recorded keypoints, and so may be replaced."""
     from densepose_tools.keypoints import read_keypoints
 
     try:
@@ -285,6 +309,7 @@ def _ranges(numbers: list[int]) -> str:
     """[3, 4, 5, 9] -> "3-5, 9"."""
     parts: list[list[int]] = []
     for number in numbers:
+        # A number that follows the last one extends its range.
         if parts and parts[-1][1] == number - 1:
             parts[-1][1] = number
         else:

@@ -1,8 +1,9 @@
-"""Takes the flicker out of part maps, and the trembling out of boxes.
+"""Removes flicker from part maps, and trembling from boxes.
 
-What changes for a moment and changes back is taken for an error of the detector. Neighbouring frames are
-moved onto a frame block by block first, so that a limb that passes quickly is not taken for such an error.
-A detector's box trembles around a person, too, and a map drawn into it trembles along.
+A label that changes for a moment and then changes back is taken for an error of the detector. Before frames
+are compared, the neighbours of a frame are aligned with it block by block, so that a limb in fast motion is
+not taken for such an error. The detector's boxes also tremble around a person, and the maps drawn into them
+tremble along.
 
 Letters in shape comments: ``T`` frames, ``H W`` pixels.
 """
@@ -19,30 +20,32 @@ import numpy as np
 from densepose_tools.people import Person
 
 _REACH = 2
-"""Frames before and after that have a say; together they see changes that last up to two frames."""
+"""Frames before and after a frame that are compared with it; they reveal changes of up to two frames."""
 _BLOCK = 16
+"""Side of the blocks in which motion is estimated, pixels."""
 _SEARCH = 8
-"""Blocks are looked for this many pixels around, at half size, and then one pixel around at full size."""
+"""Range of the motion search, in pixels at half resolution; it is refined by one pixel at full resolution."""
 _STANDSTILL = 0.02
-"""A block moves only if that makes this share of it agree more: noise is no motion."""
+"""A block counts as moving only if that lets this share of its pixels agree more: noise is no motion."""
 _BLOB = 0.03
-"""Half the breadth that a blob apart from a body needs to stay, by the root of the body's area."""
+"""Half the width that a separate blob needs to be kept, relative to the square root of the body's area."""
 
 _BACK_WITHIN = 3
+"""A label flickers if it is back within this many frames."""
 _BOX_REACH = 5
-"""Frames before and after that have a say in where a box is."""
+"""Frames before and after a frame through whose boxes its smoothed box is fitted."""
 _GRID = 96
-"""Points a side at which two maps are compared."""
+"""Points on a side of the grid on which two maps are compared."""
 _CLEARLY = 0.9
-"""A map trembles with its box if that explains at least a tenth of its changes."""
+"""A map trembles with its box if moving along with the box removes at least a tenth of its changes."""
 
 
 class FlickerMeter:
-    """Measures the flicker of part maps as they stream by, with four of them in memory.
+    """Measures the flicker of a stream of part maps, with four of them in memory.
 
     Attributes:
-        score: share of body pixels whose part changes and is back within three frames, 0..1; 0 for fewer
-            than three frames.
+        score: share of the body's pixels whose label changes and is back within three frames, 0..1; 0 for
+            fewer than three frames.
     """
 
     def __init__(self) -> None:
@@ -58,7 +61,7 @@ class FlickerMeter:
         return flickers / body if body else 0.0
 
     def watch(self, maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Pass maps on, labels uint8 (H, W), and measure them."""
+        """Yield maps, uint8 (H, W), unchanged, and measure them."""
         for labels in maps:
             self._window.append(labels)
             if len(self._window) > _BACK_WITHIN:
@@ -70,7 +73,7 @@ class FlickerMeter:
 
 
 def _flickers(window: list[np.ndarray]) -> tuple[int, int]:
-    """Pixels that change from the first to the second of some maps and change back later, and body pixels."""
+    """Count pixels that change from the first to the second map and change back later, and body pixels."""
     before, here = window[:2]
     back = np.zeros(before.shape, dtype=bool)
     for later in window[2:]:
@@ -79,7 +82,7 @@ def _flickers(window: list[np.ndarray]) -> tuple[int, int]:
 
 
 def deflickered(maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Take momentary changes out of a sequence of part maps, labels uint8 (H, W); holds five of them."""
+    """Remove momentary changes from a stream of part maps, uint8 (H, W), with five of them in memory."""
     window: list[np.ndarray] = []
     at = 0
     for frame in maps:
@@ -96,15 +99,17 @@ def deflickered(maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _deflickered_frame(window: list[np.ndarray], at: int) -> np.ndarray:
-    """One frame of the window, with the changes undone that its neighbours agree about."""
+    """A frame of the window, without changes that its aligned neighbours on both sides do not share."""
     labels = window[at]
+    # Motion search is slow, so it is limited to the part of the picture that shows anybody.
     region = _body_region(window)
     if region is None:
         return labels
     here = labels[region]
     moved = {k - at: _moved_onto(window[k][region], here) for k in range(len(window)) if k != at}
     result = here.copy()
-    # The nearest pair decides last.
+    # The nearest pair comes last and so has the last word.
+    # Two frames together bridge up to three steps: (-2, 1) and (-1, 2) find changes that last two frames.
     for before, after in ((-2, 1), (-1, 2), (-1, 1)):
         if before in moved and after in moved:
             agree = (moved[before] == moved[after]) & (moved[before] != here)
@@ -116,10 +121,11 @@ def _deflickered_frame(window: list[np.ndarray], at: int) -> np.ndarray:
 
 
 def _stray(body: np.ndarray) -> np.ndarray:
-    """Where small blobs are that no body hangs on to, however long they stay: bool (H, W) as ``body``.
+    """Mask of small blobs that are not connected to a body, however long they stay: bool (H, W), like
+    ``body``.
 
-    The body is worn away until only what is broad is left, and grown again within itself: limbs grow back,
-    blobs that were worn away do not.
+    Opening by reconstruction: the body is eroded until only wide areas are left, and then grown again within
+    its old shape. Limbs grow back, blobs that were eroded away do not.
     """
     depth = max(1, round(_BLOB * np.sqrt(body.sum())))
     kept = body.copy()
@@ -135,7 +141,7 @@ def _stray(body: np.ndarray) -> np.ndarray:
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
-    """A mask and its neighbours along rows, columns and diagonals."""
+    """Dilate a mask by one pixel in all eight directions."""
     grown = mask.copy()
     grown[1:] |= mask[:-1]
     grown[:-1] |= mask[1:]
@@ -146,7 +152,9 @@ def _grown(mask: np.ndarray) -> np.ndarray:
 
 
 def _body_region(window: list[np.ndarray]) -> tuple[slice, slice] | None:
-    """The rows and columns in which somebody is, grown to whole blocks as far as the picture goes."""
+    """The rows and columns with body pixels in any frame, plus a block on every side; ``None`` if there are
+    none.
+    """
     body = np.zeros(window[0].shape, dtype=bool)
     for frame in window:
         body |= frame > 0
@@ -161,10 +169,11 @@ def _body_region(window: list[np.ndarray]) -> tuple[slice, slice] | None:
 
 
 def _moved_onto(other: np.ndarray, here: np.ndarray) -> np.ndarray:
-    """``other`` with its blocks shifted to where they agree best with ``here``."""
+    """Align ``other`` with ``here``: every block is taken from where it agrees best."""
     height, width = here.shape
     pad = [(0, -size % (2 * _BLOCK)) for size in here.shape]
     target, source = np.pad(here, pad), np.pad(other, pad)
+    # A quarter of the pixels and half the range make the full search sixteen times cheaper.
     coarse = _best_shifts(source[::2, ::2], target[::2, ::2], _BLOCK // 2)
     rows, columns = np.indices(target.shape)
     shift_y, shift_x = (np.kron(2 * shift, np.ones((_BLOCK, _BLOCK), dtype=np.int64)) for shift in coarse)
@@ -183,16 +192,18 @@ def _moved_onto(other: np.ndarray, here: np.ndarray) -> np.ndarray:
 
 
 def _best_shifts(source: np.ndarray, target: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each block of ``target`` how far away in ``source`` it is found: rows and columns."""
+    """For each block of ``target`` the shift, rows and columns, at which it agrees best with ``source``."""
     padded = np.pad(source, _SEARCH)
     height, width = target.shape
     reach = range(-_SEARCH, _SEARCH + 1)
+    # The smallest shifts first, so that of equal ones the smallest wins.
     shifts = sorted(product(reach, repeat=2), key=lambda step: step[0] ** 2 + step[1] ** 2)
     best_cost, best = None, None
     for dy, dx in shifts:
         there = padded[_SEARCH + dy : _SEARCH + dy + height, _SEARCH + dx : _SEARCH + dx + width]
         cost = _block_means(there != target, block)
         if best_cost is None:
+            # The first shift is (0, 0), which gets an advantage.
             best_cost, best = cost - _STANDSTILL, np.zeros((2, *cost.shape), dtype=np.int64)
         else:
             better = cost < best_cost
@@ -207,15 +218,15 @@ def _block_means(values: np.ndarray, block: int) -> np.ndarray:
 
 
 class SmoothedBoxes(Sequence[list[Person]]):
-    """The people of a clip in boxes that move smoothly, the maps drawn into those.
+    """The people of a clip with smoothed boxes, into which their maps are drawn.
 
-    Whether that is right differs from detector to detector: a map may tremble with its box, or lie still on
-    the person while only the box around it trembles. So a track's boxes are changed only where the map is
-    stiller as seen from them than as seen from the smooth path.
+    Detectors differ: a map may tremble with its box, or it may be steady on the person while only the box
+    around it trembles. So the boxes of a track are only smoothed if its maps change less relative to their
+    own boxes than relative to the smooth path.
 
     Args:
         found: people of every frame.
-        numbers: whose they are, of `densepose_tools.tracking.track_people`.
+        numbers: their track numbers, from `densepose_tools.tracking.track_people`.
     """
 
     def __init__(self, found: Sequence[list[Person]], numbers: list[list[int]]):
@@ -249,7 +260,7 @@ class SmoothedBoxes(Sequence[list[Person]]):
         return (self[frame] for frame in range(len(self)))
 
     def _trembling(self, smooth: dict[tuple[int, int], np.ndarray]) -> frozenset[int]:
-        """Tracks whose maps change less as seen from their own boxes than as seen from the smooth path."""
+        """Tracks whose maps change clearly less relative to their boxes than to the smooth path."""
         before: dict[int, tuple[int, np.ndarray]] = {}
         changes: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(2))
         for frame, (people, owners) in enumerate(zip(self._found, self._numbers, strict=True)):
@@ -263,10 +274,10 @@ class SmoothedBoxes(Sequence[list[Person]]):
 
 
 def smoothed(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Boxes on a smooth path: at each frame a parabola through those around it, near ones counting more.
+    """Smooth boxes over time by fitting a parabola around each frame, with larger weights for nearer frames.
 
-    (Savitzky and Golay, "Smoothing and differentiation of data", 1964, with tricube weights, for frames
-    that may be missing.)
+    Source: Savitzky and Golay, "Smoothing and differentiation of data" (1964); here with tricube weights, and
+    for frames some of which may be missing.
 
     Args:
         frames: increasing numbers, int (N,).
@@ -275,13 +286,16 @@ def smoothed(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     Returns:
         float64 (N, 4); sides are at least one pixel.
     """
+    # Opposite corners, not corner and size: a wrong height must not move the other side.
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float64)
     result = corners.copy()
     for k, frame in enumerate(frames):
         near = np.flatnonzero(np.abs(frames - frame) <= _BOX_REACH)
+        # Too few boxes to tell motion from noise.
         if len(near) < 3:
             continue
         distance = (frames[near] - frame) / (_BOX_REACH + 1)
+        # Square roots, since least squares squares them again.
         weights = np.sqrt((1 - np.abs(distance) ** 3) ** 3)
         powers = distance[:, None] ** np.arange(3 if len(near) > 3 else 2)
         fitted = np.linalg.lstsq(powers * weights[:, None], corners[near] * weights[:, None], rcond=None)[0]
@@ -290,7 +304,7 @@ def smoothed(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def moved(person: Person, box: np.ndarray) -> Person:
-    """A person in another box (4,), the map stretched to it."""
+    """Move a person to another box (4,), to which the map is stretched."""
     to = replace(person, box=tuple(float(number) for number in box))
     _, _, width, height = to.corner_and_size()
     h, w = person.labels.shape
@@ -305,7 +319,7 @@ def moved(person: Person, box: np.ndarray) -> Person:
 
 
 def _seen_from(person: Person, box: Sequence[float]) -> np.ndarray:
-    """Labels on a grid over a box x, y, width, height, uint8 (``_GRID``, ``_GRID``); 0 where nobody is."""
+    """Sample a person's labels on a grid over a box x, y, width, height: uint8 (``_GRID``, ``_GRID``)."""
     x, y = (low + side * (np.arange(_GRID) + 0.5) / _GRID for low, side in zip(box[:2], box[2:], strict=True))
     left, top = person.box[:2]
     h, w = person.labels.shape

@@ -1,7 +1,7 @@
-"""DWPose: keypoints of body, feet, face and hands, by rtmlib (an optional dependency) and two ONNX files.
+"""DWPose: keypoints of body, feet, face and hands, with rtmlib (an optional package) and two ONNX files.
 
-Source: Yang et al., "Effective whole-body pose estimation with two-stages distillation" (2023); the files are
-those that its authors publish, a YOLOX that finds people and DWPose itself.
+Source: Yang et al., "Effective whole-body pose estimation with two-stages distillation" (2023). The files are
+published by its authors: a YOLOX that detects people, and DWPose itself.
 
 Letters in shape comments: ``T`` frames, ``P`` people, ``N`` points (134).
 """
@@ -25,22 +25,22 @@ log = logging.getLogger(__name__)
 REPOSITORY = "yzd-v/DWPose"
 DETECTOR, ESTIMATOR = "yolox_l.onnx", "dw-ll_ucoco_384.onnx"
 _PERSON = 0
-"""The number of people among the kinds of COCO."""
+"""Class number of people in COCO."""
 
 _LEAST_SCORE = 0.3
-"""Of somebody found, as DWPose's own program has it."""
+"""Smallest score of a detected person, as in DWPose's own program."""
 
 _DETECTOR_SIZE, _ESTIMATOR_SIZE = (640, 640), (288, 384)
 
 Estimate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""A picture, uint8 (H, W, 3) -> points (P, 134, 2) in pixels and their confidence (P, 134)."""
+"""Image, uint8 (H, W, 3) -> points (P, 134, 2) in pixels and their confidences (P, 134)."""
 
 
 class DWPose:
-    """Finds keypoints in pictures.
+    """Finds keypoints in images.
 
     Args:
-        estimate: see `Estimate`.
+        estimate: detects people and estimates their poses.
     """
 
     def __init__(self, estimate: Estimate):
@@ -48,17 +48,18 @@ class DWPose:
 
     @classmethod
     def load(cls, folder: Path | None, *, device: str | None = None, offline: bool = False) -> DWPose:
-        """With the two ONNX files of a folder, or those published, fetched once.
+        """Load the two ONNX files from a folder, or the published ones, which are downloaded once.
 
         Args:
-            folder: with ``yolox_l.onnx`` and ``dw-ll_ucoco_384.onnx``; fetched when ``None``.
-            device: "cuda", "cuda:1", "cpu"; when ``None`` the GPU that onnxruntime has, if it has one.
-            offline: fetch nothing.
+            folder: folder of ``yolox_l.onnx`` and ``dw-ll_ucoco_384.onnx``; the published ones when ``None``.
+            device: "cuda", "cuda:1" or "cpu"; when ``None``, a GPU if onnxruntime supports one.
+            offline: do not download anything.
 
         Raises:
             InputError: rtmlib is not installed, or a file is missing or cannot be used.
         """
-        if folder is not None:  # before the packages: a wrong folder is wrong with and without them
+        # Before the packages are imported: a wrong folder is wrong with and without them.
+        if folder is not None:
             files = [_given(folder, name) for name in (DETECTOR, ESTIMATOR)]
         try:
             import onnxruntime  # rtmlib asks for it late
@@ -75,7 +76,8 @@ class DWPose:
         how = {"backend": "onnxruntime", "device": device or best}
         seeking = {"det_mode": "multiclass", "score_thr": _LEAST_SCORE}
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # where commands say what they have written
+            # rtmlib prints while it loads; standard output is for the names of results.
+            with contextlib.redirect_stdout(io.StringIO()):
                 find = YOLOX(str(detector), model_input_size=_DETECTOR_SIZE, **seeking, **how)
                 pose = RTMPose(str(estimator), model_input_size=_ESTIMATOR_SIZE, to_openpose=True, **how)
         except Exception as error:  # noqa: BLE001  (onnxruntime has an exception for every kind of damage)
@@ -83,18 +85,19 @@ class DWPose:
             raise InputError(f"{detector} or {estimator} cannot be used ({line}).") from error
 
         def estimate(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            # This detector knows 80 kinds of things; asked for people alone rtmlib would give boxes of all.
+            # This detector has 80 classes; in its mode for people, rtmlib would return boxes of all of them.
             # It was trained on BGR, the estimator on RGB; rtmlib leaves that to its caller (its issue 48).
             boxes, kinds = find(np.ascontiguousarray(picture[..., ::-1]))
             boxes = boxes[kinds == _PERSON]
-            if not len(boxes):  # rtmlib would look for a person in the whole picture
+            # Without any box, rtmlib would take the whole image for a person.
+            if not len(boxes):
                 return np.zeros((0, NUM_ALL, 2)), np.zeros((0, NUM_ALL))
             return pose(picture, bboxes=boxes)
 
         return cls(estimate)
 
     def points(self, frames: Iterable[np.ndarray]) -> Keypoints:
-        """Keypoints of RGB frames, uint8 (H, W, 3) of one size.
+        """Find the keypoints of RGB frames, uint8 (H, W, 3), all of one size.
 
         Raises:
             InputError: there is no frame.
@@ -107,6 +110,7 @@ class DWPose:
         if size is None:
             raise InputError("There is no frame to find keypoints in.")
         most = max(1, *(len(people) for people in found))
+        # Frames with fewer people are filled up with people of confidence 0.
         recorded = np.zeros((len(found), most, NUM_ALL, 3), np.float32)
         for frame, people in zip(recorded, found, strict=True):
             frame[: len(people)] = people
@@ -114,20 +118,20 @@ class DWPose:
         return Keypoints(recorded, *size)
 
     def write(self, path: Path, frames: Iterable[np.ndarray]) -> Keypoints:
-        """Write the keypoints of frames as ``NAME.keypoints.npz``."""
+        """Find the keypoints of frames and write them to an npz file."""
         found = self.points(frames)
         write_keypoints(path, found)
         return found
 
 
 def drawn(keypoints: Keypoints) -> Iterator[np.ndarray]:
-    """The drawing of every frame, uint8 (H, W, 3)."""
+    """Draw every frame, uint8 (H, W, 3)."""
     size = {"width": keypoints.width, "height": keypoints.height}
     return (draw_keypoints(people, **size) for people in keypoints.points)
 
 
 def write_drawing(path: Path, keypoints: Keypoints, *, fps) -> None:
-    """Write the drawings of keypoints as a clip that drives an animation."""
+    """Write the drawings of keypoints as a motion clip."""
     size = {"width": keypoints.width, "height": keypoints.height}
     with VideoWriter(path, **size, fps=fps, quality=8) as writer:
         for frame in drawn(keypoints):
@@ -135,7 +139,7 @@ def write_drawing(path: Path, keypoints: Keypoints, *, fps) -> None:
 
 
 def _given(folder: Path, name: str) -> Path:
-    """One of the two files in the user's folder.
+    """The path of one of the files in the user's folder.
 
     Raises:
         InputError: it is not there.
@@ -146,7 +150,7 @@ def _given(folder: Path, name: str) -> Path:
 
 
 def _fetched(name: str, *, offline: bool) -> Path:
-    """One of the two files as published.
+    """The path of one of the published files, downloaded if it is not in the Hub's cache.
 
     Raises:
         InputError: it cannot be fetched.

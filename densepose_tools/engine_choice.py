@@ -1,4 +1,5 @@
-"""Choose the engine that finds the people, describe it in a sentence, and load it when it is needed."""
+"""The user's choice of the DensePose engine: what it would use, told in a sentence, and loading it when
+needed."""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ ENGINE_NAMES = {
     "detectron2": "the released DensePose network through detectron2",
     "mini": "a small stand-in network, for trying (it is not DensePose)",
 }
-"""How engines are named to people."""
+"""Descriptions of the engines for users."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run is going to use.
+    """What a run will use.
 
     Attributes:
         engine: "torch", "detectron2" or "mini".
-        bytes_to_fetch: before it can begin.
-        sentence: the same for people.
+        bytes_to_fetch: size of the downloads before it can begin.
+        sentence: the same as a sentence for users.
     """
 
     engine: str
@@ -37,7 +38,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine and what it needs, as `densepose_tools.load_extractor` takes it."""
+    """An engine with its weights and device; the fields are arguments of `densepose_tools.load_extractor`."""
 
     engine: str = "auto"
     weights: Path | None = None
@@ -45,10 +46,10 @@ class EngineChoice:
     offline: bool = False
 
     def forecast(self) -> Forecast:
-        """What a run would use, without loading or fetching anything.
+        """Tell what a run would use, without loading or downloading anything.
 
         Raises:
-            InputError: nothing can be used; the message says what to do.
+            InputError: no engine can be used; the message says what to do.
         """
         from densepose_tools.weights import bytes_to_fetch, folder
         from magicanimate.checkpoints.disk import human_bytes
@@ -56,15 +57,19 @@ class EngineChoice:
         if self.engine == "mini":
             require_segmenter(self.weights or DEFAULT_FOLDER)
             return _mini_forecast("")
+        # Given weights need no download, whatever they turn out to be.
         missing = 0 if self.weights else bytes_to_fetch()
+        # Only "auto" may fall back: who names an engine wants that one.
         stand_in = self.engine == "auto" and has_mini()
         if missing and self.offline:
             if stand_in:
+                # Told beforehand, so that nobody takes the stand-in's maps for DensePose's.
                 return _mini_forecast("The weights of DensePose are not here and fetching is forbidden. ")
             raise InputError(
                 f"DensePose's weights are not in {folder()} and fetching is forbidden; start once with a "
                 "network, or give the released file model_final_162be9.pkl."
             )
+        # As load_extractor will choose.
         engine = "detectron2" if self.engine != "torch" and has_detectron2() else "torch"
         sentence = f"People are found by {ENGINE_NAMES[engine]}"
         if missing:
@@ -80,7 +85,7 @@ class EngineChoice:
         on_progress: OnProgress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> Extractor:
-        """Make the extractor ready.
+        """Load the extractor.
 
         Raises:
             InputError, Cancelled: see `densepose_tools.load_extractor`.
@@ -104,8 +109,11 @@ class EngineChoice:
         end: float | None,
         fps: float | None = None,
     ) -> dict[str, Any]:
-        """The settings on which the people found depend, JSON-ready; a run is resumed only with the same."""
+        """The settings that decide which people are found, JSON-ready; a run can only be resumed with the
+        same ones.
+        """
         return {
+            # The engine that was loaded, which "auto" does not tell.
             "engine": extractor.name,
             "weights": str(self.weights) if self.weights else None,
             "min_score": selection.min_score,

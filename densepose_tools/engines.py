@@ -1,13 +1,15 @@
 """The engines that find people and their body parts, behind one interface.
 
-- ``torch``: the released DensePose network on torch and torchvision, nothing to compile.
+- ``torch``: the released DensePose network on torch and torchvision, with nothing to compile.
 - ``detectron2``: the same network through detectron2 and its DensePose project. It is configured here, as in
-  that project's ``densepose_rcnn_R_50_FPN_s1x.yaml``, which its package does not carry.
-- ``mini``: the small part segmenter in the place of DensePose, for the offline demo. It labels whole
-  pictures, so it knows one figure a picture, no scores and no coordinates.
+that
+  project's ``densepose_rcnn_R_50_FPN_s1x.yaml``, which the package does not include.
+- ``mini``: the small part segmenter as a stand-in, for the offline demo. It labels whole images, so it finds
+one person
+  per image and has no scores or coordinates.
 
-`load_extractor` makes one ready. "auto" is detectron2 where it can be imported, else torch; mini, with a
-warning, if the released weights are neither here nor to be had.
+`load_extractor` loads one. "auto" is detectron2 where it can be imported, else torch; and mini, with a
+warning, if the released weights are neither present nor available.
 """
 
 from __future__ import annotations
@@ -32,18 +34,18 @@ if TYPE_CHECKING:
     from densepose_tools.rcnn.network import DensePoseRCNN
 
 PUBLISHED_MIN_SCORE = 0.05
-"""What the tool that made the published motion clips leaves in; it draws much that is nobody."""
+"""The score threshold with which the published motion clips were made. It draws much that is no person."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the people found an extractor reports.
+    """Which of the people it finds an extractor reports.
 
     Attributes:
-        min_score: people less sure than this are left out, 0.05..1; ``PUBLISHED_MIN_SCORE`` is as published.
-        max_people: the surest so many of a picture are kept, 1..100.
-        margin: sides of a box that cut off the body move out by this share of the box, 0..0.5. As published,
-            boxes stay as they are found: 0.
+        min_score: smallest score, 0.05..1; `PUBLISHED_MIN_SCORE` is as published.
+        max_people: the people with the highest scores that are kept per image, 1..100.
+        margin: sides of a box that cut off the body are moved out by this share of the box, 0..0.5; 0 is as
+            published.
     """
 
     min_score: float = 0.5
@@ -63,26 +65,26 @@ class Selection:
 
 
 class Extractor(Protocol):
-    """Finds people and their parts in pictures.
+    """Finds people and their body parts in images.
 
     Attributes:
         name: "detectron2", "torch" or "mini".
-        batch: how many pictures to give at once.
+        batch: how many images to give at once.
     """
 
     name: str
     batch: int
 
     def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
-        """People of each picture, surest first; pictures are RGB uint8 (H, W, 3), all of one size."""
+        """The people in each image, by falling score; images are RGB uint8 (H, W, 3), all of one size."""
 
 
 _SMALLEST_SHARE = 0.002
-"""Of the picture; fewer pixels of body are noise."""
+"""Smallest share of the image that a person covers; less is noise."""
 
 
 class MiniExtractor:
-    """See `Extractor`."""
+    """The part segmenter as an `Extractor`."""
 
     name = "mini"
     batch = 8
@@ -103,18 +105,22 @@ class MiniExtractor:
 
     def people(self, frames: Sequence[np.ndarray]) -> list[list[Person]]:
         """See `Extractor`."""
+        # Labels and certainty of each image.
         found = zip(*self.segmenter.segment(np.stack(frames)), strict=True)
+        # The segmenter always labels something; below this certainty it is no person.
         return [_as_person(labels) if certainty >= LEAST_CERTAINTY else [] for labels, certainty in found]
 
 
 def _as_person(labels: np.ndarray) -> list[Person]:
-    """The figure of a part map, uint8 (H, W), in the box around it."""
+    """The person in a part map, uint8 (H, W), with the box around it; empty if there are too few pixels."""
     rows, columns = np.nonzero(labels)
     if len(rows) < _SMALLEST_SHARE * labels.size:
         return []
     top, left = int(rows.min()), int(columns.min())
     height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
+    # The person's box, as from the other engines, so that all that follows treats them alike.
     box = (float(left), float(top), float(width), float(height))
+    # Nothing is known about its score: the certainty has been checked already.
     return [Person(box, 1.0, labels[top : top + height, left : left + width])]
 
 
@@ -122,7 +128,7 @@ _BATCH_ON_GPU = 4
 
 
 class TorchExtractor:
-    """See `Extractor`."""
+    """DensePose on torch as an `Extractor`."""
 
     name = "torch"
 
@@ -175,7 +181,7 @@ _CONFIG = {
 
 
 class Detectron2Extractor:
-    """See `Extractor`."""
+    """DensePose through detectron2 as an `Extractor`."""
 
     name = "detectron2"
     batch = 1
@@ -207,10 +213,13 @@ class Detectron2Extractor:
             "MODEL.ROI_HEADS.SCORE_THRESH_TEST": selection.min_score,
             "TEST.DETECTIONS_PER_IMAGE": selection.max_people,
         }
+        # detectron2 wants names and values in one flat list.
         config.merge_from_list([item for pair in settings.items() for item in pair])
         predictor = DefaultPredictor(config)
         state = {name: torch.from_numpy(array) for name, array in read_converted(weights).items()}
+        # Not strict, so that what is missing can be named in a sentence.
         missing, extra = predictor.model.load_state_dict(state, strict=False)
+        # What detectron2 computes itself and the released file need not have.
         own = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
         if extra or any(not name.startswith(own) for name in missing):
             raise InputError(
@@ -226,10 +235,12 @@ class Detectron2Extractor:
     def _people(self, frame: np.ndarray) -> list[Person]:
         from densepose.converters import ToChartResultConverter
 
+        # detectron2 expects BGR.
         found = self.predictor(np.ascontiguousarray(frame[..., ::-1]))["instances"]
         people = []
         for k in range(len(found)):
             chart = ToChartResultConverter.convert(found.pred_densepose[k], found.pred_boxes[k])
+            # detectron2 gives opposite corners; `Person` has corner and size.
             x0, y0, x1, y1 = (float(number) for number in found.pred_boxes.tensor[k])
             people.append(
                 Person(
@@ -260,21 +271,21 @@ def load_extractor(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Extractor:
-    """Make an extractor ready.
+    """Load an extractor.
 
     Args:
-        engine: one of ``ENGINES``; see the top of this file.
-        weights: the released ``model_final_162be9.pkl`` or its converted copy; fetched when ``None``. For
-            the engine mini the folder of a part segmenter.
-        device: "cuda", "cuda:1", "mps" or "cpu"; the best when ``None``.
-        selection: whom to report.
-        offline: fetch nothing.
-        on_progress: told of "download" and "convert".
-        should_stop: asked while fetching.
+        engine: one of `ENGINES`, see the top of this file.
+        weights: the released ``model_final_162be9.pkl`` or its converted copy, downloaded when ``None``; for
+            the engine mini, the folder of a part segmenter.
+        device: "cuda", "cuda:1", "mps" or "cpu"; the best one when ``None``.
+        selection: which people to report.
+        offline: do not download anything.
+        on_progress: called with the progress of "download" and "convert".
+        should_stop: polled while downloading.
 
     Raises:
-        InputError: an unknown engine, one that is not installed, weights that cannot be used or had.
-        Cancelled: ``should_stop()`` said so.
+        InputError: the engine is unknown or not installed, or its weights cannot be used or downloaded.
+        Cancelled: ``should_stop()`` returned true.
     """
     if engine not in ENGINES:
         raise InputError(f"The engine {engine!r} is unknown; choose one of: {', '.join(ENGINES)}.")
@@ -287,7 +298,9 @@ def load_extractor(
         raise InputError(
             "detectron2 with its DensePose project is not installed; use the engine torch instead."
         )
+    # Before a download of 256 MB that could not be used.
     _require_torchvision()
+    # Fewer attempts to download where something else can do the work.
     may_be_mini = engine == "auto" and weights is None and has_mini()
     picked = pick_device(device, "float32").name
     try:
@@ -303,6 +316,7 @@ def load_extractor(
             raise
         log.warning("%s Until then the mini finds the parts; it is a small stand-in, not DensePose.", error)
         return MiniExtractor.load(DEFAULT_FOLDER, device=device)
+    # A margin needs our own box code, so it decides for torch.
     if engine != "torch" and has_detectron2() and not selection.margin:
         try:
             return Detectron2Extractor.load(path, device=picked, selection=selection)

@@ -1,6 +1,8 @@
-"""Make motion videos: find the people of a clip and draw them, redraw an archive, or recolour a map.
+"""Makes motion videos: finds the people in a clip and draws them, redraws an archive, or recolours a part
+map.
 
-Memory holds a few frames; what was found lies on disk, and a run that was stopped or killed goes on there.
+Only a few frames are in memory at a time. The people found are kept on disk, from where a run that was
+stopped or killed is resumed.
 """
 
 from __future__ import annotations
@@ -35,21 +37,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extraction:
-    """A motion video that was made.
+    """A finished motion video.
 
     Attributes:
-        video: as asked for.
-        archive: as asked for.
-        num_frames: of the video.
-        resumed: frames that an earlier run had found.
+        video: its path.
+        archive: the archive of the people found, if one was requested.
+        num_frames: number of frames of the video.
+        resumed: number of frames that an earlier run had processed.
         empty: numbers of the frames that show nobody.
-        filled: numbers of the frames that show a neighbour's people.
-        seconds: time spent by stage.
+        filled: numbers of the frames that show the people of a neighbouring frame.
+        seconds: time spent, by stage.
         size: width and height of the video.
-        playable: the copy for browsers, as asked for.
-        plain: the same without deflickering and a photo's build, if there was any of it and it was asked for.
+        playable: the copy for browsers, if one was requested.
+        plain: a copy without deflickering and retargeting, if one was requested and either was done.
         flicker: share of body pixels that flicker before and after deflickering; ``None`` without it.
-        stretch: with a photo's build, name of limb -> factors along and across.
+        stretch: with retargeting, name of a limb -> factors along and across it.
     """
 
     video: Path
@@ -76,23 +78,24 @@ def extract(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Extraction:
-    """Make the motion video of a clip: as many frames, as fast, as large, as upright.
+    """Make the motion video of a clip, with the same frames, frame rate, size and orientation.
 
     Args:
-        clip: ordinary video.
+        clip: an ordinary video.
         extractor: finds the people.
-        output: where to.
-        settings: everything that decides what is found, JSON-ready; kept in the results. A run with the
-            same clip, output and settings goes on where an earlier one was stopped.
-        postprocessing: whom to draw and how.
-        on_progress: told of "detect" and "write", in frames.
-        should_stop: asked with every batch and every frame written.
+        output: where the results are written.
+        settings: everything that decides which people are found, JSON-ready; stored in the results. A run
+            with the same clip, output and settings continues where an earlier one was stopped.
+        postprocessing: whom to draw, and how.
+        on_progress: called with the progress of "detect" and "write", in frames.
+        should_stop: polled with every batch and every written frame.
 
     Raises:
         InputError: the clip shows nobody or is a motion video already, or something cannot be written.
         Cancelled: ``should_stop()`` said so; what was found so far is kept beside the output.
     """
     output.check(clip.path)
+    # Before any work, and with advice on what can be done with a part map.
     _refuse_part_maps(clip)
     meter = ProgressMeter(on_progress)
     stop = should_stop or (lambda: False)
@@ -101,12 +104,15 @@ def extract(
         **settings,
         "clip": str(clip.path.resolve()),
         "clip_bytes": status.st_size,
+        # Size and time tell a replaced clip without reading it.
         "clip_changed": status.st_mtime_ns,
         "frames": clip.num_frames_estimate,
         "rate": str(clip.rate),
     }
+    # Hidden, beside the video: the same command finds it again, a file browser does not show it.
     with ResumeLog(output.video.with_name(f".{output.video.name}.frames"), belongs_to) as resume_log:
         _find(clip, extractor, resume_log, meter, stop)
+        # Deleted, as resuming this would find nobody again.
         if not any(resume_log):
             resume_log.delete()
             raise InputError(
@@ -116,11 +122,13 @@ def extract(
         info = ClipInfo(clip.width, clip.height, clip.rate, len(resume_log), settings)
         beside = {}
         if output.archive is not None:
+            # Written with the video, so that there are both or none of them.
             beside[output.archive] = lambda partial: write_archive(partial, resume_log, info)
         made = _draw(
             resume_log, info, output, postprocessing, meter, stop, beside=beside, **_sound(clip, output)
         )
         resume_log.delete()
+    # Filled in now, as drawing knows neither the archive nor earlier runs.
     return replace(made, archive=output.archive, resumed=resume_log.resumed)
 
 
@@ -136,12 +144,12 @@ def redraw(
     """Draw the motion video of an archive again.
 
     Args:
-        archive: what was found.
-        output: where to; ``archive`` of it is not written.
-        postprocessing: whom to draw and how.
-        clip: what the archive was made of, if the sound is wanted.
-        on_progress: told of "write", in frames.
-        should_stop: asked with every frame.
+        archive: the people found.
+        output: where the video is written; no archive is.
+        postprocessing: whom to draw, and how.
+        clip: the clip that the archive was made from, for its sound.
+        on_progress: called with the progress of "write", in frames.
+        should_stop: polled with every frame.
 
     Raises:
         InputError: the archive is damaged, or the video cannot be written.
@@ -161,17 +169,17 @@ def recolour(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> tuple[Extraction, MapColours]:
-    """Bring a part map in any colours into those that the ControlNet knows, without bars and captions.
+    """Convert a part map in other colours to those that the ControlNet knows, and remove bars and captions.
 
     Args:
-        clip: a part map in the colours of some colour map, over any background, or as label numbers.
-        output: where to; an archive cannot be made of it.
-        postprocessing: all of it but ``people`` and ``fill`` is done.
-        on_progress: told of "write", in frames.
-        should_stop: asked with every frame.
+        clip: a part map in the colours of some colormap, on any background, or as label numbers.
+        output: where the video is written; there is no archive.
+        postprocessing: is applied except for ``people`` and ``fill``.
+        on_progress: called with the progress of "write", in frames.
+        should_stop: polled with every frame.
 
     Returns:
-        What was made, and the colours that were found.
+        The video, and the colours that were found in the clip.
 
     Raises:
         InputError: the clip is no part map, or the video cannot be written.
@@ -180,6 +188,7 @@ def recolour(
     output.check(clip.path)
     report = _checked(clip)
     colours = report.colours
+    # Asked for explicitly, so an ordinary clip is an error here.
     if colours is None:
         raise InputError(
             f"The clip {clip.path} {report.reason}; only a DensePose part map can be recoloured, so "
@@ -189,7 +198,7 @@ def recolour(
     count = clip.num_frames_estimate or 0
     info = ClipInfo(clip.width, clip.height, clip.rate, count, {"was": colours.name or "viridis"})
     with ExitStack() as stack:
-
+        # Opened anew for every pass: measuring the build reads some frames before all are drawn.
         def read(step: int) -> Iterator[np.ndarray]:
             frames = stack.enter_context(closing(clip.frames()))
             return (colours.labels(frame) for frame in islice(frames, None, None, step))
@@ -201,16 +210,17 @@ def recolour(
 
 
 def photo_map(path: Path, load: Callable[[], Extractor]) -> np.ndarray:
-    """Part map of the largest person of a photo, uint8 (H, W).
+    """The part map of the largest person in a photo, uint8 (H, W).
 
     Args:
-        path: the photo, or a part map in its place.
-        load: gives an extractor; not called for a part map.
+        path: the photo, or a part map.
+        load: loads an extractor; not called for a part map.
 
     Raises:
         InputError: it cannot be read or shows nobody.
     """
     photo = load_photo(path)
+    # Whoever has the part map of the photo already need not have it estimated.
     colours = check_densepose([photo]).colours
     if colours is not None:
         return colours.labels(photo)
@@ -241,18 +251,17 @@ def _refuse_part_maps(clip: MotionClip) -> None:
 def _find(
     clip: MotionClip, extractor: Extractor, resume_log: ResumeLog, meter: ProgressMeter, stop: ShouldStop
 ) -> None:
-    """Find the people of the frames that are not in the log yet.
-
-    The next frames are decoded while the network works.
-    """
+    """Find the people in the frames that are not in the log yet, decoding the next frames meanwhile."""
     total = clip.num_frames_estimate or 0
     if resume_log.resumed:
         log.info("going on behind the %d frames that are there", resume_log.resumed)
     meter.begin("detect", total)
     decoding = clip.frames()
     with closing(decoding), ThreadPoolExecutor(1) as pool:
+        # Earlier frames have to be decoded all the same, but not to pass through the network.
         rest = islice(decoding, resume_log.resumed, None)
         upcoming = pool.submit(_take, rest, extractor.batch)
+        # An empty batch is the end of the clip.
         while frames := upcoming.result():
             upcoming = pool.submit(_take, rest, extractor.batch)
             if stop():
@@ -267,7 +276,7 @@ def _take(frames: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
 
 
 def _sound(clip: MotionClip | None, output: Output) -> dict[str, Any]:
-    """What `VideoWriter` has to know to add the clip's sound."""
+    """The arguments with which `VideoWriter` adds the clip's sound."""
     if clip is None or not output.sound or not clip.has_sound:
         return {}
     return {"sound_from": clip.path, "sound_start": clip.start}
@@ -290,7 +299,7 @@ def _draw(
 def _written(
     part_maps: PartMaps, info: ClipInfo, output: Output, meter: ProgressMeter, stop: ShouldStop, **also: Any
 ) -> Extraction:
-    """Write the maps of a clip and tell of it; no archive, nothing resumed."""
+    """Write the part maps of a clip; the result has no archive and nothing resumed."""
     written = write_maps(part_maps, info, output, meter, stop, **also)
     meter.finish()
     return Extraction(

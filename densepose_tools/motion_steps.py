@@ -1,7 +1,8 @@
-"""What happens to a clip before it animates: cut and edited, and converted where it is an ordinary video.
+"""The steps from a user's clip to the motion clip: editing, and extraction of part maps from an ordinary
+video.
 
-Every step leaves a file of its own in a folder that is named after what goes in, so that doing the same again
-costs nothing, and a job that was stopped goes on where it was.
+The results of the steps are kept in a folder that is named by a hash of their inputs. So repeating them costs
+nothing, and a job that was stopped is resumed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import sha256_of
 
 FOLDER = ".motions"
-"""In the folder of results: what the steps have made."""
+"""Subfolder of the folder of results in which the steps' files are kept."""
 
 _BLOCK = 32  # frames that are held in memory to play them backwards
 
@@ -47,18 +48,18 @@ def take_steps(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> AnimationRequest:
-    """The request with the clip as it animates.
+    """Edit and convert the clip of a request; returns the request with the resulting motion clip.
 
     Args:
-        request: its clip is left alone.
-        steps: JSON-ready and all optional: ``people`` ("largest", "all", "point" with ``point``, a column, a
-            row and a second, or as `people_named` reads it), ``fit_dancer``, ``mirror``, ``boomerang`` and
-            ``convert`` (yes or no), ``speed`` (1 as filmed).
-        joined: a second clip, shown after the first.
-        folder: of the results.
-        engine: finds the people of an ordinary video.
-        on_progress: told of "edit" and of what `make_motion` tells.
-        should_stop: asked with every frame.
+        request: the request; its clip is not changed.
+        steps: the steps, JSON-ready and all optional: ``people`` ("largest", "all", "point" together with
+            ``point``, a column, a row and a second, or any text of `people_named`); ``fit_dancer``,
+            ``mirror``, ``boomerang`` and ``convert`` (booleans); ``speed`` (1 is as filmed).
+        joined: a second clip, which is appended to the first.
+        folder: folder of the results.
+        engine: finds the people in an ordinary video.
+        on_progress: called with the progress of "edit" and of `make_motion`.
+        should_stop: polled with every frame.
 
     Raises:
         InputError: a clip cannot be used, or shows nobody.
@@ -68,6 +69,7 @@ def take_steps(
     clip, stretch = request.motion, {"start": request.start, "end": request.end}
     edits = float(steps.get("speed") or 1) != 1 or bool(steps.get("boomerang")) or joined is not None
     like = request.photo if steps.get("fit_dancer") else None
+    # A folder of frames is taken as a finished motion clip.
     kind = examine(clip).kind if clip.is_file() else "ready"
     converts = bool(steps.get("convert", True)) and kind in ("ordinary", "recolourable")
     changes = bool(steps.get("mirror")) or like is not None
@@ -87,9 +89,11 @@ def take_steps(
     if not (edits or converts or changes):
         return request
     files = [file for file in (clip, joined, like) if file is not None]
-    processing = _postprocessing(steps)  # refuses what names nobody before the work
+    # Early, since it refuses a text that names nobody.
+    processing = _postprocessing(steps)
     known = {"steps": dict(steps), "files": [sha256_of(file) for file in files], **stretch}
     if converts:
+        # Part maps of another engine are not the same result.
         known["engine"] = engine.forecast().engine
     name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
     place = folder / FOLDER / name
@@ -99,6 +103,7 @@ def take_steps(
         raise InputError(f"The clip cannot be edited ({error.strerror}); free some room.") from error
     if edits:
         edited = place / f"{clip.stem[:60]}_edited.mp4"
+        # Files appear when they are complete, so one that exists needs no further check.
         if not edited.is_file():
             _edit(clip, edited, joined, steps, on_progress, stop, **stretch)
         clip, stretch = edited, {"start": 0.0, "end": None}
@@ -121,10 +126,11 @@ def with_part_map(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> AnimationRequest:
-    """The request with the part map of an ordinary video, where that is to be its own background.
+    """Extract the part map of an ordinary video that is to be its own background; returns the changed
+    request.
 
-    The map is kept in a hidden folder beside the output, so that the next run finds it. With several photos
-    everybody is replaced, unless the request says whom.
+    The map is kept in a hidden folder beside the output, where the next run finds it. With several photos,
+    all people are replaced unless the request names them.
 
     Raises:
         InputError: the clip is a part map already, or shows nobody.
@@ -137,14 +143,15 @@ def with_part_map(
 
 
 def sweep(folder: Path, named: set[str], *, most: int | None = None) -> None:
-    """Remove what no result names: all of it, or the oldest until no more than ``most`` bytes are left.
+    """Delete files of steps that no result refers to: all of them, or the oldest until ``most`` bytes are
+    left.
 
-    A job that needs what is gone makes it again. May be called while no clip is being prepared.
+    A job that needs deleted files makes them again. Must not be called while a clip is being prepared.
 
     Args:
-        folder: of the results.
+        folder: folder of the results.
         named: paths in the settings of results.
-        most: bytes that may stay for jobs to come.
+        most: bytes that may be kept for later jobs.
     """
     import shutil
 
@@ -181,7 +188,7 @@ def _edit(
     start: float,
     end: float | None,
 ) -> None:
-    """Write the edited clip without loss, as part maps are read by their exact colours."""
+    """Write the edited clip, losslessly, since the labels of part maps are read from their exact colours."""
     from magicanimate.media.motion import open_motion
     from magicanimate.media.writer import VideoWriter
 
@@ -212,6 +219,7 @@ def _edit(
             for part in parts:
                 write(out, _fitted(part.frames(), first.width, first.height))
         return
+    # Forward into a file of its own, which is then read backwards: frames cannot be decoded in reverse.
     forth = target.with_name(f"{target.stem}_forth.mp4")
     try:
         with writer(forth) as out:
@@ -225,7 +233,9 @@ def _edit(
 
 
 def _fitted(frames: Iterator[np.ndarray], width: int, height: int) -> Iterator[np.ndarray]:
-    """Frames of another clip in this size, whole; nearest pixels, so that no colours are mixed."""
+    """Fit frames of another clip into this size without cropping; by nearest neighbour, so that no colours
+    mix.
+    """
     from PIL import Image
 
     for frame in frames:
@@ -243,12 +253,15 @@ def _fitted(frames: Iterator[np.ndarray], width: int, height: int) -> Iterator[n
 
 
 def _backwards(video: Path) -> Iterator[np.ndarray]:
-    """The frames of a video from the last but one to the second, so that a loop stops at neither end."""
+    """The frames of a video from the last but one back to the second, so that no frame of a loop is shown
+    twice.
+    """
     from magicanimate.media.video_file import frames_at, index_video
 
     limits = MediaLimits()
     index = index_video(video, limits=limits)
     last = len(index.times) - 1
+    # In blocks from the end, so that only a few frames are in memory.
     for behind in range(last, 1, -_BLOCK):
         block = frames_at(video, index, range(max(1, behind - _BLOCK), behind), limits=limits)
         yield from reversed([frame for _, frame in block])

@@ -1,4 +1,4 @@
-"""Turn any clip into a motion clip in one call: examine it, choose what to do, write the result."""
+"""Makes a motion clip from any clip in one call: examines it, decides what to do, writes the result."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from magicanimate.media.motion import MotionClip, open_motion
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """How a motion clip is made of another clip.
+    """How to make a motion clip from another clip.
 
     Attributes:
-        selection: whom the network reports.
-        postprocessing: whom to draw and how.
-        start, end: stretch of the clip in seconds; ``end=None`` is its end.
-        like: a photo; the dancer gets the build and the place of its person (`Postprocessing.like`).
+        selection: which people the network reports.
+        postprocessing: whom to draw, and how.
+        start, end: part of the clip to use, in seconds; ``end`` is ``None`` for the end of the clip.
+        like: a photo; the dancer gets the build and position of the person in it (`Postprocessing.like`).
     """
 
     selection: Selection = Selection()
@@ -41,11 +41,11 @@ class MotionConfig:
     like: Path | None = None
 
     def finds_as(self, other: MotionConfig) -> bool:
-        """Whether the same people are found with another configuration."""
+        """Whether another configuration finds the same people, so that they need not be found again."""
         return (self.selection, self.start, self.end) == (other.selection, other.start, other.end)
 
     def same(self, other: MotionConfig) -> bool:
-        """Whether another configuration makes the same clip."""
+        """Whether another configuration makes the same motion clip."""
         # Compared by fields: a postprocessing that holds an array equals none.
         drawn = [
             (each.people, each.fill, each.deflicker, each.flip)
@@ -54,29 +54,30 @@ class MotionConfig:
         return self.finds_as(other) and self.like == other.like and drawn[0] == drawn[1]
 
     def changes_maps(self) -> bool:
-        """Whether a clip that already is a part map would be changed."""
+        """Whether it changes a clip that is a part map already."""
         return self.postprocessing.deflicker or self.postprocessing.flip or self.like is not None
 
 
 MARGIN = 0.1
-"""How far the sides of boxes that cut off the body move out where a page offers that with one switch."""
+"""The margin (`Selection.margin`) behind the page's switch for it."""
 
 
 def motion_config(values: Mapping[str, Any]) -> MotionConfig:
-    """The configuration that the values of a page's widgets mean.
+    """The configuration for the values of the page's widgets.
 
     Args:
-        values: ``min_score``, ``people`` ("largest", "all" or "point"), ``start``, ``end`` (0: the end),
-            ``deflicker``; and where the page has them ``x``, ``y``, ``second``, ``flip``, ``margin`` (yes or
-            no), ``like`` (a photo's path or ``None``).
+        values: ``min_score``, ``people`` ("largest", "all" or "point"), ``start``, ``end`` (0 for the end)
+            and ``deflicker``; where the page has them, also ``x``, ``y``, ``second``, ``flip``, ``margin`` (a
+            boolean) and ``like`` (path of a photo, or ``None``).
 
     Raises:
-        InputError: a value makes no sense.
+        InputError: a value is invalid.
     """
     people: str | PersonAt = values["people"]
     if people == "point":
         if values["x"] is None or values["y"] is None:
             raise InputError("Nobody is pointed at yet; click on the person in the picture.")
+        # An empty second is the beginning of the part that is used.
         people = PersonAt(values["x"], values["y"], values["second"] or 0.0)
     like = values.get("like")
     return MotionConfig(
@@ -85,6 +86,7 @@ def motion_config(values: Mapping[str, Any]) -> MotionConfig:
             people=people, deflicker=values["deflicker"], flip=values.get("flip", False)
         ),
         start=values["start"] or 0.0,
+        # Widgets have no "None": 0 stands for the end of the clip.
         end=values["end"] or None,
         like=Path(like) if like else None,
     )
@@ -92,14 +94,14 @@ def motion_config(values: Mapping[str, Any]) -> MotionConfig:
 
 @dataclass(frozen=True)
 class MadeMotion:
-    """A motion clip that was made.
+    """A finished motion clip.
 
     Attributes:
-        extraction: what and how much; its archive may be that of an earlier run.
+        extraction: the files and figures; the archive may be that of an earlier run.
         engine: "torch", "detectron2" or "mini"; ``None`` if a part map was recoloured.
-        clip: what it was made of.
+        clip: the clip it was made from.
         config: how it was made.
-        kind: what the clip was.
+        kind: the kind of the clip.
     """
 
     extraction: Extraction
@@ -109,7 +111,7 @@ class MadeMotion:
     kind: Kind
 
     def serves(self, clip: Path, config: MotionConfig) -> bool:
-        """Whether its archive has the people of a clip as a configuration wants them."""
+        """Whether its archive has the people in a clip that a configuration would find."""
         archive = self.extraction.archive
         return (
             clip == self.clip and self.config.finds_as(config) and archive is not None and is_archive(archive)
@@ -117,7 +119,7 @@ class MadeMotion:
 
 
 def examine(path: Path) -> MotionReport:
-    """Look at some frames of a clip and tell what can be done with it.
+    """Examine some frames of a clip: is it a part map, can it be made one, or is it an ordinary video?
 
     Raises:
         InputError: it cannot be read.
@@ -136,21 +138,21 @@ def make_motion(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> MadeMotion:
-    """Make a motion clip of an ordinary video, or of a part map in other colours, with the clip's sound.
+    """Make a motion clip from an ordinary video, or from a part map in other colours, with the clip's sound.
 
-    A part map in the right colours is deflickered, mirrored or given a photo's build.
+    A part map in the right colours can be deflickered, mirrored or given a photo's build.
 
     Args:
         path: the clip.
-        folder: the result goes there, named after the clip, and beside it the archive of what was found;
+        folder: output folder. The result is named after the clip, the archive of the people is beside it, and
             nothing is overwritten.
         engine: finds the people.
-        config: how it is made.
-        copies: folder for copies that browsers play: of the result, and of what it would be without
-            deflickering and a photo's build. None are made when ``None``.
-        earlier: what was made before; people are not looked for again if it has them.
-        on_progress: told of "download", "convert", "load", "detect" and "write".
-        should_stop: asked with every frame.
+        config: how to make it.
+        copies: folder for copies that browsers can play: of the result, and of what it would be without
+            deflickering and retargeting. ``None`` for no copies.
+        earlier: the previous result, from whose archive people are taken if it has them.
+        on_progress: called with the progress of "download", "convert", "load", "detect" and "write".
+        should_stop: polled with every frame.
 
     Raises:
         InputError: the clip animates as it is or shows nobody, the engine cannot be used, or nothing can be
@@ -160,6 +162,7 @@ def make_motion(
     config = config or MotionConfig()
     common = {"on_progress": on_progress, "should_stop": should_stop}
     clip = open_motion(path, start=config.start, end=config.end)
+    # Decided by the clip itself, so that a user need not know what kind it is.
     kind = _examined(clip).kind
 
     @cache
@@ -168,11 +171,14 @@ def make_motion(
             on_progress(Progress("load", 0, 1))
         return engine.load(config.selection, **common)
 
+    # Before the clip, as a photo without a person ends everything.
     like = None if config.like is None else photo_map(config.like, load)
     drawing = common | {"postprocessing": replace(config.postprocessing, like=like)}
+    # Sound is kept wherever there is any; a silent clip needs no track.
     output = _output(folder, path, sound=clip.has_sound, copies=copies)
     if kind == "recolourable" or (kind == "ready" and config.changes_maps()):
         made, name = recolour(clip, replace(output, archive=None), **drawing)[0], None
+    # The slow part, finding people, is skipped: only the drawing has changed.
     elif earlier is not None and earlier.serves(path, config):
         name = earlier.engine
         with Archive(earlier.extraction.archive) as archive:
@@ -192,10 +198,10 @@ def _examined(clip: MotionClip) -> MotionReport:
 
 
 def _output(folder: Path, clip: Path, *, sound: bool, copies: Path | None) -> Output:
-    """Where the results of a clip go.
+    """The output paths for a clip.
 
-    Names are those that nothing has yet, the same as long as nothing is written, so that a run can be
-    resumed; copies have names of their own in a new folder.
+    The names are the first that are not in use. They stay the same until something is written, so that a run
+    can be resumed. Copies are in a new folder of their own.
     """
     base = f"{clip.stem[:60]}_densepose"
     video, number = folder / f"{base}.mp4", 1

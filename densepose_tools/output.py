@@ -1,4 +1,4 @@
-"""Write part maps as a video in their colours, of the clip's size and frame rate."""
+"""Writes part maps as a motion video, with its copies and archive."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Output:
     """Where results are written, and in which form.
 
     Attributes:
-        video: the motion video, ``.mp4``, or without a suffix a folder of png frames.
-        archive: ``.npz`` with what was found, or ``None``.
-        codec: "lossless" keeps the colours to the last bit; "h264" plays everywhere.
+        video: path of the motion video: ``.mp4``, or no suffix for a folder of png frames.
+        archive: ``.npz`` for the people found, or ``None``.
+        codec: "lossless" keeps the exact colours; "h264" plays everywhere.
         sound: keep the clip's sound.
-        playable: ``.mp4`` for a copy in near colours that browsers play, or ``None``.
-        playable_plain: the same of the maps without what was done to them, written only if something was.
+        playable: ``.mp4`` for a copy that browsers play, with approximate colours, or ``None``.
+        playable_plain: the same without deflickering and retargeting, written only if either was done.
         overwrite: replace files that this program did not make.
         key_every: frames between key frames, see `VideoWriter`.
     """
@@ -47,13 +47,13 @@ class Output:
     key_every: int | None = None
 
     def check(self, *inputs: Path | None) -> None:
-        """Refuse what cannot or must not be written, before any work.
+        """Check the paths, before any work is done.
 
         Args:
-            inputs: files that are read.
+            inputs: files that are read, and so must not be overwritten.
 
         Raises:
-            InputError: see `magicanimate.media.outputs.check_output`; or another kind of file.
+            InputError: see `magicanimate.media.outputs.check_output`; or the archive is no ``.npz``.
         """
         if self.codec not in CODECS:
             raise InputError(f"The codec {self.codec!r} is unknown; choose one of: {', '.join(CODECS)}.")
@@ -67,12 +67,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Written:
-    """What ``write_maps`` wrote.
+    """What `write_maps` wrote.
 
     Attributes:
-        num_frames: how many maps there were.
-        plain: the copy of the maps without what was done to them, or ``None``.
-        flicker: of the maps before and after what was done to them, as `FlickerMeter.score`; or ``None``.
+        num_frames: number of maps.
+        plain: path of the copy without deflickering and retargeting, or ``None``.
+        flicker: flicker of the maps before and after, as `FlickerMeter.score`, or ``None``.
     """
 
     num_frames: int
@@ -90,9 +90,9 @@ def write_maps(
     beside: Mapping[Path, Callable[[Path], object]] | None = None,
     **sound: Any,
 ) -> Written:
-    """Write part maps as a video, and the copies that are asked for; all of it appears, or nothing.
+    """Write part maps as a video, with the requested copies; either all files appear, or none.
 
-    ``beside`` is what else appears with them, see `magicanimate.media.writer.close_together`.
+    ``beside`` are other files to appear with them, see `magicanimate.media.writer.close_together`.
     """
     meter.begin("write", info.num_frames)
     plain_copy = output.playable_plain if part_maps.plain is not None else None
@@ -101,20 +101,24 @@ def write_maps(
     with ExitStack() as stack:
         add = stack.enter_context
         lossless = output.codec == "lossless"
+        # Only the video itself carries settings and exact colours; copies are for looking at.
         kept = {"metadata": info.settings, "lossless": lossless, "key_every": output.key_every}
         video = add(VideoWriter(output.video, **size, **kept, **sound))
         copies = [video]
         if output.playable is not None:
             copies.append(add(VideoWriter(output.playable, **size, **sound)))
+        # Without retargeting the maps have the clip's size, not the photo's aspect.
         plain_size = size | {"width": info.width, "height": info.height}
         plain_writer = add(VideoWriter(plain_copy, **plain_size)) if plain_copy is not None else None
         if part_maps.plain is None:
             pairs = ((labels, None) for labels in part_maps.maps)
         else:
+            # Both versions in one pass, as each is made frame by frame.
             pairs = zip(after.watch(part_maps.maps), before.watch(part_maps.plain), strict=True)
         for labels, plain in pairs:
             if stop():
                 raise Cancelled
+            # Coloured once for all writers.
             picture = colourise(labels)
             for copy in copies:
                 copy.write(picture)
@@ -122,5 +126,6 @@ def write_maps(
                 plain_writer.write(colourise(plain))
             meter.update(video.num_frames, max(info.num_frames, video.num_frames))
         close_together([*copies, *([plain_writer] if plain_writer is not None else [])], beside)
+    # Without a plain version there is nothing to compare with.
     flicker = None if part_maps.plain is None else (before.score, after.score)
     return Written(video.num_frames, plain_copy, flicker)

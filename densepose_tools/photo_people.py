@@ -1,4 +1,4 @@
-"""Decide from a part map whether a photo shows people, how many, and where.
+"""Finds the people in a photo with the part segmenter: whether there are any, how many, and where.
 
 Letters in shape comments: ``H W`` pixels.
 """
@@ -19,26 +19,26 @@ from magicanimate.media.fit import Box, mask_box
 _HEAD = next(limb for limb in LIMBS if limb.name == "head")
 
 _LONGER_SIDE = 160
-"""Pixels at which bodies are looked at."""
+"""Longer side of the part maps that are analysed, pixels."""
 
 _SOLID, _SMALLEST_HEAD = 0.4, 16
-"""A head fills at least this share of the box around it, and so many pixels."""
+"""Smallest share of its bounding box that a head fills, and smallest number of its pixels."""
 
 _LEAST_OF_LARGEST = 0.25
-"""Of the largest head's pixels; smaller heads are mistakes."""
+"""Smallest size of a head relative to the largest one; smaller ones are errors."""
 
 _NARROWEST, _BROADEST = 0.6, 2.6
-"""Of a torso's width by a head's length."""
+"""Range of the width of a torso relative to the length of a head."""
 
 _GAP = 0.02
-"""Of the width; heads this far apart are two."""
+"""Gap, relative to the image's width, that separates two heads."""
 
 
 class PersonDetector:
-    """Finds the parts of the people in photos; loads its network when it is first asked.
+    """Detects people in photos by their body parts. The network is loaded when it is first used.
 
     Args:
-        folder: of a part segmenter.
+        folder: folder of a part segmenter.
     """
 
     def __init__(self, folder: Path):
@@ -46,7 +46,7 @@ class PersonDetector:
 
     @classmethod
     def at_hand(cls) -> PersonDetector | None:
-        """With the bundled segmenter, if it is there."""
+        """A detector with the bundled segmenter, or ``None`` if that is missing."""
         return cls(DEFAULT_FOLDER) if is_segmenter(DEFAULT_FOLDER) else None
 
     @cached_property
@@ -54,19 +54,21 @@ class PersonDetector:
         return PartSegmenter.load(self._folder)
 
     def labels(self, photo: np.ndarray) -> np.ndarray:
-        """Parts in a photo, uint8 (H, W, 3), as a smaller map, uint8 (h, w).
+        """Segment a photo, uint8 (H, W, 3): a smaller part map, uint8 (h, w).
 
         Raises:
             InputError: the segmenter's folder cannot be used.
         """
+        # Never enlarged: that would add nothing to see.
         scale = min(1.0, _LONGER_SIDE / max(photo.shape[:2]))
         size = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
         small = np.array(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC))
+        # cached_property and the network are not safe when two photos are examined at once.
         with self._lock:
             return self._segmenter.labels(small[None])[0]
 
     def people(self, photo: np.ndarray) -> Box | None:
-        """Where the people in a photo, uint8 (H, W, 3), are; ``None`` if nobody is recognised.
+        """The box around all people in a photo, uint8 (H, W, 3); ``None`` if nobody is detected.
 
         Raises:
             InputError: the segmenter's folder cannot be used.
@@ -80,30 +82,32 @@ class PersonDetector:
 
 
 def thinned(labels: np.ndarray) -> np.ndarray:
-    """A part map (H, W) at about the size at which bodies are looked at."""
+    """Subsample a part map (H, W) to about the size at which they are analysed."""
     step = max(1, round(max(labels.shape) / _LONGER_SIDE))
     return labels[::step, ::step]
 
 
 def count_people(labels: np.ndarray) -> int:
-    """People whose heads stand side by side in a part map, uint8 (H, W)."""
+    """Count the people in a part map, uint8 (H, W), by heads that are side by side."""
     head = alone(labels, _HEAD) > 0
     runs = [head[:, first:last] for first, last in _column_runs(head)]
+    # Scattered pixels with the head's labels are no head.
     areas = [int(run.sum()) for run in runs if _is_solid(run)]
     return sum(area >= _LEAST_OF_LARGEST * max(areas) for area in areas)
 
 
 def is_plausible(labels: np.ndarray) -> bool:
-    """Whether what was found in a photo, uint8 (H, W), has heads, torsos, and proportions of people."""
+    """Whether a photo's part map, uint8 (H, W), plausibly shows people: heads, torsos, proportions."""
     people, found = count_people(labels), measures(labels)
     if people == 0 or found is None:
         return False
     head, shoulders = found
+    # The torsos of several people are measured as one, which may be wider accordingly.
     return _NARROWEST < shoulders / head < _BROADEST * people
 
 
 def measures(labels: np.ndarray) -> np.ndarray | None:
-    """Length of the head and width of the torso in pixels, if both are there."""
+    """Length of the head and width of the torso in pixels; ``None`` unless both are there."""
     found = segments(labels)
     if "head" not in found or "torso" not in found:
         return None
@@ -111,7 +115,7 @@ def measures(labels: np.ndarray) -> np.ndarray | None:
 
 
 def _is_solid(mask: np.ndarray) -> bool:
-    """Whether a mask (H, W) is a body part rather than scattered pixels."""
+    """Whether a mask (H, W) is a compact body part and not scattered pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if mask.sum() < _SMALLEST_HEAD:
         return False
@@ -120,7 +124,8 @@ def _is_solid(mask: np.ndarray) -> bool:
 
 
 def _column_runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """First and behind-last column of each stretch of columns that have pixels, small gaps closed."""
+    """First column and one past the last of each run of columns with pixels; small gaps are closed."""
+    # Single pixels are noise.
     columns = np.flatnonzero(mask.sum(axis=0) >= 2)
     if len(columns) == 0:
         return []

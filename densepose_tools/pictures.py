@@ -1,7 +1,7 @@
-"""DensePose of single pictures, of any sizes: a folder in, ``NAME.densepose.png`` beside or elsewhere.
+"""DensePose for a folder of single pictures of any sizes: writes ``NAME.densepose.png`` for each.
 
-The network is started once. A line of the resume log ``densepose.jsonl`` says of each picture how many people
-were found, or why it has no map; a run that was stopped goes on behind the last line.
+The network is loaded once. The resume log ``densepose.jsonl`` has a line for each picture with the number of
+people, or the reason why it has no map; a run that was stopped continues after the last line.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _READ_AHEAD = 32
 
 @dataclass(frozen=True)
 class PictureMaps:
-    """What was made.
+    """The outcome for a folder.
 
     Attributes:
-        made: maps, those of earlier runs included.
-        resumed: pictures that earlier runs had looked at.
-        nobody: names of the pictures that show nobody, and have no map.
+        made: number of maps, including those of earlier runs.
+        resumed: number of pictures that earlier runs had processed.
+        nobody: names of the pictures that show nobody, which have no map.
         unreadable: sentences on the pictures that cannot be used.
     """
 
@@ -54,12 +54,14 @@ class PictureMaps:
 
 
 def chosen_people(people: Sequence[Person], who: str) -> list[Person]:
-    """ "all" of them, surest first, or the "largest"."""
+    """Who is drawn: "all", by falling score, or only the "largest"."""
     return list(people) if who == "all" else sorted(people, key=Person.area, reverse=True)[:1]
 
 
 def write_map(path: Path, labels: np.ndarray, settings: dict[str, Any]) -> None:
-    """Write a part map, uint8 (H, W), in its colours, with the settings that made it, whole or not at all."""
+    """Write a part map, uint8 (H, W), as a PNG in palette colours, with the settings that made it as
+    metadata.
+    """
     text = PngInfo()
     text.add_text(PNG_KEY, encode_settings({"program": PROGRAM, **settings}))
     with whole_file(path) as partial:
@@ -79,21 +81,22 @@ def extract_pictures(
     """Make the part map of every picture of a folder.
 
     Args:
-        source: the folder; what lies further down is not looked at.
-        target: for the maps, as large as their pictures; may be ``source``.
+        source: folder of the pictures; subfolders are ignored.
+        target: output folder for the maps, which have the size of their pictures; may be ``source``.
         extractor: finds the people.
-        settings: everything that decides what is found, JSON-ready; kept in every map. A folder of maps that
-            were made with others is refused.
-        people: "largest" or "all" of each picture.
-        on_progress: told of "detect", in pictures.
-        should_stop: asked before each batch.
+        settings: everything that decides which people are found, JSON-ready; stored in every map. Maps made
+            with other settings are not mixed in.
+        people: whom to draw, "largest" or "all".
+        on_progress: called with the progress of "detect", in pictures.
+        should_stop: polled before each batch.
 
     Raises:
-        InputError: there are no pictures, the maps in ``target`` are of other settings, or it cannot be
+        InputError: there are no pictures, ``target`` has maps made with other settings, or it cannot be
             written.
         Cancelled: ``should_stop()`` said so; the maps made so far stay.
     """
     pictures = pictures_of(source)
+    # Whom to draw decides the maps as much as what the network found.
     settings = settings | {"people": people}
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -113,6 +116,7 @@ def extract_pictures(
                     count, labels = result
                     line["people"] = count
                     write_map(target / f"{path.stem}{MAP_ENDING}", labels, settings)
+                # After the map, so that every picture in the log is finished.
                 log_file.write(json.dumps(line) + "\n")
                 log_file.flush()
                 done[path.name] = line
@@ -130,10 +134,11 @@ def extract_pictures(
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name, without maps.
+    """The pictures of a folder by name, without control images.
 
     Raises:
-        InputError: it cannot be read, holds none, or two of one name, whose maps would be one file.
+        InputError: it cannot be read, holds none, or two with the same stem, whose maps would be the same
+            file.
     """
     try:
         found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
@@ -141,8 +146,10 @@ def pictures_of(folder: Path) -> list[Path]:
         raise InputError(f"The folder {folder} cannot be read ({error.strerror}); check the name.") from error
     pictures: dict[str, Path] = {}
     for path in found:
+        # Our own maps and keypoints, which may lie in the same folder.
         if path.name.startswith(".") or path.stem.endswith((".densepose", ".keypoints")):
             continue
+        # a.jpg and a.png would both get a.densepose.png.
         if path.stem in pictures:
             raise InputError(
                 f"{pictures[path.stem]} and {path.name} would have one map; give one of them another name."
@@ -154,7 +161,7 @@ def pictures_of(folder: Path) -> list[Path]:
 
 
 def _resume_log(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What earlier runs found, by name of the picture; a line that a killed run cut off does not count."""
+    """Read the log of earlier runs, by name of the picture, without a line that a killed run cut off."""
     if not path.exists():
         write_bytes(path, (json.dumps({"settings": settings}) + "\n").encode())
         return {}
@@ -165,11 +172,13 @@ def _resume_log(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any
         except ValueError:
             continue
     before = lines[0].get("settings") if lines and isinstance(lines[0], dict) else None
+    # Maps of different settings in one folder would look like one data set.
     if before != settings:
         raise InputError(
             f"The maps in {path.parent} were made with other settings ({_difference(before, settings)}); "
             "give those again, or choose another folder."
         )
+    # Rewritten without the incomplete line, after which nothing could be appended.
     write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     return {line["name"]: line for line in lines[1:] if isinstance(line, dict) and "name" in line}
 
@@ -184,9 +193,10 @@ def _difference(before: Any, now: dict[str, Any]) -> str:
 def _found(
     paths: Sequence[Path], extractor: Extractor, who: str, should_stop: ShouldStop | None
 ) -> Iterator[tuple[Path, tuple[int, np.ndarray] | None | InputError]]:
-    """Of each picture the number of people and their map, ``None`` without anybody, or what is wrong with it.
+    """For each picture yield the number of people and their map, ``None`` if there is nobody, or what is
+    wrong.
 
-    Pictures are read ahead in threads, and those of one size go through the network together.
+    Pictures are read ahead by threads, and those of one size go through the network together.
     """
     waiting: dict[tuple[int, ...], list[tuple[Path, np.ndarray]]] = {}
     with ThreadPoolExecutor(4) as pool:
@@ -200,7 +210,8 @@ def _found(
                 alike.append((path, photo))
                 if len(alike) == extractor.batch:
                     yield from _looked_at(waiting.pop(photo.shape), extractor, who, should_stop)
-            for shape in list(waiting):  # of many sizes, none waits long
+            # Incomplete batches, too: with many different sizes none should wait long.
+            for shape in list(waiting):
                 yield from _looked_at(waiting.pop(shape), extractor, who, should_stop)
 
 
@@ -216,6 +227,7 @@ def _looked_at(
     for (path, photo), people in zip(alike, found, strict=True):
         height, width = photo.shape[:2]
         labels = part_map(chosen_people(people, who), width=width, height=height)
+        # A person of less than a pixel draws nothing, and counts as nobody.
         yield path, (len(people), labels) if labels.any() else None
 
 

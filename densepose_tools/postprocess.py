@@ -1,4 +1,4 @@
-"""Turn the people found into part maps: choose, fill gaps, retarget, deflicker, mirror.
+"""Turns the people found into part maps: chooses people, fills gaps, retargets, deflickers, mirrors.
 
 Letters in shape comments: ``H W`` pixels.
 """
@@ -22,16 +22,16 @@ from magicanimate.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Postprocessing:
-    """What to do with the people found before they are drawn.
+    """How part maps are made from the people found.
 
     Attributes:
-        people: "largest", the person who covers most of the clip; "all"; places in that order, from 1; or
-            somebody pointed at.
-        fill: gaps of up to so many frames in which nobody is seen show the nearest frame's people.
-        deflicker: boxes that tremble move smoothly, and parts that change for a moment do not.
-        flip: mirror the picture, left and right parts changing places.
-        like: part map of a photo, uint8 (H, W): the dancer gets the build and the place of the person in it,
-            and the result the photo's aspect at the clip's height.
+        people: whom to draw: "largest", the person who covers most pixels over the clip; "all"; ranks in that
+            order, from 1; or the person at a point.
+        fill: gaps of up to this many frames in which nobody is found show the people of the nearest frame.
+        deflicker: smooth boxes that tremble, and undo labels that change for a moment.
+        flip: mirror the image, with left and right parts exchanged.
+        like: part map of a photo, uint8 (H, W), for retargeting: the dancer gets the build and position of
+            the person in it, and the result the photo's aspect ratio at the clip's height.
     """
 
     people: str | tuple[int, ...] | PersonAt = "largest"
@@ -55,12 +55,12 @@ class PartMaps:
     """The part maps of a clip.
 
     Attributes:
-        maps: labels uint8 (H, W), one a frame, made when they are asked for.
-        plain: the same neither deflickered nor built like another; ``None`` if ``maps`` are just so.
+        maps: part ids, uint8 (H, W), of each frame, computed lazily.
+        plain: the same without deflickering and retargeting; ``None`` if neither is done.
         empty: numbers of the frames that show nobody.
-        filled: numbers of the frames that show a neighbour's people.
-        width, height: of ``maps``.
-        stretch: with a photo's build, name of limb -> factors along and across.
+        filled: numbers of the frames that show the people of a neighbouring frame.
+        width, height: size of ``maps``.
+        stretch: with retargeting, name of a limb -> factors along and across it.
     """
 
     maps: Iterator[np.ndarray]
@@ -75,19 +75,22 @@ class PartMaps:
 def postprocess(
     found: Sequence[list[Person]], postprocessing: Postprocessing, *, width: int, height: int, rate: Fraction
 ) -> PartMaps:
-    """Make part maps of what was found.
+    """Make part maps from the people found.
 
     Args:
-        found: people of every frame, on disk for all that this function minds: it reads them several times.
+        found: people of every frame; they are read several times, and may be on disk.
         postprocessing: what to do.
-        width, height: of the picture.
-        rate: frames a second.
+        width, height: size of the image.
+        rate: frames per second.
 
     Raises:
         InputError: somebody is asked for who is not there, or the build of several people at once.
     """
+    # People are chosen for the whole clip, so they have to be followed through it.
     numbers = track_people(found)
+    # For the whole clip at once: per frame, "largest" would jump between people.
     wanted = choose_tracks(found, numbers, postprocessing.people, rate=rate)
+    # "largest" may consist of several tracks, of which only one is visible at a time.
     if postprocessing.like is not None and len(wanted) > 1 and postprocessing.people != "largest":
         raise InputError("Only one dancer can be given a photo's build; choose one person.")
     seen = [any(number in wanted for number in owners) for owners in numbers]
@@ -102,6 +105,7 @@ def postprocess(
         return part_map(chosen, width=width, height=height)
 
     count = len(sources)
+    # Boxes first: afterwards there are only maps.
     people = SmoothedBoxes(found, numbers) if postprocessing.deflicker else found
     part_maps = postprocess_maps(
         lambda step: (drawn(frame, people) for frame in range(0, count, step)),
@@ -126,19 +130,20 @@ def postprocess_maps(
     width: int,
     height: int,
 ) -> PartMaps:
-    """Postprocess finished part maps, as far as that needs no people: build, flicker, mirror.
+    """Retarget, deflicker and mirror finished part maps: the steps that do not need single people.
 
     Args:
-        read: gives every n-th map from the first, uint8 (H, W).
-        count: how many frames there are, about.
-        postprocessing: what to do; ``people`` and ``fill`` say nothing here.
-        width, height: of the maps.
+        read: returns every n-th map from the first on, uint8 (H, W).
+        count: number of frames, may be approximate.
+        postprocessing: what to do; ``people`` and ``fill`` have no effect.
+        width, height: size of the maps.
 
     Raises:
         InputError: no torso is seen, by which the build could be told.
     """
     maps, stretch, across = read(1), None, width
     if postprocessing.like is not None:
+        # Both bodies are measured in the pixels of the result.
         photo = _at_height(postprocessing.like, height)
         reference, dancer = measure_build([photo]), measure_build(read(sample_step(count)))
         stretch, across = stretches(dancer, reference), photo.shape[1]
@@ -155,21 +160,23 @@ def _flipped(maps: Iterator[np.ndarray], postprocessing: Postprocessing) -> Iter
 
 
 def _at_height(labels: np.ndarray, height: int) -> np.ndarray:
-    """A part map scaled to ``height`` pixels, uint8 (height, w)."""
+    """Resize a part map to a height, uint8 (height, w), by nearest neighbour."""
     before, across = labels.shape
     width = max(1, round(across * height / before))
     return labels[np.arange(height) * before // height][:, np.arange(width) * across // width]
 
 
 def _sources(seen: list[bool], fill: int) -> list[int | None]:
-    """For each frame the frame whose people it shows, ``None`` for nobody."""
+    """For each frame the number of the frame whose people it shows, ``None`` for nobody."""
     sources: list[int | None] = [frame if here else None for frame, here in enumerate(seen)]
     start = 0
     for here, run in groupby(seen):
         length = len(list(run))
         before, after = start - 1, start + length
+        # A clip without anybody has no neighbour to fill from.
         if not here and length <= fill and length < len(seen):
             for frame in range(start, after):
+                # From the nearer side; at the ends of the clip there is only one.
                 nearer_before = after >= len(seen) or (before >= 0 and frame - before <= after - frame)
                 sources[frame] = before if nearer_before else after
         start = after

@@ -1,7 +1,8 @@
-"""The people found in a clip, kept frame by frame on disk, so that a killed run goes on where it was.
+"""Keeps the people found in a clip on disk, frame by frame, so that a killed run can be resumed.
 
-The file is a line of JSON that says what it belongs to, then a record per frame: number and CRC-32 of its
-bytes, and the bytes, an ``.npz`` of the frame's people. A record that was cut off is as good as none.
+The file begins with a line of JSON that identifies the job. Then there is a record per frame: the number of
+its bytes, their CRC-32, and the bytes, which are an ``.npz`` of the frame's people. A truncated record counts
+as none.
 """
 
 from __future__ import annotations
@@ -30,27 +31,29 @@ _LARGEST_MAP = 2**28
 
 
 class ResumeLog:
-    """A growing list of frames on disk. Use it as a context.
+    """A list of frames on disk that can be appended to. Use it as a context.
 
     Attributes:
         path: the file.
-        resumed: frames that were there already.
+        resumed: number of frames of an earlier run.
     """
 
     def __init__(self, path: Path, belongs_to: Mapping[str, Any]):
-        """Open or begin it.
+        """Open a log, or start a new one.
 
         Args:
-            path: the file; one that belongs to another job is begun anew.
-            belongs_to: what tells one job from another, JSON-ready.
+            path: the file; the log of another job is overwritten.
+            belongs_to: identifies the job, JSON-ready.
 
         Raises:
-            InputError: another process is at it, something else has its name, or it cannot be written.
+            InputError: another process is using it, the file is something else, or it cannot be written.
         """
         self.path = path
         title = {"program": PROGRAM, **belongs_to}
+        # Sorted, since the line is compared byte by byte.
         title = (json.dumps(title, sort_keys=True, default=str) + "\n").encode()
         self._starts: list[int] = []
+        # Two runs of the same command would append to the same file.
         self._lock = FileLock(path.with_name(f"{path.name}.lock"))
         try:
             self._lock.acquire(timeout=0)
@@ -66,21 +69,25 @@ class ResumeLog:
         except OSError as error:
             raise self._failed(error) from error
         self._end = len(title)
+        # Up to the first incomplete record, which the next one will overwrite.
         while (size := _record_size(self._file, self._end)) is not None:
             self._starts.append(self._end)
             self._end += size
+        # Counted once: what this run appends does not belong to it.
         self.resumed = len(self._starts)
 
     def _opened(self, title: bytes) -> BinaryIO:
-        """The file, which begins with this title now."""
+        """Open the file and make sure that it begins with this title."""
         is_new = not self.path.exists()
         if not is_new:
             require_ordinary(self.path)
+        # Unbuffered, so that a record is with the operating system when append returns.
         file = self.path.open("w+b" if is_new else "r+b", buffering=0)
         try:
             begins = file.read(_LONGEST_TITLE).partition(b"\n")
             if b"".join(begins[:2]) == title:
                 return file
+            # A file of that name which this program did not write is not touched.
             if any(begins) and not _is_title(begins[0]):
                 raise InputError(
                     f"{self.path} is in the way and was not made by this program; move it, or choose another "
@@ -98,7 +105,7 @@ class ResumeLog:
         return len(self._starts)
 
     def append(self, people: list[Person]) -> None:
-        """Add a frame; it survives the end of this process.
+        """Append a frame, which survives if the process is killed.
 
         Raises:
             InputError: it cannot be written.
@@ -106,6 +113,7 @@ class ResumeLog:
         body = _packed(people)
         try:
             self._file.seek(self._end)
+            # Also cuts off an incomplete record of the earlier run.
             self._file.truncate()
             _write_all(self._file, _HEAD.pack(len(body), zlib.crc32(body)) + body)
         except OSError as error:
@@ -128,7 +136,7 @@ class ResumeLog:
         self._unlock()
 
     def close(self) -> None:
-        """Close the file; it stays."""
+        """Close the file, which is kept."""
         self._file.close()
         self._unlock()
 
@@ -151,7 +159,7 @@ class ResumeLog:
 
 
 def _record_size(file: BinaryIO, start: int) -> int | None:
-    """Bytes of the record that begins there, ``None`` unless it is whole."""
+    """Size of the record at a position, ``None`` unless it is complete."""
     file.seek(start)
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
@@ -163,6 +171,7 @@ def _record_size(file: BinaryIO, start: int) -> int | None:
 
 def _packed(people: list[Person]) -> bytes:
     arrays = {
+        # In full precision: a resumed run has to draw exactly what an uninterrupted one draws.
         "boxes": np.array([person.box for person in people], dtype=np.float64).reshape(-1, 4),
         "scores": np.array([person.score for person in people], dtype=np.float64),
     }
@@ -200,7 +209,7 @@ def _is_title(line: bytes) -> bool:
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:
-    """Write to a file without a buffer, whose ``write`` may take a part only."""
+    """Write to an unbuffered file, whose ``write`` may write less than it is given."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

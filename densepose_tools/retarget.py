@@ -1,7 +1,8 @@
-"""Retarget part maps: give the dancer the photo's person's place, size and proportions of limbs.
+"""Retargeting of part maps: gives the dancer the position, size and limb proportions of the person in a
+photo.
 
-Every limb of a part map is stretched along and across its own axis around its joint, and the joint goes where
-the limb above has carried it. Angles, which are the dance, stay.
+Every limb is stretched along and across its own axis, around its joint, and the joint moves with its parent
+limb. The angles, which are the dance, stay the same.
 
 Letters in shape comments: ``H W`` pixels. Points are x, y in pixels.
 """
@@ -18,10 +19,11 @@ from densepose_tools.body import LIMBS, Build, Limb, Segment, alone, neighbours,
 from magicanimate.errors import InputError
 
 _TOLD_APART = 1.3
-"""Limbs may become longer or wider than the body as a whole by this factor: more is a matter of the view."""
+"""Largest factor by which a limb may grow or shrink relative to the whole body: more is due to the view."""
 
 _SHAPES = ("head", "hand", "foot")
-"""What looks different from every side keeps its proportions; hands and feet grow with the whole body."""
+"""Limbs that look different from every side keep their aspect ratio; hands and feet scale with the whole
+body."""
 
 _HOLE_NEIGHBOURS = 5
 
@@ -29,13 +31,13 @@ _HOLE_NEIGHBOURS = 5
 def retargeted(
     maps: Iterable[np.ndarray], dancer: Build, reference: Build, *, width: int, height: int
 ) -> Iterator[np.ndarray]:
-    """Draw the dancer's maps with the reference's build and at its place.
+    """Redraw the dancer's part maps with the reference's build and position.
 
     Args:
-        maps: of one person, uint8 (H, W).
-        dancer: the build in them.
-        reference: the build wanted, in pixels of the result.
-        width, height: of the result.
+        maps: part maps of one person, uint8 (H, W).
+        dancer: the build of this person.
+        reference: the wanted build, in pixels of the result.
+        width, height: size of the result.
 
     Yields:
         uint8 (height, width).
@@ -54,6 +56,7 @@ def retargeted(
                     draw_limb(drawn, labels, limb, above)
                 continue
             if limb.parent is None:
+                # Steps of the whole body scale with its size.
                 place = reference.pelvis + overall * (segment.joint - dancer.pelvis)
             elif above is None:
                 continue
@@ -65,9 +68,9 @@ def retargeted(
 
 
 def stretches(dancer: Build, reference: Build) -> dict[str, tuple[float, float]]:
-    """How a dancer's limbs change to a reference's: name of limb -> factors along and across.
+    """The factors from a dancer's limbs to a reference's: name of a limb -> factors along and across it.
 
-    Limbs that are not seen in both follow the body as a whole.
+    Limbs that are not visible in both scale with the whole body.
 
     Raises:
         InputError: one of them has no torso.
@@ -76,12 +79,14 @@ def stretches(dancer: Build, reference: Build) -> dict[str, tuple[float, float]]
     ratios = np.array([np.divide(reference.sizes[name], dancer.sizes[name]) for name in both])
     if "torso" not in both:
         raise InputError("No torso is seen, so the build cannot be told; choose a picture of the whole body.")
+    # The median limb stands for the whole body: single limbs may be hidden or foreshortened.
     usual = np.median(ratios, axis=0)
     ratios = np.clip(ratios, usual / _TOLD_APART, usual * _TOLD_APART)
     size = float(np.sqrt(usual.prod()))
     stretches = {}
     for limb in LIMBS:
         along, across = ratios[both.index(limb.name)] if limb.name in both else usual
+        # One factor for both directions.
         if limb.name.endswith(_SHAPES):
             along = across = float(np.sqrt(along * across)) if limb.name == "head" else size
         stretches[limb.name] = (float(along), float(across))
@@ -90,7 +95,7 @@ def stretches(dancer: Build, reference: Build) -> dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Affine:
-    """What becomes of a limb's points: q = place + matrix (p - joint)."""
+    """The affine map of a limb's points: q = place + matrix (p - joint)."""
 
     joint: np.ndarray
     place: np.ndarray
@@ -104,11 +109,12 @@ class Affine:
         stretch: tuple[float, float],
         axis: np.ndarray | None = None,
     ) -> Affine:
-        """The map that stretches along and across a segment and takes its joint to a place.
+        """The map that stretches a segment along and across its axis, and moves its joint to ``place``.
 
-        With ``axis``, a unit vector, it turns the segment there, too.
+        With ``axis``, a unit vector, it also rotates the segment into that direction.
         """
         before, after = (
+            # The rotation from the limb's own axes, along and across, to those of the image.
             np.stack([along, [-along[1], along[0]]], axis=1)
             for along in (segment.axis, segment.axis if axis is None else axis)
         )
@@ -122,7 +128,7 @@ class Affine:
 
 
 def draw_limb(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: Affine) -> None:
-    """Paint one limb of ``labels`` into ``drawn``, both uint8 (H, W), where ``affine`` takes it."""
+    """Draw one limb of ``labels`` into ``drawn``, both uint8 (H, W), transformed by ``affine``."""
     single = alone(labels, limb)
     mask = single > 0
     if not mask.any():
@@ -130,11 +136,14 @@ def draw_limb(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: Affine)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     (x0, x1), (y0, y1) = columns[[0, -1]] + (-0.5, 0.5), rows[[0, -1]] + (-0.5, 0.5)
     corners = affine.apply(np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)]))
+    # Only the limb's own bounding box is computed, clipped to the image.
     low = np.clip(np.floor(corners.min(axis=0)), 0, (drawn.shape[1], drawn.shape[0])).astype(int)
     high = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, (drawn.shape[1], drawn.shape[0])).astype(int)
     if (high <= low).any():
         return
     y, x = np.mgrid[low[1] : high[1], low[0] : high[0]]
+    # Backwards, from every target pixel to its source, so that no gaps appear; nearest neighbour keeps
+    # labels.
     source = np.rint(affine.undo(np.stack([x, y], axis=-1).reshape(-1, 2))).astype(int)
     inside = ((source >= 0) & (source < (labels.shape[1], labels.shape[0]))).all(axis=1)
     source = np.clip(source, 0, (labels.shape[1] - 1, labels.shape[0] - 1))
@@ -145,7 +154,7 @@ def draw_limb(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: Affine)
 
 
 def without_pinholes(labels: np.ndarray) -> np.ndarray:
-    """Close gaps of a pixel or two at the joints, in uint8 (H, W), with a label beside them."""
+    """Fill gaps of a pixel or two at the joints of a part map, uint8 (H, W), with a neighbouring label."""
     height, width = labels.shape
     for _ in range(2):
         padded = np.pad(labels, 1)

@@ -1,4 +1,4 @@
-"""Follow people from frame to frame, so that one can be chosen for a whole clip, also by pointing.
+"""Tracks people from frame to frame, so that one can be chosen for a whole clip, also by pointing at them.
 
 Letters in shape comments: ``P`` people of a frame, ``Q`` tracks.
 """
@@ -18,20 +18,20 @@ from densepose_tools.people import Person
 from magicanimate.errors import InputError
 
 _PATIENCE = 15
-"""Frames for which somebody who is not seen is waited for."""
+"""Number of frames after which a track of a person who is not found ends."""
 _MIN_OVERLAP = 0.1
-"""Of a box with where it is expected (intersection over union), to be the same person."""
+"""Smallest intersection over union of a box with a track's expected box to be the same person."""
 _NEW_VELOCITY = 0.5
-"""Weight of the last step in the velocity."""
+"""Weight of the latest step in the velocity of a track."""
 
 
 @dataclass(frozen=True)
 class PersonAt:
-    """Somebody pointed at.
+    """The person at a point of a clip.
 
     Attributes:
-        x, y: a pixel of the upright picture, from its upper left corner.
-        second: when, counted from where the clip, or its stretch, begins.
+        x, y: a pixel of the upright image, from its upper left corner.
+        second: time from the beginning of the clip, or of the part of it that is used.
     """
 
     x: float
@@ -47,11 +47,13 @@ class PersonAt:
 
 
 def people_named(text: str) -> str | tuple[int, ...] | PersonAt:
-    """``all`` -> "all"; ``1,3`` -> (1, 3); ``at=120,80@2.5`` -> the person there 2.5 seconds on.
+    """Parse a choice of people: ``largest``, ``all``, ``1,3`` -> (1, 3), ``at=120,80@2.5`` -> the person
+    there.
 
     Raises:
         InputError: anything else.
     """
+    # Words first; everything else is numbers or a point.
     if text in ("largest", "all"):
         return text
     try:
@@ -68,7 +70,7 @@ def people_named(text: str) -> str | tuple[int, ...] | PersonAt:
 
 @dataclass
 class _Track:
-    """Somebody's last box, its velocity in pixels a frame, and when it was."""
+    """A track: its last box, the velocity in pixels per frame, and the frame in which it was last seen."""
 
     number: int
     box: np.ndarray
@@ -80,21 +82,23 @@ class _Track:
 
 
 def track_people(frames: Iterable[list[Person]]) -> list[list[int]]:
-    """Number the people of a clip: for each frame a number for each person, the same for the same person.
+    """Track the people of a clip; returns for each frame the track number of each person.
 
-    A box belongs to the track whose expected place, at constant velocity, it covers best; people whose boxes
-    cross keep their numbers as long as they keep walking.
+    A box belongs to the track whose expected box, at constant velocity, it overlaps most. So people whose
+    boxes cross keep their numbers as long as they keep moving.
     """
     tracks: list[_Track] = []
     numbers: list[list[int]] = []
     for frame, people in enumerate(frames):
         boxes = np.array([person.box for person in people], dtype=np.float64).reshape(-1, 4)
+        # A person may be hidden for a moment and come back.
         alive = [track for track in tracks if frame - track.seen <= _PATIENCE]
         owner: list[int] = [-1] * len(people)
         for p, track in _pairs(boxes, alive, frame):
             step = (boxes[p] - track.box) / (frame - track.seen)
             track.velocity = _NEW_VELOCITY * step + (1 - _NEW_VELOCITY) * track.velocity
-            track.velocity[2:] = 0  # sizes follow what is seen
+            # Sizes are not extrapolated: a person who comes nearer does not do so for ever.
+            track.velocity[2:] = 0
             track.box, track.seen = boxes[p], frame
             owner[p] = track.number
         for p, box in enumerate(boxes):
@@ -112,25 +116,27 @@ def choose_tracks(
     *,
     rate: Fraction,
 ) -> frozenset[int]:
-    """The tracks that are meant.
+    """The track numbers of the chosen people.
 
     Args:
-        frames: people of the clip.
-        numbers: of ``track_people``.
-        who: "all"; "largest", who covers most pixels over the whole clip, and where that person is away the
-            next largest, mostly the same one who came back; places in the order of size, from 1; or the
-            person at a point.
-        rate: frames a second.
+        frames: people of every frame.
+        numbers: their track numbers, from `track_people`.
+        who: "all"; "largest", the person who covers most pixels over the whole clip, and in frames without
+            that track the next largest one, usually the same person coming back; ranks by size, from 1; or
+            the person at a point.
+        rate: frames per second.
 
     Raises:
         InputError: there are fewer people, or nobody is at the point.
     """
     if isinstance(who, PersonAt):
         return frozenset([_pointed_at(frames, numbers, who, rate)])
+    # Pixels over the whole clip: the dancer in front, not who happens to be large once.
     covered: dict[int, int] = defaultdict(int)
     for people, owners in zip(frames, numbers, strict=True):
         for person, owner in zip(people, owners, strict=True):
             covered[owner] += person.area()
+    # Largest first; sorted() is stable, so equals keep their order of appearance.
     order = sorted(covered, key=lambda track: -covered[track])
     if who == "all":
         return frozenset(order)
@@ -146,7 +152,7 @@ def choose_tracks(
 def _pointed_at(
     frames: Sequence[list[Person]], numbers: list[list[int]], point: PersonAt, rate: Fraction
 ) -> int:
-    """The track whose body, or else whose box, holds the point; the one drawn on top if there are several."""
+    """The track whose body, or else whose box, contains the point; of several the one drawn on top."""
     frame = round(point.second * rate)
     if frame >= len(frames):
         raise InputError(
@@ -154,9 +160,11 @@ def _pointed_at(
             "at an earlier moment."
         )
     people = frames[frame]
+    # The box only if no body is there, as boxes of dancers overlap a lot.
     for holds in (_body_holds, _box_holds):
         there = [k for k, person in enumerate(people) if holds(person, point.x, point.y)]
         if there:
+            # Later people are drawn over earlier ones.
             return numbers[frame][there[-1]]
     middles = (tuple(round(corner + side / 2) for corner, side in _halves(person)) for person in people)
     where = (
@@ -176,13 +184,13 @@ def _box_holds(person: Person, x: float, y: float) -> bool:
 
 
 def _halves(person: Person) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Corner and side of a box, across and down."""
+    """Start and length of a box, horizontally and vertically."""
     x, y, width, height = person.box
     return (x, width), (y, height)
 
 
 def _one_at_a_time(order: list[int], numbers: list[list[int]]) -> frozenset[int]:
-    """Tracks in the order given, without those that are seen together with one before."""
+    """Choose tracks in the given order, except those that share a frame with one chosen before."""
     frames: dict[int, set[int]] = defaultdict(set)
     for frame, owners in enumerate(numbers):
         for owner in owners:
@@ -197,7 +205,7 @@ def _one_at_a_time(order: list[int], numbers: list[list[int]]) -> frozenset[int]
 
 
 def _pairs(boxes: np.ndarray, tracks: list[_Track], frame: int) -> list[tuple[int, _Track]]:
-    """Boxes and the tracks they belong to, the best overlaps first."""
+    """Match boxes with tracks, greedily by overlap; returns pairs of box number and track."""
     if not len(boxes) or not tracks:
         return []
     overlap = _overlaps(boxes, np.array([track.expected(frame) for track in tracks]))
@@ -205,12 +213,13 @@ def _pairs(boxes: np.ndarray, tracks: list[_Track], frame: int) -> list[tuple[in
     while overlap.max() > _MIN_OVERLAP:
         p, q = np.unravel_index(overlap.argmax(), overlap.shape)
         pairs.append((int(p), tracks[q]))
+        # Each box and each track is used once.
         overlap[p, :] = overlap[:, q] = 0
     return pairs
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes x, y, width, height: (P, 4) and (Q, 4) -> (P, Q)."""
+    """Intersection over union of boxes (x, y, width, height), (P, 4) and (Q, 4) -> (P, Q)."""
     start = np.maximum(first[:, None, :2], second[None, :, :2])
     end = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
     both = np.clip(end - start, 0, None).prod(axis=2)
@@ -219,7 +228,7 @@ def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def picture_at(path: Path, second: float) -> np.ndarray:
-    """The frame of a clip at a second, RGB uint8 (H, W, 3).
+    """The frame of a clip at a time in seconds, RGB uint8 (H, W, 3).
 
     Raises:
         InputError: the clip cannot be read, or is shorter.
@@ -234,7 +243,7 @@ def picture_at(path: Path, second: float) -> np.ndarray:
 
 
 def with_mark(picture: np.ndarray, x: float, y: float) -> np.ndarray:
-    """A copy of a picture, RGB uint8 (H, W, 3), with a ring around a pixel and a dot on it."""
+    """Mark a pixel in a copy of an image, RGB uint8 (H, W, 3), by a dot and a ring."""
     from PIL import Image, ImageDraw
 
     marked = Image.fromarray(picture)

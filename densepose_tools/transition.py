@@ -1,7 +1,7 @@
-"""Lead from one pose to another: part maps between two, so that a dance can begin at a photo's own pose.
+"""Transitions between two poses: part maps that lead from a photo's own pose to the beginning of a dance.
 
-The limbs turn about their joints by the shorter way and change length and width evenly; each joint goes where
-the limb above has carried it.
+The limbs rotate about their joints in the shorter direction and change length and width evenly; each joint
+moves with its parent limb.
 
 Letters in shape comments: ``H W`` pixels.
 """
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from magicanimate.media.prepare import PreparedMedia
 
 _LEAST_OF_LARGEST = 0.2
-"""Of a limb's largest piece in pixels; smaller pieces are specks."""
+"""Smallest size of a piece of a limb relative to its largest one; smaller ones are specks."""
 
 
 def led_from_photo(request: AnimationRequest, media: PreparedMedia) -> PreparedMedia:
-    """The media with the request's number of frames before the motion, led to it from the photo's own pose.
+    """Insert the request's number of frames before the motion, leading to it from the photo's own pose.
 
     Raises:
         InputError: see `transition`, or the motion is drawn keypoints, too.
@@ -45,18 +45,20 @@ def led_from_photo(request: AnimationRequest, media: PreparedMedia) -> PreparedM
 
 
 def transition(first: np.ndarray, last: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """Yield ``count`` part maps, uint8 ``H W``, from ``first`` up to before ``last``.
+    """Yield ``count`` part maps, uint8 ``H W``, beginning with ``first`` and ending just before ``last``.
 
-    The movement begins and ends slowly. Up to its middle the first map's limbs are drawn, then the last's.
+    The movement starts and ends slowly. In its first half the limbs of the first map are drawn, then those of
+    the last.
 
     Args:
-        first, last: of one person, of one size, uint8 ``H W``.
-        count: 1 or more.
+        first, last: part maps of one person, of the same size, uint8 ``H W``.
+        count: number of maps, 1 or more.
 
     Raises:
-        InputError: one of them shows no torso, or several people.
+        InputError: one of the maps shows no torso, or several people.
     """
     found = []
+    # Specks would be measured as limbs.
     first, last = _without_specks(first), _without_specks(last)
     for what, labels in (("photo", first), ("first frame of the motion clip", last)):
         limbs = segments(labels)
@@ -73,12 +75,13 @@ def transition(first: np.ndarray, last: np.ndarray, count: int) -> Iterator[np.n
         found.append(limbs)
     for number in range(count):
         share = number / count
+        # Smoothstep: the dance takes over without a jerk.
         share = share * share * (3 - 2 * share)
         yield _between(first if share < 0.5 else last, *found, share)
 
 
 def _without_specks(labels: np.ndarray) -> np.ndarray:
-    """A part map with only the large pieces of each limb; compression leaves others at borders of parts."""
+    """Keep only the large pieces of each limb: compression leaves specks at the borders of parts."""
     import cv2
 
     kept = np.zeros_like(labels)
@@ -95,7 +98,7 @@ def _without_specks(labels: np.ndarray) -> np.ndarray:
 def _between(
     source: np.ndarray, before: dict[str, Segment], after: dict[str, Segment], share: float
 ) -> np.ndarray:
-    """One map: the limbs of ``source`` in the pose ``share`` of the way from ``before`` to ``after``."""
+    """The limbs of ``source`` in a pose between ``before`` and ``after``, at ``share`` of the way."""
     own = before if share < 0.5 else after
     drawn = np.zeros_like(source)
     carried: dict[str, Affine] = {}
@@ -107,11 +110,13 @@ def _between(
             affine = above  # it goes along with the limb above
         else:
             one, other, mine = before[limb.name], after[limb.name], own[limb.name]
+            # From the drawn limb's own size to the size in between.
             stretch = (
                 _ratio(one.length, other.length, share) / mine.length,
                 _ratio(one.width, other.width, share) / mine.width,
             )
             if limb.parent is None:
+                # Only the root moves freely; every other joint is carried along.
                 place = (1 - share) * one.joint + share * other.joint
             elif above is not None:
                 place = above.apply(mine.joint)
@@ -124,12 +129,13 @@ def _between(
 
 
 def _ratio(one: float, other: float, share: float) -> float:
-    """Between two sizes, by equal factors."""
+    """Interpolate geometrically between two sizes, so that they change by equal factors."""
     return float(one ** (1 - share) * other**share)
 
 
 def _turned(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """Between two directions, by the shorter way round."""
+    """Interpolate between two directions, the shorter way round."""
     start = np.arctan2(one[1], one[0])
+    # Wrapped to -pi..pi, the shorter of the two ways.
     turn = (np.arctan2(other[1], other[0]) - start + np.pi) % (2 * np.pi) - np.pi
     return np.array([np.cos(start + share * turn), np.sin(start + share * turn)])

@@ -12,11 +12,11 @@ import torch
 from safetensors.numpy import load_file
 
 from densepose_tools.people import Person, flip_labels, part_map
+from densepose_tools.rcnn import tiny
 from densepose_tools.rcnn.boxes import clipped, cut_sides, moved, widened
 from densepose_tools.rcnn.network import DensePoseRCNN, chart_result, network_input, network_size
 from densepose_tools.rcnn.proposals import anchors, choose_proposals
 from densepose_tools.rcnn.regions import choose_people
-from densepose_tools.rcnn.widths import tiny
 from magicanimate.palette import colourise
 from tests import densepose_golden
 

@@ -18,10 +18,17 @@ from huggingface_hub import constants
 
 from densepose_tools import engines, weights
 from densepose_tools.engines import Selection, load_extractor
-from densepose_tools.published import read_published
+from densepose_tools.rcnn import tiny
 from densepose_tools.rcnn.network import DensePoseRCNN
-from densepose_tools.rcnn.widths import tiny
-from densepose_tools.weights import RELEASED, Release, convert, ensure_weights, load_network, read_converted
+from densepose_tools.weights import (
+    RELEASED,
+    Release,
+    convert,
+    ensure_weights,
+    load_network,
+    read_converted,
+    read_published,
+)
 from magicanimate.checkpoints.download import Unreachable, WebFile
 from magicanimate.errors import Cancelled, InputError
 from tests.conftest import ROOT

@@ -1,7 +1,8 @@
-"""ResNet-50 with a feature pyramid, by the names of the released weights.
+"""ResNet-50 with a feature pyramid, with the names of the released weights.
 
-He et al., "Deep residual learning" (CVPR 2016); Lin et al., "Feature pyramid networks" (CVPR 2017). Unlike
-torchvision's ResNet the stride sits in a block's first 1x1 convolution, as in the original Caffe networks.
+Source: He et al., "Deep residual learning" (CVPR 2016); Lin et al., "Feature pyramid networks" (CVPR 2017).
+Unlike in torchvision's ResNet, the stride is in a block's first 1x1 convolution, as in the original Caffe
+networks.
 
 Letters in shape comments: ``N`` pictures, ``C`` channels, ``h w`` pixels; level pK has 1/2^K of them.
 """
@@ -13,14 +14,14 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
 
-from densepose_tools.rcnn.widths import Widths
+from densepose_tools.rcnn import Widths
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 STAGES = ("res2", "res3", "res4", "res5")
 
 
 class NormedConv(nn.Conv2d):
-    """A convolution without bias and the frozen batch norm behind it, its child ``norm``."""
+    """A convolution without bias, followed by frozen batch norm, its child ``norm``."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1):
         super().__init__(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
@@ -31,7 +32,7 @@ class NormedConv(nn.Conv2d):
 
 
 class Stem(nn.Module):
-    """Seven by seven convolution and max pooling: a quarter of the pixels remains on each side."""
+    """A 7x7 convolution and max pooling: each side becomes a quarter."""
 
     def __init__(self, outputs: int):
         super().__init__()
@@ -42,7 +43,7 @@ class Stem(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution beside a shortcut."""
+    """A residual block: 1x1, 3x3 and 1x1 convolution beside a shortcut."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, *, stride: int):
         super().__init__()
@@ -57,16 +58,18 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and four stages, ``res2`` to ``res5``."""
+    """The stem and four stages, ``res2`` to ``res5``."""
 
     def __init__(self, widths: Widths):
         super().__init__()
         self.stem = Stem(widths.stem)
         inputs = widths.stem
         for number, (name, depth) in enumerate(zip(STAGES, widths.blocks, strict=True)):
+            # Every stage has twice the channels of the one before.
             inner, outputs = widths.stem << number, widths.stem << (number + 2)
             blocks = []
             for block in range(depth):
+                # The stem has already shrunk the image for the first stage.
                 stride = 2 if block == 0 and number > 0 else 1
                 blocks.append(Bottleneck(inputs, inner, outputs, stride=stride))
                 inputs = outputs
@@ -81,7 +84,7 @@ class ResNet(nn.Module):
 
 
 class Backbone(nn.Module):
-    """The feature pyramid over the stages: p2 to p5, and p6 = every second pixel of p5."""
+    """The feature pyramid: levels p2 to p5 from the stages, and p6, every second pixel of p5."""
 
     def __init__(self, widths: Widths):
         super().__init__()
@@ -96,6 +99,8 @@ class Backbone(nn.Module):
         stages = self.bottom_up(x)
         levels: dict[str, torch.Tensor] = {}
         merged = None
+        # Top down: every level gets the one above it at twice the size, and its own stage by a 1x1
+        # convolution.
         for level in (5, 4, 3, 2):
             lateral = self.get_submodule(f"fpn_lateral{level}")(stages[f"res{level}"])
             above = 0 if merged is None else functional.interpolate(merged, scale_factor=2.0, mode="nearest")

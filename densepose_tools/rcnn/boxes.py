@@ -1,6 +1,6 @@
-"""Box arithmetic: applying predicted deltas, clipping, scaling.
+"""Box arithmetic: applying predicted deltas, clipping, scaling, widening.
 
-Letters in shape comments: ``K`` boxes. A box is x0, y0, x1, y1 in pixels that the network sees.
+A box is x0, y0, x1, y1 in pixels of the network's input. Letters in shape comments: ``K`` boxes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 _LARGEST_GROWTH = math.log(1000.0 / 16)
-"""Bound on the logarithm by which a side may grow."""
+"""Largest logarithm of a side's growth, as in detectron2, against overflow of the exponential."""
 
 _CUT = 0.04
-"""A side of a box cuts off the body if so much of it lies on the body; a box that fits is touched by tips."""
+"""Smallest share of a box's side on the body for it to count as cutting the body off: limbs only touch a box
+that fits."""
 
 
 def moved(
@@ -24,7 +25,8 @@ def moved(
 
     Args:
         boxes: (K, 4).
-        deltas: (K, 4) of shifts of the centre in box sizes and logarithms of growth, each times its weight.
+        deltas: (K, 4): shifts of the centre relative to the box's size, and logarithms of its growth, each
+            multiplied by its weight.
         weights: see ``deltas``.
 
     Returns:
@@ -33,6 +35,7 @@ def moved(
     x0, y0, x1, y1 = boxes.unbind(dim=1)
     width, height = x1 - x0, y1 - y0
     dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(dim=1), weights, strict=True))
+    # Shifts are relative to the box's size, growth is logarithmic, so that both suit boxes of any size.
     centre_x = dx * width + (x0 + 0.5 * width)
     centre_y = dy * height + (y0 + 0.5 * height)
     half_width = 0.5 * (dw.clamp(max=_LARGEST_GROWTH).exp() * width)
@@ -47,7 +50,7 @@ def moved(
 
 
 def clipped(boxes: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clip boxes (K, 4) to a picture of ``size`` (h, w); also tells which have an area, bool (K,)."""
+    """Clip boxes (K, 4) to an image of ``size`` (h, w); also returns which have an area left, bool (K,)."""
     height, width = size
     x0, y0, x1, y1 = boxes.unbind(dim=1)
     inside = torch.stack(
@@ -59,19 +62,24 @@ def clipped(boxes: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, t
 def rescaled(
     boxes: torch.Tensor, size: tuple[int, int], picture: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes (K, 4) of a network that saw ``size`` (h, w), in pixels of ``picture`` (H, W); see `clipped`."""
+    """Scale boxes (K, 4) from the network's ``size`` (h, w) to a ``picture`` (H, W), and clip them, see
+    `clipped`.
+    """
+    # Both sides separately: the network's size is rounded to whole pixels.
     ratio = boxes.new_tensor([picture[1] / size[1], picture[0] / size[0]] * 2)
     return clipped(boxes * ratio, picture)
 
 
 def cut_sides(labels: np.ndarray) -> tuple[bool, bool, bool, bool]:
-    """Which sides of a box, left, top, right and bottom, cut off the body in it, labels uint8 (H, W)."""
+    """Which sides of a box (left, top, right, bottom) cut off the body; labels are uint8 (H, W)."""
+    # The outermost row or column of labels on each side.
     edges = (labels[:, 0], labels[0], labels[:, -1], labels[-1])
     return tuple(bool((edge > 0).mean() >= _CUT) for edge in edges)
 
 
 def widened(boxes: torch.Tensor, sides: tuple[bool, bool, bool, bool], margin: float) -> torch.Tensor:
-    """Boxes (K, 4) with some sides, left, top, right and bottom, moved out by a share of the box."""
+    """Move some sides (left, top, right, bottom) of boxes (K, 4) out by a share of the box."""
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    # Outwards: to the left and top is negative.
     step = margin * torch.stack([-width, -height, width, height], dim=1)
     return boxes + step * boxes.new_tensor(sides)

@@ -1,8 +1,8 @@
-"""Region proposals: boxes in which an object may be.
+"""The region proposal network: boxes that may contain an object.
 
-Ren et al., "Faster R-CNN" (NeurIPS 2015), over the levels of a feature pyramid.
+Source: Ren et al., "Faster R-CNN" (NeurIPS 2015), on the levels of a feature pyramid.
 
-Letters in shape comments: ``N`` pictures, ``A`` anchors a pixel, ``h w`` pixels of a level, ``K`` boxes.
+Letters in shape comments: ``N`` images, ``A`` anchors a pixel, ``h w`` pixels of a level, ``K`` boxes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ _STRIDES = {level: 4 << number for number, level in enumerate(LEVELS)}
 _PER_LEVEL = 1000
 _KEPT = 1000
 _OVERLAP = 0.7
-"""The best of each level go into suppression at this overlap, and the best of the survivors come out."""
+"""Proposals of each level that enter non-maximum suppression, proposals kept in all, and the overlap (IoU) at
+which one is suppressed."""
 
 
 def anchors(level: str, height: int, width: int, device: torch.device | None = None) -> torch.Tensor:
-    """Anchor boxes of a level of ``height`` x ``width``, (h * w * A, 4), row by row; corners on the grid."""
+    """The anchor boxes of a level of ``height`` x ``width``, (h * w * A, 4), row by row, centred on its grid
+    points.
+    """
     area = _SIDES[level] ** 2
     shapes = torch.tensor([((area / ratio) ** 0.5, ratio * (area / ratio) ** 0.5) for ratio in _RATIOS])
     cell = torch.cat([-shapes, shapes], dim=1).to(device) / 2
@@ -38,7 +41,7 @@ def anchors(level: str, height: int, width: int, device: torch.device | None = N
 
 
 class ProposalHead(nn.Module):
-    """For every anchor of every pixel: is something there, and how does its box differ."""
+    """For every anchor of every pixel: whether an object is there, and how its box differs."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -53,7 +56,7 @@ class ProposalHead(nn.Module):
 
 
 class ProposalGenerator(nn.Module):
-    """The head on every level, and the choice among its boxes."""
+    """Applies the head to every level, and chooses among the boxes."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -62,14 +65,14 @@ class ProposalGenerator(nn.Module):
     def forward(
         self, levels: dict[str, torch.Tensor], size: tuple[int, int]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Proposals of each picture, best first.
+        """The proposals of each image, by falling score.
 
         Args:
             levels: p2 to p6.
-            size: (h, w) of the pictures without padding.
+            size: (h, w) of the images without padding.
 
         Returns:
-            For each picture boxes (K, 4) and logits (K,), at most 1000.
+            For each image boxes (K, 4) and logits (K,), at most 1000.
         """
         heads = {name: self.rpn_head(level) for name, level in levels.items()}
         count = next(iter(levels.values())).shape[0]
@@ -82,25 +85,27 @@ class ProposalGenerator(nn.Module):
 def choose_proposals(
     heads: dict[str, tuple[torch.Tensor, torch.Tensor]], size: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose among the boxes of one picture; overlap counts within a level only.
+    """Choose among the boxes of one image; only boxes of the same level suppress each other.
 
     Args:
         heads: by level, logits (A, h, w) and deltas (4A, h, w).
         size: see ``ProposalGenerator``.
 
     Returns:
-        Boxes (K, 4) and logits (K,), best first.
+        Boxes (K, 4) and logits (K,), by falling logit.
     """
     boxes, scores, level_of = [], [], []
     for number, (name, (logits, deltas)) in enumerate(heads.items()):
         height, width = logits.shape[1:]
         flat = logits.permute(1, 2, 0).flatten()
         best, which = flat.topk(min(_PER_LEVEL, len(flat)))
+        # Channels are ordered by anchor and then by coordinate; rows of boxes by pixel and then by anchor.
         steps = deltas.view(-1, 4, height, width).permute(2, 3, 0, 1).reshape(-1, 4)
         boxes.append(moved(anchors(name, height, width, logits.device)[which], steps[which], (1, 1, 1, 1)))
         scores.append(best)
         level_of.append(torch.full_like(which, number))
     inside, has_area = clipped(torch.cat(boxes), size)
     found, score, level = inside[has_area], torch.cat(scores)[has_area], torch.cat(level_of)[has_area]
+    # batched_nms takes the level for a class, and returns indices by falling score.
     keep = batched_nms(found, score, level, _OVERLAP)[:_KEPT]
     return found[keep], score[keep]

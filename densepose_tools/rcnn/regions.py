@@ -1,9 +1,9 @@
-"""Region heads: person or not, the box, and each pixel's part and coordinates.
+"""The region heads: person or background, the final box, and each pixel's part and coordinates.
 
-Boxes as in Fast R-CNN (Girshick, ICCV 2015); parts as in DensePose (Guler et al., CVPR 2018) with the
+Source: for boxes Fast R-CNN (Girshick, ICCV 2015); for parts DensePose (Güler et al., CVPR 2018) with the
 decoder of Panoptic FPN (Kirillov et al., CVPR 2019).
 
-Letters in shape comments: ``N`` pictures, ``C`` channels, ``h w`` pixels, ``K`` boxes.
+Letters in shape comments: ``N`` images, ``C`` channels, ``h w`` pixels, ``K`` boxes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import batched_nms, roi_align
 
+from densepose_tools.rcnn import Widths
 from densepose_tools.rcnn.boxes import clipped, moved
-from densepose_tools.rcnn.widths import Widths
 
 LEVELS = ("p2", "p3", "p4", "p5")
 MIN_SCORE = 0.05
-"""Published score below which nothing counts as a person."""
+"""The published score threshold for people."""
 
 MAX_PEOPLE = 100
 
@@ -26,14 +26,14 @@ _OVERLAP = 0.5
 _DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 _BOX_PIXELS, _PART_PIXELS, _SAMPLES = 7, 28, 2
 _NOMINAL_SIDE, _NOMINAL_LEVEL = 224, 4
-"""A region of that side is read from p4 (feature pyramid paper, equation 1)."""
+"""A region with this side is pooled from this level (feature pyramid paper, equation 1)."""
 
 NUM_PARTS = 25
 """Background and 24 parts."""
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers over the pixels of a region."""
+    """Two fully connected layers on a region's pooled features."""
 
     def __init__(self, widths: Widths):
         super().__init__()
@@ -45,7 +45,7 @@ class BoxHead(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Logits of person and nothing, and deltas of the box."""
+    """Logits of person and background, and deltas of the box."""
 
     def __init__(self, features: int):
         super().__init__()
@@ -57,10 +57,13 @@ class BoxPredictor(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Merges the levels at the resolution of p2: convolve, double the size until it fits, and add up."""
+    """Merges the levels at the resolution of p2: each is convolved and upsampled until it fits, then all are
+    added.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
+        # p2 needs one convolution and no upsampling, p5 three of each.
         for doublings, name in enumerate(LEVELS):
             steps: list[nn.Module] = []
             for _ in range(max(1, doublings)):
@@ -72,13 +75,13 @@ class Decoder(nn.Module):
         self.predictor = nn.Conv2d(channels, channels, 1)
 
     def forward(self, levels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """p2 to p5 -> ``N C h w`` at a quarter of the picture's pixels a side."""
+        """p2 to p5 -> ``N C h w``, with sides of a quarter of the image's."""
         merged = sum(self.get_submodule(name)(levels[name]) for name in LEVELS)
         return self.predictor(merged)
 
 
 class _ReluDoubled(nn.Module):
-    """Rectify, then twice the pixels a side."""
+    """ReLU, then bilinear upsampling by 2."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.interpolate(
@@ -87,10 +90,11 @@ class _ReluDoubled(nn.Module):
 
 
 class PartHead(nn.Module):
-    """A row of 3x3 convolutions over the pixels of a region."""
+    """A stack of 3x3 convolutions on a region's pooled features."""
 
     def __init__(self, widths: Widths):
         super().__init__()
+        # Named body_conv_fcn1 to 8, as in the released weights.
         for number in range(widths.part_convs):
             inputs = widths.parts if number else widths.pyramid
             self.add_module(f"body_conv_fcn{number + 1}", nn.Conv2d(inputs, widths.parts, 3, padding=1))
@@ -102,7 +106,7 @@ class PartHead(nn.Module):
 
 
 class PartPredictor(nn.Module):
-    """Logits of body and nothing, logits of the parts, and the two coordinates on each part."""
+    """Logits of body and background, logits of the parts, and the coordinates u and v on each part."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -121,7 +125,7 @@ class PartPredictor(nn.Module):
 
 
 class RegionHeads(nn.Module):
-    """Everything that looks at regions, by the names of the released weights."""
+    """All heads that work on regions, with the names of the released weights."""
 
     def __init__(self, widths: Widths):
         super().__init__()
@@ -132,13 +136,15 @@ class RegionHeads(nn.Module):
         self.densepose_predictor = PartPredictor(widths.parts)
 
     def pool_boxes(self, levels: dict[str, torch.Tensor], boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Features of regions, each from the level that fits its size: ``K C 7 7``, picture by picture."""
+        """Pool features of regions, each from the level that fits its size: ``K C 7 7``, image by image."""
         every = torch.cat(boxes)
         side = ((every[:, 2] - every[:, 0]) * (every[:, 3] - every[:, 1])).sqrt()
+        # 1e-8: the logarithm of an empty region's side.
         level_of = torch.floor(_NOMINAL_LEVEL + torch.log2(side / _NOMINAL_SIDE + 1e-8)).clamp(2, 5)
         first = levels[LEVELS[0]]
         pooled = first.new_zeros(len(every), first.shape[1], _BOX_PIXELS, _BOX_PIXELS)
         rows = torch.cat([_with_index(box, n) for n, box in enumerate(boxes)])
+        # Level by level, and put back in the order of the regions.
         for number, name in enumerate(LEVELS, start=2):
             here = torch.nonzero(level_of == number).flatten()
             if len(here):
@@ -148,20 +154,21 @@ class RegionHeads(nn.Module):
     def score_boxes(
         self, levels: dict[str, torch.Tensor], proposals: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (K, 2), person first, and deltas (K, 4) of the proposals of all pictures."""
+        """Logits (K, 2), person first, and deltas (K, 4) of the proposals of all images."""
+        # Of all images together, which is faster than one by one.
         return self.box_predictor(self.box_head(self.pool_boxes(levels, proposals)))
 
     def decode(self, levels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The one level from which parts are read."""
+        """The level from which parts are pooled, for all regions of the images."""
         return self.decoder(levels)
 
     def pool_parts(self, decoded: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Features of regions from the decoded level: ``K C 28 28``, picture by picture."""
+        """Pool features of regions from the decoded level: ``K C 28 28``, image by image."""
         rows = torch.cat([_with_index(box, n) for n, box in enumerate(boxes)])
         return roi_align(decoded, rows, _PART_PIXELS, 1 / 4, _SAMPLES)
 
     def charts(self, decoded: torch.Tensor, boxes: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Coarse and fine logits, u and v of regions; see ``PartPredictor``."""
+        """Coarse and fine logits, u and v of regions, see `PartPredictor`."""
         return self.densepose_predictor(self.densepose_head(self.pool_parts(decoded, boxes)))
 
 
@@ -173,18 +180,21 @@ def choose_people(
     *,
     min_score: float = MIN_SCORE,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """People of one picture: boxes (P, 4), scores (P,) and from which proposals, (P,), best first.
+    """The people among one image's proposals: boxes (P, 4), scores (P,) and proposal numbers (P,), by falling
+    score.
 
-    Overlapping boxes give way to better ones, so a higher ``min_score`` only cuts the list short.
+    Boxes are only suppressed by better ones, so a higher ``min_score`` merely shortens the list.
     """
     scores = logits.softmax(dim=1)[:, 0]
+    # One class only, so every proposal has one box.
     boxes, _ = clipped(moved(proposals, deltas, _DELTA_WEIGHTS), size)
     likely = torch.nonzero(scores > min_score).flatten()
+    # batched_nms with a single class, as people suppress each other only.
     same_kind = torch.zeros_like(likely)
     keep = likely[batched_nms(boxes[likely], scores[likely], same_kind, _OVERLAP)][:MAX_PEOPLE]
     return boxes[keep], scores[keep], keep
 
 
 def _with_index(boxes: torch.Tensor, picture: int) -> torch.Tensor:
-    """(K, 4) -> (K, 5) with the number of the picture in front, as ``roi_align`` wants it."""
+    """Put the number of the image in front of boxes, (K, 4) -> (K, 5), as ``roi_align`` expects it."""
     return torch.cat([boxes.new_full((len(boxes), 1), picture), boxes], dim=1)
