@@ -92,7 +92,7 @@ def blind_pipeline(whole: Any, folder: Path) -> Any:
     """The pipeline of networks that were trained without a reference: their blocks find no tokens in it."""
     from benchmarks.methods import with_components
     from magicanimate.models.appearance_encoder import AppearanceEncoder
-    from training.build import add_time, image_networks, load_earlier
+    from training.build import add_temporal_layers, image_networks, load_earlier
     from training.initial_networks import NewNetworks
 
     class NoReference(AppearanceEncoder):
@@ -105,7 +105,7 @@ def blind_pipeline(whole: Any, folder: Path) -> Any:
     parts = NewNetworks(network)
     networks = image_networks(config, parts)
     load_earlier(networks, folder, ("base",))
-    add_time(networks, parts, None)
+    add_temporal_layers(networks, parts, None)
     load_earlier(networks, folder, ("stage2",))
     return with_components(
         whole,

@@ -27,7 +27,7 @@ from magicanimate.files import Unreadable, parse_json, whole_file
 from magicanimate.palette import PALETTE
 
 _LARGEST_RATE = 10_000
-"""Frames a second."""
+"""Largest plausible frame rate, frames per second."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Reads arrays from npz and npy files that may come from anybody, checking headers before anything is
-unpacked.
+"""Reads arrays from npz and npy files that may come from anybody; headers are checked before unpacking.
 
 An npz file (numpy.lib.format) is a zip of ``NAME.npy`` entries, each a header with dtype and shape followed
 by the numbers. A few bytes of such a file can unpack to gigabytes, and a header can promise any shape.
@@ -32,17 +31,16 @@ _BROKEN = (
 class ArrayFile:
     """An npz file opened for reading. Use it as a context."""
 
-    def __init__(self, source: Path | bytes, *, path: Path | None = None):
+    def __init__(self, source: Path | bytes):
         """Open it.
 
         Args:
             source: the file, or its content.
-            path: what messages call it; ``source`` when ``None``.
 
         Raises:
             Unreadable: it is missing, no zip file, or holds too many entries.
         """
-        self.path = path or Path(source if isinstance(source, Path) else "the data")
+        self.path = source if isinstance(source, Path) else Path("the data")
         if isinstance(source, Path):
             require_ordinary(source)
         try:
@@ -93,8 +91,8 @@ class ArrayFile:
                 # Before reading: the entry's own size is known from the zip's directory.
                 if size > most or size > entry.file_size:
                     raise Unreadable(self.path, f"its array {name!r} would have {size} bytes")
-                # One byte more than wanted, to reach the end of the entry, where zipfile compares the
-                # checksum.
+                # One byte more than wanted, to reach the end of
+                # the entry, where zipfile compares the checksum.
                 data = stream.read(size + 1)
             if len(data) != size:
                 raise Unreadable(self.path, f"its array {name!r} has another length than it says")

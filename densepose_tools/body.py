@@ -92,7 +92,7 @@ class Build:
 
 def segments(labels: np.ndarray) -> dict[str, Segment]:
     """Measure the limbs in a part map of one person, uint8 (H, W); limbs that are too small are left out."""
-    masks = {limb.name: alone(labels, limb) > 0 for limb in LIMBS}
+    masks = {limb.name: limb_labels(labels, limb) > 0 for limb in LIMBS}
     found = {}
     for limb in LIMBS:
         pixels = _points(masks[limb.name])
@@ -170,8 +170,8 @@ def sample_step(count: int) -> int:
     return max(1, count // _SAMPLES)
 
 
-def alone(labels: np.ndarray, limb: Limb) -> np.ndarray:
-    """A limb's labels alone, uint8 (H, W), without specks and completed where an arm hides it."""
+def limb_labels(labels: np.ndarray, limb: Limb) -> np.ndarray:
+    """A limb's labels limb_labels, uint8 (H, W), without specks and completed where an arm hides it."""
     mask = np.isin(labels, limb.labels)
     mask &= neighbours(mask) >= _SPECK_NEIGHBOURS
     # Labels, not the mask: a limb has two of them, such as its front and back.

@@ -1,5 +1,4 @@
-"""The command line, ``python -m densepose_tools CLIP -o OUT``: motion videos, part maps of pictures, and
-keypoints."""
+"""``python -m densepose_tools CLIP -o OUT``: motion videos, part maps of pictures, keypoints."""
 
 from __future__ import annotations
 
@@ -306,7 +305,7 @@ def _report(made: Extraction, *, quiet: bool) -> None:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """[3, 4, 5, 9] -> "3-5, 9"."""
+    """Write sorted numbers as ranges: [3, 4, 5, 9] -> "3-5, 9"."""
     parts: list[list[int]] = []
     for number in numbers:
         # A number that follows the last one extends its range.

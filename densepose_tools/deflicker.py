@@ -121,8 +121,7 @@ def _deflickered_frame(window: list[np.ndarray], at: int) -> np.ndarray:
 
 
 def _stray(body: np.ndarray) -> np.ndarray:
-    """Mask of small blobs that are not connected to a body, however long they stay: bool (H, W), like
-    ``body``.
+    """Mask, bool (H, W) like ``body``, of small blobs that are not connected to a body.
 
     Opening by reconstruction: the body is eroded until only wide areas are left, and then grown again within
     its old shape. Limbs grow back, blobs that were eroded away do not.
@@ -152,9 +151,7 @@ def _grown(mask: np.ndarray) -> np.ndarray:
 
 
 def _body_region(window: list[np.ndarray]) -> tuple[slice, slice] | None:
-    """The rows and columns with body pixels in any frame, plus a block on every side; ``None`` if there are
-    none.
-    """
+    """Rows and columns with body pixels in any frame, and a block on every side; ``None`` for none."""
     body = np.zeros(window[0].shape, dtype=bool)
     for frame in window:
         body |= frame > 0

@@ -1,5 +1,4 @@
-"""The user's choice of the DensePose engine: what it would use, told in a sentence, and loading it when
-needed."""
+"""The user's choice of the DensePose engine: tells what it would use, and loads it when needed."""
 
 from __future__ import annotations
 
@@ -109,9 +108,7 @@ class EngineChoice:
         end: float | None,
         fps: float | None = None,
     ) -> dict[str, Any]:
-        """The settings that decide which people are found, JSON-ready; a run can only be resumed with the
-        same ones.
-        """
+        """The settings that decide which people are found, JSON-ready; resuming needs the same."""
         return {
             # The engine that was loaded, which "auto" does not tell.
             "engine": extractor.name,

@@ -338,7 +338,7 @@ def has_mini() -> bool:
 
 
 def _require_torchvision() -> None:
-    """Import the network of the engine "torch", before anything is fetched for it."""
+    """Check that the network of the engine "torch" can be imported, before its weights are downloaded."""
     try:
         import densepose_tools.rcnn.network  # noqa: F401
     except (ImportError, RuntimeError) as error:  # torchvision of another release fails with the latter

@@ -1,5 +1,4 @@
-"""Makes motion videos: finds the people in a clip and draws them, redraws an archive, or recolours a part
-map.
+"""Makes motion videos: draws the people found in a clip or an archive, or recolours a part map.
 
 Only a few frames are in memory at a time. The people found are kept on disk, from where a run that was
 stopped or killed is resumed.

@@ -1,5 +1,4 @@
-"""The steps from a user's clip to the motion clip: editing, and extraction of part maps from an ordinary
-video.
+"""The steps from a user's clip to the motion clip: editing it, and extracting part maps from a video.
 
 The results of the steps are kept in a folder that is named by a hash of their inputs. So repeating them costs
 nothing, and a job that was stopped is resumed.
@@ -126,8 +125,7 @@ def with_part_map(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> AnimationRequest:
-    """Extract the part map of an ordinary video that is to be its own background; returns the changed
-    request.
+    """Extract the part map of an ordinary video that is its own background; returns the new request.
 
     The map is kept in a hidden folder beside the output, where the next run finds it. With several photos,
     all people are replaced unless the request names them.
@@ -143,8 +141,7 @@ def with_part_map(
 
 
 def sweep(folder: Path, named: set[str], *, most: int | None = None) -> None:
-    """Delete files of steps that no result refers to: all of them, or the oldest until ``most`` bytes are
-    left.
+    """Delete files of steps that no result refers to: all, or the oldest until ``most`` bytes are left.
 
     A job that needs deleted files makes them again. Must not be called while a clip is being prepared.
 
@@ -233,9 +230,7 @@ def _edit(
 
 
 def _fitted(frames: Iterator[np.ndarray], width: int, height: int) -> Iterator[np.ndarray]:
-    """Fit frames of another clip into this size without cropping; by nearest neighbour, so that no colours
-    mix.
-    """
+    """Fit frames of another clip into this size, uncropped, by nearest neighbour: no colours mix."""
     from PIL import Image
 
     for frame in frames:
@@ -253,9 +248,7 @@ def _fitted(frames: Iterator[np.ndarray], width: int, height: int) -> Iterator[n
 
 
 def _backwards(video: Path) -> Iterator[np.ndarray]:
-    """The frames of a video from the last but one back to the second, so that no frame of a loop is shown
-    twice.
-    """
+    """The frames of a video from the last but one back to the second: a loop shows no frame twice."""
     from magicanimate.media.video_file import frames_at, index_video
 
     limits = MediaLimits()

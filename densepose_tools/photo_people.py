@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from densepose_tools.body import LIMBS, alone, segments
+from densepose_tools.body import LIMBS, limb_labels, segments
 from densepose_tools.segmenter import DEFAULT_FOLDER, PartSegmenter, is_segmenter
 from magicanimate.media.fit import Box, mask_box
 
@@ -89,7 +89,7 @@ def thinned(labels: np.ndarray) -> np.ndarray:
 
 def count_people(labels: np.ndarray) -> int:
     """Count the people in a part map, uint8 (H, W), by heads that are side by side."""
-    head = alone(labels, _HEAD) > 0
+    head = limb_labels(labels, _HEAD) > 0
     runs = [head[:, first:last] for first, last in _column_runs(head)]
     # Scattered pixels with the head's labels are no head.
     areas = [int(run.sum()) for run in runs if _is_solid(run)]

@@ -59,9 +59,7 @@ def chosen_people(people: Sequence[Person], who: str) -> list[Person]:
 
 
 def write_map(path: Path, labels: np.ndarray, settings: dict[str, Any]) -> None:
-    """Write a part map, uint8 (H, W), as a PNG in palette colours, with the settings that made it as
-    metadata.
-    """
+    """Write a part map, uint8 (H, W), as a PNG in palette colours; its settings are stored in the file."""
     text = PngInfo()
     text.add_text(PNG_KEY, encode_settings({"program": PROGRAM, **settings}))
     with whole_file(path) as partial:
@@ -193,8 +191,7 @@ def _difference(before: Any, now: dict[str, Any]) -> str:
 def _found(
     paths: Sequence[Path], extractor: Extractor, who: str, should_stop: ShouldStop | None
 ) -> Iterator[tuple[Path, tuple[int, np.ndarray] | None | InputError]]:
-    """For each picture yield the number of people and their map, ``None`` if there is nobody, or what is
-    wrong.
+    """For each picture yield the number of people and their map, ``None`` for nobody, or its error.
 
     Pictures are read ahead by threads, and those of one size go through the network together.
     """
@@ -209,13 +206,13 @@ def _found(
                 alike = waiting.setdefault(photo.shape, [])
                 alike.append((path, photo))
                 if len(alike) == extractor.batch:
-                    yield from _looked_at(waiting.pop(photo.shape), extractor, who, should_stop)
+                    yield from _found_in_batch(waiting.pop(photo.shape), extractor, who, should_stop)
             # Incomplete batches, too: with many different sizes none should wait long.
             for shape in list(waiting):
-                yield from _looked_at(waiting.pop(shape), extractor, who, should_stop)
+                yield from _found_in_batch(waiting.pop(shape), extractor, who, should_stop)
 
 
-def _looked_at(
+def _found_in_batch(
     alike: Sequence[tuple[Path, np.ndarray]],
     extractor: Extractor,
     who: str,

@@ -1,5 +1,4 @@
-"""Retargeting of part maps: gives the dancer the position, size and limb proportions of the person in a
-photo.
+"""Retargeting of part maps: gives the dancer a photo's person's position, size and proportions.
 
 Every limb is stretched along and across its own axis, around its joint, and the joint moves with its parent
 limb. The angles, which are the dance, stay the same.
@@ -15,15 +14,14 @@ from itertools import product
 
 import numpy as np
 
-from densepose_tools.body import LIMBS, Build, Limb, Segment, alone, neighbours, segments
+from densepose_tools.body import LIMBS, Build, Limb, Segment, limb_labels, neighbours, segments
 from magicanimate.errors import InputError
 
 _TOLD_APART = 1.3
 """Largest factor by which a limb may grow or shrink relative to the whole body: more is due to the view."""
 
 _SHAPES = ("head", "hand", "foot")
-"""Limbs that look different from every side keep their aspect ratio; hands and feet scale with the whole
-body."""
+"""Limbs that look different from every side keep their aspect ratio; hands and feet scale with the body."""
 
 _HOLE_NEIGHBOURS = 5
 
@@ -129,7 +127,7 @@ class Affine:
 
 def draw_limb(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: Affine) -> None:
     """Draw one limb of ``labels`` into ``drawn``, both uint8 (H, W), transformed by ``affine``."""
-    single = alone(labels, limb)
+    single = limb_labels(labels, limb)
     mask = single > 0
     if not mask.any():
         return
@@ -142,8 +140,8 @@ def draw_limb(drawn: np.ndarray, labels: np.ndarray, limb: Limb, affine: Affine)
     if (high <= low).any():
         return
     y, x = np.mgrid[low[1] : high[1], low[0] : high[0]]
-    # Backwards, from every target pixel to its source, so that no gaps appear; nearest neighbour keeps
-    # labels.
+    # Backwards, from every target pixel to its source, so
+    # that no gaps appear; nearest neighbour keeps labels.
     source = np.rint(affine.undo(np.stack([x, y], axis=-1).reshape(-1, 2))).astype(int)
     inside = ((source >= 0) & (source < (labels.shape[1], labels.shape[0]))).all(axis=1)
     source = np.clip(source, 0, (labels.shape[1] - 1, labels.shape[0] - 1))

@@ -1,5 +1,4 @@
-"""The part segmenter: a small network that finds the 24 DensePose parts in an image, trained on synthetic
-people.
+"""The part segmenter: a small network for the 24 DensePose parts, trained on synthetic people.
 
 `python -m training segmenter` trains it. It finds people in photos, evaluates animations in the benchmarks,
 and stands in for DensePose where the released weights are missing; it is not DensePose.
@@ -160,9 +159,7 @@ class PartSegmenter:
         return [torch.cat(level).float().cpu().numpy() for level in zip(*batches, strict=True)]
 
     def _batches(self, images: np.ndarray) -> Iterator[torch.Tensor]:
-        """Yield batches ``N 3 h w`` in [-1, 1], with a longer side of about ``size``, in multiples of the
-        stride.
-        """
+        """Yield batches ``N 3 h w`` in [-1, 1]: longer side about ``size``, sides multiples of the stride."""
         import torch
         from torch.nn import functional
 

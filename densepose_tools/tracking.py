@@ -47,8 +47,7 @@ class PersonAt:
 
 
 def people_named(text: str) -> str | tuple[int, ...] | PersonAt:
-    """Parse a choice of people: ``largest``, ``all``, ``1,3`` -> (1, 3), ``at=120,80@2.5`` -> the person
-    there.
+    """Parse whom to draw: ``largest``, ``all``, ``1,3`` -> (1, 3), ``at=120,80@2.5`` -> `PersonAt`.
 
     Raises:
         InputError: anything else.

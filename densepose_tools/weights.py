@@ -14,7 +14,7 @@ import os
 import pickle
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ _IGNORED_PREFIX = "proposal_generator.anchor_generator.cell_anchors"
 """Constants that some versions of detectron2 store among the weights."""
 
 _PREFIX = "module."
-"""In front of every name if the network was saved from a parallel wrapper."""
+"""Prefix of every name if the network was saved from a parallel wrapper."""
 
 # What a pickle that is cut off or changed makes numpy and pickle raise, besides UnpicklingError.
 _DAMAGED = (
@@ -107,10 +107,8 @@ def ensure_weights(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
     retry_delays: Sequence[float] = RETRY_DELAYS,
-    free: Callable[[Path], int] = free_bytes,
 ) -> Path:
-    """The path of the weights as safetensors, converted from the released pickle, which is downloaded, if
-    necessary.
+    """The path of the weights as safetensors; they are downloaded and converted if necessary.
 
     Args:
         source: a converted ``.safetensors``, or the released ``.pkl``; downloaded when ``None``.
@@ -119,7 +117,6 @@ def ensure_weights(
         on_progress: called with the progress of "download" (in bytes) and "convert".
         should_stop: polled often.
         retry_delays: see `magicanimate.checkpoints.download`.
-        free: returns the free bytes at a path.
 
     Raises:
         Unreachable: the weights are missing, and cannot or must not be downloaded.
@@ -148,12 +145,12 @@ def ensure_weights(
         with _turn(FileLock(folder() / "weights.lock"), stop):
             if source is None and converted.exists():  # another program made it meanwhile
                 return converted
-            released = source or _fetch(file, on_progress, stop, retry_delays, free)
+            released = source or _fetch(file, on_progress, stop, retry_delays)
             digest = file.blob if source is None else _sha256(source)
             if digest != file.blob:
                 log.warning("%s is not the released file; it is used all the same", source)
-                # Another file than the released one gets a name of its own, and never takes the place of the
-                # released one.
+                # Another file than the released one gets a name of its
+                # own, and never takes the place of the released one.
                 converted = folder() / f"{digest[:16]}.safetensors"
             if not converted.exists():
                 convert(
@@ -162,7 +159,6 @@ def ensure_weights(
                     digest=digest,
                     widths=release.widths,
                     on_progress=on_progress,
-                    free=free,
                 )
             if source is None:
                 # Only our own download; a file that the user gave stays.
@@ -205,7 +201,6 @@ def _fetch(
     on_progress: OnProgress | None,
     should_stop: ShouldStop,
     retry_delays: Sequence[float],
-    free: Callable[[Path], int],
 ) -> Path:
     target = folder() / Path(file.url).name
     if target.exists():
@@ -217,7 +212,7 @@ def _fetch(
         2 * file.nbytes - before,
         what=f"DensePose ({human_bytes(file.nbytes)} to download and its converted copy)",
         fix=f"free some, or set {HOME_VARIABLE} to a folder on another disk",
-        free=free,
+        free=free_bytes,
     )
     start = time.monotonic()
 
@@ -238,7 +233,6 @@ def convert(
     digest: str,
     widths: Widths,
     on_progress: OnProgress | None = None,
-    free: Callable[[Path], int] = free_bytes,
 ) -> None:
     """Convert a released pickle to safetensors with a checksum; the file appears when it is complete.
 
@@ -248,7 +242,6 @@ def convert(
         digest: SHA-256 of the source, stored in the header.
         widths: widths of the network.
         on_progress: called with the progress of "convert", in bytes.
-        free: returns the free bytes at a path.
 
     Raises:
         InputError: the pickle cannot be used, its weights are not the network's, or the disk is full.
@@ -263,7 +256,7 @@ def convert(
     _check_names(source, {name: array.shape for name, array in tensors.items()}, widths)
     fix = f"free some, or set {HOME_VARIABLE} to a folder on another disk"
     nbytes = sum(array.nbytes for array in tensors.values())
-    require_free(dest.parent, nbytes, what="the converted copy of DensePose", fix=fix, free=free)
+    require_free(dest.parent, nbytes, what="the converted copy of DensePose", fix=fix, free=free_bytes)
     metadata = {"format": "pt", _SOURCE: digest, _CHECKSUM: _checksum(tensors)}
     partial = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
     try:

@@ -17,7 +17,7 @@ from tests.training_files import number_in, write_picture, write_video
 from training.data.computed import ComputedVideos, compute_all
 from training.data.dancers import DancerVideos
 from training.data.images import ImageFolder
-from training.data.samples import ClipSamples, FixedSamples, ImageSamples, PairSamples
+from training.data.samples import ClipSamples, ImageSamples, PairSamples, ValidationSamples
 from training.data.sources import VideoFrames
 from training.data.tensors import draw_labels, labels_of, to_images
 from training.data.videos import VideoFolder
@@ -103,7 +103,7 @@ def test_computed_set_has_latents_and_labels_in_place_of_pictures(dancers, tmp_p
             assert (labels_of(drawn) == ids).float().mean() > 0.95, "scaled maps may differ at the edges"
             assert np.array_equal(sample["points"], dancers.points[video, frames])
             assert sample["reference_photo_labels"].shape == (size, size)
-    shown = FixedSamples(ComputedVideos(videos, files, pixels=True), length=4)[1]
+    shown = ValidationSamples(ComputedVideos(videos, files, pixels=True), length=4)[1]
     assert {"latents", "target", "reference"} <= shown.keys() and "densepose" in shown["control"]
 
 
@@ -217,9 +217,9 @@ def test_clips_of_dancers_leave_the_stills_to_the_references(dancers):
 
 
 def test_fixed_samples_are_the_first_clip_and_the_last_frame(videos, dancers):
-    clips = FixedSamples(videos, length=8, interval=2)
+    clips = ValidationSamples(videos, length=8, interval=2)
     assert len(clips) == 2 and clips[1]["frames"].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
-    pairs = FixedSamples(dancers)
+    pairs = ValidationSamples(dancers)
     assert len(pairs) == 4 and pairs[2]["frames"].tolist() == [10] and pairs[2]["reference_frame"] == 0
 
 

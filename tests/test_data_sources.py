@@ -337,20 +337,20 @@ def test_what_was_found_is_kept_when_looking_is_interrupted(tmp_path, monkeypatc
 
     for name in "abcd":
         write_video(tmp_path, name, 5)
-    look_at, seen = videos.look_at, []
+    examine, seen = videos.examine, []
 
     def interrupted(entry):
         seen.append(entry.name)
         if entry.name == "c":
             raise KeyboardInterrupt
-        return look_at(entry)
+        return examine(entry)
 
     monkeypatch.setattr(videos, "_AT_ONCE", 1)
-    monkeypatch.setattr(videos, "look_at", interrupted)
+    monkeypatch.setattr(videos, "examine", interrupted)
     with pytest.raises(KeyboardInterrupt):
         VideoFolder(tmp_path, size=32)
     assert json.loads((tmp_path / INDEX_NAME).read_text())["videos"].keys() == {"a", "b"}
-    monkeypatch.setattr(videos, "look_at", lambda entry: seen.append(entry.name) or look_at(entry))
+    monkeypatch.setattr(videos, "examine", lambda entry: seen.append(entry.name) or examine(entry))
     seen.clear()
     assert len(VideoFolder(tmp_path, size=32)) == 4 and seen == ["c", "d"]
 

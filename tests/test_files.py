@@ -298,7 +298,7 @@ LISTED = {
     "training.evaluation.run": {"save"},
     "training.data.flip": {"av.open", "save"},
     "training.data.shards": {"tarfile.open", "numpy.savez", "save"},
-    "training.dancers.dataset": {"json.loads", "save", "write_bytes"},
+    "training.dancers.dataset": {"json.loads", "save"},
     "training.dancers.__main__": {"write_bytes"},
     "training.dancers.examples": {"save"},
     # into memory or a temporary folder

@@ -40,7 +40,7 @@ def prepared(stage: Distiller) -> tuple[dict, torch.Tensor, torch.Tensor, dict]:
     torch.manual_seed(0)
     batch = batch_of(stage)
     noise = torch.randn(len(batch["index"]), *stage._latents_shape(batch))
-    return batch, noise, stage._shown(batch), stage._control(batch)
+    return batch, noise, stage._encoder_input(batch), stage._control(batch)
 
 
 @pytest.mark.parametrize("teacher_steps", [4, 12])
@@ -59,8 +59,8 @@ def test_steps_that_hit_the_targets_end_where_the_teacher_ends(
         )
 
         def by_targets(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            clean = stage._where_the_teacher_goes(noisy, t[0], shown, control)
-            noise = (noisy - stage._kept(t[0]).sqrt() * clean) / (1 - stage._kept(t[0])).sqrt()
+            clean = stage._teacher_target(noisy, t[0], shown, control)
+            noise = (noisy - stage._alpha_bar(t[0]).sqrt() * clean) / (1 - stage._alpha_bar(t[0])).sqrt()
             return stage.scheduler.get_velocity(clean, noise, t)
 
         found = sample_latents(stage.scheduler, noise, by_targets, steps=2)

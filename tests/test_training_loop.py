@@ -20,7 +20,7 @@ from training.checkpoints import newest_checkpoint, read_checkpoint, write_check
 from training.config import OptimizerConfig, StageConfig, fixed_settings
 from training.loop import EMA, StepBatches, learning_rate
 from training.presets import preset
-from training.run_folder import Metrics, alone_in, check_settings
+from training.run_folder import Metrics, check_settings, run_lock
 
 
 def with_earlier(folder: Path, trained: Path, stage: str) -> Path:
@@ -119,12 +119,12 @@ def test_changed_setting_is_refused_and_named(trained, data_folder, tmp_path):
 def test_a_second_training_of_the_same_run_is_refused(data_folder, tmp_path):
     (tmp_path / "vae").mkdir()
     with (
-        alone_in(tmp_path / "vae"),
+        run_lock(tmp_path / "vae"),
         pytest.raises(InputError, match="vae is being trained by another program"),
     ):
         train("vae", data_folder, tmp_path)
     assert not (tmp_path / "vae" / "config.json").exists()
-    with alone_in(tmp_path / "vae"):  # it was let go of
+    with run_lock(tmp_path / "vae"):  # it was let go of
         pass
 
 

@@ -1,4 +1,8 @@
-"""Command line of the training: ``python -m training STAGE``, ``export``, ``evaluate`` and others."""
+"""Command line of the training: ``python -m training STAGE``, ``export``, ``evaluate`` and others.
+
+A stage goes from here to `training.runs.train`, which builds its networks and data and hands them to the one
+training loop, `training.loop.Trainer`.
+"""
 
 from __future__ import annotations
 
@@ -16,38 +20,45 @@ from training.presets import PRESETS, preset
 from training.segmenter import command as segmenter
 
 STAGES = {
-    "vae": "image autoencoder, from nothing",
-    "base": "UNet, appearance encoder and ControlNet together, from nothing",
+    "vae": "image autoencoder, from random weights",
+    "base": "UNet, appearance encoder and ControlNet together, from random weights",
     "controlnet": "pose ControlNet on single images, before stage1",
     "stage1": "appearance encoder and ControlNet on pairs of frames",
-    "stage2": "temporal layers on clips, everything else frozen",
-    "distill": "a student that needs few steps and no guidance, from a finished pipeline or the runs before",
-    "sharpen": "the autoencoder's decoder, on latents that the finished pipeline samples",
+    "stage2": "temporal layers on clips (and images), everything else frozen",
+    "distill": "few-step student without guidance, distilled from a finished pipeline or the earlier stages",
+    "sharpen": "decoder of the autoencoder, on latents sampled by the finished pipeline",
 }
 
 STOPPED = 3
+"""Exit status of a training that a signal stopped: its checkpoint is written, but it is not finished."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, without importing anything heavy."""
     top = argparse.ArgumentParser(
         prog="python -m training",
-        description="Train the networks. The same command again resumes. For several processes put"
-        " `accelerate launch -m` before `training` in place of `python -m`. Ctrl-C, or SIGTERM, stops it"
-        " after the step it is at, with a checkpoint (exit status 3).",
+        description="Train the networks. Running the same command again resumes the training. To use several"
+        " processes, replace `python -m` by `accelerate launch -m`. Ctrl-C or SIGTERM ends the current step,"
+        " writes a checkpoint and stops (exit status 3).",
     )
     commands = top.add_subparsers(dest="command", required=True)
     for stage, text in STAGES.items():
         command = commands.add_parser(stage, help=text, description=text)
-        command.add_argument("--data", type=Path, required=True, help="folder of the videos, or dancers")
-        command.add_argument("--images", type=Path, help="folder of the images, for joint training")
         command.add_argument(
-            "--stop-after", type=whole_number, metavar="N", help="leave after N steps of this call"
+            "--data", type=Path, required=True, help="folder of training videos, or of rendered dancers"
+        )
+        command.add_argument(
+            "--images",
+            type=Path,
+            help="folder of images for image-video joint training (default: frames of the videos)",
+        )
+        command.add_argument(
+            "--stop-after", type=whole_number, metavar="N", help="stop after N steps, with a checkpoint"
         )
         command.add_argument(
             "--dry-run",
             action="store_true",
-            help="print every setting and where it comes from; train nothing",
+            help="print every setting and where it comes from, then exit",
         )
         command.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads")
         _add_common(command)
@@ -62,23 +73,38 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--runs", type=Path, default=Path("runs/mini"), help="folder of all runs")
-    command.add_argument("--preset", default="mini", choices=tuple(PRESETS), help="default: %(default)s")
-    command.add_argument("--stable-diffusion", type=Path, help="folder of Stable Diffusion 1.5 (paper_*)")
-    command.add_argument("--vae", type=Path, help="folder of its autoencoder (paper_*)")
-    command.add_argument("--motion", type=Path, help="AnimateDiff's motion weights to begin stage2 with")
-    command.add_argument("--pipeline", type=Path, help="pipeline folder to go on from, such as assets/mini")
+    command.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/mini"),
+        help="folder with one subfolder per stage (default: %(default)s)",
+    )
+    command.add_argument(
+        "--preset",
+        default="mini",
+        choices=tuple(PRESETS),
+        help="set of default settings (default: %(default)s)",
+    )
+    command.add_argument(
+        "--stable-diffusion", type=Path, help="Stable Diffusion 1.5 in diffusers' layout (paper_* presets)"
+    )
+    command.add_argument("--vae", type=Path, help="folder of its autoencoder, if it is not the one in there")
+    command.add_argument("--motion", type=Path, help="AnimateDiff's motion weights, from which stage2 starts")
+    command.add_argument(
+        "--pipeline", type=Path, help="finished pipeline to continue from, such as assets/mini"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 2 for a mistake said in a sentence, 3 when a signal stopped a training and its
-        checkpoint is written, so that `make` does not go on to the next stage.
+        The exit status: 0; 2 for wrong input, explained in one sentence; `STOPPED` when a signal stopped a
+        training.
     """
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # Everything below may raise InputError; exit_status turns it into a sentence and status 2.
     return exit_status(lambda: _run(args))
 
 
@@ -86,8 +112,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.command in ("evaluate", "compare"):
         getattr(evaluation, args.command)(args)
         return 0
+    # Its exit status is its own: it may be stopped by a signal, as a training may.
     if args.command == "ablations":
         return ablations.run(args)
+    # torch and diffusers take seconds to import, so only commands that need them pay for it.
     from training import runs
     from training.build import Start
     from training.export import export_pipeline, saved_config
@@ -103,16 +131,19 @@ def _run(args: argparse.Namespace) -> int:
         pipeline=args.pipeline,
     )
     if args.command == "export":
+        # Overridden by the config.json of the runs, where there is one.
         config, network = preset(args.preset, "stage2")
         export_pipeline(saved_config(args.runs, config), network, args.runs, args.out, start=start)
         return 0
     config, network = preset(args.preset, args.command)
     config = with_settings(config, args)
     if args.dry_run:
+        # A dry run has to refuse what a training would refuse.
         check_config(config)
         for name, value, origin in origins(config, args.preset, args):
             print(f"{name:32} {value!s:16} {origin}")
         for name in ("data", "images", "runs", "stable_diffusion", "vae", "motion", "pipeline"):
+            # Paths, too, with whether they exist: a misspelt one is found before the training is started.
             path = getattr(args, name)
             there = "not given" if path is None else "there" if path.exists() else "not there"
             print(f"{'--' + name.replace('_', '-'):32} {path or '-'!s:16} {there}")
@@ -128,6 +159,7 @@ def _run(args: argparse.Namespace) -> int:
     )
     if not done:
         say("stopped, checkpoint written; the same command goes on from there")
+        # A status other than 0 keeps `make` from going on to the next stage.
         return STOPPED
     return 0
 

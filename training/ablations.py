@@ -1,9 +1,9 @@
-"""``python -m training ablations PLAN``: configurations, each trained and evaluated, in one table.
+"""``python -m training ablations PLAN``: train, evaluate and compare several configurations.
 
-A plan is a JSON file; see `Plan`. With ``raw`` it begins by preparing the data, so that one command leads
-from raw videos to the page of the evaluation. The same command again goes on where it was stopped.
+A plan is a JSON file, see `Plan`. With ``raw`` it first prepares the data, so that one command leads from raw
+videos to the report. Running the same command again continues where it was stopped.
 
-Source of the layout: MagicAnimate's supplement, table 1 (DWPose, DW+Dense, FullCond, ours).
+The rows of MagicAnimate's own ablations are in the supplement, table 1 (DWPose, DW+Dense, FullCond, ours).
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared.
+    """The configurations to compare, and everything they share.
 
     Attributes:
-        rows: name -> settings that differ, by the names of the training's options, ``{"fusion": "full"}``.
-        out: folder of the runs, reports and the table.
-        data: prepared videos, or where ``raw`` ones are prepared to.
-        protocol: of the evaluation, see `training.evaluation.protocol`.
-        stages: trained one after the other.
+        rows: name of the row -> its own settings, named as the training's options: ``{"fusion": "full"}``.
+        out: folder of the runs, the reports and the table.
+        data: folder of prepared training videos, or where the ``raw`` ones are prepared to.
+        protocol: evaluation protocol, see `training.evaluation.protocol`.
+        stages: stages to train, in this order.
+        test_data: folder of the test videos, which must not be among those of ``data``.
         preset: see `training.presets`.
-        raw, source: videos to prepare first, and their kind, see `training.data.raw`.
+        raw, source: raw videos to prepare first, and their kind, see `training.data.raw`.
         prepare: settings of the preparation, by the names of `PrepareSettings`.
-        images: pictures for the joint training.
-        test_data: videos of the evaluation, which must not be among those of ``data``.
-        settings: for all rows; stage_settings: stage -> settings for it alone.
-        start: "stable_diffusion", "vae", "motion", "pipeline": files of the first weights.
-        networks: folder of the feature networks.
-        most: test videos at most; 0 for all.
+        images: folder of single images for image-video joint training.
+        settings: settings for all rows.
+        stage_settings: stage -> settings for this stage of all rows.
+        start: initial weights: paths under "stable_diffusion", "vae", "motion" or "pipeline".
+        networks: folder of the feature networks of LPIPS, FID and FVD.
+        most: use at most this many test videos; 0 for all.
     """
 
     rows: dict[str, dict[str, Any]]
@@ -74,10 +75,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from its file.
+    """Read a plan and check all of it, before anything is trained.
 
     Raises:
-        InputError: it cannot be read, or says what no plan can.
+        InputError: it cannot be read, or has wrong keys, types or settings.
     """
     try:
         saved = read_json_object(path)
@@ -100,16 +101,17 @@ def read_plan(path: Path) -> Plan:
     for row, changes in plan.rows.items():
         if not isinstance(changes, dict):
             raise InputError(f"The row {row!r} in {path} is {shortened(changes)}; give its settings.")
+        # Only for their errors: better now than after a first row that trained for days.
         for stage in plan.stages:
-            configured(plan, row, stage)  # refuses settings that there are not
+            configured(plan, row, stage)
     return plan
 
 
 def configured(plan: Plan, row: str, stage: str) -> StageConfig:
-    """The settings of a stage of a row.
+    """The settings of a stage of a row: the preset's, then the plan's, the stage's and the row's own.
 
     Raises:
-        InputError: a setting does not exist, or has another type.
+        InputError: a setting does not exist, or has the wrong type.
     """
     config, _ = preset(plan.preset, stage)
     for changes in (plan.settings, plan.stage_settings.get(stage, {}), plan.rows[row]):
@@ -118,7 +120,7 @@ def configured(plan: Plan, row: str, stage: str) -> StageConfig:
 
 
 def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A configuration with settings by the names of the options, wherever in it they are."""
+    """``config`` with settings changed by the names of their options, nested ones too."""
     there = {name.rpartition(".")[2]: name for name in flat(config)}
     for name, value in changes.items():
         if name not in there or name == "stage":
@@ -126,6 +128,7 @@ def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
         group, _, own = there[name].rpartition(".")
         part = getattr(config, group) if group else config
         old = getattr(part, own)
+        # JSON does not tell 1 from 1.0.
         if type(value) is not type(old) and {type(value), type(old)} != {int, float}:
             raise InputError(f"The setting {name} is {shortened(value)}; it is of the kind of {old!r}.")
         part = replace(part, **{own: value})
@@ -135,9 +138,10 @@ def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the plan; returns 3 when a signal stopped a training, else 0."""
+    """Run the plan; returns the exit status, 3 when a signal stopped a training."""
     plan = read_plan(args.plan)
     out = Path(plan.out)
+    # A warning, no error: to try a plan out, one folder is enough.
     if Path(plan.test_data).resolve() == Path(plan.data).resolve():
         log.warning("data and test_data are one folder: these are figures of videos that were learned from")
     if plan.raw:
@@ -158,6 +162,7 @@ def _prepare(plan: Plan) -> None:
     from training.data.raw import find_items
 
     known = {f.name for f in fields(PrepareSettings)}
+    # The engine of the preparation is "with" in a plan, since "engine" is DensePose's.
     engine, workers = plan.prepare.get("with", "local"), plan.prepare.get("workers", 1)
     wishes = {name: value for name, value in plan.prepare.items() if name not in ("with", "workers")}
     if strange := sorted(wishes.keys() - known):
@@ -168,11 +173,12 @@ def _prepare(plan: Plan) -> None:
 
 
 def _folder(row: str) -> str:
+    # Rows are named for the table, "DW+Dense", which not every file system takes.
     return re.sub(r"\W+", "_", row).strip("_") or "row"
 
 
 def _train(plan: Plan, row: str, out: Path) -> bool:
-    """Train the stages of a row; whether it came to its end."""
+    """Train the stages of a row; returns whether all are finished."""
     from training import runs
     from training.build import Start
     from training.sets import DataFolders
@@ -183,10 +189,11 @@ def _train(plan: Plan, row: str, out: Path) -> bool:
     data = DataFolders(Path(plan.data), Path(plan.images) if plan.images else None)
     for stage in plan.stages:
         config, network = configured(plan, row, stage), preset(plan.preset, stage)[1]
+        # The autoencoder does not depend on what is ablated, so one training of it serves all rows.
         same = stage == "vae" and config == configured(plan, next(iter(plan.rows)), stage)
         if same and own != first and not (own / stage).exists():
             own.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(first / stage, own / stage)  # the autoencoder knows nothing of the rest
+            shutil.copytree(first / stage, own / stage)
         if not runs.train(config, network, data=data, runs=own, start=start):
             return False
     return True
@@ -198,6 +205,7 @@ def _evaluate(plan: Plan, row: str, out: Path) -> dict[str, Any]:
     from training.evaluation.protocol import load_protocol
     from training.evaluation.run import REPORT, Checkpoint, evaluate
 
+    # The last stage has exported it.
     pipeline = out / _folder(row) / plan.stages[-1] / "pipeline"
     report = out / _folder(row) / "evaluation"
     protocol, checkpoint = load_protocol(plan.protocol), Checkpoint(pipeline)
@@ -205,6 +213,7 @@ def _evaluate(plan: Plan, row: str, out: Path) -> dict[str, Any]:
         saved = read_json_object(report / REPORT)
         if (
             saved["protocol"] == protocol.as_json()
+            # A report counts as finished only for the same protocol and the very same weights.
             and saved["method"]["checkpoint_digest"] == checkpoint.about["checkpoint_digest"]
         ):
             return saved
@@ -215,7 +224,7 @@ def _evaluate(plan: Plan, row: str, out: Path) -> dict[str, Any]:
 
 
 def write_table(out: Path, reports: Mapping[str, Mapping[str, Any]]) -> None:
-    """``table.md``, ``table.csv`` and ``table.json``: a line for each row of the plan.
+    """Write ``table.md``, ``table.csv`` and ``table.json``, with a line for each row of the plan.
 
     Args:
         out: folder.

@@ -1,12 +1,13 @@
-"""A loss on the attention to the reference, for networks that learn from nothing.
+"""Losses on the attention to the reference, for networks that are trained from random weights.
 
-Stable Diffusion's attention finds what looks alike from the first step; a new network needs thousands of
-steps to find out that a part of the body is to be looked for at the same part in the reference, and what is
-behind it at the same place. The part maps of both pictures tell it so at once, and body points
-(`training.attention_loss`) more exactly. This is ours, not the paper's, and changes nothing in the networks.
+Stable Diffusion's attention finds similar places from the first step on. A new network needs thousands of
+steps to find out that a part of the body has to be looked up at the same part of the reference, and the
+background at the same place. Part maps of both images tell it at once (`attention_losses`), and the body
+points of rendered dancers tell it exactly (`point_losses`). This is ours, not the paper's, and changes
+nothing in the networks.
 
 Letters in shape comments: ``B`` references, ``F`` targets of each, ``H W`` pixels, ``h w`` size of a block's
-tokens, ``L`` = h w, ``Q`` tokens that are watched, ``P`` labels of a part map, ``N`` heads of width ``d``.
+tokens, ``L`` = h w, ``Q`` supervised (watched) tokens, ``P`` labels of a part map, ``N`` images.
 """
 
 from __future__ import annotations
@@ -23,25 +24,28 @@ from magicanimate.models.appearance_encoder import SELF_ATTENTION, label_shares
 from magicanimate.models.hybrid_attention import HybridSelfAttention
 
 WATCHED_SIDE = 16
-"""Blocks with more tokens each way have every second one watched: their scores are the largest tensors of a
-step, and projections that are right for a quarter of the tokens are right for all."""
+"""Of blocks with more tokens on a side, only every second (or fourth) is supervised: their attention scores
+are the largest tensors of a step, and the projections are the same for all tokens."""
 _LEAST_MASS = 1e-4  # bounds the gradient of a token that attends to nothing near the right place
 
 
 class WatchedAttention(HybridSelfAttention):
-    """Remembers its attention to the reference.
+    """Hybrid attention that keeps its attention to the reference for a loss.
 
     Attributes:
-        attention: ``(B F) Q L``, probabilities of the reference's tokens for each of the `watched_tokens`,
-            mean over the heads; own tokens are left out, so that each row adds up to 1. ``None`` before the
-            first pass with gradients.
+        attention: float32 ``(B F) Q L``: for each of the `watched_tokens`, its attention to the reference's
+            tokens, averaged over the heads. The target's own keys are left out, so each row sums to 1.
+            ``None`` before the first forward pass with gradients.
     """
 
     attention: torch.Tensor | None = None
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        # Sampling and validation need no loss, nor the memory for it.
         if self.reference is not None and torch.is_grad_enabled():
             frames = len(hidden_states) // len(self.reference)
+            # The reference's keys again, by the UNet's own projection (supplement, section 1): fused
+            # attention does not give its probabilities away.
             keys = attn.to_k(self.reference.to(hidden_states.dtype)).repeat_interleave(frames, dim=0)
             watched = watched_tokens(keys.shape[1], hidden_states.device)
             query = attn.to_q(hidden_states.index_select(1, watched))
@@ -52,22 +56,23 @@ class WatchedAttention(HybridSelfAttention):
 
 
 def watched_side(side: int) -> int:
-    """How many tokens each way are watched of a block with ``side`` of them."""
+    """Supervised tokens on a side of a block with ``side`` tokens."""
     while side > WATCHED_SIDE:
         side //= 2
     return side
 
 
 def watched_tokens(count: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Which of a square block's ``count`` tokens are watched, int64 ``Q``."""
+    """Indices of the supervised tokens among a square block's ``count``, int64 ``Q``."""
     side = round(count**0.5)
     stride = side // watched_side(side)
     tokens = torch.arange(count, device=device).view(side, side)
+    # From the middle of each cell of stride x stride tokens.
     return tokens[stride // 2 :: stride, stride // 2 :: stride].flatten()
 
 
 def watch(unet: nn.Module, readers: Mapping[str, HybridSelfAttention]) -> dict[str, WatchedAttention]:
-    """Put watched attentions in the place of ``readers`` and return them, by the same names."""
+    """Replace the hybrid attention processors ``readers`` by `WatchedAttention`, by the same names."""
     watched = {name: WatchedAttention() for name in readers}
     unet.set_attn_processor(
         unet.attn_processors
@@ -83,21 +88,21 @@ def attention_losses(
     *,
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """How far the blocks' attention is from where it should be, float32 ``B``.
+    """Attention losses by part maps, float32 ``B``.
 
-    A token of a body part should attend to tokens that show this part in the reference, wherever; a token of
-    the background to the token of its own place, if the reference shows background there. The loss of a token
-    is minus the logarithm of the share of its attention that does; it is averaged over the tokens of parts,
-    over those of background, over both of these, and over the blocks. Pictures whose background moves are not
-    for this.
+    A token on a body part should attend to any tokens that show the same part in the reference; a token on
+    the background to the token at its own place, if the reference shows background there. The loss of a token
+    is the negative logarithm of the attention that goes there. It is averaged over the tokens on body parts
+    and over those on the background, then over these two and over the blocks. The background must not move.
 
     Args:
-        readers: after a forward pass.
+        readers: the processors, after a forward pass.
         reference_labels: part ids of the references, integers ``B H W``.
-        target_labels: of the targets, ``B F H W``.
-        size: h, w of the largest blocks' tokens.
+        target_labels: part ids of the targets, ``B F H W``.
+        size: tokens of the largest blocks, h and w.
     """
     samples, frames = target_labels.shape[:2]
+    # Shares, not one label a token: a token covers 8 x 8 pixels or more, and limbs are narrow.
     there = label_shares(reference_labels, size).repeat_interleave(frames, dim=0)  # (B F) P h w
     here = label_shares(target_labels.flatten(0, 1), size)
     losses = []
@@ -109,11 +114,14 @@ def attention_losses(
 
 
 def _block_losses(attention: torch.Tensor, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """Losses of a block's pictures, ``N``, from its attention ``N Q L`` and the label shares ``N P L``."""
+    """Losses ``N`` of one block, from attention ``N Q L`` and both images' label shares ``N P L``."""
     watched = watched_tokens(here.shape[-1], here.device)
     here, there_too = here[..., watched], there[..., watched]  # the same places
+    # Label 0 is background: what counts as a part begins at 1.
     same_part = torch.einsum("npi,npj->nij", here[:, 1:], there[:, 1:])
+    # Relative to the best match, since at borders no token shows a part alone.
     wanted = same_part / same_part.amax(dim=-1, keepdim=True).clamp_min(1e-6)
+    # Parts that the reference does not show have nothing to attend to.
     parts = here[:, 1:].sum(1) * (same_part.amax(dim=-1) > 0)  # N L: how much a token counts as part
     background = here[:, 0] * there_too[:, 0]
     own_place = attention[:, torch.arange(len(watched), device=attention.device), watched]
@@ -125,20 +133,23 @@ def _block_losses(attention: torch.Tensor, here: torch.Tensor, there: torch.Tens
     return total / len(masses)
 
 
-SIGMA = 5.0  # centimetres of the rest pose: how far from the right place attention may be
-REACH = 12.0  # a place with none this near in the reference is not visible there
+SIGMA = 5.0
+"""Standard deviation of the wanted attention around the right body point, centimetres in the rest pose."""
+REACH = 12.0
+"""A body point with none this near (centimetres) in the reference counts as not visible there."""
 _LEAST_SHARE = 1e-4  # bounds the gradient of a share that is almost nothing
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What the watched tokens of blocks of one size should attend to.
+    """What the supervised tokens of blocks of one size should attend to.
 
     Attributes:
-        attention: ``N Q L``, how much each watched token should attend to each of the reference's; rows add
-            up to the share of the token that is a place of the body which the reference shows.
-        nobody_here: ``N Q``, share of a token of the target that is background; nobody_there: ``N L``, of the
-            reference's.
+        attention: ``N Q L``, the wanted attention of each supervised token to each of the reference's tokens.
+            A row sums to the share of the token that shows a place on the body which the reference shows,
+            too.
+        nobody_here: ``N Q``, the share of background in each supervised token of the target.
+        nobody_there: ``N L``, the share of background in each token of the reference.
     """
 
     attention: torch.Tensor
@@ -146,7 +157,7 @@ class _Wanted:
     nobody_there: torch.Tensor
 
     def pooled(self, side: int) -> _Wanted:
-        """For blocks with ``side`` tokens each way."""
+        """The same for blocks with ``side`` tokens on a side."""
         smaller = self.attention.shape[-1] // side**2
         if smaller == 1:
             return self
@@ -157,8 +168,9 @@ class _Wanted:
         return _Wanted(wanted, nobody_here, _pooled(self.nobody_there, side))
 
     def loss(self, attention: torch.Tensor) -> torch.Tensor:
-        """Of a block's attention ``N Q L``, float32 ``N``."""
+        """Losses ``N`` of a block's attention ``N Q L``, float32."""
         watched = watched_tokens(attention.shape[-1], attention.device)
+        # Each half is a mean over its own tokens, so a small person counts as much as the background.
         body = self.attention.sum(-1)
         logarithms = (attention + _LEAST_SHARE).log()
         astray = -torch.einsum("nql,nql->n", self.attention, logarithms)  # body times cross-entropy
@@ -176,16 +188,20 @@ def point_losses(
     *,
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """How far the blocks' attention is from where it should be, float32 ``B``.
+    """Attention losses by body points, float32 ``B``.
+
+    The cross-entropy between the attention and a Gaussian around the token's own body point in the reference;
+    tokens on the background as in `attention_losses`.
 
     Args:
-        readers: after a forward pass.
-        reference_points: body points of the references, uint8 ``B M M 4``.
-        target_points: of the targets, ``B F M M 4``.
-        size: h, w of the largest blocks' tokens, equal.
+        readers: the processors, after a forward pass.
+        reference_points: body points of the references, uint8 ``B M M 4``, see `training.dancers.render`.
+        target_points: body points of the targets, ``B F M M 4``.
+        size: tokens of the largest blocks, h and w, which are equal.
     """
     samples, frames = target_points.shape[:2]
     wanted = _wanted(reference_points, target_points, size[0])
+    # Worked out once for the finest blocks and pooled for the others.
     sides = {round(reader.attention.shape[-1] ** 0.5) for reader in readers.values()}
     of_size = {side * side: wanted.pooled(side) for side in sides}
     losses = torch.stack([of_size[r.attention.shape[-1]].loss(r.attention) for r in readers.values()])
@@ -194,12 +210,15 @@ def point_losses(
 
 @torch.no_grad()
 def _wanted(reference_points: torch.Tensor, target_points: torch.Tensor, side: int) -> _Wanted:
-    """For blocks of ``side`` tokens each way, each of them judged by the place in its middle."""
+    """The wanted attention for ``side`` tokens on a side; the point in its middle stands for a token."""
     here = _on_grid(target_points.flatten(0, 1), watched_side(side))  # (B F) Q 4
     there = _on_grid(reference_points, side).repeat_interleave(target_points.shape[1], dim=0)
+    # Distances in the rest pose, where the same place of the body is the same point in any pose.
     apart = torch.cdist(here[..., :3], there[..., :3])
     somebody = here[..., 3:] > 0
+    # Only of the same person: the fourth channel is their number.
     possible = somebody & (here[..., 3:] == there[:, None, :, 3])
+    # So far that it gets no attention and does not count as shown.
     apart = torch.where(possible, apart, 1e3)
     shown = apart.amin(-1, keepdim=True) < REACH
     wanted = (-(apart**2) / (2 * SIGMA**2)).softmax(-1) * shown
@@ -207,13 +226,13 @@ def _wanted(reference_points: torch.Tensor, target_points: torch.Tensor, side: i
 
 
 def _on_grid(points: torch.Tensor, side: int) -> torch.Tensor:
-    """Maps ``N M M 4`` at the middles of ``side`` x ``side`` cells, float32 ``N side^2 4``."""
+    """The points ``N M M 4`` in the middles of ``side`` x ``side`` cells, float32 ``N side^2 4``."""
     middles = (2 * torch.arange(side, device=points.device) + 1) * points.shape[1] // (2 * side)
     return points[:, middles][:, :, middles].flatten(1, 2).float()
 
 
 def _pooled(values: torch.Tensor, side: int) -> torch.Tensor:
-    """``... G``, on a square grid, -> means over ``side`` x ``side`` cells of it, ``... side^2``."""
+    """Average values on a square grid, ``... G``, over ``side`` x ``side`` cells: ``... side^2``."""
     fine = round(values.shape[-1] ** 0.5)
     cells = values.unflatten(-1, (side, fine // side, side, fine // side))
     return cells.mean((-3, -1)).flatten(-2)

@@ -1,4 +1,8 @@
-"""Puts a stage together from its settings, its data and the runs before it."""
+"""The networks a stage starts with: initial weights, then what the earlier stages' runs have learned.
+
+The paper's order is controlnet, stage1, stage2, from Stable Diffusion (supplement, section 3); "base"
+replaces it for networks that start from random weights.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +42,18 @@ EARLIER: dict[Stage, tuple[Stage, ...]] = {
     "stage1": ("base", "controlnet"),
     "stage2": ("base", "controlnet", "stage1"),
 }
-"""Stages whose weights a stage goes on from, as far as they were run; a later one wins."""
+"""For each stage, the earlier stages whose weights it starts from, if they were run; the last one wins."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where the first weights come from, besides earlier stages.
+    """Files of the initial weights.
 
     Attributes:
-        stable_diffusion: diffusers folder of Stable Diffusion 1.5.
-        vae: folder of the autoencoder that goes with it; its own ``vae`` when ``None``.
-        motion: AnimateDiff's motion weights for the temporal layers.
-        pipeline: pipeline folder to go on from, in place of the others.
+        stable_diffusion: Stable Diffusion 1.5 in diffusers' layout.
+        vae: folder of its autoencoder; the ``vae`` in ``stable_diffusion`` when ``None``.
+        motion: AnimateDiff's motion weights, for the temporal layers.
+        pipeline: folder of a finished pipeline to continue from, instead of the others.
     """
 
     stable_diffusion: Path | None = None
@@ -58,21 +62,22 @@ class Start:
     pipeline: Path | None = None
 
     def as_json(self) -> dict[str, str | None]:
-        """The files' paths as text, absolute."""
+        """Absolute paths as text, for ``config.json``."""
         return {name: str(path.resolve()) if path else None for name, path in vars(self).items()}
 
     def initial_networks(
         self, network: NetworkConfig | None, *, encoder_learns: bool = False
     ) -> InitialNetworks:
-        """New networks: of ``network``'s sizes, Stable Diffusion's, or a pipeline's.
+        """Where the networks come from: random weights, Stable Diffusion, or a pipeline.
 
         Args:
-            network: sizes of new networks, and whether the appearance encoder takes the photo's part map;
-                ``None`` with Stable Diffusion's files.
-            encoder_learns: a pipeline's encoder that does not take the map can begin to.
+            network: sizes of randomly initialized networks, and whether the appearance encoder takes the
+                photo's part map; ``None`` with Stable Diffusion's files.
+            encoder_learns: whether the appearance encoder is trained, so that one of a pipeline that does not
+                take the part map can learn to.
 
         Raises:
-            InputError: the files are needed and not given, or the other way round.
+            InputError: files are missing, or given where they are not used.
         """
         if self.pipeline is not None:
             if self.stable_diffusion or self.vae:
@@ -100,43 +105,50 @@ class Start:
 
 
 def encoder_learns(config: StageConfig, runs: Path) -> bool:
-    """Whether the appearance encoder learns in this stage, or did in a run before it."""
+    """Whether the appearance encoder is trained in this stage, or was in one of the runs."""
+    # See training.stages.denoiser.choose_trained.
     learning = ("base", "stage1", "distill")
     return any(stage == config.stage or newest_checkpoint(runs / stage) for stage in learning)
 
 
 def image_networks(config: StageConfig, initial: InitialNetworks) -> dict[str, nn.Module]:
-    """UNet without temporal layers, appearance encoder and ControlNets, as a training begins."""
+    """The 2-D UNet, appearance encoder and ControlNets with their initial weights."""
     made: dict[str, nn.Module] = {"unet": initial.image_unet()}
+    # The ControlNet is pretrained on images that have no reference (supplement, section 3).
     if config.reference and config.stage != "controlnet":
         made["appearance_encoder"] = initial.appearance_encoder()
     return made | {name: initial.controlnet(name) for name in controlnet_names(config)}
 
 
 def load_earlier(networks: dict[str, nn.Module], runs: Path, stages: tuple[Stage, ...]) -> list[Stage]:
-    """Take over what the runs of ``stages`` learned; returns those that there are."""
+    """Load the EMA weights of the runs of ``stages`` into ``networks``; returns the stages that were run."""
     there = [stage for stage in stages if newest_checkpoint(runs / stage)]
     for stage in there:
+        # Partly: a run's checkpoints hold only what it trained, the rest keeps its initial weights.
         load_averages(networks, runs / stage, partly=True)
     return there
 
 
 def require_earlier(stage: Stage, there: list[Stage], runs: Path, initial: InitialNetworks) -> None:
-    """Whether enough stages were run before ``stage``.
+    """Check that the stage that must come before ``stage`` was run.
 
     Raises:
         InputError: one is missing.
     """
     needed = initial.needs.get(stage)
+    # Random networks need "base" first; Stable Diffusion's need stage1 before stage2.
     if needed and needed not in there:
         raise InputError(f"{runs / needed} has no checkpoint; run the stage {needed!r} first.")
     if stage == "stage1" and "controlnet" not in there and isinstance(initial, StableDiffusionNetworks):
         log.warning("the ControlNet was not pretrained (stage 'controlnet'); it learns from its start here")
 
 
-def add_time(networks: dict[str, nn.Module], initial: InitialNetworks, motion: Path | None) -> None:
-    """Replace the image UNet by one with temporal layers, those of ``initial`` or AnimateDiff's."""
+def add_temporal_layers(
+    networks: dict[str, nn.Module], initial: InitialNetworks, motion: Path | None
+) -> None:
+    """Inflate the 2-D UNet to a video UNet, with the temporal layers of ``initial`` or AnimateDiff's."""
     unet = initial.video_unet()
+    # Inflation: all weights but those of the temporal layers are the 2-D UNet's.
     load_image_weights(unet, networks["unet"])
     if motion:
         load_motion_weights(unet, motion)
@@ -146,12 +158,13 @@ def add_time(networks: dict[str, nn.Module], initial: InitialNetworks, motion: P
 def build_networks(
     config: StageConfig, initial: InitialNetworks, runs: Path, *, motion: Path | None = None
 ) -> dict[str, nn.Module]:
-    """The networks of a denoising stage with the weights it begins with.
+    """The networks of a stage that denoises, with the weights it starts from.
 
     Raises:
         InputError: an earlier stage or a file is missing.
     """
     torch.manual_seed(config.seed)
+    # The teacher is what the runs had before: an earlier distillation must not teach itself.
     if config.stage == "distill":
         return finished_networks(config, initial, runs, distilled=False)
     if config.stage == "sharpen":
@@ -162,17 +175,17 @@ def build_networks(
     if config.stage == "stage2":
         if motion is None and isinstance(initial, StableDiffusionNetworks):
             log.warning("without --motion the temporal layers begin at random, not as AnimateDiff's")
-        add_time(networks, initial, motion)
+        add_temporal_layers(networks, initial, motion)
     return networks
 
 
 def finished_networks(
     config: StageConfig, initial: InitialNetworks, runs: Path, *, distilled: bool = True
 ) -> dict[str, nn.Module]:
-    """The networks as a pipeline has them: all that the runs learned, and temporal layers.
+    """The networks of the finished pipeline: everything the runs have learned, with temporal layers.
 
-    Temporal layers that were not trained are left as they began, new ones changing nothing. Of a distillation
-    these are the student's, unless ``distilled`` is false.
+    Temporal layers that were not trained keep their initial weights; new ones are the identity. If a student
+    was distilled, these are its networks, or its teacher's with ``distilled=False``.
 
     Raises:
         InputError: a stage is missing.
@@ -180,17 +193,19 @@ def finished_networks(
     networks = image_networks(config, initial)
     there = load_earlier(networks, runs, ("base", "controlnet", "stage1"))
     require_earlier("stage2", there, runs, initial)
-    add_time(networks, initial, None)
+    add_temporal_layers(networks, initial, None)
+    # Only now, as these runs trained temporal layers, which the 2-D UNet does not have.
     load_earlier(networks, runs, ("stage2", "distill") if distilled else ("stage2",))
     return networks
 
 
 def pipeline_settings(config: StageConfig, initial: InitialNetworks, runs: Path) -> dict[str, Any]:
-    """Kind and defaults of the pipeline that the runs end in: a student's steps, if one was distilled."""
+    """Kind and default settings of the exported pipeline; a distilled student brings its number of steps."""
     settings = initial.pipeline_settings(config)
     folder = runs / "distill"
     if newest_checkpoint(folder):
         steps = updated(config, read_config(folder / CONFIG)).student_steps
+        # A student has learned the guided result and must not be guided once more.
         settings |= {"default_steps": steps, "default_guidance_scale": 1.0}
     return settings
 
@@ -202,25 +217,27 @@ def frozen_autoencoder(
     samples: Dataset | None = None,
     device: torch.device | str = "cpu",
 ) -> Autoencoder:
-    """The autoencoder of the denoising stages, frozen: Stable Diffusion's, or that of ``runs/vae``.
+    """The frozen autoencoder: Stable Diffusion's, or the one trained in ``runs/vae``.
 
-    One that was trained here gets latents in the basis of `latent_basis`, which is measured once and kept in
-    its run's folder.
+    The latents of the latter are rotated and scaled into the basis of `latent_basis`, which is measured once
+    and kept in its run's folder.
 
     Args:
         initial: where networks come from.
         runs: folder of the runs.
-        samples: training pictures to measure with.
-        device: where it is wanted, and measured.
+        samples: training pictures to measure the basis with.
+        device: where the autoencoder is put.
 
     Raises:
-        InputError: it was not trained yet, or not measured and there are no samples.
+        InputError: it was not trained yet, or its basis was not measured and there are no samples.
     """
     vae = initial.autoencoder().to(device)
     if isinstance(initial, NewNetworks):
         folder = runs / "vae"
         if newest_checkpoint(folder) is None:
             raise InputError(f"{folder} has no checkpoint; run the stage 'vae' first.")
+        # The basis belongs to one checkpoint: training the
+        # autoencoder further changes what its channels mean.
         step = load_averages({"vae": vae}, folder)
         change_basis(vae, _basis(vae, folder / LATENT_BASIS, f"step_{step:07d}.pt", samples).to(device))
     return vae.requires_grad_(False).eval()
@@ -239,7 +256,8 @@ def _basis(vae: Autoencoder, file: Path, checkpoint: str, samples: Dataset | Non
     basis = latent_basis(vae, samples)
     with whole_file(file) as partial:
         torch.save({"basis": basis, "checkpoint": checkpoint}, partial)
-    for latents in file.parent.parent.glob("*_latents.npy"):  # of the autoencoder before
+    # Latents computed with the previous autoencoder or basis would be taken for this one's.
+    for latents in file.parent.parent.glob("*_latents.npy"):
         latents.unlink()
     return basis
 

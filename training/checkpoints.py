@@ -1,7 +1,11 @@
-"""Checkpoints of a run: written complete or not at all, the newest few kept.
+"""Checkpoints of a run, written atomically; only the newest are kept.
 
-A file is ``torch.save`` of ``step``, ``parameters`` (the trained ones, ``<network>.<key>`` -> tensor),
-``averages`` (the same, averaged over steps), ``optimizer`` (its state dict) and ``extra`` (small values).
+A file is ``torch.save`` of a dictionary: ``step``; ``parameters``, the trained ones as ``<network>.<key>`` ->
+tensor; ``averages``, their exponential moving average; ``optimizer``, its state dict; ``mean_loss``; and
+``scaler``, the state of the loss scaling with fp16.
+
+accelerate's ``save_state`` is not used, since it stores the frozen networks, too: gigabytes with Stable
+Diffusion's.
 """
 
 from __future__ import annotations
@@ -29,23 +33,23 @@ DAMAGED = (
     *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError),
     *(AssertionError, MemoryError, struct.error, pickle.UnpicklingError),
 )
-"""What torch raises on a pickle that is cut off or changed."""
+"""What ``torch.load`` raises on a file that is cut off or changed."""
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """The checkpoints of a run folder, the newest first."""
+    """The checkpoints of a run's folder, newest first."""
     return sorted((folder / FOLDER).glob("step_*.pt"), reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run folder, if it has any."""
+    """The newest checkpoint of a run's folder, ``None`` if it has none."""
     return next(iter(checkpoints_of(folder)), None)
 
 
 def read_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be read, and its state on the CPU; ``None`` if there is none.
+    """The newest readable checkpoint of a run, and its state on the CPU; ``None`` if there is none.
 
-    One that is damaged, as by a power cut, is named in the log, and the one before it serves.
+    A damaged one, for instance after a power cut, is named in the log, and the one before it is used.
 
     Raises:
         InputError: there are checkpoints and none of them can be read.
@@ -67,15 +71,16 @@ def read_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state that `write_checkpoint` was given, on the CPU.
 
-    The tensors are mapped from the file, so that only what is used is read (a stage that goes on from another
-    takes its averages, not its optimizer), and processes of one machine share what they read. Windows could
-    not delete a file that is mapped: there it is read.
+    Its tensors are memory-mapped, except on Windows, where a mapped file could not be deleted. So a stage
+    that starts from another's averages does not read its optimizer states, and processes of one machine share
+    what they read.
 
     Raises:
         InputError: the file is damaged or holds something else.
     """
     try:
         require_ordinary(path)
+        # weights_only: a checkpoint from elsewhere must not be able to run code.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=os.name != "nt")
     except DAMAGED as error:
         raise InputError(f"The checkpoint {path} is damaged or cut off.") from error
@@ -85,18 +90,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write under a temporary name, rename when it is on the disk, then drop all but the newest ``keep``.
+    """Write a checkpoint under a temporary name, rename it when it is on the disk, then delete older ones.
 
     Args:
-        folder: of the run.
-        state: see the top of the file; ``state["step"]`` names the checkpoint.
-        keep: checkpoints that stay, 1 or more.
+        folder: the run's folder.
+        state: see the top of this file; ``state["step"]`` gives the file its name.
+        keep: how many of the newest checkpoints stay, 1 or more.
 
     Returns:
         The checkpoint's path.
 
     Raises:
-        InputError: it cannot be written, for want of room as a rule; older ones are untouched.
+        InputError: it cannot be written, usually because the disk is full; older ones are untouched.
     """
     checkpoints = folder / FOLDER
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -106,18 +111,20 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Pa
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into the latter
         older = newest_checkpoint(folder)
+        # Told because the next question is whether anything was lost.
         safe = f"{older.name} is safe" if older else "there is no earlier one"
         raise InputError(
             f"{path} cannot be written ({_reason(error)}): it needs {human_bytes(_size(state))}, {safe};"
             " free some room and run the same command again."
         ) from error
+    # Only after the new one is complete, so that there is one at every moment.
     for old in checkpoints_of(folder)[keep:]:
         old.unlink()
     return path
 
 
 def _reason(error: BaseException) -> str:
-    """The words of the operating system's error, wherever it is in the chain."""
+    """The operating system's message, from wherever it is in the chain of exceptions."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.strerror:
@@ -135,12 +142,12 @@ def _size(state: Any) -> int:
 
 
 def load_averages(networks: Mapping[str, nn.Module], folder: Path, *, partly: bool = False) -> int:
-    """Put a run's averaged weights into ``networks`` (names as in its stage); returns the run's step.
+    """Load a run's averaged weights into ``networks``, named as in its stage; returns the run's step.
 
     Args:
-        networks: what to fill.
-        folder: of the run.
-        partly: the run trained only some of the parameters; the others keep their values.
+        networks: the networks to fill.
+        folder: the run's folder.
+        partly: accept that the run trained only some parameters; the others keep their values.
 
     Raises:
         FileNotFoundError: the run has no checkpoint yet.

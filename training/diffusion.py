@@ -14,27 +14,28 @@ from diffusers import DDIMScheduler
 from training.config import LossConfig
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Noisy latents ``B C F h w`` and timesteps ``B`` -> prediction of the latents' shape."""
+"""Noisy latents ``B C F h w`` and timesteps ``B`` -> the denoiser's prediction, ``B C F h w``."""
 
 SAMPLING_STEPS = 10
 
 
 def draw_timestep(rng: np.random.Generator, config: LossConfig, *, count: int) -> int:
-    """A timestep of 0 .. count-1: uniform, or for ``timestep_bias`` of the samples one of the noisiest.
+    """Draw a timestep from 0 .. count - 1; a share ``timestep_bias`` of draws is from the noisiest only.
 
-    The mini decides most of a picture at the noisiest timesteps, of which it sees few when all are equal.
+    The mini, which samples in few steps, decides most of an image at the noisiest timesteps; uniform draws
+    give few of those.
     """
     first = config.noisy_from if rng.random() < config.timestep_bias else 0
     return int(rng.integers(first, count))
 
 
 def draw_noise(rng: np.random.Generator, shape: tuple[int, ...], *, share: bool) -> torch.Tensor:
-    """Standard normal float32 noise for one sample, on the CPU: the same on every machine.
+    """Draw standard normal noise for one sample, float32 ``C F h w``, on the CPU: the same on every machine.
 
     Args:
-        rng: of this sample.
+        rng: random numbers of this sample.
         shape: ``C F h w``.
-        share: give all frames the noise of the first.
+        share: give all frames the noise of the first one.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     noise = torch.randn(shape, generator=generator)
@@ -44,9 +45,10 @@ def draw_noise(rng: np.random.Generator, shape: tuple[int, ...], *, share: bool)
 def target(
     scheduler: DDIMScheduler, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """What the denoiser should predict, of the shape of ``clean``: the noise, or the velocity.
+    """The target of the denoiser's prediction, of the shape of ``clean``: the noise, or the velocity.
 
-    Source of the velocity: "Progressive Distillation for Fast Sampling of Diffusion Models", appendix D.
+    Source of the velocity: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models"
+    (ICLR 2022), appendix D.
     """
     if scheduler.config.prediction_type == "epsilon":
         return noise
@@ -54,23 +56,28 @@ def target(
 
 
 def snr(scheduler: DDIMScheduler, timesteps: torch.Tensor) -> torch.Tensor:
-    """Signal-to-noise ratio ``alpha_bar / (1 - alpha_bar)`` of timesteps ``B``; float32, 0 or more."""
+    """Signal-to-noise ratio ``alpha_bar / (1 - alpha_bar)`` of timesteps ``B``: float32 ``B``, 0 or more.
+
+    diffusers' ``compute_snr`` is the square of a quotient of roots, which rounds differently.
+    """
     kept = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
     return kept / (1 - kept)
 
 
 def min_snr_weight(scheduler: DDIMScheduler, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Weights ``B`` of the squared error: ``min(SNR, gamma)`` in terms of the clean latents.
+    """Min-SNR weights ``B`` of the squared error of the prediction.
 
-    The error of predicted noise is SNR times that of the clean latents, the error of the velocity SNR + 1
-    times; so the weight is divided by SNR or SNR + 1. At the pure noise of a zero terminal SNR the first
-    tends to 1, the second is 0.
+    The strategy weights the error of the clean latents by ``min(SNR, gamma)``. The squared error of predicted
+    noise is SNR times that error, the one of the velocity SNR + 1 times; so the weight is divided by SNR or
+    SNR + 1. At a terminal SNR of zero the first quotient tends to 1, the second is 0.
 
-    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4.
+    Source: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy" (ICCV 2023), section
+    3.4.
     """
     ratio = snr(scheduler, timesteps)
     clipped = ratio.clamp(max=gamma)
     if scheduler.config.prediction_type == "epsilon":
+        # At a ratio of 0 the quotient is 0 / 0; its limit is 1.
         return torch.where(ratio > 0, clipped / ratio, 1.0)
     return clipped / (ratio + 1)
 
@@ -88,15 +95,17 @@ def denoising_losses(
     """Weighted mean squared error of each sample, float32 ``B``.
 
     Args:
-        scheduler: noise schedule and kind of prediction.
-        config: weighting.
-        predicted, clean, noise: ``B C F h w``.
-        timesteps: ``B``.
-        channel_weights: ``C``, with mean 1.
+        scheduler: noise schedule and type of prediction.
+        config: the weighting.
+        predicted, clean, noise: the prediction, the clean latents and their noise, ``B C F h w``.
+        timesteps: int64 ``B``.
+        channel_weights: weights of the latent channels, ``C`` with mean 1; equal when ``None``.
     """
+    # In float32: with fp16 the square of a small error would vanish.
     error = (predicted.float() - target(scheduler, clean, noise, timesteps).float()).square()
     if channel_weights is not None:
         error = error * channel_weights.view(-1, 1, 1, 1)
+    # Per sample, not per batch, since each has a timestep of its own to be weighted by.
     losses = error.flatten(1).mean(1)
     if config.min_snr_gamma:
         losses = losses * min_snr_weight(scheduler, timesteps, config.min_snr_gamma)
@@ -104,9 +113,9 @@ def denoising_losses(
 
 
 def same_noise(like: torch.Tensor) -> torch.Tensor:
-    """The same noise each time it is called, of the shape ``B C F h w`` and device of ``like``.
+    """The same noise in every call, of the shape ``B C F h w`` and on the device of ``like``.
 
-    All frames of a clip have the same noise, as the mini is used.
+    All frames of a clip share it, as in the mini's pipeline (``noise_period`` 1).
     """
     shape = like.shape
     noise = torch.randn(shape[:2] + (1,) + shape[3:], generator=torch.Generator().manual_seed(1))
@@ -117,16 +126,16 @@ def same_noise(like: torch.Tensor) -> torch.Tensor:
 def sample_latents(
     scheduler: DDIMScheduler, noise: torch.Tensor, predict: Predict, *, steps: int = SAMPLING_STEPS
 ) -> torch.Tensor:
-    """Denoise in a few steps.
+    """Sample latents by DDIM in a few steps, without guidance.
 
     Args:
-        scheduler: noise schedule; a copy of it is used.
+        scheduler: the noise schedule; it is copied, not changed.
         noise: ``B C F h w``.
         predict: the networks.
-        steps: of the sampling.
+        steps: sampling steps.
 
     Returns:
-        Latents of the shape of ``noise``, float32.
+        Latents, float32, of the shape of ``noise``.
     """
     latents = noise
     scheduler = DDIMScheduler.from_config(scheduler.config)

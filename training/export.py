@@ -1,4 +1,4 @@
-"""Writes what the runs have learned as a pipeline folder that the program loads."""
+"""Exports the trained networks as a pipeline folder, which `MagicAnimatePipeline.from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ KEPT_FILES = ("README.md",)  # the model card is written by hand and outlives an
 
 
 def saved_config(runs: Path, preset: StageConfig) -> StageConfig:
-    """The settings of the last stage that was run, on top of the preset's."""
+    """The settings of the last stage that was run; the preset's if none was."""
+    # From the last stage to the first; "controlnet" and "vae" know neither fusion nor reference.
     for stage in ("sharpen", "distill", "stage2", "stage1", "base"):
         file = runs / stage / CONFIG
         if file.exists():
@@ -40,16 +41,17 @@ def saved_config(runs: Path, preset: StageConfig) -> StageConfig:
 def export_pipeline(
     config: StageConfig, network: NetworkConfig | None, runs: Path, out: Path, *, start: Start | None = None
 ) -> Path:
-    """Write the trained networks as a pipeline folder, safetensors in float16.
+    """Write the trained networks as a pipeline folder, with float16 safetensors.
 
-    Temporal layers that were not trained are left as they began, new ones changing nothing.
+    Temporal layers that were not trained keep their initial weights; new ones are the identity.
 
     Args:
-        config: of any stage of the runs: its prediction, fusion and driving signal are the pipeline's.
-        network: sizes of the networks, ``None`` with Stable Diffusion's files.
+        config: settings of any stage of the runs: prediction, fusion and control signal become the
+            pipeline's.
+        network: sizes of the networks; ``None`` with Stable Diffusion's files.
         runs: folder of the runs.
-        out: folder to write; an earlier pipeline there is replaced, but for a ``README.md`` in it.
-        start: files of the first weights.
+        out: the folder to write; an earlier pipeline there is replaced, except a ``README.md`` in it.
+        start: files of the initial weights.
 
     Returns:
         ``out``.
@@ -65,6 +67,7 @@ def export_pipeline(
     initial = start.initial_networks(network, encoder_learns=encoder_learns(config, runs))
     networks = finished_networks(config, initial, runs)
     vae = frozen_autoencoder(initial, runs)
+    # Sharpening has trained this autoencoder's decoder, in the basis in which it was frozen.
     load_earlier({"vae": vae}, runs, ("sharpen",))
     pipe = MagicAnimatePipeline(
         vae=vae,
@@ -79,6 +82,7 @@ def export_pipeline(
         driving=config.driving,
         **pipeline_settings(config, initial, runs),
     )
+    # An old pipeline stays in use until the new one is complete.
     with staged_folder(out) as folder:
         for part in pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -92,7 +96,7 @@ def export_pipeline(
 
 
 def _forget_origins(folder: Path) -> None:
-    """Take the folders that networks were loaded from out of their configurations."""
+    """Remove the paths of this machine, from which networks were loaded, from their configurations."""
     for file in folder.glob("*/config.json"):
         config = read_json_object(file)
         if config.pop("_name_or_path", None) is not None:

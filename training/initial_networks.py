@@ -1,4 +1,4 @@
-"""Where a run has its networks from: nothing, Stable Diffusion's files, or a pipeline; all offer the same."""
+"""Initial networks: random weights, Stable Diffusion's files or a pipeline, with one interface."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from magicanimate.palette import PALETTE
 from magicanimate.pipeline import NOISE_PERIOD
 from training.config import LossConfig, NetworkConfig, Prediction, Stage, StageConfig
 
-MINI_STEPS = 4  # trained this shortly, it is truer in few steps: more of them add grain
+MINI_STEPS = 4
+"""Sampling steps of the mini: after its short training more steps add grain, not detail."""
 MINI_GUIDANCE = 1.0
 
 
 class InitialNetworks(Protocol):
-    """New networks of matching sizes, with the weights a training begins with.
+    """Makes networks of matching sizes, with the weights that a training starts from.
 
     Attributes:
-        needs: the stage that must have been run before a stage.
+        needs: for each stage the stage that must have been run before it.
     """
 
     needs: Mapping[Stage, Stage]
@@ -46,19 +47,19 @@ class InitialNetworks(Protocol):
     def appearance_encoder(self) -> AppearanceEncoder: ...
 
     def controlnet(self, name: str) -> ControlNetModel:
-        """For a driving signal, by the names of `training.stages.denoiser.controlnet_names`."""
+        """The ControlNet of a control signal, by its name in `training.stages.denoiser.controlnet_names`."""
 
     def video_unet(self) -> VideoUNet:
-        """With the temporal layers to begin with; the weights of `image_unet` are put in afterwards."""
+        """A UNet with initial temporal layers; the caller copies the other weights from `image_unet`."""
 
     def empty_prompt(self) -> EmptyPrompt: ...
 
     def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
-        """Kind and defaults of the pipeline that a training of ``config`` ends in."""
+        """Kind and default settings of the pipeline that a training with ``config`` exports."""
 
 
 class NewNetworks:
-    """Random weights, to learn from nothing (the mini)."""
+    """Random weights, for networks that are trained from nothing (the mini)."""
 
     needs: Mapping[Stage, Stage] = {"controlnet": "base", "stage1": "base", "stage2": "base"}
 
@@ -66,12 +67,14 @@ class NewNetworks:
         self.config = config
 
     def autoencoder(self) -> Autoencoder:
-        """Image autoencoder, 8 times down in each direction, any size in multiples of 8.
+        """Image autoencoder that shrinks each side by 8, for sides that are multiples of 8.
 
-        The shortcuts of the deep-compression autoencoder carry the picture past its nonlinear layers from the
-        first step on, so on a CPU it learns in minutes what Stable Diffusion's takes hours for.
+        The shortcuts of the deep-compression autoencoder carry the image past its nonlinear layers from the
+        first step on. On a CPU it learns in minutes what Stable Diffusion's architecture takes hours for.
 
-        Source: "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models", section 3.
+        Source: Chen et al., "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models"
+            (ICLR 2025),
+        section 3.
         """
         levels = len(self.config.vae_channels)
         return AutoencoderDC(
@@ -86,7 +89,9 @@ class NewNetworks:
             decoder_qkv_multiscales=((),) * levels,
             downsample_block_type="pixel_unshuffle",
             upsample_block_type="pixel_shuffle",
-            encoder_out_shortcut=False,  # plain convolutions around the latents can take up their scale
+            # Plain convolutions around the latents, so that
+            # training.stages.vae.change_basis can be folded into them.
+            encoder_out_shortcut=False,
             decoder_in_shortcut=False,
             decoder_norm_types="rms_norm",
             decoder_act_fns="silu",
@@ -94,16 +99,17 @@ class NewNetworks:
         )
 
     def image_unet(self) -> UNet2DConditionModel:
-        """The UNet without temporal layers, as the first stages train it."""
+        """The UNet without temporal layers, as the stages before stage2 train it."""
         return UNet2DConditionModel(
             **self._unet_arguments(),
             **self._block_types("2D"),
             out_channels=self.config.latent_channels,
-            attention_head_dim=self.config.heads,  # diffusers reads this as the number of heads
+            # diffusers takes this argument for the number of heads, for the sake of old checkpoints.
+            attention_head_dim=self.config.heads,
         )
 
     def appearance_encoder(self) -> AppearanceEncoder:
-        """The appearance encoder of the same shape as the UNet; what else it may take are more channels."""
+        """The appearance encoder, shaped as the UNet; a part map adds an input channel per label."""
         more = len(PALETTE) if self.config.photo_map else 0
         return AppearanceEncoder(
             **self._unet_arguments() | {"in_channels": self.config.latent_channels + more},
@@ -124,7 +130,7 @@ class NewNetworks:
         )
 
     def video_unet(self) -> VideoUNet:
-        """The UNet with temporal layers."""
+        """The UNet with temporal layers that do nothing yet."""
         unet = VideoUNet(
             **self._unet_arguments(),
             **self._block_types("Motion"),
@@ -147,7 +153,7 @@ class NewNetworks:
         }
 
     def _block_types(self, suffix: str) -> dict[str, tuple[str, ...]]:
-        """Attention on all levels but the deepest, as in Stable Diffusion."""
+        """diffusers' block types: attention on all levels but the deepest, as in Stable Diffusion."""
         with_attention = len(self.config.unet_channels) - 1
         return {
             "down_block_types": (f"CrossAttnDownBlock{suffix}",) * with_attention + (f"DownBlock{suffix}",),
@@ -169,12 +175,12 @@ class NewNetworks:
 
 
 class StableDiffusionNetworks:
-    """Stable Diffusion 1.5's files; the appearance encoder and the ControlNet begin as copies of its UNet.
+    """Stable Diffusion 1.5's files; the appearance encoder and the ControlNets start as copies of its UNet.
 
     Source: MagicAnimate, section 3.2 (appearance encoder); the ControlNet paper, section 3.1.
 
     Args:
-        folder: diffusers' layout, with ``unet``, ``text_encoder`` and ``tokenizer``.
+        folder: Stable Diffusion in diffusers' layout, with ``unet``, ``text_encoder`` and ``tokenizer``.
         vae: folder of the autoencoder.
     """
 
@@ -195,6 +201,7 @@ class StableDiffusionNetworks:
     def appearance_encoder(self) -> AppearanceEncoder:
         encoder = AppearanceEncoder.from_config(self._unet.config)
         wanted, there = encoder.state_dict(), self._unet.state_dict()
+        # The encoder lacks the UNet's last layers: it is used only up to its last self-attention's input.
         encoder.load_state_dict({key: there[key] for key in wanted})
         return encoder
 
@@ -224,11 +231,11 @@ class StableDiffusionNetworks:
 
 
 class PipelineNetworks:
-    """A finished pipeline, to go on training: the released model converted, the mini, or one's own.
+    """The networks of a finished pipeline, to train them further: the released model, the mini, or your own.
 
     Args:
-        folder: as `MagicAnimatePipeline.save_pretrained` writes it.
-        photo_map: let an appearance encoder that does not take the photo's part map begin to.
+        folder: written by `MagicAnimatePipeline.save_pretrained`.
+        photo_map: give an appearance encoder that does not take the photo's part map an input for it.
     """
 
     needs: Mapping[Stage, Stage] = {}
@@ -243,7 +250,9 @@ class PipelineNetworks:
         return _load(classes[self._index["vae"][1]], self.folder / "vae")
 
     def image_unet(self) -> UNet2DConditionModel:
-        config = self.appearance_encoder().config  # of the same sizes, but for what else the encoder takes
+        # The encoder has the 2-D UNet's sizes, which the video UNet's
+        # configuration names differently; only its input may be wider.
+        config = self.appearance_encoder().config
         unet = UNet2DConditionModel.from_config(config | {"in_channels": config.out_channels})
         unet.load_state_dict({k: v for k, v in self._unet.state_dict().items() if not is_motion_key(k)})
         return unet
@@ -253,6 +262,7 @@ class PipelineNetworks:
         return _taking_photo_map(encoder) if self.photo_map and not encoder.takes_photo_map else encoder
 
     def controlnet(self, name: str) -> ControlNetModel:
+        # A pipeline of one signal can learn a second one, starting from the ControlNet that it has.
         own = self.folder / name
         return _load(ControlNetModel, own if own.is_dir() else self.folder / "controlnet")
 
@@ -263,10 +273,10 @@ class PipelineNetworks:
         return _load(EmptyPrompt, self.folder / "empty_prompt")
 
     def check(self, loss: LossConfig) -> None:
-        """Whether a loss is the one that these networks learned with.
+        """Check that a training goes on with the prediction and noise schedule that these networks learned.
 
         Raises:
-            InputError: they predict something else, or with another noise at the last timestep.
+            InputError: it does not.
         """
         file = self.folder / "scheduler" / "scheduler_config.json"
         schedule = read_json_object(file)
@@ -291,7 +301,7 @@ def _in_words(learned: tuple[str, bool]) -> str:
 
 
 def _load(cls: type, folder: Path):
-    """A pretrained network of diffusers, float32."""
+    """Load a pretrained network of diffusers as float32, from local files only."""
     try:
         return cls.from_pretrained(folder, local_files_only=True, **{dtype_argument(): torch.float32})
     except (OSError, ValueError, RuntimeError) as error:
@@ -299,7 +309,7 @@ def _load(cls: type, folder: Path):
 
 
 def _taking_photo_map(encoder: AppearanceEncoder) -> AppearanceEncoder:
-    """The same with an input for the photo's part map, which changes nothing before it has learned."""
+    """Widen the encoder's input by the photo's part map, with zero weights: at first nothing changes."""
     channels = encoder.config.in_channels + len(PALETTE)
     wider = AppearanceEncoder.from_config({**encoder.config, "in_channels": channels})
     weights = encoder.state_dict()
@@ -310,11 +320,12 @@ def _taking_photo_map(encoder: AppearanceEncoder) -> AppearanceEncoder:
 
 
 def load_image_weights(video_unet: nn.Module, image_unet: nn.Module) -> None:
-    """Copy the image UNet's weights; only the temporal layers may be without a value.
+    """Copy the 2-D UNet's weights into the video UNet; only the temporal layers may be without a counterpart.
 
     Raises:
         ValueError: the two networks differ in more than the temporal layers.
     """
+    # Not strict, since the temporal layers are missing; what else differs is checked below.
     missing, unexpected = video_unet.load_state_dict(image_unet.state_dict(), strict=False)
     strangers = [key for key in missing if not is_motion_key(key)] + list(unexpected)
     if strangers:
@@ -322,7 +333,7 @@ def load_image_weights(video_unet: nn.Module, image_unet: nn.Module) -> None:
 
 
 def reset_temporal_layers(unet: VideoUNet) -> VideoUNet:
-    """Make the temporal layers change nothing: their last projections are zero, as AnimateDiff begins.
+    """Zero the temporal layers' output projections, so that they start as the identity, as AnimateDiff's do.
 
     Returns:
         ``unet``.
@@ -334,9 +345,9 @@ def reset_temporal_layers(unet: VideoUNet) -> VideoUNet:
 
 
 def load_motion_weights(unet: VideoUNet, path: Path) -> None:
-    """Start the temporal layers from AnimateDiff's motion weights, in their published layout.
+    """Load AnimateDiff's motion weights, in their published layout, into the temporal layers.
 
-    Position tables in the file are left out: the network computes its own.
+    Tables of position encodings in the file are ignored: the network computes its own.
 
     Raises:
         InputError: the file is not a weight file, or not of this network's temporal layers.
@@ -363,17 +374,20 @@ def load_motion_weights(unet: VideoUNet, path: Path) -> None:
 def build_scheduler(
     prediction: Prediction = "v_prediction", *, zero_terminal_snr: bool = True
 ) -> DDIMScheduler:
-    """Noise schedule: Stable Diffusion's range of betas, linear as the published program has it.
+    """The noise schedule: Stable Diffusion's range of betas, spaced linearly as in the published program.
 
     Args:
         prediction: what the denoiser predicts.
-        zero_terminal_snr: rescale so that the last timestep is pure noise, and sample from that one.
+        zero_terminal_snr: rescale the schedule so that the last timestep is pure noise, and sample from
+            there.
 
     Raises:
-        InputError: noise is to be predicted where there is nothing but noise.
+        InputError: zero terminal SNR with epsilon prediction.
 
-    Source: "Common Diffusion Noise Schedules and Sample Steps are Flawed" (zero SNR, trailing spacing).
+    Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (WACV 2024): zero
+    terminal SNR and trailing timesteps.
     """
+    # The published program's schedule, as the released weights expect it.
     if not zero_terminal_snr:
         return DDIMScheduler(**SCHEDULER | {"prediction_type": prediction})
     if prediction == "epsilon":
@@ -386,6 +400,7 @@ def build_scheduler(
         beta_end=SCHEDULER["beta_end"],
         beta_schedule=SCHEDULER["beta_schedule"],
         prediction_type=prediction,
+        # Latents, unlike pixels, are not bounded.
         clip_sample=False,
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",

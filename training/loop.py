@@ -1,8 +1,11 @@
-"""The one training loop: every stage is this loop with another loss.
+"""The training loop of all stages; a stage differs by its networks, its samples and its loss.
 
-It runs on `accelerate`: one process or many (``accelerate launch``) share a global batch of fixed size. A
-sample and its noise depend on (seed, step, place in the batch) only, so the losses are the same whatever
-the number of processes, up to rounding, and those of a resumed run are those of one never interrupted.
+It runs on `accelerate`: one or more processes (``accelerate launch``) share a global batch of fixed size. A
+sample and its noise depend on (seed, step, position in the batch) only. So the losses are, up to rounding,
+the same for any number of processes, and a resumed run takes exactly the steps of an uninterrupted one.
+
+The exponential moving average and the batches by step are written here because they are part of that promise:
+both are functions of the step, with nothing to restore but the averaged weights.
 """
 
 from __future__ import annotations
@@ -38,28 +41,31 @@ _SHARDED = {
 }
 
 ON_HOST = "index"
-"""What a batch has for the host alone: from it the noise is drawn, and reading it back would wait."""
+"""The key of a batch that stays on the CPU: the noise is drawn from it there, and a copy back from the GPU
+would have to wait for all work queued before it."""
 
 
 class Stage(Protocol):
-    """What a stage gives the loop: an ``nn.Module`` with the networks as attributes, so that the names of
-    its parameters are ``<network>.<key>``; those that require gradients are trained.
+    """The interface of a stage: an ``nn.Module`` whose attributes are its networks.
+
+    Parameters are therefore named ``<network>.<key>``, also in checkpoints. Those that require gradients are
+    trained.
 
     Attributes:
-        samples: by global sample index.
+        samples: training samples by global index, ``step * samples_a_step + k``.
     """
 
     samples: Dataset
 
     def __call__(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Losses of the samples of a batch, ``B``."""
+        """Losses of a batch, ``B``, one per sample."""
 
     def sample(self, step: int, folder: Path) -> dict[str, float]:
-        """Write pictures of held-out data into ``folder``; return figures worth logging."""
+        """Write results on held-out data into ``folder``; returns figures to log."""
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Warm-up, constant, linear decay over the last ``decay_steps`` of ``steps``."""
+    """Learning rate of a step: linear warm-up, constant, linear decay over the last ``decay_steps``."""
     rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.decay_steps:
         left = (steps - step) / config.decay_steps
@@ -68,24 +74,23 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 def usable_precision(precision: Precision) -> Precision:
-    """What "auto" means on this machine; other formats are what they are.
-
-    A CPU without instructions for it computes bfloat16 more slowly than float32.
-    """
+    """Resolve "auto" for this machine; other precisions are returned as they are."""
     if precision != "auto":
         return precision
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    # A CPU without bfloat16 instructions emulates them, more slowly than it computes float32.
     return "bf16" if multiplies_bfloat16() else "no"
 
 
 def make_accelerator(config: StageConfig) -> Accelerator:
-    """The processes, device and number format of a run.
+    """Set up accelerate: the processes, the device and the precision of a run.
 
     Raises:
-        InputError: the device cannot compute in that format, or networks would be cut into pieces, which
-            checkpoints and averages here are not made for.
+        InputError: the device does not support the precision, or accelerate is configured to shard the
+            networks, which the checkpoints and averages here do not support.
     """
+    # Variables that `accelerate launch` sets from its configuration.
     for name, what in _SHARDED.items():
         if os.environ.get(name, "").lower() in ("true", "1"):
             raise InputError(
@@ -97,6 +102,7 @@ def make_accelerator(config: StageConfig) -> Accelerator:
     may_miss = config.stage in ("base", "stage1") and config.drop_reference > 0
     # The discriminator looks at the student's last step only.
     may_miss |= config.stage == "distill" and config.student_steps > 1
+    # Without this DDP fails on parameters that got no gradient; with it, it has to look for them every step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=may_miss)
     try:
         return Accelerator(
@@ -109,11 +115,12 @@ def make_accelerator(config: StageConfig) -> Accelerator:
 
 
 def make_optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW, or its 8-bit relative.
+    """AdamW, or bitsandbytes' AdamW with 8-bit states.
 
     Raises:
-        InputError: the 8-bit one is not installed.
+        InputError: bitsandbytes is not installed.
     """
+    # The rate is set anew before every step, see _train_step.
     common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if not config.eight_bit:
         return torch.optim.AdamW(parameters, fused=True, **common)
@@ -127,10 +134,11 @@ def make_optimizer(config: OptimizerConfig, parameters: list[nn.Parameter]) -> t
 
 
 class Trainer:
-    """Runs a stage to its last step, writing checkpoints on the way."""
+    """Trains a stage to its last step, resuming from its newest checkpoint and writing new ones."""
 
     def __init__(self, stage: Stage, config: StageConfig, folder: Path, *, accelerator: Accelerator):
         self.stage, self.config, self.folder, self.accelerator = stage, config, folder, accelerator
+        # Before the optimizer is made, whose states take over the parameters' memory layout.
         if config.channels_last:
             stage.to(memory_format=torch.channels_last)
         if config.compile:
@@ -138,19 +146,22 @@ class Trainer:
                 network.compile()
         trained = [p for p in stage.parameters() if p.requires_grad]
         self.model, self.optimizer = accelerator.prepare(stage, make_optimizer(config.optimizer, trained))
+        # Named by the stage itself: accelerate's wrapper may put "module." in front of the names.
         self.parameters = {name: p for name, p in stage.named_parameters() if p.requires_grad}
+        # After prepare(), which has moved the parameters to their device.
         self.averages = EMA(self.parameters, decay=config.optimizer.ema_decay)
         self.step, self.mean_loss = 0, None
 
     def run(self, *, stop_after: int | None = None, should_stop: ShouldStop | None = None) -> int:
-        """Train from the newest checkpoint, or from the start, to ``config.steps``.
+        """Train from the newest checkpoint, or from the beginning, to ``config.steps``.
 
         Args:
-            stop_after: leave after this many steps of this call, checkpoint written.
-            should_stop: asked after every step, in every process: leave, checkpoint written.
+            stop_after: write a checkpoint and return after this many steps of this call.
+            should_stop: called after every step, in every process; if any answers yes, all write a checkpoint
+                and return.
 
         Returns:
-            Steps taken.
+            Steps taken in this call.
 
         Raises:
             InputError: a checkpoint cannot be written, the data cannot be read, or the loss is not finite.
@@ -161,16 +172,19 @@ class Trainer:
         metrics = Metrics(self.folder, step=self.step) if main else None
         if main:
             log.info("%d processes on %s", self.accelerator.num_processes, self.accelerator.device)
+        # Seconds per step count this call only: an earlier one may have run on another machine.
         first, began = self.step, time.monotonic()
         last = self.config.steps if stop_after is None else min(self.config.steps, first + stop_after)
         parts = self._parts()
         while self.step < last:
             loss = self._train_step(parts)
+            # Before a checkpoint is written. The loss is the mean over all processes, so all of them stop.
             if not math.isfinite(loss):
                 raise InputError(
                     f"The loss of step {self.step + 1} is {loss}: the weights or the data are damaged, or "
                     f"the learning rate is too high. The checkpoints in {self.folder} from before are kept."
                 )
+            # Single losses scatter with their timesteps; this average over about fifty steps shows the trend.
             self.mean_loss = loss if self.mean_loss is None else 0.98 * self.mean_loss + 0.02 * loss
             self.step += 1
             figures = {}
@@ -181,6 +195,7 @@ class Trainer:
                 figures |= self._sample()
             if metrics and figures:
                 metrics.write(self.step, figures)
+            # Every process has to ask: what combines the answers is a collective operation.
             if should_stop and self._any_process(should_stop()):
                 last = self.step
             if self.step % self.config.checkpoint_every == 0 or self.step == last:
@@ -190,12 +205,12 @@ class Trainer:
         return self.step - first
 
     def _any_process(self, answer: bool) -> bool:
-        """Whether one process at least says yes; all learn the same, so that they leave at the same step."""
+        """Whether any process answers yes. All get the same answer, so that they stop at the same step."""
         votes = torch.tensor(float(answer), device=self.accelerator.device)
         return self.accelerator.reduce(votes, "sum").item() > 0
 
     def _parts(self) -> Iterator[Mapping[str, Any]]:
-        """This process's parts of the batches, from the present step on."""
+        """This process's parts of the batches from the current step on, on its device."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         loader = batches(
             self.stage.samples, self.config, first_step=self.step, process=process, processes=processes
@@ -206,15 +221,17 @@ class Trainer:
         )
 
     def _train_step(self, parts: Iterator[Mapping[str, Any]]) -> float:
-        """One step of the optimizer; returns the mean loss of the global batch."""
+        """Take one optimizer step; returns the mean loss of the global batch."""
         config = self.config.optimizer
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.config.steps)
         total = torch.zeros((), device=self.accelerator.device)
         for _ in range(self.config.accumulation):
             with self.accelerator.accumulate(self.model):
+                # A mean over equal parts of a batch is the mean over the batch, however it is divided.
                 loss = self.model(next(parts)).mean()
                 self.accelerator.backward(loss)
+                # Only the gradients of the whole batch are clipped, not those of its parts.
                 if self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
                 self.optimizer.step()
@@ -228,15 +245,22 @@ class Trainer:
         if self.accelerator.is_main_process:
             samples = self.folder / SAMPLES
             samples.mkdir(exist_ok=True)
+            # With the averaged weights, since those are what is exported.
             with self.averages.in_place(self.parameters), self.accelerator.autocast():
                 figures = self.stage.sample(self.step, samples)
         self.accelerator.wait_for_everyone()
         return figures
 
     def save(self) -> None:
-        """Write a checkpoint; all processes call it, the main one writes."""
+        """Write a checkpoint. All processes call this, the main process writes.
+
+        Raises:
+            InputError: weights are not finite, or the file cannot be written.
+        """
+        # Outside of the condition: this may be a collective operation.
         whole = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
+            # Before older checkpoints are deleted: a finite loss does not imply finite weights.
             strange = next((name for name in self.parameters if not whole[name].isfinite().all()), None)
             if strange is not None:
                 raise InputError(
@@ -265,6 +289,7 @@ class Trainer:
             raise InputError(f"{path} has no weights for {min(missing)}; it belongs to another network.")
         with torch.no_grad():
             for name, p in self.parameters.items():
+                # In place, as the optimizer holds these very tensors.
                 p.copy_(state["parameters"][name])
         self.averages.load(state["averages"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -275,7 +300,14 @@ class Trainer:
 
 
 class EMA:
-    """The averaged values, by the parameters' names; with a decay of 0 the parameters themselves."""
+    """Exponential moving average of the trained parameters; with a decay of 0, the parameters themselves.
+
+    diffusers' ``EMAModel`` keeps its averages in a list without names; here they need names, since later
+    stages, which train other networks, look up theirs in a checkpoint.
+
+    Attributes:
+        values: averages by parameter name.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, decay: float):
         self.decay = decay
@@ -283,22 +315,22 @@ class EMA:
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
-        """Take in the parameters after ``step``."""
+        """Move the averages towards the parameters after ``step``."""
         if not self.decay:
             return
-        # The first averages follow quickly: a fixed decay would carry the random start for long.
+        # A smaller decay at first, so that the random initial weights do not stay in the average for long.
         decay = min(self.decay, (step + 1) / (step + 10))
         torch._foreach_lerp_(list(self.values.values()), [p.detach() for p in parameters.values()], 1 - decay)
 
     @torch.no_grad()
     def load(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Take over saved averages."""
+        """Restore averages from a checkpoint."""
         for name, value in self.values.items():
             value.copy_(values[name])
 
     @contextmanager
     def in_place(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-        """Within the block the networks have the averaged weights."""
+        """Context in which the networks have the averaged weights."""
         self._swap(parameters)
         try:
             yield
@@ -316,13 +348,14 @@ class EMA:
 
 
 class StepBatches:
-    """Global sample indices ``step * samples_a_step + k`` of the parts that one process computes.
+    """A batch sampler: the global sample indices ``step * samples_a_step + k`` that one process computes.
 
-    A batch is cut into ``processes`` x ``accumulation`` equal parts; a process takes every so many-th.
-    Iterating yields the parts in the order they are computed, ``accumulation`` of them a step.
+    The global batch is cut into ``processes`` x ``accumulation`` equal parts, of which a process takes every
+    ``processes``-th. Iterating yields the parts in the order in which they are computed, ``accumulation`` per
+    step.
 
     Raises:
-        InputError: the batch cannot be cut so.
+        InputError: the batch cannot be divided like that.
     """
 
     def __init__(self, config: StageConfig, *, first_step: int, process: int, processes: int):
@@ -348,7 +381,7 @@ class StepBatches:
 
 
 class Numbered(Dataset):
-    """Samples that know their global index, from which a stage draws their noise."""
+    """Samples with their global index added, from which a stage derives their noise."""
 
     def __init__(self, samples: Dataset):
         self.samples = samples
@@ -363,13 +396,13 @@ class Numbered(Dataset):
 def batches(
     samples: Dataset, config: StageConfig, *, first_step: int, process: int = 0, processes: int = 1
 ) -> DataLoader:
-    """Loader of this process's parts of the batches; ``config.workers`` processes read ahead."""
+    """Data loader of this process's parts of the batches; ``config.workers`` worker processes read ahead."""
     plan = StepBatches(config, first_step=first_step, process=process, processes=processes)
     return DataLoader(
         Numbered(samples),
         batch_sampler=plan,
         num_workers=config.workers,
-        # A fork of a process with threads can wait for ever for a lock that one of them held.
+        # Not forked: a fork of a process with threads can wait for ever for a lock that one of them held.
         multiprocessing_context="spawn" if config.workers else None,
         pin_memory=torch.cuda.is_available(),
     )

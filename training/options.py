@@ -1,4 +1,4 @@
-"""Command-line options made of the settings' fields, and settings changed by them."""
+"""Command-line options generated from the fields of the settings, and settings updated from them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from training.presets import NOT_IN_THE_PAPER
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option for every field of `StageConfig` and the dataclasses in it; unset ones stay ``None``.
+    """Add an option for every field of `StageConfig` and its dataclasses; those not given are ``None``.
 
     ``batch_size`` becomes ``--batch-size N``, ``optimizer.learning_rate`` ``--learning-rate``, a boolean
     ``--compile`` and ``--no-compile``.
     """
-    _add(parser.add_argument_group("settings (the preset's unless given)"), StageConfig)
+    _add(parser.add_argument_group("settings (default: the preset's, see --dry-run)"), StageConfig)
 
 
 def _add(group: Any, cls: type) -> None:
@@ -27,9 +27,11 @@ def _add(group: Any, cls: type) -> None:
         if is_dataclass(hint):
             _add(group, hint)
             continue
+        # Only `stage` has no help text: it is the name of the command, not an option.
         if "help" not in f.metadata:
-            continue  # the stage itself is the command
+            continue
         flag = "--" + f.name.replace("_", "-")
+        # A default of None, not the field's: an option that was not given must not override the preset.
         options: dict[str, Any] = {"help": f.metadata["help"], "default": None, "dest": f.name}
         if hint is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -41,7 +43,7 @@ def _add(group: Any, cls: type) -> None:
 
 
 def whole_number(text: str) -> int:
-    """A type for argparse: a whole number from 1 on.
+    """An argparse type: a positive whole number.
 
     Raises:
         argparse.ArgumentTypeError: anything else.
@@ -56,7 +58,7 @@ def whole_number(text: str) -> int:
 
 
 def with_settings(config: Any, chosen: argparse.Namespace) -> Any:
-    """``config`` with the settings that were given on the command line."""
+    """``config`` updated with the options that were given on the command line."""
     changes = {}
     for f in fields(config):
         value = getattr(config, f.name)
@@ -68,13 +70,14 @@ def with_settings(config: Any, chosen: argparse.Namespace) -> Any:
 
 
 def origins(config: StageConfig, preset: str, chosen: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:
-    """Every setting by dotted name, its value, and where that comes from.
+    """Every setting by dotted name, its value, and its origin (command line, preset or default).
 
     Args:
-        config: as it will be used.
+        config: the settings in effect.
         preset: name of the preset.
         chosen: the command line.
     """
+    # Compared with the dataclass defaults, since a preset may set a field to its default value.
     own = flat(StageConfig(config.stage))
     for name, value in flat(config).items():
         if getattr(chosen, name.rpartition(".")[2], None) is not None:

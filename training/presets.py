@@ -1,7 +1,7 @@
-"""The presets: functions that return the settings of a stage.
+"""Presets: functions from a stage to its settings.
 
-``paper_*`` are the paper's, for networks of Stable Diffusion 1.5's size; ``mini`` is the recipe of the
-shipped checkpoint, ``tiny`` is for tests.
+``paper_*`` follow MagicAnimate's supplement, with networks of Stable Diffusion 1.5's size; ``mini`` is the
+recipe of the bundled checkpoint; ``tiny`` runs every stage in seconds, for tests.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from training.config import STAGES, LossConfig, NetworkConfig, OptimizerConfig, Stage, StageConfig
 
 Settings = tuple[StageConfig, NetworkConfig | None]
-"""Of the stage, and of the networks; ``None`` when they come from Stable Diffusion's files."""
+"""Settings of the stage, and sizes of the networks (``None`` with Stable Diffusion's files)."""
 
 
 NOT_IN_THE_PAPER = frozenset(
@@ -22,17 +22,18 @@ NOT_IN_THE_PAPER = frozenset(
         *("optimizer.weight_decay", "optimizer.max_grad_norm", "optimizer.ema_decay"),
     )
 )
-"""Settings, by dotted name, whose values in the ``paper_*`` presets are this program's choice."""
+"""Settings, by dotted name, that the paper does not state: their values in ``paper_*`` are our choice."""
 
 
 def _paper(stage: Stage, *, tau_0: float, tau_1: float, tau_2: float) -> Settings:
-    """Rates, batch, frames and interval of the paper's supplement, section 3.
+    """Learning rates, batch size, clip length and frame interval of MagicAnimate's supplement, section 3.
 
-    What it does not say is listed in `NOT_IN_THE_PAPER`. Of that, warm-up, decay and averaging are left out;
-    weight decay is AdamW's usual 0.01, gradients are clipped to the usual norm of 1, and one sample in ten
-    does not see its reference, without which guidance would have nothing to go by. The number of steps has to
-    be chosen for the data at hand.
+    What the paper does not state is listed in `NOT_IN_THE_PAPER`. There is no warm-up, decay or EMA; weight
+    decay is AdamW's usual 0.01 and gradients are clipped to a norm of 1. The reference is dropped for one
+    sample in ten, since classifier-free guidance needs an unconditional prediction. Choose the number of
+    steps for your data.
     """
+    # Supplement, section 3: 1e-5 for the first stage, 1e-4 for the second.
     rate = 1e-4 if stage == "stage2" else 1e-5
     return StageConfig(
         stage,
@@ -45,9 +46,11 @@ def _paper(stage: Stage, *, tau_0: float, tau_1: float, tau_2: float) -> Setting
         tau_1=tau_1,
         tau_2=tau_2,
         holdout=4,
+        # The paper cuts out the centre of its videos; the other presets follow the person.
         framing="centre",
         mixed_precision="fp16",
         gradient_checkpointing=True,
+        # Data loader workers decode the videos while the GPU computes.
         workers=4,
         checkpoint_every=500,
         optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=0, ema_decay=0.0),
@@ -55,30 +58,33 @@ def _paper(stage: Stage, *, tau_0: float, tau_1: float, tau_2: float) -> Setting
 
 
 def paper_tiktok(stage: Stage) -> Settings:
-    """TikTok dancing data."""
+    """For TikTok dancing videos: 20 % of the second stage's steps are images, no single frames."""
     return _paper(stage, tau_0=0.2, tau_1=0.2, tau_2=0.2)
 
 
 def paper_ted(stage: Stage) -> Settings:
-    """TED-talks data."""
+    """For TED talks: 20 % of the second stage's steps are images, 16 % single frames."""
     return _paper(stage, tau_0=0.2, tau_1=0.2, tau_2=0.36)
 
 
 def paper_applications(stage: Stage) -> Settings:
-    """The model behind the paper's applications: no images in the second stage."""
+    """The model that the paper's applications use: its second stage trains on clips only."""
     return _paper(stage, tau_0=0.2, tau_1=0.0, tau_2=0.0)
 
 
+# Sampling begins at pure noise, so training has to reach it, too: with a zero terminal SNR, which epsilon
+# prediction cannot learn from (noise predicted from pure noise says nothing about the image).
 _FROM_NOTHING = LossConfig(prediction="v_prediction", zero_terminal_snr=True)
 
 
 def mini(stage: Stage) -> Settings:
-    """The shipped checkpoint: rendered dancers of 256 x 256 pixels, a CPU or one GPU.
+    """The bundled checkpoint: rendered dancers at 256 x 256 pixels, on a CPU or one GPU.
 
-    "vae", "base" and "stage2" make it: "base" learns at 128 x 128, where a step takes a fifth of the time,
-    and then once more at 256 x 256 from its own pipeline (the `Makefile` has the commands). The other two
-    stages go on from "base" as the paper's do from Stable Diffusion.
+    It is made by "vae", "base", "stage2" and "sharpen". "base" is trained at 128 x 128, where a step takes a
+    fifth of the time, and then again at 256 x 256 from its own pipeline; the `Makefile` has the commands.
+    "controlnet" and "stage1" start from "base" as the paper's stages start from Stable Diffusion.
     """
+    # Stills as references: like a user's photo, they differ from the clip in pose, place and size.
     common = {
         "soften_control": True,
         "still_share": 0.6,
@@ -118,6 +124,7 @@ def mini(stage: Stage) -> Settings:
             checkpoint_every=50,
             sample_every=200,
             optimizer=optimizer,
+            # The mini samples all frames from the same noise (`noise_period` 1).
             **common | {"share_noise": 1.0},
         )
     elif stage == "sharpen":
@@ -136,6 +143,8 @@ def mini(stage: Stage) -> Settings:
             **common,
         )
     elif stage == "base":
+        # A network without Stable Diffusion's features does not find out by itself where to look in the
+        # reference; see training.attention_loss.
         loss = replace(_FROM_NOTHING, weigh_channels=True, attention_weight=0.5, attention_by="points")
         optimizer = OptimizerConfig(learning_rate=1e-3, decay_steps=10_000)
         common |= {"loss": loss, "drop_reference": 0.05, "targets": 2}
@@ -147,7 +156,7 @@ def mini(stage: Stage) -> Settings:
 
 
 def tiny_network() -> NetworkConfig:
-    """For tests: every part present, a step in a fraction of a second."""
+    """For tests: every component is there, and a step takes a fraction of a second."""
     return NetworkConfig(
         size=32,
         vae_channels=(8, 16, 32, 64),
@@ -162,7 +171,7 @@ def tiny_network() -> NetworkConfig:
 
 
 def tiny(stage: Stage) -> Settings:
-    """For tests: a few steps of every stage in seconds."""
+    """For tests: a few steps of any stage, in seconds."""
     config = StageConfig(
         stage,
         steps=4,
@@ -195,7 +204,7 @@ PRESETS: dict[str, Callable[[Stage], Settings]] = {
 
 
 def preset(name: str, stage: str) -> Settings:
-    """Settings of ``stage`` in preset ``name``.
+    """Settings of ``stage`` in the preset ``name``.
 
     Raises:
         ValueError: unknown preset or stage.

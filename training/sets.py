@@ -1,4 +1,4 @@
-"""Opens the data of a stage: what it learns from, and what is held out to look at."""
+"""Opens the data of a stage: the samples it is trained on, and the held-out ones it is checked with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.config import CLIP_STAGES, SIGNALS, StageConfig
 from training.data.computed import ComputedVideos, LatentVideos, compute_all
 from training.data.dancers import DancerVideos
 from training.data.opening import open_images, open_videos
-from training.data.samples import ClipSamples, FixedSamples, ImageSamples, PairSamples
+from training.data.samples import ClipSamples, ImageSamples, PairSamples, ValidationSamples
 from training.data.sources import ImageSet, VideoFrames, VideoSet, hold_out
 
 MEASURED_PICTURES = 512
@@ -24,18 +24,18 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class DataFolders:
-    """Where the data lie.
+    """Folders of the training data.
 
     Attributes:
         videos: rendered dancers or real videos, see `training.data.opening.open_videos`.
-        images: pictures for the joint training; the videos' frames serve when ``None``.
+        images: single images for image-video joint training; the videos' frames are used when ``None``.
     """
 
     videos: Path
     images: Path | None = None
 
     def as_json(self) -> dict[str, str | None]:
-        """The paths as text, absolute: a training may be resumed from another folder."""
+        """Absolute paths as text: a run may be resumed from another working directory."""
         return {name: str(path.resolve()) if path else None for name, path in vars(self).items()}
 
 
@@ -44,76 +44,83 @@ class Data:
     """The samples of a stage.
 
     Attributes:
-        samples: to learn from, by global sample index.
-        held_out: to look at, of videos that are never learned from.
-        pictures: some training pictures, to measure latents with.
-        fixed: the whole set of videos if all its latents can be computed beforehand.
-        learned: real videos to learn from, if their latents can be kept (`StageConfig.cache_latents`).
+        samples: training samples, by global sample index.
+        held_out: validation samples, of videos that are never trained on.
+        pictures: some training pictures, for measuring latents.
+        dancers: the whole set of rendered dancers, if everything of it can be computed before training.
+        real_videos: the real videos to train on, if their latents can be cached
+            (`StageConfig.cache_latents`).
     """
 
     samples: Dataset
     held_out: Dataset
     pictures: Dataset
-    fixed: DancerVideos | None = None
-    learned: VideoSet | None = None
+    dancers: DancerVideos | None = None
+    real_videos: VideoSet | None = None
 
     def with_latents(self, config: StageConfig, encode: Network, folder: Path, *, key: str) -> Data:
-        """The same samples with latents of real videos, computed once, in place of pictures.
+        """The same samples with cached latents of the real videos in place of their pictures.
 
         Args:
-            config: of the stage.
-            encode: images ``B 3 H W`` in [-1, 1] -> latents ``B C h w``.
+            config: settings of the stage.
+            encode: images, float32 ``B 3 H W`` in [-1, 1] -> latents ``B C h w``.
             folder: for the files.
-            key: tells the autoencoder.
+            key: identifies the autoencoder.
 
         Raises:
-            InputError: there are no real videos, or other images, whose latents are not kept.
+            InputError: there are no real videos, or there are other images, whose latents are not cached.
         """
-        if self.learned is None:
+        if self.real_videos is None:
             raise InputError(
                 "--cache-latents is for real videos without --images; rendered dancers' are always kept."
             )
         key = f"{key} {config.size} {config.framing}"
-        videos = LatentVideos(self.learned, folder, encode, key=key)
+        videos = LatentVideos(self.real_videos, folder, encode, key=key)
         return replace(self, samples=_samples(config, videos, None))
 
     def computed(
         self, config: StageConfig, networks: Mapping[str, Network], folder: Path, *, on_gpu: bool = False
     ) -> Data:
-        """The same samples with what ``networks`` make of the pictures, computed once, in their place.
+        """The same samples with the precomputed outputs of frozen ``networks`` in place of the pictures.
 
-        A set whose pictures are not all there from the start stays as it is.
+        Only for sets whose pictures are all known beforehand (``dancers``); others are returned as they are.
 
         Args:
-            config: of the stage.
-            networks: "latents", and "photo_labels" if the appearance encoder takes them, see
-                `training.data.sources.Frames`: images ``B 3 H W`` in [-1, 1] -> ``B ...``.
+            config: settings of the stage.
+            networks: "latents", and "photo_labels" if the appearance encoder takes them (see
+                `training.data.sources.Frames`); each maps images, float32 ``B 3 H W`` in [-1, 1], to ``B
+                ...``.
             folder: for the files, named after the data, the size and the network.
-            on_gpu: whether the networks compute there, which wants more images at once and read in time.
+            on_gpu: whether the networks compute on a GPU, which needs larger batches and faster reading.
         """
-        if self.fixed is None:
+        if self.dancers is None:
             return self
-        files = {name: folder / computed_file(self.fixed, name) for name in networks}
+        files = {name: folder / computed_file(self.dancers, name) for name in networks}
         for name, network in networks.items():
+            # On a CPU few pictures at once are faster, as their
+            # activations stay in its caches (see compute_all).
             many = {"batch_size": 128, "threads": min(16, os.cpu_count() or 1)} if on_gpu else {}
-            compute_all(self.fixed, files[name], network, **many)
-        train, _ = hold_out(ComputedVideos(self.fixed, files), config.holdout)
-        _, held_out = hold_out(ComputedVideos(self.fixed, files, pixels=True), config.holdout)
-        return replace(self, samples=_samples(config, train, None), held_out=_to_look_at(config, held_out))
+            compute_all(self.dancers, files[name], network, **many)
+        train, _ = hold_out(ComputedVideos(self.dancers, files), config.holdout)
+        # Validation needs the pictures themselves, to compare results with.
+        _, held_out = hold_out(ComputedVideos(self.dancers, files, pixels=True), config.holdout)
+        return replace(
+            self, samples=_samples(config, train, None), held_out=_validation_samples(config, held_out)
+        )
 
 
 def computed_file(videos: DancerVideos, name: str) -> str:
-    """What to call a file of `Data.computed`."""
+    """File name of a network's outputs in `Data.computed`."""
     return f"{videos.folder.resolve().name}_{videos.size}_{name}.npy"
 
 
 def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path | None = None) -> Data:
-    """Open the folders as the stage wants them.
+    """Open the data folders and make the samples of a stage.
 
     Args:
-        config: of the stage.
-        folders: where the data lie.
-        index_folder: for an index of the data, if their own folder cannot be written to.
+        config: settings of the stage.
+        folders: the data folders.
+        index_folder: for an index of the data, if their own folder is read-only.
 
     Raises:
         InputError: a folder is missing, holds too little or does not fit the settings.
@@ -127,24 +134,26 @@ def open_data(config: StageConfig, folders: DataFolders, *, index_folder: Path |
         samples = _samples(config, train, images)
     except ValueError as error:
         raise InputError(f"{folders.videos} does not fit the settings: {error}") from error
+    # Labels are taken of every n-th pixel, so n has to be whole; other images have no precomputed latents.
     computable = isinstance(videos, DancerVideos) and videos.rgb.shape[2] % config.size == 0
     return Data(
         samples=samples,
-        held_out=_to_look_at(config, held_out),
+        held_out=_validation_samples(config, held_out),
         pictures=ImageSamples(VideoFrames(train), batch_size=1, steps=MEASURED_PICTURES, seed=0),
-        fixed=videos if computable and images is None else None,
-        learned=train if not isinstance(videos, DancerVideos) and images is None else None,
+        dancers=videos if computable and images is None else None,
+        real_videos=train if not isinstance(videos, DancerVideos) and images is None else None,
     )
 
 
-def _to_look_at(config: StageConfig, videos: VideoSet) -> FixedSamples:
+def _validation_samples(config: StageConfig, videos: VideoSet) -> ValidationSamples:
     length = config.num_frames if config.stage in CLIP_STAGES else 1
-    return FixedSamples(videos, length=length, interval=config.interval)
+    return ValidationSamples(videos, length=length, interval=config.interval)
 
 
 def _samples(config: StageConfig, videos: VideoSet, images: ImageSet | None) -> Dataset:
-    """What the stage learns from; the thresholds tau are explained at `training.data.draws.joint_kind`."""
+    """The training samples of a stage; `training.data.draws.joint_kind` explains the thresholds tau."""
     place = {"batch_size": config.samples_a_step, "steps": config.steps, "seed": config.seed}
+    # No motion and no reference to learn from: single images, each its own reference.
     if config.stage in ("vae", "controlnet"):
         return ImageSamples(images or VideoFrames(videos), bare=config.stage == "vae", **place)
     if config.stage in CLIP_STAGES:
@@ -154,6 +163,7 @@ def _samples(config: StageConfig, videos: VideoSet, images: ImageSet | None) -> 
             interval=config.interval,
             images=images,
             image_probability=config.tau_1,
+            # The thresholds are cumulative: the middle range is the single frames'.
             frame_probability=config.tau_2 - config.tau_1,
             **place,
         )

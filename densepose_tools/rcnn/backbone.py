@@ -99,8 +99,8 @@ class Backbone(nn.Module):
         stages = self.bottom_up(x)
         levels: dict[str, torch.Tensor] = {}
         merged = None
-        # Top down: every level gets the one above it at twice the size, and its own stage by a 1x1
-        # convolution.
+        # Top down: every level gets the one above it at twice
+        # the size, and its own stage by a 1x1 convolution.
         for level in (5, 4, 3, 2):
             lateral = self.get_submodule(f"fpn_lateral{level}")(stages[f"res{level}"])
             above = 0 if merged is None else functional.interpolate(merged, scale_factor=2.0, mode="nearest")

@@ -14,8 +14,7 @@ _LARGEST_GROWTH = math.log(1000.0 / 16)
 """Largest logarithm of a side's growth, as in detectron2, against overflow of the exponential."""
 
 _CUT = 0.04
-"""Smallest share of a box's side on the body for it to count as cutting the body off: limbs only touch a box
-that fits."""
+"""Smallest share of a box's side on the body that counts as cutting it off; limbs only touch a box."""
 
 
 def moved(
@@ -62,9 +61,7 @@ def clipped(boxes: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, t
 def rescaled(
     boxes: torch.Tensor, size: tuple[int, int], picture: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale boxes (K, 4) from the network's ``size`` (h, w) to a ``picture`` (H, W), and clip them, see
-    `clipped`.
-    """
+    """Scale boxes (K, 4) from the network's ``size`` (h, w) to a ``picture`` (H, W); see `clipped`."""
     # Both sides separately: the network's size is rounded to whole pixels.
     ratio = boxes.new_tensor([picture[1] / size[1], picture[0] / size[0]] * 2)
     return clipped(boxes * ratio, picture)

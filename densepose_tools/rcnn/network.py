@@ -144,9 +144,7 @@ class DensePoseRCNN(nn.Module):
     def detect(
         self, levels: dict[str, torch.Tensor], size: tuple[int, int], *, min_score: float = MIN_SCORE
     ) -> list[Found]:
-        """Detect the people in each image from the levels of the backbone; ``size`` is (h, w) without
-        padding.
-        """
+        """Detect people from the levels of the backbone; ``size`` is (h, w) without padding."""
         proposals = [boxes for boxes, _ in self.proposal_generator(levels, size)]
         logits, deltas = self.roi_heads.score_boxes(levels, proposals)
         counts = [len(boxes) for boxes in proposals]

@@ -22,14 +22,11 @@ _STRIDES = {level: 4 << number for number, level in enumerate(LEVELS)}
 _PER_LEVEL = 1000
 _KEPT = 1000
 _OVERLAP = 0.7
-"""Proposals of each level that enter non-maximum suppression, proposals kept in all, and the overlap (IoU) at
-which one is suppressed."""
+"""Proposals per level before non-maximum suppression, proposals kept after it, and its overlap (IoU)."""
 
 
 def anchors(level: str, height: int, width: int, device: torch.device | None = None) -> torch.Tensor:
-    """The anchor boxes of a level of ``height`` x ``width``, (h * w * A, 4), row by row, centred on its grid
-    points.
-    """
+    """The anchor boxes of a level, (h * w * A, 4), row by row, centred on its grid points."""
     area = _SIDES[level] ** 2
     shapes = torch.tensor([((area / ratio) ** 0.5, ratio * (area / ratio) ** 0.5) for ratio in _RATIOS])
     cell = torch.cat([-shapes, shapes], dim=1).to(device) / 2

@@ -57,9 +57,7 @@ class BoxPredictor(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Merges the levels at the resolution of p2: each is convolved and upsampled until it fits, then all are
-    added.
-    """
+    """Merges the levels at p2's resolution: each is convolved and upsampled until it fits, and added."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -180,8 +178,7 @@ def choose_people(
     *,
     min_score: float = MIN_SCORE,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The people among one image's proposals: boxes (P, 4), scores (P,) and proposal numbers (P,), by falling
-    score.
+    """The people among an image's proposals: boxes (P, 4), scores and proposal numbers (P,), sorted.
 
     Boxes are only suppressed by better ones, so a higher ``min_score`` merely shortens the list.
     """

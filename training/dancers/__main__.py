@@ -5,27 +5,27 @@ import sys
 import time
 from pathlib import Path
 
+from magicanimate.errors import InputError
+from magicanimate.progress import exit_status
+from training.options import whole_number
+
 _SHEET_STILLS, _SHEET_FRAMES, _SHEET_ROWS = 4, 3, 16
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.dancers", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
     parser.add_argument(
-        "--identities", type=_positive, default=2000, help="how many people to render (%(default)s)"
-    )
-    parser.add_argument("--stills", type=_positive, default=8, help="single pictures of each (%(default)s)")
-    parser.add_argument(
-        "--frames", type=_positive, default=16, help="frames of the clip of each (%(default)s)"
+        "--identities", type=whole_number, default=2000, help="how many people to render (%(default)s)"
     )
     parser.add_argument(
-        "--size", type=_positive, default=128, help="width and height in pixels (%(default)s)"
+        "--stills", type=whole_number, default=8, help="single pictures of each (%(default)s)"
+    )
+    parser.add_argument(
+        "--frames", type=whole_number, default=16, help="frames of the clip of each (%(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=whole_number, default=128, help="width and height in pixels (%(default)s)"
     )
     parser.add_argument(
         "--fps", type=float, default=25.0, help="frames a second of the clip; less shows longer motion"
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument(
-        "--workers", type=_positive, default=1, help="processes, of one thread each (%(default)s)"
+        "--workers", type=whole_number, default=1, help="processes, of one thread each (%(default)s)"
     )
     parser.add_argument(
         "--keypoints",
@@ -71,6 +71,7 @@ def write_sheet(folder: Path, path: Path) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     """Render what is missing in the folder; prints progress."""
+    # Imported here, so that --help needs none of the renderer's packages.
     from training.dancers.dataset import DatasetInfo, Spec, is_written, keypoints_path, write_info
 
     spec = Spec(options.size, options.stills, options.frames, options.fps, options.framing)
@@ -82,6 +83,7 @@ def _render(options: argparse.Namespace) -> None:
         if not is_written(options.out, i)
         or (options.keypoints and not keypoints_path(options.out, i).exists())
     ]
+    # Before the renderer is imported, whose body model takes a while to load.
     if not todo:
         return
     from training.dancers.clip import render_all
@@ -89,6 +91,7 @@ def _render(options: argparse.Namespace) -> None:
     start = time.monotonic()
     finished = render_all(options.out, info, todo, options.workers, keypoints=options.keypoints)
     for done, _ in enumerate(finished, 1):
+        # Over the whole run: single identities differ in time by the number of people.
         rate = done / (time.monotonic() - start)
         minutes = (len(todo) - done) / rate / 60
         line = f"{done}/{len(todo)} identities, {rate:.2f} a second, {minutes:.1f} min left"
@@ -96,25 +99,22 @@ def _render(options: argparse.Namespace) -> None:
     print()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one sentence about what is wrong."""
-    options = _parser().parse_args(argv)
-    from magicanimate.errors import InputError
-
+def _run(options: argparse.Namespace) -> None:
     try:
         _render(options)
         if options.sheet:
             write_sheet(options.out, options.sheet)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except ModuleNotFoundError as error:
-        print(
-            f"error: {error.name} is not installed; run `pip install -r requirements-train.txt`.",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
+        # The renderer's packages are in requirements-train.txt only.
+        raise InputError(
+            f"{error.name} is not installed; run `pip install -r requirements-train.txt`."
+        ) from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 with one sentence about what is wrong."""
+    options = _parser().parse_args(argv)
+    return exit_status(lambda: _run(options), cancelled="stopped; run the same again to go on")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Backgrounds that pass for photographs seen small: rooms, walls, woods, hills, streets, stages.
+"""Procedural backgrounds that pass for small photos: rooms, walls, woods, hills, streets, stages.
 
-All are procedural; letters: H W pixels. Pictures are (H, W, 3) float32 in [0, 1], H = W = size.
+Images are float32 (H, W, 3) in [0, 1], H = W = size. Every function takes its random numbers from the
+generator it is given, so changing the order of draws changes all data rendered from the same seeds
+(`GENERATOR_VERSION`).
 """
 
 from collections.abc import Callable
@@ -22,11 +24,12 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 def _cloud(
     rng: Rng, size: int, *, roughness: float = 1.5, stretch: tuple[float, float] = (1, 1)
 ) -> np.ndarray:
-    """1/f^roughness noise (H, W, 1) float32, zero mean, unit deviation; stretch: of x, y frequency."""
+    """Noise with a 1/f^roughness spectrum, float32 (H, W, 1), mean 0, deviation 1; stretch of x, y."""
     fy, fx = np.fft.fftfreq(size)[:, None] * stretch[1], np.fft.rfftfreq(size)[None] * stretch[0]
     frequency = np.hypot(fx, fy) * size
     spectrum = rng.normal(size=frequency.shape) * np.exp(2j * np.pi * rng.uniform(size=frequency.shape))
     spectrum[0, 0] = 0
+    # The floor avoids a division by zero at the mean and bounds low frequencies that are stretched.
     noise = np.fft.irfft2(spectrum / np.maximum(frequency, 0.7) ** roughness, s=(size, size))
     return (noise / (noise.std() + 1e-9)).astype(np.float32)[..., None]
 
@@ -41,13 +44,14 @@ def _soft_colour(rng: Rng) -> np.ndarray:
 
 
 def _sharp(value: np.ndarray, width: float = 0.05) -> np.ndarray:
-    """A step at 0 with a soft edge."""
+    """A step from 0 to 1 at value 0, with a soft edge."""
     return np.clip(0.5 + value / width, 0, 1)
 
 
 def _floor(rng: Rng, size: int, horizon: float) -> tuple[np.ndarray, np.ndarray]:
     """A floor in perspective below the horizon: picture (H, W, 3) and mask (H, W, 1)."""
     x, y = _grid(size)
+    # Perspective: rows of the image are depths, which go to infinity at the horizon.
     depth = 0.15 / np.maximum(y - horizon, 0.004)
     across = (x - rng.uniform(0.3, 0.7)) * depth
     colour = _soft_colour(rng) * 0.8
@@ -76,6 +80,7 @@ def _window(rng: Rng, picture: np.ndarray, size: int) -> None:
     )
     inside = ((x > left) & (x < left + width) & (y > top) & (y < top + height)).astype(np.float32)
     light = np.clip(0.85 + 0.12 * _cloud(rng, size, roughness=2), 0, 1) * np.float32([0.95, 0.98, 1.0])
+    # The cross of the window.
     bars = (np.abs((x - left) / width - 0.5) < 0.02) | (np.abs((y - top) / height - 0.5) < 0.015)
     picture += inside * (np.where(bars, 0.45, light) - picture)
 
@@ -88,6 +93,7 @@ def _things(rng: Rng, picture: np.ndarray, count: int, lowest: float) -> None:
         w, h = rng.uniform(0.05, 0.3), rng.uniform(0.06, 0.5)
         x0 = rng.uniform(-0.1, 1)
         y1 = lowest + rng.uniform(-0.02, 0.06) if rng.random() < 0.7 else rng.uniform(0.1, 0.6)
+        # Fixed-point coordinates with 4 fractional bits, as the shift in fillConvexPoly says.
         corners = (np.array([[x0, y1 - h], [x0 + w, y1 - h], [x0 + w, y1], [x0, y1]]) * size * 16).astype(
             np.int32
         )
@@ -146,7 +152,9 @@ def _bricks(rng: Rng, size: int) -> np.ndarray:
     x, y = _grid(size)
     rows = rng.uniform(9, 24)
     course = np.floor(y * rows)
+    # Every second course is shifted by half a brick.
     column = x * rows * 0.42 + 0.5 * (course % 2)
+    # A hash of row and column: each brick has a brightness of its own.
     brick = np.abs(np.sin(course * 78.233 + np.floor(column) * 12.9898) * 43758.5453) % 1
     joint = (np.abs(y * rows % 1 - 0.5) > 0.43) | (np.abs(column % 1 - 0.5) > 0.46)
     wall = np.array([rng.uniform(0.45, 0.65), rng.uniform(0.24, 0.42), rng.uniform(0.18, 0.34)], np.float32)
@@ -197,10 +205,12 @@ def _hills(rng: Rng, size: int) -> np.ndarray:
     for i in range(layers):
         near = (i + 1) / layers
         steps = rng.normal(0, 1, size).astype(np.float32)
+        # A random walk, smoothed, is the silhouette of a hill.
         line = cv2.GaussianBlur(
             np.cumsum(steps - steps.mean())[None], (0, 0), size * rng.uniform(0.004, 0.05)
         )[0]
         ridge = horizon + 0.22 * (near - 0.6) - 0.05 * line / (line.std() + 1e-6) * (1.2 - near)
+        # Far hills fade into the haze.
         tone = haze + (land - haze) * (0.25 + 0.75 * near)
         ground = tone * (1 + (0.05 + 0.15 * near) * _cloud(rng, size, roughness=1.2, stretch=(0.7, 1.6)))
         picture = picture + _sharp(y - ridge[None, :, None], 0.01) * (ground - picture)
@@ -273,6 +283,7 @@ def _stage(rng: Rng, size: int) -> np.ndarray:
     return picture + below * (floor * 0.4 - 0.5 * picture)
 
 
+# Kind -> its share of the backgrounds; they add up to 1.
 _KINDS: dict[Callable[[Rng, int], np.ndarray], float] = {
     _studio: 0.17, _room: 0.23, _bricks: 0.06, _planks: 0.05, _foliage: 0.11, _hills: 0.11, _street: 0.1,
     _lights: 0.06, _nebula: 0.06, _stage: 0.05,
@@ -285,6 +296,7 @@ def random_background(rng: Rng, size: int) -> np.ndarray:
     kind = kinds[rng.choice(len(kinds), p=np.array(list(_KINDS.values())))]
     picture = np.ascontiguousarray(np.broadcast_to(kind(rng, size), (size, size, 3)), dtype=np.float32)
     if rng.random() < 0.5:
+        # Out of focus, as behind people in photos.
         blur = size * rng.uniform(0.003, 0.03)
         picture = cv2.GaussianBlur(picture.clip(0, 1.5), (0, 0), blur, borderType=cv2.BORDER_REFLECT)
     x, y = _grid(size)

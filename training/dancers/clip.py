@@ -1,6 +1,8 @@
-"""One identity: a person (or two) before one background, as separate stills and as one clip.
+"""One identity: one or two people in front of a background, as separate stills and as a clip.
 
-Letters: S stills, T frames, V vertices, B bones, P people, N keypoints.
+`render_identity` renders it; `render_all` renders and writes many on several processes, with the same pixels
+on any number of them. Letters: S stills, T frames, V vertices, B bones, P people, N keypoints, M side of a
+point map.
 """
 
 import os
@@ -44,7 +46,7 @@ _PAIR_WIDTH = 1.2  # metres two people need beside each other
 
 @dataclass(frozen=True)
 class _Set:
-    """Everything that all pictures of an identity share."""
+    """What all images of an identity share: people, camera, light, film and background."""
 
     people: list[Dressed]
     camera: Camera
@@ -57,19 +59,19 @@ class _Set:
 
 @dataclass(frozen=True)
 class _Dancing:
-    """One person's body over time: vertices (T, V, 3) and joints (T, B, 3), float32."""
+    """One person's body over time: vertices, float32 (T, V, 3), and joints, float32 (T, B, 3)."""
 
     vertices: np.ndarray
     joints: np.ndarray
 
     def moved(self, by: np.ndarray) -> "_Dancing":
-        """Shifted by (3,), or by (T, 1, 3)."""
+        """The same body, shifted by (3,), or by (T, 1, 3)."""
         return _Dancing(self.vertices + by, self.joints + by)
 
 
 @dataclass(frozen=True)
 class _Shot:
-    """One still or the clip: who is seen from where, and random numbers for the faults of its pictures."""
+    """One still or the clip: the people's poses, the view, and random numbers for the flaws of its images."""
 
     dancing: list[_Dancing]
     view: View
@@ -77,38 +79,42 @@ class _Shot:
 
 
 def _on_the_floor(dancing: _Dancing) -> _Dancing:
-    """Shifted so that the lowest point is at height 0, smoothly over time."""
+    """Shift a body so that its lowest point is on the floor (height 0), smoothly over time."""
     lowest = dancing.vertices[:, :BODY_VERTICES, 2].min(1).astype(np.float32)
     if len(lowest) > 1:
+        # Smoothed over time: feet may leave the floor for a moment.
         lowest = cv2.GaussianBlur(lowest[None], (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)[0]
     return dancing.moved(np.float32([0, 0, -1]) * lowest[:, None, None])
 
 
 def _move_apart(people: list[_Dancing], rng: np.random.Generator) -> list[_Dancing]:
-    """Put the first of two people at the left, the second at the right."""
+    """Place the first of two people on the left and the second on the right."""
     if len(people) == 1:
         return people
+    # Metres from the middle, for each of the two.
     apart = rng.uniform(0.28, 0.45)
     offsets = [np.array([side * apart, rng.normal(0, 0.12), 0], np.float32) for side in (-1, 1)]
     return [person.moved(offset) for person, offset in zip(people, offsets, strict=True)]
 
 
 def _frame(shared: _Set, people: list[_Dancing], rng: np.random.Generator, shots: dict[str, float]) -> View:
-    """A view of people that holds for all T."""
+    """A view of the people, the same for all T frames."""
     pair = len(people) > 1
     framing = Framing.random(rng, PAIR_SHOTS if pair else shots, pair=pair)
     crown = shared.people[0].body.head_top
+    # The 80th percentile: a jump does not widen the frame.
     top = max(float(np.percentile(person.vertices[:, crown, 2], 80)) for person in people) + 0.03
     middle = np.mean([person.vertices[:, :BODY_VERTICES, :2].mean((0, 1)) for person in people], 0)
     return framing.view(shared.camera, top=top, floor=0.0, middle=middle, width=_PAIR_WIDTH if pair else 0.0)
 
 
 def _shoot(shared: _Set, shot: _Shot, *, fps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures (T, H, W, 3), part ids (T, H, W) and body points (T, M, M, 4)."""
+    """Render a shot: images (T, H, W, 3), part ids (T, H, W) and body points (T, M, M, 4), uint8."""
     size = len(shared.background)
     pictures, maps, points = [], [], []
     for posed in _posed(shared, shot, fps=fps):
         picture = render_picture(posed, shot.view, shared.light, shared.background)
+        # Exact part ids are made to look like a detector's, which is what drives an animation.
         exact = render_parts(posed, shot.view, size)
         developed, softened = _with_faults(shared, picture, exact, shot.rng)
         pictures.append(developed)
@@ -118,8 +124,9 @@ def _shoot(shared: _Set, shot: _Shot, *, fps: float) -> tuple[np.ndarray, np.nda
 
 
 def _posed(shared: _Set, shot: _Shot, *, fps: float) -> Iterator[list[Posed]]:
-    """The people of each of the T pictures."""
+    """Yield the dressed and posed people of each of the T images."""
     bodies = [person.vertices for person in shot.dancing]
+    # Of the whole clip in advance: where cloth is depends on where the body was before.
     lagged = [lag(body, fps=fps) for body in bodies]
     for t in range(len(bodies[0])):
         posed = []
@@ -132,7 +139,7 @@ def _posed(shared: _Set, shot: _Shot, *, fps: float) -> Iterator[list[Posed]]:
 def _with_faults(
     shared: _Set, picture: np.ndarray, exact: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture as filmed and its ids as detected. What is on them does not change what is drawn of rng."""
+    """The image as filmed and its part ids as detected; both always draw as many random numbers."""
     developed = shared.film.develop(picture, rng)
     return developed, detector_like(exact, rng, blob=shared.blob, unsteady=shared.unsteady)
 
@@ -140,7 +147,7 @@ def _with_faults(
 def _dance(
     shared: _Set, rng: np.random.Generator, *, frames: int, fps: float, frontal: float
 ) -> list[_Dancing]:
-    """Every person of the set in one dance each."""
+    """Let every person dance, each a dance of their own."""
     people = []
     for dressed in shared.people:
         dance = Dance.random(rng, frontal=frontal)
@@ -156,14 +163,17 @@ def _shots(
     *,
     person: int | Sequence[int] | None = None,
 ) -> Iterator[tuple[_Set, _Shot]]:
-    """The stills, then the clip of one identity; with ``person`` those of another seed take their places.
+    """Yield the stills and the clip of one identity; with ``person`` another seed's people dance.
 
-    Each must be shot, or passed over, before the next is asked for: they share their random numbers.
+    Each has to be shot, or passed over (`_pass_over`), before the next is requested, since they share their
+    random numbers.
     """
+    # Separate streams, so that `person` can replace who dances while nothing else changes.
     who, where, stills_rng, clip_rng = np.random.default_rng(seed).spawn(4)
     if person is not None:
         who = np.random.default_rng(person).spawn(1)[0]
     shots = FRAMINGS[spec.framing]
+    # The number of people belongs to who they are, not to the scene.
     count = 2 if who.random() < shots.pairs else 1
     people = [Dressed(body, random_person(who, body, in_pair=count > 1)) for _ in range(count)]
     background = random_background(where, spec.size)
@@ -190,11 +200,11 @@ def render_identity(
     *,
     person: int | Sequence[int] | None = None,
 ) -> Identity:
-    """Render one identity; the same seed and spec give the same pixels.
+    """Render one identity. The same seed and spec give the same pixels.
 
-    Each still is another dance, turn and framing of the same person; the clip is consecutive frames of one
-    dance. With ``person``, the seed of another identity, its people take the place of these: the same scene,
-    light and choreography, danced by somebody else.
+    Each still shows the same people in another dance, orientation and framing; the clip has consecutive
+    frames of one dance. ``person`` is the seed of another identity whose people dance instead: the same
+    scene, light and choreography with somebody else.
     """
     shots = _shots(body, seed, spec, person=person)
     *stills, clip = [_shoot(shared, shot, fps=spec.fps) for shared, shot in shots]
@@ -202,10 +212,11 @@ def render_identity(
 
 
 def identity_keypoints(body: Body, seed: int | Sequence[int], spec: Spec) -> np.ndarray:
-    """Keypoints (S + T, P, N, 3) float32 of the people of `render_identity`, without rendering; stills first.
+    """Keypoints of the people of `render_identity`, float32 (S + T, P, N, 3), stills first.
 
-    P is 1 or 2, N and the order as in `densepose_tools.keypoints`; x, y in pixels. The confidence is 1 in the
-    picture, whether or not something hides the point, and 0 outside and for what is not recorded.
+    P is 1 or 2; N and the order are those of `densepose_tools.keypoints`; x and y are in pixels. The
+    confidence is 1 inside the image, even for hidden points, and 0 outside and for points that are not
+    recorded.
     """
     found = []
     for shared, shot in _shots(body, seed, spec):
@@ -222,7 +233,7 @@ def identity_places(
     *,
     person: int | Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Which place of the body each pixel of `render_identity` shows, without painting; stills first.
+    """The place on the body that each pixel of `render_identity` shows, without rendering; stills first.
 
     Returns:
         (S + T, H, W, 4) float32, see `training.dancers.render.render_places`.
@@ -235,15 +246,16 @@ def identity_places(
 
 
 def _pass_over(shared: _Set, shot: _Shot) -> None:
-    """Draw the random numbers of the shot's pictures, so that the next still is what it would have been."""
+    """Draw the random numbers of a shot's images without rendering, so that the next shot is the same."""
     size = len(shared.background)
     blank = np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.uint8)
+    # One draw for each frame, of whatever image.
     for _ in shot.dancing[0].vertices:
         _with_faults(shared, *blank, shot.rng)
 
 
 def _in_picture(points: np.ndarray, view: View, size: int) -> np.ndarray:
-    """World points with confidence (T, N, 4) -> x, y in pixels, confidence (T, N, 3) float32; 0 outside."""
+    """World points with confidence, (T, N, 4) -> x, y in pixels, confidence, float32 (T, N, 3)."""
     out = np.stack([view.project(frame[:, :3], size) for frame in points])
     inside = ((out[..., :2] >= 0) & (out[..., :2] < size)).all(-1)
     out[..., 2] = points[..., 3] * inside
@@ -251,11 +263,12 @@ def _in_picture(points: np.ndarray, view: View, size: int) -> np.ndarray:
 
 
 class Renderer:
-    """Renders and writes what is missing of single identities; made once per process, uses one thread."""
+    """Renders and writes what is missing of an identity. Each process has one, which uses one thread."""
 
     def __init__(self, folder: Path, info: DatasetInfo, keypoints: bool) -> None:
         import torch
 
+        # Before the body model: several processes with several threads each would get in each other's way.
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
@@ -287,9 +300,9 @@ def _render_in_worker(index: int) -> int:
 def render_all(
     folder: Path, info: DatasetInfo, todo: list[int], workers: int, *, keypoints: bool = False
 ) -> Iterator[int]:
-    """Render what is missing of the identities of `todo` on `workers` processes.
+    """Render what is missing of the identities `todo`; yields the index of each when it is done.
 
-    keypoints: write those too. Yields each identity's index when it is on disk.
+    With `keypoints` their keypoints are written, too.
     """
     # The first construction fills anny's cache, which all workers share.
     renderer = Renderer(folder, info, keypoints)
@@ -297,6 +310,7 @@ def render_all(
         yield from map(renderer, todo)
         return
     del renderer
+    # Spawned, so what they run has to be importable: it could not live in `__main__`.
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (folder, info, keypoints)) as pool:
         for done in as_completed([pool.submit(_render_in_worker, index) for index in todo]):

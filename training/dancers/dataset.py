@@ -1,15 +1,15 @@
-"""The data set on disk: a WebP strip of pictures, PNG strips of part ids and of body points per identity.
+"""The format of rendered data on disk: a few files per identity, with all images stacked vertically.
 
-`NNNNNN.webp` (RGB, lossy), `NNNNNN.png` (part ids 0..24, lossless) and `NNNNNN.points.png` (body points,
-lossless) hold the stills, then the clip's frames, one under the other. `NNNNNN.keypoints.npz`
-(`densepose_tools.keypoints`) may have their keypoints. `dataset.json` says how many of each.
+`NNNNNN.webp` has the images (RGB, lossy), `NNNNNN.png` the part ids 0..24 and `NNNNNN.points.png` the body
+points (both lossless): first the stills, then the frames of the clip. `NNNNNN.keypoints.npz`
+(`densepose_tools.keypoints`), which is optional, has their keypoints. `dataset.json` tells how many there are
+of each.
 
 Letters: S stills, T frames, H W pixels, M side of a map of body points.
 """
 
 import io
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,21 +17,22 @@ import numpy as np
 from PIL import Image
 
 from magicanimate.errors import InputError
+from magicanimate.files import write_bytes
 from magicanimate.media.photo import open_picture
 from training.dancers import GENERATOR_VERSION
 
 _INFO = "dataset.json"
 _WEBP_QUALITY = 92
 POINTS_SIDE = 64
-"""Side M of a map of body points, whatever the size of the pictures: 2 x 2 for each of 32 x 32 tokens."""
+"""Side M of a map of body points for images of any size: 2 x 2 points for each of 32 x 32 tokens."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What to render of each identity: square pictures of `size` pixels.
+    """What to render of each identity, as square images of `size` pixels.
 
-    framing: "varied" (as test sets are) or "close" (half of the pictures show the upper body or less, and few
-    show two people), see `training.dancers.scene`.
+    `framing` is "varied" (as in the test sets) or "close" (half of the images show the upper body or less,
+    and few show two people), see `training.dancers.scene`.
     """
 
     size: int = 128
@@ -43,8 +44,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class Identity:
-    """RGB (S|T, H, W, 3), part ids 0..24 (S|T, H, W) and body points (S|T, M, M, 4), see
-    `training.dancers.render.render_points`; all uint8.
+    """The images of one identity, all uint8.
+
+    RGB is (S|T, H, W, 3), part ids 0..24 are (S|T, H, W), body points (S|T, M, M, 4), see
+    `training.dancers.render.render_points`.
     """
 
     stills_rgb: np.ndarray
@@ -79,13 +82,6 @@ class DatasetInfo:
         return Spec(self.size, self.stills, self.frames, self.fps, self.framing)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write next to the target and rename, so that a stopped run leaves no half file under the real name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
 def _encoded(kind: str, strip: np.ndarray, **options: int) -> bytes:
     data = io.BytesIO()
     Image.fromarray(strip).save(data, kind, **options)
@@ -93,23 +89,31 @@ def _encoded(kind: str, strip: np.ndarray, **options: int) -> bytes:
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
-    """Write `dataset.json`; a folder that holds another data set is refused (InputError), more identities
-    are fine.
+    """Write `dataset.json`, or raise the number of identities in the one that is there.
+
+    Raises:
+        InputError: the folder holds a data set with other settings.
     """
     path = folder / _INFO
     if path.exists():
         there = read_info(folder)
+        # Everything but the count has to agree: more identities may be added at any time.
         if asdict(there) | {"count": info.count} != asdict(info):
             raise InputError(
                 f"{path} belongs to a data set with other settings; choose another --out or delete it."
             )
+        # Never fewer than there are already.
         info = DatasetInfo(**(asdict(info) | {"count": max(info.count, there.count)}))
     folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(path, (json.dumps(asdict(info), indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(asdict(info), indent=1) + "\n").encode())
 
 
 def read_info(folder: Path) -> DatasetInfo:
-    """Read `dataset.json`; InputError when it is missing or not ours."""
+    """Read `dataset.json`.
+
+    Raises:
+        InputError: it is missing or something else.
+    """
     path = Path(folder) / _INFO
     try:
         return DatasetInfo(**json.loads(path.read_text()))
@@ -123,6 +127,7 @@ def read_info(folder: Path) -> DatasetInfo:
 
 def is_written(folder: Path, index: int) -> bool:
     """Whether identity `index` is complete in the folder."""
+    # All three, since a run may have been killed between two of them.
     return all((folder / f"{index:06d}.{suffix}").exists() for suffix in ("png", "webp", "points.png"))
 
 
@@ -137,21 +142,22 @@ def keypoints_path(folder: Path, index: int) -> Path:
 
 
 def write_identity(folder: Path, index: int, identity: Identity) -> None:
-    """Write all strips of one identity; that of the part ids, which takes least, comes last."""
+    """Write the files of one identity, the part ids last."""
     rgb = np.concatenate([*identity.stills_rgb, *identity.clip_rgb])
     ids = np.concatenate([*identity.stills_parts, *identity.clip_parts])
     points = np.concatenate([*identity.stills_points, *identity.clip_points])
+    # Encoded before anything is written, so that the files appear at nearly the same time.
     webp = _encoded("WEBP", rgb, quality=_WEBP_QUALITY)
     png = _encoded("PNG", ids, compress_level=9)
-    _write_atomically(points_path(folder, index), _encoded("PNG", points))
-    _write_atomically(folder / f"{index:06d}.webp", webp)
-    _write_atomically(folder / f"{index:06d}.png", png)
+    write_bytes(points_path(folder, index), _encoded("PNG", points))
+    write_bytes(folder / f"{index:06d}.webp", webp)
+    write_bytes(folder / f"{index:06d}.png", png)
 
 
 class DancerFolder:
-    """Reads the finished identities of a rendered folder, also while it is still being rendered.
+    """Reads the finished identities of a rendered folder, even while others are being rendered.
 
-    `folder[i]` is (rgb (S+T, H, W, 3) uint8, parts (S+T, H, W) uint8 of ids 0..24), stills first.
+    `folder[i]` is a pair of RGB, uint8 (S+T, H, W, 3), and part ids 0..24, uint8 (S+T, H, W), stills first.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -178,6 +184,7 @@ class DancerFolder:
                 strip = np.asarray(image.convert(mode))
         except (InputError, OSError):
             strip = np.empty(0)
+        # A truncated file, or one of a data set with other settings.
         if strip.shape[:2] != (count * size, size):
             raise InputError(f"{path} is damaged or of another size; delete it and run the renderer again.")
         return strip.reshape(count, size, size, *strip.shape[2:])

@@ -1,4 +1,4 @@
-"""Clothes and hair as layers over the body: copies of parts of the mesh, pushed out and cut off at the hem.
+"""Clothes and hair as layers: copies of parts of the mesh, offset along the normals, cut at the hem.
 
 Letters: V body vertices, L layer vertices, F triangles, T frames.
 """
@@ -13,7 +13,7 @@ from training.dancers.wardrobe import Hair, Outfit, Person
 
 
 class Layer(IntEnum):
-    """What a triangle of a dressed person is a piece of."""
+    """The layer that a triangle of a dressed person belongs to."""
 
     BODY = 0
     EYES = 1
@@ -27,10 +27,9 @@ class Layer(IntEnum):
 
 
 CUTS = ("top", "bottom", "jacket", "shoe", "scalp")
-"""Scalar fields that are positive where the garment (or hair) covers the body; columns 3.. of
-`Dressed.surface`.
-"""
+"""Fields that are positive where a garment or hair covers the body: columns 3.. of `Dressed.surface`."""
 
+_LAG_SECONDS = 0.12
 _SWING = {Layer.SKIRT: 0.8, Layer.LOOSE_HAIR: 0.5}
 
 
@@ -39,9 +38,10 @@ def _long_hair(hair: Hair) -> bool:
 
 
 def _cut_top(body: Body, *, sleeve: float, hem: float, collar: float) -> np.ndarray:
-    """(V,) positive where a shirt of these lengths covers the body; a sleeve below 5 cm is none."""
+    """A field (V,), positive where a shirt of these lengths covers the body; below 5 cm no sleeves."""
     x, _, z = body.rest.T
     armhole = np.where(z > body.neck_height - 0.22, 0.155 - np.abs(x), 1.0) if sleeve < 0.05 else 1.0
+    # Intersection: a point is covered if every one of these is positive.
     return np.minimum.reduce(
         [
             np.where(body.along_arm > -0.5, sleeve - body.along_arm, 1.0),
@@ -59,6 +59,7 @@ def _cuts(body: Body, outfit: Outfit) -> dict[str, np.ndarray]:
     x, _, z = body.rest.T
     top = _cut_top(body, sleeve=outfit.sleeve, hem=outfit.hem, collar=outfit.collar)
     if outfit.straps:
+        # Above this height only two straps are left, 17 cm apart.
         strap = 0.014 - np.abs(np.abs(x) - 0.085)
         top = np.minimum(top, np.maximum(body.neck_height - 0.17 - z, strap))
     leg_end = outfit.leg - body.along_leg
@@ -77,13 +78,14 @@ def _cuts(body: Body, outfit: Outfit) -> dict[str, np.ndarray]:
             body, sleeve=outfit.jacket_sleeve, hem=outfit.hem - 0.03, collar=outfit.collar - 0.01
         )
         wider_below = outfit.jacket + 0.12 * np.clip(body.neck_height - 0.1 - z, 0, 1) * 0.5
+        # Open in front by `wider_below`, closed at the back.
         jacket = np.minimum(jacket, np.maximum(np.abs(x) - wider_below, -0.15 * body.frontness))
     shoe = np.maximum((body.foot_weight - 0.55) * 0.12, -1)
     return {"top": top, "bottom": bottom, "jacket": jacket, "shoe": shoe}
 
 
 def _stand_off(body: Body, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
-    """How far the top's and the bottom's cloth is from the skin, (V,) each."""
+    """Distance of the top's and of the bottom's cloth from the skin, (V,) each."""
     x, _, z = body.rest.T
     belly = np.clip((body.neck_height - 0.15 - z) / 0.25, 0, 1) * np.clip(1 - body.arm_weight * 3, 0, 1)
     top = outfit.loose_top * (0.5 + 1.2 * belly + 2.0 * np.clip(body.along_arm, 0, 0.3))
@@ -95,9 +97,10 @@ def _stand_off(body: Body, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _hair_thickness(body: Body, hair: Hair) -> np.ndarray:
-    """(V,) how far the hair's surface is from the scalp."""
+    """Distance of the hair's surface from the scalp, (V,)."""
     thick = hair.thickness * np.clip(body.scalp / 0.03, 0, 1)
     if hair.kind == "bun":
+        # Half a sphere behind the crown.
         knot = body.rest[body.head_top] + np.array([0, 0.06, -0.02])
         distance = np.linalg.norm(body.rest - knot, axis=1)
         thick = thick + 0.055 * np.clip(1 - (distance / 0.055) ** 2, 0, 1) ** 0.5
@@ -105,10 +108,13 @@ def _hair_thickness(body: Body, hair: Hair) -> np.ndarray:
 
 
 class Dressed:
-    """One person's layered mesh: which body vertex each layer vertex follows, and where its cloth ends.
+    """The layered mesh of a dressed person, each of whose vertices follows a vertex of the body.
 
-    faces: (F, 3) int32; layer: (F,) int8 of `Layer`; cut: (L,) float32; surface: (L, 3 + len(CUTS)) float32,
-    rest position and cut fields.
+    Attributes:
+        faces: triangles, int32 (F, 3).
+        layer: the `Layer` of each triangle, int8 (F,).
+        cut: float32 (L,); what is drawn of a layer ends where this becomes negative.
+        surface: rest position and the fields of `CUTS`, float32 (L, 3 + len(CUTS)).
     """
 
     def __init__(self, body: Body, person: Person) -> None:
@@ -117,6 +123,7 @@ class Dressed:
         sources, offsets, ends, faces, layers, swings = [], [], [], [], [], []
         first = 0
         for kind, triangles, offset, cut in self._layers(cuts):
+            # Each layer copies the vertices it uses, since it moves them.
             used, corners = np.unique(triangles, return_inverse=True)
             sources.append(used)
             offsets.append(offset[used])
@@ -135,7 +142,7 @@ class Dressed:
         self.surface = np.concatenate([body.rest, fields], 1)[self._source].astype(np.float32)
 
     def _layers(self, cuts: dict[str, np.ndarray]) -> list[tuple[Layer, np.ndarray, np.ndarray, np.ndarray]]:
-        """(kind, triangles, offset along the normal (V,), cut (V,)) of each layer worn."""
+        """The layers this person wears: kind, triangles, offset along the normal (V,), cut (V,)."""
         body, outfit, hair = self.body, self.person.outfit, self.person.hair
         faces, count = body.faces, len(body.rest)
         whole, none = np.ones(count), np.zeros(count)
@@ -165,28 +172,31 @@ class Dressed:
         return layers
 
     def _swing(self, kind: Layer, used: np.ndarray) -> np.ndarray:
-        """How strongly each vertex of a layer lags behind the body: not at its top, most at its lower end."""
+        """How strongly each vertex of a layer lags behind the body, 0..1: most at its lower end."""
         if kind not in _SWING:
             return np.zeros(len(used))
         z = self.body.rest[used, 2]
         return _SWING[kind] * np.clip((z.max() - 0.15 - z) / 0.6, 0, 1)
 
     def place(self, vertices: np.ndarray, lagged: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Layer positions (L, 3), layer normals (L, 3) and body normals (V, 3) of one posed body (V, 3)
-        float32.
+        """Dress one posed body: positions and normals of the layers, (L, 3), and normals of the body, (V, 3).
 
-        lagged: (V, 3) where the body was a moment ago, which loose hair and skirts follow.
+        Args:
+            vertices: of the body, float32 (V, 3).
+            lagged: the same a moment ago, which loose hair and skirts follow.
         """
         normals = vertex_normals(vertices, self.body.all_faces)
         points = vertices[self._source] + self._offset * normals[self._source]
+        # Only loose layers: everything else sticks to the body.
         loose, source = self._swinging, self._source[self._swinging]
         points[loose] += self._swing_weight[loose] * (lagged[source] - vertices[source])
         return points, normals[self._source], normals
 
 
-def lag(vertices: np.ndarray, *, seconds: float = 0.12, fps: float) -> np.ndarray:
-    """Positions (T, V, 3) low-passed in time, so that they trail behind by about `seconds`."""
-    keep = np.float32(np.exp(-1 / (seconds * fps)))
+def lag(vertices: np.ndarray, *, fps: float) -> np.ndarray:
+    """Positions (T, V, 3), low-pass filtered in time, so that they trail behind a little."""
+    # An exponential filter: the lag in seconds does not depend on the frame rate.
+    keep = np.float32(np.exp(-1 / (_LAG_SECONDS * fps)))
     out = vertices.copy()
     for t in range(1, len(out)):
         out[t] = keep * out[t - 1] + (1 - keep) * vertices[t]

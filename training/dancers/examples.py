@@ -1,7 +1,7 @@
-"""`python -m training.dancers.examples`: the photos and motion clips that come with the program.
+"""`python -m training.dancers.examples`: renders the bundled example photos and motion clips.
 
-Each example is a photo of one synthetic person and the part map of another one's dance. The seeds are
-apart from those of the training data.
+An example is a photo of one synthetic person and the part map of another one's dance. Their seeds are not
+among those of the training data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Colours and patterns of cloth, as functions of rest-space points; natural rather than saturated.
+"""Colours and patterns of cloth as functions of points in the rest pose, so that they move with the body.
 
 Letters: N points. Colours are float32 RGB in [0, 1].
 """
@@ -41,7 +41,8 @@ _NOISE = _noise_texture()
 
 
 def noise(u: np.ndarray, v: np.ndarray, scale: float, phase: float) -> np.ndarray:
-    """Smooth noise (N,) float32, about -2..2, at surface coordinates in metres; `scale` is texels a metre."""
+    """Smooth noise, float32 (N,), about -2..2, at coordinates in metres; `scale` is texels per metre."""
+    # & 255 wraps around the 256 texels of the tile; the phase shifts each use of it.
     row = (v * scale + 97 * phase).astype(np.int32) & 255
     column = (u * scale + 41 * phase).astype(np.int32) & 255
     return _NOISE[row, column]
@@ -63,8 +64,9 @@ def random_colour(rng: np.random.Generator, *, denim: float = 0.0) -> np.ndarray
 
 @dataclass(frozen=True)
 class Cloth:
-    """One cloth. colours: (3, 3) base, second, third; pitch: repeats a metre; folds, grain: strength of the
-    shading.
+    """A cloth: its colours (base, second and third, (3, 3)), its pattern, and its shading.
+
+    `pitch` is in repeats per metre; `folds` and `grain` are strengths of the shading.
     """
 
     colours: np.ndarray
@@ -77,10 +79,11 @@ class Cloth:
 
     @classmethod
     def random(cls, rng: np.random.Generator, *, denim: float = 0.0, plain: float = 0.0) -> "Cloth":
-        """denim, plain: chances of jeans cloth and of having no pattern."""
+        """Draw a cloth; `denim` and `plain` are the probabilities of jeans cloth and of no pattern."""
         jeans = rng.random() < denim
         base = random_colour(rng, denim=1.0 if jeans else 0.0)
         others = [random_colour(rng), random_colour(rng)]
+        # Drawn even if it is not used, so that the later draws stay the same.
         pattern = str(rng.choice(list(_PATTERNS), p=list(_PATTERNS.values())))
         if jeans or rng.random() < plain:
             pattern = "plain"
@@ -108,13 +111,14 @@ class Cloth:
 
     def shade(self, p: np.ndarray) -> np.ndarray:
         """Brightness (N,) float32 to add for folds at rest-space points (N, 3)."""
+        # A coordinate around the body, roughly, so that folds run along it.
         around = p[:, 0] + 0.8 * p[:, 1]
         long_folds = noise(around + 0.25 * p[:, 2], 0.45 * p[:, 2], 150, self.phase[0])
         creases = noise(0.6 * around, p[:, 2] + 0.4 * np.abs(p[:, 0]), 210, self.phase[1])
         return self.folds * (0.6 * long_folds + 0.5 * creases)
 
     def _mix(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Share of the second colour (N,) and where the third shows (N,) bool."""
+        """The share of the second colour, float (N,), and where the third one shows, bool (N,)."""
         x, z, k = p[:, 0], p[:, 2], 2 * np.pi * self.pitch
         nowhere = np.zeros(len(p), bool)
         if self.pattern == "plain":

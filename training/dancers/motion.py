@@ -1,7 +1,7 @@
-"""Dances: random but smooth poses for the body's skeleton.
+"""Choreography: random but smooth poses for the body's skeleton.
 
-A pose is one 4x4 matrix per bone in rest-aligned world axes. +X bends the spine forward and swings the leg
-back (so hip flexion is -X, knee flexion +X). Letters: T frames, B bones.
+A pose is a 4x4 matrix per bone, in world axes aligned with the rest pose. A rotation about +X bends the spine
+forward and swings a leg back, so hip flexion is -X and knee flexion +X. Letters: T frames, B bones.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ _STYLE_CHANCE = (0.5, 0.2, 0.18, 0.12)
 
 
 def rotation(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Rotation matrices (T, 3, 3) about unit axes (3,) or (T, 3) by angles (T,) in radians (Rodrigues)."""
+    """Rotation matrices (T, 3, 3) about unit axes (3,) or (T, 3) by angles (T,) in radians."""
     axis = np.broadcast_to(np.asarray(axis, float), (len(angle), 3))
     cross = np.zeros((len(angle), 3, 3))
     cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -axis[:, 2], axis[:, 1], -axis[:, 0]
@@ -63,8 +63,10 @@ def _unit(v: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Dance:
-    """The character of one dance. beat: per second; energy: about 0.3 (lazy) to 1; yaw: degrees, 0 faces the
-    camera; turn: degrees turned during the clip.
+    """The character of one dance.
+
+    `beat` is per second; `energy` from about 0.3 (lazy) to 1; `yaw` in degrees, where 0 faces the camera;
+    `turn` in degrees over the whole clip.
     """
 
     style: str
@@ -75,7 +77,7 @@ class Dance:
 
     @classmethod
     def random(cls, rng: np.random.Generator, *, frontal: float) -> "Dance":
-        """`frontal` is the chance that the dancer stays turned to the camera."""
+        """Draw a dance; `frontal` is the probability that the dancer keeps facing the camera."""
         yaw, turn = rng.normal(0, 20), rng.normal(0, 8)
         if rng.random() > frontal:
             yaw, turn = rng.uniform(-180, 180), rng.uniform(-120, 120)
@@ -85,7 +87,7 @@ class Dance:
 
 
 class _Choreography:
-    """Fills the poses (T, B, 4, 4) of one dance, limb by limb."""
+    """Fills in the poses (T, B, 4, 4) of one dance, limb by limb."""
 
     def __init__(self, body: Body, dance: Dance, rng: np.random.Generator, frames: int, fps: float) -> None:
         self.body, self.dance, self.rng = body, dance, rng
@@ -94,7 +96,7 @@ class _Choreography:
         self.poses = np.tile(np.eye(4), (frames, len(body.bones), 1, 1))
 
     def wave(self, amplitude: float, *, drift: bool = True) -> np.ndarray:
-        """A swing on the beat (T,), with a slow drift under it, in the unit of the amplitude."""
+        """An oscillation on the beat, (T,), on top of a slow drift, in the unit of the amplitude."""
         rng, amplitude = self.rng, amplitude * self.dance.energy
         rate = self.dance.beat * rng.choice([0.5, 1.0])
         out = amplitude * np.sin(2 * np.pi * (rate * self.time + rng.uniform()))
@@ -104,22 +106,22 @@ class _Choreography:
         return out
 
     def angle(self, degrees: float, *, drift: bool = True) -> np.ndarray:
-        """A `wave` in degrees, returned in radians."""
+        """A `wave` with an amplitude in degrees, in radians."""
         return self.wave(degrees, drift=drift) * _DEGREE
 
     def step(self, offset: float = 0.0) -> np.ndarray:
-        """The running step (T,) in [-1, 1]; the two legs are half a period apart."""
+        """The phase of running, (T,) in [-1, 1]; the legs are half a period apart."""
         return np.sin(2 * np.pi * (self.dance.beat * self.time + self.phase + offset))
 
     def put(self, bone: str, *turns: np.ndarray) -> None:
-        """Set a bone's rotation to the product of turns (T, 3, 3)."""
+        """Set a bone's rotation to the product of rotations (T, 3, 3)."""
         product = turns[0]
         for turn in turns[1:]:
             product = product @ turn
         self.poses[:, self.body.bones[bone], :3, :3] = product
 
     def trunk(self) -> None:
-        """Turn of the body, bends of the spine, head, and the drift over the floor."""
+        """Pose the trunk: orientation of the body, bends of the spine and neck, and steps over the floor."""
         yaw = np.linspace(0, self.dance.turn, len(self.time)) + self.dance.yaw + self.wave(10)
         running = self.dance.style == "run"
         lean = (self.rng.uniform(4, 14) if running else 3) * _DEGREE + np.abs(self.angle(4))
@@ -127,6 +129,7 @@ class _Choreography:
         bend, side, twist = self.angle(6), self.angle(8), self.angle(9)
         if self.dance.style == "groove":
             bend, side = bend + self.angle(6, drift=False), side + self.angle(7, drift=False)
+        # Spread over the five bones, as a spine bends along its whole length.
         for bone in ("spine05", "spine04", "spine03", "spine02", "spine01"):
             self.put(bone, rotation(X, bend / 5), rotation(Y, side / 5), rotation(Z, twist / 5))
         still = 4 * _DEGREE
@@ -137,14 +140,16 @@ class _Choreography:
             rotation(Z, self.angle(10)),
         )
         self.put("head", rotation(X, self.angle(6)), rotation(Y, self.angle(6)), rotation(Z, self.angle(14)))
+        # The root's translation: steps to the side and towards the camera.
         self.poses[:, 0, 0, 3] = self.wave(self.rng.choice([0.03, 0.07, 0.14]))
         self.poses[:, 0, 1, 3] = self.wave(0.05)
 
     def legs(self) -> None:
-        """Squats that keep the feet under the hips, lifted knees, or running steps."""
+        """Pose the legs: squats that keep the feet under the hips, lifted knees, or running steps."""
         rng, energy = self.rng, self.dance.energy
         bounce = 1 + np.sin(2 * np.pi * (self.dance.beat * self.time + rng.uniform()))
         depth = rng.uniform(30, 55) if rng.random() < 0.08 else rng.uniform(3, 14)
+        # The hip bends by the squat and the knee by twice that, so the feet stay under the hips.
         squat = (depth + 11 * energy * rng.uniform() * bounce) * _DEGREE
         if self.dance.style == "calm":
             squat = 0.4 * squat
@@ -164,14 +169,16 @@ class _Choreography:
             self.put(f"foot.{s}", rotation(X, hip - knee + 0.5 * lift), rotation(Y, -0.6 * spread))
 
     def arm_keys(self) -> np.ndarray:
-        """Random key poses held on the beats and joined by eased transitions, (T, 5) like `_DANCE_ARMS`."""
+        """Random key poses, one per beat, with eased transitions, (T, 5) as in `_DANCE_ARMS`."""
         rng = self.rng
         keys = _CALM_ARMS if self.dance.style in ("calm", "groove") else _DANCE_ARMS
         pace = self.dance.beat * (0.4 if self.dance.style == "calm" else 1.0)
         beats = self.time * pace + rng.uniform()
         index = np.floor(beats).astype(int)
         ease = np.clip((beats - index) / 0.8, 0, 1)
+        # Smoothstep: no jump of the velocity. After 0.8 of a beat the pose is held.
         ease = (ease * ease * (3 - 2 * ease))[:, None]
+        # One key more than beats begun: the last transition needs its end.
         count = index.max() + 2
         chosen = keys[rng.integers(0, len(keys), count)] + rng.normal(0, 1, (count, 5)) * _KEY_JITTER
         return chosen[index] * (1 - ease) + chosen[index + 1] * ease
@@ -192,7 +199,7 @@ class _Choreography:
         return np.stack(columns, 1)
 
     def arms(self) -> None:
-        """Key poses for both arms, sometimes mirrored."""
+        """Pose both arms, sometimes mirror-symmetrically."""
         if self.dance.style == "run":
             keys = {s: self.run_keys(s) for s in SIDES}
         else:
@@ -202,7 +209,7 @@ class _Choreography:
             self.arm(s, keys[s])
 
     def arm(self, s: str, key: np.ndarray) -> None:
-        """Shoulder, elbow, wrist and fingers of side `s` from key poses (T, 5)."""
+        """Pose shoulder, elbow, wrist and fingers of side `s` by key poses (T, 5)."""
         rng, joints, sign = self.rng, self.body.joints, 1 if s == "L" else -1
         upper = _unit(joints[f"lowerarm01.{s}"] - joints[f"upperarm01.{s}"])
         fore = _unit(joints[f"wrist.{s}"] - joints[f"lowerarm01.{s}"])
@@ -212,12 +219,14 @@ class _Choreography:
         self.put(f"clavicle.{s}", rotation(Y, -shrug))
         self.put(f"upperarm01.{s}", rotation(Y, shrug), _turn_towards(upper, towards), rotation(upper, roll))
         hinge = _unit(np.cross(upper, fore))
+        # The A-pose has slightly bent elbows already, which count.
         rest_flexion = np.arccos(np.clip(upper @ fore, -1, 1))
         flexion = np.clip(key[:, 3] + self.wave(10), 3, 135) * _DEGREE - rest_flexion
         self.put(f"lowerarm01.{s}", rotation(hinge, flexion))
         self.put(f"lowerarm02.{s}", rotation(fore, sign * (rng.uniform(-30, 25) * _DEGREE + self.angle(15))))
         self.put(f"wrist.{s}", rotation(X, self.angle(12)), rotation(Y, self.angle(10)))
         wrist, knuckle, tip = (joints[f"{name}.{s}"] for name in ("wrist", "finger3-1", "finger3-3"))
+        # The axis about which the middle finger bends serves all fingers.
         curl_axis = _unit(np.cross(knuckle - wrist, tip - knuckle))
         curl = rotation(curl_axis, np.clip(rng.normal(25, 22) + self.wave(12), 0, 75) * _DEGREE)
         for finger in range(2, 6):
@@ -230,6 +239,7 @@ def choreograph(
 ) -> np.ndarray:
     """Poses (T, B, 4, 4) float32 of `frames` consecutive frames of one dance."""
     moves = _Choreography(body, dance, rng, frames, fps)
+    # In a fixed order, since all of them draw from the same random numbers.
     moves.trunk()
     moves.legs()
     moves.arms()

@@ -1,4 +1,4 @@
-"""The colour of every visible point of a dressed person before light falls on it.
+"""The unlit colour of every visible point of a dressed person.
 
 Letters: N pixels. `surface` is (N, 8) float32: rest position and the fields of `dress.CUTS`.
 """
@@ -25,9 +25,11 @@ def _blend(colours: np.ndarray, towards: np.ndarray, amount: np.ndarray) -> None
 
 
 def _paint_face(skin: np.ndarray, q: np.ndarray, face: Face, hair: np.ndarray) -> None:
-    """Lips, brows, lids, nostrils, blush, beard and glasses on skin (N, 3), at q (N, 3) from between the
-    eyes.
+    """Paint lips, brows, lids, nostrils, blush and beard on skin (N, 3), in place.
+
+    q are the points (N, 3) relative to the middle between the eyes, in metres.
     """
+    # abs(): both halves of the face alike. The face looks along -Y, so `front` excludes the back of the head.
     x, z, front = np.abs(q[:, 0]), q[:, 2], q[:, 1] < 0.03
     side_x = x - _EYE_APART
     jaw = _soft(np.abs(z + 0.085) - 0.022, 0.02) * (q[:, 1] < 0.06)
@@ -42,6 +44,7 @@ def _paint_face(skin: np.ndarray, q: np.ndarray, face: Face, hair: np.ndarray) -
     curve = face.smile * 0.007 * np.clip(x / 0.024, 0, 1.2) ** 2  # a smile lifts the corners
     below_line = z - _MOUTH - curve
     mouth = ((x / (0.024 * face.mouth_width)) ** 2 + (below_line / 0.0108) ** 2) - 1
+    # Lip colour follows the skin's brightness.
     _blend(skin, face.lips * (0.45 + 0.55 * skin.mean()), _soft(mouth, 0.35) * front * face.lip_paint)
     gap = np.abs(below_line) - 0.0012 - 0.004 * face.mouth_open * np.clip(1 - (x / 0.02) ** 2, 0, 1)
     parted = _soft(gap, 0.0018) * _soft(x - 0.021 * face.mouth_width, 0.004) * front
@@ -64,7 +67,7 @@ def _paint_face(skin: np.ndarray, q: np.ndarray, face: Face, hair: np.ndarray) -
 
 
 def _paint_glasses(colours: np.ndarray, q: np.ndarray, face: Face) -> None:
-    """Frames, or dark lenses, over skin and eyes alike."""
+    """Paint the frames of glasses, or dark lenses, over skin and eyes alike, in place."""
     x, z, front = np.abs(q[:, 0]), q[:, 2], q[:, 1] < 0.02
     ring = np.hypot((x - 0.032) / 1.25, z + 0.003) - 0.021
     bridge = (np.abs(z - 0.004) < 0.002) & (x < 0.012)
@@ -85,12 +88,22 @@ def _eye_colours(q: np.ndarray, face: Face) -> np.ndarray:
 
 
 class Materials:
-    """The painted surface: colours (N, 3) and, per pixel, folds (N,) to add to the light, skin and hair (N,)
-    bool.
+    """The painted surface of a person's visible pixels.
+
+    Attributes:
+        colours: float32 (N, 3).
+        folds: brightness of folds, to be added to the light, float32 (N,).
+        skin, hair: what each pixel shows, bool (N,).
     """
 
     def __init__(self, body: Body, person: Person, layer: np.ndarray, surface: np.ndarray) -> None:
-        """layer: (N,) int8 of `Layer`; surface: (N, 8)."""
+        """Paint the pixels of a person.
+
+        Args:
+            body, person: whose pixels they are.
+            layer: the `Layer` that each shows, int8 (N,).
+            surface: rest position and cut fields, float32 (N, 8).
+        """
         self._person, self._body = person, body
         self._p = surface[:, :3]
         self._field = {name: surface[:, 3 + i] for i, name in enumerate(CUTS)}
@@ -104,11 +117,13 @@ class Materials:
         self.skin = ~(clothed | self.hair) & (layer != Layer.EYES)
 
     def _covered(self, name: str, *layers: Layer) -> np.ndarray:
-        """(N,) bool: cloth of these layers, or body beneath it (so that no skin pokes through)."""
+        """Pixels that show cloth of these layers, or the body beneath it, bool (N,)."""
+        # The body beneath is painted like the cloth, so that no skin shows where it pokes through.
         return np.isin(self._layer, layers) | (self._bare & (self._field[name] > 0))
 
     def _paint_head(self) -> None:
         q = self._p - self._body.eye.astype(np.float32)
+        # Only the pixels of the head, a small share, go through the face's many formulas.
         head = np.flatnonzero(self._bare & (q[:, 2] > -0.16))
         if len(head):
             near, q_head = self.colours[head], q[head]
@@ -124,7 +139,7 @@ class Materials:
             self.colours[eyes] = near
 
     def _paint_clothes(self) -> np.ndarray:
-        """Paint from the inside out; returns (N,) bool of all cloth and shoes."""
+        """Paint the clothes from the inside out; returns where there is cloth or a shoe, bool (N,)."""
         outfit, p = self._person.outfit, self._p
         if outfit.sock is not None:
             sock = self._bare & (self._field["shoe"] > -0.14) & (p[:, 2] < self._ankle + 0.06)
@@ -132,6 +147,7 @@ class Materials:
         top, bottom = self._covered("top", Layer.TOP), self._covered("bottom", Layer.BOTTOM, Layer.SKIRT)
         jacket = self._covered("jacket", Layer.JACKET)
         if outfit.tucked:
+            # Where both cover the body beneath, the outer one gives the colour.
             top &= ~bottom | (self._layer == Layer.TOP)
         else:
             bottom &= ~(top & self._bare)

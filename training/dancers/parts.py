@@ -1,8 +1,8 @@
-"""The 24 DensePose parts on the body mesh: which vertex belongs to which, and the look of a network's output.
+"""The 24 DensePose parts on the body mesh, and how to make exact part ids look like a detector's.
 
-A part is a region (below) split in two: front and back, or left and right half for the head. Regions come
-from the skinning weights, the split from smoothed rest normals. Ids and names: the DensePose chart numbering
-(0 is background).
+A part is one half of a region (below): its front or back, or the left or right half of the head. The regions
+come from the skinning weights, the halves from smoothed normals in the rest pose. Ids and names are those of
+DensePose's charts; 0 is background.
 """
 
 import cv2
@@ -41,13 +41,13 @@ _BONE_PREFIXES = {
     "finger": "hand",
     "metacarpal": "hand",
 }
-# How far the arm's front/inner half is turned from "towards the body" (0) to "forward" (1); measured on real
-# clips.
+# How far the arm's front/inner half is turned from "towards
+# the body" (0) to "forward" (1); measured on real clips.
 _ARM_FORWARD = {"upper_arm": 0.5, "lower_arm": 0.12}
 
 
 def region_of_bone(name: str) -> str:
-    """Region of a bone such as `lowerarm01.L`."""
+    """The region that a bone such as `lowerarm01.L` belongs to."""
     for prefix, region in _BONE_PREFIXES.items():
         if name.startswith(prefix):
             return f"{region}.{name[-1]}"
@@ -55,18 +55,25 @@ def region_of_bone(name: str) -> str:
 
 
 def smooth(values: np.ndarray, faces: np.ndarray, iterations: int) -> np.ndarray:
-    """Laplacian smoothing of per-vertex values (V, C) over the edges of faces (F, 3)."""
+    """Laplacian smoothing of per-vertex values (V, C) along the edges of faces (F, 3)."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     edges = np.concatenate([edges, edges[:, ::-1]])
     count = np.maximum(np.bincount(edges[:, 0], minlength=len(values)), 1)
     for _ in range(iterations):
         sums = [np.bincount(edges[:, 0], column[edges[:, 1]], minlength=len(values)) for column in values.T]
+        # Half of the way to the neighbours' mean, which cannot oscillate.
         values = 0.5 * values + 0.5 * np.stack(sums, 1) / count[:, None]
     return values
 
 
 def region_sides(rest: np.ndarray, normals: np.ndarray, joints: dict[str, np.ndarray]) -> np.ndarray:
-    """Signed side test (V, 14) float32 of each region; rest vertices and smoothed normals are (V, 3)."""
+    """For each region which half a vertex is in, by the sign, float32 (V, 14).
+
+    Args:
+        rest: vertices in the rest pose, (V, 3).
+        normals: their smoothed normals, (V, 3).
+        joints: bone name -> position, (3,).
+    """
     sides = np.repeat(-normals[:, 1:2], len(REGIONS), 1)
     sides[:, REGIONS.index("head")] = -rest[:, 0]
     for s in SIDES:
@@ -77,6 +84,7 @@ def region_sides(rest: np.ndarray, normals: np.ndarray, joints: dict[str, np.nda
             axis = joints[end] - joints[start]
             axis = axis / np.linalg.norm(axis)
             forward, inward = np.array([0, -1.0, 0]), np.array([-1.0 if s == "L" else 1.0, 0, 0])
+            # Only the components across the arm matter for which half of it a point is on.
             forward, inward = (d - (d @ axis) * axis for d in (forward, inward))
             k = _ARM_FORWARD[region]
             direction = k * forward / np.linalg.norm(forward) + np.sqrt(1 - k * k) * inward / np.linalg.norm(
@@ -87,17 +95,19 @@ def region_sides(rest: np.ndarray, normals: np.ndarray, joints: dict[str, np.nda
 
 
 def wobble(rng: np.random.Generator, size: int, amplitude: float) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth random displacement as `cv2.remap` maps, (size, size) float32 each; amplitude in pixels."""
+    """A smooth random displacement as `cv2.remap` maps, float32 (size, size) each; amplitude in pixels."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     shift = rng.normal(0, amplitude, (18, 18, 2)).astype(np.float32)
+    # Cubic, from a coarse grid, so that neighbouring pixels move alike.
     shift = cv2.resize(shift, (size, size), interpolation=cv2.INTER_CUBIC)
     return x + shift[..., 0], y + shift[..., 1]
 
 
 def soften(ids: np.ndarray, sigma: float, displacement: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Make exact part ids (H, W) uint8 look like a part detector's: displaced, blobby, slightly grown.
+    """Make exact part ids, uint8 (H, W), look detected: displaced, rounded, slightly grown.
 
-    Each id's mask is blurred by `sigma` pixels and the strongest wins; the background is a little weaker.
+    The mask of each id is blurred by `sigma` pixels, and the strongest wins; the background counts a little
+    less.
     """
     ids = cv2.remap(ids, *displacement, interpolation=cv2.INTER_NEAREST)
     best, out = np.zeros(ids.shape, np.float32), np.zeros_like(ids)

@@ -1,4 +1,4 @@
-"""Software rasteriser: a visibility buffer with perspective-correct weights, compiled by numba, one thread.
+"""Software rasterizer: a visibility buffer with perspective-correct weights, compiled by numba.
 
 Shape letters: V vertices, F triangles, N covered pixels, C channels, R regions, H W pixels.
 Projected vertices are `(V, 3)` float32: x and y in pixels (centre of pixel 0 at 0.5), and 1/depth (larger is
@@ -15,10 +15,12 @@ _jit = numba.njit(cache=True, fastmath=True, nogil=True)
 
 @dataclass
 class Visibility:
-    """What is nearest in each pixel.
+    """The nearest surface in each pixel.
 
-    face: (H, W) int32, -1 where nothing is; weights: (H, W, 2) float32, of corners 0 and 1; inverse_depth:
-    (H, W) float32, 0 where nothing is.
+    Attributes:
+        face: number of the triangle, int32 (H, W); -1 where there is none.
+        weights: barycentric weights of its corners 0 and 1, float32 (H, W, 2).
+        inverse_depth: float32 (H, W); 0 where there is nothing.
     """
 
     face: np.ndarray
@@ -27,7 +29,7 @@ class Visibility:
 
     @classmethod
     def empty(cls, size: int) -> "Visibility":
-        """A square buffer of `size` pixels in which nothing has been drawn."""
+        """A square buffer with sides of `size` pixels in which nothing has been drawn."""
         return cls(
             np.full((size, size), -1, np.int32),
             np.zeros((size, size, 2), np.float32),
@@ -39,10 +41,13 @@ class Visibility:
     ) -> None:
         """Draw triangles into the buffer.
 
-        points: (V, 3) projected; faces: (F, 3) int32; first_face is added to the stored face numbers, so
-        that several meshes share one buffer; cut: (V,) float32, a fragment whose interpolated value is
-        negative is left out.
+        Args:
+            points: projected vertices, (V, 3).
+            faces: int32 (F, 3).
+            first_face: is added to the stored face numbers, so that several meshes can share a buffer.
+            cut: float32 (V,); pixels at which its interpolated value is negative are left out.
         """
+        # numba compiles for array arguments, so None is replaced by an array that is not read.
         used = cut if cut is not None else np.zeros(1, np.float32)
         _draw(points, faces, used, cut is not None, first_face, self.face, self.weights, self.inverse_depth)
 
@@ -57,12 +62,14 @@ def _draw(points, faces, cut, use_cut, first_face, out_face, out_weights, out_de
     height, width = out_face.shape
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        # Interpolated values of such a triangle are negative everywhere.
         if use_cut and cut[a] < 0 and cut[b] < 0 and cut[c] < 0:
             continue
         ax, ay, az = points[a, 0], points[a, 1], points[a, 2]
         bx, by, bz = points[b, 0], points[b, 1], points[b, 2]
         cx, cy, cz = points[c, 0], points[c, 1], points[c, 2]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        # Degenerate triangles, and those that reach behind the camera.
         if area == 0 or az <= 0 or bz <= 0 or cz <= 0:
             continue
         x0, x1 = (
@@ -77,15 +84,19 @@ def _draw(points, faces, cut, use_cut, first_face, out_face, out_weights, out_de
             py = y + 0.5
             for x in range(x0, x1 + 1):
                 px = x + 0.5
+                # Barycentric weights on the screen; the sign of the
+                # area makes them positive inside for either winding.
                 u = ((bx - px) * (cy - py) - (by - py) * (cx - px)) / area
                 v = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) / area
                 w = 1.0 - u - v
                 if u < 0 or v < 0 or w < 0:
                     continue
+                # 1/depth, unlike depth, is linear on the screen.
                 nearness = u * az + v * bz + w * cz
                 if nearness <= out_depth[y, x]:
                     continue
-                u, v = u * az / nearness, v * bz / nearness  # now linear on the surface, not on the screen
+                # From here on linear on the surface, not on the screen.
+                u, v = u * az / nearness, v * bz / nearness
                 if use_cut and u * cut[a] + v * cut[b] + (1 - u - v) * cut[c] < 0:
                     continue
                 out_depth[y, x] = nearness
@@ -97,7 +108,7 @@ def _draw(points, faces, cut, use_cut, first_face, out_face, out_weights, out_de
 def interpolate(
     seen: Visibility, pixels: np.ndarray, faces: np.ndarray, values: np.ndarray, *, first_face: int = 0
 ) -> np.ndarray:
-    """Values (V, C) float32 of the mesh at the covered pixels (N,) -> (N, C) float32."""
+    """Interpolate per-vertex values, float32 (V, C), at covered pixels (N,): float32 (N, C)."""
     out = np.empty((len(pixels), values.shape[1]), np.float32)
     _interpolate(pixels, seen.face, seen.weights, faces, first_face, values, out)
     return out
@@ -160,6 +171,7 @@ def vertex_normals(points, faces):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         px, py, pz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
         qx, qy, qz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+        # Not normalized: its length is twice the area, the weight it is to have.
         nx, ny, nz = py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx
         for k in (a, b, c):
             out[k, 0] += nx

@@ -1,6 +1,7 @@
-"""One picture of posed, dressed people and its part map.
+"""Renders an image of posed, dressed people, its part map, and the place on the body that each pixel shows.
 
-Letters: H W pixels, N covered pixels. Pictures are rendered at twice the size and averaged down.
+Images are rendered at twice the size and averaged down. Letters: H W pixels, N covered pixels, L layer
+vertices, V body vertices.
 """
 
 from dataclasses import dataclass
@@ -21,9 +22,7 @@ _REST_CORNER = np.float32([-1.28, -1.28, -1.28])  # metres; centimetres from it 
 
 @dataclass(frozen=True)
 class Posed:
-    """A dressed person in one pose: layer points and normals (L, 3), body points and normals (V, 3),
-    float32.
-    """
+    """A person in one pose: points and normals of layers (L, 3) and body (V, 3), float32."""
 
     dressed: Dressed
     points: np.ndarray
@@ -34,7 +33,7 @@ class Posed:
 
 @dataclass(frozen=True)
 class Film:
-    """Small faults of the picture. noise: deviation in 1/255; blur: pixels; jpeg: quality, or None."""
+    """Small flaws of an image: `noise`, deviation in 1/255; `blur`, pixels; `jpeg`, quality or None."""
 
     noise: float
     blur: float
@@ -42,7 +41,7 @@ class Film:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Film":
-        """Faults in small doses; many films have none."""
+        """Draw small flaws; many films have none."""
         return cls(
             rng.uniform(0.3, 2.5) if rng.random() < 0.5 else 0.0,
             rng.uniform(0.3, 0.6) if rng.random() < 0.25 else 0.0,
@@ -50,7 +49,7 @@ class Film:
         )
 
     def develop(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(H, W, 3) float32 in [0, 1] -> uint8."""
+        """Add the flaws to an image, float32 (H, W, 3) in [0, 1] -> uint8."""
         if self.blur:
             picture = cv2.GaussianBlur(picture, (0, 0), self.blur)
         if self.noise:
@@ -63,7 +62,7 @@ class Film:
 
 
 def render_picture(people: list[Posed], view: View, light: Light, background: np.ndarray) -> np.ndarray:
-    """The people before the background (H, W, 3) float32 in [0, 1] -> the same shape."""
+    """Render the people in front of the background, float32 (H, W, 3) in [0, 1]."""
     size = len(background)
     fine = size * _SUPERSAMPLING
     seen, starts = _draw_dressed(people, view, fine)
@@ -75,12 +74,14 @@ def render_picture(people: list[Posed], view: View, light: Light, background: np
         front.reshape(-1, 4)[pixels, :3] = colours * occlusion.ravel()[pixels, None]
         front.reshape(-1, 4)[pixels, 3] = 1
     front = cv2.resize(front, (size, size), interpolation=cv2.INTER_AREA)
+    # Shadows fall on the background alone, before the people are put in front.
     shaded = background * _cast_shadow(people, view, light, front[..., 3])[..., None]
+    # Colours are already multiplied by the coverage, as both were averaged together.
     return front[..., :3] + (1 - front[..., 3:]) * shaded
 
 
 def _draw_dressed(people: list[Posed], view: View, size: int) -> tuple[Visibility, np.ndarray]:
-    """What is seen of the people with their clothes, and the number of each person's first face."""
+    """The visibility of the people with their clothes, and the number of each person's first face."""
     seen = Visibility.empty(size)
     starts = np.cumsum([0] + [len(person.dressed.faces) for person in people])
     for first, person in zip(starts, people, strict=False):
@@ -100,9 +101,11 @@ def _light_person(
     layer = dressed.layer[seen.face.ravel()[pixels] - first]
     material = Materials(dressed.body, dressed.person, layer, surface)
     normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
+    # Hair and skirts are seen from both sides: normals are turned towards the camera.
     facing = normals @ -view.forward.astype(np.float32)
     normals *= np.where(facing < 0, -1, 1).astype(np.float32)[:, None]
     facing = np.minimum(np.abs(facing), 1)
+    # Wrapped diffuse light: surfaces just past the light's horizon are not black.
     key = np.clip(0.22 + 0.78 * (normals @ light.key), 0, 1)
     sky = 0.85 + 0.15 * normals[:, 2]
     lit = light.ambient * sky[:, None] * light.ambient_colour
@@ -112,12 +115,13 @@ def _light_person(
     half = light.key - view.forward.astype(np.float32)
     gloss = np.clip(normals @ (half / np.linalg.norm(half)), 0, 1) ** 14
     colours += (gloss * (0.10 * material.skin + 0.12 * material.hair))[:, None]
+    # Light from behind shows where the surface turns away from the camera.
     rim = np.clip(normals @ light.rim, 0, 1) * (1 - facing) ** 1.5
     return colours + rim[:, None] * light.rim_colour * (0.3 + material.colours)
 
 
 def _occlusion(inverse_depth: np.ndarray) -> np.ndarray:
-    """Brightness (H, W) in [0.6, 1]: darker where something stands just in front, as an arm does."""
+    """Ambient occlusion, (H, W) in [0.6, 1]: darker where something, such as an arm, is just in front."""
     covered = (inverse_depth > 0).astype(np.float32)
     sigma = 0.022 * len(inverse_depth)
     around = cv2.GaussianBlur(inverse_depth, (0, 0), sigma) / np.maximum(
@@ -129,7 +133,7 @@ def _occlusion(inverse_depth: np.ndarray) -> np.ndarray:
 
 
 def _cast_shadow(people: list[Posed], view: View, light: Light, alpha: np.ndarray) -> np.ndarray:
-    """Brightness (H, W) of the background: a soft shadow on the wall and one under the feet."""
+    """Brightness of the background, (H, W): a soft shadow on the wall and one under the feet."""
     size = len(alpha)
     out = np.ones((size, size), np.float32)
     if not light.shadow:
@@ -141,6 +145,7 @@ def _cast_shadow(people: list[Posed], view: View, light: Light, alpha: np.ndarra
     ground = np.zeros((size, size), np.float32)
     for person in people:
         standing = person.body_points[person.dressed.body.foot_weight > 0.5]
+        # Only feet that are near the lowest point have a shadow under them.
         standing = standing[standing[:, 2] < standing[:, 2].min() + 0.08]
         spot = view.project(np.concatenate([standing.mean(0)[None] + [[0, 0, 0], [0.3, 0, 0]]]), size)
         radius = float(spot[1, 0] - spot[0, 0])
@@ -151,11 +156,12 @@ def _cast_shadow(people: list[Posed], view: View, light: Light, alpha: np.ndarra
 
 
 def render_parts(people: list[Posed], view: View, size: int) -> np.ndarray:
-    """Exact part ids (size, size) uint8 of the people without their clothes."""
+    """Exact part ids of the people without clothes, uint8 (size, size), as DensePose defines them."""
     seen = Visibility.empty(size)
     body: Body = people[0].dressed.body
     faces, first = body.faces["body"], 0
     for person in people:
+        # DensePose counts hair as head, see `Body`.
         grown = person.body_points + body.map_growth[:, None] * person.body_normals
         seen.draw(view.project(grown, size), faces, first_face=first)
         first += len(faces)
@@ -176,7 +182,7 @@ def render_parts(people: list[Posed], view: View, size: int) -> np.ndarray:
 
 
 def render_points(people: list[Posed], view: View, size: int) -> np.ndarray:
-    """`render_places` in bytes, for losses that go by correspondences.
+    """`render_places` in bytes, as stored for losses on correspondences.
 
     Returns:
         (size, size, 4) uint8: x, y, z in centimetres from a corner of the space around the rest pose, and the
@@ -189,7 +195,7 @@ def render_points(people: list[Posed], view: View, size: int) -> np.ndarray:
 
 
 def render_places(people: list[Posed], view: View, size: int) -> np.ndarray:
-    """Which place of the dressed body each pixel shows.
+    """Render the place on the dressed body that each pixel shows.
 
     Returns:
         (size, size, 4) float32: x, y, z in metres of the rest pose, which is the same for all people, and the
@@ -207,6 +213,6 @@ def render_places(people: list[Posed], view: View, size: int) -> np.ndarray:
 
 
 def detector_like(ids: np.ndarray, rng: np.random.Generator, *, blob: float, unsteady: float) -> np.ndarray:
-    """Soften exact ids; blob (blur) and unsteady (wobble) are in pixels of a picture of 256."""
+    """Make exact ids look detected; `blob` (blur), `unsteady` (displacement) in pixels of a size of 256."""
     scale = len(ids) / 256
     return soften(ids, blob * scale, wobble(rng, len(ids), unsteady * scale))

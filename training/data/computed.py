@@ -1,4 +1,4 @@
-"""What is computed once of every picture of a fixed set: latents, and the part map that the segmenter sees.
+"""Outputs of frozen networks that are computed before the training: latents, and part maps by the segmenter.
 
 Letters in shape comments: ``I`` videos, ``K`` images of a video, ``B`` of a batch, ``H W`` pixels, ``C h w``
 latents, ``M`` side of a kept part map.
@@ -27,11 +27,14 @@ from training.data.sources import Frames, VideoSet
 from training.data.tensors import to_images
 
 log = logging.getLogger(__name__)
-LOGGED = 500  # videos between two lines of progress
-PHOTO_LABELS_SIDE = 64  # two labels each way for a token of 32 x 32
-_COMPARED = 4  # videos
+LOGGED = 500
+"""Videos between two lines of progress."""
+PHOTO_LABELS_SIDE = 64
+"""Side M of the kept part maps: 2 x 2 labels for each of 32 x 32 tokens."""
+_COMPARED = 4  # videos of which a kept file is checked
 _FRAMES_AT_ONCE = 64
-_ROUNDING = 0.05  # of the values' size; those of another network are about as far away as they are large
+_ROUNDING = 0.05
+"""Largest mean difference of equal outputs, relative to their size; another network's differ by about 1."""
 
 
 def compute_all(
@@ -42,25 +45,32 @@ def compute_all(
     batch_size: int = 8,
     threads: int = 1,
 ) -> np.ndarray:
-    """A network's view of every image, computed once: ``I K ...`` at ``path``, memory-mapped.
+    """Compute a network's output for every image once, and keep it in a file.
 
-    A file that plainly holds another's, as a look at a few images shows, is made anew.
+    An existing file is reused, unless a check of a few images shows that it is another network's, or of other
+    data.
 
     Args:
         data: the images.
-        path: ``.npy`` file to make or reuse.
-        compute: images ``B 3 H W`` in [-1, 1] on the CPU -> ``B ...`` on any device; kept as float16 if it
-            has fractions, else in its own type.
-        batch_size: images at once; few, so that a CPU keeps them in its caches, many for a GPU.
-        threads: that read the images, ahead of the network.
+        path: the ``.npy`` file.
+        compute: the network, images float32 ``B 3 H W`` in [-1, 1] on the CPU -> ``B ...`` on any device. Its
+            output is kept as float16 if it is a floating-point number, else in its own dtype.
+        batch_size: images at once: few on a CPU, so that it keeps the activations in its caches, many on a
+            GPU.
+        threads: threads that read images ahead of the network.
+
+    Returns:
+        The outputs ``I K ...``, memory-mapped.
     """
     count, per = data.rgb.shape[:2]
     if not _is_made(path, data, compute):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # One image in advance, to learn the shape and dtype of the file.
         first = compute(to_images(data.pictures(0, [0]))).cpu()
         kind = np.float16 if first.is_floating_point() else first.numpy().dtype
         temporary = path.with_suffix(".tmp")
         values = open_memmap(temporary, mode="w+", dtype=kind, shape=(count, per, *first.shape[1:]))
+        # Whole videos at a time, as the file is laid out by video.
         group = max(1, batch_size // per)
         for first, images in _read_ahead(data, group, threads):
             found = torch.cat([compute(part).cpu() for part in images.split(batch_size)])
@@ -68,13 +78,14 @@ def compute_all(
             if first % LOGGED < group:
                 log.info("%s: computed %d of %d", path.name, first, count)
         values.flush()
+        # The map is closed before the rename, which Windows would refuse otherwise.
         del values
         os.replace(temporary, path)
     return map_array(path)
 
 
 def _read_ahead(data: DancerVideos, group: int, threads: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """All images of so many videos at a time, ``B 3 H W``, and the first video's number."""
+    """Yield a first video's number and all images ``B 3 H W`` of ``group`` videos, read by threads."""
     count, per = data.rgb.shape[:2]
 
     def read(first: int) -> tuple[int, torch.Tensor]:
@@ -85,6 +96,7 @@ def _read_ahead(data: DancerVideos, group: int, threads: int) -> Iterator[tuple[
         waiting: deque[Future] = deque()
         for first in range(0, count, group):
             waiting.append(pool.submit(read, first))
+            # At most one group per thread waits, so memory does not grow with the data.
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -92,7 +104,7 @@ def _read_ahead(data: DancerVideos, group: int, threads: int) -> Iterator[tuple[
 
 
 def _is_made(path: Path, data: DancerVideos, compute: Callable[[torch.Tensor], torch.Tensor]) -> bool:
-    """Whether a file holds what would be computed; one that cannot be read is made anew."""
+    """Whether a file holds what would be computed; one that cannot be read does not."""
     try:
         return _agree(map_array(path), data, compute)
     except Unreadable:
@@ -100,9 +112,10 @@ def _is_made(path: Path, data: DancerVideos, compute: Callable[[torch.Tensor], t
 
 
 def _agree(values: np.ndarray, data: DancerVideos, compute: Callable[[torch.Tensor], torch.Tensor]) -> bool:
-    """Whether some of the values are those of the images; rounding may differ with the size of a batch."""
+    """Whether some of the values are those of the images, up to rounding, which depends on the batch size."""
     if values.shape[:2] != data.rgb.shape[:2]:
         return False
+    # A few images from all over the set: another autoencoder differs in all of them.
     some = np.linspace(0, len(values) - 1, _COMPARED).round().astype(int)
     images = to_images(np.concatenate([data.pictures(video, [0]) for video in some]))
     fresh, kept = compute(images).float().cpu().numpy(), values[some, 0].astype(np.float32)
@@ -110,9 +123,10 @@ def _agree(values: np.ndarray, data: DancerVideos, compute: Callable[[torch.Tens
 
 
 class PhotoLabels:
-    """Finds the parts in training pictures, with the mistakes that the segmenter makes.
+    """Segments body parts in training images, by the segmenter that also segments a user's photo.
 
-    An encoder that had learned with exact maps would trust those of a user's photo too much.
+    An appearance encoder trained on exact part maps would trust the segmenter's too much, so it is trained on
+    those with all their mistakes.
     """
 
     def __init__(self, device: torch.device, folder: Path = DEFAULT_FOLDER) -> None:
@@ -120,15 +134,16 @@ class PhotoLabels:
         self.segmenter.network.to(device)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures ``B 3 H W`` in [-1, 1] -> part ids uint8 ``B M M``, of every so many-th pixel."""
+        """Images ``B 3 H W`` in [-1, 1] -> part ids, uint8 ``B M M``, sampled on a regular grid."""
         pixels = ((images + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
         labels = torch.from_numpy(self.segmenter.labels(pixels))
+        # The pixel in the middle of each cell: labels cannot be averaged.
         middles = (2 * torch.arange(PHOTO_LABELS_SIDE) + 1) * labels.shape[-1] // (2 * PHOTO_LABELS_SIDE)
         return labels[:, middles][:, :, middles]
 
 
 class _OfVideos:
-    """As many videos, as long and of the same names as ``videos``."""
+    """Base of sets with the numbers, lengths and names of other ``videos``."""
 
     videos: VideoSet
 
@@ -143,14 +158,14 @@ class _OfVideos:
 
 
 class ComputedVideos(_OfVideos):
-    """Rendered dancers with latents, labels and body points in place of pictures and drawn part maps.
+    """A `VideoSet` of rendered dancers with latents, labels and points in place of images.
 
-    A ``VideoSet``; it reads a tenth of the bytes that the pictures are.
+    It reads a tenth of the bytes.
 
     Args:
         videos: the dancers.
-        files: what `compute_all` wrote: "latents", and "photo_labels" if the appearance encoder takes them.
-        pixels: whether the pictures and drawn maps are wanted nevertheless, to look at.
+        files: written by `compute_all`: "latents", and "photo_labels" if the appearance encoder takes them.
+        pixels: read the images and control images as well, for validation.
     """
 
     def __init__(self, videos: DancerVideos, files: Mapping[str, Path], *, pixels: bool = False):
@@ -162,7 +177,7 @@ class ComputedVideos(_OfVideos):
         self._arrays |= {"labels": self.videos.labels, "points": self.videos.points}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the arrays, which another process maps itself."""
+        """The state without the memory maps, which a data loader's worker opens itself."""
         return {key: value for key, value in self.__dict__.items() if key != "_arrays"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -180,16 +195,16 @@ class ComputedVideos(_OfVideos):
 
 
 class LatentVideos(_OfVideos):
-    """Real videos with their latents, which are computed once, in place of pictures; a ``VideoSet``.
+    """A `VideoSet` of real videos with cached latents in place of their images.
 
-    Each video has a file, float16 ``K C h w`` of its ``K`` frames, whose name tells the video as it is, the
-    size, the crop and the autoencoder; what is there already is not computed again.
+    Every video has a file of its latents, float16 ``K C h w`` for ``K`` frames. A hash of the video's path,
+    size and time of change and of ``key`` is part of its name, so that nothing outdated is used.
 
     Args:
-        videos: real videos.
+        videos: the real videos.
         folder: for the files.
-        encode: images ``B 3 H W`` in [-1, 1] -> latents ``B C h w`` on any device.
-        key: tells everything that the latents depend on besides the video file.
+        encode: images, float32 ``B 3 H W`` in [-1, 1] -> latents ``B C h w`` on any device.
+        key: identifies everything else the latents depend on: autoencoder, size, crop.
     """
 
     def __init__(
@@ -211,6 +226,7 @@ class LatentVideos(_OfVideos):
 
     def _file(self, video: int, folder: Path, key: str) -> Path:
         path = Path(self.videos.name(video))
+        # By its status rather than its content, so that opening the set does not read every video.
         status = path.stat()
         known = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {key}"
         return folder / f"{path.stem}.{hashlib.sha256(known.encode()).hexdigest()[:16]}.npy"
@@ -220,6 +236,7 @@ class LatentVideos(_OfVideos):
         for first in range(0, count, _FRAMES_AT_ONCE):
             frames = range(first, min(first + _FRAMES_AT_ONCE, count))
             pixels = self.videos.read(video, frames).pixels
+            # In blocks, so that a long video need not fit into memory.
             parts.append(encode(to_images(pixels)).cpu().numpy().astype(np.float16))
         with whole_file(self.files[video]) as partial, partial.open("wb") as file:
             np.save(file, np.concatenate(parts))

@@ -1,4 +1,4 @@
-"""Bring pictures and their driving signals to the square of the training, all by the same window."""
+"""Crop images and their control images to the square of the training, all by the same window."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Shares = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class SquareCrop:
-    """The largest square of a picture with the person in its middle, scaled to ``size`` pixels.
+    """Cuts out the largest square around the person, or in the middle, and scales it to ``size`` pixels.
 
-    Of a person taller than the square the head's end is kept, with a little room above. Pictures and driving
-    signals of one video or image may differ in size, not in what they show.
+    If the person is taller than the square, the head stays, with a little room above it. An image and its
+    control images may differ in resolution, not in what they show.
 
     Attributes:
-        size: of the result, pixels.
-        person: where the person is, in all frames together; ``None`` takes the middle.
+        size: side of the result, pixels.
+        person: box around the person in all frames together; ``None`` cuts out the middle.
     """
 
     size: int
@@ -35,6 +35,7 @@ class SquareCrop:
         box = None
         if self.person is not None:
             left, top, right, bottom = self.person
+            # Shares, not pixels, since the image and its control images may differ in resolution.
             box = (round(left * width), round(top * height), round(right * width), round(bottom * height))
         return plan_motion_fit(
             (width, height), box, width=self.size, height=self.size, fit="crop", keep_labels=keep_labels
@@ -45,11 +46,11 @@ class SquareCrop:
         return self._plan(frame.shape[1], frame.shape[0], keep_labels=False).apply(frame)
 
     def part_map(self, frame: np.ndarray) -> np.ndarray:
-        """A part map, uint8 (h, w, 3), to uint8 (size, size, 3); no part arises between two others."""
+        """A part map, uint8 (h, w, 3), to uint8 (size, size, 3), without mixing colours of parts."""
         return self._plan(frame.shape[1], frame.shape[0], keep_labels=True).apply(frame)
 
     def points(self, points: np.ndarray, *, width: int, height: int) -> np.ndarray:
-        """Keypoints (..., 3): x and y in pixels of a picture of ``width`` x ``height``, confidence."""
+        """Move keypoints (..., 3), x and y in pixels of an image of ``width`` x ``height`` and confidence."""
         x0, y0, x1, y1 = self._plan(width, height, keep_labels=False).window
         moved = np.array(points, dtype=np.float32)
         moved[..., 0] = (moved[..., 0] - x0) * (self.size / (x1 - x0))
@@ -58,7 +59,7 @@ class SquareCrop:
 
 
 def person_of(signal: str, drawn: Sequence[np.ndarray], path: Path | str) -> Shares | None:
-    """Where the person is in all of some control images together, ``None`` if nowhere.
+    """Box around the person in all of some control images together; ``None`` if they are empty.
 
     Args:
         signal: "densepose" or "keypoints".
@@ -71,8 +72,10 @@ def person_of(signal: str, drawn: Sequence[np.ndarray], path: Path | str) -> Sha
     if not drawn:
         return None
     if signal == "keypoints":
+        # Drawn on black: the brightest value over time shows everything that was ever drawn.
         box = drawing_box(np.maximum.reduce(drawn))
     else:
+        # Every frame that was read is checked: there are only a few, from all over the clip.
         report = check_densepose(drawn, every=1)
         if not report.is_densepose:
             raise InputError(f"{path} {report.reason}.")
@@ -87,5 +90,5 @@ def person_of(signal: str, drawn: Sequence[np.ndarray], path: Path | str) -> Sha
 
 
 def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Whether two sizes (width, height) are of one aspect, up to 2 % (codecs round sizes)."""
+    """Whether two sizes (width, height) have the same aspect ratio, up to 2 %, as codecs round sizes."""
     return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= 0.02

@@ -1,4 +1,4 @@
-"""Rendered dancers as training data, decoded once into memory-mapped arrays.
+"""Rendered dancers as training data. WebP and PNG are decoded once, into memory-mapped arrays.
 
 Letters in shape comments: ``I`` identities, ``K`` images of an identity, ``H W`` pixels.
 """
@@ -23,14 +23,16 @@ PACKED_RGB, PACKED_PARTS, PACKED_POINTS = "rgb.npy", "parts.npy", "points.npy"
 
 
 def pack(folder: Path) -> None:
-    """Decode a folder of rendered dancers once, into uint8 arrays: ``rgb.npy`` (I K H W 3), ``parts.npy``
-    (I K H W) and ``points.npy`` (I K M M 4, see `training.dancers.render.render_points`).
+    """Decode a folder of rendered dancers into uint8 arrays.
 
-    Does nothing when the packed files are newer than the folder's ``dataset.json``.
+    These are ``rgb.npy`` (I K H W 3), ``parts.npy`` (I K H W) and ``points.npy`` (I K M M 4, see
+    `training.dancers.render.render_points`). Nothing is done if they are newer than the folder's
+    ``dataset.json``.
 
     Raises:
         InputError: the folder holds no dancers.
     """
+    # Late, since a training on real videos does not need the renderer's packages.
     from training.dancers.dataset import DancerFolder
 
     targets = [folder / name for name in (PACKED_RGB, PACKED_PARTS, PACKED_POINTS)]
@@ -56,16 +58,18 @@ def pack(folder: Path) -> None:
 
 
 class DancerVideos:
-    """Rendered dancers as a ``VideoSet``: each identity is a video, its stills first, then its clip.
+    """Rendered dancers as a `VideoSet`: each identity is a video, its stills first, then its clip.
 
-    ``rgb`` I K H W 3, ``parts`` I K H W and ``points`` I K M M 4, uint8 and as rendered, are memory-mapped. A
-    set pickles by its folder, so that workers map the arrays themselves.
+    Attributes:
+        rgb: the images as rendered, uint8 ``I K H W 3``, memory-mapped.
+        parts: their part ids, uint8 ``I K H W``.
+        points: their body points, uint8 ``I K M M 4``.
     """
 
     def __init__(
         self, folder: Path | str, *, size: int | None = None, signals: Sequence[str] = ("densepose",)
     ):
-        """Open a rendered folder, decoding it first if nobody has yet.
+        """Open a rendered folder, decoding it first if that was not done yet.
 
         Args:
             folder: written by ``python -m training.dancers``.
@@ -84,8 +88,11 @@ class DancerVideos:
         self.size = size or dancers.info.size
         self._resize = self.size != dancers.info.size
         self._map_arrays()
+        # People rendered after the arrays were made are not in them yet.
         self._identities = dancers.indices[: len(self.rgb)]
         if "keypoints" in self.signals:
+            # Identities are numbered by position: with a different
+            # number the keypoints might be somebody else's.
             if len(dancers) != len(self.rgb):
                 raise InputError(
                     f"{self.folder} has {len(dancers)} rendered people and had {len(self.rgb)} when decoded; "
@@ -99,6 +106,7 @@ class DancerVideos:
         self.points = map_array(self.folder / PACKED_POINTS)
 
     def __getstate__(self) -> dict[str, Any]:
+        # Pickled without its maps, for data loader workers, which open them themselves.
         mapped = ("rgb", "parts", "points")
         return {key: value for key, value in self.__dict__.items() if key not in mapped}
 
@@ -117,12 +125,12 @@ class DancerVideos:
 
     @property
     def labels(self) -> np.ndarray:
-        """Part ids I K S S at the training size, if that divides the rendered one; memory-mapped."""
+        """Part ids at a training size that divides the rendered one, uint8 ``I K S S``, memory-mapped."""
         stride = self.parts.shape[-1] // self.size
         return self.parts[..., stride // 2 :: stride, stride // 2 :: stride]
 
     def pictures(self, video: int, frames: Sequence[int]) -> np.ndarray:
-        """Some pictures at the training size, uint8 N S S 3."""
+        """Some images at the training size, uint8 ``N S S 3``."""
         pixels = self.rgb[video, list(frames)]
         if not self._resize:
             return np.asarray(pixels)
@@ -141,7 +149,7 @@ class DancerVideos:
         return Frames(self.pictures(video, frames), control | self.control_images(video, frames))
 
     def control_images(self, video: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
-        """The driving signals that have no labels: drawn keypoints, uint8 N S S 3, if they are wanted."""
+        """Control images that cannot be drawn from labels: keypoints, uint8 ``N S S 3``, if wanted."""
         if "keypoints" not in self.signals:
             return {}
         from densepose_tools.keypoints import draw_keypoints, read_keypoints

@@ -1,9 +1,9 @@
-"""Mirror training data beforehand: pictures, part maps with left and right exchanged, keypoints likewise.
+"""``python -m training.data flip``: mirrored copies, with left and right exchanged in the labels.
 
-DensePose's parts and the keypoints tell left from right, so a mirrored map is not the map of the mirrored
-picture. The paper mirrors the videos and estimates DensePose anew (supplement, section 3); here the labels
-are exchanged, which is exact: each pixel takes the label of its nearest palette colour, and the result is
-written without loss.
+DensePose's parts and keypoints tell left from right, so the mirrored part map is not the part map of the
+mirrored image. The paper mirrors the videos and estimates DensePose again (supplement, section 3), as
+``prepare --flip`` does. Here the labels are exchanged, which is exact: each pixel takes the label of its
+nearest palette colour, and the result is encoded losslessly.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from training.data.videos import LIMITS, video_index
 log = logging.getLogger(__name__)
 
 _QUALITY = 12
-"""Constant rate factor of mirrored videos: what the second encoding takes away cannot be seen."""
+"""Constant rate factor (CRF) of mirrored videos, at which a second encoding is not visible."""
 
 KEY_FRAME_EVERY = 12
-"""Training data are read at random places."""
+"""Frames between key frames: training data are read at random positions."""
 
 
 def mirror_map(frame: np.ndarray) -> np.ndarray:
-    """A part map, uint8 (H, W, 3), as that of the mirrored picture, in palette colours only."""
+    """The part map of the mirrored image, uint8 (H, W, 3), in exact palette colours."""
     labels, _ = nearest_labels(frame)
     return colourise(FLIP_PERMUTATION[labels[:, ::-1]])
 
 
 def mirror_folder(source: Path, target: Path) -> int:
-    """Mirror all videos and pictures of a folder but those done already; returns how many were mirrored.
+    """Mirror the videos and images of a folder that are not mirrored yet; returns how many those were.
 
     Args:
-        source: see ``training.data.folders``; ``NAME`` becomes ``NAME_mirrored`` in the same layout.
-        target: may be ``source``.
+        source: a data folder, see `training.data.folders`.
+        target: output folder, may be ``source``; ``NAME`` becomes ``NAME_mirrored``, in the same layout.
 
     Raises:
         InputError: nothing to mirror, or a file that cannot be read.
@@ -64,9 +64,11 @@ def mirror_folder(source: Path, target: Path) -> int:
         raise InputError(
             f"{source} holds rendered dancers or shards; render more, or mirror pictures before packing."
         )
+    # Found ones are counted, too, to tell an empty folder from a finished one.
     done = found = 0
     for suffixes, main in ((VIDEO_SUFFIXES, "videos"), (IMAGE_SUFFIXES, "images")):
         for entry in find_entries(source, suffixes=suffixes, main=main):
+            # Its own results are not mirrored back.
             if source.resolve() == target.resolve() and entry.name.endswith(MIRRORED):
                 continue
             found += 1
@@ -77,18 +79,21 @@ def mirror_folder(source: Path, target: Path) -> int:
 
 
 def _mirror_entry(entry: Entry, target: Path, main: str | None) -> bool:
-    """Mirror one video or picture with its signals, the picture itself last; false if it is there already.
+    """Mirror one video or image with its control signals; returns whether it had to be done.
 
-    ``main`` names the folder of the pictures themselves if each kind has its own, else is ``None``.
+    ``main`` is the name of the subfolder of the videos or images, or ``None`` if all files lie together.
     """
     is_video = entry.pixels.suffix.lower() in VIDEO_SUFFIXES
     pixels = _place(target, main, entry.name, "", ".mp4" if is_video else entry.pixels.suffix)
+    # The image or video itself is written last, so it tells that all its signals are there.
     if pixels.exists():
         return False
     for signal, path in entry.signals.items():
+        # Maps are written losslessly: mkv holds H.264 with RGB planes, png single images.
         suffix = POINTS_SUFFIX if path.suffix.lower() == POINTS_SUFFIX else ".mkv" if is_video else ".png"
         place = _place(target, main and signal, entry.name, signal, suffix)
-        if place.exists():  # of a run that was stopped, or somebody's own
+        # Of a run that was stopped, or somebody's own.
+        if place.exists():
             continue
         if suffix == POINTS_SUFFIX:
             recorded = read_keypoints(path)
@@ -117,7 +122,7 @@ def _mirror_entry(entry: Entry, target: Path, main: str | None) -> bool:
 
 
 def _place(target: Path, folder: str | None, name: str, signal: str, suffix: str) -> Path:
-    """Where a mirrored file goes; makes the folder."""
+    """The path of a mirrored file, whose folder is created."""
     place = target / folder if folder else target
     place.mkdir(parents=True, exist_ok=True)
     middle = f".{signal}" if signal and folder is None else ""
@@ -134,7 +139,7 @@ def _rate(path: Path) -> Fraction:
 
 
 def write_video(place: Path, frames: Iterable[np.ndarray], rate: Fraction) -> None:
-    """Encode pictures, uint8 (H, W, 3) of one size, complete or not at all; they are read at random places.
+    """Encode frames, uint8 (H, W, 3) of one size, for random access; the file appears when it is complete.
 
     Raises:
         InputError: there is none, or the file cannot be written.
@@ -152,20 +157,22 @@ def write_video(place: Path, frames: Iterable[np.ndarray], rate: Fraction) -> No
 def _write_lossless(
     place: Path, frames: Iterable[np.ndarray], rate: Fraction, settings: Mapping[str, Any] | None
 ) -> None:
-    """Encode RGB frames so that exactly they come back (H.264, RGB planes), complete or not at all.
+    """Encode RGB frames losslessly (H.264 with RGB planes); the file appears when it is complete.
 
-    ``settings`` say what made the map, and go into the file.
+    ``settings``, which tell how the part map was made, are stored in it.
     """
     try:
         with whole_file(place) as temporary, av.open(str(temporary), "w", format="matroska") as container:
             container.metadata["comment"] = encode_settings(settings or {})
             options = {"qp": "0", "g": str(KEY_FRAME_EVERY), "preset": "fast"}
+            # RGB planes: every conversion to YUV would round the palette's colours.
             stream = container.add_stream("libx264rgb", rate=rate, options=options)
             stream.pix_fmt = "rgb24"
             for count, frame in enumerate(frames):
                 if count == 0:
                     stream.height, stream.width = frame.shape[:2]
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                # Numbered by frame: the mirrored map has to stay in step with its video.
                 picture.pts, picture.time_base = count, 1 / rate
                 container.mux(stream.encode(picture))
             container.mux(stream.encode(None))
@@ -174,7 +181,7 @@ def _write_lossless(
 
 
 def _save_picture(place: Path, picture: np.ndarray) -> None:
-    """Save a picture in the format of its suffix, complete or not at all."""
+    """Save an image in the format of its suffix; the file appears when it is complete."""
     options = {"quality": 95, "subsampling": 0} if place.suffix.lower() in (".jpg", ".jpeg") else {}
     if place.suffix.lower() == ".webp":
         options = {"quality": 95}

@@ -1,4 +1,4 @@
-"""Single pictures with their driving signals as training data.
+"""Single images with their control images as training data.
 
 Letters in shape comments: ``H W`` pixels.
 """
@@ -26,15 +26,15 @@ _LIMITS = MediaLimits()
 
 
 def decode_picture(data: bytes | Path, *, name: str, what: str) -> np.ndarray:
-    """A picture file, or its bytes, as upright RGB uint8 (h, w, 3).
+    """Decode an image file, or its bytes, to upright RGB, uint8 (h, w, 3).
 
     Args:
-        data: the file or what it holds.
-        name: of the file, for the message.
-        what: "picture", or what it shows.
+        data: the file, or its content.
+        name: what a message calls the file.
+        what: what a message calls its content, such as "picture" or "part map".
 
     Raises:
-        InputError: it is not a picture or is damaged.
+        InputError: it is no image or is damaged.
     """
     return load_photo(data, limits=_LIMITS, what=what, name=name, alpha_over=BACKGROUND)
 
@@ -42,10 +42,10 @@ def decode_picture(data: bytes | Path, *, name: str, what: str) -> np.ndarray:
 def square_image(
     pixels: np.ndarray, drawn: Mapping[str, np.ndarray], *, size: int, name: str, framing: Framing
 ) -> Frames:
-    """Picture and driving signals, uint8 (h, w, 3), brought to one square.
+    """Crop an image and its control images, uint8 (h, w, 3), to the same square.
 
     Raises:
-        InputError: a signal has another aspect than the picture, or is no part map.
+        InputError: a control image has another aspect ratio than the image, or is no part map.
     """
     person = None
     for signal, drawing in drawn.items():
@@ -54,21 +54,26 @@ def square_image(
                 f"The {signal} of {name} has {drawing.shape[1]}x{drawing.shape[0]} pixels and the picture "
                 f"{pixels.shape[1]}x{pixels.shape[0]}; make it anew with one aspect."
             )
+        # The first signal that shows the person decides where the crop is.
         person = person or person_of(signal, [drawing], f"The {signal} of {name}")
+    # The same crop for the image and all its control images.
     crop = SquareCrop(size, person if framing == "person" else None)
     fitted = {
-        s: (crop.part_map if s == "densepose" else crop.picture)(drawing) for s, drawing in drawn.items()
+        # Part maps are scaled without mixing colours, drawings like images.
+        s: (crop.part_map if s == "densepose" else crop.picture)(drawing)
+        for s, drawing in drawn.items()
     }
     return Frames(crop.picture(pixels)[None], {signal: drawing[None] for signal, drawing in fitted.items()})
 
 
 class ImageFolder:
-    """``NAME.jpg`` (png, webp) with ``NAME.densepose.png`` and/or ``NAME.keypoints.png``, or folders of each.
+    """An `ImageSet` of files ``NAME.jpg`` with ``NAME.densepose.png`` and/or ``NAME.keypoints.png``.
 
-    An ``ImageSet``. Pictures that lack a signal are left out and reported; they are decoded when asked for.
+    See `training.data.folders` for the layouts. Images that lack a signal are left out and reported; the
+    others are decoded when they are read.
 
     Attributes:
-        left_out: a sentence for every picture that is not used.
+        left_out: a sentence for every image that is not used.
     """
 
     def __init__(
@@ -82,10 +87,10 @@ class ImageFolder:
         """Open a folder.
 
         Args:
-            folder: see ``training.data.folders``; the folder of the pictures themselves is "images".
-            size: side of the square pictures, pixels.
-            signals: "densepose", "keypoints" or both.
-        framing: the square that is cut out of a picture: around the person, or the centre.
+            folder: the data folder.
+            size: side of the square images, pixels.
+            signals: control signals to read: "densepose", "keypoints" or both.
+            framing: which square is cut out of an image: around the person, or the centre.
 
         Raises:
             InputError: the folder holds no picture with its signals.
@@ -93,6 +98,7 @@ class ImageFolder:
         self.folder, self.size, self.signals = Path(folder), size, tuple(signals)
         self.framing = framing
         entries = find_entries(self.folder, suffixes=IMAGE_SUFFIXES, main="images")
+        # Only by names here; whether a file can be read shows when it is.
         self._entries = [entry for entry in entries if not entry.missing(self.signals)]
         self.left_out = [
             f"The picture {entry.pixels} has no {' and no '.join(missing)} file."
@@ -117,12 +123,13 @@ class ImageFolder:
 
 
 def _signal(entry: Entry, signal: str, *, width: int, height: int) -> np.ndarray:
-    """A driving signal as a drawing, uint8 (h, w, 3); points are drawn at the size of the picture."""
+    """A control image of an entry, uint8 (h, w, 3); recorded points are drawn at the size of the image."""
     path = entry.signals[signal]
     if path.suffix.lower() != POINTS_SUFFIX:
         return decode_picture(path, name=str(path), what=f"{signal} picture")
     from densepose_tools.keypoints import draw_keypoints, read_keypoints
 
     recorded = read_keypoints(path)
+    # Points are in pixels of the image they were found in, which may have had another size.
     scale = np.float32([width / recorded.width, height / recorded.height, 1])
     return draw_keypoints(recorded.points[0] * scale, width=width, height=height)

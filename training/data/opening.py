@@ -1,4 +1,4 @@
-"""Open a folder of training data, whichever kind it holds."""
+"""Opens a folder of training data, whichever kind it holds. The kinds are imported when they are needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.data.sources import SIGNALS, ImageSet, VideoSet
 
 
 def holds_dancers(folder: Path) -> bool:
-    """Whether the folder was written by ``python -m training.dancers``."""
+    """Whether the folder holds rendered dancers."""
     return (folder / "dataset.json").is_file()
 
 
@@ -28,14 +28,15 @@ def open_videos(
     index_folder: Path | None = None,
     framing: Framing = "person",
 ) -> VideoSet:
-    """A folder of rendered dancers or of real videos.
+    """Open a folder of rendered dancers or of real videos.
 
     Args:
-        folder: what ``DancerVideos`` or ``VideoFolder`` reads.
-        size: side of the square pictures, pixels.
-        signals: driving signals wanted: "densepose", "keypoints" or both.
-        index_folder: where an index goes if the folder cannot be written to, for instance the run's.
-        framing: the square that is cut out: around the person, or the centre; rendered dancers are square.
+        folder: as `DancerVideos` or `VideoFolder` reads it.
+        size: side of the square images, pixels.
+        signals: control signals to read: "densepose", "keypoints" or both.
+        index_folder: where an index is kept if ``folder`` is read-only, for instance the run's folder.
+        framing: which square is cut out: around the person, or the centre; rendered dancers are square
+            already.
 
     Raises:
         InputError: the folder is missing or has nothing to train on.
@@ -58,11 +59,12 @@ def open_images(
     index_folder: Path | None = None,
     framing: Framing = "person",
 ) -> ImageSet:
-    """A folder of tar shards or of pictures; a folder of dancers gives all its pictures.
+    """Open a folder of tar shards, of images, or of rendered dancers (all their images).
 
-    See ``open_videos`` for the arguments.
+    The arguments are those of `open_videos`.
     """
     folder = _checked(folder, signals)
+    # Before images: a folder with shards may still hold what was packed into them.
     if holds_shards(folder):
         from training.data.shards import ImageShards
 
@@ -82,6 +84,7 @@ def _checked(folder: Path | str, signals: Sequence[str]) -> Path:
     if not folder.is_dir():
         raise InputError(f"The data folder {folder} does not exist; check the name.")
     strange = [signal for signal in signals if signal not in SIGNALS]
+    # Names come from a plan or a call, not only from options that argparse has checked.
     if strange or not signals:
         raise InputError(f"{strange or 'nothing'} is no driving signal; choose from {', '.join(SIGNALS)}.")
     return folder

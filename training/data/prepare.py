@@ -1,12 +1,11 @@
-"""Makes training data of raw videos and pictures, as the paper's supplement (section 4) describes its own.
+"""Prepares a set of raw videos and images for training: hands out the work, and writes the manifest.
 
-Of a video: its shots, 25 frames a second, the square in the middle at 512 x 512, DensePose of every frame,
-and if wanted the mirrored copy with DensePose estimated anew, keypoints and mattes. Clips without enough of a
-person are dropped. Of a picture the same. What is made is a folder that `training.data.opening` opens.
+What is done to a video or image is in `training.data.preparer`. What is made is a folder that
+`training.data.opening` opens.
 
-Every item has a record in ``records/``, written when all its files are there: what was made with checksums,
-what was dropped and why. Work is cut into items that do not know of each other, so that it can be stopped,
-killed, resumed and shared among processes (``--engine local``) or machines (``--engine ray``).
+Every item has a record in ``records/``, written when all its files exist: what was made, with checksums, and
+what was dropped and why. Items do not depend on each other, so the work can be stopped, killed and resumed at
+any time, and divided among processes (``--engine local``) or machines (``--engine ray``).
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ _MOST_BLOCKS = 10_000  # Ray keeps an account of each; a worker that dies begins
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a folder.
+    """The outcome of a preparation.
 
     Attributes:
-        items: raw videos and pictures.
-        resumed: of these, done by earlier runs.
-        clips, pictures, frames: that were made, mirrored copies included.
-        dropped: reason -> how many.
-        engines: of the part maps.
+        items: number of raw videos and images.
+        resumed: how many of them earlier runs had prepared.
+        clips, pictures, frames: numbers of what was made, mirrored copies included.
+        dropped: reason -> how many were dropped for it.
+        engines: the engines that made the part maps.
     """
 
     items: int
@@ -70,16 +69,16 @@ def prepare(
     on_record: Callable[[int, int], None] | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Prepared:
-    """Prepare items, going on where an earlier run was stopped, and write the manifest.
+    """Prepare items, continuing where an earlier run was stopped, and write the manifest.
 
     Args:
         items: from `training.data.raw.find_items`.
-        out: the folder of what is made.
-        settings: see there.
-        engine: "local" processes, or "ray", which uses the cluster that it finds and else this machine.
-        workers: processes; they take the GPUs in turns, so that several may share one.
-        on_record: told of items done and items in all.
-        should_stop: asked after each batch of items.
+        out: output folder.
+        settings: what to make of every item.
+        engine: "local" processes, or "ray", which uses a cluster if it finds one, else this machine.
+        workers: number of processes. GPUs are assigned in turn, so several processes may share one.
+        on_record: called with the numbers of finished and of all items.
+        should_stop: called after each batch of items.
 
     Raises:
         InputError: the engine cannot be used, or ``out`` cannot be written.
@@ -93,7 +92,8 @@ def prepare(
         (out / RECORDS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
-    with ThreadPoolExecutor(_READERS) as pool:  # many records, perhaps on a file system far away
+    # Threads, as this waits for the file system, which may be far away and hold many records.
+    with ThreadPoolExecutor(_READERS) as pool:
         there = list(pool.map(lambda item: is_done(item, out, settings), items))
     left = [item for item, is_there in zip(items, there, strict=True) if not is_there]
     batches, done = list(_batches(left)), len(items) - len(left)
@@ -101,6 +101,7 @@ def prepare(
     if on_record:
         on_record(done, len(items))
     run = {"local": _run_local, "ray": _run_ray}[engine]
+    # Closed also when this stops early, so that no process is left behind.
     with closing(run(batches, out, settings, workers)) as finished:
         for count in finished:
             done += count
@@ -112,7 +113,8 @@ def prepare(
 
 
 def _batches(items: Sequence[RawItem]) -> Iterator[list[RawItem]]:
-    """A video by itself, pictures many together."""
+    """Yield the units of work: single videos, and groups of pictures."""
+    # Pictures in groups, since the network takes several at once; a video is work enough by itself.
     pictures = [item for item in items if item.kind == "picture"]
     yield from ([item] for item in items if item.kind == "video")
     for first in range(0, len(pictures), _PICTURES_AT_ONCE):
@@ -123,7 +125,7 @@ _PREPARER: Preparer | None = None
 
 
 def _start_process(out: Path, settings: PrepareSettings, threads: int, begun: Any) -> None:
-    """Make this process's preparer; ``begun`` counts the processes, which take the GPUs in turns."""
+    """Set up a worker process: its preparer, and its GPU, by a counter ``begun`` that all processes share."""
     global _PREPARER
     import torch
 
@@ -146,7 +148,7 @@ def _rows(batches: Sequence[Sequence[RawItem]]) -> list[dict[str, Any]]:
 def _run_local(
     batches: Sequence[Sequence[RawItem]], out: Path, settings: PrepareSettings, workers: int
 ) -> Iterator[int]:
-    """Yields how many items were done, batch by batch."""
+    """Run batches in this process or in several; yields the number of items of each finished batch."""
     if not batches:
         return
     if workers == 1:
@@ -154,7 +156,9 @@ def _run_local(
         for row in _rows(batches):
             yield preparer(row)["count"]
         return
+    # The processes share the cores; with torch's default each would start a thread for every core.
     threads = max(1, (os.cpu_count() or 1) // workers)
+    # A forked process could not use CUDA, which the parent may have initialized.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
         workers,
@@ -177,11 +181,11 @@ def _run_local(
 def _run_ray(
     batches: Sequence[Sequence[RawItem]], out: Path, settings: PrepareSettings, workers: int
 ) -> Iterator[int]:
-    """The same on Ray Data: lost workers are replaced and their batches done again.
+    """Run batches on Ray Data, which replaces workers that die and repeats their batches.
 
-    Ray's own `CheckpointConfig` is not used: it remembers which rows a dataset has written, whereas the
-    records say whether an item's source, settings and files are still those of which it was made, and both
-    engines go on from them.
+    Ray's own `CheckpointConfig` is not used. It remembers which rows a dataset has written, whereas the
+    records also tell whether an item's source, settings and files are unchanged, and both engines resume from
+    them.
     """
     if not batches:
         return
@@ -197,6 +201,7 @@ def _run_ray(
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every stage of its plan
     context.execution_options.preserve_order = False
+    # Actors beyond the number of batches would only load networks.
     size = min(workers, len(batches))
     # Of the cluster, not of this machine, which may be the one without. Several workers share a GPU: each
     # decodes and encodes for longer than the GPU computes.
@@ -207,6 +212,7 @@ def _run_ray(
         fn_constructor_args=(str(out.resolve()), settings),
         compute=ray.data.ActorPoolStrategy(size=size),
         num_cpus=1,
+        # Rounded down, or the last actors would wait for a GPU for ever.
         num_gpus=min(1.0, int(100 * gpus / size) / 100),
     )
     try:
@@ -223,10 +229,10 @@ def _run_ray(
 
 
 class PreparerOnRay(Preparer):
-    """Hands on what it refuses as a result: of an error Ray keeps no more than the text of its traceback."""
+    """Returns errors as results: of an exception Ray keeps only the text of the traceback."""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """As `Preparer`; "refusal" is a sentence, or empty."""
+        """As `Preparer`; "refusal" is the message of an error, or empty."""
         try:
             return super().__call__(row) | {"refusal": ""}
         except InputError as error:
@@ -234,7 +240,7 @@ class PreparerOnRay(Preparer):
 
 
 def _write_manifest(items: Sequence[RawItem], out: Path, settings: PrepareSettings, resumed: int) -> Prepared:
-    """``manifest.json`` (settings and counts) and ``manifest.jsonl`` (a line for every clip and picture)."""
+    """Write ``manifest.json`` (settings, counts) and ``manifest.jsonl`` (a line per clip or picture)."""
     lines, dropped, engines = [], Counter(), set()
     for item in items:
         record = read_record(out, item.name)
@@ -255,6 +261,7 @@ def _write_manifest(items: Sequence[RawItem], out: Path, settings: PrepareSettin
         dropped=dict(dropped),
         engines=sorted(engines),
     )
+    # Without `resumed`, so that the manifest does not depend on interruptions.
     summary = asdict(prepared)
     del summary["resumed"]
     write_bytes(out / LINES, "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -263,7 +270,7 @@ def _write_manifest(items: Sequence[RawItem], out: Path, settings: PrepareSettin
 
 
 def check_prepared(out: Path) -> Iterator[str]:
-    """Sentences on what is not as the manifest says: files missing, changed or unknown; none if all is well.
+    """Compare a prepared folder with its manifest; yields a sentence per missing, changed or unknown file.
 
     Raises:
         InputError: there is no manifest.
@@ -284,6 +291,7 @@ def check_prepared(out: Path) -> Iterator[str]:
             elif sha256_of(path) != digest:
                 yield f"{path} has changed"
     for path in sorted(out.iterdir()):
+        # Manifests, and the indexes that a training keeps here.
         is_ours = path.name.startswith((".", "manifest.")) or path.name.endswith(
             (".index.json", ".index.npz")
         )

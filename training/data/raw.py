@@ -1,4 +1,4 @@
-"""What there is to prepare: videos, frame folders, tracklets and pictures, as they are published."""
+"""Finds the raw videos, frame folders, tracklets and images of a published data set, to prepare them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Source = Literal["auto", "videos", "pictures", "tiktok", "ted"]
 SOURCES: tuple[Source, ...] = ("auto", "videos", "pictures", "tiktok", "ted")
 
 LISTS = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".json": "json", ".parquet": "parquet"}
-"""Lists of addresses that can be fetched: suffix -> what img2dataset calls it."""
+"""Lists of addresses that can be fetched: suffix -> img2dataset's name of the format."""
 
 TIKTOK_RATE = 30.0
 """Frames a second of the TikTok dataset's frame folders (Jafarian and Park, CVPR 2021)."""
@@ -23,15 +23,15 @@ TIKTOK_RATE = 30.0
 
 @dataclass(frozen=True)
 class RawItem:
-    """Something to prepare, JSON-ready.
+    """A video or image to prepare, JSON-ready.
 
     Attributes:
-        name: of what is made of it, unique in its set.
+        name: base name of the prepared files, unique in its set.
         kind: "video" (a file or a folder of frames) or "picture".
-        path: absolute.
-        start, end: stretch in seconds, ``end`` ``None`` for the whole.
-        box: left, top, right, bottom of what is cut out, as shares of the picture; ``None`` for all of it.
-        rate: frames a second of a folder of frames.
+        path: absolute path.
+        start, end: the part of the video to take, in seconds; ``end`` is ``None`` for the end of the video.
+        box: the part of the image to take: left, top, right, bottom as shares of it; ``None`` for all of it.
+        rate: frames per second of a folder of frames.
     """
 
     name: str
@@ -43,22 +43,23 @@ class RawItem:
     rate: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The fields."""
+        """The fields, as a dictionary."""
         return asdict(self)
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> RawItem:
-        """From `as_json`; JSON knows no tuples."""
+        """The inverse of `as_json`."""
+        # JSON has no tuples.
         return cls(**{**saved, "box": tuple(saved["box"]) if saved["box"] else None})
 
     def stamp(self) -> list[float]:
-        """Tells whether the source has changed: size and time of change of the file, or of the folder."""
+        """Size and time of change of the file or folder, by which a changed source is noticed."""
         status = Path(self.path).stat()
         return [status.st_size, status.st_mtime_ns]
 
 
 def find_items(folder: Path, source: Source, *, tracklets: Path | None = None) -> list[RawItem]:
-    """Everything of a folder that can be prepared.
+    """Find everything in a folder that can be prepared.
 
     - ``videos``, ``pictures``: all files of these kinds, in subfolders too; "auto" takes both.
     - ``tiktok``: the TikTok dataset as released, ``FOLDER/00001/images/0001.png`` and so on, each a clip.
@@ -70,6 +71,7 @@ def find_items(folder: Path, source: Source, *, tracklets: Path | None = None) -
     """
     if not folder.is_dir():
         raise InputError(f"The folder {folder} does not exist; check the name.")
+    # Otherwise thousands of frames would be taken for single pictures.
     if source == "auto" and _frame_folders(folder):
         source = "tiktok"
     if (source == "ted") != (tracklets is not None):
@@ -86,6 +88,7 @@ def find_items(folder: Path, source: Source, *, tracklets: Path | None = None) -
         items = list(_files(folder, kinds))
     if not items:
         raise InputError(f"{folder} holds nothing that can be prepared as {source!r}.")
+    # Prepared files lie in one folder, so two items of the same name would overwrite each other.
     names: dict[str, RawItem] = {}
     for item in items:
         if item.name in names:
@@ -119,15 +122,17 @@ def _files(folder: Path, kinds: tuple[str, ...]) -> Iterator[RawItem]:
 
 
 def _tracklets(folder: Path, file: Path) -> Iterator[RawItem]:
-    """The rows of the published list whose videos are in the folder; the others cannot be had any more."""
+    """The rows of the published list whose videos are in the folder; many others are no longer online."""
     try:
         with file.open(newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"The list {file} cannot be read ({error}).") from error
     videos = {path.stem: path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
+    # Line numbers as an editor shows them: the first line has the names of the columns.
     for number, row in enumerate(rows, 2):
         try:
+            # The list numbers the tracklets of a video behind a #.
             video = row["video_id"].split("#")[0]
             rate, width, height = float(row["fps"]), float(row["width"]), float(row["height"])
             start, end = int(row["start"]), int(row["end"])
@@ -139,6 +144,7 @@ def _tracklets(folder: Path, file: Path) -> Iterator[RawItem]:
             ) from error
         if video in videos:
             yield RawItem(
+                # Several tracklets of a video, also at the same time, get different names.
                 f"{video}_{start:06d}_{end:06d}_{left}_{top}".replace(".", "_"),
                 "video",
                 str(videos[video].resolve()),
@@ -149,16 +155,16 @@ def _tracklets(folder: Path, file: Path) -> Iterator[RawItem]:
 
 
 def fetch_list(file: Path, folder: Path, *, url_column: str = "URL", processes: int = 1) -> None:
-    """Fetch the pictures of a list of addresses, such as LAION's parquet files, by img2dataset.
+    """Fetch the images of a list of addresses, such as LAION's parquet files, with img2dataset.
 
-    Pictures keep their proportions, and their size if the longer side has up to 1024 pixels; what an earlier
-    call fetched is not fetched again. Sites that forbid such use are left alone, as is img2dataset's default.
+    Images keep their aspect ratio and are shrunk to at most 1024 pixels on the longer side. What an earlier
+    call fetched is not fetched again. Sites that forbid such use are skipped, which is img2dataset's default.
 
     Args:
-        file: one of `LISTS`.
-        folder: for the pictures.
-        url_column: of the addresses, in lists that have columns.
-        processes: that fetch and shrink.
+        file: the list, with a suffix of `LISTS`.
+        folder: output folder for the images.
+        url_column: name of the column with the addresses, in lists that have columns.
+        processes: processes that fetch and resize.
 
     Raises:
         InputError: img2dataset is not installed, or cannot use the list.
@@ -183,6 +189,7 @@ def fetch_list(file: Path, folder: Path, *, url_column: str = "URL", processes: 
             resize_mode="keep_ratio_largest",
             resize_only_if_bigger=True,
             processes_count=processes,
+            # Threads mostly wait for servers.
             thread_count=32 * processes,
             **columns,
         )

@@ -1,4 +1,4 @@
-"""What a training would make of a folder, before it is started."""
+"""``python -m training.data check``: what a training would use of a folder, told before it is started."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from training.data.images import ImageFolder
 from training.data.opening import holds_dancers, holds_shards
 from training.data.shards import ImageShards
 from training.data.sources import ImageSet
-from training.data.videos import FRAME_RATE, counted_engines, facts_of, has_other_rate
+from training.data.videos import FRAME_RATE, counted_engines, has_other_rate, video_facts
 
 _ANY_SIZE = 64
-"""Pictures are brought to this size to see whether they can be read; the training chooses its own."""
+"""Size at which images are read to see whether they can be; the training has its own."""
 
 
 def check_folder(folder: Path, *, signals: Sequence[str], length: int, interval: int) -> Iterator[str]:
-    """Lines to print; problems begin with "left out: ".
+    """Yield the lines of the report; problems begin with "left out: ".
 
-    Videos are looked at as when they are opened, and what is found is kept for the training; every picture is
-    read.
+    Videos are examined as a training does when it opens them, and the index is kept for it; every image is
+    decoded.
 
     Args:
-        folder: what ``training.data.opening`` opens.
-        signals: driving signals that the training wants.
-        length, interval: of its clips.
+        folder: a data folder as `training.data.opening` opens it.
+        signals: control signals that the training needs.
+        length, interval: frames of its clips, and the interval between them.
 
     Raises:
         InputError: the folder holds nothing that can be used.
@@ -42,6 +42,7 @@ def check_folder(folder: Path, *, signals: Sequence[str], length: int, interval:
     usable = 0
     videos = find_entries(folder, suffixes=VIDEO_SUFFIXES, main="videos")
     if videos:
+        # `yield from` passes the lines on, and its value is what the generator returns.
         usable += yield from _videos(folder, videos, signals, length, interval)
     if holds_shards(folder):
         shards = ImageShards(folder, size=_ANY_SIZE, signals=signals)
@@ -54,6 +55,7 @@ def check_folder(folder: Path, *, signals: Sequence[str], length: int, interval:
             for entry in images
             if (missing := entry.missing(signals))
         )
+        # ImageFolder refuses a folder without a single usable image.
         if not all(entry.missing(signals) for entry in images):
             usable += yield from _images("pictures", ImageFolder(folder, size=_ANY_SIZE, signals=signals))
             maps = [entry.signals["densepose"] for entry in images if "densepose" in entry.signals]
@@ -74,7 +76,9 @@ def _dancers(folder: Path, length: int) -> Iterator[str]:
         except InputError as error:
             broken += 1
             yield f"left out: {error}"
+    # What was asked for, which a stopped renderer has not all done.
     info = dancers.info
+    # Keypoints are rendered on request only, so there may be fewer of them.
     recorded = sum(keypoints_path(folder, i).exists() for i in dancers.indices)
     yield (
         f"{len(dancers) - broken} rendered people of {info.count} asked for, {info.size}x{info.size} pixels, "
@@ -89,9 +93,9 @@ def _dancers(folder: Path, length: int) -> Iterator[str]:
 def _videos(
     folder: Path, entries: Sequence[Entry], signals: Sequence[str], length: int, interval: int
 ) -> Iterator[str]:
-    """Lines about videos; the generator's value is how many can be used."""
+    """Yield lines about videos; returns how many can be used."""
     used = []
-    for entry, facts in zip(entries, facts_of(folder, entries), strict=True):
+    for entry, facts in zip(entries, video_facts(folder, entries), strict=True):
         if facts.problem:
             yield f"left out: {facts.problem}"
         elif missing := entry.missing(signals):
@@ -107,6 +111,7 @@ def _videos(
         f"{len(used)} videos with {' and '.join(signals)}, {sum(frames)} frames, "
         f"{min(frames)} to {max(frames)} each; sizes {sizes}"
     )
+    # As the training will shrink the interval of short videos.
     steps = [clip_interval(count, length=length, interval=interval) for count in frames]
     if too_short := steps.count(0):
         yield f"{too_short} of them have fewer than the {length} frames of a clip and give pairs only"
@@ -124,14 +129,15 @@ def _videos(
 
 
 def _engines(found: Iterable[str | None]) -> str:
-    """What made some part maps, with a warning if it was not one and the same."""
+    """The engines that made some part maps, with a warning if there are several."""
     engines = Counter(found)
+    # Engines draw the same people slightly differently, and a ControlNet would learn both.
     mixed = "; do not mix them, make all with one" if len(engines) > 1 else ""
     return counted_engines(engines) + mixed
 
 
 def _images(what: str, images: ImageSet) -> Iterator[str]:
-    """Lines about pictures, after reading all; the generator's value is how many can be used."""
+    """Read all images and yield lines about them; returns how many can be used."""
     broken = 0
     for i in range(len(images)):
         try:

@@ -1,7 +1,8 @@
-"""The samples a stage learns from: what is drawn, read from a set and turned into tensors.
+"""The samples of each stage: drawn by `training.data.draws`, read from a data set and turned into tensors.
 
 Index ``step * batch_size + k`` is sample ``k`` of the global batch of that step, whoever asks for it and in
-whatever order. Letters in shape comments: ``F`` frames, ``H W`` pixels.
+whatever order. Letters in shape comments: ``F`` frames, ``H W`` pixels, ``C h w`` latents, ``M`` side of a
+map of body points.
 """
 
 from __future__ import annotations
@@ -31,27 +32,32 @@ from training.data.tensors import drawn_to_control, to_images
 log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
-"""``reference`` float32 3 H W in [-1, 1]; ``target`` F 3 H W likewise; ``control`` name -> F 3 H W in [0, 1];
-``reference_control`` name -> 3 H W, the reference's own.
+"""A sample's tensors by name:
 
-Of a set that was computed beforehand (`training.data.computed.ComputedVideos`) in place of pictures and drawn
-part maps: ``latents`` float32 F C h w, ``labels`` uint8 F H W, ``points`` uint8 F M M 4, each with its
-``reference_...``, and ``reference_photo_labels`` uint8 M M.
-
-``video``, ``frames`` int64 F and ``reference_frame``: where in the video set they come from. Of an image that
-belongs to no video, ``video`` is -1 and ``frames`` its number in the image set."""
+- ``reference`` float32 ``3 H W`` and ``target`` float32 ``F 3 H W``, both in [-1, 1].
+- ``control``: control images of the targets by signal, float32 ``F 3 H W`` in [0, 1]; ``reference_control``:
+the
+  reference's own, ``3 H W``.
+- Of a set with precomputed values (`training.data.computed.ComputedVideos`), instead of images and part maps:
+  ``latents`` float32 ``F C h w``, ``labels`` uint8 ``F H W`` and ``points`` uint8 ``F M M 4``, each with its
+  ``reference_...``, and ``reference_photo_labels`` uint8 ``M M``.
+- ``video``, ``frames`` int64 ``F`` and ``reference_frame``: where in the set the sample comes from. For an
+image that
+  belongs to no video, ``video`` is -1 and ``frames`` is its number in the image set.
+"""
 
 _DRAWS = 64
-"""So many draws in a row may fail before the data is given up."""
+"""Number of failed draws in a row after which the data are given up."""
 
 
 class DrawnSamples(Dataset):
-    """Samples drawn at random, by seed and index only.
+    """Base of samples that are drawn at random, by seed and index only.
 
-    If a file cannot be read the sample is drawn anew, by the same numbers in every run, and training goes on.
+    If a file cannot be read, another sample is drawn in its place, the same one in every run, and training
+    goes on.
 
     Attributes:
-        skipped: a sentence for each thing that could not be read, each once; loader workers keep their own.
+        skipped: messages about what could not be read, each once; every data loader worker has its own list.
     """
 
     def __init__(self, *, batch_size: int, steps: int, seed: int):
@@ -62,9 +68,12 @@ class DrawnSamples(Dataset):
         return self.steps * self.batch_size
 
     def __getitem__(self, index: int) -> Sample:
+        # Without this, negative indices would silently be other steps.
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         step, k = divmod(index, self.batch_size)
+        # The attempt is part of the seed, so that the replacement
+        # is another sample, and the same in every run.
         for attempt in range(_DRAWS):
             try:
                 return self.draw(sample_generator(self.seed, step, k, attempt=attempt), step)
@@ -73,7 +82,11 @@ class DrawnSamples(Dataset):
         raise InputError(f"{_DRAWS} samples in a row cannot be read; the last one: {self.skipped[-1]}")
 
     def draw(self, rng: np.random.Generator, step: int) -> Sample:
-        """Draw and read one sample of a step; ``InputError`` if it cannot be read."""
+        """Draw and read one sample of a step.
+
+        Raises:
+            InputError: it cannot be read.
+        """
         raise NotImplementedError
 
     def _skip(self, sentence: str) -> None:
@@ -83,10 +96,10 @@ class DrawnSamples(Dataset):
 
 
 class PairSamples(DrawnSamples):
-    """Reference and target from one video (first stage); F = 1.
+    """Reference and target from the same video, for the first stage (supplement, section 3).
 
-    Their positions follow the double beta distribution. With ``image_probability`` (tau_0) it is an image
-    instead, which is its own reference.
+    Their positions follow the double beta distribution. With a probability of tau_0 the sample is a single
+    image instead, which is its own reference.
     """
 
     def __init__(
@@ -102,22 +115,22 @@ class PairSamples(DrawnSamples):
         target_still_share: float = 0.0,
         targets: int = 1,
     ):
-        """Choose the mixture.
+        """Set the sources and their shares.
 
         Args:
-            videos: to draw from.
-            batch_size: samples of a global batch.
-            steps: of the run.
-            seed: of the run.
+            videos: the videos to draw from.
+            batch_size: samples in a global batch.
+            steps: steps of the run.
+            seed: seed of the run.
             images: the image set; the videos' frames when ``None``.
-            image_probability: of an image instead of a pair.
-            still_share: of the pairs, how many have one of the video's stills as reference (for a mini that
-                learns from nothing: a still differs in pose, place and size, as a user's photo does).
-            target_still_share: of the targets of such a reference, how many are stills too.
-            targets: so many for one reference (F); an image is repeated.
+            image_probability: tau_0, the probability of an image instead of a pair.
+            still_share: probability that the reference of a pair is one of the video's stills. Like a user's
+                photo, a still differs from the clip in pose, place and size.
+            target_still_share: probability that a target of such a reference is a still, too.
+            targets: number of targets per reference (F); an image is repeated.
 
         Raises:
-            ValueError: stills are wanted and the videos have none.
+            ValueError: stills are wanted, but the videos have none.
         """
         super().__init__(batch_size=batch_size, steps=steps, seed=seed)
         if videos.stills == 0 and (still_share or target_still_share):
@@ -137,15 +150,17 @@ class PairSamples(DrawnSamples):
         targets = [target, *(stills + rng.integers(count, size=self.targets - 1)).tolist()]
         if rng.random() < self.still_share:
             reference = int(rng.integers(stills))
+            # Drawn for all targets at once, so that the number of draws does not depend on their outcome.
             is_still = rng.random(self.targets) < self.target_still_share
             targets = [int(rng.integers(stills)) if k else t for k, t in zip(is_still, targets, strict=True)]
         return _video_sample(self.videos, video, reference, targets)
 
 
 class ClipSamples(DrawnSamples):
-    """A reference and a clip of one video, or what joint training puts in its place (second stage).
+    """A reference and a clip of the same video, or a single frame or image, for the second stage.
 
-    What a step learns from (clip, one frame, image) holds for its whole batch: F = ``length``, or 1.
+    This is image-video joint training (paper, section 3.5). The kind of sample is drawn once per step and
+    holds for the whole batch, so that it can be stacked: F is ``length``, or 1.
     """
 
     def __init__(
@@ -161,28 +176,31 @@ class ClipSamples(DrawnSamples):
         image_probability: float = 0.0,
         frame_probability: float = 0.0,
     ):
-        """Choose clips and mixture; videos with fewer than ``length`` frames are left out and reported.
+        """Set the sources and their shares; videos that are too short are left out and reported.
 
         Args:
-            videos: to draw from.
-            length, interval: frames of a clip and how far apart they are; shorter videos have them closer.
-            batch_size, steps, seed, images: see ``PairSamples``.
-            image_probability, frame_probability: see ``joint_kind``.
+            videos: the videos to draw from.
+            length, interval: frames of a clip, and the interval between them, which is smaller in short
+                videos.
+            batch_size, steps, seed, images: see `PairSamples`.
+            image_probability, frame_probability: see `training.data.draws.joint_kind`.
 
         Raises:
             InputError: no video is long enough.
         """
         super().__init__(batch_size=batch_size, steps=steps, seed=seed)
+        # Only for its check of the probabilities, before the first step.
         joint_kind(
             np.random.default_rng(0), image_probability=image_probability, frame_probability=frame_probability
         )
         self.length, self.interval = length, interval
+        # Known from the index, so that no step draws a video that is too short.
         self._fitting = _long_enough(videos, length, interval, self._skip)
         self.videos, self.images = videos, images if images is not None else VideoFrames(videos)
         self.image_probability, self.frame_probability = image_probability, frame_probability
 
     def kind(self, step: int) -> Kind:
-        """What the batch of a step is made of."""
+        """The kind of all samples of a step."""
         return joint_kind(
             step_generator(self.seed, step),
             image_probability=self.image_probability,
@@ -193,20 +211,22 @@ class ClipSamples(DrawnSamples):
         kind = self.kind(step)
         if kind == "image":
             return _image_sample(self.images, int(rng.integers(len(self.images))))
+        # Uniform over the videos, whatever their length.
         video, stills = int(rng.choice(self._fitting)), self.videos.stills
         count = self.videos.num_frames(video)
         length = self.length if kind == "clip" else 1
+        # A clip is taken from the continuous part, never across stills.
         frames = stills + clip_frames(rng, count - stills, length=length, interval=self.interval)
         return _video_sample(self.videos, video, reference_frame(rng, count), frames.tolist())
 
 
 class ImageSamples(DrawnSamples):
-    """Single images, each its own reference (ControlNet stage, autoencoder); F = 1.
+    """Single images, each its own reference, for the stages "controlnet" and "vae"; F = 1.
 
     Args:
-        images: to draw from.
-        batch_size, steps, seed: see ``PairSamples``.
-        bare: give ``target`` only, as uint8 F 3 H W: a sixteenth of the bytes, for the autoencoder.
+        images: the images to draw from.
+        batch_size, steps, seed: see `PairSamples`.
+        bare: only return ``target``, as uint8 ``F 3 H W``, for the autoencoder: a sixteenth of the bytes.
     """
 
     def __init__(self, images: ImageSet, *, batch_size: int, steps: int, seed: int, bare: bool = False):
@@ -220,11 +240,11 @@ class ImageSamples(DrawnSamples):
         return _image_sample(self.images, image)
 
 
-class FixedSamples(Dataset):
-    """One sample of every video that is long enough, the same ones always: to look at while training.
+class ValidationSamples(Dataset):
+    """Validation samples: always the same one of every video that is long enough.
 
-    The reference is the first frame. A clip begins with the first frame that is no still; a single frame
-    (``length`` 1) is the video's last.
+    The reference is the video's first frame. A clip begins with the first frame that is no still; a single
+    frame (``length`` 1) is the video's last one.
 
     Raises:
         InputError: no video is long enough.
@@ -250,7 +270,7 @@ class FixedSamples(Dataset):
 
 
 def _long_enough(videos: VideoSet, length: int, interval: int, report) -> list[int]:
-    """The videos whose clips hold ``length`` frames; ``report`` is told of the others."""
+    """Numbers of the videos whose clips have ``length`` frames; ``report`` gets a sentence on others."""
     fitting, too_short = [], ""
     for video in range(len(videos)):
         frames = videos.num_frames(video) - videos.stills
@@ -265,6 +285,7 @@ def _long_enough(videos: VideoSet, length: int, interval: int, report) -> list[i
 
 
 def _video_sample(videos: VideoSet, video: int, reference: int, frames: Sequence[int]) -> Sample:
+    # In one call, so that a video file is opened once per sample.
     read = videos.read(video, [reference, *frames])
     return _sample(read, shown=0, targets=slice(1, None), video=video, reference=reference, frames=frames)
 
@@ -293,6 +314,7 @@ def _sample(
     }
     if read.pixels is not None:
         sample |= {"reference": to_images(read.pixels[shown]), "target": to_images(read.pixels[targets])}
+    # Indexed before the copy: the arrays are memory maps of the whole set.
     for name in ("latents", "labels", "points"):
         if (found := getattr(read, name)) is not None:
             kind = np.float32 if name == "latents" else np.uint8  # autocast on a CPU cannot stack float16

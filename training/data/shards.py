@@ -1,9 +1,9 @@
-"""Large sets of pictures in tar files, as WebDataset has them, read at random places.
+"""Large sets of images in tar files, in WebDataset's layout, with random access.
 
-A shard is a plain tar file in which the files of a picture lie together: ``KEY.jpg``, ``KEY.densepose.png``,
-``KEY.keypoints.png`` (everything behind the first dot of the base name says what a file is). An index of
-where each file begins gives any picture at once, so a run that resumes sees the very pictures it would have
-seen; the shuffled streams of the ``webdataset`` package cannot promise that.
+A shard is a plain tar file in which the files of an image lie together: ``KEY.jpg``, ``KEY.densepose.png``,
+``KEY.keypoints.png``; what follows the first dot of the base name tells what a file is. An index of where
+each file begins makes every image accessible by its number, so a resumed run sees exactly the images it would
+have seen. The shuffled streams of the ``webdataset`` package cannot guarantee that.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _PARTS = ("pixels", *SIGNALS)
 
 
 class ImageShards:
-    """``KEY.jpg`` and ``KEY.densepose.png`` (and ``KEY.keypoints.png``) in the tar files of a folder.
+    """An `ImageSet` of the images in a folder's tar files.
 
-    An ``ImageSet``. Pictures that lack a signal are left out; a shard that is cut off gives what it holds.
+    Images that lack a signal are left out. Of a truncated shard the complete images are used.
 
     Attributes:
-        left_out: how many pictures lack a signal.
+        left_out: number of images that lack a signal.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class ImageShards:
         """Open all shards of a folder.
 
         Args:
-            folder: with the tar files.
-            size: side of the square pictures, pixels.
-            signals: "densepose", "keypoints" or both.
-        framing: the square that is cut out of a picture: around the person, or the centre.
-            index_folder: where the index goes if the folder cannot be written to.
+            folder: folder with the tar files.
+            size: side of the square images, pixels.
+            signals: control signals to read: "densepose", "keypoints" or both.
+            index_folder: where the index is kept if ``folder`` is read-only.
+            framing: which square is cut out of an image: around the person, or the centre.
 
         Raises:
             InputError: there is no shard, or no picture with its signals.
@@ -70,6 +70,7 @@ class ImageShards:
             )
         index = _index(self.folder, self._shards, index_folder)
         needed = [_PARTS.index(part) for part in ("pixels", *self.signals)]
+        # Checked in the index, without opening the shards.
         complete = (index["sizes"][:, needed] > 0).all(axis=1)
         self._keys, self._shard = index["keys"][complete], index["shards"][complete]
         self._offsets, self._sizes = index["offsets"][complete], index["sizes"][complete]
@@ -86,6 +87,7 @@ class ImageShards:
 
     def read(self, image: int) -> Frames:
         shard = self._shards[self._shard[image]]
+        # For messages, as there is no file of that name.
         name = f"{self._keys[image]} of {shard}"
         pixels = decode_picture(self._bytes(image, "pixels"), name=name, what="picture")
         drawn = {
@@ -98,6 +100,7 @@ class ImageShards:
         shard, column = self._shards[self._shard[image]], _PARTS.index(part)
         size = int(self._sizes[image, column])
         try:
+            # Opened anew for every read: an open file could not be shared with data loader workers.
             with shard.open("rb") as file:
                 file.seek(int(self._offsets[image, column]))
                 data = file.read(size)
@@ -109,7 +112,8 @@ class ImageShards:
 
 
 def _index(folder: Path, shards: list[Path], index_folder: Path | None) -> dict[str, np.ndarray]:
-    """Keys (N,), shard numbers (N,), offsets and sizes (N, parts; size 0 where a part is missing)."""
+    """The index: keys (N,), shard numbers (N,), offsets and sizes (N, parts), 0 for a missing part."""
+    # A shard that was replaced has another size or time; then the whole index is made again.
     stamps = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in shards]
     stamp = hashlib.sha256("\n".join(stamps).encode()).hexdigest()
     path = existing_index(INDEX_NAME, folder, index_folder)
@@ -123,6 +127,7 @@ def _index(folder: Path, shards: list[Path], index_folder: Path | None) -> dict[
     log.info("%s: making the index of %d shards", folder, len(shards))
     rows = [(number, key, parts) for number, shard in enumerate(shards) for key, parts in _samples(shard)]
     places = np.array([[parts.get(part, (0, 0)) for part in _PARTS] for _, _, parts in rows], dtype=np.int64)
+    # For a folder without any image, of which numpy cannot guess the shape.
     places = places.reshape(-1, len(_PARTS), 2)
     index = {
         "keys": np.array([key for _, key, _ in rows], dtype=np.str_),
@@ -137,7 +142,7 @@ def _index(folder: Path, shards: list[Path], index_folder: Path | None) -> dict[
 
 
 def _kept_index(kept: ArrayFile, shards: list[Path]) -> dict[str, np.ndarray]:
-    """What `_index` wrote.
+    """Read an index that `_index` wrote.
 
     Raises:
         InputError: it is damaged.
@@ -150,6 +155,7 @@ def _kept_index(kept: ArrayFile, shards: list[Path]) -> dict[str, np.ndarray]:
         "offsets": kept.read("offsets", kind="iu", shape=(len(keys), parts), most=most),
         "sizes": kept.read("sizes", kind="iu", shape=(len(keys), parts), most=most),
     }
+    # Every number is checked before it is used as an index or an offset.
     numbers = index["shards"]
     if len(keys) and not (numbers.min() >= 0 and numbers.max() < len(shards) and index["offsets"].min() >= 0):
         raise Unreadable(kept.path, "it names shards that are not there")
@@ -157,7 +163,7 @@ def _kept_index(kept: ArrayFile, shards: list[Path]) -> dict[str, np.ndarray]:
 
 
 def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Keys of a shard with offset and size of each of their parts, in the order of the file."""
+    """The keys of a shard in their order, with offset and size of each of their parts."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     length = shard.stat().st_size
     try:
@@ -166,7 +172,9 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
                 folder, _, base = member.name.rpartition("/")
                 stem, _, kind = base.partition(".")
                 part = _part_of(kind)
+                # A member that reaches beyond the end of the file was cut off.
                 if part and member.isfile() and 0 < member.offset_data + member.size <= length:
+                    # Folders inside a tar belong to the key, as in WebDataset.
                     key = f"{folder}/{stem}" if folder else stem
                     samples.setdefault(key, {})[part] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -179,7 +187,7 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
 
 
 def _part_of(kind: str) -> str | None:
-    """What a file is, by everything behind the first dot of its name."""
+    """The part that a file is, by everything behind the first dot of its name; ``None`` for other files."""
     name, _, suffix = kind.lower().rpartition(".")
     if f".{suffix}" not in IMAGE_SUFFIXES:
         return None
@@ -187,9 +195,9 @@ def _part_of(kind: str) -> str | None:
 
 
 def write_shards(folder: Path, out: Path, *, pictures_per_shard: int = 1000) -> list[Path]:
-    """Pack a folder of pictures (as ``ImageFolder`` reads it) into ``00000.tar``, ``00001.tar``, ...
+    """Pack a folder of images, as `ImageFolder` reads it, into ``00000.tar``, ``00001.tar``, ...
 
-    Keys are numbers in the order of the names, as names may hold dots. Keypoints given as points are drawn.
+    Keys are numbers in the order of the names, since names may contain dots. Recorded keypoints are drawn.
 
     Raises:
         InputError: the folder holds no pictures, or ``out`` holds shards already.
@@ -219,7 +227,7 @@ def write_shards(folder: Path, out: Path, *, pictures_per_shard: int = 1000) -> 
 
 
 def _signal_files(pixels: Path, signals: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, bytes]]:
-    """What the signals of a picture are called in a shard, and their bytes."""
+    """The control images of an image: their names in a shard, and their content."""
     for signal, path in signals:
         if path.suffix.lower() != POINTS_SUFFIX:
             yield f"{signal}{path.suffix.lower()}", path.read_bytes()

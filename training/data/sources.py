@@ -1,4 +1,4 @@
-"""What a set of videos and a set of images are to the training, and the sets made of other sets.
+"""The interfaces of video and image sets, and sets derived from other sets.
 
 Letters in shape comments: ``N`` pictures, ``H W`` pixels (equal: sets give squares of the training size),
 ``C h w`` latents, ``M`` side of a map of body points.
@@ -14,24 +14,24 @@ from typing import Protocol
 import numpy as np
 
 MIRRORED = "_mirrored"
-"""What the names of mirrored copies end in; so they may lie in the folder of the data itself."""
+"""Ending of the names of mirrored copies, which may lie in the same folder as the originals."""
 
 SIGNALS = ("densepose", "keypoints")
-"""The driving signals there are: DensePose part map, keypoints drawing."""
+"""The control signals: DensePose part maps, and drawn keypoints."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures with what drives them.
+    """Images with their control images.
 
     Attributes:
-        pixels: uint8 N H W 3; ``None`` where the latents are there and nobody looks at the pictures.
-        control: the drawn driving signals by name, uint8 N H W 3 each: "densepose" (part map in the viridis
-            palette), "keypoints" (drawing on black), or both. Without "densepose" where the labels are there.
-        latents: float16 N C h w, if they were computed beforehand.
-        labels: part ids, uint8 N H W, likewise.
-        points: body points, uint8 N M M 4 (`training.dancers.render.render_points`), likewise.
-        photo_labels: part ids that the part segmenter sees in the pictures, uint8 N M M, likewise.
+        pixels: the images, uint8 ``N H W 3``; ``None`` where latents take their place.
+        control: control images by signal, uint8 ``N H W 3``: "densepose" (part map in the viridis palette),
+            "keypoints" (drawn on black), or both; without "densepose" where there are labels.
+        latents: precomputed latents, float16 ``N C h w``.
+        labels: exact part ids, uint8 ``N H W``.
+        points: body points, uint8 ``N M M 4``, see `training.dancers.render.render_points`.
+        photo_labels: part ids as the part segmenter finds them in the images, uint8 ``N M M``.
     """
 
     pixels: np.ndarray | None
@@ -43,11 +43,11 @@ class Frames:
 
 
 class VideoSet(Protocol):
-    """Videos of one training size. A set never flips: parts and keypoints tell left from right.
+    """Videos of one size. Nothing is mirrored when it is read, as parts and keypoints tell left from right.
 
     Attributes:
-        stills: so many leading frames of every video are pictures apart (same person and place, other poses);
-            what follows is one continuous clip. 0 for real videos.
+        stills: number of leading frames of every video that are single images (the same person and place in
+            other poses); the rest is a continuous clip. 0 for real videos.
     """
 
     stills: int
@@ -55,26 +55,26 @@ class VideoSet(Protocol):
     def __len__(self) -> int: ...
 
     def num_frames(self, video: int) -> int:
-        """Frames of a video, stills included."""
+        """Number of frames of a video, stills included."""
 
     def name(self, video: int) -> str:
-        """What to call the video in a message."""
+        """The video's name for messages."""
 
     def read(self, video: int, frames: Sequence[int]) -> Frames:
-        """Some frames, in the order asked for; ``InputError`` names the file that cannot be read."""
+        """Read frames in the given order; an `InputError` names the file that cannot be read."""
 
 
 class ImageSet(Protocol):
-    """Images of one training size."""
+    """Single images of one size."""
 
     def __len__(self) -> int: ...
 
     def read(self, image: int) -> Frames:
-        """One image (N = 1); ``InputError`` names the file that cannot be read."""
+        """Read one image (N = 1); an `InputError` names the file that cannot be read."""
 
 
 class VideoSubset:
-    """Some videos of a set."""
+    """A `VideoSet` of some videos of another one."""
 
     def __init__(self, videos: VideoSet, indices: Sequence[int]):
         self.videos, self.indices, self.stills = videos, list(indices), videos.stills
@@ -97,10 +97,9 @@ class VideoSubset:
 
 
 def hold_out(videos: VideoSet, count: int) -> tuple[VideoSubset, VideoSubset]:
-    """The set without its last ``count`` videos, and these.
+    """Split a set into training videos and its last ``count`` videos, which are held out for validation.
 
-    Mirrored copies (`training.data.flip`) of videos that are held out are not learned from either, and are
-    not held out themselves.
+    Mirrored copies (`training.data.flip`) of held-out videos are in neither part.
 
     Raises:
         ValueError: nothing would be left to learn from.
@@ -108,7 +107,9 @@ def hold_out(videos: VideoSet, count: int) -> tuple[VideoSubset, VideoSubset]:
     stems = [Path(videos.name(video)).stem for video in range(len(videos))]
     there = set(stems)
     original = [
-        stem.removesuffix(MIRRORED) if stem.removesuffix(MIRRORED) in there else stem for stem in stems
+        # A copy only if its original is in the set; else the name merely ends like one.
+        stem.removesuffix(MIRRORED) if stem.removesuffix(MIRRORED) in there else stem
+        for stem in stems
     ]
     originals = [video for video, stem in enumerate(stems) if original[video] == stem]
     if not 0 <= count < len(originals):
@@ -117,23 +118,25 @@ def hold_out(videos: VideoSet, count: int) -> tuple[VideoSubset, VideoSubset]:
             "choose another --preset."
         )
     held_out = originals[len(originals) - count :]
+    # A mirrored validation video would be almost seen in training.
     names = {stems[video] for video in held_out}
     learned = [video for video, stem in enumerate(original) if stem not in names]
     return VideoSubset(videos, learned), VideoSubset(videos, held_out)
 
 
 class VideoFrames:
-    """All frames of a set of videos as images, one after the other (they may serve as the image set)."""
+    """An `ImageSet` of all frames of a set of videos."""
 
     def __init__(self, videos: VideoSet):
         self.videos = videos
+        # Running totals, in which a frame's video is found by bisection.
         self._ends = np.cumsum([videos.num_frames(video) for video in range(len(videos))])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def locate(self, image: int) -> tuple[int, int]:
-        """The video and the frame in it that an image is."""
+        """The video that an image belongs to, and its frame number."""
         video = int(np.searchsorted(self._ends, image, side="right"))
         return video, image - (int(self._ends[video - 1]) if video else 0)
 

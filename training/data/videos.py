@@ -1,4 +1,4 @@
-"""Real videos with their driving signals as training data.
+"""Real videos with their control signals as training data.
 
 Letters in shape comments: ``N`` frames asked for, ``H W`` pixels.
 """
@@ -40,29 +40,29 @@ log = logging.getLogger(__name__)
 
 INDEX_NAME = "videos.index.json"
 _INDEX_VERSION = 2
-_LOOKED_AT = 12
-"""So many frames of a part map decide where the person is and whether it is a part map."""
+_EXAMINED = 12
+"""Number of frames of a part map that are checked, and in which the person is located."""
 
 _AT_ONCE, _WRITTEN_EVERY = 16, 60.0
-"""Videos that are looked at together, at most, and seconds between two writings of the index."""
+"""Number of videos that are examined at once, and seconds between two writings of the index."""
 
 FRAME_RATE = 25.0
-"""Frames a second in the paper's data; the interval between the frames of a clip counts in these."""
+"""Frames per second of the paper's data, for which the interval of a clip is meant."""
 
 LIMITS = MediaLimits(max_file_bytes=1 << 44)
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What is found out about a video once.
+    """What is found out about a video once, and kept in the index.
 
     Attributes:
-        frames: that pictures and driving signals have in common; 0 if the video cannot be used.
-        width, height: of the video itself, pixels.
-        person: where the person is in all frames.
-        problem: why the video cannot be used, one sentence.
-        rate: frames a second.
-        engine: what made the part map, as its file says; ``None`` if it does not.
+        frames: number of frames that the video and all its control signals have; 0 if it cannot be used.
+        width, height: size of the video itself, pixels.
+        person: box around the person in all frames; ``None`` if nobody was found.
+        problem: a sentence on why the video cannot be used; ``None`` if it can.
+        rate: frames per second.
+        engine: the engine that made the part map, according to its file; ``None`` if the file does not tell.
     """
 
     frames: int
@@ -79,7 +79,7 @@ class VideoFacts:
 
 
 def counted_engines(engines: Mapping[str | None, int]) -> str:
-    """ "torch (337), mini (3)"."""
+    """Engines with their counts, the most frequent first: "torch (337), mini (3)"."""
     ordered = sorted(engines.items(), key=lambda item: -item[1])
     return ", ".join(f"{engine or 'unknown'} ({count})" for engine, count in ordered)
 
@@ -90,10 +90,11 @@ def has_other_rate(facts: VideoFacts) -> bool:
 
 
 class VideoFolder:
-    """``NAME.mp4`` with ``NAME.densepose.mp4`` and/or ``NAME.keypoints.mp4``, or a folder for each kind.
+    """A `VideoSet` of files: ``NAME.mp4`` with ``NAME.densepose.mp4`` and/or ``NAME.keypoints.mp4``.
 
-    A ``VideoSet``. Videos that lack a signal or cannot be used are left out and reported. Finding out what
-    the videos hold takes a while and is kept in an index file; files that change are looked at again.
+    See `training.data.folders` for the layouts. Videos that lack a signal or cannot be used are left out and
+    reported. Examining the videos takes a while, so the findings are kept in an index file; files that
+    changed are examined again.
 
     Attributes:
         left_out: a sentence for every video that is not used.
@@ -113,11 +114,11 @@ class VideoFolder:
         """Open a folder.
 
         Args:
-            folder: see ``training.data.folders``.
-            size: side of the square pictures, pixels.
-            signals: "densepose", "keypoints" or both.
-        framing: the square that is cut out of a picture: around the person, or the centre.
-            index_folder: where the index goes if the folder cannot be written to.
+            folder: the data folder.
+            size: side of the square images, pixels.
+            signals: control signals to read: "densepose", "keypoints" or both.
+            index_folder: where the index is kept if ``folder`` is read-only.
+            framing: which square is cut out of a frame: around the person, or the centre.
 
         Raises:
             InputError: no video of the folder can be used.
@@ -128,7 +129,8 @@ class VideoFolder:
         self._entries: list[Entry] = []
         self._facts: list[VideoFacts] = []
         entries = find_entries(self.folder, suffixes=VIDEO_SUFFIXES, main="videos")
-        for entry, facts in zip(entries, facts_of(self.folder, entries, index_folder), strict=True):
+        for entry, facts in zip(entries, video_facts(self.folder, entries, index_folder), strict=True):
+            # The index knows all signals of a video; which are needed depends on the training.
             if missing := entry.missing(self.signals):
                 self.left_out.append(f"The video {entry.pixels} has no {' and no '.join(missing)} file.")
             elif facts.problem:
@@ -167,7 +169,7 @@ class VideoFolder:
         return Frames(_fitted(entry.pixels, frames, crop.picture), self._signals(entry, frames, crop))
 
     def signals_of(self, video: int, frames: Sequence[int]) -> dict[str, np.ndarray]:
-        """The driving signals of some frames without their pictures, as in `Frames.control`."""
+        """The control images of some frames without the frames themselves, as in `Frames.control`."""
         entry, facts = self._entries[video], self._facts[video]
         crop = SquareCrop(self.size, facts.person if self.framing == "person" else None)
         return self._signals(entry, list(frames), crop)
@@ -184,9 +186,10 @@ class VideoFolder:
         return control
 
 
-@lru_cache(maxsize=16_384)  # about 5 kB each; to read the timestamps again takes as long as some frames
+# About 5 kB each. Reading the timestamps of a file again takes as long as decoding several frames.
+@lru_cache(maxsize=16_384)
 def _index(path: Path, changed: int) -> VideoIndex:
-    """Timestamps of a video; ``changed`` (its time of change) makes a replaced file another one."""
+    """Timestamps of a video. Its time of change is an argument so that a replaced file is read again."""
     return index_video(path, what="training video", limits=LIMITS)
 
 
@@ -204,10 +207,11 @@ def video_index(path: Path) -> VideoIndex:
 
 
 def _fitted(path: Path, frames: list[int], fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Frames of a video, each fitted as soon as it is decoded, uint8 N H W 3."""
+    """Frames of a video, uint8 ``N H W 3``, each cropped as soon as it is decoded."""
     index = video_index(path)
     if max(frames) >= len(index.times):
         raise InputError(f"The training video {path} is shorter than it was; remove its index or restore it.")
+    # As a dictionary, since the same frame may be asked for twice.
     found = {at: fit(frame) for at, frame in frames_at(path, index, frames, limits=LIMITS)}
     if lost := sorted(set(frames) - set(found)):
         raise InputError(f"Frame {lost[0]} of the training video {path} is damaged; export the video again.")
@@ -215,7 +219,7 @@ def _fitted(path: Path, frames: list[int], fit: Callable[[np.ndarray], np.ndarra
 
 
 def _drawn(path: Path, frames: list[int], crop: SquareCrop) -> np.ndarray:
-    """Drawings of recorded keypoints, uint8 N H W 3."""
+    """Drawings of recorded keypoints, uint8 ``N H W 3``."""
     from densepose_tools.keypoints import draw_keypoints, read_keypoints
 
     recorded = read_keypoints(path)
@@ -223,20 +227,22 @@ def _drawn(path: Path, frames: list[int], crop: SquareCrop) -> np.ndarray:
     return np.stack([draw_keypoints(p, width=crop.size, height=crop.size) for p in points])
 
 
-def facts_of(folder: Path, entries: Sequence[Entry], index_folder: Path | None = None) -> list[VideoFacts]:
-    """Facts from the index file where nothing has changed, else found out, many at a time, and kept.
+def video_facts(folder: Path, entries: Sequence[Entry], index_folder: Path | None = None) -> list[VideoFacts]:
+    """The facts about all entries: from the index where nothing has changed, else by examining the videos.
 
-    What was found is written every minute, so that a run that is stopped does not look at everything again.
+    The index is written every minute, so that a run that is stopped does not have to start all over again.
     """
     path = existing_index(INDEX_NAME, folder, index_folder)
     kept = _read_index(path) if path else {}
     stamps = {entry.name: _stamp(entry) for entry in entries}
     index = {name: kept[name] for name, stamp in stamps.items() if kept.get(name, {}).get("stamp") == stamp}
+    # Only new and changed videos are examined; entries of videos that are gone are dropped.
     fresh = [entry for entry in entries if entry.name not in index]
     written = time.monotonic()
-    pool = ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1))  # decoding lets other threads compute
+    # Threads suffice: decoding releases Python's lock.
+    pool = ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1))
     try:
-        for done, (entry, found) in enumerate(zip(fresh, pool.map(look_at, fresh), strict=True), 1):
+        for done, (entry, found) in enumerate(zip(fresh, pool.map(examine, fresh), strict=True), 1):
             index[entry.name] = {"stamp": stamps[entry.name], "facts": asdict(found)}
             if time.monotonic() - written > _WRITTEN_EVERY:
                 log.info("%s: looked at %d of %d videos", folder, done, len(fresh))
@@ -244,6 +250,7 @@ def facts_of(folder: Path, entries: Sequence[Entry], index_folder: Path | None =
                 written = time.monotonic()
     finally:
         pool.shutdown(cancel_futures=True)
+        # Also after an interruption, with what was found so far; and when videos have disappeared.
         if fresh or index.keys() != kept.keys():
             _write_index(index, folder, index_folder)
     return [VideoFacts(**index[entry.name]["facts"]) for entry in entries]
@@ -255,7 +262,7 @@ def _write_index(index: Mapping[str, dict], folder: Path, index_folder: Path | N
 
 
 def _read_index(path: Path) -> dict[str, dict]:
-    """The videos of an index file; nothing if it is damaged or of another version."""
+    """The entries of an index file; none if it is damaged or of another version."""
     try:
         index = read_json_object(path)
         videos = index["videos"] if index["version"] == _INDEX_VERSION else {}
@@ -266,27 +273,30 @@ def _read_index(path: Path) -> dict[str, dict]:
 
 
 def _stamp(entry: Entry) -> list[list]:
-    """Name, size and time of change of every file of an entry."""
+    """Name, size and time of change of every file of an entry, by which changes are noticed."""
     files = [entry.pixels, *(path for _, path in sorted(entry.signals.items()))]
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
-def look_at(entry: Entry) -> VideoFacts:
-    """Find out how long a video is, where the person is, and whether its signals belong to it."""
+def examine(entry: Entry) -> VideoFacts:
+    """Examine a video: its length, where the person is, and whether its control signals fit it."""
     width = height = 0
     try:
         index = video_index(entry.pixels)
         width, height = index.width, index.height
         counts, person = {entry.pixels: len(index.times)}, None
         for signal, path in entry.signals.items():
-            size, counts[path], person_here = _look_at_signal(signal, path)
+            size, counts[path], person_here = _examine_signal(signal, path)
+            # The first signal that shows the person decides.
             person = person or person_here
             if not same_aspect((width, height), size):
                 raise InputError(
                     f"{path} has {size[0]}x{size[1]} pixels and {entry.pixels} {width}x{height}; "
                     "make them anew with one aspect."
                 )
+        # The common part of video and signals.
         frames = min(counts.values())
+        # Encoders drop or repeat a frame now and then; more is another clip.
         if max(counts.values()) - frames > max(2, 0.02 * frames):
             lengths = ", ".join(f"{path} {count}" for path, count in counts.items())
             raise InputError(
@@ -297,11 +307,12 @@ def look_at(entry: Entry) -> VideoFacts:
         engine = (read_metadata(drawn) or {}).get("engine") if drawn else None
         return VideoFacts(frames, width, height, person, rate=rate, engine=engine)
     except InputError as error:
+        # Kept in the index, too, so that a broken file is not examined at every start.
         return VideoFacts(0, width, height, None, problem=str(error))
 
 
-def _look_at_signal(signal: str, path: Path) -> tuple[tuple[int, int], int, Shares | None]:
-    """Size, number of frames and, of a part map, place of the person."""
+def _examine_signal(signal: str, path: Path) -> tuple[tuple[int, int], int, Shares | None]:
+    """Size and number of frames of a control signal, and the box around the person in it."""
     if path.suffix.lower() == POINTS_SUFFIX:
         from densepose_tools.keypoints import read_keypoints
 
@@ -309,6 +320,7 @@ def _look_at_signal(signal: str, path: Path) -> tuple[tuple[int, int], int, Shar
         return (recorded.width, recorded.height), len(recorded.points), recorded.person()
     index = video_index(path)
     size, count = (index.width, index.height), len(index.times)
-    positions = np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int).tolist()
+    # Spread over the whole clip, as a dancer moves through the picture.
+    positions = np.linspace(0, count - 1, min(count, _EXAMINED)).round().astype(int).tolist()
     drawn = [frame for _, frame in frames_at(path, index, positions, limits=LIMITS)]
     return size, count, person_of(signal, drawn, path)

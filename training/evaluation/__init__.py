@@ -1,5 +1,5 @@
 """Evaluation of a checkpoint: ``python -m training evaluate``.
 
-``protocol`` says what is compared and how, ``networks`` finds the feature networks, ``run`` animates and
-judges, ``statistics`` tells how sure the figures are, ``page`` shows them.
+``protocol`` defines what is compared and how, ``networks`` finds the feature networks, ``run`` animates the
+test videos and computes the metrics, ``statistics`` estimates their uncertainty, ``page`` writes the report.
 """

@@ -10,30 +10,54 @@ from training.options import whole_number
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands, without importing anything heavy."""
-    text = "judge a checkpoint, or results, on test videos"
+    text = "evaluate a checkpoint, or finished results, on test videos"
     command = commands.add_parser(
         "evaluate",
         help=text,
         description=text + ": writes report.json, report.csv and index.html, which plays the videos offline.",
     )
     add = command.add_argument
-    add("--protocol", required=True, metavar="NAME", help="such as tiktok-disco, or a JSON file of your own")
-    add("--data", type=Path, required=True, help="prepared videos (training.data prepare), or dancers")
+    add(
+        "--protocol",
+        required=True,
+        metavar="NAME",
+        help="name of a protocol, such as tiktok-disco, or a JSON file of your own",
+    )
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        help="prepared videos (training.data prepare), or rendered dancers",
+    )
     add("--model", help="mini, full or a pipeline folder")
-    add("--results", type=Path, metavar="FOLDER", help="judge these instead: NAME.mp4 for every test video")
-    add("--size", type=whole_number, default=512, help="of the results' motion, with --results (%(default)s)")
+    add(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="evaluate these results instead: NAME.mp4 for every test video",
+    )
+    add(
+        "--size",
+        type=whole_number,
+        default=512,
+        help="size at which the results were made, with --results (%(default)s)",
+    )
     add("--out", type=Path, required=True, help="folder of the report")
-    add("--networks", type=Path, metavar="FOLDER", help="of the feature networks of LPIPS, FID, FVD")
-    add("--fetch-networks", action="store_true", help="fetch those that are absent")
-    add("--most", type=whole_number, metavar="N", help="test videos at most")
-    add("--steps", type=whole_number, metavar="N", help="denoising steps (the checkpoint's)")
-    add("--guidance", type=float, metavar="X", help="strength of the photo (the checkpoint's)")
-    add("--seed", type=int, default=1, help="of the noise (%(default)s)")
-    add("--device", help="cuda, cuda:1, mps or cpu (the best)")
+    add(
+        "--networks", type=Path, metavar="FOLDER", help="folder of the feature networks of LPIPS, FID and FVD"
+    )
+    add("--fetch-networks", action="store_true", help="download missing feature networks")
+    add("--most", type=whole_number, metavar="N", help="evaluate at most N test videos")
+    add("--steps", type=whole_number, metavar="N", help="sampling steps (default: the checkpoint's)")
+    add("--guidance", type=float, metavar="X", help="guidance scale (default: the checkpoint's)")
+    add("--seed", type=int, default=1, help="seed of the noise (%(default)s)")
+    add("--device", help="cuda, cuda:1, mps or cpu (default: the best)")
     text = "compare two reports video by video"
     command = commands.add_parser("compare", help=text, description=text)
     command.add_argument("first", type=Path, help="folder of a report")
-    command.add_argument("second", type=Path, help="folder of another one, of the same protocol and videos")
+    command.add_argument(
+        "second", type=Path, help="folder of another report with the same protocol and videos"
+    )
 
 
 def evaluate(args: argparse.Namespace) -> None:

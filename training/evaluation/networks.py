@@ -1,11 +1,11 @@
-"""The networks whose features LPIPS, FID, FID-VID and FVD compare: found by name, named by hash, or absent.
+"""The feature networks of LPIPS, FID, FID-VID and FVD: found by name and identified by hash.
 
-None comes with the program. A figure is worth nothing without its network, so every one is reported with the
-SHA-256 of its file; where a published file's hash is known, another file of that name is refused.
+None comes with the program. A metric means nothing without its network, so every network is reported with the
+SHA-256 of its file; where the hash of the published file is known, any other file of that name is refused.
 
-The networks themselves are those of libraries, which are optional: torchmetrics for LPIPS, torch-fidelity for
-FID, cd-fvd for FVD. The libraries fetch and unpickle files of any content by themselves; here files are found
-and read by the program, and the library gets the weights.
+The architectures are those of optional libraries: torchmetrics for LPIPS, torch-fidelity for FID, cd-fvd for
+FVD. Left alone, these would download files and unpickle whatever they contain. Here the program finds and
+reads the files, and the libraries only get the weights.
 
 Letters in shape comments: ``N`` clips, ``F`` frames, ``H W`` pixels, ``D`` features.
 """
@@ -38,22 +38,22 @@ log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "MAGICANIMATE_NETWORKS"
 _LEAST_OF_I3D = 9
-"""Frames: it halves them three times, and averages over two at the end."""
+"""Smallest number of frames that I3D takes: it halves them three times, and averages over two at the end."""
 
 
 class NotComputed(Exception):
-    """Why a figure is not there, for the reader of the report."""
+    """A metric cannot be computed; the message is the reason, for the report."""
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A published file.
+    """A published weight file.
 
     Attributes:
         file: its name.
-        source: where it is from, for people.
-        url: where it is fetched from; empty where no address is known.
-        sha256: its hash, or as much of it as its publisher puts into the name; empty if unknown.
+        source: who published it.
+        url: address to download it from; empty if none is known.
+        sha256: its hash, or the beginning of it that its name contains; empty if unknown.
     """
 
     file: str
@@ -90,27 +90,27 @@ NETWORKS: dict[str, NetworkFile] = {
         "resnet-50-kinetics.pt", "DisCo's resnet-50-kinetics.pth, exported as TorchScript by yourself"
     ),
 }
-"""By what needs them."""
+"""The files, by the metric (and variant) that needs them."""
 
 
 def networks_folder(given: Path | None) -> Path:
-    """Where the files lie: as given, ``MAGICANIMATE_NETWORKS``, or "networks" in the program's own folder."""
+    """The folder of the files: given, or ``MAGICANIMATE_NETWORKS``, or "networks" in the program's home."""
     if given is not None:
         return given
     return Path(os.environ[FOLDER_VARIABLE]) if os.environ.get(FOLDER_VARIABLE) else home() / "networks"
 
 
 def find_network(need: str, folder: Path, *, fetch: bool = False) -> tuple[Path, str]:
-    """The file for a need and its SHA-256.
+    """Find a network's file; returns its path and its SHA-256.
 
     Args:
         need: a key of `NETWORKS`.
-        folder: where the files lie.
-        fetch: fetch what is absent.
+        folder: the folder of the files.
+        fetch: download a missing file.
 
     Raises:
-        NotComputed: it is not there, or cannot be fetched.
-        InputError: it is not the published one.
+        NotComputed: the file is missing, or cannot be downloaded.
+        InputError: it is not the published file.
     """
     wanted = NETWORKS[need]
     path = folder / wanted.file
@@ -119,6 +119,7 @@ def find_network(need: str, folder: Path, *, fetch: bool = False) -> tuple[Path,
             raise NotComputed(f"{wanted.file} ({wanted.source}) is not in the folder of networks")
         _fetch(wanted, path)
     digest = _digest(path, path.stat().st_mtime_ns)
+    # An empty expectation is met by every hash.
     if not digest.startswith(wanted.sha256):
         raise InputError(
             f"{path} is not the published file: its SHA-256 begins with {digest[:8]}, not "
@@ -128,8 +129,9 @@ def find_network(need: str, folder: Path, *, fetch: bool = False) -> tuple[Path,
 
 
 def _fetch(wanted: NetworkFile, path: Path) -> None:
-    """Fetch a file; nothing half-written stays."""
-    from torch.hub import download_url_to_file  # checks the hash of the name, which is all that is published
+    """Download a file; an incomplete one is not left behind."""
+    # It checks the beginning of the hash, which for most files is all that is published.
+    from torch.hub import download_url_to_file
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,17 +149,17 @@ def _digest(path: Path, changed: int) -> str:
 def frechet_network(
     need: str, folder: Path, *, clip_length: int, fetch: bool = False, device: str = "cpu"
 ) -> FeatureNetwork:
-    """The network of a Frechet distance.
+    """The feature network of a Fréchet distance.
 
     Args:
         need: "fid", "fvd" or "fid_vid".
         folder, fetch: see `find_network`.
-        clip_length: frames of a clip, not for "fid".
-        device: where it computes.
+        clip_length: frames of a clip; ignored for "fid".
+        device: where to compute.
 
     Raises:
-        NotComputed: its file or the library that knows it is absent, or it does not take such clips.
-        InputError: the file is not the published one, or holds another network.
+        NotComputed: the file or the library is missing, or the clips are too short.
+        InputError: the file is not the published one, or has the weights of another network.
     """
     if need == "fvd" and clip_length < _LEAST_OF_I3D:
         raise NotComputed(f"I3D takes clips of {_LEAST_OF_I3D} frames or more, and these have {clip_length}")
@@ -173,18 +175,18 @@ def frechet_network(
 
 
 class Features:
-    """What a network sees in clips: uint8 ``N F H W 3`` -> float32 ``N D``.
+    """A feature network with its preprocessing: clips, uint8 ``N F H W 3`` -> features, float32 ``N D``.
 
     Args:
         network: in evaluation mode, on the CPU.
-        prepare: clips -> what the network takes, on the CPU.
+        prepare: clips -> the network's input, on the CPU.
     """
 
     def __init__(self, network: nn.Module, prepare: Callable[[np.ndarray], torch.Tensor]):
         self.network, self.prepare, self.device = network, prepare, "cpu"
 
     def to(self, device: str) -> Features:
-        """Compute there from now on."""
+        """Move the network to a device."""
         self.network.to(device)
         self.device = device
         return self
@@ -194,11 +196,12 @@ class Features:
 
         with torch.inference_mode(), _exactly():
             found = self.network(self.prepare(clips).to(self.device))
+        # torch-fidelity returns a tuple of the requested features.
         return (found[0] if isinstance(found, tuple) else found).flatten(1).cpu().numpy()
 
 
 def _exactly():
-    """A context in which a GPU rounds as a CPU does: figures are compared with those of other machines."""
+    """A context without TF32, since metrics are compared between machines, also between GPUs and CPUs."""
     from torch.backends import cudnn
 
     return cudnn.flags(enabled=cudnn.enabled, benchmark=False, allow_tf32=False)
@@ -208,14 +211,15 @@ NetworkAndPreprocessing = tuple["nn.Module", Callable[[np.ndarray], "torch.Tenso
 
 
 def _inception(path: Path) -> NetworkAndPreprocessing:
-    """Takes pictures, ``N 1 H W 3``, and gives the features of the last pooling, ``N 2048``."""
+    """Inception v3 with its preprocessing: images ``N 1 H W 3`` -> pooled features ``N 2048``."""
     import torch
 
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise NotComputed("the package torch-fidelity is not installed") from error
-    weights = io.BytesIO()  # torch-fidelity would unpickle the file itself, whatever it holds
+    # torch-fidelity would unpickle the file itself, whatever it holds; it gets a copy of the tensors instead.
+    weights = io.BytesIO()
     torch.save(_tensors(path), weights)
     weights.seek(0)
     try:
@@ -226,7 +230,7 @@ def _inception(path: Path) -> NetworkAndPreprocessing:
 
 
 def _i3d(path: Path) -> NetworkAndPreprocessing:
-    """Gives I3D's logits, ``N 400``; cd-fvd brings clips to 224 x 224."""
+    """I3D with cd-fvd's preprocessing, which resizes clips to 224 x 224: logits ``N 400``."""
     try:
         from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
         from cdfvd.third_party.i3d.utils import preprocess_i3d
@@ -241,7 +245,7 @@ def _i3d(path: Path) -> NetworkAndPreprocessing:
 
 
 def _torchscript(path: Path) -> NetworkAndPreprocessing:
-    """Gives what a file of TorchScript makes of ``N 3 F H W``, 0..255."""
+    """A TorchScript network that takes clips ``N 3 F H W`` in 0..255."""
     import torch
 
     try:
@@ -261,17 +265,17 @@ def _other_network(path: Path) -> InputError:
 
 
 class Lpips:
-    """LPIPS of frames, by torchmetrics, whose package has the learned weights of its linear layers.
+    """LPIPS of frames with torchmetrics, whose package contains the learned weights of the linear layers.
 
-    Its class that is not public, since the public one fetches the backbone by itself.
+    A private class of torchmetrics is used, since its public one downloads the backbone itself.
 
     Args:
-        net: "alex", "vgg" or "squeeze".
+        net: backbone: "alex", "vgg" or "squeeze".
         folder, fetch: of the backbone's weights, see `find_network`.
-        device: where it computes.
+        device: where to compute.
 
     Raises:
-        NotComputed: torchmetrics or the weights are absent.
+        NotComputed: torchmetrics or the weights are missing.
         InputError: the file is not the published one.
 
     Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features" (CVPR 2018).
@@ -291,13 +295,13 @@ class Lpips:
         self.to(device)
 
     def to(self, device: str) -> Lpips:
-        """Compute there from now on."""
+        """Move the network to a device."""
         self._network.to(device)
         self._device = device
         return self
 
     def _fill(self, features: dict) -> None:
-        """Put the backbone's weights in: torchmetrics cuts its layers into slices, in their order."""
+        """Load the backbone's weights. torchmetrics groups its layers into slices but keeps their numbers."""
         backbone = self._network.net
         named = {key: re.sub(r"^(slice\d+|slices\.\d+)\.", "", key) for key in backbone.state_dict()}
         found = {key: features[name] for key, name in named.items() if name in features}
@@ -307,7 +311,7 @@ class Lpips:
         backbone.load_state_dict(found)
 
     def __call__(self, truth: np.ndarray, result: np.ndarray) -> float:
-        """Mean over the frames, uint8 ``F H W 3``; smaller is nearer."""
+        """Mean LPIPS over frames, uint8 ``F H W 3``; 0 is equal."""
         import torch
 
         values = []

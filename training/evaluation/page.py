@@ -1,4 +1,4 @@
-"""The page of a report: table and gallery, from disk, without a network."""
+"""The HTML page of a report: a table and a gallery of videos, which works offline."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ for (const clip of document.querySelectorAll("figure")) {
 
 
 def write_page(out: Path, report: Mapping[str, Any]) -> Path:
-    """Write ``index.html`` beside the ``videos`` of a report.
+    """Write ``index.html`` beside a report's folder ``videos``; returns its path.
 
     Args:
         out: folder of the report.
-        report: as `training.evaluation.run.evaluate` makes it.
+        report: made by `training.evaluation.run.evaluate`.
     """
     protocol = report["protocol"]
     parts = [
@@ -83,7 +83,7 @@ def _text(value: Any) -> str:
 
 
 def _table(report: Mapping[str, Any]) -> str:
-    """Ours and the published figures of the same protocol; what is not computed says why."""
+    """The table of our and the published figures of the protocol, and why metrics were not computed."""
     keys = report["protocol"]["metrics"]
     arrows = {"lower": "↓", "higher": "↑"}
     heads = "".join(
@@ -124,7 +124,7 @@ def _figure(figure: Mapping[str, Any] | None, metric: Metric) -> str:
 
 
 def _facts(report: Mapping[str, Any]) -> str:
-    """Everything that the figures depend on."""
+    """A table of everything that the figures depend on."""
     protocol = {k: v for k, v in report["protocol"].items() if k not in ("name", "about", "source")}
     facts = {**report["method"], "data": report["data"], **protocol, **report["networks"]}
     rows = "".join(
@@ -134,7 +134,7 @@ def _facts(report: Mapping[str, Any]) -> str:
 
 
 def _clip(out: Path, video: Mapping[str, Any]) -> str:
-    """Reference, driving signal, result and, where it is known, the truth."""
+    """The gallery's entry of a video: reference, driving signal, result and any ground truth."""
     name = video["name"]
     photo = f"videos/{_text(name)}_reference.png"
     cells = [f'<div><img src="{photo}" alt="reference of {_text(name)}">reference</div>']

@@ -1,7 +1,7 @@
-"""Protocols of evaluation as files, and the figures that others published under them.
+"""Evaluation protocols, which are JSON files, and published figures.
 
-Figures of one method differ severalfold between protocols, so a report carries its protocol whole, and
-published figures stand beside it only if they are of the same one.
+The figures of one method differ severalfold between protocols. So a report contains its whole protocol, and
+published figures are only shown beside it if they belong to the same one.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ REFERENCES: tuple[Reference, ...] = ("first", "middle", "still", "other")
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of the report.
+    """How a metric is shown in a report.
 
     Attributes:
         title: heading, with the unit.
         better: "lower" or "higher".
-        digits: behind the point.
-        about: what it is, for readers of the page.
-        needs_truth: whether it compares with the true video.
-        of_the_set: one figure of all videos together, not one a video.
-        scale: tables show so many times the figure.
+        digits: decimal places.
+        about: explanation for readers of the page.
+        needs_truth: whether it compares with the ground truth.
+        of_the_set: whether it is computed for all videos together, not for each.
+        scale: factor with which it is shown in tables.
     """
 
     title: str
@@ -46,7 +46,7 @@ class Metric:
     scale: float = 1.0
 
     def shown(self, value: float) -> str:
-        """A figure as tables have it."""
+        """A value as shown in tables."""
         return f"{value * self.scale:.{self.digits}f}"
 
 
@@ -78,25 +78,25 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is compared and how.
+    """What is compared, and how.
 
     Attributes:
-        name: of the file, without suffix.
+        name: name of the file, without suffix.
         about: one sentence for readers.
         source: where the protocol is defined.
-        videos: names (without suffix) of the test videos, in order; empty for all of the folder.
-        reference: "first" or "middle" frame of the stretch, "still" (another still of a rendered dancer), or
-            "other": the first frame of the next video, for which there is no truth.
-        frames: of the stretch, from the video's first frame on; 0 for all.
-        interval: every so many-th frame is taken.
-        size: side in pixels at which results and truth are compared; 0 for the checkpoint's own.
-        framing: square that is cut out of the videos, see `StageConfig`.
-        codec: what results go through before they are judged: "none", or "h264" with ``crf``.
-        crf: constant rate factor.
-        fvd_frames: frames of each clip for FVD and FID-VID.
-        fvd_clips: "disjoint" clips of a video one after the other, or its "first" only.
-        lpips: network of LPIPS, "alex", "vgg" or "squeeze".
-        metrics: what is reported, by the keys of `METRICS`.
+        videos: names (without suffix) of the test videos, in order; empty for all videos of the folder.
+        reference: "first" or "middle" frame of the clip; "still", a still of a rendered dancer; or "other",
+            the first frame of the next video, for which there is no ground truth.
+        frames: length of the clip, from the video's first frame on; 0 for all frames.
+        interval: every n-th frame is taken.
+        size: side in pixels at which result and truth are compared; 0 for the checkpoint's own size.
+        framing: which square is cut out of the videos, see `StageConfig`.
+        codec: compression of the results before they are evaluated: "none", or "h264" with ``crf``.
+        crf: constant rate factor of H.264.
+        fvd_frames: frames of a clip for FVD and FID-VID.
+        fvd_clips: "disjoint" consecutive clips of every video, or its "first" clip only.
+        lpips: backbone of LPIPS, "alex", "vgg" or "squeeze".
+        metrics: the metrics to report, keys of `METRICS`.
     """
 
     name: str
@@ -116,22 +116,23 @@ class Protocol:
     metrics: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The fields, JSON-ready, and what tells the protocol from others."""
+        """The fields, JSON-ready, and a ``digest`` of those that affect the figures."""
         own = parse_json(json.dumps(asdict(self)))
+        # Descriptions may be reworded without making it another protocol.
         text = json.dumps({k: v for k, v in own.items() if k not in ("about", "source")}, sort_keys=True)
         return own | {"digest": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def protocol_names() -> list[str]:
-    """The protocols that come with the program."""
+    """Names of the protocols that come with the program."""
     return sorted(path.stem for path in FOLDER.glob("*.json") if path != PUBLISHED)
 
 
 def load_protocol(name: str) -> Protocol:
-    """A protocol by its name, or from a JSON file of one's own.
+    """Load a protocol by its name, or from a JSON file of your own.
 
     Raises:
-        InputError: there is none, or it says what no protocol can.
+        InputError: there is none of that name, or its keys or values are wrong.
     """
     path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     if not path.is_file():
@@ -175,12 +176,12 @@ def _check(protocol: Protocol, path: Path) -> None:
 
 
 def published_rows(protocol: str) -> list[dict[str, Any]]:
-    """Figures of others under a protocol: "method", "source", "figures" by metric."""
+    """Published figures of a protocol: rows of "method", "source" and "figures" by metric."""
     return [row for row in read_json_object(PUBLISHED)["rows"] if row["protocol"] == protocol]
 
 
 def rows_of(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """The lines of a report's table: method, source, figures by metric."""
+    """The rows of a report's table: method, source, and figures by metric."""
     yield "this checkpoint" if "checkpoint" in report["method"] else "these results", "", report["figures"]
     for row in report["published"]:
         yield row["method"], row["source"], {key: {"mean": value} for key, value in row["figures"].items()}

@@ -1,4 +1,4 @@
-"""Animates the test videos of a protocol with a checkpoint, or takes results as they are, and judges them.
+"""Animates a protocol's test videos with a checkpoint, or takes finished results, and computes the metrics.
 
 Letters in shape comments: ``F`` frames, ``H W`` pixels.
 """
@@ -41,16 +41,16 @@ REPORT, TABLE = "report.json", "report.csv"
 
 @dataclass(frozen=True)
 class Clip:
-    """What is animated, at the size of the checkpoint and at that of the comparison.
+    """A test clip: inputs at the checkpoint's size ``H W``, the truth at the protocol's ``h w``.
 
     Attributes:
-        name: for files, unique.
-        reference: uint8 ``H W 3``.
-        control: driving signals by name, uint8 ``F H W 3``.
-        truth: uint8 ``F h w 3`` at the size of the comparison; ``None`` where nobody knows.
-        labels: part ids of the motion, uint8 ``F h w``; ``None`` where no part maps drive.
-        reference_labels: of the reference, uint8 ``1 h w``, likewise.
-        shown_reference: uint8 ``h w 3``, at the size of the comparison.
+        name: unique name, for files.
+        reference: the reference image, uint8 ``H W 3``.
+        control: control images by signal, uint8 ``F H W 3``.
+        truth: the true video, uint8 ``F h w 3``; ``None`` if there is none.
+        labels: part ids of the motion, uint8 ``F h w``; ``None`` without part maps.
+        reference_labels: part ids of the reference, uint8 ``1 h w``; ``None`` without part maps.
+        shown_reference: the reference image, uint8 ``h w 3``.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Clip:
 
 
 class Animate(Structure):
-    """A checkpoint, or whatever else makes results.
+    """Anything that gives results for clips: a checkpoint, or a folder of finished results.
 
     Attributes:
-        size: of what it takes and gives, pixels.
-        driving: its signals, see `training.config.SIGNALS`.
-        about: what the report says of it, JSON-ready.
+        size: side of its inputs and results, pixels.
+        driving: its control signals, a key of `training.config.SIGNALS`.
+        about: its description in the report, JSON-ready.
     """
 
     size: int
@@ -76,18 +76,18 @@ class Animate(Structure):
     about: Mapping[str, Any]
 
     def __call__(self, clip: Clip) -> np.ndarray:
-        """The result, uint8 ``F H W 3``."""
+        """The result for a clip, uint8 ``F H W 3``."""
 
 
 class Checkpoint:
-    """A pipeline folder that animates; see `Animate`.
+    """Animates clips with a pipeline; see `Animate`.
 
     Args:
-        folder: the pipeline.
-        name: what the report calls it; its folder when ``None``.
-        device: the best when ``None``.
-        steps, guidance_scale: the checkpoint's own when ``None``.
-        seed: of the noise.
+        folder: the pipeline's folder.
+        name: its name in the report; the folder when ``None``.
+        device: the best one when ``None``.
+        steps, guidance_scale: the pipeline's defaults when ``None``.
+        seed: seed of the noise.
 
     Raises:
         InputError: the checkpoint cannot be used.
@@ -134,12 +134,12 @@ class Checkpoint:
 
 
 class Results:
-    """Results that are there already, ``NAME.mp4`` (or a folder of frames ``NAME``); see `Animate`."""
+    """Finished results, ``NAME.mp4`` (or a folder of frames ``NAME``) for each clip; see `Animate`."""
 
-    def __init__(self, folder: Path, *, size: int, driving: str = "densepose"):
+    def __init__(self, folder: Path, *, size: int):
         if not folder.is_dir():
             raise InputError(f"The folder of results {folder} does not exist.")
-        self.folder, self.size, self.driving = folder, size, driving
+        self.folder, self.size, self.driving = folder, size, "densepose"
         self.about = {"results": str(folder)}
 
     def __call__(self, clip: Clip) -> np.ndarray:
@@ -165,44 +165,46 @@ def evaluate(
     most: int | None = None,
     on_video: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run a protocol and write ``report.json``, ``report.csv`` and ``index.html`` with its videos.
+    """Run a protocol and write ``report.json``, ``report.csv``, and ``index.html`` with the videos.
 
     Args:
-        protocol: see there.
-        data: prepared videos or rendered dancers, see `training.data.opening.open_videos`.
-        animate: the checkpoint, or results.
+        protocol: the protocol.
+        data: folder of prepared videos or rendered dancers, see `training.data.opening.open_videos`.
+        animate: the checkpoint, or finished results.
         out: folder of the report.
         networks: folder of the feature networks, see `training.evaluation.networks`.
-        fetch: fetch those that are absent.
-        device: where they compute.
-        most: videos at most.
-        on_video: told of the name, the number (from 1 on) and how many there are.
+        fetch: download missing feature networks.
+        device: where the feature networks compute.
+        most: maximum number of videos.
+        on_video: called with the name of a video, its number (from 1 on) and the number of videos.
 
     Returns:
-        What ``report.json`` holds.
+        The content of ``report.json``.
 
     Raises:
         InputError: the data do not suit the protocol, or it cannot be written.
     """
     size = protocol.size or animate.size
     shared = {"signals": SIGNALS[animate.driving], "framing": protocol.framing}
-    judged = open_videos(data, size=size, **shared)
-    shown = judged if size == animate.size else open_videos(data, size=animate.size, **shared)
-    videos = _chosen(judged, protocol, data)[:most]
+    compared = open_videos(data, size=size, **shared)
+    # Opened twice only if the checkpoint works at another size than the protocol compares at.
+    shown = compared if size == animate.size else open_videos(data, size=animate.size, **shared)
+    videos = _chosen(compared, protocol, data)[:most]
     try:
         (out / "videos").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
-    judge = _Judge(protocol, networks, fetch, device)
-    for key, why in judge.absent.items():
+    metrics = _Metrics(protocol, networks, fetch, device)
+    for key, why in metrics.absent.items():
         log.warning("%s will not be computed: %s", METRICS[key].title, why)
     rows = []
     for number, video in enumerate(videos):
-        clip = _clip(shown, judged, protocol, video, videos[(number + 1) % len(videos)])
+        # The next video gives the reference for "other"; the last one takes the first's.
+        clip = _clip(shown, compared, protocol, video, videos[(number + 1) % len(videos)])
         if on_video:
             on_video(clip.name, number + 1, len(videos))
         result = _through_codec(resized(animate(clip), size), protocol, out)
-        rows.append({"name": clip.name, "frames": len(result), "figures": judge.figures(clip, result)})
+        rows.append({"name": clip.name, "frames": len(result), "figures": metrics.figures(clip, result)})
         _write_videos(out / "videos", clip, result, size)
     report = {
         "program": f"MagicAnimate {__version__}",
@@ -210,8 +212,8 @@ def evaluate(
         "data": str(data),
         "videos_with_driving": len(rows),
         "method": dict(animate.about),
-        "networks": judge.networks,
-        "figures": {key: judge.summary(key, rows) for key in protocol.metrics},
+        "networks": metrics.networks,
+        "figures": {key: metrics.summary(key, rows) for key in protocol.metrics},
         "published": published_rows(protocol.name),
         "videos": rows,
     }
@@ -222,7 +224,7 @@ def evaluate(
 
 
 def _chosen(videos: VideoSet, protocol: Protocol, data: Path) -> list[int]:
-    """The numbers of the protocol's videos."""
+    """The numbers of the protocol's videos in the set."""
     by_name = {_name(videos, video): video for video in range(len(videos))}
     if not protocol.videos:
         return list(by_name.values())
@@ -241,29 +243,31 @@ def _name(videos: VideoSet, video: int) -> str:
     return Path(videos.name(video)).stem.replace(" ", "_")
 
 
-def _clip(shown: VideoSet, judged: VideoSet, protocol: Protocol, video: int, other: int) -> Clip:
-    """What a protocol takes of a video, and its reference of this one or another."""
-    first = judged.stills
-    count = judged.num_frames(video) - first
+def _clip(shown: VideoSet, compared: VideoSet, protocol: Protocol, video: int, other: int) -> Clip:
+    """The clip that a protocol takes from a video, with its reference from this video or the next one."""
+    first = compared.stills
+    count = compared.num_frames(video) - first
     frames = list(range(first, first + count, protocol.interval))
     frames = frames[: protocol.frames or None]
     if not frames or (protocol.reference == "still" and not first):
         what = "no frames" if not frames else "no stills; choose another protocol"
-        raise InputError(f"{judged.name(video)} has {what}.")
+        raise InputError(f"{compared.name(video)} has {what}.")
     source = other if protocol.reference == "other" else video
+    # The frame number of the reference in its video.
     at = {
         "first": frames[0],
         "middle": frames[len(frames) // 2],
         "still": 0,
         "other": first,
     }[protocol.reference]
-    truth, photo = judged.read(video, frames), judged.read(source, [at])
+    # Compared at the protocol's size; the checkpoint gets the same frames at its own.
+    truth, photo = compared.read(video, frames), compared.read(source, [at])
     motion, reference = truth, photo
-    if shown is not judged:  # at another size
+    if shown is not compared:  # at another size
         motion, reference = shown.read(video, frames), shown.read(source, [at])
     has_parts = "densepose" in truth.control
     return Clip(
-        name=_name(judged, video),
+        name=_name(compared, video),
         reference=reference.pixels[0],
         control=motion.control,
         truth=None if protocol.reference == "other" else truth.pixels,
@@ -274,7 +278,7 @@ def _clip(shown: VideoSet, judged: VideoSet, protocol: Protocol, video: int, oth
 
 
 def resized(video: np.ndarray, size: int) -> np.ndarray:
-    """Frames, uint8 ``F H W 3``, at another size: averaged where they shrink, else bicubic."""
+    """Resize frames, uint8 ``F H W 3``: box filter for smaller sizes, bicubic for larger ones."""
     if video.shape[1:3] == (size, size):
         return video
     how = Image.Resampling.BOX if video.shape[1] > size else Image.Resampling.BICUBIC
@@ -282,7 +286,7 @@ def resized(video: np.ndarray, size: int) -> np.ndarray:
 
 
 def _through_codec(video: np.ndarray, protocol: Protocol, out: Path) -> np.ndarray:
-    """A result as the protocol stores it before it is judged."""
+    """Compress and decompress a result as the protocol says."""
     if protocol.codec == "none":
         return video
     path = out / ".judged.mp4"
@@ -301,7 +305,7 @@ def _write_video(path: Path, video: np.ndarray, *, quality: int = 14) -> None:
 
 
 def _write_videos(folder: Path, clip: Clip, result: np.ndarray, size: int) -> None:
-    """What the page plays."""
+    """Write the files that the report's page shows."""
     Image.fromarray(clip.shown_reference).save(folder / f"{clip.name}_reference.png")
     driving = next(iter(clip.control.values()))
     _write_video(folder / f"{clip.name}_driving.mp4", resized(np.asarray(driving), size))
@@ -310,11 +314,11 @@ def _write_videos(folder: Path, clip: Clip, result: np.ndarray, size: int) -> No
         _write_video(folder / f"{clip.name}_truth.mp4", clip.truth)
 
 
-class _Judge:
-    """Computes figures, and keeps what those of the whole set need.
+class _Metrics:
+    """Computes the metrics of each video, and collects what those of the whole set need.
 
     Attributes:
-        networks: metric -> the network that it was computed with.
+        networks: metric -> name of the network that it is computed with.
         absent: metric -> why it is not computed.
     """
 
@@ -347,9 +351,10 @@ class _Judge:
                 self._sets[key], self.networks[key] = frechet.Frechet(network, format=how), network.name
 
     def figures(self, clip: Clip, result: np.ndarray) -> dict[str, float | None]:
-        """The figures of one video, by metric; ``None`` for those that it does not have."""
+        """The figures of one video by metric; ``None`` for those that are undefined for it."""
         for gathered in self._sets.values():
             length = gathered.network.clip_length
+            # Single images (FID) always use all frames.
             first = length if length > 1 and self.protocol.fvd_clips == "first" else None
             gathered.add(clip.truth[:first], result[:first])
         own = {
@@ -368,11 +373,12 @@ class _Judge:
             if METRICS[key].of_the_set or key in self.absent:
                 continue
             value = own[key]()
+            # JSON has neither NaN nor infinity.
             found[key] = value if math.isfinite(value) else None
         return found
 
     def summary(self, key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """A metric over all videos: "mean", "low", "high", "videos", or "not_computed" with the reason."""
+        """A metric over all videos: "mean", "low", "high" and "videos", or "not_computed" with the reason."""
         if key in self.absent:
             return {"not_computed": self.absent[key]}
         if METRICS[key].of_the_set:
@@ -387,7 +393,7 @@ class _Judge:
 
 
 def _identity(clip: Clip, result: np.ndarray) -> float:
-    """Colours of the body parts in the result against those in the reference."""
+    """Colour differences of the body parts between result and reference."""
     if clip.labels is None:
         return math.nan
     shown = parts.part_colours(result, clip.labels)
@@ -396,7 +402,7 @@ def _identity(clip: Clip, result: np.ndarray) -> float:
 
 
 def _as_csv(report: Mapping[str, Any]) -> str:
-    """A row for every video and the means, with the protocol in every row."""
+    """The figures as CSV: a row for every video and for the means, each naming the protocol."""
     text = io.StringIO()
     keys = list(report["protocol"]["metrics"])
     writer = csv.writer(text, lineterminator="\n")

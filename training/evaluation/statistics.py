@@ -1,4 +1,4 @@
-"""How sure a mean over test videos is: bootstrap intervals, and two runs compared video by video."""
+"""Uncertainty of means over test videos: bootstrap intervals, and a paired comparison of two reports."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LEVEL = 95.0
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its 95 % interval.
+    """A mean with its 95 % confidence interval.
 
     Attributes:
-        mean: over the videos that have a figure.
-        low, high: ends of the percentile bootstrap interval; the mean itself with one video only.
-        videos: that have a figure.
+        mean: mean over the videos that have a figure.
+        low, high: ends of the percentile bootstrap interval, which is empty for a single video.
+        videos: number of videos that have a figure.
     """
 
     mean: float
@@ -31,14 +31,14 @@ class Mean:
     videos: int
 
     def as_json(self) -> dict[str, float]:
-        """The fields, rounded to what JSON need hold."""
+        """The fields, rounded, for JSON."""
         return {name: round(value, 8) for name, value in asdict(self).items()}
 
 
 def bootstrap(values: Sequence[float]) -> Mean | None:
-    """Mean with an interval from resampling whole videos; ``None`` if no value is finite.
+    """Mean with a bootstrap interval; ``None`` if no value is finite.
 
-    Frames of a video are far from independent, so videos are what is drawn again.
+    Whole videos are resampled, since the frames of a video are far from independent.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), section 13.3.
     """
@@ -46,6 +46,7 @@ def bootstrap(values: Sequence[float]) -> Mean | None:
     if not known.size:
         return None
     rng = np.random.default_rng(0)
+    # A fixed seed, so that a report can be reproduced exactly.
     means = known[rng.integers(len(known), size=(RESAMPLES, len(known)))].mean(axis=1)
     low, high = np.percentile(means, [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
     return Mean(float(known.mean()), float(low), float(high), len(known))
@@ -55,12 +56,12 @@ def paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dic
     """Compare two reports of one protocol on the same videos, metric by metric.
 
     Args:
-        first, second: as `training.evaluation.run.evaluate` writes them.
+        first, second: reports as `training.evaluation.run.evaluate` writes them.
 
     Returns:
-        metric -> "difference" (second minus first, mean over videos) with "low" and "high" of its 95 %
-        bootstrap interval, "p" (two-sided sign-flip test: how often chance alone makes such a difference),
-        and "videos".
+        metric -> "difference" (second minus first, mean over videos); "low" and "high", its 95 % bootstrap
+        interval; "p" of a two-sided sign-flip test (how often chance alone makes such a difference); and
+        "videos".
 
     Raises:
         InputError: the reports are not of one protocol and the same videos.
@@ -83,11 +84,13 @@ def paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dic
         differences = np.array([b - a for a, b in known])
         interval = bootstrap(differences.tolist())
         flips = rng.choice([-1.0, 1.0], size=(RESAMPLES, len(differences)))
+        # If there were no difference, the sign of each video's would be as good as random.
         by_chance = np.abs((flips * differences).mean(axis=1)) >= abs(interval.mean) - 1e-12
         found[metric] = {
             "difference": interval.mean,
             "low": interval.low,
             "high": interval.high,
+            # Plus one: the data themselves are one of the possible sign patterns, so p is never 0.
             "p": float((1 + by_chance.sum()) / (1 + RESAMPLES)),
             "videos": len(known),
         }

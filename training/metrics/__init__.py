@@ -1,1 +1,1 @@
-"""Figures of animations: pure functions on uint8 videos ``F H W 3``, the truth first, the result second."""
+"""Metrics of animations: pure functions of uint8 videos ``F H W 3``, the ground truth first."""

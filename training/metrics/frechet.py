@@ -1,7 +1,8 @@
-"""Frechet distances (FID, FID-VID, FVD) on what a network sees in pictures or clips.
+"""Fréchet distances (FID, FID-VID, FVD) between the features of images or clips.
 
-No weights come with the program. A figure is worth nothing without its network, clip length and format, so
-the result names them. Letters in shape comments: ``N`` samples, ``D`` features, ``F`` frames, ``H W`` pixels.
+The networks are in `training.evaluation.networks`. A distance means nothing without its network, clip length
+and video format, so results name them. Letters in shape comments: ``N`` samples, ``D`` features, ``F``
+frames, ``H W`` pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network that turns pictures or clips into feature vectors.
+    """A network that maps images or clips to feature vectors.
 
     Attributes:
-        name: what results call it, with file and hash.
-        clip_length: frames a clip; 1 for a network of single pictures.
+        name: its name in results, with file and hash.
+        clip_length: frames of a clip; 1 for a network of single images.
         features: clips, uint8 ``N F H W 3``, at most 8 at a time -> features, float ``N D``.
     """
 
@@ -33,14 +34,14 @@ class FeatureNetwork:
 
 @dataclass(frozen=True)
 class FrechetResult:
-    """A distance and what it depends on.
+    """A Fréchet distance and what it depends on.
 
     Attributes:
         distance: 0 for equal distributions.
-        samples: pictures or clips on each side.
-        clip_length: frames of a clip, 1 for pictures.
-        format: of the frames, as the caller says ("128x128 PNG").
-        network: its name.
+        samples: numbers of images or clips in the two sets.
+        clip_length: frames of a clip; 1 for images.
+        format: format of the frames, such as "128x128 PNG".
+        network: name of the network.
     """
 
     distance: float
@@ -51,13 +52,13 @@ class FrechetResult:
 
 
 class Frechet:
-    """Gathers what a network sees in two sets of videos, one video after the other, and tells their distance.
+    """Collects features of two sets of videos, one video at a time, and computes the distance of the sets.
 
-    Videos are cut into clips of the network's length without overlap; frames left over are not used.
+    Videos are cut into clips of the network's length without overlap; remaining frames are not used.
 
     Args:
-        network: see `training.evaluation.networks`.
-        format: how the frames were stored, to be kept with the figure.
+        network: the feature network.
+        format: how the frames were stored, to be named in the result.
     """
 
     def __init__(self, network: FeatureNetwork, *, format: str):
@@ -91,7 +92,7 @@ class Frechet:
 
 
 def _features(network: FeatureNetwork, video: np.ndarray) -> list[np.ndarray]:
-    """Features ``N D`` of the clips of a video, so many at a time as the network takes."""
+    """Features of the clips of a video: arrays ``N D`` of at most 8 clips each."""
     length = network.clip_length
     count = len(video) // length
     clips = np.asarray(video[: count * length]).reshape(count, length, *video.shape[1:])
@@ -99,13 +100,13 @@ def _features(network: FeatureNetwork, video: np.ndarray) -> list[np.ndarray]:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Squared Frechet distance between Gaussians fitted to two sets of features ``N D``.
+    """Squared Fréchet distance between Gaussians fitted to two sets of features ``N D``.
 
     ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``. The trace of the root is that of the symmetric matrix
     ``C1^(1/2) C2 C1^(1/2)``, whose eigenvalues are real and not negative, so that singular covariances (fewer
     samples than features) do no harm. The libraries (torch-fidelity, torchmetrics, cd-fvd) take the root of
-    ``C1 C2`` itself, which is not symmetric: rounding gives it negative and complex eigenvalues as soon as it
-    is singular, and cd-fvd's way breaks with SciPy 1.18. Where it is not singular, all agree (tests).
+    ``C1 C2`` itself, which is not symmetric. When it is singular, rounding gives it negative and complex
+    eigenvalues, and cd-fvd's method fails with SciPy 1.18. When it is not, all agree (tests).
 
     Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (NeurIPS 2017), equation 6.
     """
@@ -114,6 +115,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     mixed = root @ covariances[1] @ root
+    # Symmetric by construction; the mean removes what rounding has added.
     mixed = np.linalg.eigvalsh((mixed + mixed.T) / 2)
     gap = first.mean(0) - second.mean(0)
     traces = sum(float(np.trace(c)) for c in covariances)

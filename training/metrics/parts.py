@@ -1,4 +1,4 @@
-"""Figures by body part: whether part maps agree, and whether the parts kept their colours.
+"""Metrics by body part: whether part maps agree, and whether the parts kept their colours.
 
 Letters in shape comments: ``F`` frames, ``H W`` pixels, ``P`` labels.
 """
@@ -16,14 +16,16 @@ _RGB_TO_XYZ = np.array(
 )
 _WHITE = _RGB_TO_XYZ.sum(1)  # D65, as RGB (1, 1, 1) gives it
 MIN_PIXELS = 8
+NUM_LABELS = 25  # DensePose's parts and the background
 
 
 def srgb_to_lab(rgb: np.ndarray) -> np.ndarray:
-    """uint8 sRGB ``... 3`` -> CIELAB float64 ``... 3`` (L 0..100, a, b) under D65.
+    """sRGB, uint8 ``... 3`` -> CIELAB, float64 ``... 3`` (L in 0..100, a, b), with the white point D65.
 
     Sources: IEC 61966-2-1 (transfer curve, matrix) and CIE 15 (L*a*b*).
     """
     codes = np.arange(256) / 255
+    # A table of all 256 codes, indexed by the image.
     linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)[rgb]
     ratio = linear @ _RGB_TO_XYZ.T / _WHITE
     small = (6 / 29) ** 3
@@ -39,6 +41,7 @@ def delta_e(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     equations 2 to 22, with all parametric factors 1.
     """
     (l1, a1, b1), (l2, a2, b2) = (np.moveaxis(np.asarray(c, np.float64), -1, 0) for c in (first, second))
+    # Equations 2 to 7: a* is stretched for greys, then chroma and hue follow.
     chroma = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
     stretch = 1.5 - 0.5 * np.sqrt(chroma**7 / (chroma**7 + 25.0**7))
     a1, a2 = a1 * stretch, a2 * stretch
@@ -46,12 +49,15 @@ def delta_e(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     h1, h2 = (np.degrees(np.arctan2(b, a)) % 360 for a, b in ((a1, b1), (a2, b2)))
 
     grey = c1 * c2 == 0
+    # Equations 8 to 11; a grey has no hue.
     turn = np.where(grey, 0, (h2 - h1 + 180) % 360 - 180)
     d_light, d_chroma = l2 - l1, c2 - c1
     d_hue = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn) / 2)
 
+    # Equations 12 to 14: means, of the hue the one on the shorter way round.
     light, chroma = (l1 + l2) / 2, (c1 + c2) / 2
     hue = np.where(grey, h1 + h2, (h1 + h2) / 2 + np.where(np.abs(h1 - h2) > 180, 180, 0)) % 360
+    # Equations 15 to 22, each of them where it is needed.
     t = (
         1
         - 0.17 * np.cos(np.radians(hue - 30))
@@ -67,17 +73,14 @@ def delta_e(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(light**2 + chroma**2 + hue**2 + rotation * chroma * hue, 0))
 
 
-def part_colours(video: np.ndarray, parts: np.ndarray, *, num_labels: int = 25) -> np.ndarray:
-    """Mean CIELAB colour of each part in each frame: float64 ``F P 3``.
-
-    Background and parts of fewer than 8 pixels are NaN.
+def part_colours(video: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Mean CIELAB colour of each part in each frame, float64 ``F P 3``; NaN for background and tiny parts.
 
     Args:
         video: uint8 ``F H W 3``.
-        parts: labels ``F H W``.
-        num_labels: with background.
+        parts: part ids, ``F H W``.
     """
-    colours = np.full((len(video), num_labels, 3), np.nan)
+    colours = np.full((len(video), NUM_LABELS, 3), np.nan)
     for f, (frame, labels) in enumerate(zip(video, parts, strict=True)):
         lab = srgb_to_lab(frame)
         for part in np.unique(labels[labels > 0]):
@@ -88,14 +91,14 @@ def part_colours(video: np.ndarray, parts: np.ndarray, *, num_labels: int = 25) 
 
 
 def identity_difference(truth: np.ndarray, result: np.ndarray) -> float:
-    """Mean CIEDE2000 difference of the colours of parts that both sides show; smaller is better.
+    """Mean CIEDE2000 difference of the colours of the parts that both show; smaller is better.
 
     Args:
-        truth: `part_colours` of the truth ``F P 3``, or of the photo ``1 P 3``, which then serves all frames.
-        result: `part_colours` of the result ``F P 3``.
+        truth: `part_colours` of the truth, ``F P 3``, or of the photo, ``1 P 3``, for all frames.
+        result: `part_colours` of the result, ``F P 3``.
 
     Returns:
-        The mean over parts of each part's mean over frames; NaN if no part is on both sides.
+        The mean over parts of each part's mean over frames; NaN if they have no part in common.
     """
     differences = delta_e(np.broadcast_to(truth, result.shape), result)  # F P
     seen = np.isfinite(differences)
@@ -105,17 +108,18 @@ def identity_difference(truth: np.ndarray, result: np.ndarray) -> float:
 
 
 class PartCounts:
-    """Counts pixels by true and found label, over as many maps as are added.
+    """A confusion matrix of labels, accumulated over any number of maps.
 
     Attributes:
-        confusion: int64 (labels, labels), row truth, column found.
+        confusion: numbers of pixels, int64 (labels, labels); the row is the true label, the column the found
+            one.
     """
 
     def __init__(self, num_labels: int):
         self.confusion = np.zeros((num_labels, num_labels), np.int64)
 
     def add(self, truth: np.ndarray, found: np.ndarray) -> None:
-        """Add maps of labels, integers of one shape.
+        """Count the pixels of two maps of labels, integers of the same shape.
 
         Raises:
             ValueError: the shapes differ or a label is out of range.
@@ -125,17 +129,18 @@ class PartCounts:
         count = len(self.confusion)
         if max(truth.max(initial=0), found.max(initial=0)) >= count:
             raise ValueError(f"a label is not in 0..{count - 1}")
+        # One number per pair of labels, so that a single bincount makes the whole matrix.
         pairs = truth.astype(np.int64).ravel() * count + found.ravel()
         self.confusion += np.bincount(pairs, minlength=count * count).reshape(count, count)
 
     def iou(self) -> np.ndarray:
-        """Intersection over union of each label, float64; NaN where neither side has it."""
+        """Intersection over union of each label, float64; NaN for labels that neither side has."""
         both = np.diag(self.confusion)
         either = self.confusion.sum(0) + self.confusion.sum(1) - both
         return np.where(either > 0, both / np.maximum(either, 1), np.nan)
 
     def mean_iou(self, labels: np.ndarray | None = None) -> float:
-        """Mean IoU over the labels that occur, or over those of ``labels`` (indices).
+        """Mean IoU over the labels that occur, or over the given ones.
 
         Source: Everingham et al., "The PASCAL Visual Object Classes Challenge" (IJCV 2015), section 4.
         """
@@ -143,24 +148,23 @@ class PartCounts:
         return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
     def accuracy(self) -> float:
-        """Share of pixels whose label is right."""
+        """The share of pixels with the right label."""
         return float(np.diag(self.confusion).sum() / max(1, self.confusion.sum()))
 
 
-def pose_agreement(driving: np.ndarray, found: np.ndarray, *, num_labels: int = 25) -> float:
-    """Mean IoU over the body parts present in the driving maps, counted over the whole clip.
+def pose_agreement(driving: np.ndarray, found: np.ndarray) -> float:
+    """Mean IoU of the driving part maps' body parts over the clip: does the result follow the pose?
 
-    A part that is only in ``found`` lowers the score through the pixels it takes from the others.
+    A part that is only in ``found`` lowers the value through the pixels it takes from the others.
 
     Args:
-        driving: labels of the motion signal, ``F H W``; 0 is background and does not count as a part.
-        found: labels that a segmenter finds in the result, ``F H W``.
-        num_labels: with background.
+        driving: part ids of the driving signal, ``F H W``; 0 is background, which is no part.
+        found: part ids that a segmenter finds in the result, ``F H W``.
 
     Returns:
         0..1, NaN if the clip shows nobody.
     """
-    counts = PartCounts(num_labels)
+    counts = PartCounts(NUM_LABELS)
     counts.add(driving, found)
     present = np.flatnonzero(counts.confusion.sum(1))
     return counts.mean_iou(present[present > 0]) if (present > 0).any() else float("nan")

@@ -19,14 +19,23 @@ MODEL = "model"
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the command, without importing anything heavy."""
-    text = "network that finds body parts, for the benchmarks"
+    text = "part segmenter: a small network that labels body parts, for the page, training and benchmarks"
     command = commands.add_parser("segmenter", help=text, description=text)
-    command.add_argument("--data", type=Path, required=True, help="folder of the videos, or dancers")
-    command.add_argument("--runs", type=Path, default=Path("runs/mini"), help="folder of all runs")
-    command.add_argument("--preset", default="mini", choices=PRESETS, help="default: %(default)s")
-    command.add_argument("--out", type=Path, help=f"folder to write (RUNS/segmenter/{MODEL})")
     command.add_argument(
-        "--stop-after", type=whole_number, metavar="N", help="leave after N steps of this call"
+        "--data", type=Path, required=True, help="folder of training videos, or of rendered dancers"
+    )
+    command.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/mini"),
+        help="folder with one subfolder per stage (default: %(default)s)",
+    )
+    command.add_argument(
+        "--preset", default="mini", choices=PRESETS, help="set of default settings (default: %(default)s)"
+    )
+    command.add_argument("--out", type=Path, help=f"output folder (default: RUNS/segmenter/{MODEL})")
+    command.add_argument(
+        "--stop-after", type=whole_number, metavar="N", help="stop after N steps, with a checkpoint"
     )
     command.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads")
     add_settings(command)
@@ -57,19 +66,19 @@ def train(
     stop_after: int | None = None,
     threads: int | None = None,
 ) -> Path | None:
-    """Train in ``runs/segmenter``, resuming if that run was begun; at its end write the network.
+    """Train in ``runs/segmenter``, resuming if that run was begun, and finally export the network.
 
     Args:
-        config: of the run.
-        preset: of the network's size.
+        config: settings of the run.
+        preset: preset of the network's size.
         data: videos with DensePose maps, see `training.data.opening.open_videos`.
-        runs: folder of the runs of all stages.
-        out: folder to write; ``runs/segmenter/model`` when ``None``.
-        stop_after: leave after so many steps of this call.
+        runs: folder with one subfolder per stage.
+        out: output folder; ``runs/segmenter/model`` when ``None``.
+        stop_after: return after this many steps of this call.
         threads: CPU threads; torch's choice when ``None``.
 
     Returns:
-        The folder written (safetensors in float16, ``config.json``), or ``None`` if the run is not done.
+        The output folder (float16 safetensors and ``config.json``), or ``None`` if the run is not finished.
 
     Raises:
         InputError: the data cannot be used, a run with other settings is there, or the disk is full.
@@ -86,12 +95,14 @@ def train(
 
     check_config(config)
     out = out or runs / config.stage / MODEL
+    # Before the training, not after it.
     check_replaceable(out, overwrite=None, is_earlier=_is_segmenter)
     if threads is not None:
         torch.set_num_threads(threads)
     folder = runs / config.stage
     check_settings(folder, fixed_settings(config))
     accelerator = make_accelerator(config)
+    # The main process writes the index of the videos, the others read it.
     with accelerator.main_process_first():
         videos, held_out = hold_out(open_videos(data, size=config.size, index_folder=folder), config.holdout)
     samples = SegmenterSamples(videos, batch_size=config.batch_size, steps=config.steps, seed=config.seed)
@@ -108,6 +119,7 @@ def train(
 
 
 def _is_segmenter(folder: Path) -> bool:
+    """Whether a folder holds an earlier export, which may be replaced."""
     from densepose_tools.segmenter import NUM_LABELS, PATCH
     from magicanimate.errors import InputError
     from magicanimate.files import read_json_object
@@ -121,7 +133,7 @@ def _is_segmenter(folder: Path) -> bool:
 
 
 def export(stage: SegmenterStage, run_folder: Path, out: Path) -> Path:
-    """Write a run's averaged weights to ``out``; a model card (README.md) that lies there stays."""
+    """Export a run's averaged weights to ``out``, where a model card (README.md) is kept."""
     from magicanimate.checkpoints.disk import staged_folder
     from training.checkpoints import load_averages
 

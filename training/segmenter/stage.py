@@ -1,6 +1,9 @@
-"""Stage "segmenter": the part of every pixel, on augmented pictures of rendered dancers; its network.
+"""Stage "segmenter": the part segmenter, its training on augmented images of rendered dancers, and its loss.
 
-Letters in shape comments: ``B`` pictures, ``C`` labels, ``H W`` pixels.
+The augmentation is strong enough to leave the renderer's look behind: the network has to segment photos.
+
+Letters in shape comments: ``B`` images, ``C`` labels, ``H W`` pixels. Inside the augmentation, images are
+float32 ``3 H W`` in [0, 1] and label maps int64 ``H W``.
 """
 
 from __future__ import annotations
@@ -31,10 +34,10 @@ _SIZES = {"mini": (128, (48, 64, 80, 96)), "tiny": (32, (8, 8, 16, 16))}
 
 
 def build_segmenter(preset: str) -> UNet2DModel:
-    """A convolutional U-Net with random weights, on squares of 4x4 pixels.
+    """A convolutional U-Net with random weights, which takes squares of 4x4 pixels as channels.
 
-    Convolutions learn this in minutes on a CPU; a SegFormer of a similar size, tried first, had half the mean
-    IoU after 600 steps.
+    Convolutions learn this quickly on a CPU; a SegFormer of similar size, tried first, had half the mean IoU
+    after 600 steps.
 
     Source: Ronneberger et al., "U-Net" (MICCAI 2015), in the form of diffusers' residual blocks.
     """
@@ -53,7 +56,7 @@ def build_segmenter(preset: str) -> UNet2DModel:
 
 
 def segmenter_config(preset: str) -> StageConfig:
-    """Settings of the run. The mini takes about an hour on one core."""
+    """Settings of the run. The preset "mini" takes about an hour on one core."""
     if preset == "tiny":
         return StageConfig(
             "segmenter",
@@ -86,7 +89,7 @@ _LEFT_CLEAN = 0.3
 
 
 class SegmenterSamples(DrawnSamples):
-    """Augmented frames of videos with DensePose maps: "image" and "labels" of `augment`."""
+    """Augmented frames of videos with DensePose maps: "image" and "labels" as `augment` returns them."""
 
     def __init__(self, videos: VideoSet, *, batch_size: int, steps: int, seed: int):
         super().__init__(batch_size=batch_size, steps=steps, seed=seed)
@@ -101,12 +104,12 @@ class SegmenterSamples(DrawnSamples):
 
 
 class SegmenterStage(nn.Module):
-    """Cross-entropy and Dice loss of the labels.
+    """Trains the segmenter with cross-entropy and Dice loss.
 
     Args:
         segmenter: the network to train.
-        samples: of the training data.
-        held_out: videos to judge it on.
+        samples: training samples.
+        held_out: validation videos.
     """
 
     def __init__(self, segmenter: UNet2DModel, *, samples: SegmenterSamples, held_out: VideoSet):
@@ -114,11 +117,11 @@ class SegmenterStage(nn.Module):
         self.segmenter, self.samples, self.held_out = segmenter, samples, held_out
 
     def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Losses ``B`` of a batch of samples."""
+        """Losses ``B`` of a batch of `SegmenterSamples`."""
         return segmentation_loss(part_logits(self.segmenter, batch["image"]).float(), batch["labels"])
 
     def sample(self, step: int, folder: Path) -> dict[str, float]:
-        """Held-out people: picture, truth, result; mean IoU over the labels and share of right pixels."""
+        """Segment the validation videos: a sheet of image, truth and result; mean IoU and pixel accuracy."""
         judge, counts, shown = PartSegmenter(self.segmenter), PartCounts(NUM_LABELS), []
         for video in range(len(self.held_out)):
             frames = self.held_out.read(video, range(self.held_out.num_frames(video)))
@@ -133,10 +136,11 @@ class SegmenterStage(nn.Module):
 
 
 def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, and half a Dice loss: one minus the mean overlap over the labels that a picture holds.
+    """Cross-entropy plus half a Dice loss, which is one minus the mean overlap over the labels in an image.
 
-    The second makes small parts count as much as large ones. The truth being one label a pixel, its overlap
-    with the predicted shares is a sum of single entries, which spares a one-hot tensor of 25 channels.
+    The Dice loss makes small parts count as much as large ones. As the truth has a single label per pixel,
+    its overlap with the predicted probabilities is a sum of single entries, without a one-hot tensor of 25
+    channels.
 
     Args:
         logits: float32 ``B C H W``.
@@ -154,6 +158,7 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
     overlap = empty.scatter_add(1, flat, right)
     sizes = empty.scatter_add(1, flat, torch.ones_like(right))
     dice = 2 * overlap / (shares.sum(dim=(2, 3)) + sizes)
+    # Labels that an image does not have would count as perfectly missed.
     present = sizes > 0
     dice = (dice * present).sum(1) / present.sum(1)
     cross_entropy = functional.nll_loss(log_shares, labels, reduction="none").mean(dim=(1, 2))
@@ -163,17 +168,18 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 def augment(
     rgb: np.ndarray, parts: np.ndarray, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Change geometry, and most often colours and sharpness, at random; the labels follow.
+    """Augment an image with its labels: the geometry of both, and mostly the image's colours and sharpness.
 
     Args:
-        rgb: uint8 ``H W 3``.
-        parts: uint8 ``H W``, 0..24.
-        rng: all chance comes from it.
+        rgb: the image, uint8 ``H W 3``.
+        parts: part ids, uint8 ``H W``, 0..24.
+        rng: source of all random numbers.
 
     Returns:
-        Image float32 ``3 H W`` in [-1, 1] and labels int64 ``H W``.
+        The image, float32 ``3 H W`` in [-1, 1], and labels, int64 ``H W``.
     """
     if rng.random() < 0.5:
+        # Left and right parts have different labels, so a mirrored map exchanges them.
         rgb, parts = rgb[:, ::-1], FLIP_PERMUTATION[parts[:, ::-1]]
     image = torch.from_numpy(np.array(rgb)).movedim(-1, 0).float() / 255
     labels = torch.from_numpy(np.array(parts)).long()
@@ -192,7 +198,7 @@ def _colour(rng: np.random.Generator) -> torch.Tensor:
 def _transform(
     image: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Zoom, stretch, turn and shift; what comes from outside the picture is a plain colour, label 0."""
+    """Zoom, stretch, rotate and shift; what comes from outside the image gets a plain colour and label 0."""
     zoom, stretch = np.exp(rng.uniform(-0.3, 0.5)), np.exp(rng.uniform(-0.1, 0.1))
     angle, (x, y) = rng.uniform(-0.2, 0.2), rng.uniform(-0.25, 0.25, 2)
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
@@ -205,7 +211,7 @@ def _transform(
 
 
 def _hide(image: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> None:
-    """Put a box of colour in front, which is background, or a box from elsewhere in the picture."""
+    """Cover a box, in place: by a colour with label 0, or by another part of the image with its labels."""
     size = len(labels)
     height, width = rng.integers(size // 12, size // 3, 2)
     y, there_y = rng.integers(0, size - height, 2)
@@ -220,7 +226,7 @@ def _hide(image: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -
 
 
 def _recolour(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Gain, offset, gamma and saturation; now and then the channels change places."""
+    """Change gain, offset, gamma and saturation; sometimes also permute the channels."""
     if rng.random() < 0.1:
         image = image[rng.permutation(3)]
     gain = torch.from_numpy(rng.uniform(0.65, 1.35) * rng.uniform(0.85, 1.15, (3, 1, 1))).float()
@@ -232,7 +238,7 @@ def _recolour(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def _soften(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Blur, take the fine detail out, add noise: each of them sometimes."""
+    """Blur, reduce the resolution, add noise: each of them sometimes."""
     if rng.random() < 0.5:
         offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1.0)
         kernel = torch.exp(-0.5 * (offsets / rng.uniform(0.4, 1.8)) ** 2)
@@ -250,7 +256,7 @@ def _soften(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def _compress(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """JPEG, sometimes."""
+    """Compress the image as JPEG, sometimes."""
     if rng.random() >= 0.3:
         return image
     file = io.BytesIO()

@@ -1,1 +1,6 @@
-"""The stages: each builds its networks and computes its loss; `training.loop` does the rest."""
+"""The stages. Each is an ``nn.Module`` that holds the networks and computes the losses; `training.loop`
+trains it.
+
+``denoiser`` has the paper's stages, on which ``sharpen`` and ``distill`` build; ``vae`` trains the mini's
+autoencoder.
+"""

@@ -1,21 +1,24 @@
-"""The stages from "base" to "sharpen": one denoiser, of which other parts learn.
+"""The stages that train the denoiser ("base" to "stage2"), and what "distill" and "sharpen" share with them.
+
+One module for all of them: UNet, appearance encoder and ControlNets; a stage decides which of their
+parameters learn.
 
 | stage | learns | reference | UNet |
 |---|---|---|---|
-| base | everything (the mini has no Stable Diffusion to begin with) | yes | without temporal layers |
+| base | everything (the mini has no Stable Diffusion to start from) | yes | without temporal layers |
 | controlnet | ControlNet | none | without, frozen |
 | stage1 | appearance encoder, ControlNet | yes | without, frozen |
 | stage2 | temporal layers | yes | with |
 | distill | appearance encoder, temporal layers, or all, see `training.stages.distill` | yes | with |
 | sharpen | the autoencoder's decoder, see `training.stages.sharpen` | yes | with, frozen |
 
-Stage2 mixes three kinds of steps (paper, section 3.5): a draw of up to tau_1 takes images, which are their
-own references; from tau_1 to tau_2 single frames of the videos, whose reference is another frame; above,
-clips. On single pictures the temporal layers have nothing to attend to but the picture itself, so they learn
-to leave its quality alone, which clips by themselves degrade; images add people and places that the videos
-lack.
+Stage2 is image-video joint training (paper, section 3.5): each step draws r from U(0, 1). With r up to tau_1
+it trains on images, which are their own references; up to tau_2 on single frames of the videos, with another
+frame as the reference; above that on clips. For a single image the temporal layers can attend to nothing but
+itself, so they learn not to harm its quality, which training on clips alone degrades; and images add people
+and places that the videos lack.
 
-Source: MagicAnimate paper, sections 3.4 and 3.5, and supplement, sections 2 and 3.
+Source: MagicAnimate, sections 3.4 and 3.5, and supplement, sections 2 and 3.
 
 Letters in shape comments: ``B`` samples, ``F`` frames of a clip, or targets of one reference before stage2,
 ``C h w`` latents, ``H W`` pixels.
@@ -53,31 +56,37 @@ from training.diffusion import (
 from training.latents import Latents
 from training.pictures import psnr, save_grid, save_video, sharpness
 
-MOTION = ".motion_modules."
-SAMPLED = 8
-SAMPLED_CLIPS = 4
+TEMPORAL_LAYERS = ".motion_modules."
+"""Part of the names of the temporal layers' parameters in diffusers' UNetMotionModel."""
+
+SAMPLED, SAMPLED_CLIPS = 8, 4
+"""How many validation samples are shown, single images and clips."""
 
 
 def controlnet_names(config: StageConfig) -> tuple[str, ...]:
-    """Names of the ControlNets, one per driving signal: the first is always "controlnet"."""
+    """Names of the ControlNets, one per control signal; the first is always "controlnet"."""
     return ("controlnet", "controlnet_keypoints")[: len(SIGNALS[config.driving])]
 
 
 class Denoiser(nn.Module):
-    """Predicts noise or velocity of the target's latents from the reference and the target's motion signal.
+    """Predicts the noise or velocity in the target's latents from its reference and its control images.
 
     Args:
-        config: of the stage.
-        networks: "unet" (2-D, in stage2 with temporal layers), "appearance_encoder" unless the stage has no
-            reference, and the ControlNets by `controlnet_names`.
+        config: settings of the stage.
+        networks: "unet" (2-D, from stage2 on with temporal layers), "appearance_encoder" unless the stage has
+            no reference, and the ControlNets, named by `controlnet_names`.
         text: embedding of the empty prompt, ``1 L D``.
-        scheduler: noise schedule.
-        latents, samples: of the training data.
-        held_out: samples to show.
-        channel_weights: of the latent channels in the loss, ``C``, with mean 1; all alike when ``None``.
+        scheduler: the noise schedule.
+        latents: encodes samples, or finds their latents in them.
+        samples: training samples.
+        held_out: validation samples.
+        channel_weights: loss weights of the latent channels, ``C`` with mean 1; equal when ``None``.
+
+    Attributes:
+        readers: the hybrid attention processors by block; empty without a reference.
 
     Raises:
-        InputError: the loss goes by part maps, and they drive nothing.
+        InputError: the attention loss needs part maps or body points that the data do not have.
     """
 
     def __init__(
@@ -99,31 +108,35 @@ class Denoiser(nn.Module):
             self.add_module(name, network)
         self.sampling_steps = SAMPLING_STEPS
         self.has_reference = "appearance_encoder" in networks
-        # diffusers' sum of the ControlNets' residuals; in a tuple, as each is registered by its own name.
+        # Adds up the ControlNets' residuals. In a tuple, so that it is not registered as a module: the
+        # ControlNets already are, under their own names, which checkpoints use.
         self._controlnets = (MultiControlNetModel([networks[name] for name in controlnet_names(config)]),)
         self.readers = install_hybrid_attention(self.unet, fusion=config.fusion) if self.has_reference else {}
-        self._teaches_looks = bool(config.loss.attention_weight and self.readers)
-        if self._teaches_looks:
+        self._has_attention_loss = bool(config.loss.attention_weight and self.readers)
+        if self._has_attention_loss:
             if config.loss.attention_by == "parts" and "densepose" not in SIGNALS[config.driving]:
                 raise InputError(
                     "attention_weight goes by part maps; leave it at 0, or drive with densepose or both."
                 )
+            # Looks at one sample, since only the opened data know what they bring.
             if config.loss.attention_by == "points" and "points" not in samples[0]:
                 raise InputError(
                     "attention_by points needs rendered dancers, whose size is a multiple of the training's, "
                     "and no other images; choose attention_by parts."
                 )
             self.readers = watch(self.unet, self.readers)
+        # Buffers move to the device with the module; not persistent, as checkpoints need not hold them.
         self.register_buffer("text", text, persistent=False)
         self.register_buffer("channel_weights", channel_weights, persistent=False)
-        self.has_time = hasattr(self.unet, "motion_parameters")
+        self.has_temporal_layers = hasattr(self.unet, "motion_parameters")
         choose_trained(self, config.stage)
         if config.gradient_checkpointing:
             for network in networks.values():
                 network.enable_gradient_checkpointing()
 
     def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Losses ``B`` of a batch of samples, see `training.data.samples`, that know their ``index``."""
+        """Losses ``B`` of a batch of `training.data.samples` with their global ``index``."""
+        # One generator per sample, seeded by its global index: see the promise in training.loop.
         rngs = [self._noise_generator(index) for index in batch["index"].tolist()]
         config, device = self.config, self.text.device
         clean = self.latents.target(batch)
@@ -132,6 +145,7 @@ class Denoiser(nn.Module):
         timesteps = torch.tensor(
             [draw_timestep(rng, config.loss, count=count) for rng in rngs], device=device
         )
+        # The unconditional case of classifier-free guidance is a sample without its reference.
         visible = [rng.random() >= config.drop_reference for rng in rngs]
         shared = [rng.random() < config.share_noise for rng in rngs]
         noise = torch.stack(
@@ -140,7 +154,7 @@ class Denoiser(nn.Module):
         if config.soften_control:
             control = {name: softened(maps, rngs) for name, maps in control.items()}
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        predicted = self.predict(noisy, timesteps, self._shown(batch), control, visible=visible)
+        predicted = self.predict(noisy, timesteps, self._encoder_input(batch), control, visible=visible)
         losses = denoising_losses(
             self.scheduler,
             config.loss,
@@ -150,37 +164,41 @@ class Denoiser(nn.Module):
             timesteps,
             channel_weights=self.channel_weights,
         )
-        if self._teaches_looks:
-            looks = self._look_losses(batch, size=tuple(clean.shape[-2:]))
-            losses = losses + config.loss.attention_weight * looks * torch.tensor(visible, device=device)
+        if self._has_attention_loss:
+            attention = self._attention_losses(batch, size=tuple(clean.shape[-2:]))
+            # A sample that does not see its reference cannot attend to it: its weight is 0.
+            losses = losses + config.loss.attention_weight * attention * torch.tensor(visible, device=device)
         return losses
 
     def _control(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """The driving signals, float32 ``B F 3 H W``; part maps are drawn here if they come as labels."""
+        """The control images by name, float32 ``B F 3 H W`` in [0, 1]; labels are drawn as part maps."""
         control = dict(batch["control"])
         if "labels" in batch and "densepose" in SIGNALS[self.config.driving]:
             control["densepose"] = draw_labels(batch["labels"])
         return control
 
-    def _shown(self, batch: Mapping[str, Any]) -> torch.Tensor | None:
-        """What the appearance encoder takes of the references, ``B C h w``; ``None`` without them."""
+    def _encoder_input(self, batch: Mapping[str, Any]) -> torch.Tensor | None:
+        """The appearance encoder's input: latents ``B C h w``, with part maps if it takes them."""
         if not self.has_reference:
             return None
         latents = self.latents.reference(batch)
         if not self.appearance_encoder.takes_photo_map:
             return latents
+        # What the segmenter sees in the reference, if it was
+        # precomputed; else the exact map stands in for it.
         labels = batch.get("reference_photo_labels")
         return with_photo_map(latents, self._labels(batch)[0] if labels is None else labels)
 
     def _labels(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Part ids of the references ``B H W`` and of the targets ``B F H W``."""
+        """Part ids of the references, integers ``B H W``, and of the targets, ``B F H W``."""
         if "labels" in batch:
             return batch["reference_labels"], batch["labels"]
+        # Drawn part maps carry the labels in their colours.
         drawn = batch["reference_control"]["densepose"], batch["control"]["densepose"]
         return labels_of(drawn[0]), labels_of(drawn[1])
 
-    def _look_losses(self, batch: Mapping[str, Any], *, size: tuple[int, int]) -> torch.Tensor:
-        """How far the blocks' attention is from where it should be, ``B``."""
+    def _attention_losses(self, batch: Mapping[str, Any], *, size: tuple[int, int]) -> torch.Tensor:
+        """Losses ``B`` on the hybrid attention of the last forward pass, see `training.attention_loss`."""
         if self.config.loss.attention_by == "parts":
             return attention_losses(self.readers, *self._labels(batch), size=size)
         return point_losses(self.readers, batch["reference_points"], batch["points"], size=size)
@@ -193,29 +211,34 @@ class Denoiser(nn.Module):
         self,
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
-        shown: torch.Tensor | None,
+        encoder_input: torch.Tensor | None,
         control: Mapping[str, torch.Tensor],
         *,
         visible: Sequence[bool] | None = None,
     ) -> torch.Tensor:
-        """What the networks make of noisy latents.
+        """The denoiser's prediction: appearance encoder, ControlNets and UNet on noisy latents.
 
         Args:
-            noisy: ``B C F h w``.
+            noisy: noisy latents, ``B C F h w``.
             timesteps: ``B``.
-            shown: what the appearance encoder takes of the references, ``B C h w``; ``None`` without them.
-            control: driving signals by name, ``B F 3 H W`` in [0, 1].
-            visible: for each sample, whether it sees its reference; all do when ``None``.
+            encoder_input: input of the appearance encoder, ``B C h w``; ``None`` without a reference.
+            control: control images by name, ``B F 3 H W`` in [0, 1].
+            visible: for each sample whether it sees its reference; all do when ``None``.
 
         Returns:
             ``B C F h w``.
         """
         samples, frames = noisy.shape[0], noisy.shape[2]
         text = self.text.expand(samples, -1, -1)
+        # ControlNets are 2-D: every frame is a picture of its own for them.
         pictures = noisy.transpose(1, 2).flatten(0, 1)  # B C F h w -> (B F) C h w
         each_timestep, each_text = (x.repeat_interleave(frames, dim=0) for x in (timesteps, text))
-        if shown is not None:
-            set_reference(self.readers, self.appearance_encoder(shown, timesteps, text), visible=visible)
+        if encoder_input is not None:
+            # The encoder sees the reference once per sample, at the sample's timestep; all frames attend to
+            # the same y_a (section 3.2).
+            set_reference(
+                self.readers, self.appearance_encoder(encoder_input, timesteps, text), visible=visible
+            )
         signals = [control[name].flatten(0, 1) for name in SIGNALS[self.config.driving]]
         down, mid = self._controlnets[0](
             pictures,
@@ -225,32 +248,41 @@ class Denoiser(nn.Module):
             conditioning_scale=[1.0] * len(signals),
             return_dict=False,
         )
-        inputs = (noisy, timesteps, text) if self.has_time else (pictures, each_timestep, each_text)
+        # The video UNet takes 5-D latents and repeats timestep and text over the frames itself.
+        inputs = (
+            (noisy, timesteps, text) if self.has_temporal_layers else (pictures, each_timestep, each_text)
+        )
         predicted = self.unet(
             *inputs,
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
-        return predicted if self.has_time else predicted.unflatten(0, (samples, frames)).transpose(1, 2)
+        return (
+            predicted
+            if self.has_temporal_layers
+            else predicted.unflatten(0, (samples, frames)).transpose(1, 2)
+        )
 
     @torch.no_grad()
     def sample(self, step: int, folder: Path) -> dict[str, float]:
-        """Held-out samples: reference, motion, result and truth as a grid, clips as a video too."""
-        count = SAMPLED_CLIPS if self.has_time else SAMPLED
+        """Sample held-out data: a grid of reference, control, result and truth; clips also as a video."""
+        count = SAMPLED_CLIPS if self.has_temporal_layers else SAMPLED
         count = min(count, len(self.held_out))
         batch = default_collate([self.held_out[k] for k in range(count)])
         batch = {key: _moved(value, self.text.device) for key, value in batch.items()}
-        shown, control = self._shown(batch), self._control(batch)
+        encoder_input, control = self._encoder_input(batch), self._control(batch)
         latents = sample_latents(
             self.scheduler,
+            # The same noise at every step of the training, so that sheets can be compared.
             same_noise(self.latents.target(batch)),
-            lambda noisy, t: self.predict(noisy, t, shown, control),
+            lambda noisy, t: self.predict(noisy, t, encoder_input, control),
             steps=self.sampling_steps,
         )
         result, truth = self.latents.decode(latents).cpu(), batch["target"].cpu()
         photo = batch["reference"].cpu()[:, None].expand_as(truth)
         drawn = next(iter(control.values())).cpu() * 2 - 1
+        # Two frames of a clip are enough on a sheet.
         rows = [x[:, :: max(1, x.shape[1] // 2)].flatten(0, 1) for x in (photo, drawn, result, truth)]
         save_grid(folder / f"{step:06d}.png", rows)
         flat = result.flatten(0, 1), truth.flatten(0, 1)
@@ -260,20 +292,25 @@ class Denoiser(nn.Module):
             changes = [x.diff(dim=1) for x in (result, truth)]
             figures["change_error"] = float(functional.l1_loss(*changes))
         elif self.has_reference:
+            # The figure that a network has to beat: the reference itself, unmoved.
             figures["psnr_copying_photo"] = psnr(photo.flatten(0, 1), truth.flatten(0, 1))
         return figures
 
 
 def choose_trained(denoiser: nn.Module, stage: Stage, *, everything: bool = False) -> None:
-    """Require gradients of the parameters that learn in ``stage``, and of no others.
+    """Require gradients of exactly the parameters that ``stage`` trains (the table at the top of this file).
 
-    ``everything``: in "distill" the whole student learns.
+    Args:
+        denoiser: the module that holds the stage's networks.
+        stage: its name.
+        everything: in "distill", train the whole student.
     """
     controlnets = ("controlnet.", "controlnet_keypoints.")
     learning = {
         "base": ("unet.", "appearance_encoder.", *controlnets),
         "controlnet": controlnets,
         "stage1": ("appearance_encoder.", *controlnets),
+        # Its temporal layers are added below, as their names are spread over the UNet.
         "stage2": (),
         "distill": ("appearance_encoder.", "discriminator."),
         "sharpen": ("vae.decoder.", "discriminator."),
@@ -281,7 +318,9 @@ def choose_trained(denoiser: nn.Module, stage: Stage, *, everything: bool = Fals
     if everything:
         learning += ("unet.", *controlnets)
     if stage in ("stage2", "distill"):
-        learning += tuple(name for name, _ in denoiser.unet.named_parameters("unet") if MOTION in name)
+        learning += tuple(
+            name for name, _ in denoiser.unet.named_parameters("unet") if TEMPORAL_LAYERS in name
+        )
     for name, p in denoiser.named_parameters():
         p.requires_grad_(name.startswith(learning))
 
@@ -293,11 +332,13 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def softened(maps: torch.Tensor, rngs: list[np.random.Generator]) -> torch.Tensor:
-    """Blend and disturb drawn maps (``B F 3 H W`` in [0, 1]) a little, as resized video does.
+    """Augment control images ``B F 3 H W`` in [0, 1]: a slight blur and colour shift, as in resized video.
 
-    Each sample is mixed with its blurred copy in a share of its own, and each frame's colours are shifted.
+    Each sample is blended with its blurred copy by a share of its own, and the colours of each frame are
+    shifted.
     """
     share = torch.tensor([rng.random() for rng in rngs], dtype=maps.dtype)
+    # Drawn on the CPU, so that every device gets the same.
     shift = np.stack([rng.normal(0, 0.01, (maps.shape[1], 3, 1, 1)) for rng in rngs])
     share, shift = share.to(maps.device), torch.from_numpy(shift).to(maps)
     flat = maps.flatten(0, 1)

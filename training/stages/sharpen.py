@@ -1,13 +1,13 @@
-"""Stage "sharpen": the autoencoder's decoder learns to draw sharply what the finished pipeline samples.
+"""Stage "sharpen": the autoencoder's decoder learns to sharpen what the finished pipeline samples.
 
-A denoiser that is trained on squared errors and sampled in a few steps gives latents near the mean of what is
-possible, and a decoder that has only seen latents of real pictures makes a blur of them. Here it sees the
-latents that the pipeline samples for people of the training data, in the pipeline's own number of steps, and
-learns from the true pictures by three measures: the pixels, the features of the part segmenter, and a
-discriminator that looks at patches. The denoiser stays as it is, so that any number of steps and the temporal
-layers work as before; the encoder too, so that latents keep their meaning. This is ours, not the paper's.
+A denoiser that is trained on squared errors and sampled in few steps gives latents near the mean of what is
+possible, and a decoder that has only seen latents of real images makes a blur of them. Here the decoder sees
+latents that the pipeline samples for the training data, in the pipeline's own number of steps, and learns
+from the true images by three losses: L1 on the pixels, a perceptual loss on the part segmenter's features,
+and a patch discriminator. The denoiser is frozen, so that any number of steps and the temporal layers work as
+before; so is the encoder, so that latents keep their meaning. This is ours, not the paper's.
 
-Letters in shape comments: ``B`` samples, ``F`` frames of a clip, ``N`` = B F pictures, ``C h w`` latents,
+Letters in shape comments: ``B`` samples, ``F`` frames of a clip, ``N`` = B F images, ``C h w`` latents,
 ``H W`` pixels, ``P`` patches each way.
 """
 
@@ -31,13 +31,14 @@ from training.data.draws import Stream, generator
 from training.diffusion import draw_noise, sample_latents
 from training.stages.denoiser import Denoiser, choose_trained, softened
 
-MARGIN = 1  # tokens around a crop that are decoded and not judged
+MARGIN = 1
+"""Width, in latents, of the border around a crop that is decoded but not part of the loss."""
 STEADY_WEIGHT = 1.0
-"""Of the error of the changes from frame to frame. Invented detail would flicker without it."""
+"""Weight of the L1 loss on the changes from frame to frame; without it, invented detail would flicker."""
 
 
 class Repeated(Dataset):
-    """Samples whose batches of ``size`` each serve ``times`` steps in a row."""
+    """Samples of which every batch of ``size`` is returned for ``times`` steps in a row."""
 
     def __init__(self, samples: Dataset, size: int, *, times: int):
         self.samples, self.size, self.times = samples, size, times
@@ -51,17 +52,17 @@ class Repeated(Dataset):
 
 
 class Sharpener(Denoiser):
-    """Losses of the decoder and of the discriminator, whose gradients do not meet.
+    """Trains the decoder and its discriminator by one sum of losses, whose gradients are kept apart.
 
     Args:
-        config: of the stage.
-        networks: as `Denoiser` takes them, the UNet with temporal layers.
-        sampling_steps: of the pipeline.
-        photo_labels: finds the parts in the references, if the appearance encoder takes their part map.
+        config: settings of the stage.
+        networks: as in `Denoiser`, the UNet with temporal layers.
+        sampling_steps: the pipeline's number of steps.
+        photo_labels: segments the references, if the appearance encoder takes their part maps.
         others: the other arguments of `Denoiser`.
 
     Raises:
-        InputError: what the loss looks at is of a size that the part segmenter does not take.
+        InputError: the size of the crops does not suit the part segmenter.
     """
 
     def __init__(
@@ -80,45 +81,48 @@ class Sharpener(Denoiser):
                 f"The part segmenter cannot judge {judged} pixels; choose --crop {STRIDE} or a multiple."
             )
         self.sampling_steps, self.photo_labels = sampling_steps, photo_labels
+        # Sampling takes far longer than a step of the decoder, so its latents are used for several crops.
         self.samples = Repeated(self.samples, config.samples_a_step, times=config.reuse)
         self._sampled: tuple[list[tuple[int, int]], torch.Tensor] | None = None
         self.vae = self.latents.vae
         self.factor = spatial_factor(self.vae)
         self.discriminator = build_discriminator()
-        self.judge = PartSegmenter.load().network
+        self.feature_network = PartSegmenter.load().network
         choose_trained(self, "sharpen")
 
     def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Losses ``B`` of a batch of samples, see `training.data.samples`, that know their ``index``."""
+        """Losses ``B`` of a batch of `training.data.samples` with their global ``index``."""
         control = self._control(batch)
         places = [self._place(index) for index in batch["index"].tolist()]
+        # Compared by seeds, not by step, so that a resumed run samples again what it needs.
         if self._sampled is None or self._sampled[0] != places:
             self._sampled = places, self._sample_latents(batch, control, places)
-        return self._judged(batch, self._sampled[1], control)
+        return self._decoder_losses(batch, self._sampled[1], control)
 
-    def _judged(
+    def _decoder_losses(
         self, batch: Mapping[str, Any], latents: torch.Tensor, control: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Losses ``B`` of latents ``B C F h w`` by the pictures that the decoder makes of them."""
+        """Losses ``B`` of latents ``B C F h w``, computed on the images that the decoder makes of them."""
         made, truth, drawn = self._cropped(batch, latents, next(iter(control.values())))
         shape = made.shape[:2]
         changes = [pictures.diff(dim=1) for pictures in (made, truth)]
         made, truth, drawn = (pictures.flatten(0, 1) for pictures in (made, truth, drawn))
-        losses = (made - truth).abs().mean((1, 2, 3)) + self._adversarial(made, truth, drawn)
+        losses = (made - truth).abs().mean((1, 2, 3)) + self._adversarial_losses(made, truth, drawn)
         if self.config.feature_weight:
-            losses = losses + self.config.feature_weight * feature_losses(self.judge, made, truth)
+            losses = losses + self.config.feature_weight * feature_losses(self.feature_network, made, truth)
+        # From here on per sample: N -> B.
         losses = losses.unflatten(0, shape).mean(1)
         if shape[1] > 1:
             losses = losses + STEADY_WEIGHT * (changes[0] - changes[1]).abs().mean((1, 2, 3, 4))
         return losses
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Of a sample: the first step that it serves, and its place in the batch."""
+        """The seed of a sample's noise: the first step in which it is used, and its place in the batch."""
         step, place = divmod(index, self.config.samples_a_step)
         return step - step % self.config.reuse, place
 
     def _latents_shape(self, batch: Mapping[str, Any]) -> tuple[int, int, int, int]:
-        """``C F h w`` of the targets' latents."""
+        """Shape ``C F h w`` of the targets' latents."""
         frames, (height, width) = batch["target"].shape[1], batch["target"].shape[-2:]
         return self.unet.config.in_channels, frames, height // self.factor, width // self.factor
 
@@ -129,29 +133,28 @@ class Sharpener(Denoiser):
         control: Mapping[str, torch.Tensor],
         places: Sequence[tuple[int, int]],
     ) -> torch.Tensor:
-        """Latents ``B C F h w`` as the pipeline samples them; the frames of a clip share their noise, as the
-        mini is used.
-        """
+        """Sample latents ``B C F h w`` as the pipeline does, with one noise for all frames of a clip."""
         rngs = [generator(Stream.NOISE, self.config.seed, *place) for place in places]
         shape = self._latents_shape(batch)
         noise = torch.stack([draw_noise(rng, shape, share=True) for rng in rngs]).to(self.text.device)
         if self.config.soften_control:
             control = {name: softened(maps, rngs) for name, maps in control.items()}
-        shown = self._shown(batch)
+        encoder_input = self._encoder_input(batch)
         return sample_latents(
             self.scheduler,
             noise,
-            lambda noisy, t: self.predict(noisy, t, shown, control),
+            lambda noisy, t: self.predict(noisy, t, encoder_input, control),
             steps=self.sampling_steps,
         )
 
     def _cropped(
         self, batch: Mapping[str, Any], latents: torch.Tensor, drawn: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Decoded, true and drawn pictures, each ``B F 3 H W``, of a window of each sample.
+        """Decoded, true and control images of a random crop of each sample, ``B F 3 H W`` each.
 
-        More is decoded than is judged, since at its edges the decoder does not see what is beside them.
+        A border more than the crop is decoded, since the decoder's convolutions pad at the edges.
         """
+        # Crops are chosen on the grid of the latents, so that both sides show exactly the same pixels.
         tokens, factor = latents.shape[-1], self.factor
         judged = min(self.config.crop // factor, tokens) or tokens
         wide = min(judged + 2 * MARGIN, tokens)
@@ -159,6 +162,7 @@ class Sharpener(Denoiser):
         for index, whole in zip(batch["index"].tolist(), latents, strict=True):
             step, place = divmod(index, self.config.samples_a_step)
             rng = generator(Stream.CROP, self.config.seed, step, place)
+            # Another crop in every step, also of latents that are used again.
             corner = rng.integers(tokens - judged + 1, size=2)  # y, x
             first = (corner - MARGIN).clip(0, tokens - wide)
             pieces.append(_window(whole, first, wide))
@@ -173,35 +177,41 @@ class Sharpener(Denoiser):
         )
         return made, truth, drawn
 
-    def _shown(self, batch: Mapping[str, Any]) -> torch.Tensor:
+    def _encoder_input(self, batch: Mapping[str, Any]) -> torch.Tensor:
         if self.photo_labels is not None:
             batch = {**batch, "reference_photo_labels": self.photo_labels(batch["reference"])}
-        return super()._shown(batch)
+        return super()._encoder_input(batch)
 
-    def _adversarial(self, made: torch.Tensor, truth: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """Hinge losses of both sides, ``N``.
+    def _adversarial_losses(
+        self, made: torch.Tensor, truth: torch.Tensor, drawn: torch.Tensor
+    ) -> torch.Tensor:
+        """Hinge losses of discriminator and decoder, added up, ``N``.
 
         Source: Lim and Ye, "Geometric GAN" (2017), section 3; Isola et al., "Image-to-Image Translation with
         Conditional Adversarial Networks" (CVPR 2017), section 3.2: patches, and the drawing beside them.
         """
         real, fake = (torch.cat([pictures, drawn * 2 - 1], 1) for pictures in (truth, made))
+        # Detached, so that the discriminator's loss does not reach the decoder ...
         on_real, on_fake = (self.discriminator(x.detach()).flatten(1) for x in (real, fake))
         discriminator = functional.relu(1 - on_real).mean(1) + functional.relu(1 + on_fake).mean(1)
+        # ... and with its weights fixed, so that the decoder's loss does not reach the discriminator. One
+        # backward pass serves both.
         fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        # The decoder is rewarded for patches that pass for real.
         decoder = -functional_call(self.discriminator, fixed, (fake,)).flatten(1).mean(1)
         return discriminator + self.config.adversarial_weight * decoder
 
 
 def _window(pictures: torch.Tensor, corner: Sequence[int], side: int) -> torch.Tensor:
-    """A square of ``... H W``, of so many rows and columns from ``corner`` (y, x) on."""
+    """Cut a square with sides of ``side`` out of ``... H W``, from ``corner`` (y, x) on."""
     y, x = corner
     return pictures[..., y : y + side, x : x + side]
 
 
 def build_discriminator(width: int = 32) -> nn.Sequential:
-    """Tells real pictures from made ones, patch by patch: ``N 6 H W`` (picture, drawn motion) -> ``N 1 P P``.
+    """A patch discriminator: image and control image, ``N 6 H W`` -> one score per patch, ``N 1 P P``.
 
-    A patch is 30 pixels wide.
+    The receptive field, and so a patch, is 30 pixels wide.
     """
     layers: list[nn.Module] = []
     channels = 6
@@ -212,9 +222,9 @@ def build_discriminator(width: int = 32) -> nn.Sequential:
 
 
 def feature_losses(network: nn.Module, made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Distance of what a network sees in pictures ``N 3 H W``, float32 ``N``.
+    """Perceptual loss, float32 ``N``: distance of a network's normalized features of images ``N 3 H W``.
 
-    As `training.metrics.pixels.feature_distance` measures it; with gradients of ``made``.
+    The same as `training.metrics.pixels.feature_distance`, but differentiable with respect to ``made``.
     """
     with torch.no_grad():
         wanted = level_features(network, truth)
