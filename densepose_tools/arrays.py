@@ -99,8 +99,8 @@ class ArrayFile:
             array = np.frombuffer(data, dtype).reshape(found, order="F" if fortran else "C")
             # Arrays from a buffer in C order are used as they are; they are read-only.
             return array.copy() if fortran else array
-        # Unreadable is one; everything below would call it merely damaged.
         except InputError:
+            # Unreadable is one; everything below would call it merely damaged.
             raise
         except _BROKEN as error:
             raise Unreadable(self.path, f"its array {name!r} is damaged") from error

@@ -178,8 +178,8 @@ def make_motion(
     output = _output(folder, path, sound=clip.has_sound, copies=copies)
     if kind == "recolourable" or (kind == "ready" and config.changes_maps()):
         made, name = recolour(clip, replace(output, archive=None), **drawing)[0], None
-    # The slow part, finding people, is skipped: only the drawing has changed.
     elif earlier is not None and earlier.serves(path, config):
+        # The slow part, finding people, is skipped: only the drawing has changed.
         name = earlier.engine
         with Archive(earlier.extraction.archive) as archive:
             made = redraw(archive, replace(output, archive=None), clip=clip, **drawing)

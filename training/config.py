@@ -297,9 +297,9 @@ def updated(config: Any, saved: Mapping[str, Any]) -> Any:
             value, there = getattr(config, f.name), saved[f.name]
             if is_dataclass(value):
                 changes[f.name] = updated(value, there) if isinstance(there, Mapping) else value
-            # JSON does not tell 1 from 1.0. Other types come from an
-            # older or damaged file; the preset's value is kept.
             elif type(there) is type(value) or {type(there), type(value)} == {int, float}:
+                # JSON does not tell 1 from 1.0. Other types come from an
+                # older or damaged file; the preset's value is kept.
                 changes[f.name] = there
     return replace(config, **changes)
 

@@ -238,8 +238,8 @@ class Preparer:
         count = self._open(item).num_frames_estimate
         if self._shots is not None:
             shots = self._shots(self._frames(item))
-        # No frame count in the file: the only way to know is to decode all of it.
         elif count is None:
+            # No frame count in the file: the only way to know is to decode all of it.
             shots = [(0, sum(1 for _ in self._frames(item)))]
         else:
             shots = [(0, count)]
