@@ -34,14 +34,14 @@ def led_from_photo(request: AnimationRequest, media: PreparedMedia) -> PreparedM
     Raises:
         InputError: see `transition`, or the motion is drawn keypoints, too.
     """
-    from magicanimate.media.prepare import led_in
+    from magicanimate.media.prepare import with_lead_in
 
     if media.keypoints is not None:
         raise InputError(
             "Keypoints cannot be led from the photo's pose to the clip's; leave --start-from-photo out."
         )
     poses = parts_in_photo(media.photo), nearest_labels(media.control[0])[0]
-    return led_in(media, map(colourise, transition(*poses, request.start_from_photo)))
+    return with_lead_in(media, map(colourise, transition(*poses, request.start_from_photo)))
 
 
 def transition(first: np.ndarray, last: np.ndarray, count: int) -> Iterator[np.ndarray]:

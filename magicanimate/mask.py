@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from magicanimate.errors import InputError
+from magicanimate.media.fit import same_shape
 from magicanimate.palette import nearest_labels
 
 if TYPE_CHECKING:
@@ -29,15 +30,12 @@ if TYPE_CHECKING:
 PERSON, MAYBE, NOBODY = 255, 128, 0
 """Levels of a mask."""
 
+# Share of the longer side by which hair and clothes may exceed the part map, which shows bare bodies.
 _BAND = 0.03
-"""Of the longer side: how far hair and clothes may reach beyond the part map, which shows bare bodies."""
-
-_SHAPES_DIFFER = 0.01
-"""Aspects that differ by more are not those of the same picture."""
 
 
 class Masks:
-    """The mask of each frame of a result, uint8 ``H W``, made when it is asked for.
+    """The mask of each frame of a result, uint8 ``H W``, made on access.
 
     Args:
         control: part maps, uint8 ``H W 3`` each.
@@ -96,6 +94,7 @@ class Stroke:
         import cv2
 
         height, width = mask.shape
+        # Strokes are kept as shares, since the page shows the picture at another size.
         places = np.rint(np.array(self.points) * (width - 1, height - 1)).astype(np.int32)
         radius = max(1, round(self.radius * max(width, height)))
         level = PERSON if self.adds else NOBODY
@@ -132,8 +131,8 @@ def grown(mask: np.ndarray, by: int) -> np.ndarray:
 def shown(picture: np.ndarray, mask: np.ndarray, grow: int, feather: float = 0.0) -> np.ndarray:
     """A mask over a picture, uint8 ``H W 3``.
 
-    Red is cut out for sure, softened as the cut will be; up to the yellow line hair and clothes are looked
-    for.
+    Red is cut out for sure, softened as the cut will be; the yellow line bounds the band in
+    which hair and clothes are found.
     """
     import cv2
 
@@ -184,12 +183,14 @@ def read_masks(
         with closing(clip.frames()) as frames:
             for frame in frames:
                 small = cv2.resize(frame[..., 1], (width, height), interpolation=cv2.INTER_NEAREST)
+                # Compression and painting programs do not keep the three levels exactly.
                 levels = np.array((NOBODY, MAYBE, PERSON), np.uint8)[(small > 63) * 1 + (small > 191)]
                 store.append(np.repeat(levels[..., None], 3, -1))
+                # One frame too many is enough to refuse the mask; the rest need not be
+                # read.
                 if len(store) > count:
                     break
-        same_shape = abs(clip.width * height - clip.height * width) <= _SHAPES_DIFFER * clip.height * width
-        if not same_shape or len(store) != count:
+        if not same_shape((clip.width, clip.height), (width, height)) or len(store) != count:
             found = max(len(store), clip.num_frames_estimate or 0)
             raise InputError(
                 f"The mask {path} has {found} frames of {clip.width}x{clip.height} and the result {count} of "

@@ -12,9 +12,8 @@ from PIL import Image
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
-from magicanimate.media import ffmpeg_program
 from magicanimate.media.motion import open_motion
-from magicanimate.media.photo import load_photo
+from magicanimate.media.photo import ffmpeg_program, load_photo
 from magicanimate.media.video_file import index_video
 from magicanimate.palette import BACKGROUND
 from tests.media_files import number_of, numbered
@@ -24,7 +23,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 
 def encoded(path: Path, frames: list[np.ndarray], *words: str) -> Path:
     """Frames, or a picture with alpha, as the program encodes them with these words of its command line."""
-    program = ffmpeg_program.ffmpeg_program()
+    program = ffmpeg_program()
     if program is None:
         pytest.skip("need imageio-ffmpeg with a program for this computer")
     height, width, channels = frames[0].shape

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from magicanimate.errors import InputError
-from magicanimate.media.fit import fit_photo, largest_window, person_box, plan_motion_fit, resize_map
+from magicanimate.media.fit import (
+    fit_photo,
+    largest_window,
+    person_box,
+    plan_motion_fit,
+    resize_map,
+    same_shape,
+)
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, PALETTE, colourise, nearest_labels
 from tests.media_files import part_labels, part_maps
@@ -19,6 +26,14 @@ def ramp(width: int, height: int) -> np.ndarray:
     picture[..., 0] = np.linspace(0, 255, width).astype(np.uint8)
     picture[..., 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
     return picture
+
+
+def test_shapes_are_compared_however_different_the_sizes():
+    uhd, small, hd = (3840, 2160), (426, 240), (1920, 1080)  # 16:9, each rounded to whole or even pixels
+    for one in (uhd, small, hd):
+        assert all(same_shape(one, other) for other in (uhd, small, hd))
+    for other in ((640, 480), (1080, 1920), (1920, 1050), (430, 236)):
+        assert not same_shape(hd, other) and not same_shape(other, hd)
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])

@@ -16,7 +16,16 @@ import numpy as np
 from PIL import Image
 
 from magicanimate.errors import InputError
-from magicanimate.media.map_colours import MapColours, diagnose, is_blank, smoothed, usual_colours
+from magicanimate.media.map_colours import (
+    FAR,
+    NEAR,
+    MapColours,
+    colour_distance,
+    diagnose,
+    is_blank,
+    smoothed,
+    usual_colours,
+)
 from magicanimate.palette import BACKGROUND, MEETING_PARTS, PALETTE, nearest_labels
 
 if TYPE_CHECKING:
@@ -26,45 +35,41 @@ Kind = Literal["ready", "recolourable", "empty", "ordinary", "other"]
 """Whether a clip animates as it is, is a part map that can be brought into the right colours, shows nothing
 but the background of part maps, is a video whose people must be found first, or none of these."""
 
+# Number of frames with something on them that are judged.
 _SAMPLES = 12
-"""Frames with something on them that are looked at."""
 
+# Every fifth frame is judged, unless the caller says otherwise.
 _EVERY = 5
-"""Of the frames given, every fifth is looked at, unless the caller says otherwise."""
 
+# Frames are thinned to about this many rows and columns.
 _PIXELS = 200
-"""Frames are thinned to about this many rows and columns."""
 
-_BACKGROUND_DISTANCE = 12
-_PART_DISTANCE = 32
-"""RGB distances within which a pixel counts as background, or as some part. The back of a torso lies 21 from
-the background, in compressed maps 14."""
-
+# What sets part maps apart; ``check_densepose`` has the measurements.
 _MIN_PALETTE_SHARE = 0.7
 _MIN_BACKGROUND_SHARE = 0.02
 _JUMP = 3
 _MIN_JUMP_SHARE = 0.1
-"""What sets part maps apart; ``check_densepose`` has the measurements."""
 
+# Share of the pixels of all frames; fewer in part colours are nothing but specks.
 _EMPTY_SHARE = 0.0005
-"""Of the pixels of a frame; below it there is nothing but specks."""
 
+# Opacities of the parts that are tried.
 _STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-"""Opacities of the parts that are tried."""
 
+# Levels of 255: how even the two sides of a step are, and how much its channels differ.
 _FLAT, _COLOURED = 16, 30
-"""Levels of 255: how even the two sides of a step are, and how much its channels differ."""
 
 _FEWEST_STEPS, _MOST_STEPS = 300, 1000
+
+# RGB distance by which steps between parts vary, because the picture behind is not quite the same there.
 _SPREAD = 7.0
-"""RGB distance by which steps between parts vary, because the picture behind is not quite the same there."""
 
+# Mean logarithms of likelihood ratios; see `is_drawn_over_video`.
 _MIN_EVIDENCE, _MIN_LEAD = 0.6, 0.1
-"""Mean logarithms of likelihood ratios; see `is_drawn_over_video`."""
 
+# Least share of pixels in part colours, least number of parts with a hundredth of these, and the range of
+# hard edges for each such pixel; see `_hides_video`.
 _DRAWN_SHARE, _DRAWN_PARTS, _DRAWN_JUMPS = 0.03, 12, (0.02, 0.1)
-"""Pixels in part colours, parts that make a hundredth of these, hard edges for each of these; see
-`_hides_video`."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,12 @@ class _Counts:
     def add(self, frame: np.ndarray) -> None:
         """Count a frame."""
         labels, distance = nearest_labels(frame)
-        background = _near(frame, BACKGROUND)
+        background = colour_distance(frame, BACKGROUND) <= NEAR
         self.pixels += background.size
         self.background += int(background.sum())
-        self.parts += int((~background & (labels > 0) & (distance < _PART_DISTANCE)).sum())
+        self.parts += int((~background & (labels > 0) & (distance < FAR)).sum())
+        # Smooth colour maps step from one label to the next; bodies have hard edges between distant
+        # labels.
         for axis in (0, 1):
             step = np.abs(np.diff(labels.astype(np.int8), axis=axis))
             self.edges += int((step > 0).sum())
@@ -153,7 +160,7 @@ def check_densepose(frames: Iterable[np.ndarray], *, every: int = _EVERY) -> Mot
 
     Args:
         frames: uint8 (h, w, 3); not all of them are read.
-        every: look at every so many frames; 1 if the frames are a choice already.
+        every: judge every n-th frame; 1 if the frames are a choice already.
     """
     counts, kept, softened, blank = _Counts(), [], [], None
     judged: tuple[Kind, MapColours | None, str] | None = None
@@ -175,9 +182,10 @@ def check_densepose(frames: Iterable[np.ndarray], *, every: int = _EVERY) -> Mot
             first_time, judged = judged is None, _judged(counts, kept, softened, blank)
             if judged[0] != "ordinary" or not first_time:
                 break
-            kept = []  # a title or a slow fade may come first: look on
+            kept = []  # a title or a slow fade may come first: go on
     if kept or judged is None:
         if not kept and blank is not None:
+            # There are figures to report also of a clip that shows nobody.
             counts.add(blank)
         judged = _judged(counts, kept, softened, blank)
     kind, colours, reason = judged
@@ -192,7 +200,7 @@ def check_densepose(frames: Iterable[np.ndarray], *, every: int = _EVERY) -> Mot
 
 
 def require_densepose(clip: MotionClip) -> MotionReport:
-    """Look at a clip and refuse it unless it is a DensePose part map in the viridis colours.
+    """Refuse a clip unless it is a DensePose part map in the viridis colours.
 
     Raises:
         InputError: with what the clip is instead and what to do.
@@ -213,6 +221,7 @@ def refuse_other_motion(path: Path, report: MotionReport) -> None:
 def command_for(path: Path, report: MotionReport) -> str:
     """The command that turns an unsuitable clip into one that can be animated, quoted for this system."""
     words = ["python", "-m", "densepose_tools", str(path), "-o", f"{path.with_suffix('')}_densepose.mp4"]
+    # The maps of other colours are right but for that, so they are not extracted anew.
     words += ["--recolour"] if report.kind == "recolourable" else []
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
@@ -271,19 +280,13 @@ def _ready(colours: MapColours, reason: str) -> tuple[Kind, MapColours, str]:
     return "recolourable", colours, f"is a DensePose map in other colours ({colours.name})"
 
 
-def _near(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Which pixels are within the background distance of a colour, bool (h, w)."""
-    difference = frame.astype(np.int32) - np.array(colour, dtype=np.int32)
-    return (difference * difference).sum(axis=-1) <= _BACKGROUND_DISTANCE**2
-
-
 def is_drawn_over_video(frames: Sequence[np.ndarray]) -> bool:
     """Whether part colours seem to be blended with a video, in colour or grey, uint8 (h, w, 3) each.
 
     So DensePose's own tool shows what it found, over the picture in grey.
 
     Where two parts meet, the picture behind is nearly the same on both sides, so that the colour steps by
-    their difference times the opacity. It is asked how much better that explains the coloured steps of the
+    their difference times the opacity. Compared is how much better that explains the coloured steps of the
     frames than chance does, and compared with the same for the part colours with their channels exchanged:
     steps of ordinary pictures fit those as well or better. Opacities above 0.8 hide the picture, so that the
     colours themselves tell.
@@ -301,6 +304,7 @@ def is_drawn_over_video(frames: Sequence[np.ndarray]) -> bool:
         order: max(_evidence(steps[:, order], strength) for strength in _STRENGTHS)
         for order in permutations(range(3))
     }
+    # Any lively picture explains something; only a lead over exchanged channels tells part colours.
     own = evidence.pop((0, 1, 2))
     return own >= _MIN_EVIDENCE and own - max(evidence.values()) >= _MIN_LEAD
 
@@ -314,7 +318,8 @@ def _hides_video(frames: Sequence[np.ndarray]) -> bool:
     seen, jumps, pixels = np.zeros(len(PALETTE), int), 0, 0
     for frame in frames:
         labels, distance = nearest_labels(frame)
-        labels = np.where((distance < _PART_DISTANCE) & ~_near(frame, BACKGROUND), labels, 0).astype(np.int8)
+        part = (distance < FAR) & (colour_distance(frame, BACKGROUND) > NEAR)
+        labels = np.where(part, labels, 0).astype(np.int8)
         seen += np.bincount(labels.ravel(), minlength=len(PALETTE))
         pixels += labels.size
         for lines in (labels, labels.T):

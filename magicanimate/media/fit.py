@@ -20,41 +20,42 @@ from magicanimate.config import FITS, Fit
 from magicanimate.errors import InputError
 from magicanimate.palette import BACKGROUND, PALETTE, nearest_labels
 
+# RGB distance at which a pixel has lost its vote; the blurred edges of compressed maps lie beyond 32.
 _UNSURE_DISTANCE = 96.0
-"""RGB distance at which a pixel has lost its vote; the blurred edges of compressed maps lie beyond 32."""
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 are outside."""
 
+# Share of a photo's cropped height that is cut off above: heads are in the upper part.
 _PHOTO_TOP_SHARE = 0.15
-"""Of what a crop takes from a photo's height, this share is taken above: heads are in the upper part."""
 
+# Space above a person who does not fit, as a share of the window.
 _HEADROOM = 0.05
-"""Space above a person who does not fit, as a share of the window."""
 
+# A box this much wider than the window still counts as held: edges of boxes are not exact.
 _SLIVER = 1.02
-"""A box this much wider than the window still counts as held: edges of boxes are not exact."""
 
+# Share of the frames with people in which the window need not hold them.
 _MAY_MISS = 0.02
-"""Of the frames with people; so many may show people whom the window cannot hold."""
 
+# Share of the window that it leaves free around people while it moves, where it can.
 _MARGIN = 0.05
-"""Of the window; so much space a moving window leaves around people if it can."""
 
+# Frames over which the path of a moving window is smoothed (standard deviation).
 _CALM = 8.0
-"""Frames over which the path of a moving window is smoothed (standard deviation)."""
 
+# RGB distance up to which a pixel counts as background. In compressed real maps background pixels are 4 to 6
+# away from its colour, and the back of a torso, the nearest part, 14 to 21.
 _BACKGROUND_DISTANCE = 12.0
-"""RGB distance up to which a pixel counts as background.
 
-In compressed real maps the background lies 4 to 6 away, and the back of a torso, the nearest part, 14 to 21.
-"""
-
+# A row or column belongs to the person if at least this share of it (and two pixels) does.
 _SPECKS = 0.004
-"""A row or column belongs to the person if at least this share of it (and two pixels) does."""
 
+# Aspects of two pictures that differ by more, as a share, are of different shapes.
+_SHAPES_DIFFER = 0.01
+
+# Frames are thinned to about this many rows and columns to find the person.
 _BOX_STEP = 256
-"""Frames are thinned to about this many rows and columns to find the person."""
 
 
 def resize_map(frame: np.ndarray, *, width: int, height: int) -> np.ndarray:
@@ -126,6 +127,20 @@ def largest_window(size: tuple[int, int], *, width: int, height: int) -> tuple[i
     return source_width, max(1, min(source_height, round(source_width * height / width)))
 
 
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes, (width, height), have the same aspect but for what rounding to whole pixels does."""
+    across, down = one[0] * other[1], one[1] * other[0]
+    # Relative to a product of both sizes, so that it does not matter how much larger one of them is.
+    return abs(across - down) <= _SHAPES_DIFFER * across
+
+
+def smooth_over_time(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Smooth one value for each frame, float (F,), by a Gaussian of ``sigma`` frames; the ends are held."""
+    reach = int(3 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return np.convolve(np.pad(values, reach, mode="edge"), weights / weights.sum(), mode="valid")
+
+
 def _largest_inside(size: tuple[int, int], *, width: int, height: int) -> tuple[int, int]:
     """(width, height) of a picture of ``size`` scaled to just fit into width x height."""
     if size[0] * height >= size[1] * width:
@@ -177,6 +192,7 @@ def _window_on(box: Box, window: tuple[int, int], size: tuple[int, int]) -> tupl
     x0 = _clamp((box[0] + box[2] - window[0]) // 2, size[0] - window[0])
     top = (box[1] + box[3] - window[1]) // 2
     if box[3] - box[1] > window[1]:
+        # Nobody recognises a person without a head, so the feet are cut off instead.
         top = box[1] - round(_HEADROOM * window[1])
     return x0, _clamp(top, size[1] - window[1])
 
@@ -190,6 +206,7 @@ def _padded(image: Image.Image, width: int, height: int) -> np.ndarray:
     left, top = (width - inside[0]) // 2, (height - inside[1]) // 2
     around = ((top, height - inside[1] - top), (left, width - inside[0] - left), (0, 0))
     canvas = Image.fromarray(np.pad(np.array(sharp), around, mode="edge"))
+    # Continued edges alone would be streaks, which networks take for texture.
     canvas = canvas.filter(ImageFilter.GaussianBlur(max(width, height) / 32))
     canvas.paste(sharp, (left, top))
     return np.array(canvas)
@@ -241,6 +258,7 @@ class MotionFit:
             if self.keep_labels:
                 part = resize_map(part, width=size[0], height=size[1])
             else:
+                # Pillow needs contiguous memory, which a window of a frame does not have.
                 part = np.array(_scaled(Image.fromarray(np.ascontiguousarray(part)), *size))
         if size == (self.width, self.height):
             return np.ascontiguousarray(part)
@@ -281,10 +299,12 @@ def plan_motion_fit(
     canvas = (0, 0, width, height)
     if fit == "stretch":
         return MotionFit(whole, canvas, width, height, keep_labels=False)
+    # A single box is a tuple of four integers; anything else is a box for each frame.
     single = people is None or (len(people) > 0 and isinstance(people[0], int))
     boxes = cast("list[Box | None]", [people] if single else list(people or ()))
     seen = [box for box in boxes if box is not None]
     window = largest_window(clip_size, width=width, height=height)
+    # A few wrong boxes, such as specks of the map, must not decide over the whole clip.
     missed = sum(not holds(window, box) for box in seen)
     loses_people = missed > _MAY_MISS * len(seen)
     if fit == "pad" or (fit == "auto" and loses_people):
@@ -297,6 +317,7 @@ def plan_motion_fit(
     if union is not None:
         x0, y0 = _window_on(union, window, clip_size)
     path = None
+    # A moving window shows a camera movement that is not in the clip, so it is the last resort.
     if union is not None and len(boxes) > 1 and not holds(window, union):
         path = _path(boxes, window, clip_size)
         x0, y0 = path[0]
@@ -318,10 +339,10 @@ def _path(
     for axis in (0, 1):
         ends = np.array([_held(box, window, size, axis) for box in nearest])
         position = float(ends[0].mean())
+        # Each position is the one before it, moved only as far as the people force it to.
         lazy = np.array([position := float(np.clip(position, low, high)) for low, high in ends])
-        reach = int(3 * _CALM)
-        weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / _CALM) ** 2)
-        calm = np.convolve(np.pad(lazy, reach, mode="edge"), weights / weights.sum(), mode="valid")
+        calm = smooth_over_time(lazy, _CALM)
+        # Smoothing may leave the positions that hold the people, so it is clipped to them again.
         axes.append(np.rint(np.clip(calm, ends[:, 0], ends[:, 1])).astype(int).tolist())
     return tuple(zip(*axes, strict=True))
 

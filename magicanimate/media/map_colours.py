@@ -20,12 +20,14 @@ from PIL import Image, ImageFilter
 from magicanimate.palette import BACKGROUND, PALETTE, meeting_labels, meeting_share, nearest_labels
 
 NEAR, FAR = 12, 32
-"""RGB distances within which a pixel counts as background, or as some part (as for maps in our colours)."""
+"""RGB distances within which a pixel counts as background, or as some part. The back of a torso is 21 from
+the background, in compressed maps 14."""
 
 SHIFTED = (
     "viridis with shifted colours (full range taken for limited)",
     "viridis with shifted colours (limited range taken for full)",
 )
+# OpenCV's colours of part i at index trunc(i * 255 / 24), RGB, background first.
 _COLOUR_MAPS = {
     "jet": "000080 0000a8 0000d4 0000fc 0028ff 0054ff 007cff 00a8ff 00d4ff 00fcff 2affd6 52ffae 7eff82 "
     "aaff56 d2ff2e feff01 ffd400 ffac00 ff8000 ff5800 ff2c00 ff0000 d80000 ac0000 800000",
@@ -40,45 +42,43 @@ _COLOUR_MAPS = {
     "rainbow": "ff0000 ff1900 ff3400 ff4e00 ff6900 ff8400 ff9e00 ffb900 ffd400 ffee00 ebff00 b9ff00 82ff00 "
     "4bff00 19ff00 00e11e 00aa55 007887 0041be 000ff0 1b00ff 3f00ff 6100ff 8500ff aa00ff",
 }
-"""OpenCV's colours of part i at index trunc(i * 255 / 24), RGB, background first."""
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 are outside."""
 
+# Share of the pixels of a frame; fewer that differ from its one colour are specks.
 _EMPTY = 0.0005
-"""Of the pixels of a frame; fewer that differ from its one colour are specks."""
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box of a map without bars."""
 
 _SMOOTHING = 2  # pixels to each side over which dithering is averaged
-_LOOK = 200  # rows and columns of a frame by which it is told whether it shows anything of the map
+_SAMPLED = 200  # rows and columns of a frame that decide whether it shows anything of the map
 _LEAST_OF_FRAME = 0.5  # of a frame's pixels must be in the map's colours, else the frame is none of it
 Reading = Literal["colours", "smoothed", "grey", "red", "blue"]
 """Whether labels are read by colour, by colour after taking out dithering, or as numbers in a channel."""
 
+# A map has at least so many pixels of its figure in its colours, and neighbours that meet on a body.
+#
+# Real maps have 0.31 to 0.5 of the latter in the right colours and up to 0.2 in jet read backwards, which
+# has nearly the same colours; a smooth heat map has 0.17.
 _MIN_SHARE, _MIN_MEETING = 0.7, 0.22
-"""A map has at least so many pixels of its figure in its colours, and neighbours that meet on a body.
 
-Real maps have 0.31 to 0.5 of the latter in the right colours and up to 0.2 in jet read backwards, which has
-nearly the same colours; a smooth heat map has 0.17.
-"""
-
+# Least share of background in a map's pixels.
 _MIN_BACKGROUND = 0.02
-"""Of the map's pixels; a background that is hardly there is none."""
 
+# Shifted colours are believed if the distance of the pixels from them is at most this share of the usual.
 _CLEARLY_NEARER = 0.75
-"""Shifted colours are believed if the distance of the pixels from them is at most this share of the usual."""
 
+# Largest share of the pixels that captions, which are white or black, may cover.
 _MAX_INK = 0.3
-"""Of the pixels: captions, which are white or black, may cover so much."""
 
 _SOME_INK = 0.003  # of the pixels; compression leaves a few that are nearly black
 
 
 @lru_cache(maxsize=1)
 def map_tables() -> dict[str, np.ndarray]:
-    """Colours of the maps that are looked for by name, uint8 (25, 3)."""
+    """The known colour tables of part maps by name, uint8 (25, 3)."""
     tables = {"viridis": PALETTE}
     for name, text in _COLOUR_MAPS.items():
         tables[name] = np.array([list(bytes.fromhex(colour)) for colour in text.split()], dtype=np.uint8)
@@ -109,7 +109,7 @@ def nearest_colours(pixels: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, 
     return labels.astype(np.uint8).reshape(pixels.shape[:-1]), distance.reshape(pixels.shape[:-1])
 
 
-def colour_distance(colours: np.ndarray, colour: np.ndarray) -> np.ndarray:
+def colour_distance(colours: np.ndarray, colour: np.ndarray | tuple[int, int, int]) -> np.ndarray:
     """RGB distances of (..., 3) from one colour, float32 (...)."""
     difference = colours.astype(np.float32) - np.asarray(colour, dtype=np.float32)
     return np.sqrt((difference**2).sum(axis=-1))
@@ -125,7 +125,7 @@ class MapColours:
         usual: whether they are those that the ControlNet knows.
         reading: how a pixel is turned into its label.
         step: for numbers in a channel, the difference from one label to the next.
-        box: shares of width and height, 0..1, inside which the map lies; the rest are bars.
+        box: the map without bars, as shares of width and height, 0..1.
         captions: whether something white or black is written over it.
     """
 
@@ -171,7 +171,7 @@ class MapColours:
         part = frame[y0:y1, x0:x1]
         cleaned = np.empty_like(frame)
         cleaned[:] = BACKGROUND
-        step = max(1, min(part.shape[:2]) // _LOOK)
+        step = max(1, min(part.shape[:2]) // _SAMPLED)
         if (nearest_labels(part[::step, ::step])[1] <= FAR).mean() < _LEAST_OF_FRAME:
             return cleaned
         if part.shape == frame.shape:
@@ -183,6 +183,7 @@ class MapColours:
         """The box in pixels, without the pixels that compression has mixed with the bars."""
         height, width = frame.shape[:2]
         left, top, right, bottom = self.box
+        # Two pixels inside: compression mixes the colours of bar and map at their edge.
         x0, y0 = (int(np.ceil(left * width)) + 2) * (left > 0), (int(np.ceil(top * height)) + 2) * (top > 0)
         x1 = width if right >= 1 else max(x0 + 1, int(right * width) - 2)
         y1 = height if bottom >= 1 else max(y0 + 1, int(bottom * height) - 2)
@@ -223,6 +224,7 @@ def _cleared(labels: np.ndarray, distance: np.ndarray) -> np.ndarray:
             take = unclear & ~other_unclear
             labels[take] = other[take]
             unclear = unclear & ~take
+    # No clear pixel is near: something that is not of the map, such as a logo.
     labels[unclear & (distance > 2 * FAR)] = 0
     return labels
 
@@ -239,6 +241,7 @@ def usual_colours(frames: Sequence[np.ndarray]) -> MapColours:
     cut = [frame[y0:y1, x0:x1] for frame in frames]
     summaries = [_Summary.of(frame) for frame in cut]
     near = {name: _fit(summaries, map_tables()[name]).near for name in ("viridis", *SHIFTED)}
+    # Conversions between full and limited range shift the colours by a few levels only.
     name = min(near, key=near.__getitem__)
     if near[name] > _CLEARLY_NEARER * near["viridis"]:
         name = "viridis"
@@ -258,13 +261,14 @@ def diagnose(frames: Sequence[np.ndarray], softened: Sequence[np.ndarray] = ()) 
     Args:
         frames: some frames of one size with something on them, RGB uint8 (h, w, 3), thinned to a few hundred
             pixels each way.
-        softened: the same after `smoothed`; without them dithering is not looked for.
+        softened: the same after `smoothed`; without them dithering is not detected.
 
     Returns:
         How to read the map, ``None`` if this is none.
     """
     if not frames:
         return None
+    # Grey maps first: any colour table fits a grey picture badly, but may fit it.
     grey = _numbers_in_grey(frames)
     if grey is not None:
         return grey
@@ -303,7 +307,9 @@ class _Found:
 
 def _best_table(frames: list[np.ndarray]) -> _Found | None:
     """The colours that fit some frames best; a map over its own background goes before others."""
-    glance = [_Summary.of(frame[::2, ::2]) for frame in frames[:: max(1, len(frames) // 3)]]
+    # Sixteen tables and two backgrounds are tried; most are ruled out by every fourth pixel of a few
+    # frames.
+    preview = [_Summary.of(frame[::2, ::2]) for frame in frames[:: max(1, len(frames) // 3)]]
     summaries = [_Summary.of(frame) for frame in frames]
     border = _border_colour(frames)
     best = None
@@ -311,7 +317,7 @@ def _best_table(frames: list[np.ndarray]) -> _Found | None:
         for background in (parts[0], border):
             own = bool(colour_distance(parts[0], background) <= NEAR)
             table = np.concatenate([(parts[0] if own else background)[None], parts[1:]])
-            if _fit(glance, table, neighbours=False).share < _MIN_SHARE - 0.2:
+            if _fit(preview, table, neighbours=False).share < _MIN_SHARE - 0.2:
                 continue
             fit = _fit(summaries, table)
             if fit.share < _MIN_SHARE or fit.meeting < _MIN_MEETING or fit.behind < _MIN_BACKGROUND:
@@ -387,7 +393,7 @@ class _Summary:
 
     @classmethod
     def of(cls, frame: np.ndarray) -> _Summary:
-        # Four levels of 256 are far less than what colours are told apart by.
+        # Four levels of 256 are far less than the distances between the colours of a table.
         cells = (frame >> 2).astype(np.int32)
         keys, index, counts = np.unique(
             (cells[..., 0] << 12) | (cells[..., 1] << 6) | cells[..., 2],

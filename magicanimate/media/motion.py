@@ -24,22 +24,23 @@ from magicanimate.palette import BACKGROUND
 DEFAULT_RATE = Fraction(25)
 """Frames a second where nothing says otherwise; the rate of the published scripts."""
 
+# Broadcast rates are n / 1001, so this recovers 30000/1001 from 29.97002997.
 _LARGEST_DENOMINATOR = 1001
-"""Broadcast rates are n / 1001, so this recovers 30000/1001 from 29.97002997."""
 
+# Tolerance in frames: a time this little before a frame still means that frame.
 _SLACK = 1e-6
-"""In frames: how far a time may lie before a frame and still mean it."""
 
+# Share of the steps between frames that must be alike; the others are pauses.
 _ALIKE_SHARE = 0.9
-"""Of the steps from frame to frame; the others of a clip with a usual rate are pauses."""
 
+# Tolerance in seconds: WebM rounds its timestamps to milliseconds.
 _TIMESTAMP_SLACK = 1e-3
-"""Seconds; WebM rounds its timestamps to milliseconds."""
 
 _PICTURES = ".png .jpg .jpeg .webp .avif .heic .heif .bmp .tif .tiff .gif .ppm .tga .jp2 .qoi .jxl"
 _FRAME_SUFFIXES = frozenset(_PICTURES.split())
+
+# Seconds; a stretch that begins later is reached by seeking.
 _SEEK_FROM = 2.0
-"""Seconds; a stretch that begins later is reached by seeking."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,7 @@ def open_motion(
         rate = folder_rate or fps
         nominal = as_rate(rate) if rate else DEFAULT_RATE
         timed = source_timing(np.arange(len(files)) / float(nominal), nominal)
+        # A folder without a rate of its own already has that of fps: there is nothing to resample.
         fps = fps if folder_rate else None
         height, width = _load_frame(files[0], limits).shape[:2]
         has_sound = False
@@ -298,12 +300,15 @@ class _VideoSource:
         picks = self.picks.tolist()
         seek_pts = None
         if self.pts is not None and self.times[picks[0]] >= _SEEK_FROM:
+            # Decoding everything before a late stretch would take longer than the stretch
+            # itself.
             seek_pts = int(self.pts[picks[0]])
         done = 0
         latest: np.ndarray | None = None
         decoding = video_file.decode(self.path, limits=self.limits, seek_pts=seek_pts)
         with closing(decoding):
             for count, (pts, frame) in enumerate(decoding):
+                # Containers without usable timestamps leave only counting.
                 position = count if self.pts is None or pts is None else int(np.searchsorted(self.pts, pts))
                 # A picked frame that could not be decoded is replaced by the one before it, or the next.
                 while done < len(picks) and picks[done] < position and latest is not None:
@@ -316,6 +321,8 @@ class _VideoSource:
                 if done == len(picks):
                     return
         if latest is not None:
+            # The file ended early: the last frame stands still, so that the length is as
+            # planned.
             for _ in picks[done:]:
                 yield latest
 

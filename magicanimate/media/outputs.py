@@ -1,7 +1,7 @@
 """What may be written where, and the settings inside each result: the one place for both, for every command.
 
-An input is never written to. What lies at an output already is replaced if this program made it, which its
-files say of themselves; somebody else's file is replaced only if that was asked for, a folder never.
+An input is never written to. An existing output is replaced if this program made it, which its metadata
+tell; any other file is replaced only on request (``overwrite``), a folder with other files never.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def read_metadata(path: Path | str) -> dict[str, Any] | None:
     """
     path = Path(path)
     if path.is_dir():
+        # Every frame of a folder carries the settings; the first is as good as any.
         path = min(path.glob("*.png"), default=path)
     if not path.is_file():
         return None
@@ -111,6 +112,7 @@ def insert_gif_comment(path: Path, text: str) -> None:
     data = path.read_bytes()
     packed = data[10]
     head = 13 + (3 * 2 ** ((packed & 7) + 1) if packed & 0x80 else 0)
+    # A gif holds text in blocks of at most 255 bytes.
     raw = text.encode("utf-8")
     blocks = b"".join(bytes([len(raw[i : i + 255])]) + raw[i : i + 255] for i in range(0, len(raw), 255))
     path.write_bytes(data[:head] + b"\x21\xfe" + blocks + b"\x00" + data[head:])
@@ -249,7 +251,7 @@ def _is_within(file: Path, folder: Path) -> bool:
 
 
 def _with_folder(path: Path) -> Path:
-    """The path, whose folder is there now and can be written to."""
+    """Make the path's folder and check that it can be written to; returns the path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -259,6 +261,7 @@ def _with_folder(path: Path) -> Path:
     sweep(path.parent)
     probe = partial_path(path)  # rights alone do not tell: some file systems take no files from anybody
     try:
+        # A folder is made and removed at once, and no user sees it.
         probe.mkdir()
     except OSError as error:
         raise InputError(

@@ -2,6 +2,9 @@
 
 Pillow knows formats that start other programs (EPS starts Ghostscript, which runs what is in the file) and
 tells them by content, whatever a file is called. Only the formats listed here are opened.
+
+The ffmpeg program of imageio-ffmpeg reads JPEG XL, which Pillow cannot, and clips that PyAV has no decoder
+for (`magicanimate.media.video_file`).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import io
 import logging
 import math
 import struct
+import subprocess
 import warnings
 import zlib
 from functools import cache
@@ -20,22 +24,27 @@ from PIL import EpsImagePlugin, Image, ImageCms, ImageOps, UnidentifiedImageErro
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
-from magicanimate.media.ffmpeg_program import as_png, ffmpeg_program
 
 logger = logging.getLogger(__name__)
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "QOI", "TGA")
 _HEIF = "HEIF"
-_SCALED_PIXELS = 4
-"""Times ``max_pixels``: JPEG photos up to here are made smaller while they are decoded."""
 
-_DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError)
-_DECODING_ERRORS = (*_DECODING_ERRORS, KeyError, MemoryError, NotImplementedError, struct.error, zlib.error)
-"""What Pillow's decoders raise on broken files; there is no common base class."""
+# JPEG photos of up to this many times ``max_pixels`` are scaled down while they are decoded.
+_SCALED_PIXELS = 4
+
+# What Pillow's decoders raise on broken files; there is no common base class.
+_DECODING_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, TypeError),
+    *(KeyError, MemoryError, NotImplementedError, struct.error, zlib.error),
+)
 # Libraries that open uploads with Pillow on their own must not reach Ghostscript either.
 EpsImagePlugin.gs_binary = False
 # Pillow refuses twice this many pixels on its own; `open_picture` decides earlier.
 Image.MAX_IMAGE_PIXELS = _SCALED_PIXELS * MediaLimits().max_pixels
 HEADER_BYTES = 64
+
+# The largest pictures that are accepted need a fraction of that.
+_FFMPEG_SECONDS = 60
 
 
 @cache
@@ -56,7 +65,7 @@ def open_picture(
     what: str = "photo",
     name: str | None = None,
 ) -> Image.Image:
-    """Open a picture by its header; its pixels are decoded when they are asked for.
+    """Open a picture by its header; its pixels are decoded on access.
 
     A JPEG of more than ``limits.max_pixels`` (up to four times as many) is set to be decoded at 1/2, 1/4 or
     1/8 of its size. Use the result as a context, which closes the file.
@@ -224,6 +233,50 @@ def _no_jpeg_xl(name: str, what: str, limits: MediaLimits) -> str:
         f"The {what} {name} is a JPEG XL file that is damaged or has more than {limits.max_pixels} pixels; "
         "save it as JPEG or PNG."
     )
+
+
+@cache
+def ffmpeg_program() -> str | None:
+    """Path of imageio-ffmpeg's program; ``None`` where it has none for this kind of computer."""
+    try:
+        import imageio_ffmpeg
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        return None
+
+
+def ffmpeg_input(source: str, max_pixels: int, *options: str) -> list[str]:
+    """The beginning of a command of `ffmpeg_program` that reads one plain file and nothing else.
+
+    Args:
+        source: "file:" and a path, or "pipe:0".
+        max_pixels: of a picture.
+        options: further ones for the input.
+    """
+    # Playlists and the like could name other files or hosts, so only two protocols are allowed. Without
+    # "-xerror" the decoder of JPEG XL reports the same damage without end.
+    own = ["-v", "error", "-xerror", "-protocol_whitelist", "file,pipe", "-max_pixels", str(max_pixels)]
+    no_keys = [] if source == "pipe:0" else ["-nostdin"]
+    return [ffmpeg_program() or "", "-hide_banner", *no_keys, *own, *options, "-i", source]
+
+
+def as_png(source: Path | bytes, *, max_pixels: int) -> bytes | None:
+    """The first picture of a file, or of its content, as PNG with 8 bits a channel.
+
+    Returns:
+        ``None`` if it cannot be decoded, or has more pixels than that.
+    """
+    if ffmpeg_program() is None:
+        return None
+    given, name = (None, f"file:{source}") if isinstance(source, Path) else (source, "pipe:0")
+    output = ["-frames:v", "1", "-c:v", "png", "-pix_fmt", "rgba", "-f", "image2pipe", "pipe:1"]
+    command = [*ffmpeg_input(name, max_pixels), *output]
+    try:
+        ran = subprocess.run(command, input=given, capture_output=True, timeout=_FFMPEG_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ran.stdout if ran.returncode == 0 and ran.stdout else None
 
 
 def _broken(name: Path | str, what: str) -> str:

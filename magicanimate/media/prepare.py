@@ -31,13 +31,11 @@ from magicanimate.media.fit import (
     holds,
     largest_window,
     plan_motion_fit,
+    same_shape,
 )
 from magicanimate.media.map_colours import MapColours
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
-
-_SHAPES_DIFFER = 0.01
-"""Aspects of two clips that differ by more are not the same picture."""
 
 OnFrames = Callable[[int, int], None]
 """``on_progress(done, total)``, in frames read."""
@@ -85,7 +83,7 @@ class PreparedMedia:
         self.close()
 
 
-def led_in(media: PreparedMedia, maps: Iterable[np.ndarray]) -> PreparedMedia:
+def with_lead_in(media: PreparedMedia, maps: Iterable[np.ndarray]) -> PreparedMedia:
     """The media with part maps, uint8 (H, W, 3) each, before the motion; the sound begins with the motion.
 
     What goes along with the motion stands still until then. The stores of ``media`` are closed.
@@ -93,6 +91,7 @@ def led_in(media: PreparedMedia, maps: Iterable[np.ndarray]) -> PreparedMedia:
     Raises:
         OSError: the temporary folder is full.
     """
+    # Counted for the new length and the shift of the sound, so no iterator.
     maps = list(maps)
 
     def longer(store: FrameStore, before: Iterable[np.ndarray]) -> FrameStore:
@@ -141,31 +140,35 @@ def prepare_media(
         request: photo, motion, fit, stretch, limits.
         width, height: of the result, pixels.
         drawn_keypoints: the motion clip has to be a drawing of keypoints, not a part map.
-        find_people: tells where the people in a photo, uint8 (H, W, 3), are; it is asked if the photo has to
-            be cropped.
+        find_people: returns the box around the people in a photo, uint8 (H, W, 3); called only if the photo
+            has to be cropped.
         on_progress: called with frames read and frames to read, over all passes.
-        should_stop: asked before each frame.
+        should_stop: called before each frame.
 
     Raises:
         InputError: one of the inputs cannot be used.
         Cancelled: ``should_stop()`` was true; nothing is left on disk.
     """
     size = {"width": width, "height": height}
+    # The photo first: it is quick to read and to refuse.
     photo, notes = _fitted_photo(request, find_people, **size)
     clip = _opened(request.motion, request)
     drawn = None if request.keypoints is None else _drawn_alike(request, clip)
     filmed = _filmed_alike(request, clip) if request.background == CLIP_BACKGROUND else None
     total = clip.num_frames_estimate or 0
     _check_room(total * width * height * 3 * (1 + (drawn is not None) + (filmed is not None)))
+    # Where the whole frame is used the place of the people does not matter, and one pass suffices.
     clip_size = (clip.width, clip.height)
     two_passes = request.fit in ("auto", "crop") and largest_window(clip_size, **size) != clip_size
     reader = _Reader(clip, total * (2 if two_passes else 1), on_progress, should_stop)
+    # Not counted as progress: it stops after a few frames.
     report = check_densepose(reader.frames(counted=False))
     if request.check_motion:
         if drawn_keypoints:
             _refuse_other_than_keypoints(clip, report)
         else:
             refuse_other_motion(clip.path, report)
+    # From here on every pass of the reader cleans the frames of bars and captions.
     is_map = report.is_densepose and not drawn_keypoints
     if is_map:
         reader.colours = report.colours
@@ -175,6 +178,7 @@ def prepare_media(
         people = []  # what is not background are not the people
     fit = plan_motion_fit(clip_size, people, **size, fit=request.fit, keep_labels=is_map)
     if drawn_keypoints:
+        # Drawn keypoints are on black, so the padding is, too.
         fit = replace(fit, background=(0, 0, 0))
     if fit.loses_people:
         notes += (
@@ -185,6 +189,7 @@ def prepare_media(
     if len(control) == 0:
         control.close()
         raise InputError(f"The motion clip {clip.path} has no frame that can be decoded; export it again.")
+    # If a companion cannot be read, the stores that are finished by then must not stay on disk.
     with ExitStack() as unfinished:
         unfinished.callback(control.close)
         keypoints = driving = None
@@ -283,10 +288,8 @@ def _refuse_other_than_keypoints(clip: MotionClip, report: MotionReport) -> None
 def _filmed_alike(request: AnimationRequest, clip: MotionClip) -> MotionClip:
     """The driving video, which must be as fast and long as the motion clip, and of its shape."""
     filmed = _opened(request.driving_video, request)
-    same_shape = abs(filmed.width * clip.height - filmed.height * clip.width) <= (
-        _SHAPES_DIFFER * clip.width * clip.height
-    )
-    if not same_shape or (filmed.num_frames_estimate, filmed.rate) != (clip.num_frames_estimate, clip.rate):
+    alike = same_shape((filmed.width, filmed.height), (clip.width, clip.height))
+    if not alike or (filmed.num_frames_estimate, filmed.rate) != (clip.num_frames_estimate, clip.rate):
         one, other = (
             f"{each.num_frames_estimate} frames of {each.width}x{each.height} at {each.fps:g} fps"
             for each in (filmed, clip)
@@ -306,7 +309,7 @@ def _companion(
     what: str,
     should_stop: Callable[[], bool] | None,
 ) -> FrameStore:
-    """A clip that goes along with the motion, fitted as that is; what lies beyond its edges is black."""
+    """The frames of a clip that accompanies the motion, fitted alike; black beyond its edges."""
     reader = _Reader(companion, 0, None, should_stop, size=(clip.width, clip.height))
     store = _store(reader, replace(fit, keep_labels=False, background=(0, 0, 0)))
     if len(store) != count:
@@ -340,6 +343,8 @@ class _Reader:
         with closing(frames):
             for frame in frames:
                 raise_if_stopped(self.should_stop, "while reading the motion clip")
+                # A companion may have been exported at another size; the fit is planned in
+                # the pixels of the clip.
                 if self.size is not None and frame.shape[1::-1] != self.size:
                     frame = np.array(Image.fromarray(frame).resize(self.size, Image.Resampling.BICUBIC))
                 yield frame if self.colours is None else self.colours.cleaned(frame)
@@ -401,6 +406,7 @@ class FrameStore:
         self._count = 0
         self._frame_bytes = width * height * 3
         self._lock = threading.Lock()
+        # Unbounded memory would be the alternative: a minute of 512x512 at 30 fps takes 1.4 GB.
         self._file = tempfile.TemporaryFile(prefix="magicanimate-", dir=folder)  # noqa: SIM115 (closed in close)
 
     @property
@@ -446,6 +452,7 @@ class FrameStore:
     def _read_all(self, positions: Sequence[int]) -> np.ndarray:
         frames = np.empty((len(positions), self.height, self.width, 3), dtype=np.uint8)
         with self._lock:
+            # Frames that were just appended may still be in the buffer of the file.
             self._file.flush()
             for frame, position in zip(frames, positions, strict=True):
                 self._file.seek(position * self._frame_bytes)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
@@ -23,10 +25,11 @@ from PIL import Image, ImageFilter
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
-from magicanimate.media.ffmpeg_program import as_matroska, ffmpeg_program
 from magicanimate.media.photo import (
     check_file,
     check_pixels,
+    ffmpeg_input,
+    ffmpeg_program,
     is_jpeg_xl,
     load_photo,
     looks_like_text,
@@ -35,31 +38,33 @@ from magicanimate.media.photo import (
 from magicanimate.palette import BACKGROUND
 
 logger = logging.getLogger(__name__)
+
+# Plain media files only: playlists could make ffmpeg read other files or the network.
 _DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,apng,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,asf,mxf,ivf,h264,"
     "hevc,dv,nut,yuv4mpegpipe,mp3,wav,flac,aac,avs2,avs3,cavsvideo,jpegxl_anim"
 )
-"""Plain media files only: playlists could make ffmpeg read other files or the network."""
 
+# Containers of animated pictures; like frames in a folder they show the background of part maps where they
+# are transparent, other videos white, as photos do.
 _PICTURES = ("gif", "apng")
-"""Containers of animated pictures; like frames in a folder they show the background of part maps where they
-are transparent, other videos white, as photos do."""
 
 _WHITE = (255, 255, 255)
+
+# WebM keeps alpha beside the pictures, which ffmpeg's own decoders ignore.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""WebM keeps alpha beside the pictures, where ffmpeg's own decoders do not look."""
 
+# Jumps of decoding times, in seconds, that show where two streams were joined. A jump forwards counts in
+# MPEG streams only (as in ffmpeg); elsewhere it is a pause.
 _BACKWARDS, _FORWARDS = 0.2, 10.0
-"""Seconds by which decoding times jump where two streams were joined; forwards it counts in MPEG streams only
-(as in ffmpeg), elsewhere it is a pause."""
 
+# Transfer functions of HDR video (ITU-T H.273, table 3).
 _PQ, _HLG = 16, 18
-"""Transfer functions of HDR video (ITU-T H.273, table 3)."""
 
 _BT601 = 5
+# swscale's number of a YCbCr matrix by the stream's tag (ITU-T H.273, table 4): BT.709, FCC, SMPTE 240M,
+# BT.2020. Anything else is BT.601, swscale's default.
 _MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}
-"""swscale's number of a YCbCr matrix by the stream's tag (ITU-T H.273, table 4): BT.709, FCC, SMPTE 240M,
-BT.2020. Anything else is BT.601, swscale's default."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ def _opened(
                 container.seek(seek_pts, stream=stream)
             yield container
             return
-    with as_matroska(path, demuxers=_DEMUXERS, max_pixels=limits.max_pixels) as pipe:
+    with _as_matroska(path, max_pixels=limits.max_pixels) as pipe:
         try:
             container = av.open(pipe, mode="r", format="matroska")  # in which nothing can be sought
         except av.FFmpegError as error:
@@ -130,6 +135,26 @@ def _opened(
             ) from error
         with container:
             yield container
+
+
+@contextmanager
+def _as_matroska(path: Path, *, max_pixels: int) -> Iterator[BinaryIO]:
+    """A Matroska stream of the first moving pictures of a file, without loss, and of its first sound.
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+    reading = ffmpeg_input(f"file:{path}", max_pixels, "-format_whitelist", _DEMUXERS)
+    output = ["-map", "0:v:0", "-map", "0:a:0?", "-c:v", "ffv1", "-c:a", "copy", "-fps_mode", "passthrough"]
+    command = [*reading, *output, "-f", "matroska", "pipe:1"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            yield cast(BinaryIO, process.stdout)  # which is a pipe, as requested above
+        finally:
+            # A clip may be given up after a few frames; the program would wait without end to be read.
+            process.kill()
 
 
 def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -> VideoIndex:
@@ -153,6 +178,8 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
             time_base, nominal = stream.time_base, stream.average_rate or stream.guessed_rate
             has_sound, announced = sound_stream(container) is not None, stream.frames
             if announced > found.count and "mov" in container.format.name:
+                # The header counts frames that the edit list leaves out; a file is not cut
+                # off because of them.
                 announced += found.count - _count_without_edit_list(path)
         first = next(decode(path, limits=limits), None)
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -239,6 +266,7 @@ def _timestamps(container: av.container.InputContainer, stream: av.VideoStream) 
     offset, before = 0, None
     try:
         for packet in container.demux(stream):
+            # The flush packet at the end, and what an edit list hides.
             if packet.size == 0 or packet.is_discard:
                 continue
             count += 1
@@ -247,6 +275,8 @@ def _timestamps(container: av.container.InputContainer, stream: av.VideoStream) 
                 continue
             if packet.dts is not None:
                 if before is not None and not -back <= packet.dts + offset - before <= forth:
+                    # Two recordings in one file: the second goes on where the first
+                    # ended.
                     offset = before + (packet.duration or 1) - packet.dts
                     joined = True
                 before = packet.dts + offset
@@ -257,6 +287,7 @@ def _timestamps(container: av.container.InputContainer, stream: av.VideoStream) 
                 newest, last = packet.pts + offset, packet.duration or 0
     except (av.FFmpegError, OSError) as error:
         logger.warning("%s: reading stops after %d frames (%s)", container.name, count, error)
+    # Packets come in decoding order, frames are shown in the order of their timestamps.
     pts = np.unique(np.array(found, dtype=np.int64))
     key_pts = np.unique(np.array(keys, dtype=np.int64))
     if not complete or len(pts) == 0:
@@ -277,7 +308,7 @@ def decode(
         path: the file; it is closed when the iteration ends or is given up.
         limits: ``max_pixels`` is given to the decoder.
         seek_pts: begin at the last key frame not after this timestamp.
-        wanted: asked for each timestamp; frames that are not wanted are left out, unconverted.
+        wanted: called with each timestamp; frames for which it is false are left out, unconverted.
 
     Yields:
         timestamp (in units of the stream's time base, or ``None``) and upright RGB, uint8 (H, W, 3), all of
@@ -293,12 +324,14 @@ def decode(
         if stream is None:
             return
         context = _decoder(stream)
+        # A header may announce a small picture and the stream contain a huge one.
         context.options = {"max_pixels": str(limits.max_pixels)}
         context.thread_type = "AUTO"
         is_picture = container.format.name in _PICTURES or is_jpeg_xl(header)
         alpha_over = BACKGROUND if is_picture else _WHITE
         size: tuple[int, int] | None = None
         for frame in _decoded(container, stream, context):
+            # Streams that change their size on the way are scaled to their first one.
             size = size or (_square_pixels(frame.width, stream.sample_aspect_ratio), frame.height)
             if wanted is None or wanted(frame.pts):
                 yield frame.pts, to_rgb(frame, size, alpha_over=alpha_over)
@@ -494,8 +527,8 @@ def _still(path: Path, what: str) -> str:
     return f"The {what} {path} is a still picture; give a video, or a folder of numbered frames."
 
 
+# Decoding this many frames costs about as much as opening the file again, which every seek does.
 _CHEAPLY_DECODED = 40
-"""Frames whose decoding costs about as much as opening the file again, which every seek does."""
 
 
 def frames_at(
@@ -553,6 +586,7 @@ def _one_group(
 
 def _counted(path: Path, positions: list[int], limits: MediaLimits) -> Iterator[tuple[int, np.ndarray]]:
     """Frames at ascending positions, decoding from the beginning."""
+    # Decoding can only begin at the front, since there are no timestamps to seek by.
     left = set(positions)
     decoding = decode(path, limits=limits)
     with closing(decoding):

@@ -35,37 +35,39 @@ from magicanimate.media.video_file import open_container, picture_stream, sound_
 
 __all__ = ["SUFFIXES", "VideoWriter", "check_output", "close_together", "read_metadata"]
 logger = logging.getLogger(__name__)
-_BT709 = 1
-"""ITU-T H.273: primaries 1, transfer 1 and matrix 1 are those of BT.709."""
 
+# ITU-T H.273: primaries 1, transfer 1 and matrix 1 are those of BT.709.
+_BT709 = 1
+
+# H.273, table 4: no matrix.
 _RGB = 0
-"""H.273, table 4: no matrix."""
 
 _LIMITED_RANGE, _FULL_RANGE = 1, 2
+
+# A gif counts time in hundredths of a second.
 _GIF_TICKS = 100
-"""A gif counts time in hundredths of a second."""
 
+# Browsers show delays of less than two hundredths much slower.
 _GIF_SHORTEST = 2
-"""Browsers show delays of less than two hundredths much slower."""
 
+# Seconds; sound that begins later is reached by seeking, to a second before it.
 _SEEK_FROM = 5.0
-"""Seconds; later stretches are reached by seeking, a second early."""
 
+# Samples a second of the result: of the usual rates the one that Opus takes; AAC takes it too.
 _RATE = 48_000
-"""Samples a second of the result; Opus has no other that fits, and AAC takes it too."""
 
 _BIT_RATES = {"aac": 192_000, "libopus": 128_000}
 
+# Sample format of each encoder.
 _LAYOUTS = {"aac": "fltp", "libopus": "flt", "pcm_s16le": "s16"}
-"""How each encoder wants its samples."""
 
 
 class VideoWriter:
     """Writes frames one by one; use it as a context.
 
     It writes under a temporary name beside the target. Leaving the context normally puts the finished output
-    in its place, replacing an older one; leaving it by an exception removes everything written. What may be
-    replaced is not asked here but in `magicanimate.media.outputs`, before the work.
+    in its place, replacing an older one; leaving it by an exception removes everything written. Whether a
+    file may be replaced is checked in `magicanimate.media.outputs`, before the work begins.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class VideoWriter:
         suffix = self.path.suffix.lower()
         self._partial = partial_path(self.path)
         self._open = True
+        # The mark by which `media.outputs` knows the file as one that may be replaced.
         comment = encode_settings({"program": PROGRAM, **(metadata or {})})
         if sound_from is not None and (suffix not in (".mp4", ".webm", ".mov") or not has_sound(sound_from)):
             logger.warning("%s is written without sound", self.path)
@@ -244,6 +247,7 @@ def close_together(
     pairs = [(writer._partial, writer.path) for writer in writers]
     current = None
     try:
+        # Everything is complete under temporary names before the first old file is replaced.
         for writer in writers:
             current = writer
             writer._finish()
@@ -392,6 +396,7 @@ class ContainerEncoder:
             codec_options["auto-alt-ref"] = "0"  # libvpx has no such frames with alpha
         self._stream = self._container.add_stream(codec, rate=rate, options=codec_options)
         if webm:
+            # Without this libvpx takes crf as a bound only, and aims at a bit rate of its own.
             self._stream.bit_rate = 0
         if alpha and webm:
             self._stream.metadata["alpha_mode"] = "1"  # by which players know of the second stream
@@ -413,6 +418,7 @@ class ContainerEncoder:
     def write(self, frame: np.ndarray) -> None:
         """Encode uint8 (height, width, 3 or 4), and the sound that goes with it."""
         if self._pad != ((0, 0), (0, 0), (0, 0)):
+            # An edge of black would be seen; a repeated column is not.
             frame = np.pad(frame, self._pad, mode="edge")
         given = "rgba" if self._alpha else "rgb24"
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=given)
@@ -432,6 +438,7 @@ class ContainerEncoder:
         self._count += 1
         self._container.mux(self._stream.encode(picture))
         if self._sound is not None:
+            # Players expect sound and pictures of one moment near to each other in the file.
             self._sound.advance(float(self._count / self._rate))
 
     def finish(self) -> None:
@@ -467,6 +474,7 @@ class GifEncoder:
 
     def write(self, frame: np.ndarray) -> None:
         """Encode uint8 (height, width, 3); frames beyond 50 a second are left out."""
+        # Rounded from the beginning, not added up, so that long gifs keep their speed.
         moment = round(self._count * _GIF_TICKS / self._rate)
         self._count += 1
         if self._last is not None and moment - self._last < _GIF_SHORTEST:
@@ -591,6 +599,7 @@ class SoundTrack:
         """Encode float32 (2, samples)."""
         data = block if self._layout == "fltp" else block.T.reshape(1, -1)
         if self._layout == "s16":
+            # ProRes files carry PCM, which is integers; the other encoders take floats.
             data = np.rint(data * 32767).clip(-32768, 32767).astype(np.int16)
         data = np.ascontiguousarray(data)
         frame = av.AudioFrame.from_ndarray(data, format=self._layout, layout="stereo")
@@ -631,9 +640,12 @@ def _samples(source: Path, start: float) -> Iterator[np.ndarray]:
             if position is None:
                 position = round(((frame.time or 0.0) - begin) * _RATE)
                 if position > 0:
+                    # The sound begins later than the pictures, so silence goes before
+                    # it.
                     yield np.zeros((2, position), dtype=np.float32)
             for piece in resampler.resample(frame):
                 samples = piece.to_ndarray()
+                # A seek ends before the wanted moment; samples until then are dropped.
                 skip = max(0, -position)
                 position += samples.shape[1]
                 if skip < samples.shape[1]:
