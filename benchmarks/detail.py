@@ -30,10 +30,10 @@ def heads_of(frames, track):
     """The heads of frames, uint8 ``F H W 3``, enlarged: uint8 ``F 48 48 3``."""
     import numpy as np
 
-    from magicanimate.detail import cut
+    from magicanimate.detail import crop
 
     places = zip(frames, track.centres, track.sizes, strict=True)
-    return np.stack([cut(frame, centre, 1.4 * size, 48) for frame, centre, size in places])
+    return np.stack([crop(frame, centre, 1.4 * size, 48) for frame, centre, size in places])
 
 
 def figures(video, truth, track) -> dict[str, float]:

@@ -26,13 +26,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import PLAN, published_networks
 from magicanimate import sampling
-from magicanimate.acceleration.condition_cache import KeptEmbeddings, share_overlaps
+from magicanimate.acceleration.condition_cache import CachedEmbeddings, share_residuals
 from magicanimate.acceleration.deep_cache import cached_step
-from magicanimate.acceleration.guidance import branches_in_turn
+from magicanimate.acceleration.guidance import sequential_guidance
 from magicanimate.acceleration.options import speed_preset
 from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.config import PRESETS
-from magicanimate.layers import WindowWatch
+from magicanimate.layers import WindowProgress
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt
@@ -133,7 +133,7 @@ def meta_layers(
     with torch.device("meta"):
         text, photo = torch.empty(2, TEXT_TOKENS, width), torch.empty(1, 4, side, side)
     images = np.broadcast_to(np.zeros((), np.uint8), (frames, size, size, 3))
-    kept = KeptEmbeddings(networks.controlnet, images)
+    kept = CachedEmbeddings(networks.controlnet, images)
     controls = [(networks.controlnet, images) if published else (kept, kept)]
     with torch.inference_mode(), hybrid_attention(networks.unet, fusion="midup") as readers:
         paper = partial(
@@ -141,12 +141,12 @@ def meta_layers(
         )
         conditional = paper(text=text[1:])
         if published:
-            watch = WindowWatch([], None, None, processes=1)
-            yield published_networks(paper, networks.unet, readers, text, watch=watch), conditional
+            progress = WindowProgress([], None, None, processes=1)
+            yield published_networks(paper, networks.unet, readers, text, progress=progress), conditional
         else:
             branches = [paper(text=text[:1], visible=[False]), conditional]
-            layers = branches_in_turn(paper(text=text), branches, networks.unet, share_down=True)
-            yield share_overlaps(layers), conditional
+            layers = sequential_guidance(paper(text=text), branches, networks.unet, share_down=True)
+            yield share_residuals(layers), conditional
 
 
 def count_step(networks: Networks, *, frames: int, size: int, published: bool) -> dict[str, float]:

@@ -17,8 +17,8 @@ import torch
 from benchmarks.flops import build_networks, build_pipeline, count_step
 from magicanimate.acceleration.backends import undo_compilation
 from magicanimate.acceleration.options import OptimizationConfig, speed_preset
+from magicanimate.device import dtype_argument
 from magicanimate.files import write_bytes, write_json
-from magicanimate.importing import dtype_argument
 from magicanimate.memory.placement import OutOfMemoryFallback, compile_denoisers, place
 from magicanimate.memory.profiles import MemoryProfile, profile_named, profiles_for
 
@@ -216,7 +216,7 @@ class Bench:
                 lambda several=several: self._step(pipe, several, frames=self.scale.many_frames),
             )
         for name, optimization in {
-            "guidance branches together": OptimizationConfig(branches_in_turn=False),
+            "guidance branches together": OptimizationConfig(sequential_guidance=False),
             "nothing shared (plain)": OptimizationConfig.plain(),
         }.items():
             self.row(

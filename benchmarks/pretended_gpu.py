@@ -522,7 +522,7 @@ def main() -> None:
     print("\n| a step of 16 frames | operations | copied, GB | masked attention | peak above weights, GB |")
     print("|---|---|---|---|---|")
     _count_step(gpu, pipe, "default")
-    _count_step(gpu, pipe, "branches together", optimization=OptimizationConfig(branches_in_turn=False))
+    _count_step(gpu, pipe, "branches together", optimization=OptimizationConfig(sequential_guidance=False))
     _count_step(gpu, pipe, "plain", optimization=OptimizationConfig.plain())
     with gpu:
         for network in (pipe.unet, pipe.appearance_encoder, pipe.controlnet):

@@ -22,7 +22,7 @@ from torch import nn
 
 from magicanimate import pipeline
 from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.layers import WindowWatch
+from magicanimate.layers import WindowProgress
 from magicanimate.models.appearance_encoder import SELF_ATTENTION
 from magicanimate.models.hybrid_attention import HybridSelfAttention, paired_blocks
 from magicanimate.models.unet import VideoUNet
@@ -61,7 +61,7 @@ def published_networks(
     readers: Mapping[str, HybridSelfAttention],
     text: torch.Tensor,
     *_,
-    watch: WindowWatch,
+    progress: WindowProgress,
     **__,
 ) -> Networks:
     """In place of `magicanimate.layers.accelerated`: guidance in every step, "midup" fusion."""
@@ -85,7 +85,7 @@ def published_networks(
         return [torch.stack(level) for level in zip(*(residuals[frame] for frame in frames), strict=True)]
 
     show = partial(install_published_attention, unet)
-    return watch.around(replace(networks, encode=encode, show=show, control=control, fuse=fuse))
+    return progress.around(replace(networks, encode=encode, show=show, control=control, fuse=fuse))
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def run_one(model: str, preset: str, frames: int) -> tuple[float, float, float, 
     from benchmarks.speed import memory
     from magicanimate.animator import Animator
     from magicanimate.config import AnimationRequest
-    from magicanimate.importing import import_diffusers
+    from magicanimate.device import import_diffusers
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,7 +76,7 @@ def run_one(model: str, preset: str, frames: int) -> tuple[float, float, float, 
 def start_times(model: str) -> dict[str, tuple[float, float]]:
     """CPU seconds and seconds by the clock of the start of command line and page, by what is ready then."""
     ready = (
-        "from magicanimate.animator import Animator; from magicanimate.importing import import_diffusers; "
+        "from magicanimate.animator import Animator; from magicanimate.device import import_diffusers; "
         f"import_diffusers(); Animator({model!r}).load()"
     )
     commands = {"--help": ["-m", "magicanimate", "--help"], f"{model} ready": ["-c", ready]}

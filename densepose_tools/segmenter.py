@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate import ASSETS
+from magicanimate.device import LOADING
 from magicanimate.errors import InputError
-from magicanimate.importing import LOADING
 
 if TYPE_CHECKING:
     import torch

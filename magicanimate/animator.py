@@ -26,9 +26,16 @@ from magicanimate.config import (
     OnProgress,
     ShouldStop,
 )
-from magicanimate.device import Device, empty_cache, is_out_of_memory, pick_device, total_bytes
+from magicanimate.device import (
+    LOADING,
+    Device,
+    empty_cache,
+    is_out_of_memory,
+    pick_device,
+    total_bytes,
+    without_collection,
+)
 from magicanimate.errors import InputError
-from magicanimate.importing import LOADING, without_collection
 from magicanimate.memory.profiles import AUTO, TOO_LITTLE, Footprint, Work, needed_bytes, profiles_for
 from magicanimate.progress import ProgressMeter
 from magicanimate.request_checks import (
@@ -47,7 +54,7 @@ if TYPE_CHECKING:
     from densepose_tools.photo_people import PersonDetector
     from magicanimate.acceleration.window_parallel import ProcessGroup
     from magicanimate.background import Backdrop
-    from magicanimate.detail import SecondLooks
+    from magicanimate.detail import DetailPlan
     from magicanimate.media.prepare import PreparedMedia
     from magicanimate.memory.placement import OutOfMemoryFallback, PlacedNetworks
     from magicanimate.models.autoencoder import LatentPreview
@@ -55,8 +62,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Results get worse where they have this many times the checkpoint's own number of pixels, or as much less.
 _UNUSUAL_AREA = 1.6
-"""Times the checkpoint's own number of pixels, or by this less, from which on results get worse."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class Animator:
         compile: compile blocks of the networks (`magicanimate.acceleration.backends`), where that works.
         attention: the library that computes attention, see `magicanimate.acceleration.options`.
         group: processes that share an animation; this one alone when ``None``.
-        on_progress: told of downloads while loading.
+        on_progress: called with the progress of downloads while loading.
 
     Attributes:
         device: what computes; ``None`` before `load`.
@@ -214,6 +221,7 @@ class Animator:
                 return
             device = self._networks.device
             self._networks = self._preview = None
+            # Modules and their hooks refer to each other; only the collector frees them.
             gc.collect()
             empty_cache(device.name)
             log.info("unloaded %s", self._folder)
@@ -227,6 +235,7 @@ class Animator:
     def _load(self) -> PlacedNetworks:
         folder = self.folder
         self.device = device = pick_device(*self._requested)
+        # These modules import diffusers, which one thread at a time may do.
         with LOADING, without_collection():
             from magicanimate.acceleration.backends import attention_problem
             from magicanimate.acceleration.window_parallel import ProcessGroup
@@ -243,6 +252,7 @@ class Animator:
             group=self._group or ProcessGroup(),
             compile=self._compile,
         )
+        # Placed for its own size, so that a checkpoint that does not fit is refused now.
         networks.prepare(Work(self.defaults.width, self.defaults.height))
         log.info("loaded %s (%s)", folder, networks.pipe.config.kind)
         return networks
@@ -254,7 +264,7 @@ class Animator:
 
         Raises:
             InputError: the checkpoint or the device cannot be used.
-            Cancelled: ``should_stop()`` was true, asked a few times.
+            Cancelled: ``should_stop()`` was true; it is called a few times.
         """
         with self._lock:
             networks, own = self._ready(), self.defaults
@@ -298,7 +308,7 @@ class Animator:
         networks = self._networks
         if networks is None:
             return None
-        _, reason = networks.outlook(Work.of(request, num_frames))
+        _, reason = networks.expected_profile(Work.of(request, num_frames))
         if not reason.endswith(TOO_LITTLE):
             return None
         return f"Memory may be short: {reason}. Choose a smaller size, or close other programs."
@@ -315,13 +325,15 @@ class Animator:
 
         Raises:
             InputError: an input, a setting or the output cannot be used.
-            Cancelled: ``should_stop()`` was true, asked at least once per window; nothing is left behind.
+            Cancelled: ``should_stop()`` was true; called at least once per window. Nothing is left behind.
         """
+        # A second request waits here until the networks are free.
         with self._lock:
             meter = ProgressMeter(on_progress, seconds_per_decoded_frame=self._seconds_per_decoded_frame)
             check_request(request)
             check_outputs(request)
             self.check_size(request)
+            # Sizes are checked before this, which may take minutes.
             request = self._with_part_map(request, on_progress, should_stop)
             meter.begin("load", 1)
             networks = self._ready()
@@ -355,9 +367,9 @@ class Animator:
             request: with another background than the photo's.
             picture: .png to write, see `background.mask_preview`.
             mask: .mp4 or folder to write for `AnimationRequest.mask`; grow and feather are not in it.
-            scene: .mp4 to write of what lies under the mask: the driving video, or else the part map.
-            on_progress: told of the clip being converted and read.
-            should_stop: asked with each frame.
+            scene: .mp4 to write of the frames under the mask: the driving video, or else the part map.
+            on_progress: called while the clip is converted and read.
+            should_stop: called for each frame.
 
         Raises:
             InputError: an input, a setting or an output cannot be used, or the people stay in their photo.
@@ -389,6 +401,7 @@ class Animator:
         from densepose_tools.engine_choice import EngineChoice
         from densepose_tools.motion_steps import with_part_map
 
+        # Converted with the best engine that is at hand, as the page does.
         engine = EngineChoice(device=pick_device(*self._requested).name, offline=self.offline)
         return with_part_map(request, engine=engine, on_progress=on_progress, should_stop=should_stop)
 
@@ -403,8 +416,8 @@ class Animator:
 
         Args:
             request: with a size.
-            meter: told of frames read.
-            should_stop: asked with each.
+            meter: gets the frames read.
+            should_stop: called for each of them.
             stack: closes the frames on disk.
         """
         from magicanimate.media.prepare import prepare_media
@@ -419,6 +432,7 @@ class Animator:
             on_progress=meter.update,
             should_stop=should_stop,
         )
+        # Frames are on disk, where they must not stay when something fails.
         stack.push(media)
         for note in media.notes:
             log.warning("%s", note)
@@ -435,6 +449,8 @@ class Animator:
 
         masks = stack.enter_context(masks_of(request, media))
         backdrop = make_backdrop(request, media, masks, parts_in_photo, should_stop)
+        # The networks see the people before the new background already, so that light and edges
+        # suit it.
         return replace(media, photo=backdrop.reference), backdrop
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -444,7 +460,7 @@ class Animator:
         self._person_detector = self._person_detector or PersonDetector.at_hand()
         try:
             return None if self._person_detector is None else self._person_detector.people(photo)
-        except InputError as error:  # of the network that looks; the photo can be used all the same
+        except InputError as error:  # the detector cannot be used; the photo still can
             log.warning("the photo is cropped in its middle: %s", error)
             return None
 
@@ -456,6 +472,7 @@ class Animator:
         """
         request = self.defaults.completed(request)
         device = self.device or pick_device(*self._requested)
+        # What does not even fit into the tightest profile on an empty device can never run.
         tightest = profiles_for(device.name)[-1]
         work = Work.of(request, request.context_length)
         footprint = Footprint.of(self.folder)
@@ -481,11 +498,12 @@ class Animator:
         meter: ProgressMeter,
         should_stop: ShouldStop | None,
     ) -> AnimationResult | None:
-        from magicanimate.pipeline import named_scheduler
+        from magicanimate.loading import named_scheduler
 
-        looks = None if request.detail == "off" else self._second_looks(request, media, meter)
+        details = None if request.detail == "off" else self._details(request, media, meter)
         work = Work.of(request, media.num_frames)
         fallback, pipe = networks.prepare(work, on_fallback=meter.note), networks.pipe
+        # The embedding of the empty prompt is stored, so most animations need no text encoder.
         if request.prompt or request.negative_prompt:
             from magicanimate.loading import add_text_encoder
 
@@ -508,9 +526,11 @@ class Animator:
 
         if request.stream and networks.group.size > 1:
             raise InputError("Several processes cannot stream one clip; start one, or leave --stream out.")
+        # Put back at the end: the pipeline stays loaded for requests with another scheduler.
         own_scheduler = pipe.scheduler
         pipe.scheduler = named_scheduler(pipe.scheduler, request.scheduler, steps=steps)
         meter.begin("denoise", 1, frames_to_decode=media.num_frames)
+        # Holds what must live until the last frame is written, such as LoRAs and stores of frames.
         kept = ExitStack()
         try:
             if request.lora:
@@ -542,6 +562,7 @@ class Animator:
                 on_step=on_step,
                 **shown,
             )
+            # All processes denoised; only the first one decodes and writes.
             if networks.group.rank:
                 return None
             if request.stream:
@@ -551,15 +572,15 @@ class Animator:
                 frames = previewed(request, output.frames, meter, lambda: windows_done)
             else:
                 frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
-            if looks is not None:
-                from magicanimate.detail import look_again
+            if details is not None:
+                from magicanimate.detail import refine_details
 
                 decode = partial(pipe.decode, fallback=fallback, should_stop=should_stop)
-                frames = look_again(
+                frames = refine_details(
                     request,
                     media,
                     frames,
-                    looks,
+                    details,
                     denoise=denoise,
                     decode=decode,
                     steps=steps,
@@ -580,24 +601,24 @@ class Animator:
             kept.close()
             pipe.scheduler = own_scheduler
 
-    def _second_looks(
+    def _details(
         self, request: AnimationRequest, media: PreparedMedia, meter: ProgressMeter
-    ) -> SecondLooks | None:
-        """What gets a second look; what that costs is said before."""
+    ) -> DetailPlan | None:
+        """The faces and hands to refine; tells the user beforehand how much longer that takes."""
         from densepose_tools.segmenter import parts_in_photo
-        from magicanimate.detail import plan_second_looks
+        from magicanimate.detail import plan_details
 
         size = min(self.defaults.width, self.defaults.height)
-        looks = plan_second_looks(request, media, parts_in_photo, size=size)
-        if looks is not None:
-            log.info("%s", looks.cost)
-            meter.note(looks.cost)
-        return looks
+        details = plan_details(request, media, parts_in_photo, size=size)
+        if details is not None:
+            log.info("%s", details.cost)
+            meter.note(details.cost)
+        return details
 
     def _adapt(
         self, pipe: MagicAnimatePipeline, request: AnimationRequest, meter: ProgressMeter, kept: ExitStack
     ) -> None:
-        """Put the request's LoRAs into the networks until ``kept`` closes; say what is left out or amiss."""
+        """Apply the request's LoRAs until ``kept`` closes; note what of them is left out or unsuitable."""
         from magicanimate.lora import advice, applied
 
         prompted = bool(request.prompt or request.negative_prompt)
@@ -616,18 +637,7 @@ class Animator:
     ) -> AnimationResult:
         from magicanimate.result_writer import write_result
 
-        memory = "" if fallback.profile is None else fallback.profile.name
-        settings = {**self._settings(request, media), "memory": memory}
-        result = write_result(request, media, frames, settings=settings, meter=meter)
-        if not request.stream:  # otherwise the frames were decoded while the rest was denoised
-            self._seconds_per_decoded_frame = meter.seconds["decode"] / media.num_frames
-        if result.unsigned not in self._told:
-            log.warning(result.unsigned)
-            self._told.add(result.unsigned)
-        return result
-
-    def _settings(self, request: AnimationRequest, media: PreparedMedia) -> dict[str, Any]:
-        return {
+        settings = {
             "program": f"MagicAnimate {__version__}",
             "ai_generated": True,
             **self.ran_on(),
@@ -635,7 +645,17 @@ class Animator:
             "num_frames": media.num_frames,
             "output_fps": media.fps,
             **request.settings(),
+            # The profile at the end, which is a tighter one if memory ran out on the way.
+            "memory": "" if fallback.profile is None else fallback.profile.name,
         }
+        result = write_result(request, media, frames, settings=settings, meter=meter)
+        if not request.stream:  # otherwise the frames were decoded while the rest was denoised
+            self._seconds_per_decoded_frame = meter.seconds["decode"] / media.num_frames
+        # A missing package would otherwise be reported with each animation of a batch.
+        if result.unsigned not in self._told:
+            log.warning(result.unsigned)
+            self._told.add(result.unsigned)
+        return result
 
     def _previewed(self, pipe: MagicAnimatePipeline, latents: torch.Tensor) -> np.ndarray:
         if self._preview is None:

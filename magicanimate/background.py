@@ -1,15 +1,16 @@
 """Put the animated people before another background: the driving video's own, a picture, a video, a colour.
 
 The people of the photo are cut out and put before a still plate of the new background, and that picture is
-what the networks see as the photo. The people of the frames that they make are cut out again by a matte
-(`magicanimate.matte`) and put before the background of each moment (`magicanimate.scene`).
+what the networks see as the photo. The people of the generated frames are cut out again by a matte
+(`magicanimate.matte`) and put before the background of each moment: the driving video without its dancers,
+another video, or the plate.
 
-Letters in shape comments: ``H W`` pixels.
+Letters in shape comments: ``H W`` pixels, ``N`` samples of a clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +22,12 @@ import numpy as np
 
 from magicanimate.cast import cast_of, find_dancers, moved, place_of
 from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest, Fit
-from magicanimate.errors import InputError
+from magicanimate.errors import InputError, raise_if_stopped
 from magicanimate.files import whole_file
-from magicanimate.mask import Masks, shown, write_masks
-from magicanimate.matte import SMALLEST_DIFFERENCE, cut_out, photo_matte, with_own_edges
+from magicanimate.mask import PERSON, Masks, band_of, grown, shown, write_masks
+from magicanimate.matte import SMALLEST_DIFFERENCE, cut_out, lit_as, photo_matte, with_own_edges
 from magicanimate.palette import nearest_labels
 from magicanimate.request_checks import background_kind, inputs_of
-from magicanimate.scene import clean_plate, driving_scene, video_scene
 
 if TYPE_CHECKING:
     from magicanimate.media.prepare import PreparedMedia
@@ -35,11 +35,30 @@ if TYPE_CHECKING:
 Labels = Callable[[np.ndarray], np.ndarray]
 """The part of each pixel of a picture, uint8 ``H W 3`` -> ``H W``, as a segmenter sees them."""
 
+# How far the people's brightness and tint follow the new background's: 0 not at all, 1 wholly.
 _RELIGHTING = 0.2
-"""How far the people's brightness and tint follow the new background's: 0 not at all, 1 wholly."""
 
+# Grey plates for a transparent result; the one least like the people is used.
 _CANDIDATE_GREYS = (128, 200, 64, 235, 24)
-"""Plates for a transparent result; the one least like the people is taken."""
+
+# Distance from the dancers' part map, as a share of the longer side, within which the driving video is not
+# taken for background.
+_CLEARANCE = 0.045
+
+# Number of frames, spread over the driving video, of which the plate is the median.
+_SAMPLES = 60
+
+# A pixel must be free of people in so many samples; others are inpainted from around them.
+_LEAST_SEEN = 3
+
+# Number of rows of the picture that are sorted at once.
+_ROWS = 64
+
+# Brightness, relative to the plate's, of the shadows near a dancer that stay as they were filmed.
+_DANCERS_SHADOW = (0.75, 1.05)
+
+# Grey levels by which such a shadow may differ from the plate in colour; twice that is another thing.
+_SAME_COLOUR = 8.0
 
 
 def make_backdrop(
@@ -56,7 +75,7 @@ def make_backdrop(
         media: photo, motion and, for "clip", the driving video.
         masks: of the people in each frame.
         find_parts: finds the people in the photo.
-        should_stop: asked with each frame that is looked at.
+        should_stop: called before each frame that is read.
 
     Raises:
         InputError: nobody is seen in the photo, or the background's file cannot be used.
@@ -67,6 +86,7 @@ def make_backdrop(
     photos = [_Photo.of(media.photo, find_parts, request.photo)]
     for path in request.other_photos:
         photos.append(_Photo.of(_picture(path, request, size, fit=request.fit), find_parts, path))
+    # A single photo stays as it is framed; several go to the places of the dancers.
     placed = _placed(photos, request, media) if len(photos) > 1 else [(photos[0], None)]
     moving: Callable[[], Iterator[np.ndarray]] | None = None
     if kind == "clip":
@@ -85,6 +105,7 @@ def make_backdrop(
         moving = partial(video_scene, Path(request.background), request, media)
         with closing(moving()) as frames:
             plate = next(frames)
+    # From the left to the right: where people overlap, the one at the right is in front.
     reference = plate.astype(np.float32)
     for photo, place in placed:
         people, alpha = with_own_edges(photo.picture, photo.alpha), photo.alpha
@@ -148,6 +169,7 @@ class Backdrop:
         Colours of a transparent frame are not multiplied by alpha, and where it is 0 they go on from the
         people's edge, so that nothing of the plate shines through when it is scaled or put elsewhere.
         """
+        # Generated anew for each use: a video background is never in memory as a whole.
         backgrounds = self.moving() if self.moving is not None else repeat(self.plate)
         cut = partial(cut_out, grow=self.request.mask_grow, feather=self.request.mask_feather)
         for number, (frame, background) in enumerate(zip(frames, backgrounds, strict=False)):
@@ -200,7 +222,7 @@ def check_mask_outputs(request: AnimationRequest, *, picture: Path | None, mask:
     """Refuse what `write_mask_files` could not or must not write, before the work.
 
     Raises:
-        InputError: a file has another suffix or is somebody's, or the people stay in their photo.
+        InputError: a file has another suffix or is not this program's, or the people stay in their photo.
     """
     from magicanimate.media.outputs import check_file_output, check_output, is_our_frame
 
@@ -232,7 +254,7 @@ def write_mask_files(
         media: of it.
         picture: .png of `mask_preview`.
         mask: .mp4 or folder for `AnimationRequest.mask`; grow and feather are not in it.
-        scene: .mp4 of what lies under the mask: the driving video, or else the part map.
+        scene: .mp4 of the frames under the mask: the driving video, or else the part map.
     """
     from PIL import Image, PngImagePlugin
 
@@ -255,18 +277,133 @@ def write_mask_files(
             Image.fromarray(mask_preview(backdrop)).save(file, format="png", pnginfo=ours)
 
 
+def driving_scene(media: PreparedMedia, masks: Masks, plate: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the driving video without its dancers, uint8 ``H W 3``: the plate is where they are.
+
+    The plate follows the light of the moment. All else stays as it was filmed, also the shadows
+    beside the dancers: whoever takes a dancer's place casts the same ones.
+    """
+    import cv2
+
+    if media.driving is None:
+        raise ValueError("the driving video was not kept")
+    for number in range(media.num_frames):
+        frame = media.driving[number].astype(np.float32)
+        mask = masks[number]
+        clearance = _clearance(mask)
+        dancer = grown(mask == PERSON, clearance)
+        behind = plate.astype(np.float32)
+        if not dancer.all():
+            # Clouds and lamps change the light of the whole picture from moment to moment.
+            behind = behind + np.median((frame - behind)[~dancer], axis=0)
+        soft = cv2.GaussianBlur(grown(dancer, -clearance // 3).astype(np.float32), (0, 0), clearance / 6)
+        soft = np.where(dancer, soft * _not_background(frame, behind, mask == PERSON), 0)[..., None]
+        yield np.rint(soft * behind + (1 - soft) * frame).clip(0, 255).astype(np.uint8)
+
+
+def _not_background(frame: np.ndarray, plate: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """How much of each pixel is something other than the plate in full light or in a light shadow.
+
+    Args:
+        frame, plate: float32 ``H W 3``, grey levels.
+        body: the dancers' part map, bool ``H W``.
+
+    Returns:
+        0..1, float32 ``H W``; 1 on the body and close to it.
+    """
+    import cv2
+
+    edge = max(1, band_of(frame) // 4)
+    lit = lit_as(frame, plate, within=_DANCERS_SHADOW)
+    difference = cv2.blur(np.abs(frame - lit).max(-1), (3, 3))
+    other = (difference / _SAME_COLOUR - 1).clip(0, 1)
+    other = np.where(grown(body, edge), 1, other).astype(np.float32)
+    # Grown, since a pixel at the rim of clothes may by chance have the plate's colour.
+    other = cv2.dilate(other, np.ones((2 * edge + 1, 2 * edge + 1), np.uint8))
+    return cv2.GaussianBlur(other, (0, 0), 0.8 * edge)
+
+
+def video_scene(
+    path: Path, request: AnimationRequest, media: PreparedMedia
+) -> Generator[np.ndarray, None, None]:
+    """Yield another video's frames at the result's rate and size, uint8 ``H W 3``, over and over."""
+    from magicanimate.media.fit import fit_photo
+    from magicanimate.media.motion import open_motion
+
+    clip = open_motion(path, fps=media.fps, limits=request.limits)
+    height, width = media.photo.shape[:2]
+    while True:
+        seen = False
+        with closing(clip.frames()) as frames:
+            for frame in frames:
+                seen = True
+                yield fit_photo(frame, width=width, height=height, fit="crop")
+        if not seen:
+            raise InputError(f"The background {path} has no frame that can be decoded; export it again.")
+
+
+def clean_plate(
+    media: PreparedMedia, masks: Masks, should_stop: Callable[[], bool] | None = None
+) -> np.ndarray:
+    """The driving video's background, uint8 ``H W 3``: the median over time of what is free of people.
+
+    What no frame shows is filled in from around it (Telea 2004, "An Image Inpainting Technique Based on the
+    Fast Marching Method").
+    """
+    import cv2
+
+    if media.driving is None:
+        raise ValueError("the driving video was not kept")
+    count = media.num_frames
+    # Spread over the whole clip, so that what a dancer hides in one frame is free in another.
+    numbers = np.unique(np.linspace(0, count - 1, min(count, _SAMPLES)).round().astype(int))
+    frames, hidden = [], []
+    for number in numbers.tolist():
+        raise_if_stopped(should_stop, "while looking for the background")
+        mask = masks[number]
+        hidden.append(grown(mask == PERSON, _clearance(mask)))
+        frames.append(media.driving[number])
+    pixels, covered = np.stack(frames), np.stack(hidden)  # N H W 3, N H W
+    seen = (~covered).sum(0)
+    plate: np.ndarray = np.empty(pixels.shape[1:], np.uint8)
+    # Sorting all rows at once would take several copies of all samples.
+    for row in range(0, len(plate), _ROWS):
+        rows = slice(row, row + _ROWS)
+        values = np.where(covered[:, rows, :, None], np.int16(999), pixels[:, rows])  # hidden ones sort last
+        middle = ((seen[rows] - 1).clip(min=0) // 2)[None, ..., None]
+        ordered = np.sort(values, axis=0)
+        plate[rows] = np.take_along_axis(ordered, np.broadcast_to(middle, (1, *ordered.shape[1:])), 0)[
+            0
+        ].clip(0, 255)
+    unknown = seen < min(_LEAST_SEEN, len(numbers))
+    if unknown.all():
+        raise InputError(
+            "The people cover the whole driving video, so nothing of its background is seen; choose another "
+            "background."
+        )
+    if unknown.any():
+        plate = cv2.inpaint(plate, unknown.astype(np.uint8), 5, cv2.INPAINT_TELEA)
+    return plate
+
+
+def _clearance(mask: np.ndarray) -> int:
+    return max(2, round(_CLEARANCE * max(mask.shape)))
+
+
 def _relit(people: np.ndarray, photo: np.ndarray, alpha: np.ndarray, plate: np.ndarray) -> np.ndarray:
     """People, float32 ``H W 3``, with brightness and tint moved from their photo's towards the plate's."""
     around = alpha < 0.05
     if not around.any():
         return people
     old, new = photo[around].astype(np.float32).mean(0), plate.reshape(-1, 3).astype(np.float32).mean(0)
+    # 16 grey levels more on both sides: dark surroundings would otherwise ask for any gain.
     gain = ((new + 16) / (old + 16)).clip(0.5, 2) ** _RELIGHTING
     return (people * gain.clip(0.8, 1.25)).clip(0, 255)
 
 
 def _unlike(photos: Sequence[_Photo]) -> int:
     """The grey that the fewest pixels of the people are near to."""
+    # A plate of the colour of clothes would make the matte lose them.
     people = np.concatenate([each.picture[each.alpha > 0.5] for each in photos]).astype(np.float32)
     near = [(np.abs(people - grey).max(-1) < 3 * SMALLEST_DIFFERENCE).mean() for grey in _CANDIDATE_GREYS]
     return _CANDIDATE_GREYS[int(np.argmin(near))]

@@ -24,15 +24,15 @@ Ito 2008, "Color Universal Design")."""
 
 _TORSO = (1, 2)
 
+# Share of the largest person's pixels; smaller pieces of a part map are no dancers.
 _SMALLEST_PERSON = 0.15
-"""Of the largest person's pixels; smaller pieces of a part map are nobody."""
 
+# Share of the longer side: a piece without a torso that is this close to a person belongs to them.
 _CLOSE = 0.08
-"""Of the longer side: a piece without a torso this close to somebody is part of them."""
 
+# Share of the frames with people that must show so many dancers apart; what passes for another dancer for a
+# moment is not counted.
 _OFTEN = 0.1
-"""Of the frames that show anybody: as many must show the dancers apart. What looks like another one for a
-moment is none."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def find_dancers(maps: Iterable[np.ndarray]) -> Dancers:
         if people:
             counts[len(people)] += 1
             first.setdefault(len(people), Dancers(number, tuple(people)))
+    # A merged or split piece in a few frames must not change the number of dancers.
     often = [count for count in counts if counts[count] >= _OFTEN * counts.total()]
     return first[max(often)] if often else Dancers(0, ())
 
@@ -139,12 +140,14 @@ def place_of(person: np.ndarray, dancer: np.ndarray) -> np.ndarray:
     (head, torso, box), (other_head, other_torso, other_box) = _measured(person), _measured(dancer)
     here: np.ndarray
     there: np.ndarray
+    # Feet stand on the same ground then, which is the next best.
     if head is None or torso is None or other_head is None or other_torso is None:
         scale = (other_box[3] - other_box[1]) / (box[3] - box[1])
         here, there = (np.array([(each[0] + each[2]) / 2, each[3]]) for each in (box, other_box))
     else:
         scale = np.hypot(*(other_torso - other_head)) / max(1.0, np.hypot(*(torso - head)))
         here, there = head, other_head
+    # A wrong measurement must not blow a person up to nothing but noise.
     scale = float(np.clip(scale, 0.2, 5))
     return np.concatenate([scale * np.eye(2), (there - scale * here)[:, None]], 1)
 
@@ -161,9 +164,11 @@ def _apart(parts: np.ndarray) -> list[np.ndarray]:
     """The part map of each person, from left to right, with heads and limbs that seem cut off close by."""
     import cv2
 
+    # Closes the thin gaps that compression leaves between parts of one body.
     body = cv2.dilate((parts > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
     count, pieces, boxes, centres = cv2.connectedComponentsWithStats(body)
     areas = boxes[:, cv2.CC_STAT_AREA]
+    # A hand or a head alone is no dancer, but a part of one whose rest is hidden.
     with_torso = set(np.unique(pieces[np.isin(parts, _TORSO)]).tolist()) or set(range(1, count))
     people = [
         i for i in range(1, count) if i in with_torso and areas[i] >= _SMALLEST_PERSON * areas[1:].max()
@@ -174,8 +179,8 @@ def _apart(parts: np.ndarray) -> list[np.ndarray]:
     for piece in set(range(1, count)) - set(people):
         near, nearest = min((far[i][pieces == piece].min(), i) for i in people)
         owner[piece] = nearest if near <= _CLOSE * max(parts.shape) else 0
-    whose = owner[pieces]
-    return [np.where(whose == i, parts, 0).astype(parts.dtype) for i in people]
+    owners = owner[pieces]
+    return [np.where(owners == i, parts, 0).astype(parts.dtype) for i in people]
 
 
 def _measured(parts: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:

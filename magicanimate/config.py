@@ -86,7 +86,7 @@ class Setting:
     page: str = ""
     span: tuple[float, float] | None = None
 
-    def trouble(self, value: Any) -> str | None:
+    def problem(self, value: Any) -> str | None:
         """Why a value of the right type cannot be used, as the end of a sentence; ``None`` if it can."""
         if self.choices and value not in self.choices:
             return f"choose one of: {', '.join(self.choices)}"
@@ -128,6 +128,7 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of any version by the names that they have now; what is no old name stays as it is."""
     found = {}
     for name, value in settings.items():
+        # This one had words for values, too.
         if name == "windows" and isinstance(value, str):
             value = _OLD_WINDOWS.get(value, value)
         found[OLD_NAMES.get(name, name)] = value
@@ -174,11 +175,13 @@ class AnimationRequest:
             beside the output until that is done.
         guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `Approximations` in
             `magicanimate.acceleration.options`.
-        detail: what gets a second look after the first result: nothing, faces, or faces and hands; see
-            `magicanimate.detail`.
-        detail_strength: share of the steps of the second look; more departs further from the first result.
-        detail_who: who gets one, numbers from left to right such as "1" or "1,3"; everybody when empty.
-        detail_below: only parts smaller than this many pixels get one; all that it enlarges when ``None``.
+        detail: what is refined after the first result (the "second look"): nothing, faces, or faces and
+            hands; see `magicanimate.detail`.
+        detail_strength: SDEdit strength of the refinement; more departs further from the first result.
+        detail_who: whose details are refined, numbers from left to right such as "1" or "1,3"; everybody's
+            when empty.
+        detail_below: refine only parts smaller than this many pixels; every part that would be enlarged when
+            ``None``.
         start_from_photo: so many frames lead from the photo's own pose to the clip's first one.
         preview_every: steps between preview frames; 0 for none.
         sound: copy the clip's sound into the result.
@@ -190,7 +193,7 @@ class AnimationRequest:
             output with an alpha channel (.webm, .mov or a folder of png frames).
         driving_video: the ordinary video that the motion clip was made of, for the background "clip";
             ``None`` if the motion clip is that video itself, of which a part map is made first.
-        who: whom of an ordinary video to replace: "largest", "all", places in the order of size such as
+        who: the people of an ordinary video to replace: "largest", "all", places in the order of size such as
             "2" or "1,3", or "at=X,Y@SECOND"; see `densepose_tools.tracking.people_named`.
         other_photos: of further people, for a dance of several; they are numbered from 2, ``photo`` is 1.
         cast: for each dancer, from left to right, the number of the photo that he becomes, such as "2,1";
@@ -272,7 +275,7 @@ class AnimationRequest:
     fusion: Fusion | None = _setting(
         None,
         "sampling",
-        "blocks that look at the photo (default: the checkpoint's)",
+        "blocks that attend to the photo (default: the checkpoint's)",
         choices=FUSIONS,
         page="expert",
     )
@@ -358,22 +361,30 @@ class AnimationRequest:
     detail: Detail = _setting(
         "off",
         "sampling",
-        "a second look at small faces (and hands), enlarged: finer, and takes as long again for each person",
+        "second look: denoise small faces (and hands) again, enlarged; takes as long again for each person",
         choices=DETAILS,
         page="advanced",
     )
     detail_strength: float = _setting(
-        0.45, "sampling", "how far the second look may depart from the first", low=0.05, high=1
+        0.45,
+        "sampling",
+        "how far the second look may depart from the first result",
+        low=0.05,
+        high=1,
     )
     detail_who: str = _setting(
         "",
         "sampling",
-        "who gets a second look, counted from the left, such as 1 or 1,3 (default: everybody)",
+        "people whose details get the second look, numbers from the left such as 1 or 1,3 (default: all)",
         metavar="WHO",
         page="advanced",
     )
     detail_below: int | None = _setting(
-        None, "sampling", "a second look only at what is smaller than this", metavar="PIXELS", low=1
+        None,
+        "sampling",
+        "second look only at faces and hands smaller than this",
+        metavar="PIXELS",
+        low=1,
     )
     start_from_photo: int = _setting(
         0,
@@ -479,6 +490,7 @@ class AnimationRequest:
         "replace files of these names that this program did not make (its own results always are)",
         once=True,
     )
+    # Without an entry in the table: they protect this machine, and are not how a result was made.
     limits: MediaLimits = field(default_factory=MediaLimits)
 
     @property
@@ -559,6 +571,7 @@ def _plain_type(hint: Any) -> type:
     """``int | None`` -> int; ``Literal["a", "b"]``, also with ``| None``, -> str."""
     if get_origin(hint) is Literal:
         return type(get_args(hint)[0])
+    # Annotations are the one place where types are written.
     kinds = [kind for kind in get_args(hint) if kind is not type(None)]
     return _plain_type(kinds[0]) if kinds else hint
 
@@ -593,7 +606,7 @@ class AnimationResult:
     Attributes:
         output: the video file or folder of frames.
         settings_file: JSON with every setting, beside the output.
-        side_by_side: the strip, when asked for.
+        side_by_side: the video of photo, motion and result, if requested.
         num_frames, fps, width, height: of the result.
         seconds: time spent, by stage.
         settings: what the JSON holds.

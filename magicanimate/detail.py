@@ -1,11 +1,13 @@
-"""A second look at heads and hands: denoised again, enlarged, from a partly noised first result.
+"""Refine heads and hands: denoise them once more, enlarged, starting from the noised first result.
 
-Small heads have few latents and come out vague. So each is followed through the clip by the labels of its
-part map; photo, motion and first result are cut out around it, at the size that the checkpoint was trained
-at, and the same networks run again over the last part of the steps (SDEdit, Meng et al. 2021) with the same
-windows, so that the temporal layers keep it steady. What comes out is blended back with a soft mask.
+Small heads have few latents and come out blurred. So each is tracked through the clip by the labels of its
+part map; photo, motion and first result are cropped around it and scaled to the size that the checkpoint was
+trained at, and the same networks run again over the last part of the steps (SDEdit, Meng et al. 2021) with
+the same windows, so that the temporal layers keep it steady. The result is blended back with a soft mask.
 
-Letters in shape comments: ``F`` frames, ``H W`` pixels of the result, ``S`` pixels of a side of a cutting.
+The page and the command line call this the second look, which is the setting ``detail``.
+
+Letters in shape comments: ``F`` frames, ``H W`` pixels of the result, ``S`` pixels of a side of a crop.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest
+from magicanimate.media.fit import smooth_over_time
 from magicanimate.palette import colourise, nearest_labels
 from magicanimate.progress import ProgressMeter
 
@@ -35,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """What gets a second look: its labels in the part map, and the side of the cutting by its own size."""
+    """A kind of detail: its labels in the part map, and the side of its crop by its own size."""
 
     name: str
     labels: tuple[int, ...]
@@ -48,24 +51,26 @@ CHOICES = {"off": (), "faces": (HEAD,), "faces+hands": (HEAD, *HANDS)}
 """Parts by the setting ``detail``."""
 
 _LEAST_PIXELS = 6
+
+# Share of the largest piece of its kind in a frame; smaller ones are specks of the map.
 _LEAST_OF_LARGEST = 0.25
-"""Of the largest piece of its kind in a frame; smaller ones are specks of the map."""
 
+# A part may move by this multiple of its own size from frame to frame and still be the same one.
 _REACH = 1.5
-"""Times its own size that a part may move from one frame to the next and still be the same one."""
 
+# Share of the clip's frames; a part that is seen in fewer is not refined.
 _SHORTEST = 0.25
-"""Of the clip's frames; what is seen in fewer is left as it is."""
 
+# Frames over which the path of a crop is smoothed (standard deviation).
 _CALM = 2.0
-"""Frames over which the path of a cutting is smoothed (standard deviation)."""
 
+# Share of a part's size by which the replaced area exceeds its labels, for hair and nails; the blend is
+# as wide.
 _AROUND = 0.18
-"""Of a part's size: so far beyond its labels it is replaced, with hair and nails; the edge is as soft."""
 
 
+# Scheduled steps of the refinement, of which only the last part runs; no checkpoint has more.
 _MOST_STEPS = 1000
-"""Steps of a second look, of which only a share runs; no checkpoint has more."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,8 @@ class Track:
 
     Attributes:
         part: which.
-        centres: of the cuttings, x and y in pixels, float64 (F, 2).
-        sides: of the cuttings, pixels, float64 (F,).
+        centres: of the crops, x and y in pixels, float64 (F, 2).
+        sides: of the crops, pixels, float64 (F,).
         sizes: of the part itself, float64 (F,).
         seen: in which frames it is there, bool (F,).
     """
@@ -86,9 +91,9 @@ class Track:
     sizes: np.ndarray
     seen: np.ndarray
 
-    def is_smaller_than(self, size: float, *, cutting: float) -> bool:
-        """Whether the part is, in half of the frames, smaller than ``size``, and its cutting than that."""
-        return bool(np.median(self.sizes) < size and np.median(self.sides) < cutting)
+    def is_smaller_than(self, size: float, *, crop_size: float) -> bool:
+        """Whether in half of the frames the part is smaller than ``size`` and its crop than ``crop_size``."""
+        return bool(np.median(self.sizes) < size and np.median(self.sides) < crop_size)
 
 
 def find_tracks(control: Frames, parts: Sequence[Part]) -> list[Track]:
@@ -103,6 +108,7 @@ def find_tracks(control: Frames, parts: Sequence[Part]) -> list[Track]:
         labels = nearest_labels(control[number])[0]
         for part, pieces in _seen(labels, parts):
             paths = found[part.name]
+            # A part may be hidden for a while and is then the same one again.
             free = [path for path in paths if number - max(path) <= max(3, _SHORTEST * len(control))]
             for x, y, size in pieces:
                 near = [path for path in free if _distance(path[max(path)], (x, y)) <= _REACH * size]
@@ -122,14 +128,14 @@ def find_tracks(control: Frames, parts: Sequence[Part]) -> list[Track]:
     return sorted(tracks, key=lambda track: (parts.index(track.part), track.centres[0, 0]))
 
 
-def of_people(tracks: Sequence[Track], wanted: Sequence[int]) -> list[Track]:
+def tracks_of(tracks: Sequence[Track], wanted: Sequence[int]) -> list[Track]:
     """The tracks of some people, counted from 1 from left to right, as their heads are in the first frame.
 
     A hand is its nearest head's; without heads everybody's parts are counted for themselves.
 
     Args:
         tracks: of `find_tracks`.
-        wanted: whom; everybody when empty.
+        wanted: numbers of the people; everybody when empty.
     """
     if not wanted:
         return list(tracks)
@@ -146,32 +152,33 @@ def of_people(tracks: Sequence[Track], wanted: Sequence[int]) -> list[Track]:
     return chosen
 
 
-def counted(control: Frames, parts: Sequence[Part], *, below: float, cutting: float) -> int:
-    """How many parts of a clip will get a second look, about, by some frames far apart.
+def count_details(control: Frames, parts: Sequence[Part], *, below: float, crop_size: float) -> int:
+    """About how many parts of a clip will be refined, estimated from some frames.
 
     Args:
         control: part maps, uint8 ``H W 3`` each.
-        parts: which are looked for.
+        parts: the kinds that are refined.
         below: only parts smaller than this, pixels.
-        cutting: side of the enlarged cuttings.
+        crop_size: side of the enlarged crops, pixels.
     """
     found = []
     for number in range(len(control)):
         seen = _seen(nearest_labels(control[number])[0], parts)
         sizes = [(part, size) for part, pieces in seen for *_, size in pieces]
-        found.append(sum(size < below and part.margin * size < cutting for part, size in sizes))
+        found.append(sum(size < below and part.margin * size < crop_size for part, size in sizes))
     return round(float(np.median(found))) if found else 0
 
 
 def times_as_long(count: int, *, size: int, width: int, height: int) -> float:
-    """How long an animation takes with so many second looks, by how long it takes without.
+    """The time that an animation takes with ``count`` refined parts, as a multiple of that without.
 
-    Each denoises as many steps as the first pass, in the same windows, at ``size`` by ``size`` pixels.
+    Each is denoised for as many steps as the first result, in the same windows, at ``size`` by ``size``
+    pixels.
     """
     return 1 + count * size**2 / (width * height)
 
 
-def references(labels: np.ndarray, tracks: Sequence[Track]) -> list[tuple[float, float, float] | None]:
+def photo_crops(labels: np.ndarray, tracks: Sequence[Track]) -> list[tuple[float, float, float] | None]:
     """Where the photo shows the part of each track; people are paired from left to right.
 
     Args:
@@ -179,7 +186,7 @@ def references(labels: np.ndarray, tracks: Sequence[Track]) -> list[tuple[float,
         tracks: of `find_tracks`.
 
     Returns:
-        Centre x, y and side of the cutting of each track; ``None`` where the photo does not show the part.
+        Centre x, y and side of the crop of each track; ``None`` where the photo does not show the part.
     """
     shown = {part.name: sorted(_pieces(labels, part)) for part in (HEAD, *HANDS)}
     count = {name: 0 for name in shown}
@@ -195,7 +202,7 @@ def references(labels: np.ndarray, tracks: Sequence[Track]) -> list[tuple[float,
     return found
 
 
-def cut(
+def crop(
     picture: np.ndarray, centre: Sequence[float], side: float, size: int, *, is_map: bool = False
 ) -> np.ndarray:
     """The square around ``centre``, ``side`` pixels wide, as uint8 (size, size, 3).
@@ -217,8 +224,8 @@ def cut(
     return colourise(drawn)
 
 
-class Cuttings:
-    """What is around a part in each frame, uint8 ``S S 3``, cut out when it is asked for.
+class Crops:
+    """A sequence of the crops around a part in each frame, uint8 ``S S 3``, made on access.
 
     Args:
         frames: uint8 ``H W 3`` each.
@@ -238,20 +245,20 @@ class Cuttings:
             return np.stack([self[int(each)] for each in index])
         track = self._track
         centre, side = track.centres[index], float(track.sides[index])
-        return cut(self._frames[index], centre.tolist(), side, self._size, is_map=self._is_map)
+        return crop(self._frames[index], centre.tolist(), side, self._size, is_map=self._is_map)
 
 
-def blended(
+def blend(
     frame: np.ndarray, labels: np.ndarray, track: Track, number: int, refined: np.ndarray
 ) -> np.ndarray:
-    """A frame, uint8 ``H W 3``, with one part replaced by its second look.
+    """A frame, uint8 ``H W 3``, with one part replaced by its refinement.
 
     Args:
         frame: of the result so far.
         labels: its part map, uint8 ``H W``.
         track: of the part.
         number: of the frame.
-        refined: what the second pass made of its cutting, uint8 ``S S 3``.
+        refined: its crop after the refinement, uint8 ``S S 3``.
     """
     import cv2
 
@@ -267,28 +274,28 @@ def blended(
     return np.rint(mask * back + (1 - mask) * frame).clip(0, 255).astype(np.uint8)
 
 
-def blended_all(
+def blend_all(
     frames: Frames,
     control: Frames,
-    looks: Sequence[tuple[Track, Frames]],
+    details: Sequence[tuple[Track, Frames]],
 ) -> Iterator[np.ndarray]:
-    """Yield the frames with every part that got a second look, see `blended`."""
+    """Yield the frames with every refined part blended in, see `blend`."""
     for number in range(len(frames)):
         frame, labels = frames[number], nearest_labels(control[number])[0]
-        for track, refined in looks:
-            frame = blended(frame, labels, track, number, refined[number])
+        for track, refined in details:
+            frame = blend(frame, labels, track, number, refined[number])
         yield frame
 
 
 @dataclass(frozen=True)
-class SecondLooks:
-    """What is looked at again.
+class DetailPlan:
+    """Which parts are refined, and from which crops of the photo.
 
     Attributes:
         photo: that shows it, uint8 ``H W 3``.
-        parts: each part through the clip, and centre x, y and side of its cutting in the photo.
-        size: pixels of a side of the enlarged cuttings.
-        cost: a sentence on what is looked at and how much longer it takes.
+        parts: each part through the clip, and centre x, y and side of its crop in the photo.
+        size: pixels of a side of the enlarged crops.
+        cost: a sentence on what is refined and how much longer that takes.
     """
 
     photo: np.ndarray
@@ -297,36 +304,37 @@ class SecondLooks:
     cost: str
 
 
-def plan_second_looks(
+def plan_details(
     request: AnimationRequest,
     media: PreparedMedia,
     find_parts: Callable[[np.ndarray], np.ndarray],
     *,
     size: int,
-) -> SecondLooks | None:
-    """What of an animation gets a second look, and from where in the photo; ``None`` for nothing.
+) -> DetailPlan | None:
+    """Choose the parts to refine and pair them with the photo's; ``None`` if there are none.
 
     Args:
         request: with a size.
         media: its photo and motion.
         find_parts: finds the parts of people in a photo, uint8 ``H W 3`` -> ``H W``.
-        size: pixels of a side of the enlarged cuttings: what the checkpoint was trained at.
+        size: pixels of a side of the enlarged crops: what the checkpoint was trained at.
     """
     from magicanimate.media.photo import load_photo
 
     tracks = find_tracks(media.control, CHOICES[request.detail])
-    wanted = {id(track) for track in of_people(tracks, request.detail_people)}
+    wanted = {id(track) for track in tracks_of(tracks, request.detail_people)}
     photo = media.photo
     if request.background == PHOTO_BACKGROUND:  # it may have more pixels than the result
+        # Cropped from the full photo, which shows a face with more pixels than the result does.
         photo = load_photo(request.photo, limits=request.limits)
     # People of photo and clip are paired before some are left out.
-    places = references(find_parts(photo), tracks)
+    places = photo_crops(find_parts(photo), tracks)
     parts = [
         (track, place)
         for track, place in zip(tracks, places, strict=True)
         if place is not None
         and id(track) in wanted
-        and track.is_smaller_than(request.detail_below or math.inf, cutting=size)
+        and track.is_smaller_than(request.detail_below or math.inf, crop_size=size)
     ]
     if not parts:
         log.warning("nothing is small enough, and shown by the photo, for a second look")
@@ -336,14 +344,14 @@ def plan_second_looks(
     width, height = request.size
     times = times_as_long(len(parts), size=size, width=width, height=height)
     cost = f"The second look at {called} makes it take about {times:.1f} times as long."
-    return SecondLooks(photo, parts, size, cost)
+    return DetailPlan(photo, parts, size, cost)
 
 
-def look_again(
+def refine_details(
     request: AnimationRequest,
     media: PreparedMedia,
     frames: Iterator[np.ndarray],
-    looks: SecondLooks,
+    plan: DetailPlan,
     *,
     denoise: Callable[..., MagicAnimateOutput],
     decode: Callable[[torch.Tensor], Iterator[np.ndarray]],
@@ -356,10 +364,10 @@ def look_again(
     Args:
         request, media: what is animated.
         frames: the first result, uint8 ``H W 3`` each.
-        looks: what is looked at again.
+        plan: what is refined.
         denoise, decode: the networks with the request's settings.
         steps: of the first pass; as many run in the second.
-        meter: told of the stage "detail".
+        meter: gets the stage "detail".
         kept: closes what must stay until the frames are written.
     """
     from magicanimate.media.prepare import FrameStore
@@ -368,19 +376,20 @@ def look_again(
     first = kept.enter_context(FrameStore(*request.size))
     for frame in frames:
         first.append(frame)
-    size = looks.size
+    size = plan.size
+    # Planned so that, at this strength, as many steps run as in the first pass.
     planned = min(math.ceil(steps / request.detail_strength), _MOST_STEPS)
     refined = []
-    for number, (track, place) in enumerate(looks.parts):
+    for number, (track, place) in enumerate(plan.parts):
 
         def on_window(done: int, total: int, number: int = number) -> None:
-            meter.update(number * total + done, len(looks.parts) * total)
+            meter.update(number * total + done, len(plan.parts) * total)
 
         output = denoise(
-            cut(looks.photo, place[:2], place[2], size),
-            Cuttings(media.control, track, size, is_map=True),
-            keypoints=None if media.keypoints is None else Cuttings(media.keypoints, track, size),
-            video=Cuttings(first, track, size),
+            crop(plan.photo, place[:2], place[2], size),
+            Crops(media.control, track, size, is_map=True),
+            keypoints=None if media.keypoints is None else Crops(media.keypoints, track, size),
+            video=Crops(first, track, size),
             strength=request.detail_strength,
             group=None,  # the other processes have done their share
             num_inference_steps=planned,
@@ -390,7 +399,7 @@ def look_again(
         for frame in decode(output.latents):
             store.append(frame)
         refined.append((track, store))
-    return blended_all(first, media.control, refined)
+    return blend_all(first, media.control, refined)
 
 
 def _mask(labels: np.ndarray, track: Track, number: int) -> np.ndarray:
@@ -401,12 +410,13 @@ def _mask(labels: np.ndarray, track: Track, number: int) -> np.ndarray:
     mine = np.isin(labels, track.part.labels)
     (x, y), side, size = track.centres[number], track.sides[number], track.sizes[number]
     rows, columns = np.ogrid[:height, :width]
+    # Other people have the same labels, so only those within this crop are meant.
     mine &= (np.abs(columns - x) <= side / 2) & (np.abs(rows - y) <= side / 2)
     reach = max(1, round(_AROUND * size))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     grown = cv2.dilate(mine.astype(np.uint8), disc).astype(np.float32)
     soft = cv2.GaussianBlur(grown, (0, 0), max(0.7, reach / 2))
-    # Nothing of the cutting's own edge is used.
+    # Fades out before the edge of the crop, which would show as a square.
     ends = np.maximum(np.abs(columns - x), np.abs(rows - y)) / (side / 2)
     return soft * ((1 - ends) / 0.1).clip(0, 1).astype(np.float32)
 
@@ -446,10 +456,8 @@ def _track(part: Part, path: dict[int, tuple[float, float, float]], count: int) 
     numbers = np.array(sorted(path))
     known = np.array([path[number] for number in numbers])
     every = np.stack([np.interp(np.arange(count), numbers, column) for column in known.T], -1)
-    reach = int(3 * _CALM)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / _CALM) ** 2)
-    padded = np.pad(every, ((reach, reach), (0, 0)), mode="edge")
-    calm = np.stack([np.convolve(each, weights / weights.sum(), mode="valid") for each in padded.T], -1)
+    # Labels jitter from frame to frame; a crop that jitters makes the refined face tremble.
+    calm = np.stack([smooth_over_time(column, _CALM) for column in every.T], -1)
     sizes = np.maximum(calm[:, 2], 1.0)
     seen = np.zeros(count, bool)
     seen[numbers] = True
@@ -457,7 +465,7 @@ def _track(part: Part, path: dict[int, tuple[float, float, float]], count: int) 
 
 
 def _matrix(centre: Sequence[float], side: float, size: int) -> np.ndarray:
-    """From pixels of a picture to those of the square cutting, (2, 3)."""
+    """Affine matrix (2, 3) from pixels of a picture to those of the square crop."""
     scale = size / side
     x, y = centre
     return np.array([[scale, 0, (size - 1) / 2 - scale * x], [0, scale, (size - 1) / 2 - scale * y]])
@@ -468,6 +476,7 @@ def _smooth_outlines(labels: np.ndarray, reach: int) -> np.ndarray:
     import cv2
 
     best, winner = np.zeros(labels.shape, np.float32), np.zeros_like(labels)
+    # A blurred vote of the labels: smooth outlines without colours of other parts.
     for label in np.unique(labels):
         share = cv2.GaussianBlur((labels == label).astype(np.float32), (0, 0), reach / 2)
         winner = np.where(share > best, label, winner)

@@ -1,9 +1,17 @@
-"""Where and in which number format the networks run: decided once, with the reason logged."""
+"""torch and diffusers on this machine: how they are imported, on which device and in which number format.
+
+The device is decided once, with the reason logged. Nothing heavy is imported before a function needs it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib.util
 import logging
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +58,13 @@ def pick_device(device: str | None = None, dtype: str | None = None) -> Device:
         name = next(candidate for candidate in DEVICES if present[candidate])
         reason = "the fastest device found" if name != "cpu" else "no GPU that torch can use was found"
     else:
-        name, reason = device, "as asked for"
+        name, reason = device, "as requested"
         kind = name.partition(":")[0]
         if not present.get(kind, False):
             found = ", ".join(candidate for candidate in DEVICES if present[candidate])
             raise InputError(f"The device {device!r} is not available here; choose one of: {found}.")
     if dtype is None:
+        # Without instructions for them CPUs compute 16-bit formats slower than float32.
         dtype = "float32" if name == "cpu" else "float16"
         if name == "cpu" and multiplies_bfloat16():
             reason += "; --dtype bfloat16 is faster on this processor and takes half the memory"
@@ -140,6 +149,8 @@ def available_bytes(device: str) -> int:
 
     kind = device.partition(":")[0]
     if kind == "cuda":
+        # What torch has reserved but not allocated is free to it, but not in the eyes of the
+        # driver.
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if kind == "mps":
@@ -170,3 +181,69 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+LOADING = threading.RLock()
+"""Held by the one thread that imports diffusers, or loads networks with it.
+
+diffusers imports its modules lazily, and a second thread that asks for one meanwhile finds it half imported
+("cannot import name ..."). While it loads a network, torch's modules are patched to allocate no weights
+(accelerate's ``init_empty_weights``), and a network that another thread makes meanwhile would have none.
+"""
+
+_UNUSED = ("transformers", "torchvision")
+
+
+def import_diffusers() -> None:
+    """Import diffusers as if transformers and torchvision were not installed, which is faster.
+
+    diffusers imports both wherever they are installed, for pipelines that are not used here. Together with
+    Python's garbage collection among all the new objects that is a third of the time until the mini
+    checkpoint is ready.
+
+    The effect lasts as long as the process, so only a program calls this, not a library: pipelines with a
+    text encoder must be given one (`magicanimate.loading` does), as diffusers loads none. Both libraries can
+    still be imported afterwards. Where peft is installed nothing is left out: diffusers imports it, and peft
+    needs transformers.
+    """
+    with LOADING:
+        if "diffusers" in sys.modules:
+            return
+        import torch  # noqa: F401  (needs nothing of what is left out)
+
+        unused = () if importlib.util.find_spec("peft") else _UNUSED
+        absent = [name for name in unused if name not in sys.modules]
+        for name in absent:
+            sys.modules[name] = None  # type: ignore[assignment]  # for the import system: "not installed"
+        try:
+            with without_collection():
+                from diffusers import (  # noqa: F401  (what loading needs, all of whose imports come along)
+                    AutoencoderKL,
+                    ControlNetModel,
+                    DDIMScheduler,
+                    DiffusionPipeline,
+                    UNetMotionModel,
+                )
+        finally:
+            for name in absent:
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """A context without garbage collection: imports and new networks leave next to no garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def dtype_argument() -> str:
+    """The name of ``from_pretrained``'s dtype argument, which diffusers 0.42 changed."""
+    from diffusers import __version__
+
+    major, minor = __version__.split(".")[:2]
+    return "dtype" if (int(major), int(minor)) >= (0, 42) else "torch_dtype"

@@ -30,16 +30,18 @@ LARGEST_JSON = 64 * 2**20
 LARGEST_YAML = 256 * 2**10
 """Bytes. PyYAML needs seconds for this much."""
 
+# Largest depth of nesting, and number of values once every alias of YAML is expanded.
 _DEEPEST, _MOST_VALUES = 64, 1_000_000
-"""Levels of nesting, and values with every alias of YAML written out."""
 
+# Longest file name on common file systems, in bytes.
 _LONGEST_NAME = 255
-"""Bytes of a file name on the usual disks."""
 
 _HOST = hashlib.sha256(platform.node().encode("utf-8", "surrogateescape")).hexdigest()[:8]
 _PARTIAL = re.compile(
     r"\.(?P<name>.*)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old)\b"
 )
+# A whole scalar with a drive or server in front, or a picture's or video's suffix at the end, and single
+# backslashes.
 _WINDOWS_PATH = re.compile(
     r"""(?<=[\s\[,:-])"(
         (?:[A-Za-z]:|\\)(?:\\[^"\\\r\n]+)+\\?
@@ -47,8 +49,6 @@ _WINDOWS_PATH = re.compile(
     )"(?=\s*(?:[],\#]|$))""",
     re.MULTILINE | re.VERBOSE,
 )
-"""A whole scalar with a drive or server in front, or a picture's or video's suffix at the end, and single
-backslashes."""
 
 _swept: set[Path] = set()
 _in_work: set[Path] = set()
@@ -68,7 +68,7 @@ class Unreadable(InputError):
 
 
 def require_ordinary(path: Path) -> os.stat_result:
-    """Refuse what is not an ordinary file: opening a named pipe would wait for ever.
+    """Refuse what is not an ordinary file: opening a named pipe would block.
 
     Raises:
         Unreadable: it is missing or something else.
@@ -215,6 +215,12 @@ def shortened(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """The first ``most`` names for a message, each of at most 80 characters: "a, b and 3 more"."""
+    shown = ", ".join(name if len(name) <= 80 else f"{name[:77]}..." for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
 def encode_json(value: Any, *, indent: int | None = 2) -> bytes:
     """A value as UTF-8 JSON; what is no JSON, such as a path, as its text.
 
@@ -234,6 +240,7 @@ def _beside(target: Path, kind: str) -> Path:
     name, suffix = (target.stem, target.suffix) if kind == "partial" else (target.name, "")
     pid = os.getpid()
     mark = f".{_HOST}-{pid}-{_own_start(pid)}-{secrets.token_hex(4)}.{kind}{suffix}"
+    # A name near the limit of the disk must still have room for the mark.
     room = _LONGEST_NAME - len(os.fsencode(mark)) - 1
     path = target.with_name(f".{os.fsencode(name)[:room].decode('utf-8', 'ignore')}{mark}")
     _in_work.add(path)
@@ -269,7 +276,7 @@ def sweep(folder: Path) -> None:
     """
     try:
         entries = [(entry.name, Path(entry.path)) for entry in os.scandir(folder)]
-    except OSError:  # not there yet, or not ours to look into
+    except OSError:  # not there yet, or not readable
         return
     for name, path in entries:
         found = _PARTIAL.match(name)
@@ -294,7 +301,7 @@ def process_start(pid: int) -> float:
     there with every correction of the clock; elsewhere from 1970.
 
     Raises:
-        psutil.Error: there is no such process, or one may not look at it.
+        psutil.Error: there is no such process, or it may not be inspected.
     """
     import psutil
 
@@ -309,11 +316,13 @@ def _own_start(pid: int) -> int:
 
 def _is_at_work(path: Path, pid: int, start: int) -> bool:
     """Whether the process that made a partial file still lives."""
+    # This process knows for itself which of its files are unfinished.
     if pid == os.getpid() and start == _own_start(pid):
         return path in _in_work
     import psutil
 
     try:
+        # Numbers of processes are used again, so the start must be the same one, too.
         return abs(100 * process_start(pid) - start) <= 1
     except psutil.AccessDenied:
         return True
@@ -333,6 +342,7 @@ def put_in_place(pairs: Sequence[tuple[Path, Path]]) -> None:
     done: list[tuple[Path, Path, Path | None]] = []
     try:
         for made, target in pairs:
+            # Old files are only set aside until all new ones are in place.
             done.append((made, target, _set_aside(target)))
             os.replace(made, target)
     except OSError:
@@ -389,6 +399,7 @@ def whole_file(path: Path, *, durable: bool = False, private: bool = False) -> I
         if durable and os.name != "nt":
             folder = os.open(path.parent, os.O_RDONLY)
             try:
+                # On POSIX systems a rename itself is durable only when its folder is.
                 os.fsync(folder)
             finally:
                 os.close(folder)

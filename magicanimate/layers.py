@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from magicanimate.acceleration.condition_cache import encode_ahead, reuse_bank, share_overlaps
+from magicanimate.acceleration.condition_cache import precompute_banks, reuse_bank, share_residuals
 from magicanimate.acceleration.deep_cache import cache_deep_features
-from magicanimate.acceleration.guidance import branches_in_turn, guide_in_interval
+from magicanimate.acceleration.guidance import guide_in_interval, sequential_guidance
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.window_parallel import ProcessGroup, batch_windows, share_windows
 from magicanimate.errors import raise_if_stopped
@@ -30,7 +30,7 @@ def accelerated(
     optimization: OptimizationConfig,
     approximations: Approximations,
     group: ProcessGroup,
-    watch: WindowWatch,
+    progress: WindowProgress,
 ) -> Networks:
     """Wrap the paper's networks in the speed-ups that are wanted; each line can be deleted by itself.
 
@@ -41,7 +41,7 @@ def accelerated(
         timesteps: of all steps, on the CPU.
         optimization, approximations: which layers are wanted.
         group: the processes that share the windows.
-        watch: counts windows and asks whether to stop.
+        progress: counts windows and asks whether to stop.
     """
     # Layers know a step by its timestep, which is on the CPU: asking a GPU would wait for all queued work.
     number = len(timesteps)
@@ -51,31 +51,31 @@ def accelerated(
         return timestep.item() in guided_at
 
     networks, conditional = paper(text=text), paper(text=text[-1:])
-    if len(text) == 2 and optimization.branches_in_turn:
+    if len(text) == 2 and optimization.sequential_guidance:
         # Nothing tells the branches apart before a block reads the photo, unless their texts do.
         alike = torch.equal(text[0], text[1]) and not any(name.startswith("down_blocks") for name in readers)
         branches = [paper(text=text[:1], visible=[False]), conditional]
-        networks = branches_in_turn(networks, branches, unet, share_down=alike)
+        networks = sequential_guidance(networks, branches, unet, share_down=alike)
     if len(text) == 2 and len(guided_at) < number:
         networks = guide_in_interval(networks, conditional, guided)
     # From here on the order matters: what comes later wraps, and decides whether the earlier runs at all.
     if optimization.window_batch > 1:
         networks = batch_windows(networks, optimization.window_batch)
     if optimization.share_residuals:
-        networks = share_overlaps(networks)
+        networks = share_residuals(networks)
     if approximations.deep_reuse:
         reuse = approximations.deep_reuse
         last = timesteps[-1].item()
         networks = cache_deep_features(networks, unet, readers, text, reuse=reuse, last=last, guided=guided)
     # Inside of the process group: each process counts, and is stopped at, its own windows.
-    networks = watch.around(networks)
+    networks = progress.around(networks)
     if approximations.encoder_reuse:
         networks = reuse_bank(networks, reuse=approximations.encoder_reuse)
     if group.size > 1:
         networks = share_windows(networks, group)
     # Last: it calls the encoder now, through the layers before it.
-    if optimization.banks_ahead:
-        networks = encode_ahead(networks, timesteps)
+    if optimization.precompute_banks:
+        networks = precompute_banks(networks, timesteps)
     return networks
 
 
@@ -118,13 +118,13 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
         yield from _blocks(child)
 
 
-class WindowWatch:
+class WindowProgress:
     """Counts the windows that are done, and asks whether to stop.
 
     Args:
         counts: windows of each step.
-        on_window: told how many are done, and how many there are.
-        should_stop: asked before each window.
+        on_window: called with the number of windows done and of all.
+        should_stop: called before each window.
         processes: that share the windows of a step.
     """
 

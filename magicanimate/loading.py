@@ -1,7 +1,6 @@
-"""Reads a pipeline into the computer's memory, its text encoder only when somebody writes a prompt.
+"""Load a checkpoint into the computer's memory: the pipeline, on demand its text encoder, another scheduler.
 
-`benchmark` measures what was read, before the first animation can tell how fast it is. It must not keep
-anybody waiting: where two small frames take long they have to do; otherwise it times a whole window.
+`benchmark` times the loaded networks before the first animation, so that its duration can be estimated.
 """
 
 from __future__ import annotations
@@ -19,14 +18,16 @@ from safetensors import SafetensorError, safe_open
 
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.config import ShouldStop
+from magicanimate.device import LOADING, dtype_argument, without_collection
 from magicanimate.errors import InputError, first_line
 from magicanimate.files import read_json_object
-from magicanimate.importing import LOADING, dtype_argument, without_collection
 from magicanimate.memory.placement import OutOfMemoryFallback, store_in_eight_bits
 from magicanimate.memory.profiles import DENOISERS, MemoryProfile
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import MagicAnimatePipeline
+from magicanimate.sampling import Networks, denoise
+from magicanimate.windows import WindowPlan
 
 
 def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicAnimatePipeline:
@@ -40,7 +41,7 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
     Raises:
         InputError: the checkpoint cannot be used.
     """
-    logging.disable_progress_bar()  # our own progress tells of the loading
+    logging.disable_progress_bar()  # loading has a progress report of its own
     logging.set_verbosity_error()  # what is missing is an error here, not a warning
     _check_configs(folder)
     wanted = {dtype_argument(): getattr(torch, dtype)}
@@ -77,7 +78,7 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
 
 
 def _check_configs(folder: Path) -> None:
-    """Refuse a damaged configuration: diffusers would look for another one on the network.
+    """Refuse a damaged configuration: diffusers would ask the Hub for another one.
 
     Raises:
         InputError: with the file.
@@ -135,6 +136,70 @@ def add_text_encoder(pipe: MagicAnimatePipeline, folder: Path, *, device: str, d
     pipe.register_modules(text_encoder=encoder.to(device), tokenizer=tokenizer)
 
 
+def named_scheduler(own: Any, name: str | None, *, steps: int) -> Any:
+    """The checkpoint's ``own`` scheduler, or the diffusers scheduler of that name with its settings.
+
+    Raises:
+        InputError: there is no such scheduler, or it cannot do so many steps for this checkpoint.
+    """
+    if name is None:
+        return own
+    import diffusers
+
+    cls: Any = getattr(diffusers, name, None)
+    is_scheduler = isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)
+    if not is_scheduler:
+        raise InputError(
+            f"There is no scheduler {name!r} in diffusers; try DDIMScheduler, UniPCMultistepScheduler, "
+            "DPMSolverMultistepScheduler or EulerDiscreteScheduler."
+        )
+    try:
+        scheduler = cls.from_config(own.config)
+        check_scheduler(scheduler, steps)
+    except Exception as error:  # noqa: BLE001  (each scheduler has its own ways to fail)
+        raise InputError(
+            f"The scheduler {name} does not work with this checkpoint and {steps} steps "
+            f"({first_line(error)}); choose another or more steps."
+        ) from error
+    return scheduler
+
+
+def check_scheduler(scheduler: Any, steps: int) -> None:
+    """Try a scheduler: take all its steps on a few numbers instead of latents.
+
+    Some of diffusers' schedulers want more steps, other predictions or further arguments, and say so only
+    when they run.
+
+    Raises:
+        Exception: whatever the scheduler raises.
+        ValueError: it ends with numbers that are not finite.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    scheduler.set_timesteps(steps)
+    latents = torch.randn((1, 4, 1, 2, 2), generator=generator) * float(scheduler.init_noise_sigma)
+    # A network that answers in bounds: what diverges here is the scheduler's own doing.
+    bounded = Networks(
+        encode=lambda timestep: {},
+        show=lambda bank: None,
+        control=lambda *_: [],
+        predict=lambda frames, noisy, timestep, residuals: noisy.clamp(-1, 1),
+    )
+    steps_taken = denoise(
+        latents,
+        scheduler,
+        scheduler.timesteps,
+        lambda: bounded,
+        plan=WindowPlan(),
+        guidance_scale=1.0,
+        generator=generator,
+        attempt=lambda step: step(),
+    )
+    for after, _ in steps_taken:
+        latents = after
+    if not torch.isfinite(latents).all():
+        raise ValueError("its numbers are not finite")
+
+
 WINDOW = 16  # frames, as many as a window has by default
 _LARGE = 300_000_000  # parameters; Stable Diffusion's UNet alone has 860 million
 _TRIES = 3  # the quickest counts: while a program starts much else does, too
@@ -150,7 +215,7 @@ def benchmark(
     Args:
         pipe: placed, with its own scheduler.
         fallback: for a window of the checkpoint's own size.
-        should_stop: asked before each network's turn.
+        should_stop: called before each block of a network.
 
     Returns:
         ``width`` and ``height`` in pixels, ``num_frames``, and ``seconds`` by stage, "denoise" and "decode",

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicanimate.errors import InputError
-from magicanimate.files import shortened
+from magicanimate.files import listed, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,6 @@ MOST_WEIGHT = 10.0
 """Largest weight of a LoRA, of either sign; published ones are used at about 1."""
 
 _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
-_LONGEST_NAME = 120
 _SHOWN = 3  # names of layers in a sentence
 
 _DOWN = re.compile(r"(\.lora_A(\.default)?|[._]lora\.down|\.lora_down|\.lora_linear_layer\.down)\.weight$")
@@ -262,7 +261,7 @@ def few_steps(file: Path) -> int | None:
 
 
 def _metadata(file: Path) -> dict[str, str]:
-    """What a LoRA says of itself, under the names of kohya's trainer and of ModelSpec."""
+    """A LoRA's own metadata, under the names of kohya's trainer and of ModelSpec."""
     from safetensors import SafetensorError, safe_open
 
     if file.suffix != ".safetensors":
@@ -315,17 +314,17 @@ def _read(file: Path, networks: Mapping[str, Any]) -> tuple[dict[str, Layers], s
     if not found and any(map(_is_text_layer, weights)) and "text_encoder" not in networks:
         return {}, f"{file.name} is for the text encoder only, and there is no prompt: it has no effect."
     if not found:
-        of_what = f" ({_listed(strange)})" if strange else ""
+        of_what = f" ({listed(strange, _SHOWN)})" if strange else ""
         raise InputError(
             f"{file} holds no layer of this checkpoint's UNet{of_what}; give a LoRA for Stable Diffusion 1.5."
         )
-    note = f"{file.name} has layers for which there is no place, and which are left out: {_listed(strange)}."
-    return found, note if strange else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:_LONGEST_NAME] for name in names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+    if not strange:
+        return found, ""
+    left_out = listed(strange, _SHOWN)
+    return (
+        found,
+        f"{file.name} has layers for which there is no place, and which are left out: {left_out}.",
+    )
 
 
 def _refuse_foreign(weights: WeightFile) -> None:

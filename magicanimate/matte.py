@@ -16,20 +16,20 @@ from magicanimate.mask import NOBODY, PERSON, band_of, grown
 SMALLEST_DIFFERENCE = 25.0
 """Grey levels from the plate below which nothing counts as a person, whatever the networks' own error."""
 
+# Brightness, relative to the plate's, that a shadow or a reflection may have.
 _SHADOW = (0.6, 1.1)
-"""Brightness, of the plate's, that a shadow or a reflection may have."""
 
+# Weight of a change of brightness alone in the difference from the plate.
 _SHADOW_COUNTS = 0.25
-"""How much of a change of brightness counts as a difference all the same."""
 
+# A difference of this many times the networks' own error on the plate is certainly a person.
 _SURE_FACTOR = 4.0
-"""A difference that is this many times the networks' own error on the plate is a person for sure."""
 
+# The guided filter's epsilon, for colours of 0 to 1: edges weaker than its root are smoothed over.
 _SMOOTHNESS = 1e-3
-"""The guided filter's epsilon, for colours of 0 to 1: edges weaker than its root are smoothed over."""
 
+# Largest correction of a frame's colours, grey levels.
 _MOST_CORRECTION = 24.0
-"""Grey levels by which a frame's colours are corrected at most."""
 
 
 def cut_out(
@@ -60,10 +60,12 @@ def cut_out(
         error = np.median((frame - plate)[elsewhere], axis=0)
         frame = frame - error.clip(-_MOST_CORRECTION, _MOST_CORRECTION)
     difference = cv2.blur(_difference(frame, plate), (3, 3))
+    # Networks miss the plate a little everywhere; only what exceeds that is a person.
     usual = np.percentile(difference[elsewhere], 90) if elsewhere.any() else 0.0
     low = max(SMALLEST_DIFFERENCE, float(usual))
     person = ((difference - low) / ((_SURE_FACTOR - 1) * low)).clip(0, 1)
     core = grown(body, -max(1, band // 3))
+    # The part map is sure of the inside of a body, the difference from the plate of its outline.
     likely = np.where(core, 1, np.where(body, np.maximum(person, 0.5), np.where(near, person, 0)))
     alpha = guided_filter(frame / 255, likely.astype(np.float32), max(1, band // 2), _SMOOTHNESS).clip(0, 1)
     alpha = np.where(far, np.where(core, 1, alpha), 0).astype(np.float32)
@@ -73,6 +75,7 @@ def cut_out(
     people = (frame - (1 - alpha[..., None]) * plate) / np.maximum(alpha, 0.25)[..., None]
     weight = np.where(alpha > 0.9, 1, 0).astype(np.float32)
     spread = cv2.GaussianBlur(weight, (0, 0), band) + 1e-4
+    # Where alpha is small its quotient is noise, so colours come from the inside of the person.
     inner = cv2.GaussianBlur(frame * weight[..., None], (0, 0), band) / spread[..., None]
     trust = (alpha / 0.5).clip(0, 1)[..., None]
     return alpha, (trust * people.clip(0, 255) + (1 - trust) * inner).clip(0, 255)
@@ -124,6 +127,7 @@ def photo_matte(photo: np.ndarray, parts: np.ndarray) -> np.ndarray:
     band = band_of(photo)
     body = parts > 0
     alpha = guided_filter(photo.astype(np.float32) / 255, body.astype(np.float32), band, _SMOOTHNESS)
+    # The filter blurs outwards as well; this makes the edge as narrow as hair.
     alpha = ((alpha - 0.2) / 0.6).clip(0, 1)
     core = grown(body, -max(1, band // 3))
     return np.where(core, 1, np.where(grown(body, band), alpha, 0)).astype(np.float32)

@@ -76,6 +76,7 @@ PART_NAMES: tuple[str, ...] = (
     "head left half",
 )
 
+# Part -> parts of higher numbers that it meets on a body.
 _MEETS = {
     1: (2, 7, 8, 17, 18, 23, 24),
     2: (9, 10, 15, 16, 23, 24),
@@ -97,7 +98,6 @@ _MEETS = {
     20: (22,),
     23: (24,),
 }
-"""Part -> parts of higher numbers that it meets on a body."""
 
 MEETING_PARTS: tuple[tuple[int, int], ...] = tuple(
     (one, other) for one, others in _MEETS.items() for other in others
@@ -112,8 +112,9 @@ FLIP_PERMUTATION = np.array(
 FLIP_PERMUTATION.setflags(write=False)
 
 _AMBIGUOUS = 255
+
+# The lookup table of colours has cells of 4 x 4 x 4.
 _CELL_BITS = 2
-"""Colours are looked up in cells of 4 x 4 x 4."""
 
 
 def _nearest_exact(rgb: np.ndarray) -> np.ndarray:
@@ -133,6 +134,7 @@ def _cells() -> np.ndarray:
     The region nearest to one colour is convex, so a cell whose eight corners agree is all of that label.
     """
     size = 1 << _CELL_BITS
+    # Both ends of each cell on an axis.
     ends = np.arange(0, 256, size, dtype=np.float32)
     axis = np.stack([ends, ends + size - 1], axis=1).ravel()
     green, blue = (plane.ravel() for plane in np.meshgrid(axis, axis, indexing="ij"))
@@ -168,10 +170,12 @@ def nearest_labels(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = rgb.reshape(-1, 3)
     cell = flat >> _CELL_BITS
     labels = _cells()[cell[:, 0], cell[:, 1], cell[:, 2]]
+    # Few pixels: cells between two colours are rare in part maps.
     unsure = np.flatnonzero(labels == _AMBIGUOUS)
     if unsure.size:
         labels[unsure] = _nearest_exact(flat[unsure].astype(np.float32))
     squares = np.zeros(len(flat), dtype=np.int32)
+    # Channel by channel: the difference of whole pictures would take three times the memory.
     for channel in range(3):
         difference = flat[:, channel].astype(np.int32) - PALETTE[:, channel].astype(np.int32)[labels]
         squares += difference * difference

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import starmap
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,8 +17,8 @@ import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.utils import BaseOutput
 
-from magicanimate.acceleration.backends import InstalledAttention
-from magicanimate.acceleration.condition_cache import KeptEmbeddings
+from magicanimate.acceleration.backends import AttentionBackend
+from magicanimate.acceleration.condition_cache import CachedEmbeddings
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.streaming import stream
@@ -27,8 +26,8 @@ from magicanimate.acceleration.window_parallel import ProcessGroup
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError, raise_if_stopped
-from magicanimate.layers import WindowWatch, accelerated, stopping_between_blocks
-from magicanimate.memory.placement import OutOfMemoryFallback, remember
+from magicanimate.layers import WindowProgress, accelerated, stopping_between_blocks
+from magicanimate.memory.placement import OutOfMemoryFallback, save_state
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
@@ -84,7 +83,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         noise_period: frames after which the initial noise repeats; 1 gives every frame the same noise.
         photo_map: whether the appearance encoder takes the photo's part map beside its latents.
         fusion: the blocks that read the reference, as the checkpoint was trained.
-        driving: the signals it was trained with; told from the ControlNets when ``None``.
+        driving: the control signals it was trained with; inferred from the ControlNets when ``None``.
 
     Raises:
         ValueError: ``photo_map`` or ``driving`` is not what the networks take.
@@ -212,7 +211,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             on_window: called after each window with windows done and windows in all.
             on_step: called after each step with its index, the latents and what the scheduler expects of them
                 when they are clean, ``1 C F h w`` each; schedulers that do not say so give the latents again.
-            should_stop: asked before each window, each decoded chunk and each block of a network.
+            should_stop: called before each window, each decoded chunk and each block of a network.
 
         Raises:
             ValueError: an argument that does not fit the others.
@@ -240,13 +239,16 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
         # With a scale of 1 the unconditional branch would cancel out, so it is not computed.
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
-        # Absent helpers are replaced by ones that do nothing, so that the rest has no cases.
+        # Absent helpers are replaced by ones that do nothing, which saves a case at each use.
         fallback, group = fallback or OutOfMemoryFallback(), group or ProcessGroup()
-        for attempt in fallback.attempts():
-            with attempt, group.in_round(), stopping_between_blocks([self.vae], should_stop):
-                reference = self.encode_image(image, photo_labels)
+
+        def encode() -> torch.Tensor:
+            with group.fail_together(), stopping_between_blocks([self.vae], should_stop):
+                return self.encode_image(image, photo_labels)
+
+        reference = fallback.run(encode)
         clean = None if video is None else self.encode_video(video, fallback, group, should_stop)
-        # Looked at here, where the cause is still known; later everything would be NaN.
+        # Checked here, where the cause is still known; later everything would be NaN.
         self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
         timesteps = self.get_timesteps(steps, strength)
         # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
@@ -256,80 +258,86 @@ class MagicAnimatePipeline(DiffusionPipeline):
             # Schedulers disagree on the scale of their first latents; `add_noise` wants plain noise.
             noise = latents / float(self.scheduler.init_noise_sigma)
             latents = self.scheduler.add_noise(clean, noise, timesteps[:1])
-        optimization, approximations = (
-            optimization or OptimizationConfig(),
-            approximations or Approximations(),
-        )
-        if beginning_first:  # steps take turns, and each wants its own view of the photo every time
-            optimization = replace(optimization, banks_ahead=True)
+        optimization = optimization or OptimizationConfig()
+        approximations = approximations or Approximations()
+        if beginning_first:  # windows of different steps alternate, and each needs the bank of its own step
+            optimization = replace(optimization, precompute_banks=True)
         # Known beforehand, so that progress and time left are right from the first window on.
         counts = [len(plan.windows(len(control), step=i)) for i in range(len(timesteps))]
-        if beginning_first:  # the watch takes each window for a step, as a window is what is run again
+        if beginning_first:  # progress counts each window as a step, since a window is what is run again
             counts = [1] * sum(counts)
-        watch = WindowWatch(counts, on_window, should_stop, processes=group.size)
+        progress = WindowProgress(counts, on_window, should_stop, processes=group.size)
         with ExitStack() as stack:
             # What changes the networks is entered here, and undone in reverse order when the stack ends.
             if optimization.cpu_kernels and self._execution_device.type == "cpu":
                 stack.enter_context(cpu_kernels(*self._denoisers()))
             if optimization.attention:
-                stack.enter_context(InstalledAttention(optimization.attention))
+                stack.enter_context(AttentionBackend(optimization.attention))
             readers = stack.enter_context(hybrid_attention(self.unet, fusion=fusion))
             stack.enter_context(stopping_between_blocks(self._denoisers(), should_stop))
             # Several ControlNets add up; the paper names only that of the part maps.
             images = [control] if keypoints is None else [control, keypoints]
             controls = list(zip(self.controlnets(), images, strict=True))
 
-            @lru_cache(maxsize=1)  # what one arrangement has kept is of no use to the next
+            @lru_cache(maxsize=1)  # the caches of one arrangement are of no use to the next
             def networks(arranged: OptimizationConfig) -> Networks:
+                conditioning: list[tuple[Any, Any]] = list(controls)
+                if arranged.cache_embeddings:
+                    # Each stands in for the ControlNet as well as for its images.
+                    cached = [CachedEmbeddings(network, frames) for network, frames in controls]
+                    conditioning = list(zip(cached, cached, strict=True))
                 paper = partial(
                     paper_networks,
                     self.unet,
                     self.appearance_encoder,
-                    [(kept, kept) for kept in starmap(KeptEmbeddings, controls)]
-                    if arranged.keep_maps
-                    else controls,
+                    conditioning,
                     readers,
                     photo=reference,
                     control_scale=controlnet_conditioning_scale,
                     reference_strength=reference_strength,
                 )
-                given = (self.unet, readers, text, timesteps)
                 return accelerated(
                     paper,
-                    *given,
+                    self.unet,
+                    readers,
+                    text,
+                    timesteps,
                     optimization=arranged,
                     approximations=approximations,
                     group=group,
-                    watch=watch,
+                    progress=progress,
                 )
 
             def retried(step: Callable[[], Any]) -> Any:
                 """Run a step; when memory runs out, again from its beginning, one memory profile down."""
                 # Schedulers and generator have moved on when a step fails, so their state is taken before it.
-                put_back = remember(self.scheduler, generator)
-                for chance in fallback.attempts():
-                    with chance:
-                        put_back()
-                        watch.begin_step()
-                        return step()
+                restore = save_state(self.scheduler, generator)
+
+                def attempt() -> Any:
+                    restore()
+                    progress.begin_step()
+                    return step()
+
+                return fallback.run(attempt)
 
             inputs = (latents, self.scheduler, timesteps, lambda: networks(fallback.arrange(optimization)))
-            how: dict[str, Any] = {"plan": plan, "guidance_scale": guidance, "generator": generator}
+            options: dict[str, Any] = {"plan": plan, "guidance_scale": guidance, "generator": generator}
             if beginning_first:
 
                 def counted(window: Callable[[], Any]) -> Any:
                     result = retried(window)
-                    watch.end_step()
+                    progress.end_step()
                     return result
 
                 frames = self._finished(
-                    stream(*inputs, **how, attempt=counted), stack.pop_all(), fallback, should_stop
+                    stream(*inputs, **options, attempt=counted), stack.pop_all(), fallback, should_stop
                 )
-                next(frames)  # begun, so that giving it up undoes what was entered here
+                # Started, since a generator that never ran would not close its stack when it is dropped.
+                next(frames)
                 return MagicAnimateOutput(frames, None)
             # The loop itself is in `sampling`; here only what is done between its steps.
-            for i, (latents, expected) in enumerate(denoise(*inputs, **how, attempt=retried)):
-                watch.end_step()
+            for i, (latents, expected) in enumerate(denoise(*inputs, **options, attempt=retried)):
+                progress.end_step()
                 after = f"the latents after step {i + 1} of {len(timesteps)}"
                 self._require_finite(torch.isfinite(latents).all(), after)
                 if on_step is not None:
@@ -440,7 +448,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
     def _embed(self, text: str | torch.Tensor) -> torch.Tensor:
         if isinstance(text, torch.Tensor):
             return text
-        # What is stored is of the text encoder as it was: one that a LoRA has changed is asked itself.
+        # The stored embedding is that of the original text encoder: one with a LoRA must run itself.
         if not text and not hasattr(self.text_encoder, "peft_config"):
             return self.empty_prompt.embedding
         if self.text_encoder is None or self.tokenizer is None:
@@ -462,7 +470,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
         Args:
             image: uint8 ``H W 3``.
-            photo_labels: its part ids, uint8 ``H W``; the segmenter's when ``None``. Only looked at if the
+            photo_labels: its part ids, uint8 ``H W``; the segmenter's when ``None``. Used only if the
                 checkpoint takes them.
 
         Returns:
@@ -493,15 +501,18 @@ class MagicAnimatePipeline(DiffusionPipeline):
         should_stop: Callable[[], bool] | None,
     ) -> torch.Tensor:
         """Latents of frames, uint8 ``F H W 3`` -> float32 ``1 C F h w``, a few frames at a time."""
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            with group.fail_together(), stopping_between_blocks([self.vae], should_stop):
+                return encode_scaled(self.vae, pixels.float() / 127.5 - 1).float()
+
         chunks = []
         # In the same portions as decoding, for which memory is planned.
         for first in range(0, len(video), DECODED_AT_ONCE):
             raise_if_stopped(should_stop, "while encoding")
             frames = np.stack([video[i] for i in range(first, min(first + DECODED_AT_ONCE, len(video)))])
             pixels = to_device(torch.from_numpy(frames), self._execution_device).movedim(-1, 1)
-            for attempt in fallback.attempts():
-                with attempt, group.in_round(), stopping_between_blocks([self.vae], should_stop):
-                    chunks.append(encode_scaled(self.vae, pixels.float() / 127.5 - 1).float())
+            chunks.append(fallback.run(partial(encode, pixels)))
         return torch.cat(chunks).transpose(0, 1)[None]  # F C h w -> 1 C F h w
 
     def get_timesteps(self, num_inference_steps: int, strength: float) -> torch.Tensor:
@@ -574,101 +585,33 @@ class MagicAnimatePipeline(DiffusionPipeline):
             InputError: a frame is not finite.
             Cancelled: ``should_stop()`` was true.
         """
-        fallback, coming = fallback or OutOfMemoryFallback(), None
+        fallback = fallback or OutOfMemoryFallback()
+
+        def decode_chunk(first: int) -> Callable[[], np.ndarray]:
+            chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
+            with stopping_between_blocks([self.vae], should_stop):
+                decoded = decode_scaled(self.vae, chunk)
+                pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+                # Copied without waiting; the returned function waits when the frames are wanted.
+                frames = to_host(pixels.movedim(1, -1).contiguous())
+                finite = to_host(torch.isfinite(decoded).all())
+
+            def arrived() -> np.ndarray:
+                self._require_finite(finite(), f"the frames from number {first} on")
+                return frames().numpy()
+
+            return arrived
+
+        coming: Callable[[], np.ndarray] | None = None
         for first in range(0, latents.shape[2], DECODED_AT_ONCE):
             raise_if_stopped(should_stop, "while decoding")
-            chunk = latents[0, :, first : first + DECODED_AT_ONCE].transpose(0, 1)  # C F h w -> F C h w
-            for attempt in fallback.attempts():
-                with attempt, stopping_between_blocks([self.vae], should_stop):
-                    decoded = decode_scaled(self.vae, chunk)
-                    pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-                    # Copied without waiting; `_arrived` waits when the frames are wanted.
-                    fetched = (
-                        to_host(pixels.movedim(1, -1).contiguous()),
-                        to_host(torch.isfinite(decoded).all()),
-                    )
+            fetched = fallback.run(partial(decode_chunk, first))
             if coming is not None:
-                yield from self._arrived(*coming)
-            coming = (*fetched, first)
+                yield from coming()
+            coming = fetched
             # Yielded one chunk late on a GPU: meanwhile the caller encodes the video.
             if latents.device.type != "cuda":  # there is nothing to wait for
-                yield from self._arrived(*coming)
+                yield from coming()
                 coming = None
         if coming is not None:
-            yield from self._arrived(*coming)
-
-    def _arrived(
-        self, frames: Callable[[], torch.Tensor], finite: Callable[[], torch.Tensor], first: int
-    ) -> np.ndarray:
-        """Frames that `to_host` brings, ``F H W 3``.
-
-        Raises:
-            InputError: one of them was not finite.
-        """
-        self._require_finite(finite(), f"the frames from number {first} on")
-        return frames().numpy()
-
-
-def named_scheduler(own: Any, name: str | None, *, steps: int) -> Any:
-    """The checkpoint's ``own`` scheduler, or the diffusers scheduler of that name with its settings.
-
-    Raises:
-        InputError: there is no such scheduler, or it cannot do so many steps for this checkpoint.
-    """
-    if name is None:
-        return own
-    import diffusers
-
-    cls: Any = getattr(diffusers, name, None)
-    is_scheduler = isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)
-    if not is_scheduler:
-        raise InputError(
-            f"There is no scheduler {name!r} in diffusers; try DDIMScheduler, UniPCMultistepScheduler, "
-            "DPMSolverMultistepScheduler or EulerDiscreteScheduler."
-        )
-    try:
-        scheduler = cls.from_config(own.config)
-        rehearse(scheduler, steps)
-    except Exception as error:  # noqa: BLE001  (each scheduler has its own ways to fail)
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"The scheduler {name} does not work with this checkpoint and {steps} steps ({reason}); "
-            "choose another or more steps."
-        ) from error
-    return scheduler
-
-
-def rehearse(scheduler: Any, steps: int) -> None:
-    """Try a scheduler: take all its steps on a few numbers instead of latents.
-
-    Some of diffusers' schedulers want more steps, other predictions or further arguments, and say so only
-    when they run.
-
-    Raises:
-        Exception: whatever the scheduler raises.
-        ValueError: it ends with numbers that are not finite.
-    """
-    generator = torch.Generator("cpu").manual_seed(0)
-    scheduler.set_timesteps(steps)
-    latents = torch.randn((1, 4, 1, 2, 2), generator=generator) * float(scheduler.init_noise_sigma)
-    # A network that answers in bounds: what diverges here is the scheduler's own doing.
-    bounded = Networks(
-        encode=lambda timestep: {},
-        show=lambda bank: None,
-        control=lambda *_: [],
-        predict=lambda frames, noisy, timestep, residuals: noisy.clamp(-1, 1),
-    )
-    steps_taken = denoise(
-        latents,
-        scheduler,
-        scheduler.timesteps,
-        lambda: bounded,
-        plan=WindowPlan(),
-        guidance_scale=1.0,
-        generator=generator,
-        attempt=lambda step: step(),
-    )
-    for after, _ in steps_taken:
-        latents = after
-    if not torch.isfinite(latents).all():
-        raise ValueError("its numbers are not finite")
+            yield from coming()

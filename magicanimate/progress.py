@@ -64,6 +64,8 @@ class ProgressMeter:
         """``step`` of ``total`` units of the stage are done."""
         left = None
         if step:
+            # The units of a stage take equally long; other stages are added where their time is
+            # known.
             left = (time.monotonic() - self._began) / step * (total - step)
             if self._frames_to_decode and self._seconds_per_decoded_frame is not None:
                 left += self._seconds_per_decoded_frame * self._frames_to_decode
@@ -156,7 +158,7 @@ def _usable_streams() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line on standard error, if anybody listens there."""
+    """Print a line on standard error, if that is open."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(line, file=sys.stderr, flush=True)
@@ -188,6 +190,7 @@ class ProgressBar:
             self._bar = self._open(progress)
         self._bar.total = progress.total
         self._bar.set_postfix_str(time_left(progress.seconds_left), refresh=False)
+        # tqdm takes the difference, the callback tells the sum.
         self._bar.update(progress.step - self._bar.n)
 
     def _open(self, progress: Progress) -> Any:
@@ -223,10 +226,11 @@ def stop_on_interrupt() -> Iterator[ShouldStop]:
     the program at once, even in the middle of a long computation.
 
     Only for the main thread. Python runs handlers of signals between two of its own instructions, and a
-    network may take minutes for one; so signals are told to a thread that waits for them.
+    network may take minutes for one; so signals wake a thread that waits for them.
     """
     heard = threading.Event()
     ours, theirs = socket.socketpair()
+    # Python requires it of the socket to which it writes the numbers of signals.
     ours.setblocking(False)
 
     def listen() -> None:
@@ -235,6 +239,8 @@ def stop_on_interrupt() -> Iterator[ShouldStop]:
             times += number[0] in STOP_SIGNALS
             if times > 1:
                 remove_unfinished()
+                # An ordinary exit would wait for the computation that the user wants to
+                # end.
                 os._exit(128 + number[0])
             heard.set()
             say("\nstopping; once more (Ctrl-C) to stop at once")
@@ -243,9 +249,9 @@ def stop_on_interrupt() -> Iterator[ShouldStop]:
         heard.set()
 
     # A signal that is ignored, as under nohup, stays so.
-    asked = [each for each in STOP_SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    handled = [each for each in STOP_SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
     wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
-    before = {each: signal.signal(each, handle) for each in asked}
+    before = {each: signal.signal(each, handle) for each in handled}
     listener = threading.Thread(target=listen, name="signals", daemon=True)
     listener.start()
     try:

@@ -72,7 +72,7 @@ class Identity:
 
 
 def own_certificate() -> Path:
-    """Where the self-made certificate and its key lie: the user's folder for settings, which is no cache."""
+    """Folder of the self-made certificate and its key: beside the user's settings, not in a cache."""
     if os.environ.get(HOME_VARIABLE):
         base = home()
     elif sys.platform == "win32":
@@ -327,6 +327,7 @@ def _sign(path: Path, kind: str, statement: dict[str, Any], identity: Identity) 
             signed.open("w+b") as target,
         ):
             builder.sign(signer, kind, source, target)
+        # Only a complete signed copy replaces the file; a failure leaves the unsigned one.
         os.replace(signed, path)
     finally:
         remove(signed)
@@ -405,7 +406,7 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """Read a photo, a video, or a folder of png frames; nothing is asked of the network.
+    """Read a photo, a video, or a folder of png frames; the network is not used.
 
     Raises:
         InputError: there is no such file, or a folder without frames.
@@ -416,6 +417,7 @@ def inspect(path: Path) -> Inspection:
             raise InputError(f"The folder {path} holds no png frames; give a file or a folder of frames.")
         found = [read_credentials(frame) for frame in frames]
         states = [each.state for each in found]
+        # One changed frame is what a reader must know of a folder.
         worst = next((each for each in found if each.state in ("altered", "broken")), found[0])
         return Inspection(
             path, read_metadata(path), worst, {state: states.count(state) for state in sorted(set(states))}

@@ -53,9 +53,9 @@ def check_request(request: AnimationRequest) -> None:
     """
     for name, setting in AnimationRequest.table().items():
         value = getattr(request, name)
-        trouble = None if value is None else setting.trouble(value)
-        if trouble:
-            raise InputError(f"{name} is {shortened(value)}; {trouble}.")
+        problem = None if value is None else setting.problem(value)
+        if problem:
+            raise InputError(f"{name} is {shortened(value)}; {problem}.")
     for name, value in vars(request.limits).items():
         if not value > 0:  # also refuses "not a number"
             raise InputError(f"The limit {name} is {shortened(value)}; give a number above 0.")
@@ -63,6 +63,7 @@ def check_request(request: AnimationRequest) -> None:
         Approximations.of(request.settings())
     except ValueError as error:
         raise InputError(f"The approximations cannot be used: {error}.") from error
+    # Each is within its own bounds; this is about the two together.
     if request.context_overlap >= request.context_length:
         raise InputError(
             f"Windows of {request.context_length} frames cannot overlap by {request.context_overlap}; "
@@ -76,7 +77,8 @@ def check_request(request: AnimationRequest) -> None:
             "the left such as 1 or 1,3."
         ) from error
     _check_background(request)
-    check_loras(request.lora)
+    if request.lora:
+        check_loras(request.lora)
     _check_stream(request)
 
 
@@ -296,6 +298,7 @@ def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> N
     """
     from magicanimate.media.outputs import check_file_output, check_output, is_our_json
 
+    # Writing over an input would destroy it, whoever made it.
     inputs = inputs_of(request)
     if config is not None and not is_our_json(config):
         inputs.append(config)

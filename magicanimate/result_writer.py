@@ -22,16 +22,16 @@ from magicanimate.request_checks import settings_path, side_by_side_path, so_far
 
 log = logging.getLogger(__name__)
 
+# Pixels between the pictures; even, as H.264 wants even widths.
 _SEPARATOR = 4
-"""Pixels between the pictures; even, as H.264 wants even widths."""
 
 _SEPARATOR_COLOUR = (255, 255, 255)
 
+# The page plays this many of the latest frames of a stream, and gets them after so many new ones.
 _MOST_SHOWN, _SHOWN_EVERY = 48, 8
-"""Frames of a stream that the page plays, the latest ones, and after how many new ones it gets them."""
 
+# Grey level that stands for transparency where a picture has none.
 _NOTHING = 128
-"""Grey level that stands for transparency where a picture has none."""
 
 
 def write_result(
@@ -50,18 +50,23 @@ def write_result(
         frames: of the result, uint8 ``H W 3``, or ``H W 4`` where that is transparent; they are decoded as
             they are taken.
         settings: JSON-ready; the seconds of all stages are added to those beside the result.
-        meter: told of the stage "decode", which is the last one; or of nothing where frames are streamed, in
-            which case they are decoded while others are denoised.
+        meter: gets the stage "decode", which is the last one; not where frames are streamed, as they are
+            decoded while others are denoised.
 
     Raises:
         InputError: a file cannot be written.
     """
+    outputs = [(Path(request.output), request.size[0])]
     strip_path = side_by_side_path(request.output) if request.side_by_side else None
+    if strip_path is not None:
+        # As wide as its pictures become at the height of the result, which one strip tells.
+        outputs.append((strip_path, side_by_side(media.photo, media.control[0], media.photo).shape[1]))
     transparent = request.background == TRANSPARENT
     claims = [
         Claim(request.photo, request.motion, settings["model"], composed=composed)
         for composed in (request.background != PHOTO_BACKGROUND, True)
     ]
+    # Video and strip state different things: only the strip shows photo and motion themselves.
     seals = [Seal(claim) if request.credentials else None for claim in claims]
     if not request.stream:
         meter.begin("decode", media.num_frames)
@@ -80,7 +85,7 @@ def write_result(
                     sound_start=media.sound_start,
                 )
             )
-            for (path, width), seal in zip(_outputs(request, media, strip_path), seals, strict=False)
+            for (path, width), seal in zip(outputs, seals, strict=False)
         ]
         so_far: GrowingVideo | None = None
         if request.stream:
@@ -91,6 +96,7 @@ def write_result(
             so_far = stack.enter_context(growing)
         for i, frame in enumerate(frames):
             writers[0].write(frame)
+            # Strip and growing copy have no alpha channel.
             shown = over_grey(frame) if transparent else frame
             if strip_path is not None:
                 writers[1].write(side_by_side(media.photo, media.control[i], shown))
@@ -99,8 +105,10 @@ def write_result(
             else:
                 so_far.write(shown)
         meter.finish()
+        # The video was opened with the settings before these were known, so only the JSON has them.
         settings = {**settings, "seconds": dict(meter.seconds)}
         written = encode_json(settings)
+        # Video, strip and settings belong together: one without the others would mislead.
         close_together(writers, {settings_path(request.output): lambda partial: partial.write_bytes(written)})
     return AnimationResult(
         output=Path(request.output),
@@ -130,18 +138,11 @@ def previewed(
         if number == 1:
             log.info("the first frames are done; they play in %s", so_far_path(request.output))
         if request.preview_every:
+            # The page plays these at once, so few and small ones suffice.
             latest.append(shrunk(frame))
             if number % _SHOWN_EVERY == 0:
                 meter.update(*windows_done(), preview=np.stack(latest))
         yield frame
-
-
-def _outputs(request: AnimationRequest, media: PreparedMedia, strip: Path | None) -> list[tuple[Path, int]]:
-    """Path and width of each video to write."""
-    outputs = [(Path(request.output), request.size[0])]
-    if strip is not None:
-        outputs.append((strip, side_by_side(media.photo, media.control[0], media.photo).shape[1]))
-    return outputs
 
 
 def side_by_side(photo: np.ndarray, motion: np.ndarray, result: np.ndarray) -> np.ndarray:

@@ -25,16 +25,16 @@ from tests.rounding import assert_same_but_for_rounding
 
 PLAIN = OptimizationConfig.plain()
 LAYERS = {  # each alone
-    "branches in turn": replace(PLAIN, branches_in_turn=True),
+    "branches in turn": replace(PLAIN, sequential_guidance=True),
     "residuals shared": replace(PLAIN, share_residuals=True),
-    "embeddings kept": replace(PLAIN, keep_maps=True),
+    "embeddings kept": replace(PLAIN, cache_embeddings=True),
     "CPU kernels": replace(PLAIN, cpu_kernels=True),
     "windows together": replace(PLAIN, window_batch=2),
-    "banks ahead": replace(PLAIN, banks_ahead=True),
+    "banks ahead": replace(PLAIN, precompute_banks=True),
     "attention through diffusers' dispatcher": replace(PLAIN, attention="native"),
 }
 ARRANGEMENTS = LAYERS | {
-    "default, windows together, banks ahead": OptimizationConfig(window_batch=3, banks_ahead=True)
+    "default, windows together, banks ahead": OptimizationConfig(window_batch=3, precompute_banks=True)
 }
 CASES = {
     "two windows": {},
@@ -182,7 +182,7 @@ def test_driving_frames_are_embedded_once_as_far_as_there_is_room(pipe, monkeypa
     assert calls(embedding.conv_in, lambda: animate(pipe, OptimizationConfig())) == 6
     kept_all = animate(pipe, OptimizationConfig())
     one = 32 * 4 * 4 * 4  # bytes of a frame's map
-    monkeypatch.setattr(condition_cache, "KEPT_BYTES", 2 * one)
+    monkeypatch.setattr(condition_cache, "CONTROL_CACHE_BYTES", 2 * one)
     assert calls(embedding.conv_in, lambda: animate(pipe, OptimizationConfig())) == 6 + 4
     assert_same_but_for_rounding(animate(pipe, OptimizationConfig()), kept_all)
     assert pipe.controlnet.controlnet_cond_embedding is embedding
@@ -195,7 +195,7 @@ def test_encoder_runs_once_a_step_and_ahead_if_asked(pipe):
         for name in ("appearance_encoder", "unet")
     ]
     for ahead in (False, True):
-        animate(pipe, OptimizationConfig(banks_ahead=ahead), frames=1, guidance_scale=1.0)
+        animate(pipe, OptimizationConfig(precompute_banks=ahead), frames=1, guidance_scale=1.0)
     for hook in hooks:
         hook.remove()
     assert order == ["appearance_encoder", "unet"] * 2 + ["appearance_encoder"] * 2 + ["unet"] * 2

@@ -18,7 +18,7 @@ from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.motion_steps import take_steps
 from magicanimate import ASSETS
 from magicanimate.animator import Animator
-from magicanimate.background import Backdrop
+from magicanimate.background import Backdrop, clean_plate, driving_scene
 from magicanimate.cast import colour_of, find_dancers, outlined
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
@@ -41,7 +41,6 @@ from magicanimate.media.writer import has_sound
 from magicanimate.palette import PALETTE, nearest_labels
 from magicanimate.provenance import inspect
 from magicanimate.request_checks import background_kind, check_request, side_by_side_path
-from magicanimate.scene import clean_plate, driving_scene
 from tests.media_files import part_labels, part_maps, write_clip, write_output
 from tests.small_segmenter import write_dance
 from tests.test_media_writer import with_alpha

@@ -24,8 +24,8 @@ from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.layout import choose_weights, find_published, is_motion_key
 from magicanimate.checkpoints.weight_files import open_weights
 from magicanimate.config import AnimationRequest, Progress
+from magicanimate.device import dtype_argument
 from magicanimate.errors import InputError
-from magicanimate.importing import dtype_argument
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
@@ -177,7 +177,7 @@ def test_prompt_where_diffusers_was_imported_without_transformers(converted, tmp
     photo, motion = inputs.write_photo(tmp_path / "me.png"), inputs.write_motion(tmp_path / "dance.mp4", 2)
     script = f"""
 from pathlib import Path
-from magicanimate.importing import import_diffusers
+from magicanimate.device import import_diffusers
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 import_diffusers()

@@ -15,14 +15,14 @@ from magicanimate.config import AnimationRequest
 from magicanimate.detail import (
     HANDS,
     HEAD,
-    Cuttings,
-    blended,
-    counted,
-    cut,
+    Crops,
+    blend,
+    count_details,
+    crop,
     find_tracks,
-    of_people,
-    references,
+    photo_crops,
     times_as_long,
+    tracks_of,
 )
 from magicanimate.errors import Cancelled
 from magicanimate.palette import PALETTE, nearest_labels
@@ -52,8 +52,8 @@ def test_hands_are_two_and_gaps_are_bridged_but_not_painted():
     assert abs(head.centres[5, 0] - (45.5 + 5)) < 1
     frame = np.zeros((96, 96, 3), np.uint8)
     new = np.full((64, 64, 3), 255, np.uint8)
-    assert not blended(frame, labels[5], head, 5, new).any()
-    assert blended(frame, labels[4], head, 4, new).any()
+    assert not blend(frame, labels[5], head, 5, new).any()
+    assert blend(frame, labels[4], head, 4, new).any()
 
 
 def test_specks_are_no_heads():
@@ -65,11 +65,11 @@ def test_specks_are_no_heads():
 def test_some_people_get_a_second_look_and_what_it_costs_is_known_before():
     control = PALETTE[np.stack([two_people(number) for number in range(6)])]
     tracks = find_tracks(control, (HEAD, *HANDS))
-    second = of_people(tracks, (2,))
+    second = tracks_of(tracks, (2,))
     assert [track.part.name for track in second] == ["head", "right hand", "left hand"]
-    assert all(track.centres[0, 0] > 96 for track in second) and of_people(tracks, ()) == tracks
-    assert counted(control, (HEAD, *HANDS), below=1000, cutting=512) == 6
-    assert counted(control, (HEAD, *HANDS), below=1, cutting=512) == 0
+    assert all(track.centres[0, 0] > 96 for track in second) and tracks_of(tracks, ()) == tracks
+    assert count_details(control, (HEAD, *HANDS), below=1000, crop_size=512) == 6
+    assert count_details(control, (HEAD, *HANDS), below=1, crop_size=512) == 0
     assert times_as_long(6, size=96, width=192, height=96) == 1 + 6 / 2
 
 
@@ -85,10 +85,10 @@ def test_nobody_has_two_right_hands():
 
 def test_people_of_photo_and_clip_are_paired_from_left_to_right():
     tracks = find_tracks(PALETTE[np.stack([two_people(0)] * 3)], (HEAD,))
-    found = references(two_people(6), tracks)
+    found = photo_crops(two_people(6), tracks)
     assert abs(found[0][0] - (45.5 - 6)) < 1 and abs(found[1][0] - (96 + 45.5 + 6)) < 1
-    assert references(part_labels(), tracks)[1] == references(part_labels(), tracks)[0], "one serves both"
-    assert references(np.zeros((96, 96), np.uint8), tracks) == [None, None]
+    assert photo_crops(part_labels(), tracks)[1] == photo_crops(part_labels(), tracks)[0], "one serves both"
+    assert photo_crops(np.zeros((96, 96), np.uint8), tracks) == [None, None]
 
 
 def smooth_picture() -> np.ndarray:
@@ -101,7 +101,7 @@ def test_what_is_cut_out_fits_back_where_it_was():
     labels = np.stack([part_labels(shift=number) for number in range(4)])
     (head,) = find_tracks(PALETTE[labels], (HEAD,))
     frame = smooth_picture()
-    back = blended(frame, labels[2], head, 2, cut(frame, head.centres[2], head.sides[2], 128))
+    back = blend(frame, labels[2], head, 2, crop(frame, head.centres[2], head.sides[2], 128))
     assert np.abs(back.astype(int) - frame).max() <= 6
     assert np.abs(back.astype(int) - frame).mean() < 0.2
 
@@ -109,9 +109,7 @@ def test_what_is_cut_out_fits_back_where_it_was():
 def test_only_the_part_and_a_little_around_it_is_replaced():
     labels = np.stack([part_labels()] * 3)
     (head,) = find_tracks(PALETTE[labels], (HEAD,))
-    changed = blended(
-        np.zeros((96, 96, 3), np.uint8), labels[1], head, 1, np.full((64, 64, 3), 255, np.uint8)
-    )
+    changed = blend(np.zeros((96, 96, 3), np.uint8), labels[1], head, 1, np.full((64, 64, 3), 255, np.uint8))
     mask = np.isin(labels[1], (23, 24))
     assert changed[mask].mean() > 200
     assert changed[40:].max() == 0
@@ -122,7 +120,7 @@ def test_only_the_part_and_a_little_around_it_is_replaced():
 def test_maps_stay_maps_and_their_outlines_have_no_steps():
     labels = np.stack([part_labels()] * 3)
     (head,) = find_tracks(PALETTE[labels], (HEAD,))
-    enlarged = Cuttings(PALETTE[labels], head, 128, is_map=True)
+    enlarged = Crops(PALETTE[labels], head, 128, is_map=True)
     assert len(enlarged) == 3 and enlarged[[0, 2]].shape == (2, 128, 128, 3)
     found, distance = nearest_labels(enlarged[0])
     assert distance.max() == 0 and set(np.unique(found)) <= {0, 2, 16, 15, 23, 24}

@@ -87,7 +87,7 @@ def test_nothing_is_kept_without_room_or_for_too_short(pipe, exact, monkeypatch)
     assert_same_but_for_rounding(
         animate(pipe, OptimizationConfig(), approximations=Approximations(deep_reuse=1)), exact
     )
-    monkeypatch.setattr(deep_cache, "KEPT_BYTES", 0)
+    monkeypatch.setattr(deep_cache, "DEEP_CACHE_BYTES", 0)
     assert_same_but_for_rounding(
         animate(pipe, OptimizationConfig(), approximations=Approximations(deep_reuse=WHOLE_RUN)), exact
     )
@@ -112,7 +112,7 @@ def test_without_guidance_the_conditional_half_is_left(pipe):
 def test_encoder_is_asked_again_when_its_answer_is_too_old(pipe, ahead):
     run = lambda reuse: animate(  # noqa: E731
         pipe,
-        OptimizationConfig(banks_ahead=ahead),
+        OptimizationConfig(precompute_banks=ahead),
         approximations=Approximations(encoder_reuse=reuse),
         frames=1,
     )

@@ -162,10 +162,10 @@ def test_decoding_takes_as_much_memory_as_is_planned(whole, profile):
     ("profile", "optimization"),
     [
         ("", OptimizationConfig.plain()),
-        ("", OptimizationConfig(branches_in_turn=False, window_batch=2)),
+        ("", OptimizationConfig(sequential_guidance=False, window_batch=2)),
         ("roomy", OptimizationConfig()),
-        ("standard", OptimizationConfig(share_residuals=False, keep_maps=False)),
-        ("frugal", OptimizationConfig(banks_ahead=True)),
+        ("standard", OptimizationConfig(share_residuals=False, cache_embeddings=False)),
+        ("frugal", OptimizationConfig(precompute_banks=True)),
     ],
     ids=["plain", "branches together", "roomy", "nothing shared", "encoder ahead"],
 )

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from magicanimate.importing import without_collection
+from magicanimate.device import without_collection
 from tests.conftest import ROOT
 
 WITHOUT_PEFT = "import sys; sys.modules['peft'] = None\n"  # as if it were not installed
 START = """
 import sys
-from magicanimate.importing import import_diffusers
+from magicanimate.device import import_diffusers
 from magicanimate.animator import Animator
 import_diffusers()
 animator = Animator({model!r}, device="cpu")

@@ -15,9 +15,9 @@ from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS, empty_prompt
 from magicanimate.checkpoints.disk import read_model_index
 from magicanimate.checkpoints.layout import ComponentFiles, convert_keys, is_motion_key
 from magicanimate.checkpoints.weight_files import open_weights
+from magicanimate.device import dtype_argument
 from magicanimate.errors import InputError, first_line
 from magicanimate.files import read_json_object
-from magicanimate.importing import dtype_argument
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.autoencoder import Autoencoder
 from magicanimate.models.prompt import EmptyPrompt

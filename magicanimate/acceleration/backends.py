@@ -35,7 +35,7 @@ from magicanimate.errors import first_line
 WIDEST_HEAD = {"flash": 256, "xformers": 256, "sage": 128}  # Stable Diffusion's are 40, 80 and 160
 
 
-class InstalledAttention(TorchFunctionMode):
+class AttentionBackend(TorchFunctionMode):
     """A context in which the library ``name``, see `ATTENTION` of `options`, computes torch's attention."""
 
     def __init__(self, name: str):

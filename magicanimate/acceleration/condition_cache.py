@@ -15,13 +15,13 @@ import torch
 from diffusers import ControlNetModel
 from torch import nn
 
-from magicanimate.memory.profiles import KEPT_MAPS as KEPT_BYTES
+from magicanimate.memory.profiles import CONTROL_CACHE_BYTES
 from magicanimate.sampling import Bank, Networks, Residuals, Window
 
 EMBEDDED_AT_ONCE = 4  # frames; the first layers work at the picture's full size
 
 
-def share_overlaps(networks: Networks) -> Networks:
+def share_residuals(networks: Networks) -> Networks:
     """Run the ControlNet once per frame and step: overlapping windows share its residuals."""
     still_to_come: Counter[int] = Counter()
     kept: dict[int, list[torch.Tensor]] = {}
@@ -65,12 +65,12 @@ def share_overlaps(networks: Networks) -> Networks:
     return replace(networks, control=control, fuse=fuse)
 
 
-class KeptEmbeddings:
+class CachedEmbeddings:
     """A ControlNet with its control images, whose embeddings are kept for the whole animation.
 
-    It stands in for both in `paper_networks`: asked for images it reads those that are not embedded yet, and
-    called as the network it embeds these and takes the others from memory. There is room for 256 MB; images
-    that find none are embedded in every step.
+    It takes the place of both in `paper_networks`: indexed as the images it reads those that are not embedded
+    yet, called as the network it embeds these and takes the others from memory. There is room for 256 MB;
+    images beyond that are embedded in every step.
 
     Args:
         network: the ControlNet.
@@ -81,13 +81,13 @@ class KeptEmbeddings:
         self._network, self._images = network, images
         self._frames: list[int] = []
         self._kept: dict[int, torch.Tensor] = {}
-        self._room = KEPT_BYTES
+        self._room = CONTROL_CACHE_BYTES
 
     def __getitem__(self, frames: list[int]) -> np.ndarray:
         """Control images ``K' H W 3`` of the frames whose embeddings are not kept yet."""
         self._frames = frames
         unknown = self._unknown()
-        # An empty array of the right size: the network still wants something to be asked with.
+        # An empty array of the right size: the network needs images to be called with.
         return self._images[unknown] if unknown else self._images[frames[:1]][:0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -140,7 +140,7 @@ def reuse_bank(networks: Networks, *, reuse: int) -> Networks:
     return replace(networks, encode=encode)
 
 
-def encode_ahead(networks: Networks, timesteps: torch.Tensor) -> Networks:
+def precompute_banks(networks: Networks, timesteps: torch.Tensor) -> Networks:
     """Compute the banks of all ``timesteps`` now, so that offloading moves the encoder once."""
     # Timesteps are few and the photo's features do not depend on the latents, so all are known beforehand.
     banks = {timestep.item(): networks.encode(timestep) for timestep in timesteps}

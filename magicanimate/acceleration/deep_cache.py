@@ -3,7 +3,7 @@
 Source: Ma et al. 2023, "DeepCache: Accelerating Diffusion Models for Free", cut at the shallowest skip
 connection: what reaches the last layer of the last up block from below is kept, and a cached step runs the
 first convolution, that last layer and the output, and no ControlNet. At the full model's size this is a
-twelfth of a guided step's arithmetic. diffusers' own caching hooks do not serve here: they look for a flat
+twelfth of a guided step's arithmetic. diffusers' own caching hooks do not fit here: they expect a flat
 list of transformer blocks, and know one state for each module, not one for each window.
 
 Letters in shape comments: see `magicanimate.sampling`.
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from magicanimate.device import to_device
-from magicanimate.memory.profiles import KEPT_DEEP as KEPT_BYTES
+from magicanimate.memory.profiles import DEEP_CACHE_BYTES
 from magicanimate.models.hybrid_attention import HybridSelfAttention, set_visible
 from magicanimate.models.unet import VideoUNet
 from magicanimate.sampling import Networks, Residuals
@@ -121,7 +121,7 @@ def cache_deep_features(
         # One call for each branch, or one for all.
         deep = seen if len(seen) == branches(timestep) else torch.cat(seen).chunk(branches(timestep))
         kept = _Kept(timestep.item(), tuple(deep), _compact(residuals[0]))
-        room = KEPT_BYTES - sum(other.nbytes for other in cache.values())
+        room = DEEP_CACHE_BYTES - sum(other.nbytes for other in cache.values())
         if timestep.item() != last and kept.nbytes <= room:
             cache[tuple(frames)] = kept
         return noise

@@ -16,7 +16,7 @@ from magicanimate.models.unet import VideoUNet
 from magicanimate.sampling import Networks, Residuals
 
 
-def branches_in_turn(
+def sequential_guidance(
     networks: Networks, branches: Sequence[Networks], unet: VideoUNet, *, share_down: bool
 ) -> Networks:
     """Predict the guidance branches one after the other, which halves the largest activations.

@@ -1,4 +1,4 @@
-"""What may make an animation faster: exact optimizations, approximations, and presets of the latter.
+"""Options that make an animation faster: exact optimizations, approximations, and presets of approximations.
 
 The presets come from the table that ``python -m benchmarks.presets`` prints; `benchmarks/RESULTS.md` has it.
 Nothing heavy is imported here.
@@ -26,18 +26,19 @@ class OptimizationConfig:
     """Exact optimizations: the result is the same within rounding, only time and memory differ.
 
     Attributes:
-        branches_in_turn: run the guidance branches one after the other, which halves the largest activations,
-            and the UNet's down path once for both while nothing tells them apart: the texts are equal and
-            only middle and up blocks read the photo.
+        sequential_guidance: run the guidance branches one after the other, which halves the largest
+            activations, and the UNet's down path once for both while their inputs are equal: the same texts,
+            and only middle and up blocks read the photo.
         share_residuals: run the ControlNet once per frame and step; where windows overlap, the second one
             takes the residuals of the first.
-        keep_maps: embed each control image once per animation, up to 256 MB of them.
-        cpu_kernels: on a CPU, feature maps that are their tokens without a copy, and feed-forward layers in
-            slices; no effect elsewhere.
+        cache_embeddings: embed each control image once per animation; keeps up to 256 MB of embeddings.
+        cpu_kernels: modules with less copying on a CPU, see `magicanimate.acceleration.cpu_kernels`; no
+            effect elsewhere.
         window_batch: windows of a step that go through the UNet together. More fill a large GPU; a CPU gains
             nothing.
-        banks_ahead: encode the photo for all steps before the first one, so that offloading moves the encoder
-            once instead of in every step; the banks of 25 steps at 512x512 take 350 MB in half precision.
+        precompute_banks: encode the photo for all steps before the first one, so that offloading moves the
+            encoder once instead of in every step; the banks of 25 steps at 512x512 take 350 MB in half
+            precision.
         attention: the library that computes attention, one of `ATTENTION`, see
             `magicanimate.acceleration.backends`; torch when ``None``.
 
@@ -45,12 +46,12 @@ class OptimizationConfig:
         ValueError: a value outside its range.
     """
 
-    branches_in_turn: bool = True
+    sequential_guidance: bool = True
     share_residuals: bool = True
-    keep_maps: bool = True
+    cache_embeddings: bool = True
     cpu_kernels: bool = True
     window_batch: int = 1
-    banks_ahead: bool = False
+    precompute_banks: bool = False
     attention: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +63,9 @@ class OptimizationConfig:
     @classmethod
     def plain(cls) -> OptimizationConfig:
         """No optimization at all: the baseline of tests and benchmarks."""
-        return cls(branches_in_turn=False, share_residuals=False, keep_maps=False, cpu_kernels=False)
+        return cls(
+            sequential_guidance=False, share_residuals=False, cache_embeddings=False, cpu_kernels=False
+        )
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,10 @@ class Approximations:
         guidance_start, guidance_stop: guide only in this part of the steps, 0 the first and 1 behind the
             last; outside of it the conditional branch runs alone. Source: Kynkäänniemi et al. 2024, "Applying
             Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models".
-        deep_reuse: timesteps (a training run has 1000) for which a window's deep features serve again; the
-            steps in between compute the outermost layers only. 0 for never. Source: Ma et al. 2023,
-            "DeepCache: Accelerating Diffusion Models for Free".
-        encoder_reuse: timesteps for which what the appearance encoder found serves again; 0 for never.
+        deep_reuse: timesteps (of 1000 in training) for which a window's deep features are reused; the steps
+            in between compute the outermost layers only. 0 for never. Source: Ma et al. 2023, "DeepCache:
+            Accelerating Diffusion Models for Free".
+        encoder_reuse: timesteps for which the appearance encoder's output is reused; 0 for never.
 
     Raises:
         ValueError: a value outside its range.
@@ -104,8 +107,8 @@ class Approximations:
         Raises:
             ValueError: a value outside its range.
         """
-        asked = {name: settings.get(name) for name in cls.__dataclass_fields__}
-        return cls(**{name: value for name, value in asked.items() if value is not None})
+        given = {name: settings.get(name) for name in cls.__dataclass_fields__}
+        return cls(**{name: value for name, value in given.items() if value is not None})
 
     def guides(self, step: int, steps: int) -> bool:
         """Whether guidance applies in step number ``step`` of ``steps``."""
@@ -118,10 +121,10 @@ class SpeedPreset:
     """A preset: how many steps, with which scheduler and approximations.
 
     Attributes:
-        summary: for people who choose, one sentence.
+        summary: one sentence for the user who chooses.
         most_steps: denoising steps, but never more than half of the checkpoint's own; all when ``None``.
         scheduler: diffusers class; the checkpoint's own when ``None``.
-        approximations: what is left out.
+        approximations: used with it.
     """
 
     summary: str
@@ -172,10 +175,10 @@ def completed(request: AnimationRequest, *, steps: int) -> AnimationRequest:
     """Fill in the preset's values where the request has none of its own.
 
     Args:
-        request: what was asked for; what it names stays.
+        request: its own values stay.
         steps: the checkpoint's own number of steps.
     """
-    # What was asked for by name wins over the preset, which only fills the gaps.
+    # The request's own values win over the preset, which only fills the gaps.
     preset = speed_preset(request.preset)
     filled = {
         "num_inference_steps": preset.steps(steps),

@@ -65,14 +65,14 @@ class ProcessGroup:
 
     rank, size = 0, 1
 
-    def in_round(self) -> contextlib.AbstractContextManager[None]:
+    def fail_together(self) -> contextlib.AbstractContextManager[None]:
         """A context around work that all processes do: if one fails, all fail."""
         return contextlib.nullcontext()
 
-    def add_up(self, *tensors: torch.Tensor) -> None:
+    def all_reduce_sum(self, *tensors: torch.Tensor) -> None:
         """Replace the tensors by the sums over all processes."""
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest of the numbers that the processes give."""
         return number
 
@@ -85,8 +85,8 @@ class DistributedGroup(ProcessGroup):
         self._device = device
 
     @contextlib.contextmanager
-    def in_round(self) -> Iterator[None]:
-        """See `ProcessGroup.in_round`.
+    def fail_together(self) -> Iterator[None]:
+        """See `ProcessGroup.fail_together`.
 
         Raises:
             torch.OutOfMemoryError: another process has no memory left; all try again alike.
@@ -99,12 +99,13 @@ class DistributedGroup(ProcessGroup):
         try:
             yield
         except Exception as error:
-            own = _what(error)
-            worst = self.largest(own)
+            own = _CANCELLED if isinstance(error, Cancelled) else _FAILED
+            own = _NO_MEMORY if is_out_of_memory(error) else own
+            worst = self.all_reduce_max(own)
             if worst == own:
                 raise
         if worst is None:
-            worst = self.largest(own)
+            worst = self.all_reduce_max(own)
         if worst == _NO_MEMORY:
             raise torch.OutOfMemoryError("another process of this run is out of memory")
         if worst == _CANCELLED:
@@ -112,14 +113,14 @@ class DistributedGroup(ProcessGroup):
         if worst == _FAILED:
             raise InputError("Another process of this run failed; see what it said.")
 
-    def largest(self, number: int) -> int:
-        """See `ProcessGroup.largest`."""
-        told = torch.tensor(number, device=self._device)
-        self._reduce(told, distributed.ReduceOp.MAX)
-        return int(told)
+    def all_reduce_max(self, number: int) -> int:
+        """See `ProcessGroup.all_reduce_max`."""
+        shared = torch.tensor(number, device=self._device)
+        self._reduce(shared, distributed.ReduceOp.MAX)
+        return int(shared)
 
-    def add_up(self, *tensors: torch.Tensor) -> None:
-        """See `ProcessGroup.add_up`."""
+    def all_reduce_sum(self, *tensors: torch.Tensor) -> None:
+        """See `ProcessGroup.all_reduce_sum`."""
         for tensor in tensors:
             self._reduce(tensor, distributed.ReduceOp.SUM)
 
@@ -138,7 +139,7 @@ def share_windows(networks: Networks, group: ProcessGroup) -> Networks:
     """
 
     def encode(timestep: torch.Tensor) -> Bank:
-        with group.in_round():
+        with group.fail_together():
             return networks.encode(timestep)
 
     def fuse(
@@ -148,24 +149,18 @@ def share_windows(networks: Networks, group: ProcessGroup) -> Networks:
         each = math.ceil(len(windows) / group.size)
         own = windows[group.rank * each : (group.rank + 1) * each]
         total, weight = None, latents.new_zeros(latents.shape[2])
-        with group.in_round():
+        with group.fail_together():
             if own:
                 total, weight = networks.fuse(outer, latents, timestep, own)
         # A process without windows does not know whether this step is guided, but must add a tensor of that
         # shape.
-        branches = group.largest(0 if total is None else len(total))
+        branches = group.all_reduce_max(0 if total is None else len(total))
         if total is None:  # more processes than windows
             total = latents.new_zeros(branches, *latents.shape[1:])
-        group.add_up(total, weight)
+        group.all_reduce_sum(total, weight)
         return total, weight
 
     return replace(networks, encode=encode, fuse=fuse)
-
-
-def _what(error: Exception) -> int:
-    if is_out_of_memory(error):
-        return _NO_MEMORY
-    return _CANCELLED if isinstance(error, Cancelled) else _FAILED
 
 
 def own_device(device: str | None) -> str | None:

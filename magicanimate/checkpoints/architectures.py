@@ -147,6 +147,7 @@ def video_unet_config(
                 f"{origin or 'the UNet configuration'} sets {name} to {spatial[name]!r}, but the video UNet"
                 f" needs {value!r}; use the files of Stable Diffusion 1.5."
             )
+    # Older configurations say the number of heads under a name that means their width.
     heads = spatial.get("num_attention_heads") or spatial.get("attention_head_dim", 8)
     config = {name: spatial[name] for name in _SHARED if name in spatial}
     return config | {
@@ -182,6 +183,7 @@ def empty_network(component: str, config: Mapping[str, Any], *, origin: Path | N
         InputError: the configuration does not describe a network that can be built.
     """
     cls = NETWORKS[component]
+    # A config.json of a newer diffusers may have entries that this one does not know.
     known = inspect.signature(cls.__init__).parameters
     arguments = {name: value for name, value in config.items() if name in known}
     try:

@@ -96,8 +96,8 @@ def convert_checkpoint(
         dest: folder to make; it appears when all of it is written.
         dtype: "float32", "float16" or "bfloat16"; ``None`` stores every weight as it is.
         overwrite: replace an earlier pipeline at ``dest``.
-        on_progress: told the stage "convert" in bytes.
-        should_stop: asked after every tensor.
+        on_progress: gets the stage "convert" in bytes.
+        should_stop: called after every tensor.
 
     Raises:
         InputError: a file is missing, broken or of another model, the disk is too full, or ``dest`` is
@@ -150,6 +150,7 @@ def convert_files(
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"{dtype!r} is not a weight format; choose one of {', '.join(DTYPES)}.")
     dest = Path(dest)
+    # Before anything is read: the mistake is in the command.
     check_replaceable(dest, overwrite=overwrite)
     plan = _plan(find(), DTYPES[dtype] if dtype else None)
     require_free(
@@ -172,6 +173,7 @@ def _plan(components: PublishedFiles, dtype: torch.dtype | None) -> _Plan:
         configs[name] = config = read_config(name, component.config)
         if name == "unet":
             config = video_unet_config(config, motion_length=_motion_length(motion), origin=component.config)
+        # On the meta device: names and shapes to check against, without memory.
         networks[name] = empty_network(name, config, origin=component.config)
     _check_fit(networks, components)
     sources = {}
@@ -186,6 +188,7 @@ def _plan(components: PublishedFiles, dtype: torch.dtype | None) -> _Plan:
             files = [(file, lambda key: True)]
         sources[name] = match_network(name, network, files)
     text_config = read_config("text_encoder", components.text_encoder.config)
+    # transformers would fail on a damaged tokenizer with an error about something else.
     check_tokenizer(components.tokenizer)
     return _Plan(
         components, networks, sources, text_config, text_sources(components.text_encoder, text_config), dtype
@@ -237,6 +240,7 @@ def _ticker(
         raise_if_stopped(should_stop, "while converting")
         done += count
         if on_progress is not None:
+            # Tensors differ a thousandfold in size, so time goes by bytes.
             left = (time.monotonic() - start) / done * (total - done) if done else None
             on_progress(Progress("convert", done, total, left))
 
@@ -274,13 +278,14 @@ def _write_text(plan: _Plan, folder: Path, tick: Callable[[int], None]) -> None:
         )
     prompt.save_pretrained(folder / "empty_prompt")
     gc.collect()  # closes the mapped files, without which Windows would not rename the folder
-    if tokenizer is None:  # nothing could be asked of it
+    if tokenizer is None:  # without a tokenizer it is of no use
         shutil.rmtree(encoder)
 
 
 def _index(plan: _Plan) -> dict[str, Any]:
     """The pipeline's ``model_index.json``: component -> library and class, and the pipeline's settings."""
     vae, unet = plan.networks["vae"].config, plan.networks["unet"].config
+    # The size of the latents at which the UNet was trained, times what the VAE enlarges.
     pixels = (unet["sample_size"] or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
     return {
         "_class_name": PIPELINE_CLASS,
@@ -395,6 +400,7 @@ def empty_prompt(
     if tokenizer is None:
         tokens = torch.tensor([[vocabulary - 2] + (length - 1) * [vocabulary - 1]])
     else:
+        # Tokenizers without a limit of their own claim 10^30 tokens.
         length = min(tokenizer.model_max_length, length)
         filled = {"padding": "max_length", "max_length": length, "truncation": True}
         tokens = tokenizer("", **filled, return_tensors="pt").input_ids
@@ -502,7 +508,7 @@ def _folder_is(folder: Path) -> str | None:
 
 
 def _by_sizes(*, channels: Any, text: Any) -> str | None:
-    """What a model is whose UNet takes so many channels and texts of such a width."""
+    """Name the kind of model by its UNet's input channels and text width."""
     return (_BY_CHANNELS.get(channels) if isinstance(channels, int) else None) or (
         _BY_TEXT_WIDTH.get(text) if isinstance(text, int) else None
     )

@@ -25,11 +25,14 @@ from magicanimate.files import (
 
 PIPELINE_CLASS = "MagicAnimatePipeline"
 MODEL_INDEX = "model_index.json"
+
+# Files of a pipeline, or of a single network, besides the folders of networks.
 _OTHER_FILES = ("README.md", "config.json", "diffusion_pytorch_model.safetensors")
-"""What a pipeline, or a single network, has besides folders of networks."""
 
 _LARGEST_INDEX = 2**20  # bytes
 _LARGEST_SIDE, _SIDE_MULTIPLE = 16_384, 8  # pixels
+
+# Settings of a ``model_index.json``: type and bounds.
 _INDEX_VALUES: dict[str, tuple[type | tuple[type, ...], float | None, float | None]] = {
     "kind": (str, None, None),
     "default_width": (int, 8, _LARGEST_SIDE),
@@ -37,19 +40,18 @@ _INDEX_VALUES: dict[str, tuple[type | tuple[type, ...], float | None, float | No
     "default_steps": (int, 1, 1000),
     "default_guidance_scale": ((int, float), 0, 1000),
 }
-"""Settings of a ``model_index.json``: type and bounds."""
 
+# Settings that a ``model_index.json`` of an older version lacks.
 _INDEX_CHOICES = {"fusion": FUSIONS, "driving": DRIVINGS}
-"""Settings that an older ``model_index.json`` does not have."""
 
+# Components of a ``model_index.json``, each with its library and class.
 _COMPONENTS = {
     *("vae", "unet", "appearance_encoder", "controlnet", "controlnet_keypoints", "scheduler"),
     *("empty_prompt", "text_encoder", "tokenizer"),
 }
-"""Its components: library and class of each."""
 
+# Of a large file so many pieces of so many bytes go into the digest.
 _PIECES, _PIECE = 64, 1 << 16
-"""How much of a large file goes into a digest: so many pieces of so many bytes."""
 
 _LIBRARIES = ("diffusers", "transformers", "magicanimate")
 HOME_VARIABLE = "MAGICANIMATE_HOME"
@@ -67,6 +69,7 @@ def human_bytes(count: int) -> str:
 
 def free_bytes(path: Path) -> int:
     """Free bytes on the disk that holds ``path``, which need not exist yet."""
+    # The disk is that of the nearest parent that exists already.
     folder = path.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -118,6 +121,7 @@ def read_model_index(folder: Path) -> dict[str, Any]:
     for name, choices in _INDEX_CHOICES.items():
         if name in index and index[name] not in choices:
             raise Unreadable(path, f"its {name} is {shortened(index[name])}")
+    # diffusers imports the library that is named here, so only known ones are let through.
     for name in _COMPONENTS & index.keys():
         component = index[name]
         is_class = (
@@ -140,8 +144,8 @@ def check_replaceable(
 
     Args:
         dest: the folder.
-        overwrite: an earlier one may be replaced; ``None`` means unless it holds files of somebody's own,
-            but for a model card, which the caller keeps.
+        overwrite: an earlier one may be replaced; ``None`` means unless it holds files that are
+            no part of a checkpoint, except a model card, which the caller keeps.
         is_earlier: whether a folder is an earlier one; whether it is a pipeline when ``None``.
 
     Raises:
@@ -153,6 +157,7 @@ def check_replaceable(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "its name is not possible"
         raise InputError(f"{dest} cannot be used ({reason}); choose another folder.") from error
+    # A training keeps the model card that its author wrote.
     model_card = overwrite is None and [entry.name for entry in entries or ()] == ["README.md"]
     if not exists or entries == [] or model_card:
         return
@@ -183,6 +188,7 @@ def staged_folder(dest: Path) -> Iterator[Path]:
         InputError: nothing can be written there.
     """
     dest = dest.absolute()
+    # What a killed conversion left beside it may be 11 GB.
     sweep(dest.parent)
     staging = partial_path(dest)
     try:
@@ -224,21 +230,21 @@ def home() -> Path:
 
 
 def full_folder() -> Path:
-    """Where the converted full model lies, or will."""
+    """Folder of the converted full model, whether it exists yet or not."""
     return home() / "full"
 
 
 def downloads_folder() -> Path:
-    """Where files from the Hub lie until they are converted."""
+    """Folder of the files from the Hub until they are converted."""
     return home() / "downloads"
 
 
 def folder_digest(folder: Path) -> str:
-    """Tells the content of a folder of networks from any other's: 64 hexadecimal digits.
+    """A digest of a folder of networks that identifies its content: 64 hexadecimal digits.
 
-    It goes over the names and sizes of all files but model cards, and their bytes: all of them up to 4 MB, of
-    larger files 64 pieces of 64 kB that lie evenly. A training changes every weight a little, so that no two
-    checkpoints agree in all of these, and 11 GB are read in a moment.
+    It covers the names and sizes of all files but model cards, and their bytes: all of them up to 4 MB, of
+    larger files 64 evenly spaced pieces of 64 kB. Training changes every weight a little, so that no two
+    checkpoints agree in all of these, and 11 GB take a moment.
 
     Raises:
         OSError: a file cannot be read.

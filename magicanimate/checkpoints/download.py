@@ -122,9 +122,9 @@ def download(
 
     Args:
         file: what.
-        target: where to; beside it lies ``.part`` until the file is whole.
-        on_bytes: told how many bytes of the file are here.
-        should_stop: asked with every piece.
+        target: file to write; until it is complete its name ends in ``.part``.
+        on_bytes: called with the number of bytes of the file that are here.
+        should_stop: called for every piece.
         retry_delays: seconds to wait after each attempt in a row that brought no byte.
 
     Raises:
@@ -134,6 +134,7 @@ def download(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + PART)
+    # A part of another, larger version cannot be continued.
     if partial_bytes(target) > file.nbytes:
         part.unlink()
     part.touch()
@@ -194,6 +195,8 @@ def persist(
             reason, cause = f"{server} answered {error.response.status_code}", error
         except (ConnectionError, *connection_errors()) as error:
             reason, cause = str(error).strip().rstrip(".") or type(error).__name__, error
+        # A slow connection that breaks often still arrives, as long as each attempt brings
+        # something.
         failures, before = (0 if progress() > before else failures), progress()
         if failures == len(retry_delays):
             raise Unreachable(
@@ -209,6 +212,7 @@ def connection_errors() -> tuple[type[Exception], ...]:
     """What the Hub library's HTTP client raises when a connection fails or breaks."""
     from huggingface_hub import get_session
 
+    # huggingface_hub changed from requests to httpx; its session tells which one is in use.
     client = importlib.import_module(type(get_session()).__module__.partition(".")[0])
     return (client.RequestError,)
 
@@ -246,6 +250,7 @@ def _append(
     have = part.stat().st_size
     headers["Accept-Encoding"] = "identity"  # compressed answers would have other sizes and ranges
     if have:
+        # Servers answer 206 if they can go on there, and 200 from the beginning if not.
         headers["Range"] = f"bytes={have}-"
     request = get_session().stream(
         "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, follow_redirects=True
@@ -284,6 +289,7 @@ def _check(file: RemoteFile | WebFile, part: Path) -> None:
     elif _blob(part, like=file.blob) != file.blob:
         reason = "does not have the checksum that it should have"
     if reason:
+        # A wrong part would fail again each time, so it must go.
         part.unlink()
         raise InputError(f"{file.label} {reason} and was deleted; run the same again.")
 
@@ -300,8 +306,9 @@ def _blob(path: Path, *, like: str) -> str:
 
 
 def _wait(seconds: float, should_stop: ShouldStop) -> None:
-    """Sleep, but wake when asked to stop."""
+    """Sleep, but stop at once when ``should_stop()`` is true."""
     end = time.monotonic() + seconds
+    # In short pieces, so that Stop is answered at once.
     while (left := end - time.monotonic()) > 0:
         if should_stop():
             raise Cancelled

@@ -185,7 +185,7 @@ def find_published(
 
 
 def published_folder(component: str) -> str:
-    """Where a component lies in the layout of MagicAnimate's instructions."""
+    """Where a component is in the layout of MagicAnimate's instructions."""
     repository, below = _PLACES[component]
     return "/".join(filter(None, (FOLDERS[repository][0], below)))
 
@@ -195,6 +195,7 @@ def choose_weights(names: set[str]) -> str | None:
 
     Safetensors come before pickles, full precision before the fp16 variant, known names before others.
     """
+    # The order of the loops is the order of preference.
     for variant in ("", ".fp16"):
         for suffix in SAFETENSORS + PICKLES:
             for stem in STEMS:
@@ -205,13 +206,14 @@ def choose_weights(names: set[str]) -> str | None:
                 ):
                     if name in names:
                         return name
+    # A single file of unknown name can only be the one that is meant.
     rest = [name for name in names if name.endswith(SAFETENSORS + PICKLES)]
     return rest[0] if len(rest) == 1 else None
 
 
 @dataclass(frozen=True)
 class _Search:
-    """Looks for components.
+    """Searches a folder for components.
 
     Attributes:
         source: where, for repositories that are not given.
@@ -227,7 +229,7 @@ class _Search:
         return (self.source / MODEL_INDEX).is_file() and (self.source / "appearance_encoder").is_dir()
 
     def folders(self, component: str) -> Iterator[Path]:
-        """Folders in which a component may lie, existing or not."""
+        """Folders in which a component may be, existing or not."""
         repository, below = _PLACES[component]
         given = self.given.get(repository)
         if given is not None:
@@ -239,6 +241,7 @@ class _Search:
                 yield from self._matching(pattern)
             if self.is_converted and component in _CONVERTED:
                 yield self.source / _CONVERTED[component]
+        # MagicAnimate's instructions name sd-vae-ft-mse, so this is tried last.
         if component == "vae":  # Stable Diffusion has one of its own
             for folder in self.folders("unet"):
                 yield folder.with_name("vae")
@@ -256,6 +259,7 @@ class _Search:
 
     def component(self, component: str) -> ComponentFiles | None:
         given = self.given.get(_PLACES[component][0])
+        # A file that the user names is taken, whatever else is there.
         if given is not None and given.is_file():
             return ComponentFiles(given, single=True)
         for folder in self.folders(component):
@@ -299,7 +303,7 @@ class _Search:
                     yield base / f"{stem}{suffix}"
 
     def _tokenizer_folders(self) -> list[Path]:
-        """Folders in which a tokenizer may lie: also beside a single file, which holds none."""
+        """Folders in which a tokenizer may be: also beside a single file, which holds none."""
         given = self.given.get("stable_diffusion")
         # All fine-tunes have the tokenizer of the original.
         others = [self.source / "tokenizer", self.source / FOLDERS["stable_diffusion"][0] / "tokenizer"]
@@ -315,9 +319,9 @@ class _Search:
         return ()
 
     def why_not(self, component: str) -> str:
-        """Where a component was looked for, and what there was instead."""
-        looked = [folder for folder in dict.fromkeys(self.folders(component)) if folder.is_dir()]
-        for folder in looked:
+        """Where a component was searched, and what was found instead."""
+        searched = [folder for folder in dict.fromkeys(self.folders(component)) if folder.is_dir()]
+        for folder in searched:
             weights = sorted(path.name for path in folder.iterdir() if path.suffix in SAFETENSORS + PICKLES)
             if len(weights) > 1:
                 return f"{folder} holds {', '.join(weights)}, none of them under a known name; leave one"
@@ -365,7 +369,7 @@ _DIFFUSERS_TO_PUBLISHED = (
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_VAE_KEY = re.compile(r"(\.mid_block\.attentions\.\d+)\.(query|key|value|proj_attn)\.")
 
-# The original program's names of the parts of a residual block, and of what lies outside the blocks.
+# The original program's names of the parts of a residual block, and of the layers outside the blocks.
 _ORIGINAL_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -414,6 +418,7 @@ def motion_key(published: str) -> str | None:
     key = strip_prefixes(published)
     if is_positional(key):
         return None
+    # diffusers numbers attentions and norms from 1 in their names, the release from 0 in lists.
     key = key.replace(_TEMPORAL, ".").replace(".ff_norm.", ".norm3.")
     for pattern, name in _PUBLISHED_TO_DIFFUSERS:
         key = pattern.sub(lambda match, name=name: name.format(int(match[1]) + 1), key)  # type: ignore[misc]

@@ -225,7 +225,7 @@ def plan_download(
 
     Args:
         cache_dir: the Hub library's cache to look into; its own setting (``HF_HOME``) when ``None``.
-        should_stop: asked while waiting for a connection.
+        should_stop: called while waiting for a connection.
         retry_delays: see `magicanimate.checkpoints.download.download`.
 
     Raises:
@@ -313,6 +313,7 @@ def _in_hub_cache(remote: RemoteFile, cache_dir: Path | None) -> Path | None:
         if not isinstance(found, str):
             continue
         path = Path(found)
+        # A cache of another commit, or of a former name, serves if the content is the same.
         same = (repo, revision) == places[0] or path.resolve().name == remote.blob
         if same and path.stat().st_size == remote.nbytes:
             return path
@@ -325,6 +326,7 @@ def offline_plan(cache_dir: Path | None) -> DownloadPlan:
     Raises:
         InputError: a file is in neither.
     """
+    # The own downloads first: they are complete or say what is missing.
     remotes = _remembered() or _cached(cache_dir)
     plan = _plan_of(remotes, cache_dir)
     if not remotes or plan.bytes_missing:
@@ -416,8 +418,8 @@ def fetch_full(
         cache_dir: the Hub library's cache to look into; its own setting (``HF_HOME``) when ``None``.
         offline: never ask the network; ``HF_HUB_OFFLINE`` means the same.
         dtype: weight format to convert to; ``None`` keeps the published one.
-        on_progress: told the stages "download" and "convert", in bytes.
-        should_stop: asked with every piece of a file and every tensor.
+        on_progress: gets the stages "download" and "convert", in bytes.
+        should_stop: called for every piece of a file and every tensor.
         retry_delays: seconds to wait after each attempt in a row that brought no byte.
         free: tells the free bytes at a path.
 
@@ -427,12 +429,14 @@ def fetch_full(
     """
     from filelock import FileLock, Timeout
 
+    # Converted already: neither network nor cache is needed.
     dest = full_folder()
     if model_index(dest) is not None:
         return dest
     stop = should_stop or (lambda: False)
     try:
         home().mkdir(parents=True, exist_ok=True)
+        # Two programs that fetch at once would write to the same parts.
         with FileLock(home() / "full.lock", timeout=0):
             plan = offline_plan(cache_dir) if _is_offline(offline) else None
             plan = plan or plan_download(cache_dir=cache_dir, should_stop=stop, retry_delays=retry_delays)
@@ -510,5 +514,6 @@ def _convert(
         should_stop=should_stop,
         free=free,
     )
+    # The converted checkpoint replaces them; otherwise the disk would hold all weights twice.
     shutil.rmtree(downloads_folder(), ignore_errors=True)
     return dest

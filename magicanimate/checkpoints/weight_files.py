@@ -1,8 +1,8 @@
 """Read weight files one tensor at a time, and write them again under the names of a network.
 
-Safetensors, pickles (tensors only) and shards with an index are read. Opening a file costs its header; a
-tensor's bytes are mapped from disk when it is asked for. What is not a sound weight file is answered with an
-`InputError` that names the file and what to do.
+Safetensors, pickles (tensors only) and shards with an index are read. Opening a file reads its header only; a
+tensor's bytes are mapped from disk on access. A file that is no valid weight file raises an `InputError` that
+names it and says what to do.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from magicanimate.checkpoints.layout import (
     published_key,
     unwrap,
 )
+from magicanimate.device import dtype_argument
 from magicanimate.errors import InputError, first_line
 from magicanimate.files import Unreadable, read_json_object, require_ordinary, write_json
-from magicanimate.importing import dtype_argument
 
 _AGAIN = "download it again"
 _LFS = b"version https://git-lfs.github.com/spec"
@@ -256,6 +256,7 @@ def _load_pickle(path: Path, head: bytes) -> Mapping[str, object]:
     if zipped and not zipfile.is_zipfile(path):
         raise InputError(f"{path} is cut off; {_AGAIN}.")
     try:
+        # Mapped where possible: a 4 GB file then takes memory tensor by tensor.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         culprit = _WANTED.search(str(error))
@@ -280,6 +281,7 @@ def _read_index(path: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not an index of weight shards; {_AGAIN}.") from error
     for name in set(names.values()):
+        # An index from the network could otherwise name any file of the user.
         if Path(name).name != name:
             raise InputError(
                 f"{path} points outside its folder ({name}) and was not followed; get it from a"
@@ -319,7 +321,9 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
         with tempfile.TemporaryDirectory(prefix="magicanimate-") as folder:
             text = json.dumps(config | {"_class_name": cls.__name__})
             (Path(folder) / "config.json").write_text(text, encoding="utf-8")
+            # Without a dtype diffusers would convert everything to float32.
             dtype = next((value.dtype for value in tensors.values() if value.is_floating_point()), None)
+            # diffusers knows the names of the original program; it writes them anew in its own.
             network = cls.from_single_file(
                 tensors, config=folder, local_files_only=True, **{dtype_argument(): dtype}
             )
@@ -396,6 +400,7 @@ def match_network(
             found[key] = Source(file, name)
         _check_complete(component, file, [key for key in expected if belongs(key) and key not in found])
     for key, source in found.items():
+        # Checked from the headers, before anything is written.
         shape = source.file[source.key].shape
         if shape != expected[key]:
             where, needed = source.file.file_of(source.key), tuple(expected[key])
@@ -490,7 +495,7 @@ def write_weights(
         stem: file name without suffix: "diffusion_pytorch_model" or transformers' "model".
         dtype: float format to store; ``None`` stores each tensor as it is.
         tables: further small tensors for the first shard.
-        tick: told the bytes of every tensor; may raise to stop.
+        tick: called with the bytes of every tensor; may raise to stop.
         shard_bytes: size at which a new file begins; an index is added when there is more than one.
 
     Raises:
@@ -502,6 +507,7 @@ def write_weights(
     total = 0
     for number, shard in enumerate(shards, start=1):
         name = f"{stem}-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else stem
+        # Position tables are small, so they do not count towards the size of a shard.
         tensors = dict(extra) if number == 1 else {}
         for key, source in shard.items():
             tensors[key] = cast(source.read(), dtype, source)
@@ -511,6 +517,7 @@ def write_weights(
         total += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
+        # Sorted, so that two conversions are equal byte by byte.
         index["weight_map"] = dict(sorted(where.items()))
         write_json(folder / f"{stem}.safetensors.index.json", index)
 

@@ -32,7 +32,7 @@ _NO_EFFECT: dict[str, Any] = {
     "invert_video": False,
     "save_individual_videos": False,
 }
-# Published keys that say of which files the model is made.
+# Published keys that name the files of the model.
 _MODEL = (
     "pretrained_model_path",
     "pretrained_vae_path",
@@ -42,7 +42,7 @@ _MODEL = (
     "motion_module",
     "inference_config",
 )
-# What our own settings files record about a run; such a file repeats it.
+# What this program's settings files record about a run; such a file can be run again.
 _RECORDED = (
     "program",
     "ai_generated",
@@ -70,7 +70,7 @@ class Batch:
         jobs: for each animation the given settings, by the names of `AnimationRequest`.
         ignored: keys that mean nothing here.
         model_keys: keys that name a model's files, which ``--model`` does here.
-        missing: files that are not there, with the places where they were looked for.
+        missing: files that do not exist, with the places where they were searched.
         checkpoint: folder and digest of the checkpoint that made the result of which the file is, if it is.
         name: of the folder of results, if the file gives one.
     """
@@ -95,6 +95,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
     raw = _read(path)
     settings: dict[str, Any] = {}
     ignored: list[str] = []
+    # Published files repeat the number of steps under another name, which then changes nothing.
     steps = raw.get("steps", raw.get("num_inference_steps"))
     first, count = _frames(path, raw)
     for key, value in raw.items():
@@ -133,7 +134,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
 
 
 def _folder_name(path: Path, name: Any) -> str | None:
-    """The name of the folder of results, which lies within ``outputs``."""
+    """The name of the folder of results inside of ``outputs``."""
     if not name:
         return None
     if not isinstance(name, (str, int)) or Path(str(name)).name != str(name) or str(name) in (".", ".."):
@@ -217,6 +218,7 @@ def _one(path: Path, key: str, value: Any, hint: Any) -> Any:
         raise InputError(
             f"{key} in {path} is {shortened(value)}; choose one of: {', '.join(get_args(kind))}."
         )
+    # In Python a bool is an int, but `seed: true` in a file is a mistake.
     if kind is bool or isinstance(value, bool):
         fits = isinstance(value, bool) and kind is bool
     elif kind is float:
@@ -253,16 +255,17 @@ def _found(path: Path, named: Path) -> Path:
 
 
 def _places(path: Path, named: Path) -> list[Path]:
-    """Where a file may lie that the settings file ``path`` names."""
-    # Published files name paths from the top of their repository and lie two folders below it.
+    """Places where a file that the settings file ``path`` names may be."""
+    # Published files are two folders below the top of their repository, from which they name paths.
     return [folder / named for folder in (Path.cwd(), *path.absolute().parents[:3])]
 
 
 def _missing(path: Path, jobs: list[dict[str, Any]]) -> Iterator[str]:
+    # Each file once, however many jobs use it.
     inputs = dict.fromkeys(job[name] for job in jobs for name in _INPUTS if job.get(name) is not None)
     inputs |= dict.fromkeys(photo for job in jobs for photo in job.get("other_photos") or ())
     for named in inputs:
-        # Absolute paths were looked for in one place, which the error of the animation itself names.
+        # An absolute path has one place only, which the error of the animation itself names.
         if not (named.is_absolute() or os.path.exists(named)):
             folders = dict.fromkeys(str(place.parent) for place in _places(path, named))
             yield f"{shortened(str(named))} is in none of {', '.join(folders)}"
@@ -285,6 +288,7 @@ def _jobs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
         raise InputError(f"{path} asks for {count} animations; {_MOST_JOBS} are the most at a time.")
     jobs = []
     for i in range(count):
+        # A copy for each job, since the lists are replaced by their single values.
         job = dict(settings)
         for name, values in columns.items():
             job[name] = values[i if len(values) > 1 else 0]

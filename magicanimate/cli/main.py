@@ -20,10 +20,9 @@ from magicanimate.acceleration.options import ATTENTION, COMPILE
 from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
 from magicanimate.config import OLD_NAMES, AnimationRequest, AnimationResult, MediaLimits, with_current_names
-from magicanimate.device import DEVICES, DTYPES
+from magicanimate.device import DEVICES, DTYPES, import_diffusers
 from magicanimate.errors import InputError
-from magicanimate.files import timestamp
-from magicanimate.importing import import_diffusers
+from magicanimate.files import listed, timestamp
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.progress import ProgressBar, exit_status, say, stop_on_interrupt
@@ -45,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for an `InputError`, 130 when interrupted."""
     args = build_parser().parse_args(argv)
     level = logging.WARNING if getattr(args, "quiet", True) else logging.INFO
+    # Libraries warn only; this program reports what it decided, unless --quiet.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("magicanimate").setLevel(level)
     return exit_status(lambda: _run(args))
@@ -220,7 +220,7 @@ def _add_convert(commands: Any) -> None:
     command.add_argument("source", type=Path, help="folder of the published files")
     command.add_argument("dest", type=Path, help="folder to make")
     command.add_argument(
-        "--magicanimate", type=Path, metavar="FOLDER", help="MagicAnimate's files, if they lie elsewhere"
+        "--magicanimate", type=Path, metavar="FOLDER", help="MagicAnimate's files, if they are elsewhere"
     )
     command.add_argument(
         "--base",
@@ -267,6 +267,7 @@ def animate(args: argparse.Namespace) -> None:
         check_inputs(requests[0])
     from magicanimate.acceleration.window_parallel import join_process_group, own_device
 
+    # Under torchrun each process takes the GPU of its number.
     device = own_device(args.device)
     with join_process_group(device) as group, ProgressBar(quiet=args.quiet or group.rank > 0) as bar:
         animator = Animator(
@@ -284,6 +285,7 @@ def animate(args: argparse.Namespace) -> None:
         import_diffusers()
         for request in requests:
             animator.check_size(request)
+        # A batch usually has one size; it is warned of once, not for each job.
         for size in dict.fromkeys((request.width, request.height) for request in requests):
             warning = animator.defaults.size_warning(*size)
             if warning:
@@ -326,6 +328,7 @@ def _animate_all(
                 bar.close()
                 say(f"error: {error}")
                 continue
+            # The bar must be gone before a line is printed, or they share one.
             bar.close()
             if result is not None:
                 _report(result, quiet=quiet)
@@ -341,6 +344,7 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
     given = _given(args)
     config = getattr(args, "config", None)
     if config is None:
+        # All of them in one sentence, rather than one at each try.
         missing = [name for name in ("photo", "motion", "output") if name not in given]
         if missing:
             raise InputError(
@@ -350,7 +354,7 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
     output = given.pop("output", None)
     batch = load_batch(config, given)
     if batch.ignored:
-        say(f"warning: {config} sets what has no meaning here: {_listed(batch.ignored)}")
+        say(f"warning: {config} sets what has no meaning here: {listed(batch.ignored, 10)}")
     if batch.model_keys:
         say(
             f"note: the model is {args.model}, not made of the files that {config} names "
@@ -368,6 +372,7 @@ def requests_of(args: argparse.Namespace) -> list[AnimationRequest]:
         return [AnimationRequest(**{**jobs[0], "output": output or jobs[0]["output"]})]
     if output is not None and output.suffix:
         raise InputError(f"{config} holds {len(jobs)} animations, so -o must be a folder, not {output}.")
+    # Without -o and a name in the file each run gets a folder of its own.
     folder = output or Path("outputs") / (batch.name or f"{config.stem}_{timestamp()}")
     return [
         AnimationRequest(**{**job, "output": path})
@@ -384,11 +389,6 @@ def _is_model(args: argparse.Namespace, digest: str) -> bool:
         return folder_digest(resolve_model(args.model, offline=True)) == digest
     except InputError:
         return False
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]]
-    return ", ".join([*shown, *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

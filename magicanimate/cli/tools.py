@@ -81,6 +81,7 @@ def _profile(model: ModelInfo, device: Device) -> dict[str, str] | None:
     from magicanimate.device import available_bytes
     from magicanimate.memory.profiles import AUTO, Footprint, Work, choose_profile
 
+    # A damaged checkpoint must not keep `info` from reporting the rest.
     index = None if model.path is None else model_index(model.path)
     if model.path is None or index is None:
         return None
@@ -158,6 +159,7 @@ def _inspection_lines(found: Inspection) -> list[str]:
         rows.append(("frames", ", ".join(f"{count} {state}" for state, count in found.frames.items())))
     lines = [str(found.path), *(f"  {name:<14}{value}" for name, value in rows)]
     if found.settings is not None:
+        # Settings without a value would bury those that have one.
         shown = {name: value for name, value in found.settings.items() if value not in (None, "")}
         lines += ["  settings", *(f"    {name:<31}{value}" for name, value in shown.items())]
     return lines

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -32,6 +32,7 @@ from magicanimate.models.autoencoder import set_sliced
 EIGHT_BIT = torch.float8_e4m3fn
 log = logging.getLogger(__name__)
 OnFallback = Callable[[str], None]
+T = TypeVar("T")
 
 
 def place(
@@ -108,7 +109,7 @@ class OutOfMemoryFallback:
         placed: the profile that the networks are placed for; they must be placed for one before they run.
         steps: the profiles from roomy to tight, by default those of the device.
         group: processes that step down together; their networks are alike.
-        on_fallback: told in a sentence that memory ran out and how it goes on.
+        on_fallback: called with a sentence that memory ran out and how the work goes on.
 
     Attributes:
         profile: the present one, ``None`` if there is none.
@@ -147,30 +148,35 @@ class OutOfMemoryFallback:
         Raises:
             torch.OutOfMemoryError, MemoryError, RuntimeError: they fit in none.
         """
-        # Placing may itself run out of memory, and then goes one profile further down.
-        for attempt in self.attempts():
-            with attempt, self._group.in_round():
+
+        def attempt() -> None:
+            with self._group.fail_together():
                 if self.profile is None:
                     raise ValueError("there is no profile to place the networks for")
                 place(self._pipe, self.profile, device=self._device, before=self.placed)
                 self.placed = self.profile
 
-    def attempts(self) -> Iterator[Attempt]:
-        """Attempts at a piece of work, as many as are needed: ``for a in attempts(): with a: work()``.
+        # Placing may itself run out of memory, and then goes one profile further down.
+        self.run(attempt)
 
-        An attempt that runs out of memory ends silently, and another one follows with the next profile. On
-        the last profile, and for every other reason, the error leaves the ``with``.
+    def run(self, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns; when it runs out of memory, call it again with the next profile.
+
+        Raises:
+            Exception: whatever ``work`` raises for another reason, or with the last profile.
         """
         while True:
-            # Below the last profile there is nothing to try, so there the error is the caller's.
-            attempt = Attempt(may_fail=bool(self._below))
-            yield attempt
-            if not attempt.failed:
-                return
+            try:
+                return work()
+            except (MemoryError, RuntimeError) as error:
+                # Below the last profile there is nothing to try, so there the error is the caller's.
+                if not self._below or not is_out_of_memory(error):
+                    raise
+            # Outside of `except`: the error's traceback holds the tensors of the failed attempt.
             self._descend()
 
     def _descend(self) -> None:
-        """Free what the failed attempt held, which its traceback kept alive; take the next profile."""
+        """Free what the failed attempt held, and place the networks for the next profile."""
         # Before anything is moved: placing needs the memory that the failed attempt still holds.
         self._release()
         before, self.profile = self.profile, self._below.pop(0)
@@ -190,21 +196,7 @@ class OutOfMemoryFallback:
         empty_cache(self._device)
 
 
-class Attempt:
-    """One try of `OutOfMemoryFallback.attempts`."""
-
-    def __init__(self, *, may_fail: bool):
-        self._may_fail, self.failed = may_fail, False
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        self.failed = self._may_fail and is_out_of_memory(error)
-        return self.failed
-
-
-def remember(scheduler: Any, generator: torch.Generator) -> Callable[[], None]:
+def save_state(scheduler: Any, generator: torch.Generator) -> Callable[[], None]:
     """Save the state of scheduler and generator; the returned function restores it.
 
     Multistep solvers keep predictions of earlier steps in lists that they change in place; the tensors
@@ -216,14 +208,14 @@ def remember(scheduler: Any, generator: torch.Generator) -> Callable[[], None]:
     }
     random = generator.get_state()
 
-    def put_back() -> None:
+    def restore() -> None:
         vars(scheduler).clear()
         vars(scheduler).update(
             {name: list(value) if isinstance(value, list) else value for name, value in kept.items()}
         )
         generator.set_state(random)
 
-    return put_back
+    return restore
 
 
 class PlacedNetworks:
@@ -310,7 +302,7 @@ class PlacedNetworks:
             compile_denoisers(self.pipe)
         self._compiled = True
 
-    def outlook(self, work: Work) -> tuple[MemoryProfile, str]:
+    def expected_profile(self, work: Work) -> tuple[MemoryProfile, str]:
         """The profile that this work would start with, and one sentence on why."""
         # Memory that these networks occupy now will be theirs again, whatever the profile.
         name = self.device.name
@@ -325,9 +317,10 @@ class PlacedNetworks:
         )
 
     def _choose(self, work: Work) -> MemoryProfile:
-        profile, reason = self.outlook(work)
+        profile, reason = self.expected_profile(work)
         found = profiles_for(self.device.name)
-        profile = found[self.group.largest(found.index(profile))]  # the tightest that one of them needs
+        # All processes take the tightest profile that one of them needs.
+        profile = found[self.group.all_reduce_max(found.index(profile))]
         if self._fallback is None or profile is not self._fallback.profile:
             log.info("memory profile %s (%s): %s", profile.name, profile.summary, reason)
         return profile

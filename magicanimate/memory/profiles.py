@@ -22,8 +22,8 @@ from magicanimate.windows import WindowPlan
 
 AUTO = "auto"
 DECODED_AT_ONCE = 4  # frames, unless the autoencoder works in slices
-KEPT_MAPS = 256 * 1024**2  # bytes of embedded driving frames: 50 of 512x512 in float32
-KEPT_DEEP = 2 * 1024**3  # bytes of deep features, see `magicanimate.acceleration.deep_cache`
+CONTROL_CACHE_BYTES = 256 * 1024**2  # bytes of embedded driving frames: 50 of 512x512 in float32
+DEEP_CACHE_BYTES = 2 * 1024**3  # bytes of deep features, see `magicanimate.acceleration.deep_cache`
 TILE = 512  # pixels; smaller tiles would show, and pictures up to this size are decoded as they are
 DENOISERS = ("unet", "controlnet", "appearance_encoder", "controlnet_keypoints")  # the last where it exists
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -41,7 +41,7 @@ class MemoryProfile:
         summary: a few words for people.
         devices: kinds of device that it is for.
         window_batch: windows of a step that go through the UNet together.
-        keep_maps: keep the ControlNet's embeddings of the driving frames.
+        cache_embeddings: keep the ControlNet's embeddings of the driving frames.
         sliced: the autoencoder takes frames one by one, and pictures above 512 pixels in overlapping tiles.
         offload: UNet, ControlNet and appearance encoder wait in the computer's memory; each of their blocks
             is on the device only while it works.
@@ -53,7 +53,7 @@ class MemoryProfile:
     summary: str
     devices: tuple[str, ...]
     window_batch: int = 1
-    keep_maps: bool = True
+    cache_embeddings: bool = True
     sliced: bool = False
     offload: bool = False
     eight_bit: bool = False
@@ -68,8 +68,8 @@ class MemoryProfile:
         return replace(
             optimization,
             window_batch=self.window_batch,
-            keep_maps=optimization.keep_maps and self.keep_maps,
-            banks_ahead=optimization.banks_ahead or self.offload,  # moves the encoder once
+            cache_embeddings=optimization.cache_embeddings and self.cache_embeddings,
+            precompute_banks=optimization.precompute_banks or self.offload,  # moves the encoder once
         )
 
     def undoes(self, other: MemoryProfile) -> bool:
@@ -83,13 +83,17 @@ PROFILES = (
     MemoryProfile("roomy", "several windows at once", ("cuda",), window_batch=4),
     MemoryProfile("standard", "window by window", ("cuda", "mps", "cpu")),
     MemoryProfile(
-        "frugal", "nothing kept that can be had again", ("cuda", "mps", "cpu"), keep_maps=False, sliced=True
+        "frugal",
+        "nothing kept that can be recomputed",
+        ("cuda", "mps", "cpu"),
+        cache_embeddings=False,
+        sliced=True,
     ),
     MemoryProfile(
         "offload",
         "networks block by block from the computer's memory",
         ("cuda",),
-        keep_maps=False,
+        cache_embeddings=False,
         sliced=True,
         offload=True,
     ),
@@ -97,12 +101,14 @@ PROFILES = (
         "tight",
         "networks in 8 bits, block by block from the computer's memory",
         ("cuda",),
-        keep_maps=False,
+        cache_embeddings=False,
         sliced=True,
         offload=True,
         eight_bit=True,
     ),
-    MemoryProfile("tight", "networks in 8 bits", ("cpu",), keep_maps=False, sliced=True, eight_bit=True),
+    MemoryProfile(
+        "tight", "networks in 8 bits", ("cpu",), cache_embeddings=False, sliced=True, eight_bit=True
+    ),
 )
 
 
@@ -254,9 +260,9 @@ def needed_bytes(footprint: Footprint, work: Work, profile: MemoryProfile, *, de
     # A short clip has fewer windows than would go through the UNet together.
     windows = min(profile.window_batch, work.windows or len(plan.windows(work.frames)))
     denoising = factors.denoising * windows * min(work.window, work.frames) * first_maps
-    if profile.keep_maps:
-        denoising += min(KEPT_MAPS, work.frames * first_maps)
-    denoising += min(KEPT_DEEP, work.kept * latents * footprint.channels * _KEPT_SIZE)
+    if profile.cache_embeddings:
+        denoising += min(CONTROL_CACHE_BYTES, work.frames * first_maps)
+    denoising += min(DEEP_CACHE_BYTES, work.kept * latents * footprint.channels * _KEPT_SIZE)
     pixels = work.width * work.height
     if profile.sliced:
         pixels = min(pixels, TILE**2)
@@ -278,8 +284,6 @@ def _weights(footprint: Footprint, profile: MemoryProfile, size: int) -> int:
 
 
 TOO_LITTLE = "perhaps too little"
-
-
 """How the sentence of `choose_profile` ends where nothing fits."""
 
 
@@ -298,7 +302,7 @@ def choose_profile(
         InputError: the device has no such profile.
     """
     if requested != AUTO:
-        return profile_named(requested, device), "as asked for"
+        return profile_named(requested, device), "as requested"
     found = profiles_for(device)
     needs = {
         profile.name: needed_bytes(footprint, work, profile, device=device, dtype=dtype) for profile in found

@@ -57,7 +57,7 @@ class _NormOnly(nn.Module):
         self.name = ""
 
     def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        # Nothing behind norm1 has weights, and nobody looks at what the encoder returns besides the bank.
+        # Nothing behind norm1 has weights, and of the encoder's outputs only the bank is used.
         self.bank[self.name] = self.norm1(hidden_states)
         return hidden_states
 
@@ -90,7 +90,7 @@ class AppearanceEncoder(UNet2DConditionModel):
     @functools.wraps(UNet2DConditionModel.__init__)  # type: ignore[misc]  # loading reads its arguments
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The released file ends here: what lies behind has no weights that could be loaded.
+        # The released weights end here: the layers behind cannot be loaded.
         last = self.up_blocks[-1].attentions[-1]
         last.transformer_blocks[0] = _NormOnly(last.transformer_blocks[0].norm1)
         last.proj_out = nn.Identity()

@@ -68,7 +68,7 @@ class HybridSelfAttention(AttnProcessor2_0):
         reference: ``y_a`` of this block, ``B L D`` (or ``1 L D`` for all videos), or ``None``.
         visible: per video, whether it sees the reference; ``None`` when all do. Classifier-free guidance
             hides it from the unconditional branch, training from a random part of the batch. Kept on the
-            host, so that no block has to wait for the device to learn which rows are whose.
+            host, so that no block has to wait for the device to learn which rows see the photo.
         strength: of the reference, 0 or more; see the top of this file.
     """
 

@@ -20,9 +20,8 @@ from densepose_tools.engine_choice import EngineChoice
 from magicanimate import ASSETS, __version__
 from magicanimate.acceleration.options import COMPILE
 from magicanimate.config import MediaLimits, ShouldStop
-from magicanimate.device import DEVICES, DTYPES
+from magicanimate.device import DEVICES, DTYPES, import_diffusers, without_collection
 from magicanimate.errors import InputError
-from magicanimate.importing import import_diffusers, without_collection
 from magicanimate.memory.profiles import AUTO
 from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
 from magicanimate.progress import exit_status, stop_on_interrupt

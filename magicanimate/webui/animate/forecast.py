@@ -16,7 +16,7 @@ from densepose_tools.photo_people import PersonDetector, count_people, is_plausi
 from magicanimate.animator import ModelDefaults
 from magicanimate.cast import cast_of, colour_of, find_dancers, outlined
 from magicanimate.config import AnimationRequest
-from magicanimate.detail import CHOICES, counted, times_as_long
+from magicanimate.detail import CHOICES, count_details, times_as_long
 from magicanimate.device import Device
 from magicanimate.errors import InputError
 from magicanimate.files import without_folders
@@ -276,7 +276,7 @@ class Forecaster:
         else:
             maps = clip.fitted(width=request.width, height=request.height, fit=request.fit)
             below = request.detail_below or math.inf
-            count = counted(maps, CHOICES[request.detail], below=below, cutting=size)
+            count = count_details(maps, CHOICES[request.detail], below=below, crop_size=size)
         if people := len(request.detail_people):
             count = min(count, people * len(CHOICES[request.detail]))
         return count, times_as_long(count, size=size, width=request.width, height=request.height)
