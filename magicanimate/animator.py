@@ -228,6 +228,7 @@ class Animator:
 
     def _ready(self) -> PlacedNetworks:
         """The networks; loads them if they are not in memory."""
+        # Loaded on first use, so that `info` of a checkpoint and refusals cost nothing.
         if self._networks is None:
             self._networks = self._load()
         return self._networks
@@ -278,6 +279,8 @@ class Animator:
                     raise
                 log.warning("memory of %s does not suffice to time one window", networks.device.name)
                 return
+            # As the settings of a real result, so that the estimate of later ones reads both
+            # alike.
             blank = AnimationRequest(Path(), Path(), Path(), num_inference_steps=1, guidance_scale=1.0)
             blank = replace(blank, fusion=own.fusion or "midup")
             self.benchmark = {**blank.settings(), **self.ran_on(), **found}
@@ -309,6 +312,7 @@ class Animator:
         if networks is None:
             return None
         _, reason = networks.expected_profile(Work.of(request, num_frames))
+        # The choice itself never fails: the tightest profile is tried even if it may not suffice.
         if not reason.endswith(TOO_LITTLE):
             return None
         return f"Memory may be short: {reason}. Choose a smaller size, or close other programs."
@@ -501,6 +505,7 @@ class Animator:
         from magicanimate.loading import named_scheduler
 
         details = None if request.detail == "off" else self._details(request, media, meter)
+        # The real number of frames, which was an estimate when the size was checked.
         work = Work.of(request, media.num_frames)
         fallback, pipe = networks.prepare(work, on_fallback=meter.note), networks.pipe
         # The embedding of the empty prompt is stored, so most animations need no text encoder.
@@ -575,6 +580,8 @@ class Animator:
             if details is not None:
                 from magicanimate.detail import refine_details
 
+                # Refinement decodes its own latents, with the same fallback when memory
+                # runs out.
                 decode = partial(pipe.decode, fallback=fallback, should_stop=should_stop)
                 frames = refine_details(
                     request,
@@ -650,6 +657,8 @@ class Animator:
         }
         result = write_result(request, media, frames, settings=settings, meter=meter)
         if not request.stream:  # otherwise the frames were decoded while the rest was denoised
+            # So that the next animation can tell how long decoding will take while it still
+            # denoises.
             self._seconds_per_decoded_frame = meter.seconds["decode"] / media.num_frames
         # A missing package would otherwise be reported with each animation of a batch.
         if result.unsigned not in self._told:

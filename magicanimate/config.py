@@ -92,6 +92,7 @@ class Setting:
             return f"choose one of: {', '.join(self.choices)}"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
+        # Comparisons with NaN are false, so it would pass as within bounds elsewhere.
         if not math.isfinite(value):
             return "give a number"
         if not self.low <= value <= self.high:

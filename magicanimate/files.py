@@ -95,6 +95,7 @@ def read_text(path: Path, *, most: int) -> str:
             data = file.read(most + 1)
     except OSError as error:
         raise Unreadable(path, error.strerror or str(error)) from error
+    # One byte more than allowed was read to tell, whatever size the file claims.
     if len(data) > most:
         raise Unreadable(path, f"it is larger than the {most} bytes that such a file may have")
     try:
@@ -155,6 +156,7 @@ def read_yaml(path: Path) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
+        # PyYAML counts lines from 0, editors from 1.
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise Unreadable(path, f"it is not valid YAML{where}") from error
@@ -195,6 +197,8 @@ def _measure(value: Any) -> None:
             return 1, 0
         if level > _DEEPEST:  # an alias to something around itself, too, gets here
             raise ValueError("nested too deeply")
+        # Counted once for each object: nine levels of ten aliases would otherwise be a billion
+        # visits.
         if id(value) not in sizes:
             parts = [*value, *value.values()] if isinstance(value, dict) else value
             found = [size(part, level + 1) for part in parts]
@@ -227,6 +231,7 @@ def encode_json(value: Any, *, indent: int | None = 2) -> bytes:
     Names of files need not be UTF-8. Python keeps their odd bytes as lone surrogates, which JSON can only
     hold as escapes; they come back as they were.
     """
+    # Readable in any language, so no escapes for what UTF-8 can hold.
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
@@ -385,6 +390,8 @@ def whole_file(path: Path, *, durable: bool = False, private: bool = False) -> I
         OSError: it cannot be written; nothing has changed.
     """
     if path.parent not in _swept:
+        # Once for each folder and process: looking through a large gallery at each write would be
+        # slow.
         _swept.add(path.parent)
         sweep(path.parent)
     partial = partial_path(path)
@@ -453,6 +460,7 @@ def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4")
     """An unused file name in ``folder``, made of date, photo and clip."""
     base = f"{timestamp()}_{pair_name(photo, motion)}"
     path, number = folder / f"{base}{suffix}", 1
+    # The settings beside a result belong to it, so both names must be free.
     while path.exists() or path.with_suffix(".json").exists():
         number += 1
         path = folder / f"{base}_{number}{suffix}"
@@ -461,6 +469,7 @@ def new_output(folder: Path, photo: Path, motion: Path, *, suffix: str = ".mp4")
 
 def file_name(path: Any) -> str:
     """Last part of a path of any system, which may be text; empty for what is no path."""
+    # A settings file may come from another system, whose separators this one does not know.
     return re.split(r"[/\\]", str(path))[-1] if isinstance(path, (str, Path)) else ""
 
 

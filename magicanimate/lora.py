@@ -88,6 +88,7 @@ def parse(text: str) -> Lora:
         weight = float(number)
     except ValueError:
         return Lora(Path(text))  # a colon of its name, or of a drive
+    # A file whose own name ends in a colon and a number is meant before a weight.
     if not colon or Path(text).is_file():
         return Lora(Path(text))
     if not abs(weight) <= MOST_WEIGHT:  # also refuses "not a number"
@@ -144,6 +145,7 @@ def by_name(texts: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 
 def _name_and_weight(text: str, known: Sequence[str]) -> tuple[str | None, float]:
     """Which of the known files is meant, with or without its suffix."""
+    # A name without its suffix is what people write and what settings of older results hold.
     without = {str(Path(name).with_suffix("").as_posix()): name for name in known}
     lora = parse(text)
     name = lora.file.as_posix()
@@ -193,6 +195,7 @@ def applied(
         loras, weights = list(map(parse, texts)), dict[str, dict[str, float]]()
         files = [_read(lora.file, networks) for lora in loras]  # all of them before a layer has another name
         for number, (lora, (found, _)) in enumerate(zip(loras, files, strict=True)):
+            # Both networks take an adapter of the same name, so that each file has one weight.
             for component in networks.keys() & found.keys():
                 name = f"lora_{number}"
                 _inject(component, networks[component], found[component], name)
@@ -202,6 +205,7 @@ def applied(
         yield [note for _, note in files if note]
     finally:
         for network in networks.values():
+            # Also after an error half way: some layers may be adapted already.
             _take_out(network)
         with torch.inference_mode():  # weights in 8 bits are made anew in it, and may be set only there
             for parameter, learns in learned:
@@ -227,6 +231,7 @@ def better_settings(request: AnimationRequest) -> dict[str, dict[str, Any]]:
             wanted["scheduler"] = FEW_STEPS_SCHEDULER
         if request.num_inference_steps is not None and request.num_inference_steps > max(steps, 8):
             wanted["num_inference_steps"] = steps
+        # Some LoRAs for few steps were distilled with guidance and keep working with it.
         guided = _GUIDED.search(lora.file.stem)
         if not guided and request.guidance_scale is not None and request.guidance_scale > 2:
             wanted["guidance_scale"] = 1.0

@@ -145,6 +145,7 @@ def _usable_streams() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as stack:
         for name in ("stdout", "stderr"):
+            # Libraries write to these streams without asking whether they exist.
             if getattr(sys, name) is None:  # closed before the program began
                 setattr(sys, name, stack.enter_context(open(os.devnull, "w", encoding="utf-8")))
         if hasattr(sys.stdout, "reconfigure"):
@@ -188,6 +189,7 @@ class ProgressBar:
             self.close()
             self._stage = progress.stage
             self._bar = self._open(progress)
+        # A total may be corrected on the way, such as the frames of a damaged clip.
         self._bar.total = progress.total
         self._bar.set_postfix_str(time_left(progress.seconds_left), refresh=False)
         # tqdm takes the difference, the callback tells the sum.

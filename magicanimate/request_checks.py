@@ -189,6 +189,7 @@ def _check_cast(request: AnimationRequest) -> None:
             f"The cast {shortened(request.cast)} names photo {beyond[0]}, and there are {photos}; give that "
             "photo, too, or write another number."
         )
+    # A photo that nobody becomes is more likely a slip than a wish.
     unused = sorted(set(range(1, photos + 1)) - set(numbers))
     if unused:
         raise InputError(
@@ -211,6 +212,7 @@ def check_signals(
     Raises:
         InputError: with what to give or to leave out.
     """
+    # All of these read body parts, which drawn keypoints do not have.
     without_map = {
         "the background": request.background != PHOTO_BACKGROUND,
         "a second look at details": request.detail != "off",
@@ -246,6 +248,7 @@ def check_area(width: int, height: int, *, own: tuple[int, int]) -> None:
     """
     most = MOST_TIMES_OWN_AREA * own[0] * own[1]
     if width * height > most:
+        # A square of the largest area, as a size that would work.
         side = math.isqrt(most) // SIDE_MULTIPLE * SIDE_MULTIPLE
         raise InputError(
             f"{width}x{height} pixels are too many for this checkpoint, which was trained at "
@@ -279,6 +282,7 @@ def check_inputs(request: AnimationRequest) -> None:
         check_file(Path(photo), what="photo", limits=request.limits)
     if background_kind(request.background) == "picture":
         check_file(Path(request.background), what="background", limits=request.limits)
+    # Folders of frames are checked when they are read, picture by picture.
     clips = {"motion clip": request.motion, "keypoint clip": request.keypoints}
     clips |= {"driving video": request.driving_video, "mask": request.mask}
     for what, clip in clips.items():

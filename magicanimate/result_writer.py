@@ -135,6 +135,7 @@ def previewed(
 
     latest: deque[np.ndarray] = deque(maxlen=_MOST_SHOWN)
     for number, frame in enumerate(frames, start=1):
+        # The earliest moment at which opening the growing file makes sense.
         if number == 1:
             log.info("the first frames are done; they play in %s", so_far_path(request.output))
         if request.preview_every:

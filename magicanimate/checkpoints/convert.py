@@ -175,6 +175,7 @@ def _plan(components: PublishedFiles, dtype: torch.dtype | None) -> _Plan:
             config = video_unet_config(config, motion_length=_motion_length(motion), origin=component.config)
         # On the meta device: names and shapes to check against, without memory.
         networks[name] = empty_network(name, config, origin=component.config)
+    # Before the weights are opened: a wrong combination of components is the commonest mistake.
     _check_fit(networks, components)
     sources = {}
     for name, network in networks.items():
@@ -318,6 +319,7 @@ def text_sources(component: ComponentFiles, config: dict[str, Any]) -> dict[str,
 
 def write_text_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the ``config.json`` of a CLIP text encoder."""
+    # Files of the original program name neither, and transformers picks the class by them.
     config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"} | config
     write_json(folder / "config.json", config)
 
@@ -339,6 +341,7 @@ def check_tokenizer(files: tuple[Path, ...]) -> None:
             raise InputError(f"{file} is not a tokenizer's file; download stable-diffusion-v1-5 again.")
     if {"vocab.json", "merges.txt"} <= texts.keys():
         vocabulary = parse_json(texts["vocab.json"])
+        # A merge to a token that is missing would show only when a prompt needs it.
         for merge in texts["merges.txt"].rstrip().split("\n"):
             if merge.startswith("#version"):
                 continue
@@ -411,6 +414,7 @@ def empty_prompt(
         )
     with torch.inference_mode():
         embedding = encoder.eval()(tokens).last_hidden_state
+    # Stored, so that animations without a prompt need no text encoder in memory.
     prompt = EmptyPrompt(num_tokens=embedding.shape[1], width=embedding.shape[2])
     prompt.embedding = embedding.to(dtype or torch.float32, copy=True)
     return prompt
@@ -484,9 +488,11 @@ def require_sd15(path: Path) -> None:
 
 
 def _file_is(weights: WeightFile) -> str | None:
+    # In this order, since a file of one kind may contain the names of another.
     for pattern, what in _BY_NAME:
         if any(re.search(pattern, key) for key in weights):
             return what
+    # Names are alike in Stable Diffusion 1 and 2, so widths have to tell them apart.
     first = weights.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
     text = weights.get(f"{UNET_PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
     return _by_sizes(
@@ -502,6 +508,7 @@ def _folder_is(folder: Path) -> str | None:
     unet = _config(folder / "unet" / "config.json")
     if unet.get("addition_embed_type") == "text_time":
         return _XL
+    # Two models may have equal networks and predict different things.
     scheduler = _config(folder / "scheduler" / "scheduler_config.json")
     by_sizes = _by_sizes(channels=unet.get("in_channels"), text=unet.get("cross_attention_dim"))
     return by_sizes or (_VELOCITY if scheduler.get("prediction_type") == "v_prediction" else None)

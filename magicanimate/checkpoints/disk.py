@@ -115,6 +115,7 @@ def read_model_index(folder: Path) -> dict[str, Any]:
         raise Unreadable(path, f"it belongs to no {PIPELINE_CLASS}")
     for name, (kind, low, high) in _INDEX_VALUES.items():
         value: Any = index.get(name)
+        # In Python a bool is an int, in a configuration it is a mistake.
         is_right = isinstance(value, kind) and not isinstance(value, bool)
         if not is_right or not (low is None or high is None or low <= value <= high):
             raise Unreadable(path, f"its {name} is {shortened(value)}")
@@ -166,6 +167,7 @@ def check_replaceable(
     if overwrite is False:
         raise InputError(f"{dest} already holds a checkpoint; choose another folder or ask to overwrite it.")
     own = {*(model_index(dest) or {}), MODEL_INDEX, *_OTHER_FILES}
+    # A folder is replaced as a whole, so files that do not belong to a checkpoint would be lost.
     foreign = [entry.name for entry in entries if entry.name not in own]
     if foreign and overwrite is None:
         raise InputError(
@@ -209,6 +211,7 @@ def _share(folder: Path) -> None:
     """Give every file the permissions that new files usually get; safetensors makes its own private."""
     probe = folder / ".permissions"
     probe.touch()
+    # The umask cannot be read without being changed, so a new file tells it.
     mode = probe.stat().st_mode
     probe.unlink()
     for path in folder.rglob("*"):

@@ -155,6 +155,7 @@ def find_published(
         if not path.is_dir() and not (path.is_file() and name in SINGLE_FILES):
             kind = "file or folder" if name in SINGLE_FILES else "folder"
             raise InputError(f"{path}, given as {_option(name)}, is not a {kind}; check the path.")
+    # All components are searched before an error, so that one message names everything that is missing.
     search, missing = _Search(source, given), []
     if search.is_converted and "stable_diffusion" not in given:
         raise InputError(f"{source} is converted already; say with --base for which base model it is wanted.")
@@ -294,6 +295,7 @@ class _Search:
         if given is not None and given.is_file():
             yield given
             return
+        # Other programs keep single files in folders by kind, not by repository.
         bases = [self.source / base for base in _SINGLE_BASES] if given is None else [given]
         if given is None and repository in SINGLE_FILES:
             bases += [place for name in FOLDERS[repository] for place in self._matching(name)]
@@ -465,9 +467,11 @@ def original_unet_key(key: str) -> str:
             return f"input_blocks.{3 * (level + 1)}.0.op.{kind}"
         if what == "upsamplers":
             return f"output_blocks.{3 * level + 2}.{1 if level == 0 else 2}.conv.{kind}"
+        # The first of the input blocks is the convolution in front, so theirs are counted from 1.
         block = 3 * level + number + (words[0] == "down_blocks")
         side = "input" if words[0] == "down_blocks" else "output"
         place = f"{side}_blocks.{block}.{what == 'attentions':d}"
+    # Only residual blocks have parts with other names; attentions are called alike.
     if "resnets" in words:
         rest = [_ORIGINAL_RESNET[rest[0]], *rest[1:]]
     return ".".join([place, *rest])
@@ -512,5 +516,6 @@ def convert_keys(component: str, published: Iterable[str]) -> dict[str, str]:
 
 def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """The mapping of weights inside a training checkpoint's ``state_dict`` entry, or ``state`` itself."""
+    # Training programs wrap the weights, some of them twice.
     inner = state.get("state_dict") if "state_dict" in state else None
     return unwrap(inner) if isinstance(inner, Mapping) else state

@@ -251,6 +251,7 @@ def _listing(repo: str) -> dict[str, RemoteFile]:
         info = api.model_info(
             repo, revision="main", files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
+        # A proxy or a mirror may answer with something else than a Hub would.
         if info.sha is None or info.siblings is None:
             raise ValueError("there is no listing")
         return {entry.rfilename: _remote(repo, info.sha, entry) for entry in info.siblings}
@@ -295,6 +296,7 @@ def _plan_of(remotes: list[tuple[str, RemoteFile]], cache_dir: Path | None) -> D
         here = _in_hub_cache(remote, cache_dir)
         # The content's identity is in the path, so what lies there is what is wanted, whatever the commit.
         path = here or downloads_folder() / remote.blob[:16] / Path(remote.name).name
+        # Counted once: otherwise the plan would announce more to download than there is.
         is_here = path.exists() or path in {file.path for file in files}  # components may share a config.json
         missing = 0 if is_here else max(0, remote.nbytes - partial_bytes(path))
         files.append(PlannedFile(component, remote, path, missing))
@@ -358,6 +360,7 @@ def _cached(cache_dir: Path | None) -> list[tuple[str, RemoteFile]]:
                 found = try_to_load_from_cache(each, prefix + name, cache_dir=cache_dir)
                 if isinstance(found, str):
                     paths.setdefault(prefix + name, Path(found))
+        # The cache keeps each commit in a folder of its own name.
         commit = next((path.parents[name.count("/")].name for name, path in paths.items()), "")
         listing = {
             name: RemoteFile(repo, name, commit, path.stat().st_size, path.resolve().name)
@@ -483,10 +486,12 @@ def _fetch(
         if on_progress is None:
             return
         step = done + count
+        # What was here before the start took no time now.
         rate = (step - fetched_before) / max(time.monotonic() - start, 1e-3)
         left = (plan.bytes_total - step) / rate if rate > 0 else None
         on_progress(Progress("download", step, plan.bytes_total, left))
 
+    # Small files first: what is wrong with a configuration shows before gigabytes.
     for file in sorted(plan.files, key=lambda file: file.missing):
         if not file.path.exists():
             report(partial_bytes(file.path))

@@ -204,6 +204,7 @@ def open_weights(path: str | Path) -> WeightFile:
             but tensors in it, or of another type.
     """
     path = Path(path)
+    # The first bytes tell a placeholder or a web page from weights, whatever the name says.
     head = _read_head(path)
     _refuse_placeholders(path, head)
     if path.name.endswith(INDICES):
@@ -259,6 +260,7 @@ def _load_pickle(path: Path, head: bytes) -> Mapping[str, object]:
         # Mapped where possible: a 4 GB file then takes memory tensor by tensor.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
+        # torch names the object that it refused, which the user should know.
         culprit = _WANTED.search(str(error))
         if culprit is None:
             raise InputError(f"{path} is damaged; {_AGAIN}.") from error
@@ -380,6 +382,7 @@ def match_network(
     Raises:
         InputError: a tensor is missing, left over, there twice or of another shape.
     """
+    # Position tables follow from the architecture, and files may have others or none.
     expected = {key: value.shape for key, value in network.state_dict().items() if not is_positional(key)}
     found: dict[str, Source] = {}
     for file, belongs in files:
@@ -440,6 +443,7 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype | None, source: Source) -> tor
         raise InputError(f"{where}: {source.key} holds NaN or infinity; download the file again.")
     if dtype is None or tensor.dtype == dtype:
         return tensor.contiguous()
+    # A value beyond the range of float16 becomes infinity without an error.
     smaller = tensor.to(dtype)
     if not _is_finite(smaller):
         where = source.file.file_of(source.key)

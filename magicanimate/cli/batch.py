@@ -120,6 +120,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
             ignored.append(key)
     settings |= overrides or {}
     jobs = _jobs(path, settings)
+    # Frames need the rate of the clip, seconds do not; what is given in seconds wins.
     if count is not None and not {"start", "end"} & set(settings):
         for job in jobs:
             job["start"], job["end"] = stretch_of_frames(job["motion"], first, count)
@@ -248,6 +249,7 @@ def _found_lora(path: Path, text: str) -> str:
 
 def _found(path: Path, named: Path) -> Path:
     try:
+        # The shell expands "~" on the command line, but nobody does in a file.
         named = named.expanduser()
     except RuntimeError as error:  # "~somebody" who has no home here
         raise InputError(f"{path} names {shortened(str(named))}, whose folder is not known here.") from error
@@ -276,6 +278,7 @@ def _jobs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     for name, key in (("photo", "source_image"), ("motion", "video_path")):
         if settings.get(name) in (None, []):
             raise InputError(f"{path} names no {name}; add `{name}: FILE` (or `{key}`).")
+    # Lists are taken in step: the first photo with the first clip, and so on.
     columns = {name: settings[name] for name in _PER_JOB if isinstance(settings.get(name), list)}
     lengths = {name: len(values) for name, values in columns.items() if len(values) != 1}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
@@ -293,6 +296,7 @@ def _jobs(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
         for name, values in columns.items():
             job[name] = values[i if len(values) > 1 else 0]
         if job.get("seed") == _RANDOM_SEED:
+            # Drawn now, so that the settings of the result name the seed that was used.
             job["seed"] = random.randrange(2**31)
         jobs.append(job)
     return jobs

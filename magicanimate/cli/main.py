@@ -193,6 +193,7 @@ def _add_settings(group: Any, name: str) -> None:
         group.add_argument(flag, dest=setting_name, help=shown, **how)
         for old in (old for old, now in OLD_NAMES.items() if now == setting_name):
             if old == "windows":
+                # The old option had words where the present one is a switch.
                 how = {"choices": ("open", "ring")}
             group.add_argument("--" + old.replace("_", "-"), dest=old, help=argparse.SUPPRESS, **how)
 
@@ -291,6 +292,7 @@ def animate(args: argparse.Namespace) -> None:
             if warning:
                 say(f"warning: {warning}")
         wanted = {"picture": getattr(args, "mask_preview", None), "mask": getattr(args, "save_mask", None)}
+        # The mask is drawn without loading the networks that animate.
         if any(wanted.values()):
             _draw_mask(animator, requests, bar, **wanted)
             return

@@ -123,6 +123,7 @@ def _info_lines(info: dict[str, Any]) -> list[str]:
     for model in info["checkpoints"]:
         where = f"{human_bytes(model['bytes'])} in {model['path']}" if model["available"] else "not here"
         if not model["available"] and model["name"] == "full":
+            # Absent is normal, so it is said what would bring it.
             where += "; the first run with --model full fetches it"
         lines.append(f"checkpoint   {model['name']}: {where}")
         if profile := model["memory_profile"]:
@@ -166,6 +167,7 @@ def _inspection_lines(found: Inspection) -> list[str]:
 
 
 def _credential_rows(credentials: Credentials) -> list[tuple[str, str]]:
+    # Nothing here is proof of who made a file, which the lines must not suggest.
     state = _STATES[credentials.state]
     rows = [("credentials", f"{state} ({credentials.reason})" if credentials.reason else state)]
     if credentials.self_made_here:

@@ -173,6 +173,7 @@ def check_densepose(frames: Iterable[np.ndarray], *, every: int = _EVERY) -> Mot
             # It shows nobody, whatever its colour: clips fade, and begin and end in black.
             blank = thinned if blank is None else blank
             continue
+        # The second dozen is judged for itself: a title before it must not count.
         if judged is not None and not kept:
             counts, softened = _Counts(), []
         counts.add(thinned)

@@ -273,6 +273,7 @@ def diagnose(frames: Sequence[np.ndarray], softened: Sequence[np.ndarray] = ()) 
     if grey is not None:
         return grey
     bars = _Bars.of(frames)
+    # Dithered maps fit only once their dots are averaged, clean ones lose edges by it.
     for pictures in filter(len, (frames, softened)):
         best, best_fit = None, 0.0
         for box in dict.fromkeys((WHOLE, bars.box(None))):
@@ -316,6 +317,7 @@ def _best_table(frames: list[np.ndarray]) -> _Found | None:
     for name, parts in map_tables().items():
         for background in (parts[0], border):
             own = bool(colour_distance(parts[0], background) <= NEAR)
+            # The background may be exchanged while the parts keep their colours.
             table = np.concatenate([(parts[0] if own else background)[None], parts[1:]])
             if _fit(preview, table, neighbours=False).share < _MIN_SHARE - 0.2:
                 continue

@@ -98,6 +98,7 @@ def usual_rate(times: Sequence[float]) -> Fraction | None:
         return None
     usual = np.median(steps)
     steps = steps[steps > 0.25 * usual]  # a frame that gives way to the next at once is not seen
+    # A pause is one long step; the rate is that of the steps between the pauses.
     alike = steps[np.abs(steps - usual) <= 0.25 * usual]
     if len(alike) < _ALIKE_SHARE * len(steps) or alike.sum() <= 0:
         return None
@@ -175,6 +176,7 @@ def plan_picks(
     """
     count = count_picks(source, start=start, end=end, stride=stride, fps=fps)
     if _keeps_all(source, fps):
+        # Without tolerance, rounding could skip the frame at exactly this time.
         first = math.ceil(start * float(source.rate) - _SLACK)
         return Timing(source.rate / stride, first + stride * np.arange(count), resampled=False)
     target = source.rate if fps is None else as_rate(fps)
@@ -370,6 +372,7 @@ def _frame_files(folder: Path) -> list[Path]:
 
 def _natural(file: Path) -> list[tuple[int, int | str]]:
     """Sort key in which runs of digits count as numbers."""
+    # Digits at odd places, since the split begins with what is before them.
     parts = re.split(r"([0-9]+)", file.name.lower())
     return [(0, int(part)) if place % 2 else (1, part) for place, part in enumerate(parts)]
 
@@ -398,6 +401,7 @@ def _check_length(
 ) -> None:
     """Refuse a stretch that is empty or passes the limits."""
     duration = timed.duration
+    # Counted without building the list, which a wrong rate could make huge.
     count = count_picks(timed, start=start, end=end, stride=stride, fps=fps)
     if count == 0:
         raise InputError(
@@ -439,6 +443,7 @@ def _check_work(
 def _check_complete(path: Path, index: video_file.VideoIndex, end: float | None) -> None:
     """Refuse a file whose header speaks of clearly more frames than it holds, unless they are not needed."""
     held = len(index.times)
+    # Encoders announce a few frames that they drop; a cut download lacks many.
     if index.announced - held <= max(2, 0.02 * index.announced):
         return
     last = float(index.times[-1])

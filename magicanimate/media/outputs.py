@@ -57,6 +57,7 @@ def names_only(settings: Mapping[str, Any]) -> dict[str, Any]:
         name: file_name(value) for name, value in settings.items() if name in PATHS and value is not None
     }
     lists = (name for name in ("lora", "other_photos") if settings.get(name))
+    # Lists of files, each of which may name a person as well.
     named |= {name: [file_name(each) for each in settings[name]] for name in lists}
     return {**settings, **named}
 
@@ -80,6 +81,7 @@ def read_metadata(path: Path | str) -> dict[str, Any] | None:
         return None
     try:
         text = _text(path)
+        # The comment of a file that others made may be anything.
         settings = parse_json(text) if text else None
     except (InputError, av.FFmpegError, OSError, ValueError, SyntaxError):
         return None

@@ -81,6 +81,7 @@ def open_picture(
     """
     limits = limits or MediaLimits()
     name = name or (str(source) if isinstance(source, Path) else "given")
+    # Bytes that are given have no size on a disk to check.
     header = check_file(source, what=what, limits=limits) if isinstance(source, Path) else source[:64]
     if is_jpeg_xl(header):  # which Pillow does not know
         source = as_png(source, max_pixels=limits.max_pixels)
@@ -113,6 +114,7 @@ def open_picture(
 def _scale_while_decoding(image: Image.Image, limits: MediaLimits) -> None:
     """Let a JPEG that is too large, though not absurdly so, come out at a fraction of its size."""
     width, height = image.size
+    # Only JPEG can be decoded at a fraction of its size without decoding all of it.
     if image.format not in ("JPEG", "MPO") or width * height > _SCALED_PIXELS * limits.max_pixels:
         return
     for factor in (2, 4, 8):
@@ -196,6 +198,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         if "srgb" in ImageCms.getProfileDescription(profile).lower():
             return image
+        # Profiles convert between colours only; transparency has to be carried along.
         mode = image.mode if image.mode in ("RGB", "RGBA") else "RGB"
         converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:

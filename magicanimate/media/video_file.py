@@ -189,6 +189,7 @@ def index_video(path: Path, *, what: str = "motion clip", limits: MediaLimits) -
     if first is None or found.count == 0:
         raise InputError(f"The {what} {path} has no frame that can be decoded; export or download it again.")
     is_picture = header[4:12] in (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1") or is_jpeg_xl(header)
+    # A container of one frame may be meant as a clip; one of a picture format is not.
     if found.count == 1 and is_picture:
         raise InputError(_still(path, what))
     height, width = first[1].shape[:2]
@@ -226,6 +227,7 @@ def picture_stream(container: av.container.InputContainer) -> av.VideoStream | N
         for stream in container.streams.video
         if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic
     ]
+    # Animated AVIF has its still picture as a stream in front.
     if streams and streams[0].frames == 1:
         return max(streams, key=lambda stream: stream.frames)
     return streams[0] if streams else None
@@ -339,6 +341,7 @@ def decode(
 
 def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     """The stream's own decoder, or one that also decodes its alpha."""
+    # Muxers write the tag in different cases.
     alpha = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
     name = _ALPHA_DECODERS.get(stream.codec_context.name)
     if alpha and name:
@@ -435,6 +438,7 @@ def _from_hdr(transfer: int) -> ImageFilter.Color3DLUT:
     # ITU-R BT.2087: BT.2020 primaries to BT.709.
     matrix = [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
     light = np.maximum(light / 203 @ np.array(matrix).T, 0)
+    # Below the knee brightness stays as it is; above it highlights are compressed rather than clipped.
     knee = 0.8
     brightest = light.max(axis=-1, keepdims=True)
     shown = knee + (1 - knee) * (1 - np.exp(-(brightest - knee) / (1 - knee)))

@@ -130,6 +130,7 @@ class VideoWriter:
         self._open = True
         # The mark by which `media.outputs` knows the file as one that may be replaced.
         comment = encode_settings({"program": PROGRAM, **(metadata or {})})
+        # A silent clip is no reason to refuse a result; the log tells.
         if sound_from is not None and (suffix not in (".mp4", ".webm", ".mov") or not has_sound(sound_from)):
             logger.warning("%s is written without sound", self.path)
             sound_from = None
@@ -488,6 +489,7 @@ class GifEncoder:
 
     def finish(self) -> None:
         """Write what is left, close the file and put the comment in."""
+        # The end of the input, after which the graph gives up what it holds back.
         self._graph.push(None)
         self._drain()
         self._container.mux(self._stream.encode(None))
@@ -604,6 +606,7 @@ class SoundTrack:
         data = np.ascontiguousarray(data)
         frame = av.AudioFrame.from_ndarray(data, format=self._layout, layout="stereo")
         frame.sample_rate = _RATE
+        # The stream counts in samples, so this is its time as well.
         frame.pts = self._written
         self._written += block.shape[1]
         self._container.mux(self._stream.encode(frame))
