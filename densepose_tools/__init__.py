@@ -2,8 +2,7 @@
 
 - ``engines`` (with ``rcnn``, ``weights``, ``segmenter``) find the people and their body parts in images.
 - ``extraction`` finds them in a clip: ``tracking``, ``postprocess``, ``deflicker`` and ``retarget`` make part
-maps of
-  what was found, ``output`` writes them, ``archive`` and ``resume_log`` keep it.
+  maps of what was found, ``output`` writes them, ``archive`` and ``resume_log`` keep it.
 - ``keypoints`` and ``dwpose`` are for the other control signal.
 - ``one_click`` and ``motion_steps`` do all of it for the page, ``command`` for the command line.
 """

@@ -171,7 +171,7 @@ def sample_step(count: int) -> int:
 
 
 def limb_labels(labels: np.ndarray, limb: Limb) -> np.ndarray:
-    """A limb's labels limb_labels, uint8 (H, W), without specks and completed where an arm hides it."""
+    """Only a limb's labels, uint8 (H, W), without specks and completed where an arm hides it."""
     mask = np.isin(labels, limb.labels)
     mask &= neighbours(mask) >= _SPECK_NEIGHBOURS
     # Labels, not the mask: a limb has two of them, such as its front and back.
