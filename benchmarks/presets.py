@@ -5,8 +5,10 @@
 Two ways to run the checkpoint are the measure: "as the full model" (25 steps with guidance, where the presets
 have something to save) and the checkpoint's own. Against each: time in the same run, likeness to it, and
 figures against the truth on rendered people (`benchmarks.synthdance`); then the presets on the published
-pairs where their files are. Times are CPU seconds of this process, which other work on the machine changes
-less than the clock. "Times as quick" is of a whole animation with what no preset shortens (photo, decoding).
+pairs where their files are. The table "stream" compares the ordinary order of windows with finishing the
+beginning first, on a clip that goes to and fro. Times are CPU seconds of this process, which other work on
+the machine changes less than the clock. "Times as quick" is of a whole animation with what no preset shortens
+(photo, decoding).
 Writes ``results.md`` and ``results.json``.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from magicanimate.pipeline import MagicAnimatePipeline
 
 FULL_STEPS = 25
-TABLES = ("people", "own", "long", "pairs")
+STREAMED = "the beginning first"
+TABLES = ("people", "own", "long", "stream", "pairs")
 UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
 
 
@@ -42,12 +45,14 @@ class Way:
         name: of its row.
         steps, scheduler: denoising steps and diffusers class, the checkpoint's own when ``None``.
         approximations: what is left out.
+        beginning_first: whether the beginning of the clip is finished first, as ``--stream`` does.
     """
 
     name: str
     steps: int
     scheduler: str | None = None
     approximations: Approximations = field(default_factory=Approximations)
+    beginning_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,13 @@ class Run:
     Attributes:
         frames: uint8 ``F H W 3``.
         whole, denoising: CPU seconds; clock: seconds by the clock.
+        first: CPU seconds until the first frame is there.
     """
 
     frames: np.ndarray
     whole: float
     denoising: float
+    first: float
     clock: float
 
 
@@ -76,6 +83,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--people", type=int, default=2, choices=range(1, 13), help="of the 12 (%(default)s)")
     top.add_argument("--frames", type=int, default=8, help="of a clip (%(default)s)")
     top.add_argument("--long", type=int, default=32, help="frames of the one long clip (%(default)s)")
+    top.add_argument(
+        "--stream-frames", type=int, default=500, help="of the clip that is streamed (%(default)s)"
+    )
     top.add_argument("--pair-frames", type=int, default=4, help="of a published clip (%(default)s)")
     top.add_argument(
         "--tables", nargs="+", choices=TABLES, default=TABLES, help="which of the measurements (all)"
@@ -140,13 +150,18 @@ class Bench:
             num_inference_steps=way.steps,
             approximations=way.approximations,
             output_type="stream",
+            beginning_first=way.beginning_first,
             on_step=lambda *_: marks.append(time.process_time()),
             **settings,
         )
-        frames = np.stack(list(output.frames))
+        frames = [next(output.frames)]
+        first = time.process_time() - began
+        frames += output.frames
         self.pipe.scheduler = self._own
-        now = time.process_time()
-        return Run(frames, now - began, marks[-1] - began, time.perf_counter() - clock)
+        whole = time.process_time() - began
+        # With the beginning first, denoising goes on until the last frames are taken.
+        denoising = marks[-1] - began if marks else whole
+        return Run(np.stack(frames), whole, denoising, first, time.perf_counter() - clock)
 
     def compare(self, ways: list[Way], task: Task, control: np.ndarray, **settings: Any) -> dict[str, dict]:
         """Figures of each way on one task; the first is what the others are compared with."""
@@ -161,6 +176,7 @@ class Bench:
                 "seconds": run.whole,
                 "denoising": run.denoising,
                 "clock": run.clock,
+                "first": 100 * run.first / run.whole,
                 "psnr_exact": pixels.psnr(exact.frames, run.frames),
                 "ssim_exact": pixels.ssim(exact.frames, run.frames),
             }
@@ -182,6 +198,7 @@ def summed(tasks: list[dict[str, dict]]) -> dict[str, dict]:
 
 def measure(args: argparse.Namespace, model: Path, segmenter) -> dict[str, dict[str, dict]]:
     """All tables: title -> way -> figures."""
+    from benchmarks.drift import to_and_fro
     from benchmarks.figures import Judge
     from benchmarks.real_pairs import pair_tasks
     from benchmarks.synthdance_data import self_tasks
@@ -209,6 +226,13 @@ def measure(args: argparse.Namespace, model: Path, segmenter) -> dict[str, dict[
         tables[f"the checkpoint's own {own} steps, {args.frames} frames"] = over(short, presets(own))
     if "long" in args.tables:
         tables[f"{as_full}, {args.long} frames"] = over([(last, last.control)], presets(FULL_STEPS), **full)
+    if "stream" in args.tables:
+        ordinary, order = Way("ordinary order", own), to_and_fro(len(people[0].parts), args.stream_frames)
+        streamed = replace(ordinary, name="beginning first", beginning_first=True)
+        long = [replace(task, parts=task.parts[order], truth=task.truth[order]) for task in people]
+        tables[f"{STREAMED}, {own} steps, {args.stream_frames} frames"] = over(
+            [(task, task.control) for task in long], [ordinary, streamed]
+        )
     if "pairs" in args.tables:
         size = pipe.config.default_width, pipe.config.default_height
         pairs = [pair[1:] for pair in pair_tasks(args.samples, segmenter, size=size, frames=args.pair_frames)]
@@ -242,7 +266,8 @@ def report(tables: dict[str, dict[str, dict]]) -> str:
     parts = []
     for title, rows in tables.items():
         known = "psnr" in next(iter(rows.values()))
-        parts.append(f"**{title}**\n\n{table(rows, timing + (truth if known else blind))}\n")
+        columns = timing if STREAMED not in title else (("first", "first frame, % of the time", 1), *timing)
+        parts.append(f"**{title}**\n\n{table(rows, columns + (truth if known else blind))}\n")
     return "\n".join(parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -235,6 +236,10 @@ def test_ways_are_compared_with_the_first(boxes, segmenter, pipe):
     assert rows["exact"]["psnr_exact"] == math.inf and rows["exact"]["seconds_ratio"] == 1
     assert rows["less"]["psnr_exact"] < 100 and 0 < rows["less"]["denoising"] < rows["less"]["seconds"]
     assert pipe.scheduler is own
+
+    streamed = [ways[0], replace(ways[0], name="streamed", beginning_first=True)]
+    rows = presets.summed([bench.compare(streamed, task, task.control)])
+    assert rows["streamed"]["psnr_exact"] > 50 and 0 < rows["streamed"]["first"] < 100
     lines = presets.report({"two ways": rows}).splitlines()
     assert lines[0] == "**two ways**" and "PSNR to exact" in lines[2] and len(lines) == 6
 
