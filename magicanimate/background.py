@@ -51,6 +51,9 @@ _SAMPLES = 60
 # A pixel must be free of people in so many samples; others are inpainted from around them.
 _LEAST_SEEN = 3
 
+# Moments of the clip in a preview of the mask.
+_PREVIEWED = 5
+
 # Number of rows of the picture that are sorted at once.
 _ROWS = 64
 
@@ -182,15 +185,15 @@ class Backdrop:
             yield np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
-def mask_preview(backdrop: Backdrop, moments: int = 5) -> np.ndarray:
-    """How people are cut out before anything is made: the photo's before the plate, and moments of the clip.
+def mask_preview(backdrop: Backdrop) -> np.ndarray:
+    """How people will be cut out: the photo's before the plate, and five moments of the clip.
 
     Returns:
         uint8 ``H W 3``: the reference at the left, then the background of each moment, without its dancers,
         under its mask; see `magicanimate.mask.shown`.
     """
     count = len(backdrop.masks)
-    chosen = set(np.linspace(0, count - 1, min(moments, count)).round().astype(int).tolist())
+    chosen = set(np.linspace(0, count - 1, min(_PREVIEWED, count)).round().astype(int).tolist())
     backgrounds = backdrop.moving() if backdrop.moving is not None else repeat(backdrop.plate)
     pictures = [backdrop.reference]
     how = backdrop.request.mask_grow, backdrop.request.mask_feather

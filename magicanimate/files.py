@@ -213,10 +213,10 @@ def _measure(value: Any) -> None:
     size(value, 0)
 
 
-def shortened(value: Any, most: int = 80) -> str:
-    """A value as text, shortened for messages."""
+def shortened(value: Any) -> str:
+    """A value as text of at most 80 characters, for messages."""
     text = str(value) if isinstance(value, Exception) else reprlib.repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def listed(names: Sequence[str], most: int) -> str:
@@ -414,13 +414,13 @@ def whole_file(path: Path, *, durable: bool = False, private: bool = False) -> I
         remove(partial)
 
 
-def write_bytes(path: Path, data: bytes, *, durable: bool = False, private: bool = False) -> None:
+def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file, whole or not at all; see `whole_file`.
 
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path, durable=durable, private=private) as partial:
+    with whole_file(path, private=private) as partial:
         partial.write_bytes(data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from magicanimate.media.densepose_check import MotionReport, check_densepose, refuse_other_motion
+from magicanimate.media.motion import MotionClip
 from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import colourise
 
@@ -219,3 +222,11 @@ def cut_off(folder: Path) -> Path:
     clip = write_clip(folder / "cut.mp4", frames, container_options={"movflags": "faststart"})
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     return clip
+
+
+def require_densepose(clip: MotionClip) -> MotionReport:
+    """Refuse a clip, as an animation does, unless it is a part map in the usual colours."""
+    with closing(clip.frames()) as frames:
+        report = check_densepose(frames)
+    refuse_other_motion(clip.path, report)
+    return report

@@ -35,13 +35,12 @@ from magicanimate.mask import (
     write_masks,
 )
 from magicanimate.matte import cut_out, guided_filter
-from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import has_sound
 from magicanimate.palette import PALETTE, nearest_labels
 from magicanimate.provenance import inspect
 from magicanimate.request_checks import background_kind, check_request, side_by_side_path
-from tests.media_files import part_labels, part_maps, write_clip, write_output
+from tests.media_files import part_labels, part_maps, require_densepose, write_clip, write_output
 from tests.small_segmenter import write_dance
 from tests.test_media_writer import with_alpha
 

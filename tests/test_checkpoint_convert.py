@@ -365,7 +365,7 @@ def test_length_of_position_tables_is_taken_from_the_file(layout, tmp_path):
     assert all(table.shape[1] == 32 and table.abs().sum() > 0 for table in tables)
 
 
-def test_shards_hold_what_one_file_holds(published, converted, tmp_path):
+def test_shards_hold_what_one_file_holds(published, converted, tmp_path, monkeypatch):
     parts = find_published(published)
     network = empty_network("unet", video_unet_config(json.loads(parts.unet.config.read_text("utf-8"))))
     sources = weight_files.match_network(
@@ -380,7 +380,8 @@ def test_shards_hold_what_one_file_holds(published, converted, tmp_path):
     folder.mkdir()
     network.save_config(folder)
     tables = weight_files.position_tables(network)
-    weight_files.write_weights(folder, sources, tables=tables, shard_bytes=6_000_000)
+    monkeypatch.setattr(weight_files, "SHARD_BYTES", 6_000_000)
+    weight_files.write_weights(folder, sources, tables=tables)
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
     assert len(sizes) > 8
     assert max(sizes) < 6_300_000

@@ -61,9 +61,10 @@ def test_destination_that_cannot_be_made(published, tmp_path):
         convert_checkpoint(published, tmp_path / "file" / "full")
 
 
-def test_full_disk_is_noticed_before_writing(published, tmp_path):
+def test_full_disk_is_noticed_before_writing(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("magicanimate.checkpoints.disk.free_bytes", lambda path: 5_000_000)
     with pytest.raises(InputError, match=r"needs 10\d MB of free disk and .*full has 5 MB"):
-        convert_files(lambda: find_published(published), tmp_path / "full", free=lambda path: 5_000_000)
+        convert_files(lambda: find_published(published), tmp_path / "full")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,7 +24,6 @@ from densepose_tools.people import Person, flip_labels, part_map
 from densepose_tools.postprocess import Postprocessing
 from densepose_tools.resume_log import ResumeLog
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
 from magicanimate.media.outputs import PROGRAM
 from magicanimate.media.writer import read_metadata
@@ -32,7 +31,15 @@ from magicanimate.palette import colourise, nearest_labels
 from tests import densepose_golden
 from tests.conftest import PATIENCE, ROOT
 from tests.densepose_clips import SETTINGS, NegativeReader, figures, frames_of, negative_clip, run
-from tests.media_files import cut_off, loudness, numbered, sound_only, write_clip, write_output
+from tests.media_files import (
+    cut_off,
+    loudness,
+    numbered,
+    require_densepose,
+    sound_only,
+    write_clip,
+    write_output,
+)
 
 
 def test_every_frame_comes_back_in_its_colours(tmp_path):

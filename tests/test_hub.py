@@ -251,11 +251,12 @@ def test_repository_that_lost_its_files(hub_server, tmp_path):
         fetch()
 
 
-def test_full_disk_is_noticed_before_downloading(hub_server):
+def test_full_disk_is_noticed_before_downloading(hub_server, monkeypatch):
+    monkeypatch.setattr("magicanimate.checkpoints.disk.free_bytes", lambda path: 150_000_000)
     with pytest.raises(
         InputError, match=r"needs 2\d\d MB of free disk and .*home has 150 MB;.*MAGICANIMATE_HOME"
     ):
-        fetch(free=lambda path: 150_000_000)
+        fetch()
     assert not any("/resolve/" in request.path for request in hub_server.requests)
 
 
@@ -263,7 +264,7 @@ def test_hub_cache_is_used_instead_of_downloading(hub_server, converted, tmp_pat
     for name in ("unet/config.json", UNET):
         hf_hub_download(STABLE_DIFFUSION, name, cache_dir=tmp_path / "hub_cache")
     del hub_server.requests[:]
-    assert same_files(fetch(cache_dir=tmp_path / "hub_cache"), converted)
+    assert same_files(fetch(), converted)
     assert hub_server.downloads(UNET) == []
     cached = (
         tmp_path
@@ -291,15 +292,15 @@ def test_the_cache_of_a_repository_that_was_renamed_is_used(hub_server, converte
         hf_hub_download(file.remote.repo, file.remote.name, cache_dir=cache)
     renamed = f"models--{STABLE_DIFFUSION.replace('/', '--')}"
     (cache / renamed).rename(cache / "models--runwayml--stable-diffusion-v1-5")
-    assert locate.plan_download(cache_dir=cache).bytes_missing == 0
-    assert same_files(fetch(offline=True, cache_dir=cache), converted)
+    assert locate.plan_download().bytes_missing == 0
+    assert same_files(fetch(offline=True), converted)
 
 
 def test_offline_with_a_full_hub_cache(hub_server, converted, tmp_path):
     for file in locate.plan_download().files:
         hf_hub_download(file.remote.repo, file.remote.name, cache_dir=tmp_path / "hub_cache")
     del hub_server.requests[:]
-    assert same_files(fetch(offline=True, cache_dir=tmp_path / "hub_cache"), converted)
+    assert same_files(fetch(offline=True), converted)
     assert hub_server.requests == []
 
 

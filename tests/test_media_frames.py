@@ -19,8 +19,8 @@ def random_frames(count: int, *, width: int = 7, height: int = 5) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
 
 
-def filled(frames: np.ndarray, folder: Path | None = None) -> FrameStore:
-    store = FrameStore(frames.shape[2], frames.shape[1], folder=folder)
+def filled(frames: np.ndarray) -> FrameStore:
+    store = FrameStore(frames.shape[2], frames.shape[1])
     for frame in frames:
         store.append(frame)
     return store
@@ -91,15 +91,16 @@ def test_nothing_is_left_after_closing(tmp_path):
         store.append(random_frames(1)[0])
 
 
-def test_nothing_is_left_when_forgotten_or_at_exit(tmp_path):
-    store = filled(random_frames(3), tmp_path)
+def test_nothing_is_left_when_forgotten_or_at_exit(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store = filled(random_frames(3))
     del store
     gc.collect()
     assert list(tmp_path.iterdir()) == []
     code = (
-        "import sys, numpy as np; from pathlib import Path\n"
+        "import sys, tempfile, numpy as np; tempfile.tempdir = sys.argv[1]\n"
         "from magicanimate.media.prepare import FrameStore\n"
-        "store = FrameStore(4, 4, folder=Path(sys.argv[1])); store.append(np.zeros((4, 4, 3), np.uint8))"
+        "store = FrameStore(4, 4); store.append(np.zeros((4, 4, 3), np.uint8))"
     )
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -11,10 +11,9 @@ from densepose_tools.one_click import MotionConfig, examine, make_motion
 from densepose_tools.people import flip_labels
 from densepose_tools.postprocess import Postprocessing
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.media.densepose_check import require_densepose
 from magicanimate.media.motion import open_motion
 from magicanimate.palette import BACKGROUND, colourise, nearest_labels
-from tests.media_files import loudness, part_labels, part_maps, write_clip, write_output
+from tests.media_files import loudness, part_labels, part_maps, require_densepose, write_clip, write_output
 from tests.small_segmenter import dancing, negatives, write_dance
 
 

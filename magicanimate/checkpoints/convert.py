@@ -29,7 +29,6 @@ from magicanimate.checkpoints.disk import (
     MODEL_INDEX,
     PIPELINE_CLASS,
     check_replaceable,
-    free_bytes,
     full_folder,
     home,
     require_free,
@@ -144,7 +143,6 @@ def convert_files(
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
-    free: Callable[[Path], int] = free_bytes,
 ) -> Path:
     """Like `convert_checkpoint`, for files that ``find`` locates."""
     if dtype is not None and dtype not in DTYPES:
@@ -153,9 +151,7 @@ def convert_files(
     # Before anything is read: the mistake is in the command.
     check_replaceable(dest, overwrite=overwrite)
     plan = _plan(find(), DTYPES[dtype] if dtype else None)
-    require_free(
-        dest, plan.nbytes, what="the converted checkpoint", fix="free some or choose another disk", free=free
-    )
+    require_free(dest, plan.nbytes, what="the converted checkpoint", fix="free some or choose another disk")
     tick = _ticker(plan.nbytes, on_progress, should_stop)
     with staged_folder(dest) as folder:
         _write(plan, folder, tick)

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from magicanimate.checkpoints.disk import (
     HOME_VARIABLE,
     MODEL_INDEX,
     downloads_folder,
-    free_bytes,
     full_folder,
     home,
     human_bytes,
@@ -79,7 +78,6 @@ def resolve_model(
     *,
     offline: bool = False,
     on_progress: OnProgress | None = None,
-    should_stop: ShouldStop | None = None,
 ) -> Path:
     """The pipeline folder of a model.
 
@@ -87,14 +85,13 @@ def resolve_model(
         name: "mini", "full" (fetched and converted when it is not here yet), or a folder with a
             ``model_index.json``.
         offline: do not ask the network.
-        on_progress, should_stop: while the full model is fetched and converted.
+        on_progress: called while the full model is fetched and converted.
 
     Raises:
         InputError: there is no such model; the sentence says what to do.
-        Cancelled: ``should_stop()`` said so.
     """
     if str(name) == "full":
-        return fetch_full(offline=offline, on_progress=on_progress, should_stop=should_stop)
+        return fetch_full(offline=offline, on_progress=on_progress)
     if str(name) == "mini":
         if model_index(mini_folder()) is None:
             raise InputError(
@@ -217,14 +214,12 @@ class DownloadPlan:
 
 def plan_download(
     *,
-    cache_dir: Path | None = None,
     should_stop: ShouldStop = lambda: False,
     retry_delays: Sequence[float] = RETRY_DELAYS,
 ) -> DownloadPlan:
     """Ask the Hub which files the full model needs and how large they are; fetches none of them.
 
     Args:
-        cache_dir: the Hub library's cache to look into; its own setting (``HF_HOME``) when ``None``.
         should_stop: called while waiting for a connection.
         retry_delays: see `magicanimate.checkpoints.download.download`.
 
@@ -239,7 +234,7 @@ def plan_download(
         for component, (owner, folder) in PLACES.items():
             if owner == repo:
                 remotes += [(component, remote) for remote in _needed(component, folder, repo, listing)]
-    return _plan_of(remotes, cache_dir)
+    return _plan_of(remotes)
 
 
 def _listing(repo: str) -> dict[str, RemoteFile]:
@@ -290,10 +285,10 @@ def _needed(component: str, folder: str, repo: str, listing: dict[str, RemoteFil
     return [listing[prefix + name] for name in wanted]
 
 
-def _plan_of(remotes: list[tuple[str, RemoteFile]], cache_dir: Path | None) -> DownloadPlan:
+def _plan_of(remotes: list[tuple[str, RemoteFile]]) -> DownloadPlan:
     files: list[PlannedFile] = []
     for component, remote in remotes:
-        here = _in_hub_cache(remote, cache_dir)
+        here = _in_hub_cache(remote)
         # The content's identity is in the path, so what lies there is what is wanted, whatever the commit.
         path = here or downloads_folder() / remote.blob[:16] / Path(remote.name).name
         # Counted once: otherwise the plan would announce more to download than there is.
@@ -304,14 +299,14 @@ def _plan_of(remotes: list[tuple[str, RemoteFile]], cache_dir: Path | None) -> D
     return DownloadPlan(tuple(files), total, sum(file.missing for file in files), total)
 
 
-def _in_hub_cache(remote: RemoteFile, cache_dir: Path | None) -> Path | None:
+def _in_hub_cache(remote: RemoteFile) -> Path | None:
     """The file in the Hub library's cache, if the same content is there."""
     from huggingface_hub import try_to_load_from_cache
 
     places = [(remote.repo, remote.revision), (remote.repo, "main")]
     places += [(former, "main") for former in _FORMER.get(remote.repo, ())]
     for repo, revision in places:
-        found = try_to_load_from_cache(repo, remote.name, cache_dir=cache_dir, revision=revision)
+        found = try_to_load_from_cache(repo, remote.name, revision=revision)
         if not isinstance(found, str):
             continue
         path = Path(found)
@@ -322,15 +317,15 @@ def _in_hub_cache(remote: RemoteFile, cache_dir: Path | None) -> Path | None:
     return None
 
 
-def offline_plan(cache_dir: Path | None) -> DownloadPlan:
+def offline_plan() -> DownloadPlan:
     """The plan without a network: what an earlier run downloaded, or what the Hub library's cache holds.
 
     Raises:
         InputError: a file is in neither.
     """
     # The own downloads first: they are complete or say what is missing.
-    remotes = _remembered() or _cached(cache_dir)
-    plan = _plan_of(remotes, cache_dir)
+    remotes = _remembered() or _cached()
+    plan = _plan_of(remotes)
     if not remotes or plan.bytes_missing:
         raise InputError(
             f"the full model is not in {full_folder()}, its files are not all in the cache, and fetching is"
@@ -347,7 +342,7 @@ def _remembered() -> list[tuple[str, RemoteFile]]:
         return []  # no earlier run, or not a whole one
 
 
-def _cached(cache_dir: Path | None) -> list[tuple[str, RemoteFile]]:
+def _cached() -> list[tuple[str, RemoteFile]]:
     """The needed files as far as the cache's "main" has them; empty unless every component is complete."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -357,7 +352,7 @@ def _cached(cache_dir: Path | None) -> list[tuple[str, RemoteFile]]:
         paths: dict[str, Path] = {}
         for name in _candidates(component):
             for each in (repo, *_FORMER.get(repo, ())):
-                found = try_to_load_from_cache(each, prefix + name, cache_dir=cache_dir)
+                found = try_to_load_from_cache(each, prefix + name)
                 if isinstance(found, str):
                     paths.setdefault(prefix + name, Path(found))
         # The cache keeps each commit in a folder of its own name.
@@ -404,13 +399,10 @@ def published_files(plan: DownloadPlan) -> PublishedFiles:
 
 def fetch_full(
     *,
-    cache_dir: Path | None = None,
     offline: bool = False,
-    dtype: str | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
     retry_delays: Sequence[float] = RETRY_DELAYS,
-    free: Callable[[Path], int] = free_bytes,
 ) -> Path:
     """The full model's pipeline folder; downloads and converts it if it is not there yet.
 
@@ -418,13 +410,10 @@ def fetch_full(
     `home`, and deleted once they are converted. A broken or cancelled download goes on where it stopped.
 
     Args:
-        cache_dir: the Hub library's cache to look into; its own setting (``HF_HOME``) when ``None``.
         offline: never ask the network; ``HF_HUB_OFFLINE`` means the same.
-        dtype: weight format to convert to; ``None`` keeps the published one.
         on_progress: gets the stages "download" and "convert", in bytes.
         should_stop: called for every piece of a file and every tensor.
         retry_delays: seconds to wait after each attempt in a row that brought no byte.
-        free: tells the free bytes at a path.
 
     Raises:
         InputError: no connection, no room, or the files are not what they should be; one sentence.
@@ -441,12 +430,12 @@ def fetch_full(
         home().mkdir(parents=True, exist_ok=True)
         # Two programs that fetch at once would write to the same parts.
         with FileLock(home() / "full.lock", timeout=0):
-            plan = offline_plan(cache_dir) if _is_offline(offline) else None
-            plan = plan or plan_download(cache_dir=cache_dir, should_stop=stop, retry_delays=retry_delays)
+            plan = offline_plan() if _is_offline(offline) else None
+            plan = plan or plan_download(should_stop=stop, retry_delays=retry_delays)
             log.info("%s", plan.describe())
-            _check_room(plan, free)
+            _check_room(plan)
             _fetch(plan, on_progress, stop, retry_delays)
-            return _convert(plan, dest, dtype, on_progress, should_stop, free)
+            return _convert(plan, dest, on_progress, should_stop)
     except Timeout as error:
         raise InputError(
             f"another program is fetching the full model into {home()}; wait until it is done."
@@ -463,13 +452,12 @@ def _is_offline(offline: bool) -> bool:
     return offline or is_offline_mode()
 
 
-def _check_room(plan: DownloadPlan, free: Callable[[Path], int]) -> None:
+def _check_room(plan: DownloadPlan) -> None:
     require_free(
         home(),
         plan.bytes_missing + plan.bytes_converted,
         what=f"the full model ({human_bytes(plan.bytes_missing)} to download and its converted copy)",
         fix=f"free some, or set {HOME_VARIABLE} to a folder on another disk",
-        free=free,
     )
 
 
@@ -502,10 +490,8 @@ def _fetch(
 def _convert(
     plan: DownloadPlan,
     dest: Path,
-    dtype: str | None,
     on_progress: OnProgress | None,
     should_stop: ShouldStop | None,
-    free: Callable[[Path], int],
 ) -> Path:
     from magicanimate.checkpoints.convert import convert_files
 
@@ -514,10 +500,8 @@ def _convert(
     convert_files(
         lambda: published_files(plan),
         dest,
-        dtype=dtype,
         on_progress=on_progress,
         should_stop=should_stop,
-        free=free,
     )
     # The converted checkpoint replaces them; otherwise the disk would hold all weights twice.
     shutil.rmtree(downloads_folder(), ignore_errors=True)

@@ -466,14 +466,12 @@ def _nbytes(source: Source, dtype: torch.dtype | None) -> int:
     return tensor.numel() * (dtype or tensor.dtype).itemsize
 
 
-def _shards(
-    sources: Mapping[str, Source], dtype: torch.dtype | None, limit: int
-) -> Iterator[dict[str, Source]]:
+def _shards(sources: Mapping[str, Source], dtype: torch.dtype | None) -> Iterator[dict[str, Source]]:
     shard: dict[str, Source] = {}
     size = 0
     for key, source in sources.items():
         count = _nbytes(source, dtype)
-        if shard and size + count > limit:
+        if shard and size + count > SHARD_BYTES:
             yield shard
             shard, size = {}, 0
         shard[key] = source
@@ -489,9 +487,10 @@ def write_weights(
     dtype: torch.dtype | None = None,
     tables: Mapping[str, torch.Tensor] | None = None,
     tick: Tick = lambda count: None,
-    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a component's weights as safetensors, one shard in memory at a time.
+
+    A new file begins at `SHARD_BYTES`; an index is added when there is more than one.
 
     Args:
         folder: exists already.
@@ -500,12 +499,11 @@ def write_weights(
         dtype: float format to store; ``None`` stores each tensor as it is.
         tables: further small tensors for the first shard.
         tick: called with the bytes of every tensor; may raise to stop.
-        shard_bytes: size at which a new file begins; an index is added when there is more than one.
 
     Raises:
         InputError: a tensor cannot be read or stored, or the disk is full.
     """
-    shards = list(_shards(sources, dtype, shard_bytes))
+    shards = list(_shards(sources, dtype))
     extra = {key: table if dtype is None else table.to(dtype) for key, table in (tables or {}).items()}
     where: dict[str, str] = {}
     total = 0

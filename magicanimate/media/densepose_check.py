@@ -6,11 +6,10 @@ import os
 import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -27,9 +26,6 @@ from magicanimate.media.map_colours import (
     usual_colours,
 )
 from magicanimate.palette import BACKGROUND, MEETING_PARTS, PALETTE, nearest_labels
-
-if TYPE_CHECKING:
-    from magicanimate.media.motion import MotionClip
 
 Kind = Literal["ready", "recolourable", "empty", "ordinary", "other"]
 """Whether a clip animates as it is, is a part map that can be brought into the right colours, shows nothing
@@ -198,19 +194,6 @@ def check_densepose(frames: Iterable[np.ndarray], *, every: int = _EVERY) -> Mot
         colours=colours,
         reason=reason,
     )
-
-
-def require_densepose(clip: MotionClip) -> MotionReport:
-    """Refuse a clip unless it is a DensePose part map in the viridis colours.
-
-    Raises:
-        InputError: with what the clip is instead and what to do.
-    """
-    frames = clip.frames()
-    with closing(frames):
-        report = check_densepose(frames)
-    refuse_other_motion(clip.path, report)
-    return report
 
 
 def refuse_other_motion(path: Path, report: MotionReport) -> None:

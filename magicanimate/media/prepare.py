@@ -392,13 +392,8 @@ class FrameStore:
     garbage-collected, or the process ends. Threads may share a store.
     """
 
-    def __init__(self, width: int, height: int, *, folder: Path | None = None) -> None:
-        """Open an empty store.
-
-        Args:
-            width, height: of every frame, pixels.
-            folder: where the file lives; the system's temporary folder when ``None``.
-        """
+    def __init__(self, width: int, height: int) -> None:
+        """Open an empty store of frames of that many pixels, in the system's temporary folder."""
         if width < 1 or height < 1:
             raise ValueError(f"frames must have at least one pixel, not {width}x{height}")
         self.width = width
@@ -407,7 +402,7 @@ class FrameStore:
         self._frame_bytes = width * height * 3
         self._lock = threading.Lock()
         # Unbounded memory would be the alternative: a minute of 512x512 at 30 fps takes 1.4 GB.
-        self._file = tempfile.TemporaryFile(prefix="magicanimate-", dir=folder)  # noqa: SIM115 (closed in close)
+        self._file = tempfile.TemporaryFile(prefix="magicanimate-")  # noqa: SIM115 (closed in close)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
