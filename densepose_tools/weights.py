@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from densepose_tools.rcnn import Widths
-from magicanimate.checkpoints.disk import HOME_VARIABLE, free_bytes, home, human_bytes, require_free
+from magicanimate.checkpoints.disk import HOME_VARIABLE, home, human_bytes, require_free
 from magicanimate.checkpoints.download import RETRY_DELAYS, Unreachable, WebFile, download, partial_bytes
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
@@ -212,7 +212,6 @@ def _fetch(
         2 * file.nbytes - before,
         what=f"DensePose ({human_bytes(file.nbytes)} to download and its converted copy)",
         fix=f"free some, or set {HOME_VARIABLE} to a folder on another disk",
-        free=free_bytes,
     )
     start = time.monotonic()
 
@@ -256,7 +255,7 @@ def convert(
     _check_names(source, {name: array.shape for name, array in tensors.items()}, widths)
     fix = f"free some, or set {HOME_VARIABLE} to a folder on another disk"
     nbytes = sum(array.nbytes for array in tensors.values())
-    require_free(dest.parent, nbytes, what="the converted copy of DensePose", fix=fix, free=free_bytes)
+    require_free(dest.parent, nbytes, what="the converted copy of DensePose", fix=fix)
     metadata = {"format": "pt", _SOURCE: digest, _CHECKSUM: _checksum(tensors)}
     partial = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
     try:

@@ -195,7 +195,7 @@ def test_converted_file_that_changed_is_noticed(tmp_path, source):
 
 
 def test_full_disk_is_noticed_before_writing(tmp_path, source, monkeypatch):
-    monkeypatch.setattr("densepose_tools.weights.free_bytes", lambda _: 10)
+    monkeypatch.setattr("magicanimate.checkpoints.disk.free_bytes", lambda _: 10)
     dest = tmp_path / "converted.safetensors"
     with pytest.raises(InputError, match="needs .* of free disk"):
         convert(source, dest, digest="0" * 64, widths=tiny())

@@ -76,21 +76,18 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def require_free(
-    path: Path, needed: int, *, what: str, fix: str, free: Callable[[Path], int] | None = None
-) -> None:
+def require_free(path: Path, needed: int, *, what: str, fix: str) -> None:
     """Refuse to start work for which the disk has too little room.
 
     Args:
         path: where the bytes will go.
         needed: how many.
         what, fix: words for the message.
-        free: returns the free bytes at a path; `free_bytes` when ``None``.
 
     Raises:
         InputError: there is less space than needed; the sentence has both numbers.
     """
-    available = (free or free_bytes)(path)
+    available = free_bytes(path)
     if available < needed:
         raise InputError(
             f"{what} needs {human_bytes(needed)} of free disk and {path} has {human_bytes(available)}; {fix}."
