@@ -80,7 +80,9 @@ def cast_of(request: AnimationRequest, dancers: int) -> tuple[int, ...]:
         InputError: there are too few or too many photos, or the request's cast is of another number.
     """
     photos = len(request.photos)
-    shows = f"The motion clip shows {dancers} dancer{'' if dancers == 1 else 's'} apart from each other"
+    shows = f"The motion clip shows {dancers} dancers apart from each other"
+    if dancers == 1:
+        shows = "The motion clip shows 1 dancer apart from each other"
     if request.cast:
         wanted = request.cast_numbers
         if len(wanted) != dancers:

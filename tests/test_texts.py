@@ -181,6 +181,15 @@ def test_what_the_library_says_of_files_is_said_in_the_pages_language(tmp_path, 
     assert texts.said("Nobody has foreseen this.") == "Nobody has foreseen this."
 
 
+def test_what_a_sentence_says_of_a_file_is_in_the_pages_language_too(language):
+    for what in ("a LoRA for Flux", "a whole checkpoint, which `convert --base` takes"):
+        sentence = f"style.safetensors is {what}; give a LoRA for Stable Diffusion 1.5."
+        for other in TRANSLATED:
+            language(other)
+            told = texts.said(sentence)
+            assert told.startswith("style.safetensors") and not re.search(r"\b(for|is|whole)\b", told), told
+
+
 def test_every_sentence_is_a_pattern_of_its_own():
     """None takes what another one is for, with values in."""
     for text in texts._SAID:

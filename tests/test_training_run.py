@@ -234,8 +234,8 @@ def test_the_command_line_is_the_trainings(tmp_path):
         ({"preset": "huge"}, "no preset 'huge'"),
         ({"stage": "--help"}, "no stage '--help'"),
         ({"preset": "paper_ted", "stage": "vae"}, "paper_ted has no stage vae"),
-        ({"steps": 0}, "--steps must be more than 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"steps": 0}, "The number of steps must be more than 0"),
+        ({"learning_rate": float("nan")}, "The learning rate must be"),
     ],
 )
 def test_mistakes_are_sentences(change, sentence):

@@ -22,7 +22,7 @@ from magicanimate.webui.animate import form
 from magicanimate.webui.animate.inspection import is_cut_off, some_maps
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.texts import choice_name, tr
+from magicanimate.webui.texts import choice_name, said, tr
 from magicanimate.webui.views import PRIVATE, Updates
 
 MAKE, CORRECT, CHANGE = "Convert to motion clip", "Correct the colours", "Change the motion clip"
@@ -198,7 +198,7 @@ class DensePoseTab:
             return found.kind, self.service.conversion(found.kind), button
         if found.kind == "ready":
             return found.kind, tr("This is a motion clip already. Choose what to change."), CHANGE
-        return found.kind, f"{clip.name} {found.advice('')}.", None
+        return found.kind, f"{clip.name} {said(found.reason)}.", None
 
     def _point(self, event: gr.SelectData) -> tuple[int, int]:
         return event.index[0], event.index[1]

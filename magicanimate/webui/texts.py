@@ -58,6 +58,14 @@ _OTHERWISE = (
         re.compile(r"leave --stream or --closed-loop out"),
         "turn off “Play the beginning while the rest is made” or “Closed loop”",
     ),
+    (re.compile(r" \(Full, or --model full\)"), ""),
+    (re.compile(r"run the same again, it goes"), "try again, it goes"),
+    (re.compile(r", which `convert --base` takes"), ", to be used under “Models”"),
+    (re.compile(r", which `animate --lora` takes"), ", to be put into the folder of LoRAs"),
+    (
+        re.compile(r".+ shows nobody.*\. Point at somebody\.", re.DOTALL),
+        "Nobody is where you clicked; click on a person in the picture.",
+    ),
 )
 """Words of the library's sentences that the page has none or other ones for."""
 
@@ -166,8 +174,83 @@ _SAID = (
     "{name} has no checkpoint yet; let it train a little longer.",
     "{folder} is being worked on already; stop that first.",
     "{name} is no folder here; give its whole path.",
+    "{shows}, and {cast} says of {count} who they become; give a photo's number for each dancer, from left "
+    "to right.",
+    "{shows}, too few for {photos} photos; leave photos out, or choose a clip of as many dancers, "
+    "converted for all of its people.",
+    "{shows}, too many for {photos} photos; add photos, or say which photo each dancer becomes, from left "
+    "to right.",
+    "The dance video shows 1 dancer apart from each other",
+    "The dance video shows {count} dancers apart from each other",
+    "The cast is {cast}, which names no photos; write the number of a photo for each dancer, from left to "
+    "right, such as 2,1.",
+    "The cast {cast} names photo {photo}, and there are {count}; give that photo, too, or write another "
+    "number.",
+    "Nobody becomes photo {photo} in the cast {cast}; write its number for a dancer, or leave the photo out.",
+    "shows nobody, only the background colour; choose a stretch in which a person is seen",
+    "has no frames; give a clip with at least one",
+    "has the viridis colours but they run smoothly into each other as in a heat map; give a map of "
+    "DensePose body parts, one flat colour each",
+    "Nobody is where you clicked; click on a person in the picture.",
+    "The background {name} has no frame that can be decoded; export it again.",
+    "Keypoints cannot be led from the photo's pose to the clip's; turn off “Begin in the photo's pose”.",
+    "{name} is {what}; give a LoRA for Stable Diffusion 1.5.",
+    "a LoRA for Flux",
+    "a LoRA for a diffusion transformer such as Stable Diffusion 3",
+    "a LoRA for Stable Diffusion XL",
+    "a motion LoRA of AnimateDiff, whose temporal layers are not those of MagicAnimate",
+    "a ControlNet",
+    "a whole checkpoint, to be used under “Models”",
+    "a LoHa or LoKr (LyCORIS), which is not read",
+    "a DoRA, which is not read",
+    "a textual inversion",
+    "The LoRA is for {model}, whose texts have a width of {width}, and this checkpoint's have {own}; give "
+    "a LoRA that was made for this checkpoint's kind.",
+    "{name} is {what}, and MagicAnimate's layers fit Stable Diffusion 1.5 only; give a model that was "
+    "fine-tuned from that.",
+    "a diffusion transformer such as Stable Diffusion 3 or Flux",
+    "a model that predicts velocity (v-prediction), where MagicAnimate's layers expect noise",
+    "a LoRA, to be put into the folder of LoRAs",
+    "an inpainting model (its UNet also takes a mask and the picture behind it)",
+    "a model that edits pictures by instructions (InstructPix2Pix)",
+    "a model that also takes a depth map",
+    "The full model is not here yet, which brings all but the base model; fetch it first.",
+    "{name} does not exist; check the path.",
+    "{name} is not a weight file by its name; expected one of {kinds}.",
+    "{folder} is neither a folder nor one of the models {names}.",
+    "{folder} has no model_index.json of a MagicAnimate pipeline; give a converted checkpoint's folder.",
+    "The checkpoint {folder} cannot be loaded ({reason}); convert or fetch it again.",
+    "{what} cannot be fetched ({reason}) after {count} attempts; check the connection and try again, it "
+    "goes on where it stopped.",
+    "{what} needs {needed} of free disk and {folder} has {free}; {fix}.",
+    "the converted checkpoint",
+    "free some or choose another disk",
+    "the full model ({size} to download and its converted copy)",
+    "free some, or set {variable} to a folder on another disk",
+    "The photos and clips {whose} take {kept}, and no more than {most} are kept; remove some jobs or "
+    "results, or use smaller files.",
+    "of your jobs",
+    "of all jobs and results",
+    "The file {name} is not there any more ({reason}).",
+    "The output {name} cannot be written ({reason}); free some room or choose another place.",
+    "There are values that are not finite in {where}: the checkpoint's weights are damaged, the guidance "
+    "is far too strong, or {dtype} is too narrow for this checkpoint.",
+    "Give the folder of {what}.",
+    "the data",
+    "the runs",
+    "the pictures",
+    "{what} must be more than 0, not {value}; or leave it empty.",
+    "The number of steps",
+    "The batch size",
+    "The learning rate",
+    "The number of videos kept for checking",
+    "Give the number of people to render, 1 or more.",
+    "Nothing can be started in {folder} ({reason}); choose a folder that can be written to.",
+    "Rendering people needs {packages}, not installed yet; run `{command}` in {folder} and start the "
+    "program again.",
+    "Out of memory on {device} with the profile {before}; going on with {after} ({summary}).",
 )
-"""Sentences of the library that visitors meet first, as patterns."""
+"""Sentences of the library that visitors meet first, and what is put into them, as patterns."""
 
 
 def said(sentence: str) -> str:
@@ -179,7 +262,7 @@ def said(sentence: str) -> str:
         sentence = pattern.sub(words, sentence)
     for text in _SAID:
         if found := _pattern(text).fullmatch(sentence):
-            return tr(text, **found.groupdict())
+            return tr(text, **{name: said(value) for name, value in found.groupdict().items()})
     return sentence
 
 

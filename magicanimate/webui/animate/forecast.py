@@ -214,7 +214,7 @@ class Forecaster:
             except InputError as error:
                 yield _sorry(error, values)
         elif values.get("check_motion", True):
-            yield Remark("error", f"{Path(request.motion).name} {clip.report.advice('')}.")
+            yield Remark("error", f"{Path(request.motion).name} {said(clip.report.reason)}.")
         count = int(values.get("seeds") or 1)
         times = tr(", {count} times with different seeds", count=count) if count > 1 else ""
         frames = round(edited_length(clip.frames / clip.fps, values) * clip.fps) + request.start_from_photo

@@ -70,7 +70,7 @@ def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Control
                 height=HEIGHT,
                 buttons=[],
                 min_width=140,
-                placeholder=tr("## Photo\nDrop or paste a photo of one person, or click"),
+                placeholder=tr("Drop or paste a photo of one person, or click"),
                 elem_id="photo",
             ),
             "motion": gr.Video(

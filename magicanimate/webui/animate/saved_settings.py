@@ -18,7 +18,7 @@ from magicanimate.files import read_json
 from magicanimate.webui import views
 from magicanimate.webui.animate.form import Controls
 from magicanimate.webui.animate.form_values import ReadBack, Setting, form_settings, read_back
-from magicanimate.webui.texts import tr
+from magicanimate.webui.texts import said, tr
 from magicanimate.webui.views import PRIVATE, Updates
 
 LONGEST_NAME = 60
@@ -207,7 +207,7 @@ class PresetsPanel:
             name = self.presets.save(name, values, overwrite=overwrite)
         except InputError as error:
             taken = not overwrite and name and name.strip() in self.presets.names()
-            told = self._told(str(error), kind="info" if taken else "error")
+            told = self._told(said(str(error)), kind="info" if taken else "error")
             return told | self._asked(_OVERWRITE, name.strip()) if taken else told
         saved = {self.saved: gr.update(choices=self.presets.names(), value=name), self.name: ""}
         return saved | self._told(tr("Saved as “{name}”.", name=name), kind="done")

@@ -22,7 +22,7 @@ from magicanimate.webui.gallery.results import StoredResult
 from magicanimate.webui.gallery.thumbnails import Thumbnails
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.texts import tr
+from magicanimate.webui.texts import said, tr
 from magicanimate.webui.views import PRIVATE, Updates
 
 _MADE, _STARRED, _TRASH = "Results", "Starred", "Trash"
@@ -285,7 +285,7 @@ class GalleryTab:
         try:
             open_folder(self.service.output)
         except InputError as error:
-            return views.message(str(error))
+            return views.message(said(str(error)))
         return views.message(tr("The results are in {folder}.", folder=self.service.output))
 
 

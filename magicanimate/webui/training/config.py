@@ -139,15 +139,15 @@ class TrainingConfig:
         words = [self.stage, "--data", str(folder_named(self.data, "the data")), *self._common()]
         if self.images:
             words += ["--images", str(folder_named(self.images, "the pictures"))]
-        for option, value in (
-            ("--steps", self.steps),
-            ("--batch-size", self.batch_size),
-            ("--learning-rate", self.learning_rate),
-            ("--holdout", self.holdout),
+        for option, what, value in (
+            ("--steps", "The number of steps", self.steps),
+            ("--batch-size", "The batch size", self.batch_size),
+            ("--learning-rate", "The learning rate", self.learning_rate),
+            ("--holdout", "The number of videos kept for checking", self.holdout),
         ):
             if value is not None:
                 if not value > 0:
-                    raise InputError(f"{option} must be more than 0, not {value:g}; or leave it empty.")
+                    raise InputError(f"{what} must be more than 0, not {value:g}; or leave it empty.")
                 words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
         return python("training", *words)
 

@@ -12,7 +12,7 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.texts import tr
+from magicanimate.webui.texts import said, tr
 from magicanimate.webui.training.config import FROM_NOTHING, PRESETS, STAGES, TrainingConfig, shown, stages_of
 from magicanimate.webui.training.detached import DetachedProcess
 from magicanimate.webui.training.run_panel import SILENT, RunPanel, TrialPanel
@@ -211,7 +211,7 @@ class TrainTab:
         try:
             command = shown(config.command())
         except InputError as error:
-            command = str(error)
+            command = said(str(error))
         # A stage that fits is left alone: the visitor may have chosen another one meanwhile.
         stage = {"info": tr(STAGES[config.stage])} if config.stage in stages else {"value": stages[0]}
         return {
@@ -258,18 +258,18 @@ class TrainTab:
 
     def _check(self, folder: str) -> Iterator[Updates]:
         """Say what a training would use of the data folder."""
-        said: list[str] = []
+        found: list[str] = []
         yield {
             self.checked: gr.update(value=views.message(tr("Looking at the data…")), visible=True),
             self.check: gr.update(interactive=False),
         }
         try:
             for line in self.manager.check(folder):
-                said.append(line)
-                yield {self.checked: lines_box(said)}
-            yield {self.checked: lines_box(said, kind="done")}
+                found.append(line)
+                yield {self.checked: lines_box(found)}
+            yield {self.checked: lines_box(found, kind="done")}
         except InputError as error:
-            left_out = lines_box(said) if said else ""
+            left_out = lines_box(found) if found else ""
             yield {self.checked: left_out + views.message(str(error), kind="error")}
         yield {self.check: gr.update(interactive=True)}
 
@@ -279,7 +279,7 @@ class TrainTab:
         try:
             run = self.manager.run(config)
         except InputError as error:
-            return {self.run.status: views.message(str(error)), self.timer: gr.Timer(active=False)}
+            return {self.run.status: views.message(said(str(error))), self.timer: gr.Timer(active=False)}
         status = run.status()
         busy = status.state in ("running", "stopping")
         seen = data[self.seen] if data[self.seen].get("run") == str(run.folder) else {}
