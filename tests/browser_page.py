@@ -27,6 +27,8 @@ _FLAGS = (
     "--disable-sync",
 )
 
+_OF_LEAVING = re.compile(r"AbortError|Connection errored out")
+
 
 @contextmanager
 def launched() -> Iterator:
@@ -89,6 +91,12 @@ def visit(browser, address: str, *, complaints: bool = False) -> Iterator:
     if not complaints:
         page.on("console", lambda entry: trouble.append(entry.text) if entry.type == "error" else None)
     page.on("request", lambda request: None if _local(request.url) else trouble.append(request.url))
+
+    def left(_) -> None:
+        """A page that is left gives up the questions it has asked of the program, and says so."""
+        trouble[:] = [each for each in trouble if not _OF_LEAVING.search(each)]
+
+    page.on("framenavigated", left)
     try:
         page.goto(address)
         page.wait_for_selector("#animate")

@@ -169,6 +169,38 @@ def test_an_ordinary_video_and_a_gif_animate_at_once_and_the_form_stays(page, se
     wait_for_status(page, "0.5 s of video, 32 × 32")
 
 
+def test_what_is_typed_before_the_kept_form_is_back_stays(page, tmp_path):
+    upload(page, write_photo(tmp_path / "kept.png"), write_motion(tmp_path / "dance.mp4", 5))
+    set_steps(page, 3)
+    page.fill("#seed input", "77")
+    page.keyboard.press("Tab")
+    kept = "JSON.parse(localStorage.getItem('magicanimate-form') ?? '{}').values"
+    page.wait_for_function(f"{kept}?.seed === 77 && {kept}.num_inference_steps === 3")
+
+    waiting = []  # questions whether the kept files are there; the form comes back after the answers
+
+    def hold(route) -> None:
+        if route.request.method == "HEAD":
+            waiting.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/*", hold)
+    with page.expect_request(lambda request: request.method == "HEAD"):
+        page.reload()
+    page.fill("#seed input", "5")
+    page.click("#examples button[data-index='1']")
+    page.wait_for_function("document.querySelector('#photo img')?.src.includes('pair_photo')")
+    page.unroute("**/*")
+    for each in waiting:
+        each.continue_()
+    unfold(page, "Advanced", "#steps")
+    page.wait_for_function("document.querySelector('#steps input[type=number]').value === '3'")
+    page.wait_for_function(f"{kept}.seed === 5")  # and is kept from now on
+    assert page.input_value("#seed input") == "5"
+    assert "pair_photo" in page.get_attribute("#photo img", "src")
+
+
 def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path):
     page.wait_for_selector("#photo img")
     page.get_by_role("tab", name="Motion tools").click()

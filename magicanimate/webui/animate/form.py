@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -331,18 +331,27 @@ def connect(controls: Controls, defaults: Callable[[], ModelDefaults]) -> None:
     )
 
 
-def remember(controls: Controls, opened: gr.events.Dependency) -> None:
+def remember(
+    controls: Controls, opened: gr.events.Dependency, fillers: Mapping[str, Sequence[gr.components.Component]]
+) -> None:
     """Let the browser keep what is in the form, and put it back when the page is opened again.
 
     Args:
         controls: of the form.
         opened: what fills the form anew; the browser's turn is after it.
+        fillers: what each place fills in when it is used, by the place's id. A widget that is filled in so,
+            or changed by hand, before the browser's turn comes keeps that.
     """
     names, widgets = list(controls), list(controls.values())
-    given = ", ".join(map(json.dumps, (names, OWN, OLD_NAMES)))
+    places = [
+        [each.elem_id, *(place for place, filled in fillers.items() if each in filled)] for each in widgets
+    ]
+    given = ", ".join(map(json.dumps, (names, places, OWN, OLD_NAMES)))
     kept = f"({REMEMBER.read_text(encoding='utf-8')})({given})"
-    opened.then(None, widgets, widgets, js=f"(...now) => {kept}.restore(...now)", **PRIVATE)
-    gr.on([each.change for each in widgets], None, widgets, js=f"(...now) => {kept}.keep(...now)", **PRIVATE)
+    keep = {"fn": None, "inputs": widgets, "js": f"(...now) => {kept}.keep(...now)", **PRIVATE}
+    restored = opened.then(None, None, widgets, js=f"() => {kept}.restore()", **PRIVATE)
+    restored.then(**keep)  # what was changed before that
+    gr.on([each.change for each in widgets], **keep)
 
 
 def _layout(name: str, layout: dict[str, Any]) -> dict[str, Any]:

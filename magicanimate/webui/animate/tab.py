@@ -131,17 +131,21 @@ class AnimateTab:
     def connect(self) -> None:
         """Attach the handlers; every widget of the page is there now."""
         opened = gr.context.Context.root_block.load
-        form.remember(self.controls, opened(self._opened, None, self.follows_model, **PRIVATE))
+        clips = [self.controls["photo"], self.controls["motion"], *self.panel.edited]
+        fillers = {
+            "examples": clips,
+            "motion": self.panel.edited,  # kept edits are those of the kept clip
+            "dice": [self.controls["seed"]],
+            "preset": [self.controls["num_inference_steps"]],
+            "size": [self.controls["width"], self.controls["height"]],
+        }
+        opening = opened(self._opened, None, self.follows_model, **PRIVATE)
+        form.remember(self.controls, opening, fillers)
         self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **PRIVATE)
         self.gallery.click(
             self._example,
             None,
-            [
-                self.controls["photo"],
-                self.controls["motion"],
-                self.running.example,
-                *self.panel.edited,
-            ],
+            [*clips, self.running.example],
             **PRIVATE,
         )
         form_state = [self.changing, self.start, self.leave]
