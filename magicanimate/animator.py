@@ -574,7 +574,7 @@ class Animator:
                 from magicanimate.result_writer import previewed
 
                 kept.callback(output.frames.close)
-                frames = previewed(request, output.frames, meter, lambda: windows_done)
+                frames = previewed(request, output.frames, meter, lambda: windows_done, media.fps)
             else:
                 frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
             if details is not None:

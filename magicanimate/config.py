@@ -587,6 +587,7 @@ class Progress:
         total: units of this stage (windows of all steps while denoising, frames elsewhere).
         seconds_left: estimate for the whole job, ``None`` until there is something to go by.
         preview: cheap preview frames, uint8 (F, h, w, 3), or ``None``.
+        preview_fps: frames a second, if the preview is a finished stretch of a streamed video.
         denoising_step: while denoising, which step runs, from 1, and how many there are.
         note: sentences for the user that stand until the end, for instance that memory ran out; one a line.
     """
@@ -598,6 +599,7 @@ class Progress:
     preview: Any = field(default=None, compare=False)  # arrays have no one answer to `==`
     denoising_step: tuple[int, int] | None = None
     note: str = ""
+    preview_fps: float | None = None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,13 @@ class ProgressMeter:
         self._report(Progress(stage, 0, total, note=self._note))
 
     def update(
-        self, step: int, total: int, *, preview: Any = None, denoising_step: tuple[int, int] | None = None
+        self,
+        step: int,
+        total: int,
+        *,
+        preview: Any = None,
+        preview_fps: float | None = None,
+        denoising_step: tuple[int, int] | None = None,
     ) -> None:
         """``step`` of ``total`` units of the stage are done."""
         left = None
@@ -69,7 +75,9 @@ class ProgressMeter:
             left = (time.monotonic() - self._began) / step * (total - step)
             if self._frames_to_decode and self._seconds_per_decoded_frame is not None:
                 left += self._seconds_per_decoded_frame * self._frames_to_decode
-        self._report(Progress(self._stage, step, total, left, preview, denoising_step, self._note))
+        self._report(
+            Progress(self._stage, step, total, left, preview, denoising_step, self._note, preview_fps)
+        )
 
     def note(self, sentence: str) -> None:
         """Add a sentence to every report from now on, after those that are there."""

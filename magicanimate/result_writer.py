@@ -129,8 +129,9 @@ def previewed(
     frames: Iterator[np.ndarray],
     meter: ProgressMeter,
     windows_done: Callable[[], tuple[int, int]],
+    fps: float,
 ) -> Iterator[np.ndarray]:
-    """Yield streamed frames, uint8 ``H W 3``, and show the latest ones as a preview."""
+    """Yield streamed frames, uint8 ``H W 3``, and show the latest ones as a preview of ``fps``."""
     from magicanimate.models.autoencoder import shrunk
 
     latest: deque[np.ndarray] = deque(maxlen=_MOST_SHOWN)
@@ -142,7 +143,7 @@ def previewed(
             # The page plays these at once, so few and small ones suffice.
             latest.append(shrunk(frame))
             if number % _SHOWN_EVERY == 0:
-                meter.update(*windows_done(), preview=np.stack(latest))
+                meter.update(*windows_done(), preview=np.stack(latest), preview_fps=fps)
         yield frame
 
 

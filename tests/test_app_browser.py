@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +81,31 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     assert np.abs(frames[0].astype(int) - frames[FRAMES // 2]).mean() > 0.1  # it moves
     (written,) = served[1].glob("*_me_dance.mp4")
     assert written.read_bytes() == got.read_bytes()
+
+
+def test_the_beginning_plays_while_the_rest_is_made(page, served, tmp_path):
+    upload(page, write_photo(tmp_path / "you.png"), write_motion(tmp_path / "stream.mp4", 160))
+    set_steps(page, 4)
+    page.get_by_label("Play the beginning while the rest is made").check()
+    page.evaluate("""() => new MutationObserver(() => {
+        const shown = document.querySelector("#preview figure:has(figcaption) img");
+        if (shown && document.querySelector("#status [role=progressbar]")) globalThis.played ??= shown.src;
+    }).observe(document.body, { childList: true, subtree: true })""")
+    page.click("#animate")
+    encoded = page.wait_for_function("globalThis.played").json_value().partition("base64,")[2]
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as shown:
+        first_shown = np.asarray(shown.convert("RGB").resize((32, 32)))
+        assert shown.n_frames % 8 == 0 and shown.info["duration"] == 40  # at the clip's own speed
+    wait_for_status(page, "6.4 s of video, 32 × 32")
+    page.wait_for_selector("#result video")
+    page.wait_for_selector("#preview img", state="hidden")
+    (made,) = served[1].glob("*_you_stream.mp4")
+    with av.open(str(made)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert len(frames) == 160
+    off = np.abs(frames.astype(int) - first_shown).mean((1, 2, 3)).min()
+    assert off < 8, "what was shown is the result itself, but for two lossy formats"
+    assert not list(served[1].glob("*_so_far.mp4"))
 
 
 def test_cancel_keeps_only_the_last_preview(page, served, tmp_path):

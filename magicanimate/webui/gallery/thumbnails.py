@@ -85,10 +85,11 @@ def _encoded(result: StoredResult) -> bytes:
     return encode_webp(list(first), fps=clip.fps / stride, side=_SIDE)
 
 
-def encode_webp(frames: Sequence[np.ndarray], *, fps: float = 8.0, side: int = 384) -> bytes:
+def encode_webp(frames: Sequence[np.ndarray], *, fps: float | None = None, side: int = 384) -> bytes:
     """uint8 ``h w 3`` frames -> an endless WebP whose longer side has ``side`` pixels.
 
-    Its EXIF says what the videos say: that a program made it.
+    It shows 8 frames a second unless told otherwise. Its EXIF says what the videos say: that a program
+    made it.
     """
     from PIL import ExifTags, Image
 
@@ -107,7 +108,7 @@ def encode_webp(frames: Sequence[np.ndarray], *, fps: float = 8.0, side: int = 3
         "WEBP",
         save_all=True,
         append_images=pictures[1:],
-        duration=round(1000 / fps),
+        duration=round(1000 / (fps or 8)),
         loop=0,
         quality=60,
         exif=exif,

@@ -203,11 +203,11 @@ class AnimationRunner:
         output = new_output(self._output, request.photo, request.motion, suffix=suffix)
         request = animation_request(job, output)
         joined = Path(job[JOINED]) if job.get(JOINED) else None
-        preview = None
+        shown: Progress | None = None  # with the last preview
 
         def on_update(progress: Progress) -> None:
-            nonlocal preview
-            preview = preview if progress.preview is None else progress.preview
+            nonlocal shown
+            shown = shown if progress.preview is None else progress
             on_progress(replace(progress, note=without_folders(progress.note, *_files(job, request, joined))))
 
         try:
@@ -217,10 +217,10 @@ class AnimationRunner:
         except InputError as error:
             raise InputError(without_folders(str(error), *_files(job, request, joined))) from error
         except Cancelled as stopped:
-            if preview is None:
+            if shown is None:
                 raise
             kept = output.with_name(output.stem + _PREVIEW_SUFFIX)
-            write_bytes(kept, encode_webp(preview))
+            write_bytes(kept, encode_webp(shown.preview, fps=shown.preview_fps))
             raise Cancelled(str(stopped), kept=[kept]) from stopped
         files = (result.output, result.settings_file, result.side_by_side)
         return JobResult(tuple(filter(None, files)), _summary(result))

@@ -88,7 +88,8 @@ class Job:
     def moved(self, progress: Progress) -> Job:
         """This job with the newest of its progress; the last preview stays until there is a newer one."""
         if progress.preview is None and self.progress is not None:
-            progress = replace(progress, preview=self.progress.preview)
+            shown = self.progress
+            progress = replace(progress, preview=shown.preview, preview_fps=shown.preview_fps)
         return replace(self, progress=progress)
 
     def to_json(self) -> dict[str, Any]:

@@ -204,7 +204,8 @@ class RunningPanel:
             if update.seen.preview is None:
                 updates[self.preview] = gr.update(value="", visible=False)
         if update.preview is not None:
-            updates[self.preview] = gr.update(value=moving_preview(update.preview), visible=True)
+            fps = update.seen.current.job.progress.preview_fps
+            updates[self.preview] = gr.update(value=moving_preview(update.preview, fps), visible=True)
         if update.ended is not None:
             updates |= self._ended(update.ended, alone=update.seen.preview is None)
         note = _unloaded_note(self.service.unload_after) if self.service.unloaded else ""
@@ -229,7 +230,7 @@ class RunningPanel:
                 return {self.status: refusal(error)}
         if alone and job.results and Path(job.results[0]).exists():  # what was kept of a cancelled one
             kept = views.picture(
-                Path(job.results[0]).read_bytes(), label="the last preview", css="ma-preview"
+                Path(job.results[0]).read_bytes(), label=tr("the last preview"), css="ma-preview"
             )
             return {self.preview: gr.update(value=kept, visible=True)}
         return {}
@@ -311,9 +312,19 @@ def _unloaded_note(minutes: float) -> str:
     return f'<p class="ma-caption">{text}</p>'
 
 
-def moving_preview(frames: Any) -> str:
-    """Half-finished frames, uint8 ``F h w 3``, as a moving picture."""
-    return views.picture(encode_webp(frames), label="preview", css="ma-preview")
+def moving_preview(frames: Any, fps: float | None = None) -> str:
+    """Frames of a running job as a moving picture.
+
+    Args:
+        frames: uint8 ``F h w 3``, half-finished ones from all over the clip; with ``fps`` finished ones, each
+            after the other.
+        fps: frames a second.
+    """
+    shown = views.picture(encode_webp(frames, fps=fps), label=tr("preview"), css="ma-preview")
+    if fps is None:
+        return shown
+    text = tr("This part is finished; the rest is being made.")
+    return f'<figure class="ma-example">{shown}<figcaption>{text}</figcaption></figure>'
 
 
 # Tells Python which button of which job was pressed. The list is drawn anew when it changes; whoever walks
