@@ -426,6 +426,11 @@ def test_a_waiting_job_is_edited_and_moved_by_keys_and_by_dragging(page, served,
     page.click("#jobs .ma-job-waiting:has-text('seed 12') [data-action=edit]")
     page.wait_for_selector("#leave-job:has-text('Discard changes')")
     assert page.inner_text("#animate") == "Save changes" and page.is_hidden("#cancel")
+    # On a phone the two long buttons stand under what is said of the job, not on it.
+    page.set_viewport_size({"width": 390, "height": 844})
+    place = "document.querySelector('{}').getBoundingClientRect()"
+    page.wait_for_function(f"{place.format('#check')}.bottom <= {place.format('#animate')}.top")
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.click("#leave-job")
     page.wait_for_selector("#leave-job", state="hidden")
     assert page.is_visible("#cancel")

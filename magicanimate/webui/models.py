@@ -116,7 +116,7 @@ class ModelsTab:
         with gr.Row(elem_id="own-model"):
             self.folder = gr.Textbox(
                 label=tr("A model of your own"),
-                placeholder=tr("Folder of a model, or a fine-tune of Stable Diffusion 1.5"),
+                info=tr("Folder of a model, or a fine-tune of Stable Diffusion 1.5"),
                 max_lines=1,
                 scale=4,
                 elem_id="model-folder",

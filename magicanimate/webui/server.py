@@ -257,6 +257,7 @@ def launch(
         server_port=free_port(args.host, args.port),
         share=args.share,
         auth=Login(accounts).admits if accounts else None,
+        auth_message=views.title(),
         theme=theme.make(),
         css_paths=[views.STYLE],
         head=head(args.lang),
