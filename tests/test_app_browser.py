@@ -329,9 +329,10 @@ def test_a_killed_program_offers_its_jobs_again(browser, tiny_model, segmenter, 
 
 
 def test_the_first_example_needs_one_click(page, served):
-    """Photo and clip are there from the start, as the README says."""
+    """Photo and clip are there from the start, as the README says, and the clip can be trimmed."""
     page.wait_for_selector("#photo img")
     page.wait_for_selector("#motion video")
+    unfold(page, "Trim and edit the dance", "#strip .ma-strip")
     set_steps(page, 1)
     page.click("#animate")
     wait_for_status(page, "2.6 s of video, 32 × 32")

@@ -123,7 +123,9 @@ class MotionPanel:
         # What a reload or a result puts in comes with its edits; what somebody puts in has none.
         for chosen in (clip.upload, clip.clear):
             chosen(self.no_edits, None, self.edited, queue=False, **PRIVATE)
-        clip.change(
+        # The clip that the page begins with is never put in, so nothing would tell of a change.
+        gr.on(
+            [gr.context.Context.root_block.load, clip.change],
             self._examine,
             [clip, self.made, self.after, self.controls["start"], self.controls["end"]],
             [*shown, self.after, self.controls["people"], self.controls["start"]],
