@@ -80,8 +80,9 @@ def test_wrong_frames_are_refused():
         FrameStore(0, 5)
 
 
-def test_nothing_is_left_after_closing(tmp_path):
-    store = filled(random_frames(3), tmp_path)
+def test_nothing_is_left_after_closing(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store = filled(random_frames(3))
     store.close()
     store.close()
     assert list(tmp_path.iterdir()) == []
