@@ -1,4 +1,4 @@
-"""Several photos for a dance of several: who the dancers of a clip are, and which photo each of them becomes.
+"""Animate several people: find the dancers of a clip, and assign one of the photos to each of them.
 
 Letters in shape comments: ``H W`` pixels.
 """

@@ -1,7 +1,8 @@
-"""Read JSON and YAML that may come from anybody, and write files completely or not at all.
+"""Read untrusted JSON and YAML, and write files completely or not at all.
 
-A file that is being written has a temporary name beside its target. That name holds the process that writes
-it, by number and start, so the next run can tell what a killed one left behind from what is still in work.
+A file that is being written has a temporary name beside its target. The name contains the process that writes
+it, by number and start time, so that the next run can tell the leftovers of a killed one from files that are
+still being written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes around the paper's networks: all speed-ups in their order, progress by windows, and stopping."""
+"""Wrappers around the paper's networks: all speed-ups in their order, progress by windows, and stopping."""
 
 from __future__ import annotations
 

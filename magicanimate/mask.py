@@ -1,8 +1,9 @@
 """Where people are cut out: a mask for each frame, made of the part maps or read from a file.
 
-A mask has three levels: 255 is a person for sure and 0 is not; in 128, around the part map, hair and clothes
-are looked for when the frame is there. As a file it is a clip like any other, a folder of png frames or a
-lossless video, so that any program can draw one. Strokes of a brush change it for a range of frames.
+A mask has three levels: 255 is certainly a person and 0 certainly not; 128, around the part map, may be hair
+or clothes, which is decided by the generated frame. As a file it is a clip like any other, a folder of png
+frames or a lossless video, so that any program can draw one. Strokes of a brush change it for a range of
+frames.
 
 Letters in shape comments: ``H W`` pixels.
 """

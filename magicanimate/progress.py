@@ -1,4 +1,4 @@
-"""How far long work is: its stages and times, the bar on a terminal, exit status, Ctrl-C."""
+"""Progress of long work: its stages and times, the bar on a terminal; a command's exit status and Ctrl-C."""
 
 from __future__ import annotations
 

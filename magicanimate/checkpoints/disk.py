@@ -1,4 +1,6 @@
-"""This program's own folders, free disk space, and folders that appear complete or not at all."""
+"""Folders of checkpoints: where the program keeps them, their ``model_index.json`` and digest, room on the
+disk, and how a folder is replaced completely or not at all.
+"""
 
 from __future__ import annotations
 
