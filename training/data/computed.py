@@ -104,15 +104,11 @@ def _read_ahead(data: DancerVideos, group: int, threads: int) -> Iterator[tuple[
 
 
 def _is_made(path: Path, data: DancerVideos, compute: Callable[[torch.Tensor], torch.Tensor]) -> bool:
-    """Whether a file holds what would be computed; one that cannot be read does not."""
+    """Whether a file holds what would be computed, up to rounding, which depends on the batch size."""
     try:
-        return _agree(map_array(path), data, compute)
+        values = map_array(path)
     except Unreadable:
         return False
-
-
-def _agree(values: np.ndarray, data: DancerVideos, compute: Callable[[torch.Tensor], torch.Tensor]) -> bool:
-    """Whether some of the values are those of the images, up to rounding, which depends on the batch size."""
     if values.shape[:2] != data.rgb.shape[:2]:
         return False
     # A few images from all over the set: another autoencoder differs in all of them.

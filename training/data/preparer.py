@@ -123,6 +123,7 @@ def is_done(item: RawItem, out: Path, settings: PrepareSettings) -> bool:
 
 
 def read_record(out: Path, name: str) -> dict[str, Any] | None:
+    """The record of an item, ``None`` if there is none or it is damaged."""
     try:
         return read_json_object(record_path(out, name))
     except Unreadable:

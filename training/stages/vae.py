@@ -45,7 +45,10 @@ class VaeStage(nn.Module):
         # Noise in units of each channel's spread, detached: else the encoder would escape it by larger
         # latents. Of this process's images, so several processes differ slightly.
         spread = latents.detach().float().std(dim=(0, 2, 3), keepdim=True)
-        noise = torch.stack([_normal(rng, latents.shape[1:]) for rng in rngs]).to(latents.device)
+        shape = tuple(latents.shape[1:])
+        # Drawn on the CPU, so that every device gets the same.
+        noise = [torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for rng in rngs]
+        noise = torch.stack(noise).to(latents.device)
         decoded = self.vae.decode(latents + self.config.latent_noise * spread * noise).sample.float()
         return (
             functional.mse_loss(decoded, images, reduction="none").mean(dim=(1, 2, 3))
@@ -75,10 +78,6 @@ class VaeStage(nn.Module):
         decoded = self.vae.decode(self.vae.encode(images.to(self.vae.device)).latent).sample.float().cpu()
         save_grid(folder / f"{step:06d}.png", [images[:8], decoded[:8]])
         return {"psnr": psnr(decoded, images)}
-
-
-def _normal(rng: np.random.Generator, shape: torch.Size) -> torch.Tensor:
-    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def jitter_colours(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
