@@ -2,8 +2,9 @@
 
 Files of kohya's trainer, of diffusers, of peft and of ComfyUI name the same layers differently. Each name is
 looked up among all the names that a layer of the network may have, so that layers without a place are known
-by name; diffusers' loaders and peft then add the layers. Motion modules and the appearance encoder stay as they
-are: the encoder describes the photo to the UNet, for which a LoRA of a style or of few steps was not trained.
+by name; diffusers' loaders and peft then add the layers. Motion modules and the appearance encoder stay as
+they are: the encoder describes the photo to the UNet, for which a LoRA of a style or of few steps was not
+trained.
 
 Letters in shape comments: ``R`` rank, ``I O`` a layer's inputs and outputs, ``h w`` size of a convolution.
 """
