@@ -16,7 +16,7 @@ from magicanimate.config import Progress
 from magicanimate.errors import InputError
 from magicanimate.files import new_output
 from magicanimate.webui import server, views
-from magicanimate.webui.animate.form import OWN_SCHEDULER, request_of
+from magicanimate.webui.animate.form_values import OWN_SCHEDULER, request_of
 from magicanimate.webui.animate.tab import find_examples
 from magicanimate.webui.jobs.animation_job import Animators, checkpoint_name
 from magicanimate.webui.jobs.running_panel import moving_preview

@@ -55,14 +55,14 @@ def page(service) -> AnimateTab:
 def values_of(page: AnimateTab, **changes) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in page.controls.values()}
-    data |= {page.panel.made: {}, page.panel.point: None, page.panel.joined: None}
+    data |= {page.motion_panel.originals: {}, page.motion_panel.point: None, page.motion_panel.joined: None}
     data |= {page.running.seen: ViewState(), page.running.visitor: "", page.changing: ""}
     return data | {page.controls[name]: value for name, value in changes.items()}
 
 
 def examined(page: AnimateTab, clip: str | None) -> dict:
     """What the panel shows of a clip at last."""
-    *_, last = page.panel._examine(clip, {})
+    *_, last = page.motion_panel._examine(clip, {})
     return last
 
 
@@ -79,8 +79,8 @@ def animated(page: AnimateTab, **changes) -> dict:
 def test_an_ordinary_video_is_converted_when_it_is_animated(page, service, tmp_path, output):
     clip = str(write_dance(tmp_path / "dance.mp4", 12))
     told = examined(page, clip)
-    assert "ordinary video. It will be converted first" in told[page.panel.line]["value"]
-    assert "ma-strip" in told[page.panel.strip]
+    assert "ordinary video. It will be converted first" in told[page.motion_panel.line]["value"]
+    assert "ma-strip" in told[page.motion_panel.strip]
     photo = str(write_photo(tmp_path / "me.png"))
     first = animated(page, photo=photo, motion=clip)
     assert first["num_frames"] == 12 and Path(first["motion"]).name == "dance_densepose.mp4"
@@ -109,7 +109,7 @@ def test_edits_happen_before_and_leave_the_clip_alone(page, tmp_path):
     assert not np.array_equal(first, next(open_motion(Path(clip)).frames()))
     assert examine(Path(mirrored["motion"])).kind == "ready"
     data = values_of(page, photo=photo, motion=clip, num_inference_steps=1)
-    data[page.panel.joined] = str(write_motion(tmp_path / "then.mp4", 5))
+    data[page.motion_panel.joined] = str(write_motion(tmp_path / "then.mp4", 5))
     page._submit(data, VISITOR)
     done = end_of(page.service.queue, page.service.queue.jobs()[-1])
     assert json.loads(Path(done.results[1]).read_text())["num_frames"] == 25
@@ -121,11 +121,11 @@ def test_a_gif_plays_as_a_video_and_animates_as_it_is(page, tmp_path):
         for frame in part_maps(6):
             gif.write(frame)
     clip = str(tmp_path / "dance.gif")
-    told = page.panel._playable(clip, {})
+    told = page.motion_panel._playable(clip, {})
     video = told[page.controls["motion"]]
-    assert video.endswith("dance.mp4") and told[page.panel.made] == {video: clip}
+    assert video.endswith("dance.mp4") and told[page.motion_panel.originals] == {video: clip}
     assert clip_strip(video).seconds == pytest.approx(0.6)
-    told = page.panel._playable(str(write_motion(tmp_path / "map.mp4", 5)), {})
+    told = page.motion_panel._playable(str(write_motion(tmp_path / "map.mp4", 5)), {})
     assert page.controls["motion"] not in told
 
 
@@ -134,9 +134,9 @@ def test_who_of_several_dances_is_asked_for_and_clicked_on(page, tmp_path, monke
     monkeypatch.setattr("magicanimate.webui.animate.inspection.is_plausible", lambda labels: True)
     clip = str(write_dance(tmp_path / "two.mp4", 5))
     told = examined(page, clip)
-    assert told[page.panel.who]["visible"] and "2 people" in told[page.panel.several]
-    told = page.panel._pointed(clip, told[page.panel.second], SimpleNamespace(index=[40, 50]))
-    assert told[page.panel.point] == (40, 50, 0.0) and told[page.controls["people"]] == "point"
+    assert told[page.motion_panel.who]["visible"] and "2 people" in told[page.motion_panel.several]
+    told = page.motion_panel._pointed(clip, told[page.motion_panel.second], SimpleNamespace(index=[40, 50]))
+    assert told[page.motion_panel.point] == (40, 50, 0.0) and told[page.controls["people"]] == "point"
     refused = page._submit(
         values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip, people="point"), VISITOR
     )
@@ -144,16 +144,16 @@ def test_who_of_several_dances_is_asked_for_and_clicked_on(page, tmp_path, monke
 
 
 def test_clips_that_need_nothing_and_that_cannot_be_used(page, tmp_path):
-    assert not examined(page, None)[page.panel.line]["visible"]
-    assert not examined(page, str(write_motion(tmp_path / "map.mp4", 5)))[page.panel.line]["visible"]
+    assert not examined(page, None)[page.motion_panel.line]["visible"]
+    assert not examined(page, str(write_motion(tmp_path / "map.mp4", 5)))[page.motion_panel.line]["visible"]
     swapped = [frame[..., ::-1] for frame in part_maps(5)]
     clip = str(write_clip(tmp_path / "swapped.mp4", swapped, pix_fmt="yuv444p", options={"crf": "0"}))
-    assert "corrected first" in examined(page, clip)[page.panel.line]["value"]
+    assert "corrected first" in examined(page, clip)[page.motion_panel.line]["value"]
     made = animated(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip)["motion"]
     assert examine(Path(made)).kind == "ready"
     note = tmp_path / "note.mp4"
     note.write_text("not a video")
-    told = examined(page, str(note))[page.panel.line]["value"]
+    told = examined(page, str(note))[page.motion_panel.line]["value"]
     assert "note.mp4" in told and str(tmp_path) not in told
     refused = page._submit(values_of(page, photo=str(tmp_path / "me.png"), motion=str(note)), VISITOR)
     assert "note.mp4" in refused[page.check.card] and str(tmp_path) not in refused[page.check.card]
@@ -198,12 +198,12 @@ def test_only_the_clip_it_was_made_of_is_replaced():
 def test_a_visitor_has_an_animation_and_a_clip_in_work(service, tmp_path, output):
     """Stopping the one leaves the other."""
     photo, motion = write_photo(tmp_path / "me.png"), write_motion(tmp_path / "map.mp4", 5)
-    service.admit("me/densepose")
-    service.cancel("me/densepose")
+    service.admit("me")
+    service.cancel("me")
     job = service.submit(AnimationRequest(photo, motion, output / "x.mp4"))
     assert end_of(service.queue, job).state == "done"
     with pytest.raises(Cancelled):
-        list(service.make_motion("me/densepose", write_dance(tmp_path / "dance.mp4", 5), MotionConfig()))
+        list(service.make_motion("me", write_dance(tmp_path / "dance.mp4", 5), MotionConfig()))
 
 
 def test_a_page_that_is_opened_again_makes_no_second_file(service, tmp_path, output):
@@ -237,9 +237,9 @@ def test_a_dance_goes_on_where_another_ended(page, tmp_path):
     made = animated(page, photo=photo, motion=str(first), num_inference_steps=1)
     told = page.use_again._extend(tabs, made["output"])
     assert told[controls["motion"]] is None and Path(told[controls["photo"]]).name == "me.png"
-    *_, told = page.panel._examine(str(second), {}, told[page.panel.after])
-    assert told[controls["start"]] == pytest.approx(0.4, abs=0.11) and told[page.panel.after] is None
-    assert "last pose" in told[page.panel.line]["value"]
+    *_, told = page.motion_panel._examine(str(second), {}, told[page.motion_panel.after])
+    assert told[controls["start"]] == pytest.approx(0.4, abs=0.11) and told[page.motion_panel.after] is None
+    assert "last pose" in told[page.motion_panel.line]["value"]
 
 
 def test_the_mask_is_shown_painted_on_and_used(page, tmp_path):
@@ -247,18 +247,16 @@ def test_the_mask_is_shown_painted_on_and_used(page, tmp_path):
     mask, chosen = page.mask, {"photo": photo, "motion": clip, "background": "clip"}
     data = values_of(page, **chosen) | {mask.brush: "take", mask.radius: 4}
     *progress, shown = mask._show(data)
-    assert progress and "role=" in progress[0][mask.told]["value"]
+    assert progress and "role=" in progress[0][mask.line]["value"]
     files, first = shown[mask.files], shown[mask.picture]
     assert files.count == 6 and "<canvas>" in first and "<figure" in shown[mask.photo]
-    assert shown[mask.last]["maximum"] == 6 and not shown[mask.told]["visible"]
+    assert shown[mask.last]["maximum"] == 6 and not shown[mask.line]["visible"]
     kept = shown[page.controls["mask"]]
-    how = (files, kept, 2, 0, 0.0)
-    assert mask._drawn(*how, "take", 4) == mask._drawn(files, kept, 2, 0, 0.0, "take", 4)
-    assert mask._drawn(files, kept, 2, 5, 0.0, "take", 4) != mask._drawn(*how, "take", 4), (
-        "it follows the slider"
-    )
-    event = SimpleNamespace(points=[[0.1, 0.5], [0.9, 0.5]])
-    told = mask._painted(*how, "take", 15, 2, 3, event)
+    grow, feather = (page.controls[name] for name in ("mask_grow", "mask_feather"))
+    data |= {mask.files: files, page.controls["mask"]: kept, mask.frame: 2, grow: 0, feather: 0.0}
+    assert mask._drawn(data | {grow: 5}) != mask._drawn(data), "it follows the slider"
+    data |= {mask.radius: 15, mask.first: 2, mask.last: 3}
+    told = mask._painted(data, SimpleNamespace(points=[[0.1, 0.5], [0.9, 0.5]]))
     painted = told[page.controls["mask"]]
     assert Path(painted).name == "dance_mask.mp4" and painted != kept
     before, after = (np.stack(list(open_motion(Path(each)).frames()))[..., 1] for each in (kept, painted))
@@ -267,9 +265,10 @@ def test_the_mask_is_shown_painted_on_and_used(page, tmp_path):
         *(False, False, False),
     ]
     assert not after[1:3, 16, 4:28].any()
-    wrong = mask._painted(*how, "take", 15, 2, 3, SimpleNamespace(points=[[7, 7]]))
-    assert "outside of the picture" in wrong[mask.told]["value"]
-    assert mask._undone(*how[:1], painted, *how[2:], "take", 4)[page.controls["mask"]] == kept
+    wrong = mask._painted(data, SimpleNamespace(points=[[7, 7]]))
+    assert "outside of the picture" in wrong[mask.line]["value"]
+    undone = mask._undone(data | {page.controls["mask"]: painted})
+    assert undone[page.controls["mask"]] == kept
     done = animated(page, **chosen, mask=painted, num_inference_steps=1)
     used = np.stack(list(open_motion(Path(done["mask"])).frames()))[..., 1]
     np.testing.assert_array_equal(used, after)
@@ -277,4 +276,4 @@ def test_the_mask_is_shown_painted_on_and_used(page, tmp_path):
     *_, told = mask._show(
         values_of(page, **chosen | {"background": "photo"}) | {mask.brush: "add", mask.radius: 4}
     )
-    assert "stay in their photo" in told[mask.told]["value"]
+    assert "stay in their photo" in told[mask.line]["value"]

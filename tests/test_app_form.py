@@ -17,21 +17,21 @@ from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import card
 from magicanimate.webui.animate.forecast import Forecast, Remark
 from magicanimate.webui.animate.form_values import check_values, form_settings
-from magicanimate.webui.animate.saved_settings import PresetsPanel, SettingPresets
+from magicanimate.webui.animate.saved_settings import SavedSettings, SavedSettingsPanel
 
 MINI = ModelDefaults("mini", 128, 128, 4, 1.0)
 
 
 @pytest.fixture
-def panel(tmp_path) -> PresetsPanel:
+def panel(tmp_path) -> SavedSettingsPanel:
     with gr.Blocks():
         controls, _ = form.main_settings(MINI)
         controls |= form.motion_settings(MINI) | form.advanced_settings(MINI) | form.expert_settings(MINI)
         controls["people"] = form.people(MINI)
-        return PresetsPanel(SettingPresets(tmp_path / "saved"), controls, lambda: MINI)
+        return SavedSettingsPanel(SavedSettings(tmp_path / "saved"), controls, lambda: MINI)
 
 
-def data_of(panel: PresetsPanel, *, name: str = "", pending=None, **changes) -> dict:
+def data_of(panel: SavedSettingsPanel, *, name: str = "", pending=None, **changes) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in panel.controls.values()}
     data |= {panel.controls[key]: value for key, value in changes.items()}
@@ -87,16 +87,16 @@ def test_nothing_is_overwritten_or_deleted_without_a_yes(panel):
     assert not done[panel.question]["visible"] and panel._load("slow")[panel.controls["seed"]] == 10
 
     asked = panel._ask_to_delete("slow")
-    assert "Delete “slow”" in asked[panel.yes]["value"] and panel.presets.names() == ["slow"]
+    assert "Delete “slow”" in asked[panel.yes]["value"] and panel.store.names() == ["slow"]
     done = panel._confirmed(data_of(panel, pending=asked[panel.pending]))
-    assert done[panel.saved]["choices"] == [] and panel.presets.names() == []
+    assert done[panel.saved]["choices"] == [] and panel.store.names() == []
     assert "no settings named" in panel._load("slow")[panel.message]["value"]
 
 
-def test_mistakes_are_told(panel):
+def test_mistakes_are_say(panel):
     assert "no name yet" in panel._save(data_of(panel))[panel.message]["value"]
     assert "Choose" in panel._ask_to_delete(None)[panel.message]["value"]
-    panel.presets.save("odd", {"seed": 4, "glitter": 1, "fit": "bend"})
+    panel.store.save("odd", {"seed": 4, "glitter": 1, "fit": "bend"})
     told = panel._load("odd")
     assert told[panel.controls["seed"]] == 4 and panel.controls["fit"] not in told
     assert "Glitter (1)" in told[panel.message]["value"] and "Fit (bend)" in told[panel.message]["value"]

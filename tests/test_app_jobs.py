@@ -57,7 +57,7 @@ def form_of(
 ) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in page.controls.values()}
-    data |= {page.panel.made: {}, page.panel.point: None, page.panel.joined: None}
+    data |= {page.motion_panel.originals: {}, page.motion_panel.point: None, page.motion_panel.joined: None}
     data |= {page.running.seen: ViewState()}
     data |= {page.running.visitor: visitor, page.changing: changing}
     return data | {page.controls[name]: value for name, value in values.items()}
@@ -85,7 +85,7 @@ def test_a_job_is_made_of_the_form_and_its_result_is_shown(page, service, files,
     told = page._submit(form_of(page, seed=4, num_inference_steps=3, **files), VISITOR)
     (job,) = service.queue.jobs()
     assert job.title == "me · dance · seed 4" and told[page.cancel]["visible"]
-    assert "me · dance" in told[page.running.jobs.list]["value"]
+    assert "me · dance" in told[page.running.job_list]["value"]
     Path(files["photo"]).unlink()  # as when the upload is cleaned up
     done = end_of(service.queue, job)
     assert done.state == "done", done.error
@@ -165,7 +165,7 @@ def test_mistakes_are_told_at_once_or_by_the_job(page, service, files, tmp_path)
     service.queue.cancel(failed.id)
     end_of(service.queue, failed)
     again = page.running._act(ViewState(), "", VISITOR, press("again", failed))
-    assert again[page.running.jobs.list]["value"].count("<li") == 2
+    assert again[page.running.job_list]["value"].count("<li") == 2
 
 
 def test_what_the_end_of_the_program_interrupted_is_offered(tiny_model, long, files, tmp_path):
@@ -179,7 +179,7 @@ def test_what_the_end_of_the_program_interrupted_is_offered(tiny_model, long, fi
     torn.touch()
     service = AnimationService(tiny_model, tmp_path / "out", device="cpu")
     page = Page(service, [], queue_size=2).animate
-    listed = page.running.poll(ViewState(), "", VISITOR)[page.running.jobs.list]["value"]
+    listed = page.running.poll(ViewState(), "", VISITOR)[page.running.job_list]["value"]
     assert "Resume 2 jobs" in listed
     page.running._act(ViewState(), "", VISITOR, press("remove", running))
     page.running._act(ViewState(), "", VISITOR, press("go-on"))
@@ -197,7 +197,7 @@ def test_visitors_of_a_shared_program_see_their_own(tiny_model, long, tmp_path):
     assert job.owner == name
     other = SimpleNamespace(session_hash="other", username=None)
     told = page.running.poll(ViewState(), "somebody", other)
-    assert page.running.jobs.list not in told and page.running.status not in told
+    assert page.running.job_list not in told and page.running.status not in told
     page.running._act(ViewState(), "somebody", other, press("cancel", job))
     assert page._fill_in("somebody", other, press("use", job)).keys() == {page.changing}
     assert not service.queue.get(job.id).is_over
@@ -210,7 +210,7 @@ def test_visitors_of_a_shared_program_see_their_own(tiny_model, long, tmp_path):
 
 def test_a_job_that_waits_for_a_download_says_so(page, service, files):
     """It said that it waits for other work, of which there was none."""
-    with service._turn(lambda _: None, lambda: False):  # as `start_loading` has it
+    with service._with_device(lambda _: None, lambda: False):  # as `start_loading` has it
         service._while_loading(Progress("download", 3, 11, note="The full model is downloaded once."))
         job = submit(page, **files)
         for now in service.queue.follow(job.id):

@@ -68,7 +68,7 @@ def test_an_error_stays_while_the_page_looks_at_the_training(service):
     data = {field: field.value for field in tab.fields.values()} | {tab.seen: {}, tab.dancers: 0}
     told = tab._render(data)
     assert "number of people" in told[tab.render_problem]
-    assert not {*tab._look(data)} & {*tab.problems}
+    assert not {*tab._show_run(data)} & {*tab.problems}
     assert tab._changed(data)[tab.render_problem] == ""  # what was wrong may be right now
 
 
@@ -145,7 +145,7 @@ def test_the_form_follows_the_checkpoint_that_is_tried(service, trained):
     page = Page(service, [], queue_size=2, training=True).animate
     assert page.controls["keypoints"].visible is False
     service.use_model(trained)
-    assert page.presets._reset()[page.controls["num_inference_steps"]] == 7
+    assert page.saved_settings._reset()[page.controls["num_inference_steps"]] == 7
 
 
 def test_what_a_check_says_is_escaped_and_short():

@@ -15,7 +15,7 @@ from densepose_tools.one_click import MARGIN, motion_config
 from densepose_tools.tracking import PersonAt, picture_at, with_mark
 from magicanimate.errors import InputError
 from magicanimate.palette import BACKGROUND, colourise
-from magicanimate.webui.motion_tools import CHANGE, CORRECT, MAKE, DensePoseTab, cut_off, figures
+from magicanimate.webui.motion_tools import CHANGE, CORRECT, MAKE, MotionToolsTab, cut_off, figures
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
 from tests.media_files import numbered, part_maps, write_clip, write_output
@@ -35,15 +35,15 @@ def page(tiny_model, segmenter, tmp_path) -> Page:
 
 
 @pytest.fixture
-def tab(page) -> DensePoseTab:
+def tab(page) -> MotionToolsTab:
     return page.densepose
 
 
-def pressed(tab: DensePoseTab, clip: Path, *, made=None, photo=None, **changes) -> dict:
+def pressed(tab: MotionToolsTab, clip: Path, *, made=None, photo=None, **changes) -> dict:
     """What the tab shows after the button was pressed with these settings."""
     data = {widget: changes.get(name, widget.value) for name, widget in tab.settings.items()}
     data |= {tab.clip: str(clip), tab.photo: photo and str(photo), tab.use_photo: True, tab.made: made}
-    tab.job.admit(VISITOR)
+    tab._begin(VISITOR)
     *_, last = tab._make(data, VISITOR)
     return last
 
@@ -90,9 +90,9 @@ def test_every_kind_of_clip_is_told_and_offered_something(tab, tmp_path):
     for clip, words, button in clips:
         told = tab._examine(str(clip), VISITOR)
         assert words in told[tab.notice]["value"] and str(tmp_path) not in told[tab.notice]["value"]
-        assert told[tab.job.start]["interactive"] == (button is not None)
+        assert told[tab.start]["interactive"] == (button is not None)
         if button is not None:
-            assert told[tab.job.start]["value"] == button
+            assert told[tab.start]["value"] == button
             assert told[tab.settings["people"]]["visible"] == (button == MAKE)
 
 
@@ -116,20 +116,20 @@ def test_a_clip_is_made_and_made_again_without_looking_for_people(tab, tmp_path)
     assert once_more[tab.exact]["value"] == again[tab.exact]["value"]  # no file with a number beside it
 
     nobody = pressed(tab, clip, made=first[tab.made], people="point", x=1, y=1)
-    assert "The point 1,1 at 0 s shows nobody" in nobody[tab.job.status]
+    assert "The point 1,1 at 0 s shows nobody" in nobody[tab.status]
     sent = tab._send(again[tab.made])
-    assert sent[tab.tabs].selected == "animate" and sent[tab.panel.controls["end"]] == 0
+    assert sent[tab.tabs].selected == "animate" and sent[tab.motion_panel.controls["end"]] == 0
     linked = tab._link("as uploaded.mp4", {"other.mp4": "map.mp4"}, again[tab.made])
     assert linked == {"other.mp4": "map.mp4", "as uploaded.mp4": again[tab.exact]["value"]}
-    assert sent[tab.panel.controls["motion"]] == again[tab.near]["value"]
+    assert sent[tab.motion_panel.controls["motion"]] == again[tab.near]["value"]
 
 
 def test_a_clip_that_is_right_is_changed_only_if_something_is_chosen(tab, tmp_path):
     clip = write_output(tmp_path / "map.mp4", part_maps(4), lossless=True)
-    assert "animate with it as it is" in pressed(tab, clip)[tab.job.status]
+    assert "animate with it as it is" in pressed(tab, clip)[tab.status]
     made = pressed(tab, clip, flip=True)
     assert made[tab.before]["value"] == str(clip) and not made[tab.archive]["visible"]
-    assert "Add a video" in pressed(tab, "")[tab.job.status]
+    assert "Add a video" in pressed(tab, "")[tab.status]
 
 
 def test_a_picture_to_point_at_is_shown_when_it_is_wanted(tab, tmp_path):

@@ -40,7 +40,7 @@ def values(tmp_path) -> dict:
 
 
 def look(values, tmp_path, *, bodies=None, device=CPU) -> Forecast:
-    *_, last = Forecaster(MINI, tmp_path, bodies=bodies, device=lambda: device).looks(values)
+    *_, last = Forecaster(MINI, tmp_path, bodies=bodies, device=lambda: device).forecasts(values)
     assert last.complete
     return last
 
@@ -166,7 +166,7 @@ def test_a_benchmark_tells_the_time_before_the_first_animation(values, tmp_path,
             device=lambda: animator.device,
             benchmark=lambda: animator.benchmark,
         )
-        *_, last = forecaster.looks(values | changed)
+        *_, last = forecaster.forecasts(values | changed)
         return said(last, "note")
 
     assert "About " in text() and "(first estimate)" in text()
@@ -198,11 +198,11 @@ def test_before_the_networks_are_loaded_nothing_else_is(values, tmp_path, segmen
     forecaster = Forecaster(
         MINI, tmp_path, bodies=PersonDetector(segmenter), device=lambda: None, ready=lambda: False
     )
-    *_, last = forecaster.looks(values)
+    *_, last = forecaster.forecasts(values)
     assert last.loading and not last.complete and last.motion is not None
     assert "loading the model" in last.headline() and "data-loading" in card(last)  # which looks again
     forecaster.ready = lambda: True
-    *_, last = forecaster.looks(values)
+    *_, last = forecaster.forecasts(values)
     assert last.complete and not last.loading and "loading" not in last.headline() + card(last)
 
 
@@ -291,7 +291,7 @@ def test_memory_is_told_only_where_it_is_short(values, tmp_path, tiny_model, mon
         forecaster = Forecaster(
             MINI, tmp_path, bodies=None, device=lambda: animator.device, memory=animator.memory_warning
         )
-        *_, last = forecaster.looks(values)
+        *_, last = forecaster.forecasts(values)
         return said(last, "warning")
 
     animator.load()
@@ -306,7 +306,7 @@ def test_limits_of_the_checkpoint_are_told(values, tmp_path):
     (remark,) = [r for r in look(values | {"guidance_scale": 1.8}, tmp_path).remarks if r.mends]
     assert remark.mends == {"guidance_scale": 1.0} and "burns the picture out" in remark.text
     full = Forecaster(ModelDefaults("full", 64, 64, 25, 7.5), tmp_path, bodies=None, device=lambda: CPU)
-    *_, last = full.looks(values)
+    *_, last = full.forecasts(values)
     assert "slow without a graphics card" in said(last, "warning")
 
 
@@ -317,5 +317,5 @@ def test_the_bundled_examples_come_without_a_warning(tmp_path):
         values = {name: setting.default for name, setting in form_settings(MINI).items()} | files
         assert example.is_pair(**files) and not example.is_pair(*reversed(example.files))
         forecaster = Forecaster(MINI, tmp_path, bodies=PersonDetector.at_hand(), device=lambda: None)
-        *_, last = forecaster.looks(values, tried=True)
+        *_, last = forecaster.forecasts(values, tried=True)
         assert not said(last, "warning") and "1 warning" not in last.headline()

@@ -27,7 +27,7 @@ from magicanimate.errors import InputError
 from magicanimate.files import encode_json
 from magicanimate.webui.animate.eta import is_known
 from magicanimate.webui.animate.form_values import form_settings, of_result
-from magicanimate.webui.animate.saved_settings import SettingPresets
+from magicanimate.webui.animate.saved_settings import SavedSettings
 from magicanimate.webui.animate.use_again import reuse
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.gallery.results import read_settings
@@ -85,7 +85,7 @@ def read_result(folder: Path, file: Path) -> None:
 
 
 def read_presets(folder: Path, file: Path) -> None:
-    presets = SettingPresets(folder)
+    presets = SavedSettings(folder)
     for name in presets.names():
         try:
             presets.load(name, form_settings(Animator("mini").defaults))

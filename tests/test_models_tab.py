@@ -82,11 +82,11 @@ def test_the_full_model_is_fetched_in_the_page_and_used(
     service = AnimationService(tiny_model, tmp_path / "out", device="cpu")
     page = Page(service, [], queue_size=2, training=True)
     tab, press = page.models, lambda action, model="full": SimpleNamespace(action=action, model=model)
-    told = tab._look()
+    told = tab._update()
     assert "Download (11 GB)" in told[tab.list] and " free on this disk" in told[tab.list]
     assert tab._act(press("start"))[tab.timer].active
     wait_for(tab.fetch, "done")
-    told = tab._look()
+    told = tab._update()
     assert ">Use<" in told[tab.list] and "Download" not in told[tab.list] and not told[tab.timer].active
     used = tab._act(press("use"))
     assert service.model_name == "full" and "Full model" in used[page.animate.badge]
@@ -97,7 +97,7 @@ def test_the_full_model_is_fetched_in_the_page_and_used(
     for name, config in {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}.items():
         monkeypatch.setitem(architectures._SD15, name, config)
     base = write_single_file(tmp_path / "mine.safetensors")
-    assert "base model" in tab._tell(str(base)) and tab._tell(str(tiny_model)) == ""
+    assert "base model" in tab._announce(str(base)) and tab._announce(str(tiny_model)) == ""
     used = tab._use_folder(str(base))
     assert service.model_name == str(home / "bases" / "mine") and "In use" in used[tab.list]
     other = tmp_path / "other.safetensors"

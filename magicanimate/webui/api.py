@@ -1,5 +1,5 @@
-"""The endpoints for programs, which call them by ``gradio_client`` or over HTTP: ``/animate``, and
-``/animate_several`` for several photos."""
+"""The API for other programs, by ``gradio_client`` or HTTP: ``/animate``, and ``/animate_several`` for
+several photos."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ API_NAMES = _ONE, _SEVERAL = "animate", "animate_several"
 """The only events of the page that programs may call."""
 
 AT_A_TIME = 4
-"""Calls that may wait for their result; animations run one after the other anyway."""
+"""Calls that may wait for their results at the same time; animations run one after the other anyway."""
 
 _UPDATE_EVERY = 1.0
-"""Seconds. Gradio ends a call whose caller has left only after the next update."""
+"""Seconds. After each update Gradio checks whether the caller has left, and ends the call then."""
 
 _DESCRIPTION = (
     "Animate a photo with a DensePose clip. Settings are optional and named as in the JSON beside a result. "
@@ -40,7 +40,7 @@ Reply = tuple[str | None, dict[str, Any]]
 
 
 class AnimateEndpoint:
-    """Adds the endpoints to the page that is being built; they show nothing there.
+    """Adds the endpoints to the page that is being built, as invisible widgets.
 
     Args:
         service: runs the animations.
@@ -76,7 +76,7 @@ class AnimateEndpoint:
     def _animate_several(
         self, photos: list[str] | None, motion: str | None, settings: dict | None, request: gr.Request
     ) -> Iterator[Reply]:
-        """Submit a job and follow it; a caller who leaves takes it along.
+        """Submit a job and follow it; it is cancelled if the caller leaves.
 
         Raises:
             InputError: the request cannot be used, or the job failed or was cancelled.
@@ -86,7 +86,7 @@ class AnimateEndpoint:
         photo, *others = photos or [None]
         wanted = api_request(photo, motion, settings, others, **given)
         owner = (request.username or f"api {request.session_hash}") if self.service.shared else ""
-        # The video that is to be its own background is converted first.
+        # A clip that is its own background is an ordinary video, which is converted first.
         people = "all" if wanted.other_photos else "largest"
         steps = {"convert": True, "people": people} if wanted.background == CLIP_BACKGROUND else None
         job = self.service.submit(wanted, owner=owner, steps=steps)
@@ -113,8 +113,8 @@ def _reply(job: Job) -> Reply:
     return None, {"stage": now.stage, "step": now.step, "total": now.total, **left}
 
 
-_OF_THE_FORM = ("random_seed", "seeds", "size", *MOTION_STEPS)
-"""What only a form needs: a program draws its own seeds, gives width and height, and edits its own clip."""
+_FORM_ONLY = ("random_seed", "seeds", "size", *MOTION_STEPS)
+"""Settings of the form alone: programs draw seeds, choose sizes and edit clips themselves."""
 
 
 def api_request(
@@ -126,12 +126,12 @@ def api_request(
     defaults: ModelDefaults,
     output: Path,
 ) -> AnimationRequest:
-    """The request that a program means.
+    """The request of a call.
 
     Args:
         photo, motion: files.
-        settings: by the names of `AnimationRequest`, within the page's ranges; what is left out or ``None``
-            is as the preset and the checkpoint say.
+        settings: by the names of `AnimationRequest`, within the page's ranges; the defaults of preset and
+            model fill in what is left out or ``None``.
         others: files of the other dancers' photos.
         defaults: of the checkpoint.
         output: where the result goes.
@@ -142,7 +142,7 @@ def api_request(
     for file, what in ((photo, "photo"), (motion, "motion clip")):
         if not file:
             raise InputError(f"There is no {what}; send one.")
-    known = {name: each for name, each in form_settings(defaults).items() if name not in _OF_THE_FORM}
+    known = {name: each for name, each in form_settings(defaults).items() if name not in _FORM_ONLY}
     if not isinstance(settings or {}, Mapping):
         raise InputError('The settings are not of the form {name: value}; write for example {"seed": 7}.')
     given = {name: value for name, value in with_current_names(settings or {}).items() if value is not None}

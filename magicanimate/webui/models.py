@@ -32,7 +32,7 @@ class FetchStatus:
 
     Attributes:
         state: "idle" if it was never begun, or given up.
-        progress: the last that was told.
+        progress: the last report.
         error: why it failed, a sentence.
     """
 
@@ -91,20 +91,20 @@ class ModelFetch:
 
         try:
             fetch_full(on_progress=report, should_stop=stop.is_set)
-            told: dict = {"state": "done"}
+            outcome: dict = {"state": "done"}
         except Cancelled:
-            told = {"state": "paused"}
+            outcome = {"state": "paused"}
         except InputError as error:
-            told = {"state": "failed", "error": str(error)}
+            outcome = {"state": "failed", "error": str(error)}
         with self._lock:
-            self._status = replace(self._status, **told)
+            self._status = replace(self._status, **outcome)
 
 
 _LOOK_EVERY = 1.0  # seconds, while something is fetched
 
 
 class ModelsTab:
-    """Builds itself where it is made, inside a tab. Only for a program that nobody else can reach.
+    """The tab; only in a program that nobody else can reach, since it changes the model for everybody.
 
     Args:
         service: animates with the model in use.
@@ -112,7 +112,7 @@ class ModelsTab:
 
     def __init__(self, service: AnimationService):
         self.service, self.fetch = service, ModelFetch()
-        self.list = gr.HTML(self._list, padding=False, elem_id="models", js_on_load=ON_LOAD)
+        self.list = gr.HTML(self._list, padding=False, elem_id="models", js_on_load=views.BUTTONS_ON_LOAD)
         with gr.Row(elem_id="own-model"):
             self.folder = gr.Textbox(
                 label=tr("A model of your own"),
@@ -128,7 +128,7 @@ class ModelsTab:
         self.timer = gr.Timer(_LOOK_EVERY, active=False)
 
     def connect(self, animate: AnimateTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
-        """Attach the handlers; every widget of the page is there now.
+        """Attach the handlers.
 
         Args:
             animate: its settings follow the model, and its badge leads here.
@@ -137,12 +137,12 @@ class ModelsTab:
         """
         self.animate = animate
         shown = [self.list, self.note, self.timer]
-        self.timer.tick(self._look, None, shown, queue=False, **PRIVATE)
-        tab.select(self._look, None, shown, queue=False, **PRIVATE)
+        self.timer.tick(self._update, None, shown, queue=False, **PRIVATE)
+        tab.select(self._update, None, shown, queue=False, **PRIVATE)
         self.list.click(self._act, None, [*shown, *animate.follows_model], **PRIVATE)
         for pressed in (self.use.click, self.folder.submit):
-            told = pressed(self._tell, self.folder, self.note, queue=False, **PRIVATE)
-            told.then(self._use_folder, self.folder, [*shown, *animate.follows_model], **PRIVATE)
+            announced = pressed(self._announce, self.folder, self.note, queue=False, **PRIVATE)
+            announced.then(self._use_folder, self.folder, [*shown, *animate.follows_model], **PRIVATE)
         animate.badge.click(lambda: gr.Tabs(selected="models"), None, tabs, queue=False, **PRIVATE)
 
     def _list(self) -> str:
@@ -153,7 +153,7 @@ class ModelsTab:
             free=free_bytes(home()),
         )
 
-    def _look(self, note: str = "") -> Updates:
+    def _update(self, note: str = "") -> Updates:
         running = self.fetch.status.state == "running"
         return {self.list: self._list(), self.note: note, self.timer: gr.Timer(active=running)}
 
@@ -168,17 +168,17 @@ class ModelsTab:
                 self.fetch.cancel()
             case "use":
                 return self._use(event.model)
-        return self._look()
+        return self._update()
 
-    def _tell(self, folder: str) -> str:
-        """Say beforehand what takes its time."""
+    def _announce(self, folder: str) -> str:
+        """Say beforehand that what follows takes a while."""
         if not _is_base_model(_path(folder)):
             return ""
         return views.message(tr("The full model is combined with this base model, which takes some minutes."))
 
     def _use_folder(self, folder: str) -> Updates:
         if not (folder or "").strip():
-            return self._look(views.message(tr("Give the folder of a model."), kind="error"))
+            return self._update(views.message(tr("Give the folder of a model."), kind="error"))
         path = _path(folder)
         try:
             if _is_base_model(path):
@@ -187,15 +187,15 @@ class ModelsTab:
                 path = convert_base(path)
             return self._use(path)
         except InputError as error:
-            return self._look(views.message(str(error), kind="error"))
+            return self._update(views.message(str(error), kind="error"))
 
     def _use(self, model: str | Path) -> Updates:
         try:
             self.service.use_model(model)
         except InputError as error:
-            return self._look(views.message(str(error), kind="error"))
-        told = views.message(tr("The next video is made with this model."), kind="done")
-        return self._look(told) | self.animate.switched()
+            return self._update(views.message(str(error), kind="error"))
+        note = views.message(tr("The next video is made with this model."), kind="done")
+        return self._update(note) | self.animate.switched()
 
 
 def _path(typed: str) -> Path:
@@ -215,14 +215,6 @@ _WHAT = {
     "mini": ("Mini", "128 × 128. Comes with the program: keeps colours and poses, not faces or fine detail."),
     "full": ("Full", "512 × 512. The released MagicAnimate weights, for a graphics card with 8 GB or more."),
 }
-
-# Tells Python which button was pressed.
-ON_LOAD = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-action]");
-  if (button) trigger("click", { action: button.dataset.action, model: button.dataset.model ?? "" });
-});
-"""
 
 
 def model_list(models: Sequence[ModelInfo], *, current: str, fetch: FetchStatus, free: int) -> str:
@@ -272,7 +264,4 @@ def _card(title: str, text: str, actions: str, below: str = "") -> str:
 
 
 def _button(action: str, text: str, model: str = "full", *, main: bool = False) -> str:
-    return (
-        f'<button type="button" class="ma-small{" ma-main" if main else ""}" data-action="{action}" '
-        f'data-model="{model}">{html.escape(tr(text))}</button>'
-    )
+    return views.button(tr(text), css="ma-small ma-main" if main else "ma-small", action=action, model=model)

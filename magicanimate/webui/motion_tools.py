@@ -1,8 +1,8 @@
-"""The tab on which a DensePose clip is made of any clip, with all that can be said about how."""
+"""The tab that converts any video to a motion clip (DensePose part maps) and shows what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from densepose_tools.body import either_side
 from densepose_tools.engines import PUBLISHED_MIN_SCORE, Selection
-from densepose_tools.one_click import MadeMotion, MotionConfig, motion_config
+from densepose_tools.one_click import MadeMotion, examine, motion_config
 from densepose_tools.postprocess import Postprocessing
 from densepose_tools.tracking import picture_at, with_mark
+from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
@@ -34,8 +35,8 @@ _ABOUT = (
 )
 
 
-class DensePoseTab:
-    """Builds itself where it is made, inside a tab.
+class MotionToolsTab:
+    """The tab: a video and how to convert it on one side, the motion clip on the other.
 
     Args:
         service: does the work.
@@ -43,7 +44,7 @@ class DensePoseTab:
 
     def __init__(self, service: AnimationService):
         self.service = service
-        self.made = gr.State(None)  # MadeMotion of the visitor's last run
+        self.made = gr.State(None)  # `MadeMotion` of the visitor's last run
         gr.HTML(views.caption(tr(_ABOUT)), padding=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
@@ -88,7 +89,10 @@ class DensePoseTab:
             self.use_photo = gr.Checkbox(True, label=tr("Use this photo"), container=False)
 
     def _results(self) -> None:
-        self.job = MotionJob(self.service, "dp", tr(MAKE))
+        with gr.Row():
+            self.start = gr.Button(tr(MAKE), variant="primary", elem_id="make-dp")
+            self.cancel = gr.Button(tr("Cancel"), visible=False, elem_id="cancel-dp")
+        self.status = gr.HTML("", visible=False, padding=False, elem_id="dp-status")
         self.empty = gr.HTML(
             views.empty(tr("Your motion clip will appear here"), tr("Add a video, then convert it.")),
             padding=False,
@@ -113,14 +117,14 @@ class DensePoseTab:
             self.near = gr.DownloadButton(tr("Plays everywhere (MP4)"), size="sm", visible=False)
             self.archive = gr.DownloadButton(tr("Detected people (NPZ)"), size="sm", visible=False)
 
-    def connect(self, panel: MotionPanel, tabs: gr.Tabs) -> None:
-        """Attach the handlers; every widget of the page is there now.
+    def connect(self, motion_panel: MotionPanel, tabs: gr.Tabs) -> None:
+        """Attach the handlers.
 
         Args:
-            panel: of the tab that animates, whose clip "Use in Animate" puts in.
+            motion_panel: of the tab that animates, whose clip "Use in Animate" puts in.
             tabs: of the page, the one that animates being called "animate".
         """
-        self.panel, self.tabs = panel, tabs
+        self.motion_panel, self.tabs = motion_panel, tabs
         where = [self.clip, *(self.settings[name] for name in ("people", "start", "second", "x", "y"))]
         found = [self.settings[name] for name in ("min_score", "people", "margin")]
         results = [
@@ -134,12 +138,12 @@ class DensePoseTab:
             self.near,
             self.archive,
         ]
-        examined = [self.notice, self.job.status, self.job.start, *found, *results]
+        examined = [self.notice, self.status, self.start, *found, *results]
         point = [self.settings["x"], self.settings["y"]]
-        # In the browser, at once: whoever clicks while the clip is still being examined must not lose that.
+        # In the browser, where it happens at once: a click while Python examines the clip must not be lost.
         self.clip.change(None, None, point, js="() => [null, null]", **PRIVATE)
         self.clip.change(self._examine, self.clip, examined, concurrency_limit=4, **PRIVATE)
-        # One event, whose last turn is about what is in the form then, whichever changes came quickly.
+        # One event for all of them: with "always_last" its last run sees the values after quick changes.
         gr.on(
             [each.change for each in where],
             self._show_picture,
@@ -150,19 +154,26 @@ class DensePoseTab:
         )
         self.picture.select(self._point, None, point, queue=False, **PRIVATE)
         inputs = {self.clip, self.photo, self.use_photo, self.made, *self.settings.values()}
-        self.job.connect(self._make, inputs, [*results, self.made])
-        sent = [panel.controls["motion"], tabs, *panel.edited]
+        buttons = [self.start, self.cancel]
+        begun = self.start.click(self._begin, None, [self.status, *buttons], queue=False, **PRIVATE)
+        made = begun.then(self._make, inputs, [self.status, self.start, *results, self.made], **PRIVATE)
+        made.then(self._end, None, buttons, queue=False, **PRIVATE)
+        self.cancel.click(self._stop, None, self.cancel, queue=False, **PRIVATE)
+        sent = [motion_panel.controls["motion"], tabs, *motion_panel.edited]
         self.use.click(self._send, self.made, sent, **PRIVATE).then(
-            self._link, [panel.controls["motion"], panel.made, self.made], panel.made, **PRIVATE
+            self._link,
+            [motion_panel.controls["motion"], motion_panel.originals, self.made],
+            motion_panel.originals,
+            **PRIVATE,
         )
 
     def _examine(self, clip: str | None, request: gr.Request) -> Updates:
-        """A clip was put in, or taken away: say what it is and what can be made of it."""
-        self.job.stop(request)
+        """The clip changed: say what kind it is and offer what can be done with it."""
+        self._stop(request)
         gone = gr.update(value=None, visible=False)
         updates: Updates = {
             self.notice: gr.update(value="", visible=False),
-            self.job.status: gr.update(value="", visible=False),
+            self.status: gr.update(value="", visible=False),
             self.empty: gr.update(visible=True),
             self.players: gr.update(visible=False),
             self.before: gr.update(value=None, label=tr("Before")),
@@ -183,16 +194,16 @@ class DensePoseTab:
             self.notice: gr.update(
                 value=views.message(text, kind="info" if button else "error"), visible=True
             ),
-            self.job.start: gr.update(value=tr(button or MAKE), interactive=button is not None),
+            self.start: gr.update(value=tr(button or MAKE), interactive=button is not None),
         }
 
     def _offer(self, clip: Path) -> tuple[str, str, str | None]:
-        """What a clip is, what to say of it, and what the button does with it.
+        """The kind of a clip, a sentence on it, and the label of the button, if there is something to do.
 
         Raises:
             InputError: it cannot be read, or nothing can find the people of an ordinary video.
         """
-        found = self.service.examine(clip)
+        found = examine(clip)
         if found.kind in ("ordinary", "recolourable"):
             button = MAKE if found.kind == "ordinary" else CORRECT
             return found.kind, self.service.conversion(found.kind), button
@@ -206,7 +217,7 @@ class DensePoseTab:
     def _show_picture(
         self, clip: str | None, people: str, start: float, second: float, x: float | None, y: float | None
     ) -> Updates:
-        """The frame on which somebody is pointed at, if that is how a person is chosen."""
+        """Show the frame to click on, if the person is chosen by pointing."""
         if people != "point" or not clip:
             return {self.pointing: gr.update(visible=False)}
         try:
@@ -218,48 +229,83 @@ class DensePoseTab:
             picture = with_mark(picture, x, y)
         return {self.pointing: gr.update(visible=True), self.picture: gr.update(value=picture)}
 
+    def _begin(self, request: gr.Request) -> Updates:
+        """The visitor has pressed the button."""
+        self.service.admit(request.session_hash)
+        try:
+            size = self.service.forecast().bytes_to_fetch
+        except InputError:  # which the work itself will say
+            size = 0
+        text = tr("Starting…")
+        if size:
+            text = tr("Downloading the detector, {size}, once…", size=human_bytes(size))
+        return {
+            self.status: gr.update(value=views.message(text), visible=True),
+            self.start: gr.update(interactive=False),
+            self.cancel: gr.update(visible=True),
+        }
+
     def _make(self, data: dict, request: gr.Request) -> Iterator[Updates]:
-        """Make the clip, updating the tab as it goes."""
+        """Make the clip and show it, or say why there is none."""
         values = {name: data[widget] for name, widget in self.settings.items()}
         values["like"] = data[self.photo] if data[self.use_photo] else None
-        clip = data[self.clip]
+        clip, earlier = data[self.clip], data[self.made]
+        try:
+            if not clip:
+                raise InputError(tr("Add a video."))
+            config = motion_config(values)
+            for report in self.service.make_motion(request.session_hash, Path(clip), config, earlier=earlier):
+                if isinstance(report, Progress):
+                    yield {self.status: views.progress_bar(report)}
+                else:
+                    yield self._show(report, clip)
+        except InputError as error:
+            yield {self.status: views.message(without_folders(str(error), clip), kind="error")}
+        except Cancelled:
+            text = tr("Cancelled. What was detected is kept; converting again continues from there.")
+            yield {self.status: views.message(text)}
 
-        def made(new: MadeMotion) -> Updates:
-            result = new.extraction
-            plain = result.plain is not None
-            numbers = figures(new)
-            return {
-                self.empty: gr.update(visible=False),
-                self.players: gr.update(visible=True),
-                self.before: gr.update(
-                    value=str(result.plain) if plain else clip,
-                    label=tr("Before: as detected" if plain else "Before: the video"),
-                ),
-                self.after: gr.update(value=str(result.playable), label=tr("After")),
-                self.figures: gr.update(value=numbers, visible=bool(numbers)),
-                self.use: gr.update(visible=True),
-                self.exact: gr.update(value=str(result.video), visible=True),
-                self.near: gr.update(value=str(result.playable), visible=True),
-                self.archive: _archive_download(new),
-                self.made: new,
-            }
+    def _show(self, new: MadeMotion, clip: str) -> Updates:
+        made = new.extraction
+        plain, numbers = made.plain is not None, figures(new)
+        return {
+            self.status: motion_made(new),
+            self.empty: gr.update(visible=False),
+            self.players: gr.update(visible=True),
+            self.before: gr.update(
+                value=str(made.plain) if plain else clip,
+                label=tr("Before: as detected" if plain else "Before: the video"),
+            ),
+            self.after: gr.update(value=str(made.playable), label=tr("After")),
+            self.figures: gr.update(value=numbers, visible=bool(numbers)),
+            self.use: gr.update(visible=True),
+            self.exact: gr.update(value=str(made.video), visible=True),
+            self.near: gr.update(value=str(made.playable), visible=True),
+            # A clip that was only recoloured has no record of detected people.
+            self.archive: gr.update(
+                value=str(made.archive) if made.archive else None, visible=made.archive is not None
+            ),
+            self.made: new,
+        }
 
-        yield from self.job.run(request, clip, lambda: motion_config(values), made, earlier=data[self.made])
+    def _stop(self, request: gr.Request) -> Updates:
+        self.service.cancel(request.session_hash)
+        return {self.cancel: gr.update(value=tr("Stopping…"), interactive=False)}
+
+    def _end(self) -> Updates:
+        return {
+            self.start: gr.update(interactive=True),
+            self.cancel: gr.update(value=tr("Cancel"), interactive=True, visible=False),
+        }
 
     def _send(self, made: MadeMotion) -> Updates:
-        """Put the clip into the form of the tab that animates, without the edits of the one before."""
-        clip = {self.panel.controls["motion"]: str(made.extraction.playable)}
-        return clip | self.panel.no_edits() | {self.tabs: gr.Tabs(selected="animate")}
+        """Put the clip into the form of the Animate tab, without the edits of the clip before."""
+        clip = {self.motion_panel.controls["motion"]: str(made.extraction.playable)}
+        return clip | self.motion_panel.no_edits() | {self.tabs: gr.Tabs(selected="animate")}
 
-    def _link(self, clip: str, of_clips: dict[str, str], made: MadeMotion) -> dict[str, str]:
-        """The clip in the player, which has near colours, stands for the one with exact colours."""
-        return {**of_clips, clip: str(made.extraction.video)}
-
-
-def _archive_download(new: MadeMotion) -> Updates:
-    """The download of what was found; of a part map that was recoloured there is none."""
-    archive = new.extraction.archive
-    return gr.update(value=str(archive) if archive else None, visible=archive is not None)
+    def _link(self, clip: str, originals: dict[str, str], made: MadeMotion) -> dict[str, str]:
+        """Let the clip with exact colours animate in place of the one in the player."""
+        return {**originals, clip: str(made.extraction.video)}
 
 
 def _settings() -> dict[str, gr.components.Component]:
@@ -304,11 +350,11 @@ _LIMBS = {
     "hand": "Hand",
 }
 _LITTLE = 0.03
-"""Changes of less than this share are none."""
+"""Smaller changes are not reported."""
 
 
 def figures(new: MadeMotion) -> str:
-    """The numbers as HTML; empty if there are none."""
+    """Flicker before and after, and how the build was changed, as HTML; empty if neither was measured."""
     made = new.extraction
     parts = []
     if made.flicker is not None:
@@ -344,7 +390,7 @@ def _change(factor: float, more: str, less: str) -> str:
 
 
 def cut_off(new: MadeMotion) -> str:
-    """What is to be said if the clip cuts off a dancer who was made smaller, and now hangs in the air."""
+    """A warning if the clip cuts off a dancer who was made smaller, and who now hangs in the air."""
     made = new.extraction
     if not made.stretch or np.median([along for along, _ in made.stretch.values()]) > 1 - _LITTLE:
         return ""
@@ -353,8 +399,8 @@ def cut_off(new: MadeMotion) -> str:
     return tr("The clip cuts the dancer off, so it cannot be fitted: choose a clip with the whole body.")
 
 
-def motion_made(new: MadeMotion, warning: str = "") -> str:
-    """What was made of the visitor's clip, by what, and what to know of it."""
+def motion_made(new: MadeMotion) -> str:
+    """What was made, by which detector, and how good it is."""
     made = new.extraction
     said = [tr("Motion clip of {count} frame.|Motion clip of {count} frames.", count=made.num_frames)]
     said.append(tr("Its colours were corrected.") if new.engine is None else tr(_FOUND_BY[new.engine]))
@@ -365,6 +411,7 @@ def motion_made(new: MadeMotion, warning: str = "") -> str:
         text = "{count} of them repeats a neighbour.|{count} of them repeat a neighbour."
         said.append(tr(text, count=len(made.filled)))
     said.append(tr("Saved as {name}.", name=made.video.name))
+    warning = cut_off(new)
     return views.message(" ".join(said), kind="done") + (views.message(warning) if warning else "")
 
 
@@ -373,76 +420,3 @@ _FOUND_BY = {
     "detectron2": "People were found by the released DensePose network (detectron2).",
     "mini": "People were found by a simple built-in detector.",
 }
-
-
-class MotionJob:
-    """Builds the two buttons where it is made, and the line under them.
-
-    Args:
-        service: does the work.
-        name: tells this work of a visitor from other work of the same visitor.
-        label: what the button says.
-    """
-
-    def __init__(self, service: AnimationService, name: str, label: str):
-        self.service, self.name = service, name
-        with gr.Row():
-            self.start = gr.Button(label, variant="primary", elem_id=f"make-{name}")
-            self.cancel = gr.Button(tr("Cancel"), visible=False, elem_id=f"cancel-{name}")
-        self.status = gr.HTML("", visible=False, padding=False, elem_id=f"{name}-status")
-
-    def connect(self, make: Callable, inputs: Any, outputs: list) -> gr.events.Dependency:
-        """Let the button run ``make``, which yields updates; more may be attached to the answer."""
-        buttons = [self.start, self.cancel]
-        admitted = self.start.click(self.admit, None, [self.status, *buttons], queue=False, **PRIVATE)
-        ended = admitted.then(make, inputs, [self.status, self.start, *outputs], **PRIVATE)
-        self.cancel.click(self.stop, None, self.cancel, queue=False, **PRIVATE)
-        return ended.then(self._release, None, buttons, queue=False, **PRIVATE)
-
-    def of(self, request: gr.Request) -> str:
-        """The visitor's name for this work."""
-        return f"{request.session_hash}/{self.name}"
-
-    def admit(self, request: gr.Request) -> Updates:
-        """The visitor has pressed the button."""
-        self.service.admit(self.of(request))
-        return {
-            self.status: gr.update(value=views.message(self.service.conversion_begins()), visible=True),
-            self.start: gr.update(interactive=False),
-            self.cancel: gr.update(visible=True),
-        }
-
-    def stop(self, request: gr.Request) -> Updates:
-        """The visitor has pressed Cancel."""
-        self.service.cancel(self.of(request))
-        return {self.cancel: gr.update(value=tr("Stopping…"), interactive=False)}
-
-    def _release(self) -> Updates:
-        return {
-            self.start: gr.update(interactive=True),
-            self.cancel: gr.update(value=tr("Cancel"), interactive=True, visible=False),
-        }
-
-    def run(
-        self,
-        request: gr.Request,
-        clip: str | None,
-        config: Callable[[], MotionConfig],
-        made: Callable[[MadeMotion], Updates],
-        *,
-        earlier: MadeMotion | None = None,
-    ) -> Iterator[Updates]:
-        """Make the clip; yields how it goes, and at last what ``made`` answers, or why there is nothing."""
-        try:
-            if not clip:
-                raise InputError(tr("Add a video."))
-            for report in self.service.make_motion(self.of(request), Path(clip), config(), earlier=earlier):
-                if isinstance(report, Progress):
-                    yield {self.status: views.progress_bar(report)}
-                else:
-                    yield {self.status: motion_made(report, cut_off(report)), **made(report)}
-        except InputError as error:
-            yield {self.status: views.message(without_folders(str(error), clip), kind="error")}
-        except Cancelled:
-            text = tr("Cancelled. What was detected is kept; converting again continues from there.")
-            yield {self.status: views.message(text)}

@@ -1,4 +1,4 @@
-"""The page: its tabs, each in a file of its own, and one answer to every error of a handler."""
+"""The page: its tabs, which are files of their own, and what visitors see when a handler fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from magicanimate.webui.animate.tab import AnimateTab, Example
 from magicanimate.webui.api import API_NAMES, AnimateEndpoint
 from magicanimate.webui.gallery.tab import GalleryTab
 from magicanimate.webui.models import ModelsTab
-from magicanimate.webui.motion_tools import DensePoseTab
+from magicanimate.webui.motion_tools import MotionToolsTab
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import said, tr
 from magicanimate.webui.training.tab import TrainTab
@@ -26,20 +26,18 @@ log = logging.getLogger(__name__)
 
 _HELP = STATIC / "help.md"
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
-"""How an address begins, such as ``https://``; no path on a disk does, nor does ``C:`` alone."""
+"""The beginning of an address such as ``https://``; no path on a disk begins so."""
 
 
 def help_texts() -> list[str]:
-    """The headings, paragraphs and items of the help, Markdown in English, each in a line of its own."""
+    """Headings, paragraphs and list items of the help, English Markdown, one text each."""
     blocks = re.split(r"\n\n|\n(?=[-\d])", _HELP.read_text(encoding="utf-8"))
     return [" ".join(block.split()) for block in blocks]
 
 
 def _help() -> str:
-    """The help in the page's language, as HTML; items of a list stand close together.
-
-    Gradio's own widget for Markdown would add seven requests to every first visit.
-    """
+    """The help in the page's language, as HTML."""
+    # Not by `gr.Markdown`, which would add seven requests to everybody's first visit.
     lines = (tr(text) if text[0] in "-1234" else f"\n{tr(text)}\n" for text in help_texts())
     return MarkdownIt().render("\n".join(lines))
 
@@ -51,21 +49,22 @@ class Page:
         service: runs the animations.
         examples: see `find_examples`; the first one is there from the start.
         queue_size: animations that may wait; more are turned away.
-        training: whether there are tabs that start trainings and choose the model: only where nobody else can
-            reach the page.
+        training: whether there are the tabs that train and that choose the model, for a page that nobody
+            else can reach.
     """
 
     def __init__(
         self, service: AnimationService, examples: list[Example], *, queue_size: int, training: bool = False
     ):
         self.service = service
+        # Each hour Gradio deletes what has been in its temporary folder for a day.
         with GuardedBlocks(
             title="MagicAnimate", analytics_enabled=False, delete_cache=(3600, 86400)
         ) as self.blocks:
             with gr.Row(elem_id="top", equal_height=True):
                 gr.HTML(views.title(), padding=False, min_width=300)
                 badge = gr.HTML(
-                    padding=False, elem_id="checkpoint", min_width=300, js_on_load=views.BADGE_ON_LOAD
+                    padding=False, elem_id="checkpoint", min_width=300, js_on_load=views.BUTTONS_ON_LOAD
                 )
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 with gr.Tab(tr("Animate"), id="animate"):
@@ -73,7 +72,7 @@ class Page:
                 with gr.Tab(tr("Gallery"), id="gallery") as gallery_tab:
                     self.gallery = GalleryTab(service, gallery_tab)
                 with gr.Tab(tr("Motion tools"), id="densepose"):
-                    self.densepose = DensePoseTab(service)
+                    self.densepose = MotionToolsTab(service)
                 if training:
                     with gr.Tab(tr("Models"), id="models") as models_tab:
                         self.models = ModelsTab(service)
@@ -83,32 +82,38 @@ class Page:
                     gr.HTML(_help(), elem_id="help")
             AnimateEndpoint(service)
             self.animate.connect()  # when the widgets of all tabs are there, since one tab may fill another
-            self.densepose.connect(self.animate.panel, self.tabs)
+            self.densepose.connect(self.animate.motion_panel, self.tabs)
             running, gallery = self.animate.running, self.gallery
             gallery.connect(running)
             self.animate.use_again.connect(
-                running, running.result, gallery.result, tabs=self.tabs, motion=self.animate.panel
+                running,
+                running.result,
+                gallery.result,
+                tabs=self.tabs,
+                motion_panel=self.animate.motion_panel,
             )
             if training:
                 self.models.connect(self.animate, self.tabs, models_tab)
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)
-        for event in self.blocks.fns.values():  # texts worked out when the page opens are events, too
+        # Gradio makes events of its own for values that are functions; these are no part of the API either.
+        for event in self.blocks.fns.values():
             if event.api_name not in API_NAMES:
                 event.api_visibility = "private"
+        # One at a time of each handler, unless it says otherwise.
         self.blocks.queue(max_size=queue_size, default_concurrency_limit=1)
 
 
 class GuardedBlocks(gr.Blocks):
-    """As `gradio.Blocks`; visitors and callers of the API see sentences, never tracebacks."""
+    """`gradio.Blocks` that answers every error with a sentence, never with a traceback."""
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any
     ) -> list[Any]:
-        """Make what a handler is given of what was sent.
+        """Turn what was sent into the handler's arguments.
 
         Raises:
-            InputError: it names a file by an address, which Gradio would fetch, or is of another kind than
-                the handler's components take. What was sent is not repeated.
+            InputError: a value names a file by an address, which Gradio would download, or does not suit its
+                component. The value is not repeated.
         """
         _refuse_addresses(inputs)
         try:
@@ -122,7 +127,7 @@ class GuardedBlocks(gr.Blocks):
             ) from error
 
     async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """Run a handler, as Gradio does for every event.
+        """Run a handler; Gradio calls this for every event.
 
         Raises:
             gr.Error: with the sentence of an `InputError`, or one that names where the log says more.
@@ -133,14 +138,14 @@ class GuardedBlocks(gr.Blocks):
             raise
         except InputError as error:
             raise gr.Error(said(str(error)), print_exception=False) from error
-        except asyncio.CancelledError as error:  # the program ends; Gradio would print a traceback
+        except asyncio.CancelledError as error:  # the program ends, and Gradio would print a traceback
             raise gr.Error(tr("The program ends."), print_exception=False) from error
         except Exception as error:  # whatever it is, the visitor must not see it
             raise gr.Error(said(report(error)), print_exception=False) from error
 
 
 def _refuse_addresses(value: Any) -> None:
-    """Refuse files that are to be fetched from somewhere, however deep in what was sent."""
+    """Refuse addresses in place of files, however deep in what was sent."""
     left = [value]
     while left:
         value = left.pop()
@@ -154,7 +159,7 @@ def _refuse_addresses(value: Any) -> None:
 
 
 def report(error: BaseException) -> str:
-    """Log an error with its traceback under a new number; the sentence for the visitor, which names it."""
+    """Log an error with its traceback under a new number; returns a sentence with it for the visitor."""
     number = secrets.token_hex(3)
     log.error("error %s", number, exc_info=error)
     return (

@@ -1,7 +1,7 @@
-"""The scratch folder of the page: uploads and copies that the browser is shown, bounded in size.
+"""The temporary folder of the page: uploads and copies for the browser, limited in size.
 
-It goes with the program. What a killed one leaves is removed by the next start: a folder whose lock nobody
-holds belongs to no living program.
+It is deleted when the program ends. A killed program leaves it behind, to be deleted at the next start: if
+nobody holds its lock, its program no longer runs.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from magicanimate.files import keep_track, remove
 log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
-"""Environment variable that tells Gradio, and `temporary_folder`, where the scratch folder is."""
+"""Environment variable by which Gradio, and `temporary_folder`, find the folder."""
 
 _PREFIX, _LOCK = "magicanimate-", "owner.lock"
 PER_VISITOR, _MOST_IN_ALL = 4 * 2**30, 16 * 2**30  # bytes
-_SHARE_OF_FREE = 4  # at most a quarter of what is free at the start
+_SHARE_OF_FREE = 4  # of the free space at the start, at most a quarter
 _LOOK_EVERY = 60.0  # seconds
 
 
 class Scratch:
-    """A scratch folder of one program. Use it as a context.
+    """The temporary folder of one program, as a context manager.
 
     Args:
-        base: where it is made; the system's temporary folder when ``None``.
-        per_visitor: bytes of the uploads of one visitor, beyond which the oldest go.
-        in_all: bytes of everything, beyond which the oldest go; 16 GB or a quarter of what is free on the
-            disk when ``None``.
+        base: the folder to make it in; the system's temporary folder when ``None``.
+        per_visitor: bytes of one visitor's uploads, above which the oldest are deleted.
+        in_all: bytes of all files, above which the oldest are deleted; when ``None``, 16 GB or a quarter of
+            the free space, whichever is less.
 
     Attributes:
-        folder: itself.
+        folder: its path.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Scratch:
 
     @contextlib.contextmanager
     def upload(self, visitor: str, size: int) -> Iterator[None]:
-        """Room for an upload, as long as it is on its way.
+        """Reserve room for an upload while it arrives.
 
         Args:
             visitor: whose it is.
             size: bytes.
 
         Raises:
-            InputError: it is too large, or too much is on its way.
+            InputError: it is too large, or too much is arriving at the same time.
         """
         with self._guard:
             most = self.per_visitor
@@ -97,7 +97,7 @@ class Scratch:
                     del self._coming[visitor]
 
     def uploaded(self, visitor: str, files: Iterable[Path]) -> None:
-        """Files have been uploaded; the oldest of this visitor, then of all, make room for them."""
+        """Note files that have arrived; to make room the oldest of this visitor, then of all, are deleted."""
         with self._guard:
             for file in files:
                 self._uploads.pop(file, None)
@@ -113,13 +113,13 @@ class Scratch:
         self.trim()
 
     def trim(self) -> None:
-        """Remove the oldest files until the whole is within its bound."""
+        """Delete the oldest files until the folder is within its limit."""
         found = []
         for folder, _, names in os.walk(self.folder):
             for path in (Path(folder, name) for name in names if name != _LOCK):
                 with contextlib.suppress(OSError):
                     status = path.lstat()
-                    # A hard link has the age of its file but changes when it is made.
+                    # A hard link has its file's mtime, which may be old, but its ctime is when it was made.
                     found.append((max(status.st_mtime, status.st_ctime), status.st_size, path))
         total = sum(size for _, size, _ in found)
         with self._guard:
@@ -155,7 +155,7 @@ class Scratch:
 
 
 def room_in_all(folder: Path) -> int:
-    """Bytes that files of visitors may take on the disk of a folder.
+    """Bytes that visitors' files may take on the disk of a folder.
 
     Raises:
         OSError: the folder cannot be looked at.
@@ -165,14 +165,14 @@ def room_in_all(folder: Path) -> int:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory:
-    """A folder that goes with the program, in its scratch folder where there is one."""
+    """A folder that is deleted when the program ends, within `Scratch` if there is one."""
     scratch = os.environ.get(FOLDER_VARIABLE)
     folder = scratch if scratch and os.path.isdir(scratch) else None
     return tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder, ignore_cleanup_errors=True)
 
 
 def remove_abandoned(base: Path) -> None:
-    """Remove the scratch folders of this user's programs that are no more."""
+    """Delete the folders of this user's programs that no longer run."""
     for folder in base.glob(f"{_PREFIX}*"):
         lock = folder / _LOCK
         try:

@@ -1,4 +1,4 @@
-"""The page in the browser: ``python app.py`` or ``magicanimate-web``, then open the address it prints."""
+"""Starts the program in the browser: ``python app.py`` or ``magicanimate-web``."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _number(kind: type, low: float, high: float) -> Callable[[str], float]:
-    """A type for argparse: a number between two others, both included."""
+    """A type for argparse: a number from ``low`` to ``high``, both included."""
 
     def number(text: str) -> float:
         value = kind(text)
@@ -134,14 +134,15 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
 
 
 def free_port(host: str, first: int) -> int:
-    """The first port from ``first`` on that nobody listens on.
+    """The first port from ``first`` on that is free.
 
     Raises:
         InputError: none of a hundred is free, or the address is not this machine's.
     """
     for port in range(first, min(first + _PORTS_TO_TRY, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            if os.name != "nt":  # there it would let two programs share a port
+            # A port can be used again at once after a restart; on Windows two programs could share it.
+            if os.name != "nt":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -152,25 +153,26 @@ def free_port(host: str, first: int) -> int:
 
 
 def bypass_proxy(host: str) -> None:
-    """Keep a proxy out of the way to our own address, which Gradio calls once when it starts."""
+    """Exempt our own address, which Gradio calls once when it starts, from a proxy of the environment."""
     for name in ("no_proxy", "NO_PROXY"):
         own = (os.environ.get(name), "localhost", "127.0.0.1", host)
         os.environ[name] = ",".join(filter(None, own))
 
 
 def only_here(args: argparse.Namespace) -> bool:
-    """Whether nobody is let in from elsewhere, not even through a proxy on this machine."""
+    """Whether only this computer can reach the page, not even a proxy on it lets others in."""
     return is_loopback(args.host) and not (args.share or args.auth or args.allow_origin)
 
 
 @contextmanager
 def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blocks, AnimationService]]:
-    """Serve the page, as long as the context lasts, from a thread of its own; ``scratch`` holds uploads.
+    """Serve the page in a thread as long as the context lasts; ``scratch`` holds the uploads.
 
     Raises:
-        InputError: the checkpoint, the folder or the address cannot be used.
+        InputError: the model, the folder or the address cannot be used.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these two are read when gradio is imported
+    # Gradio reads these two when it is imported, which is why no import of it is at the top of this file.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ[FOLDER_VARIABLE] = str(scratch.folder)
     bypass_proxy(args.host)
     access = Access(args.host, origins=args.allow_origin)
@@ -205,7 +207,7 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
         page = Page(service, find_examples(EXAMPLES), queue_size=args.queue, training=only_here(args))
     try:
         with without_collection():
-            # names of results can be guessed
+            # Results need keys where several people use the program, since their names can be guessed.
             open_folders = [scratch.folder, EXAMPLES] if shared else None
             launch(page, args, access, accounts, scratch=scratch, open_folders=open_folders)
         if page.blocks.share_url:
@@ -213,19 +215,20 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
         yield page.blocks, service
     finally:
         if server := getattr(page.blocks, "server", None):
-            server.force_exit = True  # open pages listen for events, which would be waited for
-            logging.getLogger("uvicorn.error").disabled = True  # it tells at length of what is left there
+            # Uvicorn would wait for open pages, which listen without end, and log each that it cuts off.
+            server.force_exit = True
+            logging.getLogger("uvicorn.error").disabled = True
         page.blocks.close(verbose=False)
         service.close(wait=False)
 
 
 def has_desktop(environment: Mapping[str, str], platform: str, terminal: bool) -> bool:
-    """Whether somebody sits before a screen of this machine.
+    """Whether somebody sits in front of this machine's screen, so that a browser window can be opened.
 
     Args:
-        environment: of the program.
-        platform: see `sys.platform`.
-        terminal: whether the program writes to a terminal; tests and services do not.
+        environment: variables of the program.
+        platform: `sys.platform`.
+        terminal: whether the program writes to a terminal, which tests and services do not.
     """
     if not terminal or any(environment.get(name) for name in ("SSH_CONNECTION", "SSH_TTY", "CI")):
         return False
@@ -243,7 +246,7 @@ def launch(
     scratch: Scratch,
     open_folders: list[Path] | None,
 ) -> None:
-    """Start the server of a page in a thread of its own; see `magicanimate.webui.security.guard.Guard`."""
+    """Start the server of a page in a thread of its own, behind `magicanimate.webui.security.guard.Guard`."""
     from starlette.middleware import Middleware
 
     from magicanimate.webui import theme, views
@@ -261,6 +264,8 @@ def launch(
         theme=theme.make(),
         css_paths=[views.STYLE],
         head=head(args.lang),
+        # Gradio serves files from its temporary folder and from these; the queue's folder lies in the first
+        # one and holds everybody's uploads.
         allowed_paths=[str(page.service.output), str(EXAMPLES)],
         blocked_paths=[str(page.service.queue.folder)],
         max_file_size=MediaLimits().max_file_bytes,
@@ -268,9 +273,9 @@ def launch(
         enable_monitoring=False,
         footer_links=[],
         run_history=False,
-        ssr_mode=False,
+        ssr_mode=False,  # renders pages by Node, which would have to be installed
         quiet=True,
-        prevent_thread_lock=True,
+        prevent_thread_lock=True,  # returns at once
     )
 
 
@@ -311,12 +316,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_program() -> None:
-    """`main` as a program, which ends the process.
-
-    Everything is closed by then. Python itself would wait for threads that load networks or listen to pages,
-    and answer a second Ctrl-C meanwhile with a traceback.
-    """
+    """Run `main` and end the process with its exit status."""
     status = main()
+    # Everything is closed now. An ordinary exit would still wait for threads that load networks or serve
+    # pages, and a second Ctrl-C meanwhile would print a traceback.
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -1,4 +1,7 @@
-"""One animator for every visitor: loaded in the background, jobs in a queue, one at a time."""
+"""What the page and the API ask the program for: animations as jobs, motion clips at once, one model for all.
+
+Networks are loaded in the background; one piece of work at a time has the device.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from densepose_tools.engine_choice import EngineChoice, Forecast
 from densepose_tools.motion_steps import sweep, take_steps
-from densepose_tools.one_click import MadeMotion, MotionConfig, MotionReport, examine, make_motion
+from densepose_tools.one_click import MadeMotion, MotionConfig, make_motion
 from magicanimate.animator import Animator, ModelDefaults
 from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.checkpoints.locate import describe_models
@@ -35,12 +38,14 @@ from magicanimate.webui.animate.inspection import (
     mask_files,
 )
 from magicanimate.webui.gallery.library import Library
+from magicanimate.webui.gallery.thumbnails import Thumbnails
 from magicanimate.webui.jobs.animation_job import (
     ANIMATE,
     CHECKPOINT,
     JOINED,
     AnimationRunner,
     Animators,
+    IdleTimer,
     checkpoint_name,
     job_request,
     job_title,
@@ -52,30 +57,28 @@ from magicanimate.webui.texts import tr
 
 log = logging.getLogger(__name__)
 
-# Of the released weights, for the page before they are fetched.
+# Of the released weights, for the page before they are downloaded.
 FULL_DEFAULTS = ModelDefaults("full", 512, 512, 25, 7.5)
-_UPDATES_EVERY = 0.2  # seconds between updates of the page
+_UPDATES_EVERY = 0.2  # seconds between progress reports while waiting for the device
 _MOST_MADE = 100  # motion clips that are remembered
-
-Result = TypeVar("Result")
 
 
 class AnimationService:
-    """Runs requests of many visitors on one `Animator`, and makes motion clips of their videos.
+    """Runs the requests of all visitors on one `Animator`, and converts their videos to motion clips.
 
-    Animations are jobs of a queue that outlives pages and programs. For motion clips a visitor is named by
-    any string; one who has two in work at a time needs two names.
+    Animations are jobs of a queue that outlives pages and the program itself. A motion clip is made while its
+    visitor's page waits; visitors are told apart by any string.
 
     Args:
         model, device, dtype, offline, memory, compile: as `Animator` takes them.
         output: folder of the results, and of the queue.
-        engine: finds people in ordinary videos; by default the best on the same device.
+        engine: finds people in ordinary videos; by default the best one on the same device.
         most_waiting: animations that may wait; more are turned away.
-        unload_after: minutes without work after which the networks are taken out of memory; 0 for never.
+        unload_after: minutes without work after which the networks are freed; 0 for never.
         shared: several people use the program, so that each sees only his or her own jobs.
 
     Attributes:
-        was_ready: whether it was tried to load the networks and to find out how quick they are.
+        was_ready: whether loading the networks and measuring their speed has been tried.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class AnimationService:
         self.unload_after = unload_after
         self._most_waiting = most_waiting
         self._engine = engine or EngineChoice(device=device, offline=offline)
-        self._lent = temporary_folder()
+        self._shown = temporary_folder()  # copies that the page may show; served, unlike the jobs' folder
         new_animator = partial(
             Animator,
             device=device,
@@ -109,12 +112,12 @@ class AnimationService:
             on_progress=self._while_loading,
         )
         self._animators = Animators(new_animator, model)
-        self._device = threading.Lock()  # one piece of work at a time
-        self._awaited = threading.Event()  # somebody waits for it
+        self._device = threading.Lock()  # held by the one piece of work that computes
+        self._awaited = threading.Event()  # somebody waits for the device
         self._idle = IdleTimer(60 * unload_after, self._unload)
         self._unloaded = self.was_ready = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
-        self._stops: dict[str, threading.Event] = {}
+        self._stops: dict[str, threading.Event] = {}  # of the visitors' motion clips
         self._made: dict[Path, MadeMotion] = {}  # the last motion clip of each video
         self._loading: Progress | None = None
         self._closed = threading.Event()
@@ -128,12 +131,14 @@ class AnimationService:
             InputError: another program works on the output folder, or it cannot be written to.
         """
         runner = AnimationRunner(self._animate, self.output, self._prepare)
-        # Who is alone may fill the own disk.
+        # Who is alone on the machine may fill his or her own disk.
         bounds = {"per_owner": PER_VISITOR, "in_all": room_in_all(self.output)} if self.shared else {}
         queue = JobQueue(self.output, {ANIMATE: runner}, most_waiting=self._most_waiting, **bounds)
-        self._library.trash.finish_moves()  # the queue has the folder to itself from now on
+        self._library.trash.finish_moves()  # safe from now on: the queue has locked the folder for us
         if all(job.is_over for job in queue.jobs()):
             self._sweep_motions()
+        trashed = [each.result for each in self._library.trash.results()]
+        Thumbnails(self.output).sweep([*self._library.results(), *trashed])
         return queue
 
     def _sweep_motions(self, *, most: int | None = None) -> None:
@@ -141,47 +146,52 @@ class AnimationService:
 
     @property
     def animator(self) -> Animator:
-        """That of the checkpoint in use."""
+        """That of the model in use."""
         return self._animators.current
 
     def defaults(self) -> ModelDefaults:
-        """The checkpoint's own settings, without fetching anything.
+        """The model's own settings, without downloading anything.
 
         Raises:
-            InputError: there is no such checkpoint.
+            InputError: there is no such model.
         """
         animator = self.animator
-        return FULL_DEFAULTS if animator.model == "full" and "full" in _absent() else animator.defaults
+        return FULL_DEFAULTS if animator.model == "full" and _full_is_missing() else animator.defaults
 
     @property
     def trial(self) -> Path | None:
-        """The folder that `use_model` put in place of the program's own checkpoint, if it did."""
+        """The folder that `use_model` put in place of the program's own model, if it did."""
         return self._animators.trial
 
     @property
     def model_name(self) -> str:
-        """The checkpoint in use: "mini", "full", or its folder."""
+        """The model in use: "mini", "full", or its folder."""
         return checkpoint_name(self.animator.model)
 
+    @property
+    def unloaded(self) -> bool:
+        """Whether the networks were freed after a time without work."""
+        return self._unloaded and not self.animator.loaded
+
     def use_model(self, model: str | Path | None) -> None:
-        """Animate with another checkpoint from the next animation on; it is loaded in the background.
+        """Animate with another model from the next job on; it is loaded in the background.
 
         Args:
-            model: "mini", "full" or a pipeline folder; ``None`` for the program's own checkpoint again.
+            model: "mini", "full" or a pipeline folder; ``None`` for the program's own model again.
 
         Raises:
-            InputError: the folder holds no checkpoint; nothing has changed then.
+            InputError: the folder holds no model; nothing has changed then.
         """
         self._animators.use(model)
         self.start_loading()
 
     def start_loading(self, before: Callable[[], None] = lambda: None) -> None:
-        """Load the checkpoint in the background, ``before`` first; its errors are logged."""
+        """Load the model in the background, after ``before()``; its errors are logged."""
 
         def load() -> None:
-            with self._turn(lambda _: None, self._closed.is_set):
+            with self._with_device(lambda _: None, self._closed.is_set):
                 animator = self._animators.of(None)
-                if animator.model == "full" and "full" in _absent():
+                if animator.model == "full" and _full_is_missing():
                     note = tr("The full model is downloaded once, 11 GB, and then converted.")
                     self._loading = Progress("download", 0, 1, note=note)
                 try:
@@ -190,8 +200,8 @@ class AnimationService:
                     if not is_known(animator.ran_on(), self.output):
                         animator.run_benchmark(lambda: self._closed.is_set() or self._awaited.is_set())
                 except Cancelled:
-                    log.info("how quick the networks are was not measured: other work waits")
-                except InputError as error:  # the first job is told the same
+                    log.info("the speed of the networks was not measured: other work waits")
+                except InputError as error:  # the first job will fail with the same sentence
                     log.warning("%s", error)
                 except Exception:
                     log.exception("the model could not be loaded beforehand")
@@ -212,9 +222,9 @@ class AnimationService:
         """Put an animation into the queue; copies of photo and clip are kept as long as they are needed.
 
         Args:
-            request: what to do; the queue names the output itself, when the job begins.
+            request: what to make; the output is named when the job begins.
             owner: who may see the job.
-            instead_of: id of a job that waits: it is changed into this one, in its place.
+            instead_of: id of a waiting job that is changed into this one and keeps its place.
             steps, joined: what happens to the clip before it animates; see `take_steps`.
 
         Raises:
@@ -222,32 +232,37 @@ class AnimationService:
                 job to change has begun. Files are named without their folders.
         """
         check_request(request)
-        completed = self.defaults().completed(request)  # refuses what is too large for the checkpoint
+        completed = self.defaults().completed(request)  # refuses what is too large for the model
         try:
             fitted_photo(completed)
             inspect_clip(completed)
         except InputError as error:
             raise InputError(without_folders(str(error), request.photo, request.motion)) from error
-        if self.animator.device is not None:  # then its folder is there, too
+        if self.animator.device is not None:  # the model was loaded once, so its sizes are known
             self.animator.check_size(request)
         files = {name: getattr(request, name) for name in FILES} | {"background": background_file(request)}
         uploads = [name for name, file in files.items() if file is not None and self._is_upload(file)]
-        before = self.queue.get(instead_of) if instead_of else None
-        checkpoint = before.request.get(CHECKPOINT) if before else checkpoint_name(self.animator.model)
         if joined is not None and self._is_upload(joined):
             uploads.append(JOINED)
         if any(map(self._is_upload, request.other_photos)):
             uploads.append(PHOTOS)
+        # A job that is changed keeps its model, whichever is in use by now.
+        before = self.queue.get(instead_of) if instead_of else None
+        checkpoint = before.request.get(CHECKPOINT) if before else checkpoint_name(self.animator.model)
         wanted = job_request(request, checkpoint=checkpoint, steps=steps, joined=joined)
         kept = {"title": job_title(request), "uploads": uploads}
         if instead_of:
             return self.queue.edit(instead_of, wanted, **kept)
         return self.queue.submit(ANIMATE, wanted, owner=owner, **kept)
 
+    def _is_upload(self, path: Path) -> bool:
+        """Whether a file may vanish; what lies in the output folder stays."""
+        return path.is_file() and self.output.resolve() not in path.resolve().parents
+
     def draw_mask(
         self, request: AnimationRequest, steps: Mapping[str, Any], joined: Path | None
     ) -> Iterator[Progress | MaskFiles]:
-        """Yield progress, and at last how people will be cut out of an animation; nothing is animated.
+        """Yield progress, and at last the mask that an animation would cut people out with.
 
         The clip is edited and converted as for a job, which then finds that done.
 
@@ -256,11 +271,11 @@ class AnimationService:
         """
 
         def work(on_progress: OnProgress, should_stop: ShouldStop) -> MaskFiles:
-            place = Path(self._lent.name) / secrets.token_hex(8)
-            place.mkdir()
+            folder = self._new_folder()
+            folder.mkdir()
             ready = self._prepare(request, steps, joined, on_progress, should_stop)
-            scene, mask = place / "scene.mp4", place / f"{request.motion.stem[:60]}_mask.mp4"
-            preview = place / "preview.png"
+            scene, mask = folder / "scene.mp4", folder / f"{request.motion.stem[:60]}_mask.mp4"
+            preview = folder / "preview.png"
             self.animator.draw_mask(
                 ready,
                 picture=preview,
@@ -278,55 +293,45 @@ class AnimationService:
             raise InputError(without_folders(str(error), *files, joined)) from error
 
     def library(self, owner: str) -> Library:
-        """What somebody may see: everything on a machine of one's own, else what came of one's own jobs."""
+        """The results that somebody may see: all on a machine of one's own, else those of one's own jobs."""
         if not self.shared:
             return self._library
         names = {Path(result).stem for job in self.queue.jobs(owner) for result in job.results}
         return self._library.limited(lambda result: result.name in names)
 
-    @property
-    def unloaded(self) -> bool:
-        """Whether the networks were taken out of memory after a time without work."""
-        return self._unloaded and not self.animator.loaded
-
-    def lend(self, file: Path) -> Path:
-        """A kept upload under a name that the page may show; the folder of the jobs itself is not served.
+    def show_copy(self, file: Path) -> Path:
+        """A copy of a file that the page may show, since the folder of the jobs' uploads is not served.
 
         Raises:
             InputError: it is not there any more.
         """
-        lent = Path(self._lent.name) / secrets.token_hex(8) / file.name
+        copy = self._new_folder() / file.name
         try:
-            lent.parent.mkdir()
-            link_or_copy(file, lent)
+            copy.parent.mkdir()
+            link_or_copy(file, copy)
         except OSError as error:
             raise InputError(f"The file {file.name} is not there any more ({error.strerror}).") from error
-        return lent
+        return copy
 
-    def lend_last_frame(self, video: Path) -> Path:
+    def show_last_frame(self, video: Path) -> Path:
         """The last frame of a result as a picture that the page may show.
 
         Raises:
             InputError: the result cannot be read.
         """
-        return last_frame(video, Path(self._lent.name) / secrets.token_hex(8))
+        return last_frame(video, self._new_folder())
 
-    def admit(self, visitor: str) -> None:
-        """A visitor wants a motion clip: from now on `cancel` concerns this work."""
-        self._stops[visitor] = threading.Event()
-
-    def cancel(self, visitor: str) -> None:
-        """Stop the visitor's motion clip, waiting or in work."""
-        if visitor in self._stops:
-            self._stops[visitor].set()
-
-    def examine(self, clip: Path) -> MotionReport:
-        """What a clip is.
+    def show_as_video(self, picture: str) -> Path:
+        """A video of an animated picture, which browsers play in no player.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the picture cannot be read, or does not move.
         """
-        return examine(clip)
+        return as_video(Path(picture), self._new_folder())
+
+    def _new_folder(self) -> Path:
+        """A name for a folder whose files the page may show; they go with the program."""
+        return Path(self._shown.name) / secrets.token_hex(8)
 
     def forecast(self) -> Forecast:
         """What will find the people in an ordinary video.
@@ -337,7 +342,7 @@ class AnimationService:
         return self._engine.forecast()
 
     def conversion(self, kind: str) -> str:
-        """What happens to a clip of a kind that does not animate as it is, "ordinary" or "recolourable".
+        """What happens to a clip that does not animate as it is, of the kind "ordinary" or "recolourable".
 
         Raises:
             InputError: nothing can convert it; the message says what to do.
@@ -353,91 +358,73 @@ class AnimationService:
             text += " " + tr("A simple built-in detector is used.")
         return text
 
-    def conversion_begins(self) -> str:
-        """What is told until a conversion has told something itself."""
-        try:
-            size = self.forecast().bytes_to_fetch
-        except InputError:  # which the work itself says
-            size = 0
-        return (
-            tr("Downloading the detector, {size}, once…", size=human_bytes(size)) if size else tr("Starting…")
-        )
+    def admit(self, visitor: str) -> None:
+        """A visitor asks for a motion clip: from now on `cancel` stops this one."""
+        self._stops[visitor] = threading.Event()
 
-    def played(self, picture: str) -> Path:
-        """A video of an animated picture, which browsers play in no player; it goes with the program.
-
-        Raises:
-            InputError: the picture cannot be read, or does not move.
-        """
-        return as_video(Path(picture), Path(self._lent.name) / secrets.token_hex(8))
+    def cancel(self, visitor: str) -> None:
+        """Stop the visitor's motion clip, waiting or in work."""
+        if visitor in self._stops:
+            self._stops[visitor].set()
 
     def make_motion(
         self, visitor: str, clip: Path, config: MotionConfig, *, earlier: MadeMotion | None = None
     ) -> Iterator[Progress | MadeMotion]:
-        """Yield progress, a few times a second, and at last the clip. Closing the iterator stops it.
-
-        Copies that browsers play go with the program.
+        """Yield progress, a few times a second, and at last the motion clip. Closing the iterator stops it.
 
         Raises:
             InputError: as `densepose_tools.one_click.make_motion`.
-            Cancelled: stopped by `cancel`; the same again goes on from there.
+            Cancelled: stopped by `cancel`; the same call continues where it stopped.
         """
+        # A page that was opened again has forgotten its clip, and would make the same file once more under
+        # another number.
         earlier = earlier if earlier is not None and earlier.clip == clip else self._made.get(clip)
-        again = earlier is not None and earlier.config.same(config)
-        if again and earlier.extraction.video.is_file():  # nothing would come of it but a file with a number
+        if earlier and earlier.config.same(config) and earlier.extraction.video.is_file():
             yield earlier
             return
-        work = partial(
-            make_motion,
-            clip,
-            self.output,
-            engine=self._engine,
-            config=config,
-            copies=Path(self._lent.name),
-            earlier=earlier,
-        )
+        stop = self._stops.setdefault(visitor, threading.Event())
 
-        def in_turn(on_progress: OnProgress, should_stop: ShouldStop) -> MadeMotion:
-            with self._turn(on_progress, should_stop):
-                made = work(on_progress=on_progress, should_stop=should_stop)
-            # A page that is opened again has forgotten it, and would make the same file under another number.
+        def work(on_progress: OnProgress, left: ShouldStop) -> MadeMotion:
+            def should_stop() -> bool:
+                return stop.is_set() or left()
+
+            with self._with_device(on_progress, should_stop):
+                made = make_motion(
+                    clip,
+                    self.output,
+                    engine=self._engine,
+                    config=config,
+                    copies=Path(self._shown.name),
+                    earlier=earlier,
+                    on_progress=on_progress,
+                    should_stop=should_stop,
+                )
             self._made[clip] = made
             while len(self._made) > _MOST_MADE:
                 del self._made[next(iter(self._made))]
             return made
 
-        yield from self._run(visitor, in_turn)
-
-    def _run(
-        self, visitor: str, work: Callable[[OnProgress, ShouldStop], Result]
-    ) -> Iterator[Progress | Result]:
-        """Do something that `cancel` stops; see `make_motion`."""
-        stop = self._stops.setdefault(visitor, threading.Event())
         try:
-            yield from run_with_progress(lambda report, left: work(report, lambda: stop.is_set() or left()))
+            yield from run_with_progress(work)
         finally:
             if self._stops.get(visitor) is stop:
                 del self._stops[visitor]
 
     def close(self, *, wait: bool = True) -> None:
-        """Stop everything; jobs that have not ended are offered next time.
+        """Stop everything; jobs that have not ended are offered at the next start.
 
         Args:
-            wait: let the thread end that loads the networks. Reading them takes long on a busy machine and
-                leaves nothing behind; a program that ends need not wait for it.
+            wait: for the thread that loads the networks. Reading them takes long on a busy machine and leaves
+                nothing behind; a program that ends need not wait for it.
         """
         self._closed.set()
         self._idle.busy()
         for stop in list(self._stops.values()):
             stop.set()
-        if "queue" in vars(self):
+        if "queue" in vars(self):  # or asking for it here would make it
             self.queue.close()
         self._worker.shutdown(wait=wait, cancel_futures=True)
-        self._lent.cleanup()
-
-    def _is_upload(self, path: Path) -> bool:
-        """Whether a file may vanish; what lies in the output folder stays."""
-        return path.is_file() and self.output.resolve() not in path.resolve().parents
+        self._shown.cleanup()
 
     def _prepare(
         self,
@@ -448,7 +435,7 @@ class AnimationService:
         should_stop: ShouldStop,
     ) -> AnimationRequest:
         """Edit and convert the clip of a job."""
-        with self._turn(on_progress, should_stop):
+        with self._with_device(on_progress, should_stop):
             if self.shared:
                 self._sweep_motions(most=room_in_all(self.output))
             return take_steps(
@@ -468,38 +455,42 @@ class AnimationService:
         on_progress: OnProgress,
         should_stop: ShouldStop,
     ) -> AnimationResult:
-        """Animate with the checkpoint that was in use when the job was made."""
-        with self._turn(on_progress, should_stop):
+        """Animate with the model that was in use when the job was made."""
+        with self._with_device(on_progress, should_stop):
             animator = self._animators.of(checkpoint)
-            after: list[float] = []
+            after: float | None = None
 
             def report(progress: Progress) -> None:
                 """The time left is that of the whole job, not of its stage."""
+                nonlocal after
                 if progress.stage == "denoise" and progress.seconds_left is not None:
-                    if not after:
-                        after.append(self._after_denoising(animator, request))
-                    progress = replace(progress, seconds_left=progress.seconds_left + after[0])
+                    if after is None:
+                        after = self._seconds_after_denoising(animator, request)
+                    progress = replace(progress, seconds_left=progress.seconds_left + after)
                 on_progress(progress)
 
             return animator.animate(request, report, should_stop)
 
-    def _after_denoising(self, animator: Animator, request: AnimationRequest) -> float:
-        """Seconds that writing the frames will take."""
+    def _seconds_after_denoising(self, animator: Animator, request: AnimationRequest) -> float:
         completed = animator.defaults.completed(request)
         settings = completed.settings() | animator.ran_on()
         settings |= {"num_frames": inspect_clip(completed).frames}
         return seconds_after_denoising(Work.of(settings), self.output, benchmark=animator.benchmark)
 
     @contextmanager
-    def _turn(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
-        """Have the device to oneself; while waiting for it, what is waited for is told."""
+    def _with_device(self, on_progress: OnProgress, should_stop: ShouldStop) -> Iterator[None]:
+        """Have the device to oneself; what is waited for is reported.
+
+        Raises:
+            Cancelled: ``should_stop()`` became true while waiting.
+        """
         waiting = True
         while waiting:
             if should_stop():
                 raise Cancelled("stopped before it began")
             waiting = not self._device.acquire(timeout=_UPDATES_EVERY)
             if waiting:
-                self._awaited.set()
+                self._awaited.set()  # ends a benchmark that runs
                 loading = self._loading or Progress("load", 0, 1)
                 on_progress(Progress("wait", 0, 1) if self.animator.loaded else loading)
         self._awaited.clear()
@@ -525,39 +516,6 @@ class AnimationService:
         self._loading = progress
 
 
-def _absent() -> set[str]:
-    """Names of the models that are not on this machine."""
-    return {model.name for model in describe_models() if not model.available}
-
-
-class IdleTimer:
-    """Calls ``action`` in a thread of its own, once for each stretch of idleness.
-
-    Args:
-        seconds: of idleness; 0 never calls it.
-        action: what to do.
-    """
-
-    def __init__(self, seconds: float, action: Callable[[], None]):
-        self._seconds, self._action = seconds, action
-        self._timer: threading.Timer | None = None
-        self._lock = threading.Lock()
-
-    def idle(self) -> None:
-        """Idleness begins (again) now."""
-        with self._lock:
-            self._cancel()
-            if self._seconds > 0:
-                self._timer = threading.Timer(self._seconds, self._action)
-                self._timer.daemon = True
-                self._timer.start()
-
-    def busy(self) -> None:
-        """Something happens; wait for the next `idle`."""
-        with self._lock:
-            self._cancel()
-
-    def _cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+def _full_is_missing() -> bool:
+    """Whether the released weights are not on this machine yet."""
+    return any(model.name == "full" and not model.available for model in describe_models())

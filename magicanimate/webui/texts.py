@@ -1,7 +1,7 @@
 """The page's texts in the language it is shown in.
 
-Texts are written in English where they are used, and looked up in ``static/texts_LANGUAGE.json``, which has
-every one of them. What settings are called is here, beside their names.
+Texts are written in English where they are used, and translated by ``static/texts_LANGUAGE.json``. The
+labels and explanations of settings are here.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _OTHERWISE = (
         "Nobody is where you clicked; click on a person in the picture.",
     ),
 )
-"""Words of the library's sentences that the page has none or other ones for."""
+"""Words in the library's sentences that the page replaces, or leaves out if they mean nothing there."""
 
 _SAID = (
     "The photo {name} is not a picture that can be read; save it as JPEG or PNG.",
@@ -250,13 +250,13 @@ _SAID = (
     "program again.",
     "Out of memory on {device} with the profile {before}; going on with {after} ({summary}).",
 )
-"""Sentences of the library that visitors meet first, and what is put into them, as patterns."""
+"""Sentences of the library that are translated, and what is put into them, as patterns."""
 
 
 def said(sentence: str) -> str:
     """A sentence of the library, such as an error, in the words and the language of the page.
 
-    One that is not known stays English.
+    A sentence that is not in `_SAID` stays English.
     """
     for pattern, words in _OTHERWISE:
         sentence = pattern.sub(words, sentence)
@@ -268,7 +268,7 @@ def said(sentence: str) -> str:
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    """What a text with ``{name}`` for values matches."""
+    """A pattern for a text in which values stand in place of ``{name}``."""
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", re.escape(text)), re.DOTALL)
 
 
@@ -320,7 +320,7 @@ _LABELS = {
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
 }
-"""What the page calls the settings; one that is not here is called by its own name."""
+"""Labels of settings; a setting that is not here is labelled by its own name."""
 
 
 _EXPLAINED = {
@@ -371,27 +371,27 @@ _NAMES = {
     "all": "Everyone",
     "point": "The person I click on",
 }
-"""What choices are called, where it is not their own name with a capital."""
+"""Labels of choices, if they are not just the name with a capital letter."""
 
 
 def label_of(name: str) -> str:
-    """What the page calls a setting."""
+    """The label of a setting."""
     return tr(_LABELS.get(name) or name.replace("_", " ").capitalize())
 
 
 def labels() -> dict[str, str]:
-    """What the page calls every setting that has a place in results, in their order."""
+    """The labels of all settings that results record, in the order of the page."""
     names = dict.fromkeys([*_LABELS, *(n for n, each in AnimationRequest.table().items() if each.page)])
     return {name: label_of(name) for name in names}
 
 
 def explained(name: str) -> str | None:
-    """A line on what a setting does: the page's own, or that of the command line."""
+    """A line on what a setting does: the page's own, or the command line's help."""
     known = AnimationRequest.table().get(name)
     text = _EXPLAINED.get(name) or ("" if name in _LABELS or known is None else known.help)
     return tr(text[:1].upper() + text[1:]) or None
 
 
 def choice_name(choice: str) -> str:
-    """What the page calls a choice."""
+    """The label of a choice."""
     return tr(_NAMES.get(choice) or (choice.capitalize() if choice.islower() else choice))

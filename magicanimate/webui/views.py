@@ -1,4 +1,8 @@
-"""What the tabs have in common: how a handler answers, and pieces of HTML."""
+"""What the tabs share: types and options of Gradio's handlers, and pieces of HTML.
+
+A tab or panel is a class. Its widgets are built where the object is made, so that the code follows the page
+from top to bottom; its handlers are attached later by ``connect``, since they may fill other tabs' widgets.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,19 @@ from magicanimate.checkpoints.disk import human_bytes
 from magicanimate.config import Progress
 from magicanimate.errors import InputError
 from magicanimate.progress import STAGES, STAGES_IN_BYTES, time_left
-from magicanimate.webui import STATIC, views
+from magicanimate.webui import STATIC
 from magicanimate.webui.texts import said, tr
 
 Updates = dict[gr.components.Component, Any]
-"""What a handler answers: widget -> its new value, or ``gr.update(...)``."""
+"""What a handler returns: widget -> new value or ``gr.update(...)``; widgets left out stay as they are."""
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""Options of an event that programs may not call, and that draws no progress of Gradio's own."""
+"""Options of most events: programs may not call them, and Gradio draws no progress over the widgets."""
 
 
 def refusal(error: InputError) -> dict[str, Any]:
-    """The update of a `gr.HTML` that shows what cannot be done."""
-    return gr.update(value=views.message(str(error), kind="error"), visible=True)
+    """An update of a `gr.HTML` that shows an error."""
+    return gr.update(value=message(str(error), kind="error"), visible=True)
 
 
 STYLE = STATIC / "style.css"
@@ -39,45 +43,70 @@ def title() -> str:
 
 
 def caption(text: str) -> str:
-    """A quiet line."""
+    """A line in small grey letters."""
     return f'<p class="ma-caption">{text}</p>'
 
 
 def empty(title: str, text: str) -> str:
-    """What stands where something will be, and how it gets there."""
+    """A placeholder for what will be shown in a place, with how to get it."""
     return f'<div class="ma-empty"><b>{title}</b>{text}</div>'
 
 
-# Tells Python that somebody wants to see the models.
-BADGE_ON_LOAD = """
+# For HTML with buttons: a click on one brings its ``data-`` attributes to Python.
+BUTTONS_ON_LOAD = """
 element.addEventListener("click", (event) => {
-  if (event.target.closest("button[data-models]")) trigger("click");
+  const button = event.target.closest("button");
+  if (button) trigger("click", { ...button.dataset });
 });
 """
+
+
+def button(
+    text: str, *, css: str = "ma-small", hint: str = "", label: str = "", more: str = "", **data: str
+) -> str:
+    """A button of HTML, see `BUTTONS_ON_LOAD`.
+
+    Args:
+        text: on the button.
+        css: its class.
+        hint: shown while the pointer is on it.
+        label: read by screen readers in place of ``text``.
+        more: further attributes, as HTML.
+        data: its ``data-`` attributes.
+    """
+    attributes = {"title": hint, "aria-label": label} | {
+        f"data-{name}": value for name, value in data.items()
+    }
+    written = "".join(
+        f' {name}="{html.escape(value)}"'
+        for name, value in attributes.items()
+        if value or name.startswith("data-")
+    )
+    return f'<button type="button" class="{css}"{written}{more}>{html.escape(text)}</button>'
 
 
 def model_badge(
     defaults: ModelDefaults, *, trial: Path | None = None, full_here: bool = False, choosing: bool = True
 ) -> str:
-    """Which model runs and what it can and cannot do, with a way to a better one.
+    """Which model is in use and what it can do, with a button that leads to the others.
 
     Args:
-        defaults: the checkpoint's.
-        trial: its folder, if it is one in place of the program's own.
+        defaults: of the model.
+        trial: its folder, if it was put in place of the program's own model.
         full_here: whether the released model is on this machine.
         choosing: whether the visitor may choose another one.
     """
     size = f"{defaults.width} × {defaults.height}"
     if trial is not None:
         name, text = tr("Your own model “{name}”", name=trial.name), size
-        button = tr("Other models")
+        label = tr("Other models")
     elif defaults.kind == "mini":
         name, text = tr("Mini model"), tr("{size}, keeps colours and poses, not faces", size=size)
-        button = tr("Use the full model") if full_here else tr("Get the full model (11 GB)")
+        label = tr("Use the full model") if full_here else tr("Get the full model (11 GB)")
     else:
         name, text = tr("Full model") if defaults.kind == "full" else defaults.kind.capitalize(), size
-        button = tr("Other models")
-    action = f'<button type="button" class="ma-small" data-models>{button}</button>' if choosing else ""
+        label = tr("Other models")
+    action = button(label, models="") if choosing else ""
     return (
         f'<div class="ma-badge" data-model="{html.escape(str(trial or defaults.kind))}"><span>'
         f"<b>{html.escape(name)}</b> <small>{html.escape(text)}</small></span>{action}</div>"
@@ -95,15 +124,15 @@ _STAGES = {
     "detect": "Converting the video",
     "write": "Saving",
 }
-"""Stages where the page has simpler words than the command line."""
+"""Stages for which the page has simpler words than the command line."""
 
 
-def progress_bar(progress: Progress, *, tells: bool = False, name: str = "") -> str:
-    """Stage, bar and time left, and what is to be said of the run.
+def progress_bar(progress: Progress, *, notifies: bool = False, name: str = "") -> str:
+    """Stage, bar, time left and notes.
 
     Args:
         progress: of any work.
-        tells: whether the page tells when it is done, see ``keys.js``, and offers the ways to do that.
+        notifies: whether to offer a notification or a sound at the end, see ``keys.js``.
         name: of the work; that of its stage if empty.
     """
     total = max(progress.total, 1)
@@ -120,15 +149,10 @@ def progress_bar(progress: Progress, *, tells: bool = False, name: str = "") -> 
         count = tr("{done} of {total}", done=progress.step, total=total)
     details = " · ".join(text for text in (count, _left(progress.seconds_left)) if text)
     note = "".join(message(said(line)) for line in progress.note.splitlines())
-    notify = (
-        ""
-        if not tells
-        else (
-            f'<button type="button" class="ma-small" data-notify hidden>{tr("Notify me when it is done")}'
-            '</button> <button type="button" class="ma-small" data-sound aria-pressed="false">'
-            f"{tr('Sound when done')}</button>"
-        )
-    )
+    notify = ""
+    if notifies:
+        notify = button(tr("Notify me when it is done"), notify="", more=" hidden") + " "
+        notify += button(tr("Sound when done"), sound="", more=' aria-pressed="false"')
     return (
         '<div class="ma-progress"><div class="ma-progress-text">'
         f"<span>{stage}</span><span>{details}</span></div>"

@@ -1,7 +1,7 @@
 """The line beside Animate: how long the video will be and how long it takes, and what to know before.
 
-It unfolds to the pictures as the networks will see them and to the warnings, each with the button that
-mends it.
+It unfolds to the pictures as the networks will see them and to warnings, with buttons that change the
+settings they are about.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _MARKS = {"good": "✓", "note": "·", "warning": "!", "error": "✕"}
 _SPOKEN = {"good": "fine", "note": "note", "warning": "warning", "error": "problem"}
 _SIDE = 320  # pixels of the pictures
 
-# Tells Python which button was pressed, and stays unfolded when it is drawn anew.
+# Tells Python which button was pressed, and stays unfolded when the card is drawn again.
 _ON_LOAD = """
 let open = false;
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-mends]");
   if (button) trigger("click", { mends: JSON.parse(button.dataset.mends) });
 });
-// Of two dancers who would become the same person, the other one becomes who this one was.
+// If two dancers would now become the same person, the other one takes over this one's old photo.
 element.addEventListener("change", (event) => {
   const chosen = event.target, cast = [...element.querySelectorAll(".ma-cast select")];
   const other = cast.find((each) => each !== chosen && each.value === chosen.value);
@@ -51,7 +51,7 @@ let again = null;
 watch("value", () => {
   const card = element.querySelector("details");
   if (card) card.open = open;
-  // As long as the networks are being loaded not everything is known.
+  // While the networks are loading the forecast is incomplete: ask again.
   clearTimeout(again);
   if (card?.dataset.loading) again = setTimeout(() => trigger("select"), 3000);
 });
@@ -59,12 +59,12 @@ watch("value", () => {
 
 
 class CheckCard:
-    """Builds itself where it is made, and follows photo, clip and settings. It never stands in Animate's way.
+    """Says what to expect of the animation in the form, anew at every change; Animate never waits for it.
 
     Args:
         service: knows the checkpoint, the device and the folder of results.
         controls: of the form.
-        panel: knows what stands behind the visitor's clip.
+        motion_panel: knows which clip animates in place of the one that is played.
         is_example: whether photo and clip are those of an example, whose result everybody can see.
     """
 
@@ -72,11 +72,11 @@ class CheckCard:
         self,
         service: AnimationService,
         controls: Controls,
-        panel: MotionPanel,
+        motion_panel: MotionPanel,
         is_example: Callable[[str, str], bool],
     ):
         self.is_example = is_example
-        self.service, self.controls, self.panel = service, controls, panel
+        self.service, self.controls, self.motion_panel = service, controls, motion_panel
         self.bodies = PersonDetector.at_hand()
         self.card = gr.HTML(
             views.caption(tr("Looking at photo and video")),
@@ -86,19 +86,19 @@ class CheckCard:
         )
 
     def connect(self) -> None:
-        """Attach the handlers; every widget of the page is there now."""
+        """Attach the handlers."""
         matters = [each for name, each in self.controls.items() if name not in _MATTERS_NOT]
-        changes = [each.change for each in (*matters, self.panel.made, self.panel.joined)]
+        changes = [each.change for each in (*matters, self.motion_panel.originals, self.motion_panel.joined)]
         opened = gr.context.Context.root_block.load
         gr.on(
             [opened, self.card.select, *changes],
-            self._look,
-            {*self.controls.values(), *self.panel.inputs},
+            self._forecast,
+            {*self.controls.values(), *self.motion_panel.inputs},
             self.card,
+            # While a forecast is made the form changes again and again: only the last state matters.
             trigger_mode="always_last",
             concurrency_limit=4,
-            api_visibility="private",
-            show_progress="hidden",
+            **PRIVATE,
         )
         self.mended = {
             name: self.controls[name]
@@ -108,20 +108,20 @@ class CheckCard:
         self.card.click(self._mend, None, [*self.mended.values()], queue=False, **PRIVATE)
 
     def _mend(self, event: gr.EventData) -> Updates:
-        """The button of a warning was pressed, or another photo chosen for a dancer: set what is needed."""
+        """Change settings: the button of a warning was pressed, or another photo chosen for a dancer."""
         changed = {self.mended[name]: value for name, value in event.mends.items() if name in self.mended}
-        return changed or {self.controls["fit"]: gr.skip()}
+        return changed or {self.controls["fit"]: gr.skip()}  # Gradio takes an empty dict for a value
 
-    def _look(self, data: dict) -> Iterator[Any]:
-        """Look at what is in the form, showing more and more."""
-        values = self.panel.values_of(data)
+    def _forecast(self, data: dict) -> Iterator[Any]:
+        """Draw the card for what is in the form, again and again as more is known."""
+        values = self.motion_panel.values_of(data)
         missing = [name for name in _MISSING if not values[name]]
         if missing:
             both = "Add a photo and a dance video, or choose an example."
             yield views.caption(tr(both if len(missing) > 1 else _MISSING[missing[0]]))
             return
         forecaster = Forecaster(
-            self.service.defaults(),  # of the checkpoint that is used now
+            self.service.defaults(),
             self.service.output,
             bodies=self.bodies,
             device=lambda: self.service.animator.device,
@@ -131,7 +131,7 @@ class CheckCard:
             conversion=self.service.conversion,
         )
         tried = self.is_example(values["photo"], values["motion"])
-        for forecast in forecaster.looks(values, tried=tried):
+        for forecast in forecaster.forecasts(values, tried=tried):
             yield card(forecast)
 
 
@@ -140,11 +140,11 @@ _MISSING = {
     "motion": "Add a dance video, or choose an example.",
 }
 _MATTERS_NOT = ("seed", "random_seed", "side_by_side", "sound", "credentials", "prompt", "negative_prompt")
-"""Settings that change nothing of what is foretold."""
+"""Settings on which the forecast does not depend."""
 
 
 def card(forecast: Forecast) -> str:
-    """The line, and what unfolds under it."""
+    """The card as HTML: the line, and what unfolds under it."""
     pictures = "".join(
         f"<figure>{_picture(pixels, label)}<figcaption>{label}</figcaption></figure>"
         for pixels, label in (
@@ -169,7 +169,7 @@ def card(forecast: Forecast) -> str:
 
 
 def _cast(forecast: Forecast) -> str:
-    """Each dancer's colour, and the photo that she becomes, to be chosen; empty with one photo."""
+    """For each dancer, marked by a colour, the choice of a photo; empty if there is only one photo."""
     if not forecast.cast:
         return ""
     shown = []
@@ -191,16 +191,14 @@ def _cast(forecast: Forecast) -> str:
 
 
 def problem(error: InputError) -> str:
-    """What keeps Animate from beginning; it goes when anything in the form changes."""
+    """The card with the error that a press of Animate met; any change in the form replaces it."""
     return card(Forecast(remarks=(Remark("error", said(str(error))),), complete=True))
 
 
 def _line(remark: Remark) -> str:
     button = ""
     if remark.mends:
-        text = html.escape(remark.button)
-        mends = html.escape(json.dumps(dict(remark.mends)))
-        button = f' <button type="button" class="ma-small" data-mends="{mends}">{text}</button>'
+        button = " " + views.button(remark.button, mends=json.dumps(dict(remark.mends)))
     return (
         f'<li class="ma-is-{remark.level}"><span aria-label="{tr(_SPOKEN[remark.level])}" role="img">'
         f"{_MARKS[remark.level]}</span><div>{html.escape(remark.text)}{button}</div></li>"

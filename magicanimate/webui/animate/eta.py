@@ -1,4 +1,4 @@
-"""How long an animation takes here, told from the settings files of earlier ones in the output folder."""
+"""How long an animation will take, estimated from the settings files of earlier ones in the output folder."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from typing import Any, NamedTuple
 
 from magicanimate.acceleration.options import Approximations
 from magicanimate.files import read_json_object
+from magicanimate.webui.gallery.results import LARGEST_SETTINGS
 from magicanimate.windows import WindowPlan
 
 _NEWEST = 60
-"""Settings files that are looked at."""
+"""Settings files that are read."""
 
 _GO_BY = 5
-"""Earlier animations whose median counts."""
+"""Earlier animations whose median is the estimate."""
 
 _GUIDED = 1.5
-"""A guided step against one without guidance: 35 TFLOP to 23 at 512 x 512 with networks of Stable Diffusion's
-size, the halves sharing the way down."""
+"""Cost of a step with guidance relative to one without: 35 to 23 TFLOP at 512 x 512 with networks of Stable
+Diffusion's size, since the two branches share the down path."""
 
 _NETWORKS = ("model", "device", "dtype")
-"""Settings without which paces have nothing to do with each other."""
+"""Settings that must agree for times to be comparable."""
 
 
-class Way(NamedTuple):
-    """Settings that change the pace of the same networks, see `AnimationRequest`."""
+class Variant(NamedTuple):
+    """Settings that change how fast the same networks run, see `AnimationRequest`."""
 
     fusion: str
     deep_reuse: int
     encoder_reuse: int
 
     @property
-    def leaves_out(self) -> bool:
-        """Whether features of one step serve in others."""
+    def reuses(self) -> bool:
+        """Whether some steps reuse features of others instead of computing them."""
         return self.deep_reuse > 0 or self.encoder_reuse > 0
 
 
@@ -48,14 +49,14 @@ class Work:
 
     Attributes:
         networks: which ones on which device.
-        way: settings that change the pace of the same networks.
+        variant: settings that change how fast the same networks run.
         pixels: of a frame.
-        denoised: frames that go through the networks, over all windows and steps, guided ones counting more.
+        denoised: frames through the networks, summed over windows and steps; guided steps count `_GUIDED`.
         frames: of the result.
     """
 
     networks: tuple[Any, ...]
-    way: Way
+    variant: Variant
     pixels: int
     denoised: float
     frames: int
@@ -76,7 +77,7 @@ class Work:
             denoised += seen * (_GUIDED if guided else 1.0)
         return cls(
             networks=tuple(settings[name] for name in _NETWORKS),
-            way=Way(settings["fusion"], approximations.deep_reuse, approximations.encoder_reuse),
+            variant=Variant(settings["fusion"], approximations.deep_reuse, approximations.encoder_reuse),
             pixels=settings["width"] * settings["height"],
             denoised=denoised,
             frames=frames,
@@ -85,7 +86,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Run:
-    """An animation that was made, and the seconds it took by stage."""
+    """An earlier animation, and the seconds it took by stage."""
 
     work: Work
     seconds: Mapping[str, float]
@@ -96,8 +97,8 @@ class Estimate:
     """How long some work takes.
 
     Attributes:
-        seconds: loading the networks is left out.
-        is_rough: it is told from work with other settings; if only these leave something out, it takes less.
+        seconds: without loading the networks.
+        is_rough: from animations with other settings, which may reuse less and so take longer.
     """
 
     seconds: float
@@ -105,10 +106,10 @@ class Estimate:
 
 
 def estimate(work: Work, folder: Path, *, benchmark: Mapping[str, Any] | None = None) -> Estimate | None:
-    """What the work should take by the newest animations of its kind, those of the nearest size.
+    """Estimate from the newest animations of the same kind and the nearest size.
 
-    Before the first one it is told roughly, from animations with the same networks that left out nothing, or
-    from a trial; ``None`` if there is neither.
+    Without any, it is rough: from animations of the same networks that reuse nothing, or from the benchmark;
+    ``None`` if there is neither.
 
     Args:
         work: what is to be done.
@@ -116,8 +117,8 @@ def estimate(work: Work, folder: Path, *, benchmark: Mapping[str, Any] | None = 
         benchmark: see `magicanimate.animator.Animator.benchmark`.
     """
     same = [run for run in _runs(folder) if run.work.networks == work.networks]
-    alike = [run for run in same if run.work.way == work.way]
-    whole = [run for run in same if not run.work.way.leaves_out]
+    alike = [run for run in same if run.work.variant == work.variant]
+    whole = [run for run in same if not run.work.variant.reuses]
     if benchmark is not None and not whole:
         tried = Work.of(benchmark)
         whole = [Run(tried, benchmark["seconds"])] if tried.networks == work.networks else []
@@ -131,7 +132,7 @@ def estimate(work: Work, folder: Path, *, benchmark: Mapping[str, Any] | None = 
 
 
 def seconds_after_denoising(work: Work, folder: Path, *, benchmark: Mapping[str, Any] | None = None) -> float:
-    """What is still to come when the last step is done, by the newest animation with the same networks."""
+    """Seconds that follow the last denoising step, by the newest animation with the same networks."""
     same = [run for run in _runs(folder) if run.work.networks == work.networks]
     if not same and benchmark is not None and Work.of(benchmark).networks == work.networks:
         same = [Run(Work.of(benchmark), benchmark["seconds"])]
@@ -143,18 +144,18 @@ def seconds_after_denoising(work: Work, folder: Path, *, benchmark: Mapping[str,
 
 
 def is_known(settings: Mapping[str, Any], folder: Path) -> bool:
-    """Whether animations in a folder tell how quick networks are.
+    """Whether animations in a folder tell how fast networks run.
 
     Args:
         settings: "model", "device" and "dtype" of the networks.
         folder: of results.
     """
     networks = tuple(settings[name] for name in _NETWORKS)
-    return any(run.work.networks == networks and not run.work.way.leaves_out for run in _runs(folder))
+    return any(run.work.networks == networks and not run.work.variant.reuses for run in _runs(folder))
 
 
 def _scaled(run: Run, work: Work) -> float:
-    """Seconds of a run as if it had done other work."""
+    """Seconds that a run would have taken for other work."""
     pixels = work.pixels / run.work.pixels
     denoising = run.seconds["denoise"] * work.denoised / run.work.denoised
     frames = sum(run.seconds.get(stage, 0.0) for stage in ("read", "decode")) * work.frames / run.work.frames
@@ -176,14 +177,11 @@ def _runs(folder: Path) -> list[Run]:
     return [run for run in runs if run is not None]
 
 
-_LARGEST = 4 * 2**20  # bytes of a settings file
-
-
 @lru_cache(maxsize=4 * _NEWEST)
 def _read(path: str, changed: int) -> Run | None:
     """The run that a settings file tells of; ``None`` for any other file."""
     try:
-        settings = read_json_object(Path(path), most=_LARGEST)
+        settings = read_json_object(Path(path), most=LARGEST_SETTINGS)
         run = Run(Work.of(settings), {name: float(spent) for name, spent in settings["seconds"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

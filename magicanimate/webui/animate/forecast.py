@@ -1,4 +1,4 @@
-"""What is to be expected of an animation before it is made: the check card's pictures and sentences."""
+"""What to expect of an animation before it is made: the pictures and sentences of the check card."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Remark:
     Attributes:
         level: how much it matters.
         text: the sentence.
-        mends: what its button does: settings of the form and the values that they get; no button if empty.
-        button: what the button says.
+        mends: settings of the form and the values that a button gives them; no button if empty.
+        button: its label.
     """
 
     level: Level
@@ -60,11 +60,11 @@ class Remark:
 
 @dataclass(frozen=True)
 class Member:
-    """A dancer of several, and who she becomes.
+    """One of several dancers, and who he or she becomes.
 
     Attributes:
-        colour: of her outline in the picture of the clip: red, green and blue.
-        photo: number of the photo that she becomes, from 1; 0 where that is not said yet.
+        colour: of the outline in the picture of the clip: red, green and blue.
+        photo: number of the photo, from 1; 0 if none is chosen yet.
     """
 
     colour: tuple[int, int, int]
@@ -79,13 +79,13 @@ class Forecast:
         photo: as the networks will see it, uint8 (height, width, 3), if it can be read.
         motion: the first frame of the clip with somebody in it, likewise; with several photos the first one
             that shows all dancers apart, each with an outline.
-        cast: who becomes whom, from left to right, where there are several photos.
+        cast: who becomes whom, from left to right, if there are several photos.
         photos: these, small, uint8 (h, w, 3) each.
-        remarks: in the order in which they are read.
-        length: of the result in seconds, where the clip can be read.
+        remarks: in reading order.
+        length: of the result in seconds, if the clip can be read.
         takes: how long making it takes, such as "about 11 s"; empty while that is not known.
-        complete: whether everything was looked at.
-        loading: whether the rest has to wait for the networks: look again in a moment.
+        complete: whether everything has been checked.
+        loading: whether the rest has to wait for the networks to load.
     """
 
     photo: np.ndarray | None = None
@@ -102,7 +102,7 @@ class Forecast:
         return replace(self, remarks=(*self.remarks, *remarks))
 
     def headline(self) -> str:
-        """Everything in a line: "2.6 s of video · about 11 s · 1 warning"; what is wrong, if anything is."""
+        """The forecast in a line, "2.6 s of video · about 11 s · 1 warning"; or the first error."""
         errors = [remark.text for remark in self.remarks if remark.level == "error"]
         if errors:
             return errors[0]
@@ -116,18 +116,18 @@ class Forecast:
 
 
 class Forecaster:
-    """Looks at photo, clip and settings.
+    """Checks photo, clip and settings.
 
     Args:
-        defaults: of the checkpoint.
-        output: folder of results, which know how long they took.
+        defaults: of the model.
+        output: folder of results, whose settings say how long they took.
         bodies: finds people in photos; ``None`` if nothing can.
-        device: the device that computes, ``None`` as long as that is not decided.
-        benchmark: figures of a blank clip, to go by before the first animation; see `Animator.benchmark`.
+        device: the device that computes, ``None`` until it is chosen.
+        benchmark: what is known before the first animation, see `Animator.benchmark`.
         memory: a sentence if memory may be short for a request with so many frames, else ``None``.
-        ready: whether the networks have been loaded once and their pace is known. Before that nothing is
-            loaded here: networks are read one after the other, and the animator's come first.
-        conversion: a sentence on how a clip of such a kind ("ordinary", "recolourable") is converted.
+        ready: whether loading the networks and measuring their speed has been tried. Until then the person
+            detector is not loaded either, which would delay them.
+        conversion: a sentence on how a clip of the kind "ordinary" or "recolourable" is converted.
     """
 
     def __init__(
@@ -146,26 +146,26 @@ class Forecaster:
         self.device, self.benchmark, self.memory, self.ready = device, benchmark, memory, ready
         self.conversion = conversion
 
-    def looks(self, values: Mapping[str, Any], *, tried: bool = False) -> Iterator[Forecast]:
-        """Yield what is known, more and more of it; errors are remarks.
+    def forecasts(self, values: Mapping[str, Any], *, tried: bool = False) -> Iterator[Forecast]:
+        """Yield forecasts, each with more in it than the one before; errors are remarks.
 
         Args:
             values: of the form, with photo and clip.
-            tried: photo and clip are known to suit each other: bodies are not compared.
+            tried: photo and clip are known to suit each other, so builds are not compared.
         """
         try:
             check_values(values, self.defaults)
             request = self.defaults.completed(request_of(values, self.output / "forecast.mp4"))
             check_request(request)
         except InputError as error:
-            yield Forecast(remarks=(_sorry(error, values),), complete=True)
+            yield Forecast(remarks=(_error(error, values),), complete=True)
             return
         found, photo, clip = Forecast(), None, None
         try:
             photo = fitted_photo(request)
             found = replace(found, photo=photo)
         except InputError as error:
-            found = found.and_then(_sorry(error, values))
+            found = found.and_then(_error(error, values))
         yield found
         try:
             clip = inspect_clip(request)
@@ -175,13 +175,13 @@ class Forecaster:
                 *self._on_clip(clip, request, values)
             )
         except InputError as error:
-            found = found.and_then(_sorry(error, values))
+            found = found.and_then(_error(error, values))
         yield found
         if not self.ready():
             yield replace(found, takes=tr("loading the model"), loading=True)
             return
         if photo is not None and self.bodies is not None:
-            with suppress(InputError):  # of the network that looks; what is wrong with it is said below
+            with suppress(InputError):  # the detector cannot be used, which `_on_people` says below
                 photo = fitted_photo(request, self.bodies.people)
                 found = replace(found, photo=photo)
         if photo is not None:
@@ -190,14 +190,14 @@ class Forecaster:
                 found = self._with_cast(found, request, maps, is_map=is_map)
             found = found.and_then(*self._on_people(photo, maps if is_map else [], values, tried=tried))
         if clip is not None and all(remark.level != "error" for remark in found.remarks):
-            # Last, as by now the device is chosen, also when the program just began.
+            # Last, since by now the device is chosen even if the program has only just started.
             found = self._on_time(found, clip, request, values)
         yield replace(found.and_then(*self._on_checkpoint(request)), complete=True)
 
     def _on_clip(
         self, clip: InspectedClip, request: AnimationRequest, values: Mapping[str, Any]
     ) -> Iterator[Remark]:
-        """What the clip is, and how long the result will be."""
+        """What kind of clip it is, and the result's frames and size."""
         size = {"width": request.width, "height": request.height}
         kind = clip.report.kind
         if clip.report.is_densepose:
@@ -212,15 +212,15 @@ class Forecaster:
             try:
                 yield Remark("note", self.conversion(kind))
             except InputError as error:
-                yield _sorry(error, values)
+                yield _error(error, values)
         elif values.get("check_motion", True):
             yield Remark("error", f"{Path(request.motion).name} {said(clip.report.reason)}.")
         count = int(values.get("seeds") or 1)
         times = tr(", {count} times with different seeds", count=count) if count > 1 else ""
         frames = round(edited_length(clip.frames / clip.fps, values) * clip.fps) + request.start_from_photo
-        told = {"count": frames, "size": f"{request.width} × {request.height}", "fps": f"{clip.fps:g}"}
+        numbers = {"count": frames, "size": f"{request.width} × {request.height}", "fps": f"{clip.fps:g}"}
         text = "{count} frame, {size}, {fps} fps{times}.|{count} frames, {size}, {fps} fps{times}."
-        yield Remark("note", tr(text, times=times, **told))
+        yield Remark("note", tr(text, times=times, **numbers))
 
     def _on_time(
         self, found: Forecast, clip: InspectedClip, request: AnimationRequest, values: Mapping[str, Any]
@@ -253,8 +253,8 @@ class Forecaster:
                 "The second look goes over {count} faces and hands: about {times} times as long."
             )
             nothing = "No face or hand is small enough for a second look."
-            told = tr(text, count=count, times=f"{times:.1f}") if count else tr(nothing)
-            found = found.and_then(Remark("note", told))
+            sentence = tr(text, count=count, times=f"{times:.1f}") if count else tr(nothing)
+            found = found.and_then(Remark("note", sentence))
         expected = estimate(work, self.output, benchmark=self.benchmark())
         if expected is None:
             return found.and_then(Remark("note", tr("The time is known after the first video.")))
@@ -264,14 +264,14 @@ class Forecaster:
         notes = []
         if expected.is_rough:
             first = "About {time} or less (first estimate)."
-            first = first if work.way.leaves_out else "About {time} (first estimate)."
+            first = first if work.variant.reuses else "About {time} (first estimate)."
             notes = [Remark("note", tr(first, time=time_taken))]
         return replace(found, takes=took).and_then(*notes)
 
     def _second_looks(self, clip: InspectedClip, request: AnimationRequest) -> tuple[int, float]:
-        """How many faces and hands get a second look, and how many times as long that takes in all."""
+        """How many faces and hands get a second look, and by what factor that lengthens the work."""
         size = min(self.defaults.width, self.defaults.height)
-        if not clip.report.is_densepose:  # they are known when the video is converted
+        if not clip.report.is_densepose:  # people are found when the video is converted: assume one
             count = 1 if request.detail == "faces" else 3
         else:
             maps = clip.fitted(width=request.width, height=request.height, fit=request.fit)
@@ -300,7 +300,7 @@ class Forecaster:
                 ),
             )
             return
-        if several_photos(values):  # how many dancers they suit is said of the cast
+        if several_photos(values):  # `_with_cast` says whether there are as many dancers
             return
         people = count_people(person)
         dancers = [thinned(nearest_labels(frame)[0]) for frame in maps]
@@ -318,13 +318,13 @@ class Forecaster:
     def _with_cast(
         self, found: Forecast, request: AnimationRequest, frames: list[np.ndarray], *, is_map: bool
     ) -> Forecast:
-        """Who becomes whom, with the dancers' outlines on the picture of the clip.
+        """Add who becomes whom, and the dancers' outlines to the picture of the clip.
 
         Args:
             found: so far.
             request: with several photos.
             frames: of the clip as the networks would see them, uint8 (height, width, 3) each.
-            is_map: whether they are part maps; of an ordinary video the dancers are only guessed.
+            is_map: whether they are part maps; in an ordinary video a small segmenter guesses the dancers.
         """
         try:
             photos = tuple(_small_photo(photo) for photo in request.photos)
@@ -345,7 +345,7 @@ class Forecaster:
         return replace(found, motion=motion, cast=members, photos=photos).and_then(*remarks)
 
     def _guessed(self, frame: np.ndarray) -> np.ndarray:
-        """The parts that the small segmenter sees in a frame; nobody where there is none."""
+        """A part map of an ordinary frame by the small segmenter; empty if there is no segmenter."""
         return np.zeros(frame.shape[:2], np.uint8) if self.bodies is None else self.bodies.labels(frame)
 
     def _on_checkpoint(self, request: AnimationRequest) -> Iterator[Remark]:
@@ -358,12 +358,12 @@ class Forecaster:
                 {"size": OWN, "width": own.width, "height": own.height},
                 tr("Use {value}", value=learned),
             )
-        if request.guidance_scale > max(_BEARABLE * own.guidance_scale, 1):
+        if request.guidance_scale > max(_MOST_GUIDANCE * own.guidance_scale, 1):
             yield Remark(
                 "warning",
                 tr(
                     "Guidance above {most} burns the picture out with this model.",
-                    most=f"{_BEARABLE * own.guidance_scale:g}",
+                    most=f"{_MOST_GUIDANCE * own.guidance_scale:g}",
                 ),
                 {"guidance_scale": own.guidance_scale},
                 tr("Use {value}", value=f"{own.guidance_scale:g}"),
@@ -371,16 +371,16 @@ class Forecaster:
         for name, wanted in better_settings(request).items():
             text = "{name} was made for few steps; it works best with {settings}."
             settings = ", ".join(f"{label_of(setting)} {value}" for setting, value in wanted.items())
-            told = tr(text, name=name, settings=settings)
-            yield Remark("warning", told, wanted, tr("Use these settings"))
+            sentence = tr(text, name=name, settings=settings)
+            yield Remark("warning", sentence, wanted, tr("Use these settings"))
 
 
-_BEARABLE = 1.5
-"""Times its own guidance that a checkpoint bears before colours harden."""
+_MOST_GUIDANCE = 1.5
+"""Times a model's own guidance scale; above that colours burn out."""
 
 
 def _on_builds(found: Comparison, *, cut_off: bool) -> Iterator[Remark]:
-    """How the dancer differs from the person in the photo, and the button that mends it where that works."""
+    """How the dancer differs from the person in the photo, with a button that fits the one to the other."""
     if found.builds_differ:
         text, shrinks = found.sentence_on_builds(), (found.size or 1) < 1
         if cut_off and shrinks:
@@ -393,7 +393,7 @@ def _on_builds(found: Comparison, *, cut_off: bool) -> Iterator[Remark]:
 
 
 def edited_length(seconds: float, values: Mapping[str, Any]) -> float:
-    """Seconds of the result, of a clip with so many, after the edits that the form asks for.
+    """Seconds of a clip of so many seconds after the edits in the form.
 
     Raises:
         InputError: the clip that is to be joined cannot be read.
@@ -411,6 +411,6 @@ def _small_photo(path: Path) -> np.ndarray:
     return np.asarray(photo)
 
 
-def _sorry(error: InputError, values: Mapping[str, Any]) -> Remark:
-    """An error as a remark, the files named as the visitor knows them."""
+def _error(error: InputError, values: Mapping[str, Any]) -> Remark:
+    """An error as a remark, with files named without their folders."""
     return Remark("error", said(without_folders(str(error), values.get("photo"), values.get("motion"))))

@@ -1,4 +1,4 @@
-"""The widgets of the settings; what their values mean is in `magicanimate.webui.animate.form_values`."""
+"""The widgets of the form, built from the settings that `magicanimate.webui.animate.form_values` declares."""
 
 from __future__ import annotations
 
@@ -18,13 +18,8 @@ from magicanimate.webui.animate.form_values import (
     COLOUR,
     CUSTOM,
     FILE,
-    LARGEST_SEED,
-    OWN_SCHEDULER,
     Setting,
     form_settings,
-    of_result,
-    request_of,
-    requests_of,
     size_choices,
     size_of,
     steps_of,
@@ -32,33 +27,21 @@ from magicanimate.webui.animate.form_values import (
 from magicanimate.webui.texts import choice_name, explained, label_of, tr
 from magicanimate.webui.views import PRIVATE
 
-__all__ = ["LARGEST_SEED", "OWN_SCHEDULER", "request_of", "requests_of"]
-
 DICE = STATIC / "dice.png"
 KEYS = STATIC / "keys.js"
 REMEMBER = STATIC / "remember.js"
-HEIGHT = 200  # pixels of photo and clip, so that Animate is in sight on a small screen
+HEIGHT = 200  # pixels of photo and clip: the button Animate stays in sight on a small screen
 
 Controls = dict[str, gr.components.Component]
 
 
-def values_of(settings: Mapping[str, Any], defaults: ModelDefaults) -> dict[str, Any]:
-    """Values by name of control that would make a result again, without photo and clip.
-
-    Args:
-        settings: the JSON beside the result.
-        defaults: of the checkpoint.
-    """
-    return of_result(settings, form_settings(defaults)).values
-
-
 def path_only(payload: gr.FileData | None) -> str | None:
-    """Instead of `gr.Image.preprocess`, which answers a broken picture with a traceback."""
+    """In place of `gr.Image.preprocess`, which opens the picture and fails on a broken one."""
     return payload.path if payload else None
 
 
 def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Controls:
-    """Photo, dance video and, if the checkpoint takes one, the clip of drawn keypoints."""
+    """Photo, dance video and, if the model takes one, the clip of drawn keypoints."""
     with gr.Row(elem_id="inputs"):
         controls: Controls = {
             "photo": gr.Image(
@@ -93,13 +76,13 @@ def inputs(*, photo: str | None, motion: str | None, keypoints: bool) -> Control
         visible=keypoints,
         elem_id="keypoints",
     )
-    # Set on the object, since a subclass would make Gradio write a file beside this one.
+    # Set on the object, since Gradio writes a .pyi file beside the module of any subclass of a component.
     controls["photo"].preprocess = path_only
     return controls
 
 
 def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
-    """What everybody may want to change: quality and seed; also the dice."""
+    """What everybody may want to change, quality and seed, and the button that draws a new seed."""
     settings = form_settings(defaults)
     controls: Controls = {}
     with gr.Row(elem_id="main-settings"):
@@ -115,7 +98,7 @@ def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
 
 
 def motion_settings(defaults: ModelDefaults) -> Controls:
-    """What may be done to the clip before it animates, without the choice of its people."""
+    """What may be done to the clip before it animates."""
     settings = form_settings(defaults)
     controls: Controls = {}
     with gr.Row():
@@ -128,18 +111,18 @@ def motion_settings(defaults: ModelDefaults) -> Controls:
 
 
 def people(defaults: ModelDefaults) -> gr.Radio:
-    """Whom an ordinary video is converted of."""
+    """Which of several people in an ordinary video dances."""
     return _radio("people", form_settings(defaults), show_label=False, container=False)
 
 
 def advanced_settings(
     defaults: ModelDefaults, mask_panel: Callable[[Controls], None] = lambda controls: None
 ) -> Controls:
-    """Everything that changes the look, with values that suit a first try.
+    """Everything that changes the result and that a first try can leave alone.
 
     Args:
-        defaults: of the checkpoint.
-        mask_panel: builds what goes with the mask, where it is called, of the widgets made so far.
+        defaults: of the model.
+        mask_panel: builds the mask's widgets among the others, and adds them to the controls made so far.
     """
     settings = form_settings(defaults)
     controls: Controls = {}
@@ -166,10 +149,10 @@ def advanced_settings(
         lora.choices(),
         value=settings["lora"].default,
         multiselect=True,
-        allow_custom_value=True,  # for a weight behind the name
+        allow_custom_value=True,  # for a weight behind the name: style.safetensors:0.7
         **_layout("lora", {}),
     )
-    # Files may have come since the page was made.
+    # Files may have been added to the folder since the page was built.
     controls["lora"].focus(
         lambda: gr.update(choices=lora.choices()), None, controls["lora"], queue=False, **PRIVATE
     )
@@ -180,7 +163,7 @@ def advanced_settings(
 
 
 def _detail_settings(settings: dict[str, Setting]) -> Controls:
-    """The second look at faces and hands, and at whose; nobody is asked about as long as there is none."""
+    """The second look at faces and hands, and whose; the latter is hidden while there is no second look."""
     controls: Controls = {"detail": _radio("detail", settings)}
     controls["detail_who"] = gr.Textbox(
         settings["detail_who"].default, visible=False, **_layout("detail_who", {})
@@ -196,7 +179,7 @@ def _detail_settings(settings: dict[str, Setting]) -> Controls:
 
 
 def _background_settings(settings: dict[str, Setting], mask_panel: Callable[[Controls], None]) -> Controls:
-    """What the people are before; only what the choice needs is shown."""
+    """What is behind the people; only what the choice needs is shown."""
     controls: Controls = {"background": _radio("background", settings)}
     controls["background_colour"] = gr.ColorPicker(
         settings["background_colour"].default, visible=False, **_layout("background_colour", {})
@@ -221,7 +204,7 @@ def _background_settings(settings: dict[str, Setting], mask_panel: Callable[[Con
             elem_id="other_photos",
         )
         controls["cast"] = gr.Textbox(settings["cast"].default, **_layout("cast", {}))
-        # Another number of photos needs another cast.
+        # Who becomes whom is given by the photos' numbers, which another set of photos makes wrong.
         files = controls["other_photos"]
         for changed in (files.upload, files.delete, files.clear):
             changed(lambda: "", None, controls["cast"], queue=False, **PRIVATE)
@@ -236,7 +219,7 @@ def _background_settings(settings: dict[str, Setting], mask_panel: Callable[[Con
 
 
 def expert_settings(defaults: ModelDefaults) -> Controls:
-    """What is best left as it is."""
+    """What is best left alone."""
     settings = form_settings(defaults)
     controls: Controls = {}
     with gr.Row():
@@ -259,7 +242,7 @@ def expert_settings(defaults: ModelDefaults) -> Controls:
 
 
 def _others(level: str, settings: dict[str, Setting], placed: Controls) -> Controls:
-    """Widgets of a level's settings that have no place of their own: those are made by their kind."""
+    """A widget by its type for each setting of a level, "advanced" or "expert", that is not placed yet."""
     controls: Controls = {}
     for name, each in AnimationRequest.table().items():
         if each.page != level or name in placed:
@@ -279,14 +262,14 @@ def _others(level: str, settings: dict[str, Setting], placed: Controls) -> Contr
     return controls
 
 
-OWN = ("num_inference_steps", "guidance_scale", "size", "width", "height")
-"""Settings that each checkpoint has values of its own for."""
+MODEL_SETTINGS = ("num_inference_steps", "guidance_scale", "size", "width", "height")
+"""Settings whose defaults differ from model to model."""
 
 
-def own_settings(defaults: ModelDefaults) -> dict[str, Any]:
-    """Updates of the settings to what a checkpoint has, see `OWN`."""
+def model_settings(defaults: ModelDefaults) -> dict[str, Any]:
+    """Updates of `MODEL_SETTINGS` to a model's defaults."""
     settings = form_settings(defaults)
-    updates = {name: gr.update(value=settings[name].default) for name in OWN}
+    updates = {name: gr.update(value=settings[name].default) for name in MODEL_SETTINGS}
     sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
     guidance = settings["guidance_scale"]
     return updates | {
@@ -296,11 +279,11 @@ def own_settings(defaults: ModelDefaults) -> dict[str, Any]:
 
 
 def connect(controls: Controls, defaults: Callable[[], ModelDefaults]) -> None:
-    """Let the settings that follow others follow them; every widget of the form is there now.
+    """Attach the handlers of settings that follow others, such as the number of steps the quality.
 
     Args:
         controls: of the form.
-        defaults: of the checkpoint that is used now.
+        defaults: of the model in use.
     """
     gr.context.Context.root_block.load(None, None, None, js=KEYS.read_text(encoding="utf-8"), **PRIVATE)
     sides = [controls["width"], controls["height"]]
@@ -321,6 +304,7 @@ def connect(controls: Controls, defaults: Callable[[], ModelDefaults]) -> None:
         **PRIVATE,
     )
     for side in sides:
+        # "input" is raised by the visitor alone, "change" also when a size choice sets the sides.
         side.input(lambda: CUSTOM, None, controls["size"], queue=False, **PRIVATE)
     controls["preset"].input(
         lambda preset: steps_of(preset, defaults()),
@@ -338,15 +322,15 @@ def remember(
 
     Args:
         controls: of the form.
-        opened: what fills the form anew; the browser's turn is after it.
-        fillers: what each place fills in when it is used, by the place's id. A widget that is filled in so,
-            or changed by hand, before the browser's turn comes keeps that.
+        opened: the event that fills the form when the page is opened; the browser's values come after it.
+        fillers: the widgets that each place fills in when it is used, by the place's id. A widget that was
+            filled in so, or changed by hand, before the browser's turn comes keeps its value.
     """
     names, widgets = list(controls), list(controls.values())
     places = [
         [each.elem_id, *(place for place, filled in fillers.items() if each in filled)] for each in widgets
     ]
-    given = ", ".join(map(json.dumps, (names, places, OWN, OLD_NAMES)))
+    given = ", ".join(map(json.dumps, (names, places, MODEL_SETTINGS, OLD_NAMES)))
     kept = f"({REMEMBER.read_text(encoding='utf-8')})({given})"
     keep = {"fn": None, "inputs": widgets, "js": f"(...now) => {kept}.keep(...now)", **PRIVATE}
     restored = opened.then(None, None, widgets, js=f"() => {kept}.restore()", **PRIVATE)
@@ -367,8 +351,8 @@ def _slider(name: str, settings: dict[str, Setting], *, step: float = 1, **layou
         step=step,
         **_layout(name, {"min_width": 200} | layout),
     )
-    # A number out of range is answered in a sentence, where Gradio would raise an error of its own while it
-    # is being typed.
+    # A number out of range is refused in a sentence when it is used; Gradio would raise an error of its own
+    # while it is still being typed.
     slider.preprocess = as_typed
     return slider
 
@@ -389,7 +373,7 @@ def _number(name: str, settings: dict[str, Setting], *, step: float = 1, **layou
 
 
 def as_typed(value: Any) -> Any:
-    """Instead of the number widgets' own way, which answers a number out of range with an error."""
+    """In place of the ``preprocess`` of number widgets, which raises an error for a number out of range."""
     return value
 
 

@@ -1,7 +1,7 @@
-"""The settings of the page's form: their defaults and ranges, and what their values mean.
+"""The settings of the form: defaults and ranges, and how their values become requests.
 
-A form's values are a dictionary by the names below, plus the files: "photo", "motion" and, for some
-checkpoints, "keypoints". They can be saved, read back from a result, and turned into requests.
+A form's values are a dictionary by the names of `form_settings`, plus the files: "photo", "motion" and, for
+some models, "keypoints". They can be saved, read back from a result, and turned into requests.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ SCHEDULERS = (
 )
 FILES = ("photo", "motion", "keypoints", "driving_video", "mask")
 PHOTOS = "other_photos"
-"""The value that is a list of files."""
+"""Name of the value that is a list of files."""
 COLOUR, FILE = "colour", "file"
 BACKGROUNDS = (PHOTO_BACKGROUND, CLIP_BACKGROUND, COLOUR, FILE, TRANSPARENT)
-"""What the people may be before; the colour and the file are settings of their own."""
+"""What may be behind the people; the colour and the file are settings of their own."""
 MOTION_STEPS = ("people", "fit_dancer", "speed", "mirror", "boomerang")
-"""Settings of what happens to the clip before it animates, see `densepose_tools.motion_steps`."""
+"""Settings of the steps that the clip goes through before it animates, see `densepose_tools.motion_steps`."""
 
 PEOPLE = ("largest", "all", "point")
 _ZERO_MEANS_NONE = ("end", "fps")
@@ -58,10 +58,10 @@ class Setting:
     """One setting of the form.
 
     Attributes:
-        default: its type is the setting's; a list is of texts, of which there may be any number.
+        default: has the setting's type; a list is one of any number of texts.
         low, high: bounds of a number, both included.
-        choices: of a text; any text when empty.
-        multiple: what a whole number is a multiple of.
+        choices: that a text is one of; any text if empty.
+        multiple: that a whole number is a multiple of.
     """
 
     default: bool | int | float | str | list[str]
@@ -71,7 +71,7 @@ class Setting:
     multiple: int = 1
 
     def trouble(self, value: Any, name: str) -> str | None:
-        """A sentence on why a value is none of this setting's, called ``name``; ``None`` if it is one."""
+        """A sentence on what is wrong with a value of this setting, called ``name``, or ``None``."""
         kind = type(self.default)
         if kind is list:
             texts = isinstance(value, (tuple, list)) and all(isinstance(each, str) for each in value)
@@ -107,11 +107,11 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Settings from elsewhere that suit the form.
+    """Settings from elsewhere, checked for this form.
 
     Attributes:
-        values: by name of the setting.
-        notes: a sentence on each that does not suit it.
+        values: that are valid, by name.
+        notes: a sentence on each of the others.
     """
 
     values: dict[str, Any]
@@ -119,9 +119,9 @@ class ReadBack:
 
 
 def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
-    """Every setting of the form, with the checkpoint's own values where it has some.
+    """Every setting of the form, with the model's own defaults where it has some.
 
-    Those of an animation are declared in `AnimationRequest`; only what the page alone knows is declared here.
+    Settings of an animation are declared in `AnimationRequest`; only those of the page are declared here.
     """
     known, types = AnimationRequest.table(), AnimationRequest.types()
     blank = AnimationRequest(Path(), Path(), Path())
@@ -146,7 +146,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
         settings[name] = Setting(
             types[name]() if default is None else default, low, high, each.choices, each.multiple
         )
-    # A checkpoint that was made for no guidance burns out where another one is at its best.
+    # At a guidance scale that suits one model, colours of another that was distilled for none burn out.
     most = 2 * max(1, defaults.guidance_scale)
     return settings | {
         "guidance_scale": replace(settings["guidance_scale"], low=1, high=most),
@@ -165,10 +165,10 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
 
 
 def check_values(values: Mapping[str, Any], defaults: ModelDefaults) -> None:
-    """Look whether the values of the form can be.
+    """Check the values of the form.
 
     Raises:
-        InputError: one cannot; the sentence names the first by what the page calls it.
+        InputError: one is invalid; the sentence names the first such setting by its label.
     """
     for name, setting in form_settings(defaults).items():
         value = values.get(name)
@@ -177,16 +177,16 @@ def check_values(values: Mapping[str, Any], defaults: ModelDefaults) -> None:
 
 
 def steps_of(preset: str, defaults: ModelDefaults) -> int:
-    """Denoising steps that a speed preset means for a checkpoint."""
+    """Denoising steps of a quality preset for a model."""
     request = AnimationRequest(Path(), Path(), Path(), preset=preset)
     return completed(request, steps=defaults.num_inference_steps).num_inference_steps
 
 
 def read_back(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> ReadBack:
-    """Take from ``given`` what suits the form.
+    """Take the valid settings from ``given``.
 
     Args:
-        given: values by name, of another version or from anywhere.
+        given: values by name, perhaps of another version.
         settings: from `form_settings`.
     """
     values, notes = {}, []
@@ -205,7 +205,7 @@ def read_back(given: Mapping[str, Any], settings: Mapping[str, Setting]) -> Read
 
 
 def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> ReadBack:
-    """The form's values that would make a result again, without photo and clip.
+    """The form's values that would make a result again, without its files.
 
     Args:
         recorded: the JSON beside a result, see `AnimationRequest.settings`.
@@ -239,10 +239,10 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
 
 
 def motion_steps(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is to happen to the clip before it animates, JSON-ready.
+    """The steps that the clip goes through before it animates, JSON-ready.
 
     Args:
-        values: of the form; "point" is the column, the row and the second of who was clicked on.
+        values: of the form; "point" is column, row and second of the click on a person.
     """
     steps = {name: values[name] for name in MOTION_STEPS if name in values}
     steps |= {"convert": bool(values.get("check_motion", True))}
@@ -256,12 +256,12 @@ def motion_steps(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def several_photos(values: Mapping[str, Any]) -> bool:
-    """Whether several dancers become the people of several photos, which takes another background."""
+    """Whether several dancers become the people of several photos, which needs a new background."""
     return bool(values.get(PHOTOS)) and values.get("background") not in (None, PHOTO_BACKGROUND)
 
 
 def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
-    """The request that the values of the form mean.
+    """The request that the form's values describe.
 
     Raises:
         InputError: photo or clip is missing.
@@ -280,7 +280,7 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
             del given[name]
     if given.get("background") in (None, PHOTO_BACKGROUND):
         given.pop("mask", None)
-    if given.get("background") == CLIP_BACKGROUND:  # the clip before it is converted
+    if given.get("background") == CLIP_BACKGROUND:  # the clip as it was before its conversion
         given["driving_video"] = values.get("driving_video") or values["motion"]
     elif given.get("background") == COLOUR:
         given["background"] = colour = str(values.get("background_colour") or "")
@@ -305,7 +305,7 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
 
 
 def requests_of(values: Mapping[str, Any], folder: Path) -> list[AnimationRequest]:
-    """A request for each of the seeds wanted: seed, seed + 1, ...; with names in ``folder`` that are free.
+    """A request for each seed (seed, seed + 1, ...), with outputs in ``folder`` whose names are free.
 
     Raises:
         InputError: photo or clip is missing.
@@ -321,7 +321,7 @@ def requests_of(values: Mapping[str, Any], folder: Path) -> list[AnimationReques
 
 OWN, CUSTOM = "checkpoint", "custom"
 LIKE_FILE = {"photo": "Shape of the photo", "motion": "Shape of the video"}
-"""Choices whose aspect is a file's, by the name of the form's value that holds it."""
+"""Size choices with the aspect ratio of a file, by the name of that file's value."""
 
 _ASPECTS = {
     "square": (1, 1),
@@ -333,8 +333,8 @@ _ASPECTS = {
     "landscape 16:9": (16, 9),
 }
 
-_FLATTEST = 3.0
-"""Longer side by shorter; no file makes a result flatter than this."""
+_LARGEST_ASPECT = 3.0
+"""Longer side divided by shorter, at most, whatever the file's aspect ratio is."""
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ class SizeChoice:
     Attributes:
         name: as it is saved.
         label: as it is shown.
-        size: width and height in pixels, ``None`` where they depend on a file or the user.
+        size: width and height in pixels; ``None`` if they depend on a file or are typed in.
     """
 
     name: str
@@ -353,7 +353,7 @@ class SizeChoice:
 
 
 def size_choices(defaults: ModelDefaults) -> list[SizeChoice]:
-    """The choices for a checkpoint."""
+    """The size choices for a model."""
     own = (defaults.width, defaults.height)
     choices = [SizeChoice(OWN, tr("The model's own, {size}", size=f"{own[0]} × {own[1]}"), own)]
     for name, (across, down) in _ASPECTS.items():
@@ -365,13 +365,14 @@ def size_choices(defaults: ModelDefaults) -> list[SizeChoice]:
 
 
 def nearest_size(aspect: float, defaults: ModelDefaults) -> tuple[int, int]:
-    """Width and height of about an aspect (width by height) and about the checkpoint's number of pixels.
+    """Width and height with about an aspect ratio (width / height) and about the model's number of pixels.
 
-    Both are multiples of a side that the network's levels divide well: 64 of 512 pixels, 16 of 128.
+    Both are multiples of a number that the UNet's levels divide well: 64 for a model of 512 pixels, 16 for
+    128.
     """
     shorter = min(defaults.width, defaults.height)
     step = max(SIDE_MULTIPLE, 2 ** int(math.log2(shorter / SIDE_MULTIPLE)))
-    aspect = min(max(aspect, 1 / _FLATTEST), _FLATTEST)
+    aspect = min(max(aspect, 1 / _LARGEST_ASPECT), _LARGEST_ASPECT)
     area = defaults.width * defaults.height
     sides = range(step, 4 * max(defaults.width, defaults.height), step)
 
@@ -383,12 +384,12 @@ def nearest_size(aspect: float, defaults: ModelDefaults) -> tuple[int, int]:
 
 
 def size_of(name: str, defaults: ModelDefaults, files: dict[str, str | None]) -> tuple[int, int] | None:
-    """Width and height that a choice means; ``None`` for what only the user can say.
+    """Width and height of a choice; ``None`` if they are typed in or the file is missing.
 
     Args:
         name: of the choice.
-        defaults: of the checkpoint.
-        files: the photo and the motion clip, where there are.
+        defaults: of the model.
+        files: the photo and the motion clip, if there are any.
 
     Raises:
         InputError: the file cannot be read.

@@ -1,6 +1,7 @@
-"""What a photo, a clip and a mask show, found out in a moment, before anything is animated.
+"""What photo, clip and mask show, found out quickly before anything is animated.
 
-The bundled part segmenter looks at the photo. It learned from drawn people, so what is said here is a guess.
+People in photos are found by the bundled part segmenter, which learned from drawn people: what it finds is a
+guess.
 
 Letters in shape comments: ``H W`` pixels.
 """
@@ -36,22 +37,22 @@ from magicanimate.webui.gallery.thumbnails import encode_webp
 from magicanimate.webui.texts import tr
 
 _PIXELS = 60_000_000
-"""Of a clip's frames that are decoded: about 230 frames of 512 x 512, a fraction of a second."""
+"""Of a clip, so many pixels are decoded: about 230 frames of 512 x 512, a fraction of a second."""
 
 _KEPT = 12
-"""Frames of them that are kept."""
+"""Of the decoded frames, so many are kept."""
 
 
 @dataclass(frozen=True)
 class InspectedClip:
-    """What a clip shows.
+    """What the beginning of a clip shows.
 
     Attributes:
         report: what its colours say.
         size: width and height of a frame.
         frames, fps: of the result.
-        boxes: around the people in each of the frames looked at; the animation looks at all of them.
-        samples: some of the frames, the first one with somebody in it first, uint8 (k, h, w, 3).
+        boxes: around the people in each decoded frame; the animation itself uses all frames.
+        samples: some of the frames, uint8 (k, h, w, 3), beginning with the first that shows somebody.
         numbers: of the samples among the frames.
     """
 
@@ -64,7 +65,7 @@ class InspectedClip:
     numbers: tuple[int, ...]
 
     def plan(self, *, width: int, height: int, fit: str) -> MotionFit:
-        """Which part of the frames would be used."""
+        """Which part of the frames an animation would use."""
         people = self.boxes if self.report.is_densepose else []
         keep_labels = self.report.is_densepose
         return plan_motion_fit(
@@ -84,7 +85,7 @@ def fitted_photo(
 
     Args:
         request: with a size.
-        find_people: tells where the people in the whole photo are.
+        find_people: finds the box around the people in the whole photo.
 
     Raises:
         InputError: it cannot be used.
@@ -95,7 +96,7 @@ def fitted_photo(
 
 
 def inspect_clip(request: AnimationRequest) -> InspectedClip:
-    """What the clip of a request shows in the stretch that is used.
+    """What the clip of a request shows in the stretch that is used; the last clips are remembered.
 
     Raises:
         InputError: it cannot be used.
@@ -105,7 +106,7 @@ def inspect_clip(request: AnimationRequest) -> InspectedClip:
 
 
 def _changed(path: Path) -> int:
-    """What changes when a file does; 0 if there is none, which its reader will say."""
+    """Time of a file's last change, a key for caches; 0 if there is no file, which its reader will say."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
@@ -163,12 +164,12 @@ _POSES, _MOST_POSES = 12.5, 1000  # poses a second that are compared, and how ma
 
 @dataclass(frozen=True)
 class ClipStrip:
-    """What a clip shows.
+    """A whole clip in a few frames, before any setting is applied to it.
 
     Attributes:
         kind: see `MotionReport`.
         seconds: its length.
-        frames: some of its frames at even distances, uint8 (h, w, 3) each.
+        frames: evenly spread, uint8 (h, w, 3) each.
         times: of these frames, seconds.
     """
 
@@ -190,12 +191,12 @@ class ClipStrip:
         return file.getvalue()
 
     def people(self, bodies: PersonDetector) -> tuple[int, float]:
-        """How many people the clip seems to show, at most, and a second at which they are seen."""
+        """The largest number of people seen at once, and a second at which they are seen."""
         most, second = 0, 0.0
         for frame, time in list(zip(self.frames, self.times, strict=True))[::3]:
             try:
                 labels = bodies.labels(frame)
-            except InputError:  # the small network cannot be used: nobody is asked then
+            except InputError:  # the detector cannot be used: nobody is asked who dances
                 return 0, 0.0
             count = count_people(labels) if is_plausible(labels) else 0
             if count > most:
@@ -209,17 +210,13 @@ class ClipStrip:
 
 
 def clip_strip(clip: str | Path) -> ClipStrip:
-    """Look at a clip; the last ones are remembered.
+    """A clip in a few frames; the last clips are remembered.
 
     Raises:
         InputError: it cannot be read.
     """
     path = Path(clip)
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError:
-        changed = 0  # which its reader will tell
-    return _clip_strip(path, changed)
+    return _clip_strip(path, _changed(path))
 
 
 def as_video(picture: Path, folder: Path) -> Path:
@@ -245,16 +242,16 @@ def last_frame(video: Path, folder: Path) -> Path:
 
 
 def nearest_start(clip: Path, after: Path) -> float | None:
-    """Where in a part map the pose is nearest to the one that another part map ends with.
+    """The second of a motion clip whose pose is nearest to the last pose of another motion clip.
 
-    Only the first half is searched, so that enough of the dance is left.
+    Only the first half is searched, so that enough of the dance remains.
 
     Args:
         clip: the dance that comes next.
         after: the dance before.
 
     Returns:
-        the second; ``None`` if one of them is no part map.
+        the second; ``None`` if one of them is no motion clip.
 
     Raises:
         InputError: one cannot be read.
@@ -285,7 +282,7 @@ def _clip_strip(path: Path, changed: int) -> ClipStrip:
     kind = examine(path).kind
     clip = open_motion(path)
     seconds = (clip.num_frames_estimate or 1) / clip.fps
-    # As many frames a second as make the row; the reader steps over the others.
+    # At this frame rate the reader skips all frames but those of the row.
     sparse = open_motion(path, fps=min(clip.fps, _FRAMES / seconds))
     frames = tuple(frame for _, frame in zip(range(_FRAMES), sparse.frames(), strict=False))
     return ClipStrip(kind, seconds, frames, tuple(i / sparse.fps for i in range(len(frames))))
@@ -302,16 +299,16 @@ _SMALLEST_PART = 0.003
 """Of the picture; fewer pixels of a part are noise."""
 
 _SIZE_MISMATCH, _BREADTH_MISMATCH = 1.25, 1.4
-"""From these ratios on it is said: on pairs that suit each other the guesses scatter by 1.1 and 1.25."""
+"""Ratios that are reported; for pairs that suit each other the guesses scatter by 1.1 and 1.25."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a dancer differs from the person in a photo, both in the picture of the result.
+    """How a dancer differs from the person in a photo, both as they appear in the result.
 
     Attributes:
-        size: the photo's person by the dancer; 2 is twice as large.
-        breadth: the same of the shoulders' width by the head's size.
+        size: of the photo's person divided by the dancer's; 2 is twice as large.
+        breadth: the same for the width of the shoulders relative to the size of the head.
         unseen: parts of the legs that the clip shows and the photo does not.
     """
 
@@ -326,7 +323,7 @@ class Comparison:
         return max(sizes, 1 / sizes) >= _SIZE_MISMATCH or max(breadths, 1 / breadths) >= _BREADTH_MISMATCH
 
     def sentence_on_builds(self) -> str:
-        """How the dancer's build differs; empty if it does not."""
+        """A sentence on the dancer's build; empty if it does not differ."""
         size = breadth = ""
         percent = 0
         if self.size is not None and max(self.size, 1 / self.size) >= _SIZE_MISMATCH:
@@ -338,7 +335,7 @@ class Comparison:
         return tr(f"The dancer is {how} than your person.", percent=percent) if how else ""
 
     def sentence_on_unseen(self) -> str:
-        """Which parts of the body will be made up; empty if none."""
+        """A sentence on parts of the body that will be invented; empty if there are none."""
         if not self.unseen:
             return ""
         names = ", ".join(map(tr, self.unseen))
@@ -395,11 +392,11 @@ def _share(labels: np.ndarray, wanted: tuple[int, ...]) -> float:
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """What is looked at; the files go with the program.
+    """A mask to look at and to paint on; the files are deleted when the program ends.
 
     Attributes:
         scene: video of what is under the mask: the dance video, or its part map.
-        mask: as it was drawn or given, without strokes.
+        mask: without the visitor's strokes.
         count: frames of both.
         photo: the photo's people before the new background, as the networks see them, a WebP.
     """
@@ -411,7 +408,7 @@ class MaskFiles:
 
 
 def mask_files(scene: Path, mask: Path, preview: Path) -> MaskFiles:
-    """What was written of a mask; the photo is at the left of the preview."""
+    """The files that `Animator.draw_mask` wrote; the left part of its preview is the photo."""
     from magicanimate.media.photo import load_photo
 
     clip = open_motion(mask)
@@ -420,7 +417,7 @@ def mask_files(scene: Path, mask: Path, preview: Path) -> MaskFiles:
 
 
 def mask_picture(scene: Path, mask: Path, number: int, *, grow: int, feather: float) -> bytes:
-    """A frame, from 0, with its mask over it as a WebP.
+    """A frame, counted from 0, under its mask as a WebP.
 
     Raises:
         InputError: one of the files is gone or shorter.

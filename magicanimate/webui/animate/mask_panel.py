@@ -1,4 +1,4 @@
-"""How people will be cut out, shown before anything is animated, to paint on and to keep."""
+"""The mask that cuts people out of their background: shown before anything is animated, and painted on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from magicanimate.errors import InputError
 from magicanimate.mask import Stroke
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
-from magicanimate.webui.animate.form_values import check_values, motion_steps
+from magicanimate.webui.animate.form_values import check_values, motion_steps, request_of
 from magicanimate.webui.animate.inspection import MaskFiles, mask_picture, paint_mask
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.service import AnimationService
@@ -21,12 +21,12 @@ from magicanimate.webui.views import PRIVATE, Updates, refusal
 
 _OTHER_CLIP = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer", "people", "stride", "fps", "fit")
 _OTHER_CLIP += ("width", "height", "start_from_photo")
-"""Settings that make another clip, to which a mask does not belong any more."""
+"""Settings that change the clip, so that a mask of it fits no more."""
 
 _HOW = "Red is cut out. Up to the yellow line, hair and clothes are looked for. Paint to change it."
 _ADD, _TAKE = "Add to the cut-out", "Take away from it"
 
-# A stroke is drawn as the pointer moves; when it is lifted, Python hears.
+# A stroke is drawn as the pointer moves; Python is told when it is lifted.
 _BRUSH = """
 let points = null;
 const at = (event, canvas) => {
@@ -71,17 +71,17 @@ class MaskPanel:
 
     Args:
         service: draws it.
-        panel: knows what stands behind the visitor's clip.
+        motion_panel: knows which clip animates in place of the one that is played.
     """
 
-    def __init__(self, service: AnimationService, panel: MotionPanel):
-        self.service, self.panel = service, panel
+    def __init__(self, service: AnimationService, motion_panel: MotionPanel):
+        self.service, self.motion_panel = service, motion_panel
 
     def build(self, controls: form.Controls) -> None:
-        """Build the widgets where this is called; the mask itself is added to the form's controls."""
+        """Build the widgets; the file of the mask is added to the form's controls."""
         self.files = gr.State(None)  # `MaskFiles`, or nothing is shown
         self.show = gr.Button(tr("Show the mask"), size="sm", elem_id="show-mask")
-        self.told = gr.HTML("", visible=False, padding=False, elem_id="mask-told")
+        self.line = gr.HTML("", visible=False, padding=False, elem_id="mask-told")
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="mask-editor") as self.editor:
             gr.HTML(views.caption(tr(_HOW)), padding=False)
             with gr.Row():
@@ -103,37 +103,30 @@ class MaskPanel:
                 self.last = gr.Number(1, precision=0, label=tr("To frame"), min_width=90)
                 self.undo = gr.Button(tr("Undo all strokes"), size="sm", min_width=120, elem_id="mask-undo")
         for number in (self.frame, self.radius, self.first, self.last):
-            number.preprocess = form.as_typed  # what is out of range is brought into it here
+            number.preprocess = form.as_typed  # numbers out of range are clamped when they are used
         controls["mask"] = gr.File(
             label=label_of("mask"), file_types=[".mp4", ".webm", ".mov"], height=110, elem_id="mask"
         )
 
     def connect(self, controls: form.Controls) -> None:
-        """Attach the handlers; every widget of the page is there now."""
+        """Attach the handlers."""
         self.controls = controls
-        mask, brush = controls["mask"], [self.brush, self.radius]
-        shown = [self.told, self.editor, self.picture, self.photo, self.frame, self.first, self.last]
-        editor = [self.files, *shown, mask]
+        mask = controls["mask"]
+        shown = [self.line, self.editor, self.picture, self.photo, self.frame, self.first, self.last]
+        drawn = {self.frame, controls["mask_grow"], controls["mask_feather"], self.brush, self.radius}
+        inputs = {*drawn, self.files, mask}
         self.show.click(
             self._show,
-            {*controls.values(), *self.panel.inputs, *brush},
-            editor,
+            {*controls.values(), *self.motion_panel.inputs, *drawn},
+            [self.files, *shown, mask],
             concurrency_limit=4,
             **PRIVATE,
         )
-        how = [self.files, mask, self.frame, controls["mask_grow"], controls["mask_feather"]]
-        gr.on(
-            [each.change for each in (*how[2:], *brush)],
-            self._drawn,
-            [*how, *brush],
-            self.picture,
-            trigger_mode="always_last",
-            **PRIVATE,
-        )
-        self.picture.select(
-            self._painted, [*how, *brush, self.first, self.last], [mask, self.picture, self.told], **PRIVATE
-        )
-        self.undo.click(self._undone, [*how, *brush], [mask, self.picture], **PRIVATE)
+        changes = [each.change for each in drawn]
+        gr.on(changes, self._drawn, inputs, self.picture, trigger_mode="always_last", **PRIVATE)
+        strokes = {*inputs, self.first, self.last}
+        self.picture.select(self._painted, strokes, [mask, self.picture, self.line], **PRIVATE)
+        self.undo.click(self._undone, inputs, [mask, self.picture], **PRIVATE)
         mask.upload(self._closed, None, [self.files, self.editor], queue=False, **PRIVATE)
         mask.clear(self._closed, None, [self.files, self.editor], queue=False, **PRIVATE)
         clip = [controls[name].change for name in ("motion", *_OTHER_CLIP)]
@@ -141,97 +134,84 @@ class MaskPanel:
 
     def _show(self, data: dict) -> Iterator[Updates]:
         """Draw the mask of what is in the form."""
-        values = self.panel.values_of(data)
+        values = self.motion_panel.values_of(data)
         joined = Path(values["joined"]) if values["joined"] else None
         try:
             check_values(values, self.service.defaults())
-            request = form.request_of(values, self.service.output / "mask.mp4")
+            request = request_of(values, self.service.output / "mask.mp4")
             for update in self.service.draw_mask(request, motion_steps(values), joined):
                 if isinstance(update, Progress):
-                    yield {self.told: gr.update(value=views.progress_bar(update), visible=True)}
+                    yield {self.line: gr.update(value=views.progress_bar(update), visible=True)}
                 else:
                     yield self._opened(update, data)
         except InputError as error:
-            yield {self.told: refusal(error)} | self._closed()
+            yield {self.line: refusal(error)} | self._closed()
 
     def _opened(self, files: MaskFiles, data: dict) -> Updates:
-        how = data[self.controls["mask_grow"]], data[self.controls["mask_feather"]]
+        mask = self.controls["mask"]
+        data = data | {self.files: files, mask: str(files.mask), self.frame: 1}
         return {
             self.files: files,
-            self.told: gr.update(value="", visible=False),
+            self.line: gr.update(value="", visible=False),
             self.editor: gr.update(visible=True),
-            self.picture: self._drawn(files, str(files.mask), 1, *how, data[self.brush], data[self.radius]),
+            self.picture: self._drawn(data),
             self.photo: _photo(files),
             self.frame: gr.update(value=1, maximum=max(2, files.count)),
             self.first: gr.update(value=1, minimum=1, maximum=files.count),
             self.last: gr.update(value=files.count, minimum=1, maximum=files.count),
-            self.controls["mask"]: str(files.mask),
+            mask: data[mask],
         }
 
-    def _drawn(
-        self,
-        files: MaskFiles | None,
-        mask: str | None,
-        frame: float,
-        grow: float,
-        feather: float,
-        brush: str,
-        radius: float,
-    ) -> str:
+    def _drawn(self, data: dict) -> str:
         """The picture to paint on."""
+        files: MaskFiles | None = data[self.files]
         if files is None:
             return ""
-        number = min(max(int(frame), 1), files.count) - 1
+        grow, feather = (data[self.controls[name]] for name in ("mask_grow", "mask_feather"))
+        mask = Path(data[self.controls["mask"]] or files.mask)
+        number = min(max(int(data[self.frame]), 1), files.count) - 1
         try:
-            shown = mask_picture(
-                files.scene, Path(mask or files.mask), number, grow=int(grow), feather=float(feather)
-            )
+            shown = mask_picture(files.scene, mask, number, grow=int(grow), feather=float(feather))
         except InputError as error:
             return views.message(str(error), kind="error")
         image = views.picture(shown, label=tr("The mask over the dance"), css="ma-mask-picture")
-        adds = ' data-adds="yes"' if brush == "add" else ""
-        return (
-            f'<div class="ma-mask" data-radius="{float(radius) / 100}"{adds}>{image}<canvas></canvas></div>'
-        )
+        adds = ' data-adds="yes"' if data[self.brush] == "add" else ""
+        radius = float(data[self.radius]) / 100
+        return f'<div class="ma-mask" data-radius="{radius}"{adds}>{image}<canvas></canvas></div>'
 
-    def _painted(
-        self,
-        files: MaskFiles | None,
-        mask: str | None,
-        frame: float,
-        grow: float,
-        feather: float,
-        brush: str,
-        radius: float,
-        first: float | None,
-        last: float | None,
-        event: gr.EventData,
-    ) -> Updates:
+    def _painted(self, data: dict, event: gr.EventData) -> Updates:
         """A stroke was drawn."""
+        files: MaskFiles | None = data[self.files]
         if files is None:
             return {self.picture: ""}
-        stroke = {"points": event.points, "radius": float(radius) / 100, "adds": brush == "add"}
-        stroke |= {"first": int(first or 1) - 1, "last": int(last or files.count) - 1}
+        mask = self.controls["mask"]
+        stroke = {
+            "points": event.points,
+            "radius": float(data[self.radius]) / 100,
+            "adds": data[self.brush] == "add",
+            "first": int(data[self.first] or 1) - 1,
+            "last": int(data[self.last] or files.count) - 1,
+        }
         try:
-            new = str(paint_mask(Path(mask or files.mask), Stroke.of(stroke)))
+            painted = str(paint_mask(Path(data[mask] or files.mask), Stroke.of(stroke)))
         except InputError as error:
-            return {self.told: refusal(error)}
-        shown = self._drawn(files, new, frame, grow, feather, brush, radius)
+            return {self.line: refusal(error)}
         return {
-            self.controls["mask"]: new,
-            self.picture: shown,
-            self.told: gr.update(value="", visible=False),
+            mask: painted,
+            self.picture: self._drawn(data | {mask: painted}),
+            self.line: gr.update(value="", visible=False),
         }
 
-    def _undone(self, files: MaskFiles | None, mask: str | None, *how: float | str) -> Updates:
+    def _undone(self, data: dict) -> Updates:
+        files, mask = data[self.files], self.controls["mask"]
         first = None if files is None else str(files.mask)
-        return {self.controls["mask"]: first, self.picture: self._drawn(files, first, *how)}
+        return {mask: first, self.picture: self._drawn(data | {mask: first})}
 
     def _closed(self) -> Updates:
         return {self.files: None, self.editor: gr.update(visible=False)}
 
     def _gone(self, files: MaskFiles | None) -> Updates:
-        """Another clip is made: the mask that was drawn here is not its."""
+        """The clip has changed: drop the mask that was drawn of it."""
         return self._closed() | ({} if files is None else {self.controls["mask"]: None})
 
 

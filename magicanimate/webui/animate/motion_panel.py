@@ -1,4 +1,4 @@
-"""What is done with the visitor's clip before it animates: converting, whom to follow, trimming, editing."""
+"""What happens to the visitor's clip before it animates: conversion, whom to follow, trimming, edits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr
 from magicanimate.webui.views import PRIVATE, Updates
 
-# Two marks on a strip of frames. While one is moved the strip follows it; when it is let go, Python hears.
+# Two marks on a strip of frames. The strip follows them as they move; Python is told when one is let go.
 _MARKS = """
 const seconds = (input) => Number(input.value) / 1000 * Number(input.closest(".ma-strip").dataset.seconds);
 const show = () => {
@@ -57,25 +57,27 @@ globalThis.maMarks = (from, to) => {
 };
 """
 
-# The marks follow the numbers, whoever changes these.
+# The marks follow the numbers, whatever changes those.
 _FOLLOW = "(from, to) => globalThis.maMarks?.(from, to)"
 
 
 class MotionPanel:
-    """Builds itself where it is made, under the clip.
+    """What the page says of the clip under its player, and the widgets that edit it.
 
     Args:
         service: tells what will convert an ordinary video.
-        controls: of the form; those of the panel's own settings are added.
+        controls: of the form; the panel adds those of its own settings.
     """
 
     def __init__(self, service: AnimationService, controls: form.Controls):
         self.service, self.controls = service, controls
         self.bodies = PersonDetector.at_hand()
         defaults = service.defaults()
-        self.made = gr.State({})  # {clip as it is played: clip that animates in its place}
+        # The clip that animates in place of the one that is played, by the latter: browsers play neither the
+        # exact colours of a motion clip nor animated pictures.
+        self.originals = gr.State({})
         self.point = gr.State(None)  # column, row and second of who was clicked on
-        self.after = gr.State(None)  # the dance that the next clip goes on from, see `UseAgain`
+        self.after = gr.State(None)  # the dance that the next clip continues, see `UseAgain`
         self.second = gr.State(0.0)  # of the picture to click on
         self.line = gr.HTML("", visible=False, padding=False, elem_id="motion-line")
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="who") as self.who:
@@ -91,7 +93,7 @@ class MotionPanel:
             )
 
     def edits(self) -> None:
-        """Build the edits where this is called."""
+        """Build the widgets of the edits; they stand apart from the others, below the main settings."""
         with gr.Accordion(tr("Trim and edit the dance"), open=False, elem_id="edit-motion"):
             self.strip = gr.HTML("", padding=False, elem_id="strip", js_on_load=_MARKS)
             self.controls |= form.motion_settings(self.service.defaults())
@@ -107,27 +109,28 @@ class MotionPanel:
     @property
     def inputs(self) -> set[gr.components.Component]:
         """What `values_of` reads beside the form's controls."""
-        return {self.made, self.point, self.joined}
+        return {self.originals, self.point, self.joined}
 
     def values_of(self, data: dict) -> dict[str, Any]:
-        """The form's values, with the clip that animates in the place of the one that is played."""
+        """The form's values, with the clip that animates in place of the one that is played."""
         values = {name: data[widget] for name, widget in self.controls.items()}
-        values["motion"] = motion_of(values["motion"], data[self.made])
+        values["motion"] = motion_of(values["motion"], data[self.originals])
         return values | {"point": data[self.point], "joined": data[self.joined]}
 
     def connect(self) -> None:
-        """Attach the handlers; every widget of the page is there now."""
+        """Attach the handlers."""
         clip = self.controls["motion"]
         shown = [self.line, self.who, self.several, self.picture, self.strip, self.second, self.point]
-        clip.upload(self._playable, [clip, self.made], [clip, self.made], **PRIVATE)
-        # What a reload or a result puts in comes with its edits; what somebody puts in has none.
+        clip.upload(self._playable, [clip, self.originals], [clip, self.originals], **PRIVATE)
+        # A clip from a reload or a result comes with its edits; a clip that somebody uploads has none. Both
+        # raise "change", only the latter "upload".
         for chosen in (clip.upload, clip.clear):
             chosen(self.no_edits, None, self.edited, queue=False, **PRIVATE)
         # The clip that the page begins with is never put in, so nothing would tell of a change.
         gr.on(
             [gr.context.Context.root_block.load, clip.change],
             self._examine,
-            [clip, self.made, self.after, self.controls["start"], self.controls["end"]],
+            [clip, self.originals, self.after, self.controls["start"], self.controls["end"]],
             [*shown, self.after, self.controls["people"], self.controls["start"]],
             concurrency_limit=4,
             trigger_mode="always_last",
@@ -142,27 +145,27 @@ class MotionPanel:
             [self.point, self.picture, self.controls["people"]],
             **PRIVATE,
         )
-        self.undo.click(self._undone, [clip, self.made], [*self.edited, self.strip], **PRIVATE)
+        self.undo.click(self._undone, [clip, self.originals], [*self.edited, self.strip], **PRIVATE)
 
-    def _playable(self, clip: str | None, made: dict[str, str]) -> Updates:
-        """An animated picture was put in: it plays as a video, and animates as it is."""
+    def _playable(self, clip: str | None, originals: dict[str, str]) -> Updates:
+        """Play an animated picture as a video; it animates as it is."""
         if not clip or not clip.lower().endswith(ANIMATED_PICTURES):
-            return {self.made: made}
+            return {self.originals: originals}
         try:
-            video = self.service.played(clip)
+            video = self.service.show_as_video(clip)
         except InputError as error:
-            return {self.made: made, self.line: _told(str(error), kind="error")}
-        return {self.controls["motion"]: str(video), self.made: made | {str(video): clip}}
+            return {self.originals: originals, self.line: _line(str(error), kind="error")}
+        return {self.controls["motion"]: str(video), self.originals: originals | {str(video): clip}}
 
     def _examine(
         self,
         clip: str | None,
-        made: dict[str, str],
+        originals: dict[str, str],
         after: str | None = None,
         start: float | None = 0.0,
         end: float | None = 0.0,
     ) -> Iterator[Updates]:
-        """A clip was put in, or taken away: say what it is, and ask who dances if there are several."""
+        """The clip changed: say what kind it is, and ask who dances if it shows several people."""
         hidden = gr.update(visible=False)
         updates: Updates = {
             self.line: gr.update(value="", visible=False),
@@ -175,20 +178,20 @@ class MotionPanel:
             yield updates
             return
         try:
-            found = clip_strip(motion_of(clip, made))
+            found = clip_strip(motion_of(clip, originals))
         except InputError as error:
-            yield updates | {self.line: _told(without_folders(str(error), clip), kind="error")}
+            yield updates | {self.line: _line(without_folders(str(error), clip), kind="error")}
             return
         updates[self.strip] = strip(found, start or 0.0, end or 0.0)
         if after:
-            updates |= self._going_on(Path(motion_of(clip, made)), Path(after))
+            updates |= self._going_on(Path(motion_of(clip, originals)), Path(after))
         if found.kind not in ("ordinary", "recolourable"):
             yield updates
             return
         try:
-            updates[self.line] = _told(self.service.conversion(found.kind))
+            updates[self.line] = _line(self.service.conversion(found.kind))
         except InputError as error:
-            yield updates | {self.line: _told(str(error), kind="error")}
+            yield updates | {self.line: _line(str(error), kind="error")}
             return
         yield updates
         people, second = found.people(self.bodies) if self.bodies else (0, 0.0)
@@ -203,15 +206,15 @@ class MotionPanel:
             }
 
     def _going_on(self, clip: Path, after: Path) -> Updates:
-        """Begin where the pose is nearest to the last one of the dance before."""
+        """Begin where the pose is nearest to the last one of the earlier dance."""
         try:
             start = nearest_start(clip, after)
-        except InputError:  # the dance before is gone
+        except InputError:  # the earlier dance is gone
             start = None
         if start is None:
             return {self.after: None}
         text = tr("It begins at {seconds} s, nearest to the last pose.", seconds=f"{start:.1f}")
-        return {self.after: None, self.controls["start"]: round(start, 2), self.line: _told(text)}
+        return {self.after: None, self.controls["start"]: round(start, 2), self.line: _line(text)}
 
     def _pointed(self, clip: str, second: float, event: gr.SelectData) -> Updates:
         column, row = event.index
@@ -225,11 +228,11 @@ class MotionPanel:
     def _marked(self, event: gr.EventData) -> tuple[float, float]:
         return round(float(event.start), 2), round(float(event.end), 2)
 
-    def _undone(self, clip: str | None, made: dict[str, str]) -> Updates:
+    def _undone(self, clip: str | None, originals: dict[str, str]) -> Updates:
         updates = self.no_edits()
         try:
-            return updates | {self.strip: strip(clip_strip(motion_of(clip, made))) if clip else ""}
-        except InputError:  # what is wrong with it is said already
+            return updates | {self.strip: strip(clip_strip(motion_of(clip, originals))) if clip else ""}
+        except InputError:  # `_examine` has shown what is wrong with the clip
             return updates
 
     @property
@@ -238,19 +241,19 @@ class MotionPanel:
         return [self.joined, *(self.controls[name] for name in _EDITS)]
 
     def no_edits(self) -> Updates:
-        """The clip as it is, from its beginning to its end."""
+        """Updates that undo all edits of the clip."""
         defaults = form_settings(self.service.defaults())
         return {self.joined: None, **{self.controls[name]: defaults[name].default for name in _EDITS}}
 
 
-_STRETCH = "{start} s to {end} s"  # the numbers are filled in where the marks are moved
+_STRETCH = "{start} s to {end} s"  # the script of the marks fills in the numbers
 _MARKED = ("Start of the part that is used", "End of the part that is used")
 _EDITS = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer")
 assert set(MOTION_STEPS) <= {*_EDITS, "people"}
 
 
 def strip(found: ClipStrip, start: float = 0.0, end: float = 0.0) -> str:
-    """Frames of a clip in a row, with marks at the seconds where it begins and ends; 0 is its own end."""
+    """Frames of a clip in a row, with marks where the used part begins and ends; 0 is the clip's end."""
     marked = [round(1000 * min(1.0, second / found.seconds)) for second in (start, end or found.seconds)]
     marks = "".join(
         f'<input type="range" min="0" max="1000" step="1" value="{value}" aria-label="{tr(label)}">'
@@ -263,10 +266,10 @@ def strip(found: ClipStrip, start: float = 0.0, end: float = 0.0) -> str:
     )
 
 
-def motion_of(clip: str | None, made: dict[str, str]) -> str | None:
-    """What moves the photo: the clip, or what stands behind it."""
-    return made.get(clip, clip) if clip else clip
+def motion_of(clip: str | None, originals: dict[str, str]) -> str | None:
+    """The clip that animates: the one that is played, or the one in its place."""
+    return originals.get(clip, clip) if clip else clip
 
 
-def _told(text: str, *, kind: str = "info") -> dict:
+def _line(text: str, *, kind: str = "info") -> dict:
     return gr.update(value=views.message(text, kind=kind), visible=True)

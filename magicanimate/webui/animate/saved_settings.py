@@ -25,18 +25,17 @@ LONGEST_NAME = 60
 _LARGEST_FILE = 100_000  # bytes
 
 
-class SettingPresets:
-    """The saved settings of a folder.
+class SavedSettings:
+    """Settings saved in a folder, which is made when the first ones are saved.
 
-    Args:
-        folder: where they are; made when the first one is saved.
+    Methods raise `InputError` for a name that cannot be used, or if the folder cannot be written to.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def names(self) -> list[str]:
-        """What was saved, by name."""
+        """Names of the saved settings, sorted."""
         found = (_content(file) for file in self.folder.glob("*.json"))
         return sorted((content["name"] for content in found if content is not None), key=str.casefold)
 
@@ -46,13 +45,10 @@ class SettingPresets:
         Args:
             name: any text.
             values: of the form, JSON-ready.
-            overwrite: replace what was saved under that name.
+            overwrite: replace settings of the same name.
 
         Returns:
-            The name as it is kept.
-
-        Raises:
-            InputError: the name is empty, too long or taken, or the folder cannot be written to.
+            The name without superfluous spaces.
         """
         from magicanimate.request_checks import write_settings
 
@@ -72,22 +68,14 @@ class SettingPresets:
         return name
 
     def load(self, name: str, settings: Mapping[str, Setting]) -> ReadBack:
-        """What was saved and suits this version of the form.
-
-        Raises:
-            InputError: there is nothing of that name.
-        """
+        """The saved settings that this version of the form has."""
         content = _content(self._file(_tidy(name)))
         if content is None:
             raise InputError(f"There are no settings named “{name}”, or their file is damaged.")
         return read_back(content["values"], settings)
 
     def delete(self, name: str) -> None:
-        """Forget what was saved.
-
-        Raises:
-            InputError: there is nothing of that name, or its file cannot be removed.
-        """
+        """Delete saved settings."""
         try:
             self._file(_tidy(name)).unlink()
         except OSError as error:
@@ -96,13 +84,13 @@ class SettingPresets:
             ) from error
 
     def _file(self, name: str) -> Path:
-        """Where a name's settings are; a name is text, so only its letters and its hash get into the path."""
+        """The file of a name, which is any text: only its plain letters and its hash get into the path."""
         letters = re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")[:40]
         return self.folder / f"{letters}-{hashlib.sha256(name.encode()).hexdigest()[:12]}.json"
 
 
 def _tidy(name: str) -> str:
-    """A name without spaces around it and invisible characters."""
+    """A name without superfluous spaces and invisible characters."""
     name = unicodedata.normalize("NFC", name or "")
     name = " ".join("".join(letter for letter in name if letter.isprintable() or letter == " ").split())
     if not name:
@@ -113,7 +101,7 @@ def _tidy(name: str) -> str:
 
 
 def _content(file: Path) -> dict[str, Any] | None:
-    """What a file holds; ``None`` if it is none of ours."""
+    """The content of a file; ``None`` if it holds no saved settings."""
     try:
         content = read_json(file, most=_LARGEST_FILE)
     except InputError:
@@ -125,23 +113,23 @@ def _content(file: Path) -> dict[str, Any] | None:
 _OVERWRITE, _DELETE = "Overwrite", "Delete"
 
 
-class PresetsPanel:
-    """Builds itself where it is made.
+class SavedSettingsPanel:
+    """The row to choose, save and delete settings in.
 
     Args:
-        presets: where settings are saved.
-        controls: of the form; photo and clip are left alone.
-        defaults: of the checkpoint that is used now.
+        store: where settings are saved.
+        controls: of the form; its files are left alone.
+        defaults: of the model in use.
     """
 
-    def __init__(self, presets: SettingPresets, controls: Controls, defaults: Callable[[], ModelDefaults]):
-        self.presets, self.defaults = presets, defaults
+    def __init__(self, store: SavedSettings, controls: Controls, defaults: Callable[[], ModelDefaults]):
+        self.store, self.defaults = store, defaults
         self.controls = {name: controls[name] for name in form_settings(defaults())}
-        self.pending = gr.State(None)  # (what the question is about, name) while one is asked
+        self.pending = gr.State(None)  # (_OVERWRITE or _DELETE, name) while the visitor is asked
         gr.HTML(f'<h3 class="ma-heading">{tr("Saved settings")}</h3>', padding=False)
         with gr.Row(equal_height=True):
             self.saved = gr.Dropdown(
-                presets.names(),
+                store.names(),
                 value=None,
                 label=tr("Use"),
                 info=tr("Fills the form"),
@@ -170,7 +158,7 @@ class PresetsPanel:
         self.message = gr.HTML("", visible=False, padding=False, elem_id="settings-message")
 
     def connect(self) -> None:
-        """Attach the handlers; every widget of the page is there now."""
+        """Attach the handlers."""
         private = {**PRIVATE, "queue": False}
         asked = [self.saved, self.name, self.message, self.question, self.yes, self.pending]
         values = {self.name, self.saved, self.pending, *self.controls.values()}
@@ -181,22 +169,22 @@ class PresetsPanel:
             trigger(self._save, values, asked, **private)
         self.delete.click(self._ask_to_delete, self.saved, asked, **private)
         self.yes.click(self._confirmed, values, asked, **private)
-        self.no.click(self._told, None, [self.message, self.question, self.pending], **private)
+        self.no.click(self._say, None, [self.message, self.question, self.pending], **private)
 
     def _load(self, name: str | None) -> Updates:
         if not name:
-            return self._told()
+            return self._say()
         try:
-            found = self.presets.load(name, form_settings(self.defaults()))
+            found = self.store.load(name, form_settings(self.defaults()))
         except InputError as error:
-            return self._told(str(error), kind="error")
+            return self._say(str(error), kind="error")
         text = " ".join([tr("The settings “{name}” are in the form.", name=name), *found.notes])
-        return {self.controls[key]: value for key, value in found.values.items()} | self._told(text)
+        return {self.controls[key]: value for key, value in found.values.items()} | self._say(text)
 
     def _reset(self) -> Updates:
         settings = form_settings(self.defaults())
         own = {self.controls[name]: setting.default for name, setting in settings.items()}
-        return own | self._told(tr("Settings reset.")) | {self.saved: None}
+        return own | self._say(tr("Settings reset.")) | {self.saved: None}
 
     def _save(self, data: dict) -> Updates:
         return self._saved(data, data[self.name], overwrite=False)
@@ -204,32 +192,32 @@ class PresetsPanel:
     def _saved(self, data: dict, name: str, *, overwrite: bool) -> Updates:
         values = {key: data[widget] for key, widget in self.controls.items()}
         try:
-            name = self.presets.save(name, values, overwrite=overwrite)
+            name = self.store.save(name, values, overwrite=overwrite)
         except InputError as error:
-            taken = not overwrite and name and name.strip() in self.presets.names()
-            told = self._told(said(str(error)), kind="info" if taken else "error")
-            return told | self._asked(_OVERWRITE, name.strip()) if taken else told
-        saved = {self.saved: gr.update(choices=self.presets.names(), value=name), self.name: ""}
-        return saved | self._told(tr("Saved as “{name}”.", name=name), kind="done")
+            taken = not overwrite and name and name.strip() in self.store.names()
+            updates = self._say(said(str(error)), kind="info" if taken else "error")
+            return updates | self._asked(_OVERWRITE, name.strip()) if taken else updates
+        saved = {self.saved: gr.update(choices=self.store.names(), value=name), self.name: ""}
+        return saved | self._say(tr("Saved as “{name}”.", name=name), kind="done")
 
     def _ask_to_delete(self, name: str | None) -> Updates:
         if not name:
-            return self._told(tr("Choose the saved settings to delete."))
-        return self._told(tr("Delete the settings “{name}”?", name=name)) | self._asked(_DELETE, name)
+            return self._say(tr("Choose the saved settings to delete."))
+        return self._say(tr("Delete the settings “{name}”?", name=name)) | self._asked(_DELETE, name)
 
     def _confirmed(self, data: dict) -> Updates:
-        """The question was answered with yes."""
+        """Do what the visitor was asked about."""
         what, name = data[self.pending] or (None, None)
         if what == _OVERWRITE:
             return self._saved(data, name, overwrite=True)
         if what != _DELETE:
-            return self._told()
+            return self._say()
         try:
-            self.presets.delete(name)
+            self.store.delete(name)
         except InputError as error:
-            return self._told(str(error), kind="error")
-        gone = {self.saved: gr.update(choices=self.presets.names(), value=None)}
-        return gone | self._told(tr("Deleted “{name}”.", name=name))
+            return self._say(str(error), kind="error")
+        gone = {self.saved: gr.update(choices=self.store.names(), value=None)}
+        return gone | self._say(tr("Deleted “{name}”.", name=name))
 
     def _asked(self, what: str, name: str) -> Updates:
         return {
@@ -238,8 +226,8 @@ class PresetsPanel:
             self.pending: (what, name),
         }
 
-    def _told(self, text: str = "", *, kind: str = "info") -> Updates:
-        """A sentence, or none, and no question any more."""
+    def _say(self, text: str = "", *, kind: str = "info") -> Updates:
+        """Show a sentence, or nothing, and close the question."""
         return {
             self.message: gr.update(value=views.message(text, kind=kind), visible=bool(text)),
             self.question: gr.update(visible=False),

@@ -16,10 +16,17 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import CheckCard, problem
-from magicanimate.webui.animate.form_values import FILES, PHOTOS, check_values, motion_steps
+from magicanimate.webui.animate.form_values import (
+    FILES,
+    LARGEST_SEED,
+    PHOTOS,
+    check_values,
+    motion_steps,
+    requests_of,
+)
 from magicanimate.webui.animate.mask_panel import MaskPanel
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.animate.saved_settings import PresetsPanel, SettingPresets
+from magicanimate.webui.animate.saved_settings import SavedSettings, SavedSettingsPanel
 from magicanimate.webui.animate.use_again import UseAgain
 from magicanimate.webui.gallery.result_panel import file_url
 from magicanimate.webui.jobs.animation_job import JOINED, STEPS
@@ -31,7 +38,8 @@ from magicanimate.webui.views import PRIVATE, Updates
 
 _START, _CHANGE = "Animate", "Save changes"
 
-# On a narrow page what runs may be out of sight. The stage is no box of its own there, what it holds is.
+# On a narrow page the job's progress may be out of sight after Animate was pressed: scroll to it. The stage
+# itself has no box there (display: contents), its widgets have.
 _SHOW_STAGE = """
 () => {
   const stage = document.querySelector("#status") ?? document.querySelector("#stage");
@@ -42,7 +50,7 @@ _SHOW_STAGE = """
 
 
 class AnimateTab:
-    """Builds itself where it is made, inside a tab.
+    """The tab: the form on one side, what is made of it on the other.
 
     Args:
         service: runs the animations.
@@ -58,13 +66,15 @@ class AnimateTab:
             with gr.Column(scale=6, min_width=320, elem_id="form"):
                 self._inputs()
             with gr.Column(scale=5, min_width=320, elem_id="stage"):
-                self.running = RunningPanel(service, self.cancel, _stage_of(self.examples[:1]))
+                self.running = RunningPanel(
+                    service, self.cancel, _stage_of(self.examples[0] if self.examples else None)
+                )
 
     def _inputs(self) -> None:
         photo, motion = self.examples[0].files if self.examples else (None, None)
         defaults = self.built_for = self.service.defaults()
         self.controls = form.inputs(photo=photo, motion=motion, keypoints=defaults.takes_keypoints)
-        self.panel = MotionPanel(self.service, self.controls)
+        self.motion_panel = MotionPanel(self.service, self.controls)
         self.gallery = gr.HTML(
             _example_list(self.examples),
             padding=False,
@@ -75,14 +85,14 @@ class AnimateTab:
         notice = gr.HTML("", visible=False, elem_id="use-again-notice", padding=False)
         settings, self.dice = form.main_settings(defaults)
         self.controls |= settings
-        self.panel.edits()
+        self.motion_panel.edits()
         with gr.Accordion(tr("Advanced"), open=False, elem_id="advanced"):
-            self.mask = MaskPanel(self.service, self.panel)
+            self.mask = MaskPanel(self.service, self.motion_panel)
             self.controls |= form.advanced_settings(defaults, self.mask.build)
             with gr.Accordion(tr("Expert"), open=False, elem_id="expert"):
                 self.controls |= form.expert_settings(defaults)
-            self.presets = PresetsPanel(
-                SettingPresets(self.service.output / ".settings"), self.controls, self.service.defaults
+            self.saved_settings = SavedSettingsPanel(
+                SavedSettings(self.service.output / ".settings"), self.controls, self.service.defaults
             )
             self.use_again = UseAgain(self.service, self.controls, notice)
         gr.HTML(
@@ -90,7 +100,7 @@ class AnimateTab:
             padding=False,
         )
         with gr.Row(elem_id="bar"):
-            self.check = CheckCard(self.service, self.controls, self.panel, self._is_example)
+            self.check = CheckCard(self.service, self.controls, self.motion_panel, self._is_example)
             self.start = gr.Button(
                 tr(_START), variant="primary", size="lg", scale=0, min_width=150, elem_id="animate"
             )
@@ -104,10 +114,10 @@ class AnimateTab:
     @property
     def follows_model(self) -> list[gr.components.Component]:
         """What `switched` updates."""
-        return [self.badge, *(self.controls[name] for name in (*form.OWN, "keypoints"))]
+        return [self.badge, *(self.controls[name] for name in (*form.MODEL_SETTINGS, "keypoints"))]
 
     def switched(self) -> Updates:
-        """The service animates with another model: which one, and the settings it would choose."""
+        """Updates after another model was chosen: its name, and its default settings."""
         defaults = self.service.defaults()
         full_here = any(model.name == "full" and model.available for model in describe_models())
         return {
@@ -118,30 +128,31 @@ class AnimateTab:
                 choosing=not self.service.shared,
             ),
             self.controls["keypoints"]: gr.update(value=None, visible=defaults.takes_keypoints),
-            **{self.controls[name]: update for name, update in form.own_settings(defaults).items()},
+            **{self.controls[name]: update for name, update in form.model_settings(defaults).items()},
         }
 
     def _opened(self) -> Updates:
-        """As `switched`, but what is right already stays: somebody may have begun to change it by now."""
+        """As `switched`, when the page is opened."""
         updates = self.switched()
+        # Settings that are right already stay: the visitor may have begun to change them by now.
         if self.service.defaults() == self.built_for:
             return {self.badge: updates[self.badge]}
         return updates
 
     def connect(self) -> None:
-        """Attach the handlers; every widget of the page is there now."""
+        """Attach the handlers."""
         opened = gr.context.Context.root_block.load
-        clips = [self.controls["photo"], self.controls["motion"], *self.panel.edited]
+        clips = [self.controls["photo"], self.controls["motion"], *self.motion_panel.edited]
         fillers = {
             "examples": clips,
-            "motion": self.panel.edited,  # kept edits are those of the kept clip
+            "motion": self.motion_panel.edited,  # kept edits are those of the kept clip
             "dice": [self.controls["seed"]],
             "preset": [self.controls["num_inference_steps"]],
             "size": [self.controls["width"], self.controls["height"]],
         }
         opening = opened(self._opened, None, self.follows_model, **PRIVATE)
         form.remember(self.controls, opening, fillers)
-        self.dice.click(lambda: random.randint(0, form.LARGEST_SEED), None, self.controls["seed"], **PRIVATE)
+        self.dice.click(lambda: random.randint(0, LARGEST_SEED), None, self.controls["seed"], **PRIVATE)
         self.gallery.click(
             self._example,
             None,
@@ -149,10 +160,10 @@ class AnimateTab:
             **PRIVATE,
         )
         form_state = [self.changing, self.start, self.leave]
-        told = {self.running.seen, self.running.visitor, self.changing}
+        page = {self.running.seen, self.running.visitor, self.changing}
         submitted = self.start.click(
             self._submit,
-            {*self.controls.values(), *self.panel.inputs, *told},
+            {*self.controls.values(), *self.motion_panel.inputs, *page},
             [
                 *self.running.widgets,
                 *form_state,
@@ -172,12 +183,12 @@ class AnimateTab:
             queue=False,
             **PRIVATE,
         )
-        filled = [*form_state, *self.controls.values(), self.check.card, self.panel.joined]
-        self.running.jobs.list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
-        self.panel.connect()
+        filled = [*form_state, *self.controls.values(), self.check.card, self.motion_panel.joined]
+        self.running.job_list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
+        self.motion_panel.connect()
         self.mask.connect(self.controls)
         form.connect(self.controls, self.service.defaults)
-        self.presets.connect()
+        self.saved_settings.connect()
         self.check.connect()
         self.running.connect()
 
@@ -185,40 +196,39 @@ class AnimateTab:
         return any(each.is_pair(photo, motion) for each in self.examples)
 
     def _example(self, event: gr.EventData) -> Updates:
-        """An example was chosen."""
+        """Put an example into the form."""
         example = self.examples[int(event.index)]
         photo, motion = example.files
         return {
             self.controls["photo"]: photo,
             self.controls["motion"]: motion,
-            self.running.example: _stage_of([example]),
-            **self.panel.no_edits(),
+            self.running.example: _stage_of(example),
+            **self.motion_panel.no_edits(),
         }
 
     def _submit(self, data: dict, request: gr.Request) -> Updates:
-        """Make a job, or several, of what is in the form; or change the waiting one that was put into it."""
-        values = self.panel.values_of(data)
+        """Make a job, or several, of what is in the form; or change the waiting job that was put into it."""
+        values = self.motion_panel.values_of(data)
         seen, visitor = data[self.running.seen], data[self.running.visitor]
         updates: Updates = {}
         if values["random_seed"]:
-            values["seed"] = random.randint(0, form.LARGEST_SEED)
+            values["seed"] = random.randint(0, LARGEST_SEED)
             updates[self.controls["seed"]] = values["seed"]
         owner, changing = self.running.owner(visitor, request), data[self.changing]
         try:
             check_values(values, self.service.defaults())
-            first, *others = form.requests_of(values, self.service.output)
+            first, *others = requests_of(values, self.service.output)
             joined = Path(values["joined"]) if values["joined"] else None
             before = {"owner": owner, "steps": motion_steps(values), "joined": joined}
             jobs = [self.service.submit(first, instead_of=changing, **before)]
             jobs += [self.service.submit(other, **before) for other in others]
         except InputError as error:
-            told = self.running.poll(seen, visitor, request)
-            return updates | told | {self.check.card: problem(error)}
+            return updates | self.running.poll(seen, visitor, request) | {self.check.card: problem(error)}
         updates[self.use_again.notice] = gr.update(value="", visible=False)
-        return updates | self._leave() | self.running.turn_to(jobs[0], seen, visitor, request)
+        return updates | self._leave() | self.running.show_new(jobs[0], seen, visitor, request)
 
     def _leave(self) -> Updates:
-        """The form is about new jobs again."""
+        """Make the form one for new jobs again."""
         return {
             self.changing: "",
             self.start: gr.update(value=tr(_START)),
@@ -230,7 +240,7 @@ class AnimateTab:
         job = self.service.queue.get(event.job or "")
         mine = job is not None and job.owner == self.running.owner(visitor, request)
         if not mine or event.action not in ("edit", "use"):
-            return {self.changing: gr.skip()}
+            return {self.changing: gr.skip()}  # Gradio takes an empty dict for a value
         try:
             updates = self._settings_of(job)
         except InputError as error:
@@ -244,31 +254,24 @@ class AnimateTab:
         }
 
     def _settings_of(self, job: Job) -> Updates:
-        """The form as it was for a job.
+        """The form filled with a job's settings and files.
 
         Raises:
             InputError: photo or clip are not there any more.
         """
-        defaults = self.service.defaults()
-        values = form.values_of({**job.request, **job.request.get(STEPS, {})}, defaults)
-        names = [name for name in FILES if name in self.controls]
-        if not defaults.takes_keypoints:
-            names.remove("keypoints")
-        files = {name: job.request[name] for name in names if job.request.get(name)}
-        values |= {name: str(self.service.lend(Path(file))) for name, file in files.items()}
-        values["mask"] = values.get("mask")  # of the form before, if this has none
-        values[PHOTOS] = [str(self.service.lend(Path(file))) for file in job.request.get(PHOTOS) or ()]
+        settings = {**job.request, **job.request.get(STEPS, {})}
+        files = {name: Path(job.request[name]) for name in FILES if job.request.get(name)}
+        updates, _ = self.use_again.form_updates(settings, files, map(Path, job.request.get(PHOTOS) or ()))
         joined = job.request.get(JOINED)
-        updates = {self.controls[name]: value for name, value in values.items() if name in self.controls}
-        return updates | {self.panel.joined: str(self.service.lend(Path(joined))) if joined else None}
+        return updates | {
+            self.motion_panel.joined: str(self.service.show_copy(Path(joined))) if joined else None
+        }
 
 
-# Tells Python which example was chosen; its video plays while the pointer or the focus is on it.
-_EXAMPLES_ON_LOAD = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-index]");
-  if (button) trigger("click", { index: Number(button.dataset.index) });
-});
+# An example's video plays while the pointer or the focus is on it.
+_EXAMPLES_ON_LOAD = (
+    views.BUTTONS_ON_LOAD
+    + """
 const play = (event, on) => {
   const video = event.target.closest?.("button[data-index]")?.querySelector("video");
   if (!video) return;
@@ -280,6 +283,7 @@ const play = (event, on) => {
 for (const name of ["pointerover", "focusin"]) element.addEventListener(name, (event) => play(event, true));
 for (const name of ["pointerout", "focusout"]) element.addEventListener(name, (event) => play(event, false));
 """
+)
 
 
 _INVITATION = "A finished example. Press Animate to make it yourself, or add a photo and a dance of your own."
@@ -287,14 +291,14 @@ _INVITATION = "A finished example. Press Animate to make it yourself, or add a p
 
 @dataclass(frozen=True)
 class Example:
-    """A photo and a clip, and perhaps what the mini made of them."""
+    """A photo and a clip, and perhaps the video that the mini model made of them."""
 
     photo: Path
     motion: Path
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """What people call it."""
         return self.photo.stem.removesuffix("_photo").capitalize()
 
     @property
@@ -303,7 +307,7 @@ class Example:
         return str(self.photo), str(self.motion)
 
     def is_pair(self, photo: str, motion: str) -> bool:
-        """Whether these are its files, wherever they were copied to."""
+        """Whether two files are copies of its own, wherever they are."""
         return all(
             Path(given).name == own.name and Path(given).is_file() and filecmp.cmp(given, own, shallow=False)
             for given, own in ((photo, self.photo), (motion, self.motion))
@@ -330,30 +334,23 @@ def _example_list(examples: Sequence[Example]) -> str:
     """The examples as buttons."""
     buttons = "".join(
         f'<button type="button" data-index="{index}" aria-label="{tr("Example")}: {html.escape(each.name)}" '
-        f'title="{html.escape(each.name)}"><img alt="" src="{_url(each.photo)}">{_video(each)}</button>'
+        f'title="{html.escape(each.name)}"><img alt="" src="{file_url(each.photo)}">{_video(each)}</button>'
         for index, each in enumerate(examples)
     )
     return f'<div class="ma-examples"><span>{tr("Examples")}</span>{buttons}</div>'
 
 
-def _stage_of(examples: Sequence[Example]) -> str:
-    """The finished video of the first of some examples, large; what will be here where there is none."""
-    for each in examples:
-        if each.result is not None:
-            return (
-                f'<figure class="ma-example"><video src="{_url(each.result)}" autoplay loop muted '
-                f'playsinline aria-label="{tr("A finished example")}"></video><figcaption>'
-                f"{tr(_INVITATION)}"
-                "</figcaption></figure>"
-            )
-    return views.caption(tr("Your video will appear here."))
+def _stage_of(example: Example | None) -> str:
+    """The finished video of an example, large; a caption in its place if there is none."""
+    if example is None or example.result is None:
+        return views.caption(tr("Your video will appear here."))
+    return (
+        f'<figure class="ma-example"><video src="{file_url(example.result)}" autoplay loop muted playsinline '
+        f'aria-label="{tr("A finished example")}"></video><figcaption>{tr(_INVITATION)}</figcaption></figure>'
+    )
 
 
 def _video(example: Example) -> str:
     if example.result is None:
         return ""
-    return f'<video hidden muted loop playsinline data-src="{_url(example.result)}"></video>'
-
-
-def _url(path: Path) -> str:
-    return html.escape(file_url(path))
+    return f'<video hidden muted loop playsinline data-src="{file_url(example.result)}"></video>'

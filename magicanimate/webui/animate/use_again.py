@@ -6,7 +6,7 @@ of results, if that very result still lies there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,9 +35,9 @@ class Reused:
 
     Attributes:
         settings: by the names of `AnimationRequest`, and what else was recorded.
-        files: by the names of `FILES`, those that are still there and may be used.
-        other_photos: likewise.
-        missing: sentences that name those that are not.
+        files: by the names of `FILES`: those that are still there and may be used.
+        missing: a sentence on each of the others.
+        other_photos: as ``files``.
     """
 
     settings: Mapping[str, Any]
@@ -47,11 +47,11 @@ class Reused:
 
 
 def reuse(settings: Mapping[str, Any], folders: Sequence[Path] | None) -> Reused:
-    """Settings, with the photo and the clip that they name.
+    """Look for the photo, the clip and the other files that settings name.
 
     Args:
         settings: of a result; they may come from anybody.
-        folders: those that photo and clip may lie in; nowhere when empty, anywhere when ``None``.
+        folders: where the files may be: nowhere if empty, anywhere if ``None``.
     """
     found: dict[str, Path] = {}
     missing = []
@@ -105,12 +105,12 @@ _EXPLAINED = "Drop a video that was made here: its settings, photo and dance go 
 
 
 class UseAgain:
-    """A place to drop a result on, and what its settings do to the form. Builds itself where it is made.
+    """A place to drop a result on, whose settings then fill the form.
 
     Args:
         service: knows where photos and clips are kept.
-        controls: the form.
-        notice: where it is said what has become of the form; in sight, as a result elsewhere may fill it.
+        controls: of the form.
+        notice: says what the form was filled with; it is in sight also when a result on another tab fills it.
     """
 
     def __init__(self, service: AnimationService, controls: Controls, notice: gr.HTML):
@@ -125,40 +125,40 @@ class UseAgain:
         return [self.notice, *self.controls.values()]
 
     def connect(
-        self, running: RunningPanel, *panels: ResultPanel, tabs: gr.Tabs, motion: MotionPanel
+        self, running: RunningPanel, *panels: ResultPanel, tabs: gr.Tabs, motion_panel: MotionPanel
     ) -> None:
-        """Attach the handlers; the results that ``panels`` show can be used again, on the first tab.
+        """Attach the handlers, also those of the buttons under the results that ``panels`` show.
 
         Args:
             running: knows whose page it is.
             panels: show results.
-            tabs: of the page.
-            motion: takes the clip that a dance goes on with.
+            tabs: of the page; the first one is turned to.
+            motion_panel: takes the dance that another one continues.
         """
-        self.running, self.motion = running, motion
+        self.running, self.motion_panel = running, motion_panel
         self.dropped.upload(self._from_file, [self.dropped, running.visitor], self.filled, **PRIVATE)
         for panel in panels:
             work = partial(self._from_result, tabs)
             panel.again.click(work, panel.shown, [*self.filled, tabs], **PRIVATE)
             extend = partial(self._extend, tabs)
-            panel.extend.click(extend, panel.shown, [*self.filled, motion.after, tabs], **PRIVATE)
+            panel.extend.click(extend, panel.shown, [*self.filled, motion_panel.after, tabs], **PRIVATE)
             for button, name in ((panel.as_photo, "photo"), (panel.as_motion, "motion")):
                 send = partial(self._send, tabs, name)
-                sent = [self.controls[name], self.notice, tabs, *motion.edited]
+                sent = [self.controls[name], self.notice, tabs, *motion_panel.edited]
                 button.click(send, panel.shown, sent, **PRIVATE)
 
     def _from_file(self, file: str, visitor: str, request: gr.Request) -> Updates:
         owner = self.running.owner(visitor, request)
         try:
-            return self._filled(self._again(Path(file), owner), Path(file).name)
+            return self._filled(self._reused(Path(file), owner), Path(file).name)
         except InputError as error:
             return {self.notice: refusal(error)}
 
-    def _again(self, file: Path, owner: str) -> Reused:
+    def _reused(self, file: Path, owner: str) -> Reused:
         """What a dropped file was made with.
 
-        Whoever drops a file may have written into it what he likes. What is beside one's own results may be
-        believed, and on a machine of one's own also a JSON from elsewhere.
+        A visitor may have written any paths into the file, also those of other people's. So only the settings
+        beside a result of his or her own are believed; on a machine of one's own any JSON is.
 
         Raises:
             InputError: it has no settings.
@@ -171,15 +171,12 @@ class UseAgain:
 
     def _send(self, tabs: gr.Tabs, name: str, shown: str) -> Updates:
         """Put the shown result into the form: its last frame as the photo, or itself as the dance."""
+        show = self.service.show_last_frame if name == "photo" else self.service.show_copy
         try:
-            file = (
-                self.service.lend_last_frame(Path(shown))
-                if name == "photo"
-                else self.service.lend(Path(shown))
-            )
+            file = show(Path(shown))
         except InputError as error:
             return {self.notice: refusal(error)}
-        edits = self.motion.no_edits() if name == "motion" else {}
+        edits = self.motion_panel.no_edits() if name == "motion" else {}
         return {self.controls[name]: str(file), **edits, tabs: gr.update(selected="animate")}
 
     def _from_result(self, tabs: gr.Tabs, shown: str) -> Updates:
@@ -187,50 +184,69 @@ class UseAgain:
             result = result_of(Path(shown))
             filled = self._filled(reuse(result.settings, self._folders), result.name)
         except InputError as error:
-            problem = refusal(error)
-            return {self.notice: problem, tabs: gr.update(selected="animate")}
+            filled = {self.notice: refusal(error)}
         return filled | {tabs: gr.update(selected="animate")}
 
     def _extend(self, tabs: gr.Tabs, shown: str) -> Updates:
-        """Everything as for the shown result, but for the dance, which goes on where that one ended."""
+        """Fill the form as for the shown result, with a dance that continues where that one ended."""
         updates = self._from_result(tabs, shown)
         start, end, motion = (self.controls[name] for name in ("start", "end", "motion"))
-        if motion not in updates:  # it is said why
+        if motion not in updates:  # its file is gone, as the notice says
             return updates
         stopped, dance = float(updates.get(end) or 0), updates[motion]
         updates |= {end: 0.0, start: 0.0}
-        if stopped:  # there is more of the same clip
+        if stopped:  # the result used a stretch of its clip, and there is more of it
             text = tr("The dance goes on where this video ended, at {seconds} s.", seconds=f"{stopped:g}")
             updates |= {start: stopped}
         else:
             text = tr("Add the next dance video. It begins at the pose that is nearest to the last one.")
-            updates |= {motion: None, self.motion.after: dance}
+            updates |= {motion: None, self.motion_panel.after: dance}
         return updates | {self.notice: gr.update(value=views.message(text, kind="done"), visible=True)}
 
     @property
     def _folders(self) -> Sequence[Path] | None:
-        """Where photo and clip of one's own results may lie: anywhere on a machine of one's own."""
+        """Where the files of visitors' results may be: in the output folder, where the queue keeps uploads.
+
+        ``None`` for anywhere, on a machine of one's own.
+        """
         return [self.service.output] if self.service.shared else None
 
-    def _filled(self, again: Reused, source: str) -> Updates:
-        """The form as it was for a result; what cannot be had again is said, and left as it is.
+    def _filled(self, found: Reused, source: str) -> Updates:
+        """The form as it was for a result; a note says what is missing or was left out.
 
         Args:
-            again: the result's settings and files.
+            found: the result's settings and files.
             source: what the visitor calls it.
         """
-        defaults = self.service.defaults()
-        found = of_result(again.settings, form_settings(defaults))
-        values = dict(found.values)
-        files = dict(again.files)
-        if not defaults.takes_keypoints:
-            files.pop("keypoints", None)
-        values |= {name: str(self.service.lend(file)) for name, file in files.items()}
-        values["mask"] = values.get("mask")  # of the form before, if this has none
-        values[PHOTOS] = [str(self.service.lend(file)) for file in again.other_photos]
-        notes = [*again.missing, *found.notes]
+        updates, notes = self.form_updates(found.settings, found.files, found.other_photos)
+        notes = (*found.missing, *notes)
         text = " ".join([tr("These are the settings of {name}.", name=source), *notes])
-        return {
-            self.notice: gr.update(value=views.message(text, kind="info" if notes else "done"), visible=True),
-            **{self.controls[name]: value for name, value in values.items() if name in self.controls},
+        message = views.message(text, kind="info" if notes else "done")
+        return updates | {self.notice: gr.update(value=message, visible=True)}
+
+    def form_updates(
+        self, settings: Mapping[str, Any], files: Mapping[str, Path], other_photos: Iterable[Path]
+    ) -> tuple[Updates, tuple[str, ...]]:
+        """The form filled with the settings of a job or result, and a sentence on each that does not suit it.
+
+        Args:
+            settings: as recorded.
+            files: by the names of `FILES`.
+            other_photos: photos of the other dancers.
+
+        Raises:
+            InputError: a file is not there any more.
+        """
+        defaults = self.service.defaults()
+        read = of_result(settings, form_settings(defaults))
+        values = {
+            "mask": None,  # or that of the form before would stay
+            **read.values,
+            PHOTOS: [str(self.service.show_copy(photo)) for photo in other_photos],
         }
+        for name, file in files.items():
+            if name in self.controls and (name != "keypoints" or defaults.takes_keypoints):
+                values[name] = str(self.service.show_copy(file))
+        return {
+            self.controls[name]: value for name, value in values.items() if name in self.controls
+        }, read.notes

@@ -29,16 +29,18 @@ _SEARCHED = ("prompt", "model", "scheduler", "seed")
 
 
 class Library:
-    """The results in a folder and in the folders directly within it, as batches make them.
+    """The results in a folder and in its subfolders, which batches make.
 
-    What is not a result is passed over. Settings are read again only when their file has changed.
+    Methods raise `InputError` if a result is gone or may not be seen, or if the disk cannot be written to.
+
+    Other files are passed over. Settings are read again only when their file has changed.
 
     Args:
         folder: of the results.
         only: whether a result may be seen; all of them by default.
 
     Attributes:
-        trash: where results go that nobody wants.
+        trash: where deleted results go.
     """
 
     def __init__(self, folder: Path, *, only: Callable[[StoredResult], bool] = lambda _: True):
@@ -51,9 +53,8 @@ class Library:
     def results(self, search: str = "") -> list[StoredResult]:
         """Results that match every word of a search, the newest first.
 
-        A word is looked for in the names of result, photo and clip, in prompt, checkpoint and scheduler, and
-        in the seed.
-        "2026-11-24", "2026-11", "today" and "yesterday" mean the days on which a result was made.
+        A word matches the names of result, photo and clip, the prompt, the model, the scheduler and the seed.
+        "2026-11-24", "2026-11", "today" and "yesterday" match the day on which a result was made.
         """
         with self._lock:
             files = set(self._settings_files())
@@ -65,49 +66,37 @@ class Library:
         return sorted(found, key=lambda each: (each.made, each.name), reverse=True)
 
     def limited(self, only: Callable[[StoredResult], bool]) -> Library:
-        """The same library for somebody who may not see everything."""
+        """The same library for somebody who may see only some results."""
         limited = Library(self.folder, only=only)
-        limited._known, limited._lock = self._known, self._lock
+        limited._known, limited._lock = self._known, self._lock  # read once for everybody
         return limited
 
     def id_of(self, result: StoredResult) -> str:
-        """What a page calls a result by: its settings file, seen from the folder."""
+        """What names a result on the page: its settings file, relative to the folder."""
         return result.settings_file.relative_to(self.folder).as_posix()
 
     def get(self, id: str) -> StoredResult:
-        """The result that `id_of` gave this id.
-
-        Raises:
-            InputError: it is gone, or may not be seen.
-        """
+        """The result that `id_of` gave this id."""
         for result in self.results():
             if self.id_of(result) == id:
                 return result
         raise InputError("This result is not there any more; it may have been moved or deleted.")
 
     def delete(self, id: str) -> TrashedResult:
-        """Put a result into the trash.
-
-        Raises:
-            InputError: it is gone, or cannot be moved.
-        """
+        """Put a result into the trash."""
         return self.trash.put(self.get(id))
 
     @property
     def stars(self) -> frozenset[str]:
-        """Names of the results that somebody gave a star."""
+        """Names of the results with a star."""
         try:
             names = read_json_object(self.folder / _STARS).get("names")
-        except (OSError, ValueError):  # none yet, or a file that somebody broke
+        except (OSError, ValueError):  # no file yet, or a damaged one
             return frozenset()
         return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
 
     def star(self, names: Set[str]) -> None:
-        """Give results a star; where all of them have one, take it away.
-
-        Raises:
-            InputError: the folder cannot be written to.
-        """
+        """Give results a star; if all of them have one, take it from all."""
         try:
             with self._lock:
                 stars = self.stars
@@ -123,10 +112,10 @@ class Library:
                 yield from folder.glob("*.json")
 
     def _result(self, path: Path) -> StoredResult | None:
-        """What a settings file belongs to; from memory if it has not changed."""
+        """The result that a settings file belongs to; from memory if the file has not changed."""
         try:
             status = path.stat()
-        except OSError:  # it went while we looked
+        except OSError:  # deleted since it was listed
             return None
         stamp = (status.st_mtime_ns, status.st_size)
         known = self._known.get(path)
@@ -158,18 +147,20 @@ PER_PAGE = 12
 
 @dataclass(frozen=True)
 class GalleryState:
-    """Where somebody is in the gallery.
+    """What one page shows of the gallery.
+
+    Methods raise `InputError` if a result is gone or cannot be moved.
 
     Attributes:
-        search: words that the results must match; the trash is shown whole.
-        in_trash: whether it is the trash that is looked at.
+        search: words that the results must match; the trash is not searched.
+        in_trash: whether the trash is on show.
         page: of the grid, from 0.
         chosen: id of the result that is shown; empty for none.
         beside: id of the one it is compared with.
         comparing: whether the next choice is compared with the chosen one.
-        undo: places in the trash of what was deleted last.
-        starred: whether only results with a star are looked at.
-        selected: ids of results that are chosen together, to star or delete them at once.
+        undo: ids in the trash of what was deleted last.
+        starred: whether only results with a star are on show.
+        selected: ids of results to star or delete together.
     """
 
     search: str = ""
@@ -185,10 +176,10 @@ class GalleryState:
 
 @dataclass(frozen=True)
 class GalleryPage:
-    """What there is to see.
+    """One page of the grid.
 
     Attributes:
-        at: where that is; the page is one that exists.
+        at: the state it belongs to, with a page that exists.
         entries: ids and results of this page.
         pages: how many there are, at least 1.
         trashed: results in the trash.
@@ -201,7 +192,7 @@ class GalleryPage:
 
     @property
     def nothing(self) -> str:
-        """What to say where there are no entries."""
+        """The sentence that stands in place of an empty grid."""
         if self.at.in_trash:
             return tr("The trash is empty.")
         if self.at.starred and not self.at.search.strip():
@@ -210,17 +201,17 @@ class GalleryPage:
 
 
 class Gallery:
-    """Walks through a library; every step takes where one is and returns where one is then.
+    """What can be done in the gallery: each method takes a state and returns the one after it.
 
     Args:
-        library: as much of it as may be seen.
+        library: limited to what the visitor may see.
     """
 
     def __init__(self, library: Library):
         self.library = library
 
     def page(self, at: GalleryState) -> GalleryPage:
-        """The page that is looked at."""
+        """The page of the grid that a state shows."""
         trashed = self.library.trash.results()
         if at.in_trash:
             found = [(each.id, each.result) for each in trashed]
@@ -235,11 +226,7 @@ class Gallery:
         return GalleryPage(at, tuple(found[at.page * PER_PAGE :][:PER_PAGE]), pages, len(trashed))
 
     def shown(self, at: GalleryState) -> tuple[StoredResult, ...]:
-        """The chosen result, and the one beside it.
-
-        Raises:
-            InputError: one is not there any more.
-        """
+        """The chosen result, and the one beside it."""
         ids = filter(None, (at.chosen, at.beside))
         if at.in_trash:
             return tuple(self.library.trash.get(id).result for id in ids)
@@ -248,19 +235,19 @@ class Gallery:
     def find(
         self, at: GalleryState, search: str, *, in_trash: bool = False, starred: bool = False
     ) -> GalleryState:
-        """Look for something else, or into the trash; what is shown stays if it is of the same kind."""
+        """Search for something else, or turn to the trash or back, which closes the chosen result."""
         if in_trash != at.in_trash:
             return GalleryState(search, in_trash, undo=at.undo)
         return replace(at, search=search, page=0, starred=starred)
 
     def choose(self, at: GalleryState, id: str) -> GalleryState:
-        """Look at a result, or put it beside the chosen one while comparing."""
+        """Show a result, or put it beside the chosen one while comparing."""
         if at.comparing and at.chosen and id != at.chosen:
             return replace(at, beside=id, undo=())
         return replace(at, chosen=id, beside="", undo=())
 
     def compare(self, at: GalleryState) -> GalleryState:
-        """Begin to compare the chosen result, or end it."""
+        """Begin or end comparing the chosen result with another."""
         return replace(at, comparing=not at.comparing, beside="", undo=())
 
     def select(self, at: GalleryState, id: str) -> GalleryState:
@@ -268,70 +255,46 @@ class Gallery:
         others = tuple(each for each in at.selected if each != id)
         return replace(at, selected=others if id in at.selected else (*others, id))
 
-    def select_none(self, at: GalleryState) -> GalleryState:
-        """Select nothing any more."""
-        return replace(at, selected=())
-
     def star(self, at: GalleryState, id: str = "") -> GalleryState:
-        """Give a result, or all that are selected, a star; take it away where all of them have one.
-
-        Raises:
-            InputError: one is gone, or nothing can be written.
-        """
+        """Give one result, or all that are selected, a star or take it away; see `Library.star`."""
         self.library.star({self.library.get(each).name for each in ([id] if id else at.selected)})
         return at
 
     def delete(self, at: GalleryState) -> GalleryState:
-        """Put the selected results, or else the chosen one, into the trash.
-
-        Raises:
-            InputError: it is gone, or cannot be moved.
-        """
+        """Put the selected results, or else the chosen one, into the trash."""
         places = tuple(self.library.delete(id).id for id in at.selected or (at.chosen,))
         return replace(at, chosen="", beside="", comparing=False, undo=places, selected=())
 
     def undo(self, at: GalleryState) -> GalleryState:
-        """Take back the last deletion.
-
-        Raises:
-            InputError: it is not in the trash any more, or cannot be moved.
-        """
+        """Take back the last deletion."""
         restored = [self.library.trash.restore(place) for place in at.undo]
         chosen = self.library.id_of(restored[0]) if len(restored) == 1 else ""
         return GalleryState(at.search, page=at.page, chosen=chosen, starred=at.starred)
 
     def restore(self, at: GalleryState) -> GalleryState:
-        """Take the chosen result out of the trash.
-
-        Raises:
-            InputError: as `undo`.
-        """
+        """Take the chosen result out of the trash."""
         self.library.trash.restore(at.chosen)
         return replace(at, chosen="", undo=())
 
     def empty_trash(self, at: GalleryState) -> GalleryState:
-        """Delete for good what is in the trash.
-
-        Raises:
-            InputError: something cannot be deleted.
-        """
+        """Delete for good what is in the trash."""
         self.library.trash.empty()
         return replace(at, chosen="", beside="", undo=())
 
 
 def original(settings: Mapping[str, Any], results: Iterable[StoredResult]) -> Mapping[str, Any] | None:
-    """The settings beside the result that others were copied from, with the whole paths of its files.
+    """The settings, with whole paths, of the result that settings without paths were copied from.
 
     Args:
-        settings: as `read_settings` found them anywhere; they may come from anybody.
-        results: those that it may be.
+        settings: from `read_settings`; they may come from anybody.
+        results: the candidates.
 
     Returns:
-        ``None`` if it is none of them, or if several that differ in their files would fit.
+        ``None`` if none fits, or if several fit that were made of different files.
     """
     from magicanimate.media.outputs import names_only
 
-    of_the_file = (EXPORTED_FROM, "program")  # which may have been written by another version
+    of_the_file = (EXPORTED_FROM, "program")  # an export may have been written by another version
     wanted = {name: value for name, value in names_only(settings).items() if name not in of_the_file}
     found = [each.settings for each in results if wanted.items() <= names_only(each.settings).items()]
     files = {(*(each.get(name) for name in FILES), *(each.get(PHOTOS) or ())) for each in found}

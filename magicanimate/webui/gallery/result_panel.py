@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from magicanimate.config import AnimationResult, Progress
+from magicanimate.config import Progress
 from magicanimate.errors import InputError
 from magicanimate.files import file_name
 from magicanimate.progress import duration
@@ -67,7 +67,7 @@ def head(language: str) -> str:
 
 
 def file_url(path: Path) -> str:
-    """Where the browser gets a file of a served folder, seen from the page; with the key that it may need."""
+    """The address of a served file, relative to the page, with its key; it needs no escaping in HTML."""
     return f"gradio_api/file={quote(path.as_posix())}?key={key_of(path.as_posix())}"
 
 
@@ -127,7 +127,7 @@ def _still(result: StoredResult) -> str:
     """What the browser has no player for: a gif moves by itself, a folder of frames is named."""
     name = html.escape(result.name)
     if result.output.suffix == ".gif":
-        return f'<img class="ma-preview" alt="{name}" src="{html.escape(file_url(result.output))}">'
+        return f'<img class="ma-preview" alt="{name}" src="{file_url(result.output)}">'
     return (
         f'<p class="ma-note">{name} is a folder of {result.num_frames} frames; download it as MP4 below.</p>'
     )
@@ -135,17 +135,9 @@ def _still(result: StoredResult) -> str:
 
 _KIND_NAMES = {"mp4": "MP4", "webm": "WebM", "gif": "GIF", "frames": "Frames (zip)"}
 
-# A chip that is no link asks for a file to be made first.
-_ASK = """
-element.addEventListener("click", (event) => {
-  const chip = event.target.closest("button[data-kind]");
-  if (chip) trigger("click", { kind: chip.dataset.kind });
-});
-"""
-
 
 class ResultPanel:
-    """Builds itself where it is made, with nothing to show yet.
+    """One finished result; hidden until there is one.
 
     Args:
         name: prefix of the ids of its elements, since more than one may be on the page.
@@ -159,7 +151,7 @@ class ResultPanel:
             elem_id=f"{name}-downloads",
             padding=False,
             apply_default_css=False,
-            js_on_load=_ASK,
+            js_on_load=views.BUTTONS_ON_LOAD,
         )
         self.exporting = gr.HTML("", visible=False, elem_id=f"{name}-exporting", padding=False)
         with gr.Row(visible=False, elem_classes="ma-sending") as self.sending:
@@ -179,7 +171,7 @@ class ResultPanel:
             tr("Settings of this result"), open=False, visible=False, elem_id=f"{name}-settings"
         ) as self.settings_box:
             self.settings = gr.HTML("", padding=False)
-        self.shown = gr.State("")
+        self.shown = gr.State("")  # path of the result on show
 
     @property
     def widgets(self) -> list[gr.components.Component]:
@@ -187,16 +179,8 @@ class ResultPanel:
         files = [self.downloads, self.exporting]
         return [self.viewer, *files, self.sending, self.settings_box, self.settings, self.shown]
 
-    def show(self, result: AnimationResult | StoredResult | Path | str) -> Updates:
-        """Show a result; a path is that of its video.
-
-        Raises:
-            InputError: it is not there any more.
-        """
-        if isinstance(result, AnimationResult):
-            result = result.output
-        if not isinstance(result, StoredResult):
-            result = result_of(Path(result))
+    def show(self, result: StoredResult) -> Updates:
+        """Show a result."""
         return {
             self.viewer: gr.update(value=player(result), visible=True),
             self.downloads: gr.update(value=_downloads(result), visible=True),
@@ -208,7 +192,7 @@ class ResultPanel:
         }
 
     def compare(self, first: StoredResult, second: StoredResult) -> Updates:
-        """Show two results in step."""
+        """Show two results that play in step."""
         return self.hide() | {self.viewer: gr.update(value=player(first, second), visible=True)}
 
     def hide(self) -> Updates:
@@ -284,7 +268,7 @@ def _downloads(result: StoredResult) -> str:
         if result.output.suffix == f".{kind}":
             chips.insert(0, _link(result.output, name))
         else:
-            chips.append(f'<button type="button" class="ma-chip" data-kind="{kind}">{tr(name)}</button>')
+            chips.append(views.button(tr(name), css="ma-chip", kind=kind))
     if result.strip:
         chips.append(_link(result.strip, tr("Side by side")))
     chips.append(_link(result.settings_file, tr("Settings")))
@@ -292,12 +276,12 @@ def _downloads(result: StoredResult) -> str:
 
 
 def _link(path: Path, text: str) -> str:
-    url, name = html.escape(file_url(path)), html.escape(path.name)
+    url, name = file_url(path), html.escape(path.name)
     return f'<a class="ma-chip" href="{url}" download="{name}">{text}</a>'
 
 
 def _ready(path: Path) -> str:
-    url, name = html.escape(file_url(path)), html.escape(path.name)
+    url, name = file_url(path), html.escape(path.name)
     return (
         f'<ma-download data-name="{name}" data-src="{url}"></ma-download>'
         f'<div class="ma-message ma-done" role="status">{tr("Ready; if the download does not begin:")} '

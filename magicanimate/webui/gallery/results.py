@@ -30,7 +30,7 @@ from magicanimate.progress import ProgressMeter
 from magicanimate.request_checks import side_by_side_path
 
 EXPORT_SUFFIXES = (".mp4", ".webm", ".gif", "_frames.zip")
-"""What a result may have beside it under its own name."""
+"""Endings of the files that exports leave beside a result."""
 
 _STAMP = re.compile(r"(\d{8}-\d{6})_")
 LARGEST_SETTINGS = 4 * 2**20  # bytes; ours have a few thousand
@@ -38,12 +38,12 @@ LARGEST_SETTINGS = 4 * 2**20  # bytes; ours have a few thousand
 
 @dataclass(frozen=True)
 class StoredResult:
-    """A finished animation as it lies in a folder.
+    """A finished animation in a folder.
 
     Attributes:
         output: the video file, or folder of frames.
         settings_file: the JSON beside it.
-        settings: what that holds.
+        settings: its content.
         made: when.
     """
 
@@ -54,7 +54,7 @@ class StoredResult:
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """What people call it: the name of the file without its ending."""
         return self.output.stem
 
     @property
@@ -96,7 +96,7 @@ class StoredResult:
 
 
 def read_result(settings_file: Path) -> StoredResult | None:
-    """The result that a settings file speaks of, be it there or not; ``None`` if it is another kind of JSON.
+    """The result that a settings file belongs to, whether it exists or not; ``None`` for any other JSON.
 
     Raises:
         InputError: it is meant to be JSON and cannot be read.
@@ -106,7 +106,7 @@ def read_result(settings_file: Path) -> StoredResult | None:
         changed = settings_file.stat().st_mtime
     except Unreadable as error:
         raise InputError(f"The settings {settings_file.name} cannot be read: {error.reason}.") from error
-    except OSError as error:  # it went meanwhile
+    except OSError as error:  # deleted since it was listed
         raise InputError(f"The settings {settings_file.name} cannot be read: {error.strerror}.") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("output"), str):
         return None
@@ -131,7 +131,7 @@ def result_of(output: Path) -> StoredResult:
 
 
 def _made(stem: str, changed: float) -> datetime:
-    """The moment in a result's name, which copies keep; else that of the file."""
+    """The time in the result's name, which copying keeps; else the file's own."""
     stamp = _STAMP.match(stem)
     if stamp:
         try:
@@ -162,12 +162,12 @@ def export(
 ) -> Path:
     """The result as a file of another kind, beside it; made only once and never over another file.
 
-    Sound is kept where the kind has any; settings and the mark "AI-generated" are in every kind, content
-    credentials where it can carry them.
+    Every kind holds the settings and the mark "AI-generated"; sound and content credentials are kept where
+    the kind can hold them.
 
     Args:
         result: of any kind itself.
-        kind: "mp4" (H.264), "webm" (VP9), "gif", or "frames": a zip of png files and the settings.
+        kind: "mp4" (H.264), "webm" (VP9), "gif", or "frames": a zip of PNG files and the settings.
 
     Returns:
         the file; the result itself if it is of that kind already.
@@ -190,7 +190,7 @@ def export(
             _rewrite(result, made, on_progress, should_stop)
             if kind == "frames":
                 made = _zipped(made, result)
-            # A link, unlike a rename, never takes the place of a file that came meanwhile.
+            # A link, unlike a rename, never replaces a file that appeared meanwhile.
             _place(made, target)
         finally:
             remove(scratch)
@@ -200,7 +200,7 @@ def export(
 
 
 def _target(result: StoredResult, kind: ExportKind) -> tuple[Path, bool]:
-    """Where an export goes, and whether it is there already; a foreign file of that name is left alone."""
+    """Where an export goes, and whether it is there already; other files of that name are left alone."""
     suffix = "_frames.zip" if kind == "frames" else f".{kind}"
     number = 1
     while True:
@@ -214,13 +214,14 @@ def _target(result: StoredResult, kind: ExportKind) -> tuple[Path, bool]:
 
 
 def _is_export(path: Path, result: StoredResult) -> bool:
-    """Whether a file was exported from this very result: same name, and not older."""
+    """Whether a file was exported from this result: it says so, and is not older than the result."""
     if path.stat().st_mtime < result.output.stat().st_mtime:
         return False
     return (_settings_inside(path) or {}).get(EXPORTED_FROM) == result.name
 
 
 def _settings_inside(path: Path) -> Mapping[str, Any] | None:
+    """The settings that an exported or written file carries itself; ``None`` if it carries none."""
     from magicanimate.media.outputs import read_metadata
 
     if path.suffix != ".zip":
@@ -245,7 +246,7 @@ def _exported_settings(result: StoredResult) -> dict[str, Any]:
 def _rewrite(
     result: StoredResult, target: Path, on_progress: OnProgress | None, should_stop: ShouldStop | None
 ) -> None:
-    """Decode the result and encode it anew."""
+    """Decode the result and encode it again."""
     from magicanimate.media.motion import open_motion
     from magicanimate.media.writer import VideoWriter
 
@@ -271,7 +272,7 @@ def _rewrite(
 
 
 def _seal(result: StoredResult, target: Path) -> Callable[[Path], None] | None:
-    """Content credentials for an export, where the result was to have them and the kind of file can."""
+    """Content credentials for an export, if the result has them and this kind of file can."""
     from magicanimate.provenance import SIGNED_KINDS, Claim, Seal
 
     kind = target.suffix or ".png"
@@ -282,7 +283,7 @@ def _seal(result: StoredResult, target: Path) -> Callable[[Path], None] | None:
 
 
 def _zipped(frames: Path, result: StoredResult) -> Path:
-    """A zip of a folder of png files, which are compressed already, and the settings."""
+    """A zip of a folder of PNG files and the settings; stored, as PNG is compressed already."""
     archive_path = frames.with_suffix(".zip")
     with zipfile.ZipFile(archive_path, "w", zipfile.ZIP_STORED) as archive:
         settings = json.dumps(_exported_settings(result), indent=2, ensure_ascii=False, default=str)
@@ -295,7 +296,7 @@ def _zipped(frames: Path, result: StoredResult) -> Path:
 def _place(made: Path, target: Path) -> None:
     try:
         target.hardlink_to(made)
-    except OSError:  # a disk that knows no links
+    except OSError:  # a file system without links
         if target.exists():
             raise
         shutil.move(made, target)
@@ -311,16 +312,17 @@ def read_settings(file: Path) -> dict[str, Any]:
     Raises:
         InputError: it has none.
     """
-    if file.suffix.lower() == ".json":
-        settings = _from_json(file)
-    elif file.suffix.lower() in SUFFIXES:
-        from magicanimate.media.outputs import read_metadata
-
-        settings = read_metadata(file)
-    else:
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
         raise InputError(
             f"{file.name} is no result; drop an {', '.join(SUFFIXES[1:])} or {SUFFIXES[0]} file."
         )
+    try:
+        settings = read_json(file, most=LARGEST_SETTINGS) if suffix == ".json" else _settings_inside(file)
+    except Unreadable as error:
+        raise InputError(
+            f"{file.name} cannot be read ({error.reason}); drop the settings of a result."
+        ) from error
     if not isinstance(settings, dict) or not {"photo", "motion", "seed"} <= settings.keys():
         raise InputError(
             f"{file.name} has no settings of MagicAnimate inside; drop a result that was made here."
@@ -329,14 +331,5 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def names_files_only(file: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether settings that `read_settings` found come out of a copy, which says nothing of folders."""
+    """Whether settings from `read_settings` name files without folders, as those inside videos do."""
     return file.suffix.lower() != ".json" or EXPORTED_FROM in settings
-
-
-def _from_json(file: Path) -> Any:
-    try:
-        return read_json(file, most=LARGEST_SETTINGS)
-    except Unreadable as error:
-        raise InputError(
-            f"{file.name} cannot be read ({error.reason}); drop the settings of a result."
-        ) from error

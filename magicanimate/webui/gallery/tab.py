@@ -1,4 +1,4 @@
-"""The tab with everything that was made: looked at, compared, used again, put into the trash."""
+"""The tab with all results: to look at, compare, use again, star and delete."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _MADE, _STARRED, _TRASH = "Results", "Starred", "Trash"
 _COMPARE, _STOP = "Compare with another", "Stop comparing"
 _CHOOSE = "Choose a result to look at it."
 
-# On a phone the chosen result is below the grid.
+# On a phone the chosen result is below the grid, out of sight.
 _SHOW_CHOSEN = """
 () => document.querySelector("#gallery-shown").scrollIntoView({ block: "nearest", behavior: "smooth" })
 """
 
 
 class GalleryTab:
-    """Builds itself where it is made, inside a tab.
+    """The tab: the grid of results on one side, the chosen one on the other.
 
     Args:
         service: has the folder of results.
@@ -99,7 +99,7 @@ class GalleryTab:
         return [self.state, self.grid, self.notice, self.sure, *buttons, *self.result.widgets]
 
     def connect(self, running: RunningPanel) -> None:
-        """Attach the handlers; every widget of the page is there now.
+        """Attach the handlers.
 
         Args:
             running: knows who looks.
@@ -115,14 +115,14 @@ class GalleryTab:
         # Another card may be chosen while thumbnails are being made.
         chosen = self.grid.click(self._choose, at, self.widgets, trigger_mode="multiple", **several)
         chosen.then(fn=None, js=_SHOW_CHOSEN)
-        for button, step, told in (
+        for button, step, report in (
             (self.compare, Gallery.compare, ""),
             (self.delete, Gallery.delete, "Moved to the trash."),
             (self.undo, Gallery.undo, "It is back."),
             (self.restore, Gallery.restore, "It is among the results again."),
             (self.really, Gallery.empty_trash, "The trash is empty."),
         ):
-            button.click(self._stepping(step, told), at, self.widgets, **several)
+            button.click(self._stepping(step, report), at, self.widgets, **several)
         self.empty.click(self._ask, None, self.sure, queue=False, **PRIVATE)
         self.keep.click(self._list, at, self.widgets, **several)  # goes on where the question ended it
         self.folder.click(self._open, None, self.notice, **PRIVATE)
@@ -139,8 +139,8 @@ class GalleryTab:
     ) -> Iterator[Updates]:
         gallery, wanted = self._gallery(visitor, request), self._begin(request)
         found = gallery.find(at, search, in_trash=which == _TRASH, starred=which == _STARRED)
-        told = self._told(gallery, found) if found.in_trash != at.in_trash else {}
-        yield from self._listed(gallery, found, wanted, told)
+        updates = self._chosen(gallery, found) if found.in_trash != at.in_trash else {}
+        yield from self._listed(gallery, found, wanted, updates)
 
     def _choose(
         self, at: GalleryState, visitor: str, request: gr.Request, event: gr.EventData
@@ -150,20 +150,20 @@ class GalleryTab:
         if event.page is not None:
             yield from self._listed(gallery, replace(at, page=int(event.page)), wanted)
         else:
-            step, told = {
+            step, report = {
                 "star": (lambda: gallery.star(at, event.id or ""), ""),
                 "select": (lambda: gallery.select(at, event.id), ""),
-                "none": (lambda: gallery.select_none(at), ""),
+                "none": (lambda: replace(at, selected=()), ""),
                 "delete": (lambda: gallery.delete(at), "Moved to the trash."),
             }.get(getattr(event, "act", None) or "", (lambda: gallery.choose(at, event.id), ""))
-            yield from self._stepped(gallery, at, step, wanted, told)
+            yield from self._stepped(gallery, at, step, wanted, report)
 
-    def _stepping(self, step: Callable[[Gallery, GalleryState], GalleryState], told: str) -> Callable:
-        """A handler that does ``step``; Gradio hands the request to plain functions only."""
+    def _stepping(self, step: Callable[[Gallery, GalleryState], GalleryState], report: str) -> Callable:
+        """A handler that does ``step``; a plain function, since Gradio passes the request to no `partial`."""
 
         def handler(at: GalleryState, visitor: str, request: gr.Request) -> Iterator[Updates]:
             gallery, wanted = self._gallery(visitor, request), self._begin(request)
-            yield from self._stepped(gallery, at, lambda: step(gallery, at), wanted, told)
+            yield from self._stepped(gallery, at, lambda: step(gallery, at), wanted, report)
 
         return handler
 
@@ -171,7 +171,7 @@ class GalleryTab:
         return self.latest.begin(request.session_hash)
 
     def _ask(self, request: gr.Request) -> Updates:
-        """Ask whether the trash is to be emptied; what is being listed would take the question away."""
+        """Ask whether to empty the trash. A listing that is under way ends, as it would hide the question."""
         self._begin(request)
         return {self.sure: gr.update(visible=True)}
 
@@ -181,36 +181,40 @@ class GalleryTab:
         at: GalleryState,
         step: Callable[[], GalleryState],
         wanted: Callable[[], bool],
-        told: str = "",
+        report: str = "",
     ) -> Iterator[Updates]:
-        """Do something, show what comes of it, and list what there is then."""
+        """Do ``step`` to the state, show the result of that, and draw the grid again."""
         try:
             at = step()
-            updates = self._told(gallery, at, told)
+            updates = self._chosen(gallery, at, report)
         except InputError as error:
             at = replace(at, chosen="", beside="", comparing=False, undo=())
-            updates = self._told(gallery, at) | {self.notice: views.message(str(error), kind="error")}
-        yield from self._listed(gallery, at, wanted, updates, done=bool(told))
+            updates = self._chosen(gallery, at) | {self.notice: views.message(str(error), kind="error")}
+        yield from self._listed(gallery, at, wanted, updates, done=bool(report))
 
     def _listed(
         self,
         gallery: Gallery,
         at: GalleryState,
         wanted: Callable[[], bool],
-        told: Updates | None = None,
+        updates: Updates | None = None,
         *,
         done: bool = False,
     ) -> Iterator[Updates]:
-        """Draw the grid with the thumbnails that are there, then with the others as they are made.
+        """Draw the grid with the thumbnails that exist, then again as each missing one is made.
 
-        Stops when it is not ``wanted`` any more: what was asked for since draws the grid itself, and shows
-        what is chosen now. Only what was ``done`` to results, or why it was not, is said even then.
-
-        Gradio sends what differs from the update before, and a browser that is busy forgets what an earlier
-        one had and a later one has not. So each update repeats those before it, beginning with ``told``.
+        Args:
+            gallery: of the visitor.
+            at: what to show.
+            wanted: false once the visitor has asked for something else, which draws the grid itself; then
+                this ends.
+            updates: to send with it.
+            done: whether ``updates`` report a change to results, which is said even if it is not wanted.
         """
+        # Gradio sends only what differs from the update before, and a busy browser may skip an update. So
+        # each one repeats all that came before it.
         page = gallery.page(at)
-        updates = (told or {}) | {
+        updates = (updates or {}) | {
             self.state: page.at,
             self.grid: self._drawn(page),
             self.empty: gr.update(visible=page.at.in_trash and page.trashed > 0),
@@ -219,7 +223,7 @@ class GalleryTab:
         }
         if not wanted():
             if done:
-                yield {self.notice: told[self.notice]}
+                yield {self.notice: updates[self.notice]}
             return
         yield updates
         for _, result in page.entries:
@@ -247,8 +251,8 @@ class GalleryTab:
             cards, page=page.at.page, pages=page.pages, empty=page.nothing, selected=len(page.at.selected)
         )
 
-    def _told(self, gallery: Gallery, at: GalleryState, told: str = "") -> Updates:
-        """What is shown of the chosen result, or of the two that are compared, and what can be done with it.
+    def _chosen(self, gallery: Gallery, at: GalleryState, report: str = "") -> Updates:
+        """The chosen result, or the two that are compared, and the buttons that go with them.
 
         Raises:
             InputError: it is not there any more.
@@ -274,7 +278,7 @@ class GalleryTab:
         return {
             **panel,
             self.state: at,
-            self.notice: views.message(tr(told) if told else text, kind="done" if told else "info"),
+            self.notice: views.message(tr(report) if report else text, kind="done" if report else "info"),
             self.undo: gr.update(visible=bool(at.undo) and not at.in_trash),
             self.compare: compare,
             self.delete: gr.update(visible=one and not at.in_trash),
@@ -289,17 +293,17 @@ class GalleryTab:
         return views.message(tr("The results are in {folder}.", folder=self.service.output))
 
 
-_MOST_KEPT = 1000  # visitors; what one of longer ago still waits for stops
+_MOST_KEPT = 1000  # visitors; for older ones whatever is under way ends
 
 
 class Latest:
-    """Tells work whether its visitor has asked for something else since."""
+    """Tells a handler whether its visitor has asked for something else meanwhile."""
 
     def __init__(self) -> None:
         self._asked: OrderedDict[str, object] = OrderedDict()
 
     def begin(self, visitor: str) -> Callable[[], bool]:
-        """Somebody asks for something; the answer tells at any time whether that is still the last."""
+        """Note a visitor's request; what is returned tells whether it is still the newest one."""
         mine = object()
         self._asked[visitor] = mine
         self._asked.move_to_end(visitor)
@@ -324,8 +328,8 @@ def open_folder(folder: Path) -> None:
     subprocess.Popen([program, str(folder)], start_new_session=True, **quiet)
 
 
-# Tells Python which card or which page was chosen. The grid is drawn anew then; who walks through it by
-# keyboard finds the focus where it was.
+# Tells Python which card, button or page was pressed, and puts the focus back after the grid was drawn again,
+# for people who use the keyboard.
 ON_LOAD = """
 let chosen = null;
 element.addEventListener("click", (event) => {
@@ -355,9 +359,9 @@ class Card:
         id: what a click brings.
         result: what it shows.
         picture: its thumbnail; ``None`` while there is none.
-        chosen: whether it is the one shown, or one of the two that are compared.
-        starred, selected: as `GalleryState` has it.
-        in_trash: what lies there can be looked at and put back, nothing else.
+        chosen: whether it is on show, alone or beside another one.
+        starred, selected: see `GalleryState`.
+        in_trash: whether it can only be looked at and restored.
     """
 
     id: str
@@ -374,21 +378,18 @@ def grid(cards: Sequence[Card], *, page: int, pages: int, empty: str, selected: 
 
     Args:
         cards: of this page.
-        page, pages: which of how many, from 0.
-        empty: what is said where there are no cards.
-        selected: how many results are selected, on whatever page.
+        page, pages: number of the page, from 0, and of all pages.
+        empty: said if there are no cards.
+        selected: how many results are selected, on all pages together.
     """
     if not cards:
         return f'<div class="ma-empty" role="status"><b>{html.escape(empty)}</b></div>'
     bar = ""
     if selected:
         acts = (("star", "☆ Star"), ("delete", "Move to trash"), ("none", "Select none"))
-        buttons = "".join(
-            f'<button type="button" class="ma-small" data-act="{act}">{tr(text)}</button>'
-            for act, text in acts
-        )
-        told = tr("{count} selected", count=selected)
-        bar = f'<div class="ma-selection" role="status"><b>{told}</b>{buttons}</div>'
+        buttons = "".join(views.button(tr(text), act=act) for act, text in acts)
+        count = tr("{count} selected", count=selected)
+        bar = f'<div class="ma-selection" role="status"><b>{count}</b>{buttons}</div>'
     return f'{bar}<div class="ma-grid">{"".join(map(_card, cards))}</div>{_pager(page, pages)}'
 
 
@@ -397,7 +398,7 @@ def _card(card: Card) -> str:
     what = f"{Path(result.photo_name).stem} × {Path(result.motion_name).stem}"
     when = f"{result.made:%Y-%m-%d %H:%M}"
     if card.picture:
-        picture = f'<img src="{html.escape(file_url(card.picture))}" alt="" loading="lazy">'
+        picture = f'<img src="{file_url(card.picture)}" alt="" loading="lazy">'
     else:
         picture = '<span class="ma-card-empty"></span>'
     id = html.escape(card.id)
@@ -410,7 +411,7 @@ def _card(card: Card) -> str:
 
 
 def _corners(card: Card, id: str, what: str) -> str:
-    """The buttons upon a card: select it, give it a star."""
+    """The buttons in a card's corners: select it, give it a star."""
     return "".join(
         f'<button type="button" class="ma-corner ma-{act}" data-act="{act}" data-id="{id}" '
         f'aria-pressed="{str(on).lower()}" aria-label="{label}: {what}" title="{label}">{mark}</button>'
@@ -432,8 +433,6 @@ def _pager(page: int, pages: int) -> str:
     buttons = []
     for target, text in ((page - 1, "‹ Newer"), (page + 1, "Older ›")):
         disabled = "" if 0 <= target < pages else " disabled"
-        buttons.append(
-            f'<button type="button" class="ma-chip" data-page="{target}"{disabled}>{tr(text)}</button>'
-        )
-    told = tr("Page {page} of {pages}", page=page + 1, pages=pages)
-    return f'<div class="ma-pager">{buttons[0]}<span>{told}</span>{buttons[1]}</div>'
+        buttons.append(views.button(tr(text), css="ma-chip", more=disabled, page=str(target)))
+    place = tr("Page {page} of {pages}", page=page + 1, pages=pages)
+    return f'<div class="ma-pager">{buttons[0]}<span>{place}</span>{buttons[1]}</div>'

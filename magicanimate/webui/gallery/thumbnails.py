@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from magicanimate.errors import InputError
 from magicanimate.files import write_bytes
@@ -36,12 +36,12 @@ class Thumbnails:
         self.folder = folder / FOLDER
 
     def ready(self, result: StoredResult) -> Path | None:
-        """The thumbnail, if it was made before."""
+        """The thumbnail, if it exists."""
         path = self._path(result)
         return path if path is not None and path.is_file() else None
 
     def make(self, result: StoredResult) -> Path | None:
-        """The thumbnail, made now if need be; ``None`` if the result cannot be read."""
+        """The thumbnail, made if it does not exist; ``None`` if the result cannot be read."""
         path = self._path(result)
         if path is None or path.is_file():
             return path
@@ -54,14 +54,14 @@ class Thumbnails:
         return path
 
     def sweep(self, results: list[StoredResult]) -> None:
-        """Remove the thumbnails of results that are no more."""
+        """Remove the thumbnails of other results."""
         wanted = {self._path(result) for result in results}
         for path in self.folder.glob("[!.]*.webp"):
             if path not in wanted:
                 path.unlink(missing_ok=True)
 
     def _path(self, result: StoredResult) -> Path | None:
-        """Named by file and time of change, so that a result that was made anew has another."""
+        """Named by the file and its time of change, so that a result that was made again gets a new one."""
         try:
             changed = result.output.stat().st_mtime_ns
         except OSError:
@@ -77,7 +77,6 @@ def _encoded(result: StoredResult) -> bytes:
         InputError: the result cannot be read.
     """
     from magicanimate.media.motion import open_motion
-    from magicanimate.webui.gallery.thumbnails import encode_webp
 
     clip = open_motion(result.output, fps=result.fps if result.output.is_dir() else None)
     stride = max(1, round(clip.fps / _FPS))
@@ -88,11 +87,9 @@ def _encoded(result: StoredResult) -> bytes:
 def encode_webp(frames: Sequence[np.ndarray], *, fps: float | None = None, side: int = 384) -> bytes:
     """uint8 ``h w 3`` frames -> an endless WebP whose longer side has ``side`` pixels.
 
-    It shows 8 frames a second unless told otherwise. Its EXIF says what the videos say: that a program
-    made it.
+    It shows 8 frames a second unless told otherwise. Its EXIF says "AI-generated", as the metadata of the
+    videos does.
     """
-    from PIL import ExifTags, Image
-
     pictures = []
     for frame in frames:
         picture = Image.fromarray(frame)
@@ -135,7 +132,7 @@ def _made(photo: Path, mtime_ns: int) -> bytes | None:
         with open_picture(photo) as picture:
             picture.draft(
                 "RGB", (2 * _PHOTO_SIDE, 2 * _PHOTO_SIDE)
-            )  # of a JPEG no more is decoded than is needed
+            )  # JPEG decodes to a smaller size for free
             small = Image.fromarray(load_photo(picture))
     except InputError:
         return None

@@ -1,4 +1,4 @@
-"""The trash of a folder of results: what is put there can be taken out again until it is emptied."""
+"""The trash of a folder of results: deleted results can be restored until it is emptied."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ log = logging.getLogger(__name__)
 
 _FOLDER = ".bin"
 _ORIGIN = ".origin"
-"""File in each place of the trash that says where its result was."""
+"""File beside each result in the trash that says which folder it was in."""
 
 _MOVING = ".moving"
-"""File in a place whose files are on their way, in or out: what a kill interrupts is finished later."""
+"""File that lists a move in progress, in or out, so that one that a kill interrupts is finished later."""
 
 
 @dataclass(frozen=True)
 class TrashedResult:
     """A result in the trash.
 
+    Methods raise `InputError` if a result is not there, may not be seen or cannot be moved.
+
     Attributes:
-        id: name of its place in the trash.
-        result: as it lies there.
-        origin: the folder it was in, seen from the folder of results.
-        when: it was put there.
+        id: name of its folder in the trash.
+        result: with its files there.
+        origin: the folder it was in, relative to the folder of results.
+        when: it was deleted.
     """
 
     id: str
@@ -42,7 +44,7 @@ class TrashedResult:
 
 
 class Trash:
-    """Each result in it has a place of its own, a folder within ``.bin`` of the folder of results.
+    """Keeps each deleted result in a folder of its own within ``.bin`` of the folder of results.
 
     Args:
         folder: of the results.
@@ -54,11 +56,7 @@ class Trash:
         self._only = only
 
     def put(self, result: StoredResult) -> TrashedResult:
-        """Move a result and all that belongs to it into the trash.
-
-        Raises:
-            InputError: it cannot be moved; then it is where it was.
-        """
+        """Move a result and all files that belong to it into the trash."""
         origin = result.output.parent.relative_to(self.folder)
         try:
             place = self._new_place(f"{datetime.now():%Y%m%d-%H%M%S}_{result.name}")
@@ -73,7 +71,7 @@ class Trash:
         return self.get(place.name)
 
     def finish_moves(self) -> None:
-        """Finish what a killed program had begun to move; only for when none is at work on the folder."""
+        """Finish the moves that a killed program had begun; only while no other program uses the folder."""
         for note in (self.folder / _FOLDER).glob(f"*/{_MOVING}"):
             try:
                 names = {str(source): str(target) for source, target in read_json_object(note).items()}
@@ -107,22 +105,14 @@ class Trash:
         return [each for each in found if self._only(each.result)]
 
     def get(self, id: str) -> TrashedResult:
-        """What is at a place in the trash.
-
-        Raises:
-            InputError: nothing is there, or it may not be seen.
-        """
+        """A result in the trash."""
         for trashed in self.results():
             if trashed.id == id:
                 return trashed
         raise InputError("This result is not in the trash any more.")
 
     def restore(self, id: str) -> StoredResult:
-        """Take a result out of the trash; where its name is taken meanwhile, it gets a number.
-
-        Raises:
-            InputError: it is not in the trash, or cannot be moved.
-        """
+        """Move a result back; it gets a number if its name is taken by now."""
         trashed = self.get(id)
         folder, old = self.folder / trashed.origin, trashed.result.name
         files = trashed.result.companions()
@@ -141,11 +131,7 @@ class Trash:
         return read_result(folder / _with_stem(trashed.result.settings_file, old, new))
 
     def empty(self) -> int:
-        """Delete what is in the trash for good; returns how many results that were.
-
-        Raises:
-            InputError: something cannot be deleted.
-        """
+        """Delete everything in the trash for good; returns how many results that were."""
         gone = self.results()
         for each in gone:
             try:
@@ -166,7 +152,7 @@ class Trash:
 
 
 def _read_place(place: Path) -> TrashedResult | None:
-    """What is at a place; ``None`` if it is nothing that `Trash.put` left there."""
+    """The result in a folder of the trash; ``None`` if `Trash.put` did not make it."""
     try:
         note = place / _ORIGIN
         origin = Path(read_json_object(note)["folder"])

@@ -35,12 +35,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "request": dict,
     "results": list,
 }
-"""What the values in a job's file are."""
+"""Types of the values in a job's file."""
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job that is done leaves: files, the main one first, and a sentence about them."""
+    """Files that a finished job made, the main one first, and a sentence about them."""
 
     files: tuple[Path, ...] = ()
     summary: str = ""
@@ -53,10 +53,10 @@ class Job:
     Attributes:
         id: letters and digits, never used again.
         kind: which runner does it.
-        title: what a person calls it.
+        title: what people call it.
         request: what is to be done, JSON-ready; only the runner understands it.
-        owner: who may see it; empty where everybody is the same person.
-        state: "interrupted" means that the program ended before the job did; it runs again when told to.
+        owner: who may see it; empty on a machine of one's own.
+        state: "interrupted" if the program ended before the job did; somebody has to resume it.
         rank: jobs run in ascending order of it.
         created, started, ended: seconds since 1970.
         progress: of a running job, with the last preview that came; not written to disk.
@@ -86,7 +86,7 @@ class Job:
         return self.state in ENDED
 
     def moved(self, progress: Progress) -> Job:
-        """This job with the newest of its progress; the last preview stays until there is a newer one."""
+        """This job with new progress; the last preview stays until there is a newer one."""
         if progress.preview is None and self.progress is not None:
             shown = self.progress
             progress = replace(progress, preview=shown.preview, preview_fps=shown.preview_fps)
@@ -153,7 +153,7 @@ class JobFiles:
             ) from error
 
     def load(self) -> list[Job]:
-        """The jobs on disk, in no order; what is not a job is named in the log and left where it is."""
+        """The jobs on disk, in no order; any other file is named in the log and left alone."""
         jobs = []
         for file in self.folder.glob("*.json"):
             try:
@@ -183,7 +183,7 @@ class JobFiles:
     def keep(self, upload: Path) -> Path:
         """A copy of an upload that stays as long as a job or a result names it.
 
-        The copy is a hard link where the disk allows that, and the same for the same content.
+        The copy is a hard link where the disk allows that, and is shared by uploads with the same content.
 
         Raises:
             InputError: the upload cannot be read, or there is no room.
@@ -200,7 +200,7 @@ class JobFiles:
         return kept
 
     def bytes_kept(self, jobs: Iterable[Job] | None = None) -> int:
-        """Bytes of the uploads that are kept: all of them, or those that some jobs name."""
+        """Bytes of all uploads that are kept, or of those that some jobs name."""
         folder = self.folder / _INPUTS
         if jobs is None:
             return sum(size_of(kept) for kept in folder.glob("*/*"))
@@ -208,7 +208,7 @@ class JobFiles:
         return sum(size_of(Path(value)) for value in named if value.startswith(f"{folder}{os.sep}"))
 
     def sweep(self, jobs: Iterable[Job]) -> None:
-        """Remove the uploads that neither a job nor a result, here or one folder down, names any more."""
+        """Remove the uploads that no job and no result names any more, here or one folder down."""
         named = {text for job in jobs for text in texts_of(job.request)}
         for file in (*self.output.glob("*.json"), *self.output.glob("*/*.json")):
             if file.parent != self.folder:
@@ -226,7 +226,7 @@ class JobFiles:
 
 
 def texts_of(settings: Mapping[str, Any]) -> list[str]:
-    """The texts among some settings, those in lists too; files are named by some of them."""
+    """The strings among settings, also those in lists: names of files are among them."""
     values = [value if isinstance(value, (list, tuple)) else [value] for value in settings.values()]
     return [text for value in values for text in value if isinstance(text, str)]
 
@@ -249,7 +249,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _texts_of(settings_file: Path) -> set[str]:
-    """The texts that a result's settings hold; none if it is no settings file."""
+    """The strings in a result's settings; none if the file is something else."""
     try:
         settings = read_json(settings_file, most=LARGEST_SETTINGS)
     except InputError:

@@ -1,6 +1,7 @@
 """A queue of jobs, run one after the other in the background, that survives the program's end.
 
-It knows nothing of what the jobs do: that is the runners'. Every change is on disk before it is seen.
+The queue does not know what its jobs do; a runner for each kind does. Every change is written to disk before
+anybody sees it.
 
 Short work that may end with the page needs no job: see `run_with_progress`.
 """
@@ -26,27 +27,24 @@ from magicanimate.webui.jobs.job import Job, JobFiles, JobResult, size_of, texts
 log = logging.getLogger(__name__)
 
 Runner = Callable[[Mapping[str, Any], OnProgress, ShouldStop], JobResult]
-"""Does the work of a request.
-
-It may raise `InputError` or `Cancelled`, whose ``kept`` names files that remain.
-"""
+"""Does the work of a request; may raise `InputError`, or `Cancelled` with the files that remain."""
 
 _FOLLOW_EVERY = 0.1  # seconds
-_OVER_KEPT = 30  # jobs that have ended stay in the list, the newest of them
+_OVER_KEPT = 30  # of the jobs that have ended, so many stay in the list
 
 
 class JobQueue:
     """Runs jobs in order in a thread of its own.
 
-    What was waiting or running when the program ended, even by a kill, is "interrupted" when the queue is
-    made again: `go_on` lets it run, `remove` forgets it. Every method may be called from any thread.
+    Jobs that waited or ran when the program ended, even by a kill, are "interrupted" when the queue is made
+    again: `go_on` runs them, `remove` forgets them. Every method may be called from any thread.
 
     Args:
         output: folder of the results; the jobs are in ``.jobs`` in it.
-        runners: what does the work, by the kind of job.
+        runners: by the kind of job.
         most_waiting: jobs that may wait; more are turned away.
-        per_owner: bytes of uploads that are kept for the jobs of one owner; ``None`` for any number.
-        in_all: bytes of uploads that are kept for all jobs and results.
+        per_owner: bytes of uploads that are kept for one owner's jobs; ``None`` for no limit.
+        in_all: the same for all jobs and results.
 
     Raises:
         InputError: another program works on the folder, or it cannot be written to.
@@ -66,7 +64,9 @@ class JobQueue:
         self._runners = dict(runners)
         self._most_waiting = most_waiting
         self._changed = threading.Condition(threading.RLock())
-        self._inputs = threading.Lock()  # an upload is not swept away before its job is there; taken first
+        # Held while uploads are copied for a job, so that no sweep removes them before the job is there.
+        # Taken before ``_changed``, never after it.
+        self._inputs = threading.Lock()
         self._stop = threading.Event()  # of the running job
         self._closed = False
         self._worker: threading.Thread | None = None
@@ -96,15 +96,15 @@ class JobQueue:
 
         Args:
             kind: of the runner.
-            request: JSON-ready.
-            title: what a person calls it; the kind if empty.
+            request: for the runner, JSON-ready.
+            title: what people call it; the kind if empty.
             owner: who may see it.
-            uploads: keys of ``request`` that name files, one or a list, which may vanish: copies of them
-                are kept, and the job's request names those.
+            uploads: keys of ``request`` that name files (one or a list) which may vanish: they are copied,
+                and the job's request names the copies.
 
         Raises:
-            InputError: too many jobs wait, or an upload or the job cannot be kept: there is no room, or what
-                is kept for the owner, or for all, is too much even without jobs that came to nothing.
+            InputError: too many jobs wait, or an upload or the job cannot be kept: the disk is full, or the
+                limits of uploads are reached even without the jobs that failed or were cancelled.
         """
         if kind not in self._runners:
             raise ValueError(f"no runner for {kind!r}; there are {', '.join(self._runners)}")
@@ -124,7 +124,7 @@ class JobQueue:
         return job
 
     def jobs(self, owner: str | None = None) -> list[Job]:
-        """All jobs, or an owner's, in the order in which they run or ran."""
+        """All jobs, or one owner's, in the order in which they run or ran."""
         with self._changed:
             mine = [job for job in self._jobs.values() if owner is None or job.owner == owner]
         return sorted(mine, key=lambda job: (job.rank, job.created, job.id))
@@ -149,19 +149,19 @@ class JobQueue:
         Args:
             job_id: its id.
             at_least_every: seconds after which it is yielded again although nothing has changed, so that
-                whoever reads the iterator can give it up.
+                Gradio, which ends an iterator only after an item, notices that its reader has left.
         """
-        seen, told = None, -math.inf
+        seen, yielded_at = None, -math.inf
         while (job := self.get(job_id)) is not None:
-            if job is not seen or time.monotonic() - told >= at_least_every:
+            if job is not seen or time.monotonic() - yielded_at >= at_least_every:
                 yield job
-                seen, told = job, time.monotonic()
+                seen, yielded_at = job, time.monotonic()
             if job.is_over or self._closed:
                 return
             time.sleep(_FOLLOW_EVERY)
 
     def cancel(self, job_id: str) -> None:
-        """Stop a job that runs, or end one that waits; nothing happens to one that has ended."""
+        """Stop a running job, or end a waiting one; one that has ended stays as it is."""
         with self._changed:
             job = self._jobs.get(job_id)
             if job is None or job.is_over:
@@ -172,7 +172,7 @@ class JobQueue:
                 self._put(replace(job, state="cancelled", ended=time.time()))
 
     def remove(self, job_id: str) -> None:
-        """Forget a job; one that runs is only stopped, as by `cancel`. Results stay."""
+        """Take a job off the list; a running one is only stopped, as by `cancel`. Results stay."""
         with self._changed:
             job = self._jobs.get(job_id)
             if job is None or job.state == "running":
@@ -183,7 +183,7 @@ class JobQueue:
             self._files.sweep(self.jobs())
 
     def move(self, job_id: str, *, by: int) -> None:
-        """Move a waiting job among its owner's: -1 lets it run earlier by one, 1 later, 2 by two."""
+        """Move a waiting job by so many places among its owner's: -1 is one earlier, 2 two later."""
         with self._changed:
             job = self._jobs.get(job_id)
             if job is None or job.state != "waiting":
@@ -200,7 +200,7 @@ class JobQueue:
     def edit(
         self, job_id: str, request: Mapping[str, Any], *, title: str = "", uploads: Sequence[str] = ()
     ) -> Job:
-        """Give a job that has not begun another request, in its place; an interrupted one waits again.
+        """Change the request of a job that has not begun, in its place; an interrupted one waits again.
 
         Raises:
             InputError: it has begun, has ended or is not there any more.
@@ -218,7 +218,7 @@ class JobQueue:
         return job
 
     def again(self, job_id: str) -> Job:
-        """A new job with the request of one that has ended.
+        """Submit the request of a job that has ended once more, as a new job.
 
         Raises:
             InputError: it is not there any more.
@@ -229,7 +229,7 @@ class JobQueue:
         return self.submit(job.kind, job.request, title=job.title, owner=job.owner)
 
     def go_on(self, owner: str | None = None) -> int:
-        """Let the interrupted jobs, or an owner's, wait for their turn again; returns how many."""
+        """Let interrupted jobs, all or one owner's, wait for their turn again; returns how many."""
         with self._changed:
             found = [job for job in self.jobs(owner) if job.state == "interrupted"]
             for job in found:
@@ -238,7 +238,7 @@ class JobQueue:
         return len(found)
 
     def close(self) -> None:
-        """Stop the running job within a window and end; what has not ended is offered again next time."""
+        """End the queue; the running job stops after its context window and is offered at the next start."""
         with self._changed:
             self._closed = True
             self._stop.set()
@@ -263,31 +263,36 @@ class JobQueue:
         }
 
     def _make_room(self, coming: int, owner: str) -> None:
-        """Forget, the oldest first, jobs that came to nothing while too much is kept of uploads.
+        """Forget jobs without results, the oldest first, until the limits hold with ``coming`` more bytes.
 
         Raises:
-            InputError: it still is.
+            InputError: they cannot be made to hold.
         """
-        self._shrink(self._per_owner, coming, owner, "of your jobs")
-        self._shrink(self._in_all, coming, None, "of all jobs and results")
-
-    def _shrink(self, most: int | None, coming: int, owner: str | None, whose: str) -> None:
-        while most is not None:
-            kept = self._files.bytes_kept(None if owner is None else self.jobs(owner))
-            if kept + coming <= most:
-                return
-            with self._changed:
-                job = next((job for job in self.jobs(owner) if job.is_over and not job.results), None)
-                if job is None:
-                    raise InputError(
-                        f"The photos and clips {whose} take {human_bytes(kept)}, and no more than "
-                        f"{human_bytes(most)} are kept; remove some jobs or results, or use smaller files."
-                    )
-                self._forget(job)
-            self._files.sweep(self.jobs())
+        for most, whose, description in (
+            (self._per_owner, owner, "of your jobs"),
+            (self._in_all, None, "of all jobs and results"),
+        ):
+            while most is not None:
+                kept = self._files.bytes_kept(None if whose is None else self.jobs(whose))
+                if kept + coming <= most:
+                    break
+                with self._changed:
+                    job = next((job for job in self.jobs(whose) if job.is_over and not job.results), None)
+                    if job is None:
+                        raise InputError(
+                            f"The photos and clips {description} take {human_bytes(kept)}, and no more "
+                            f"than {human_bytes(most)} are kept; remove some jobs or results, or use smaller "
+                            "files."
+                        )
+                    self._forget(job)
+                self._files.sweep(self.jobs())
 
     def _put(self, job: Job) -> None:
-        """Make a change known, on disk first."""
+        """Make a change known, on disk before anywhere else.
+
+        Raises:
+            InputError: the disk is full or gone.
+        """
         self._files.save(job)
         self._jobs[job.id] = job
         self._changed.notify_all()
@@ -298,7 +303,7 @@ class JobQueue:
         self._changed.notify_all()
 
     def _work(self) -> None:
-        """Let the worker see to what waits; it begins with the first job."""
+        """Wake the worker thread, which is started with the first job."""
         if self._worker is None and not self._closed:
             self._worker = threading.Thread(target=self._run_all, name="jobs", daemon=True)
             self._worker.start()
@@ -325,7 +330,7 @@ class JobQueue:
         return next((job for job in self.jobs() if job.state == "waiting"), None)
 
     def _outcome(self, job: Job) -> dict[str, Any]:
-        """Run a job; what has become of it, as fields of `Job`."""
+        """Run a job and tell how it ended, as fields of `Job`."""
         run = self._runners.get(job.kind)
         if run is None:
             return {"state": "failed", "error": f"This program does not know how to do a job {job.kind!r}."}
@@ -335,12 +340,12 @@ class JobQueue:
         except Cancelled as stopped:
             if not self._closed:
                 return {"state": "cancelled", "results": tuple(map(str, stopped.kept))}
-            for file in stopped.kept:  # it begins anew next time
+            for file in stopped.kept:  # the job will run from the beginning
                 file.unlink(missing_ok=True)
             return {"state": "interrupted"}
         except InputError as error:
             return {"state": "failed", "error": str(error)}
-        except Exception:  # a defect of ours must not end the queue
+        except Exception:  # a fault in the program must not end the queue
             log.exception("job %s failed", job.id)
             return {"state": "failed", "error": f"Something went wrong; the log tells more of job {job.id}."}
 
@@ -350,7 +355,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def _finish(self, job_id: str, **outcome: Any) -> bool:
-        """Note how a job ended; whether the oldest of the list have been forgotten."""
+        """Record how a job ended; returns whether older jobs dropped off the list."""
         with self._changed:
             self._note(replace(self._jobs[job_id], progress=None, ended=time.time(), **outcome))
             # By rank, not by time: clocks are set back.
@@ -360,7 +365,7 @@ class JobQueue:
         return bool(forgotten)
 
     def _note(self, job: Job) -> None:
-        """As `_put`, but a full disk does not end the worker."""
+        """As `_put` for the worker thread, which a full disk must not end."""
         try:
             self._put(job)
         except InputError as error:
@@ -377,16 +382,13 @@ _UPDATE_EVERY, _AT_LEAST_EVERY = 0.2, 1.0  # seconds
 def run_with_progress(work: Callable[[OnProgress, ShouldStop], Result]) -> Iterator[Progress | Result]:
     """Yield the newest progress a few times a second, and at last what ``work`` returns.
 
-    Progress is yielded again each second although there is none that is newer: Gradio closes the iterator of
-    a visitor who has left only after the next thing that it yields. Closing it asks the work to stop, and
-    waits until it has.
+    Closing the iterator asks the work to stop and waits until it has.
 
     Raises:
         Exception: what ``work`` raises.
     """
-    newest: Progress | None = None
-    told: Progress | None = None
-    told_at = 0.0
+    newest = yielded = None
+    yielded_at = 0.0
     stop = threading.Event()
 
     def report(progress: Progress) -> None:
@@ -401,11 +403,13 @@ def run_with_progress(work: Callable[[OnProgress, ShouldStop], Result]) -> Itera
                     yield job.result(timeout=_UPDATE_EVERY)
                     return
                 except TimeoutError:
-                    if job.done():  # then it is the work's own
+                    if job.done():  # the work itself raised it
                         raise
                 update, now = newest, time.monotonic()
-                if update is not None and (update is not told or now - told_at >= _AT_LEAST_EVERY):
-                    told, told_at = update, now
+                # The same progress again each second: Gradio closes the iterator of a visitor who has left
+                # only after the next item.
+                if update is not None and (update is not yielded or now - yielded_at >= _AT_LEAST_EVERY):
+                    yielded, yielded_at = update, now
                     yield update
         finally:
             stop.set()

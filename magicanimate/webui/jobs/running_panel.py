@@ -17,6 +17,7 @@ import gradio as gr
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.gallery.result_panel import ResultPanel
+from magicanimate.webui.gallery.results import result_of
 from magicanimate.webui.gallery.thumbnails import encode_webp, thumbnail
 from magicanimate.webui.jobs.job import Job, JobState
 from magicanimate.webui.jobs.queue import JobQueue
@@ -24,10 +25,12 @@ from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import said, tr
 from magicanimate.webui.views import PRIVATE, Updates, refusal
 
+_WHILE_BUSY, _WHILE_IDLE = 0.4, 2.0  # seconds between two polls
+
 
 @dataclass(frozen=True)
 class PlacedJob:
-    """A job and how many others, of anybody, run before it."""
+    """A job, and how many others, of anybody, run before it."""
 
     job: Job
     before: int
@@ -35,13 +38,13 @@ class PlacedJob:
 
 @dataclass(frozen=True)
 class ViewState:
-    """What a page shows already.
+    """What one open page shows; kept between its polls.
 
     Attributes:
         new: the page was just opened.
-        current: the job that it tells of.
-        preview: the preview that it shows.
-        listed: its list of jobs, without their progress.
+        current: the job whose progress or result is shown.
+        preview: the preview on show.
+        listed: the jobs in the list, without their progress.
     """
 
     new: bool = True
@@ -52,14 +55,14 @@ class ViewState:
 
 @dataclass(frozen=True)
 class JobUpdate:
-    """What has changed since a page looked last.
+    """What has changed since a page's last poll.
 
     Attributes:
-        seen: what it shows from now on, to be given to the next look.
-        changed: whether it should tell something else of ``seen.current``.
+        seen: what the page shows from now on.
+        changed: whether ``seen.current`` is another job or in another state.
         preview: a new preview, uint8 ``F h w 3``, or ``None``.
-        ended: a job that has ended, and the page has not told that yet.
-        relisted: whether ``seen.listed`` is another list.
+        ended: a job that has ended and whose result this page has not shown yet.
+        relisted: whether ``seen.listed`` differs from before.
     """
 
     seen: ViewState
@@ -69,74 +72,64 @@ class JobUpdate:
     relisted: bool
 
 
-class JobPoller:
-    """Looks at the jobs of an owner.
+def poll_queue(queue: JobQueue, seen: ViewState, owner: str) -> JobUpdate:
+    """Compare the owner's jobs with what a page shows.
 
-    A page stays with its job until that has ended, then turns to the next one that runs. When it is opened it
-    turns to the one that runs, else to the one that ended last, so that nothing made meanwhile is missed.
+    A page stays with its job until that ends, then shows the next one that runs. A page that was just opened
+    shows the running job, else the one that ended last, so that nothing made meanwhile is missed.
     """
-
-    def __init__(self, queue: JobQueue):
-        self._queue = queue
-
-    def poll(self, seen: ViewState, owner: str) -> JobUpdate:
-        """Compare the queue with what a page shows."""
-        jobs = self._queue.jobs(owner)
-        told = seen.current.job if seen.current else None
-        known = next((job for job in jobs if told is not None and job.id == told.id), None)
-        job = self._choose(jobs, known, new=seen.new)
-        ended = None
-        if known is not None and known.is_over and not told.is_over:
-            ended = known
-        elif seen.new and job is not None and job.is_over:
-            ended = job
-        preview = job.progress.preview if job is not None and job.progress is not None else None
-        now = ViewState(False, self._placed(job), preview, self._listed(jobs))
-        return JobUpdate(
-            seen=now,
-            changed=now.current != seen.current,
-            preview=None if preview is seen.preview else preview,
-            ended=ended,
-            relisted=now.listed != seen.listed,
-        )
-
-    @staticmethod
-    def turn_to(seen: ViewState, job: Job) -> ViewState:
-        """What a page has seen that now shall tell of another job, as if it had just begun to look at it."""
-        return replace(seen, new=False, current=PlacedJob(replace(job, state="waiting"), -1), preview=None)
-
-    def _choose(self, jobs: list[Job], known: Job | None, *, new: bool) -> Job | None:
-        if known is not None and not known.is_over:
-            return known
-        running = next((job for job in jobs if job.state == "running"), None)
-        if new and running is None:
-            over = (job for job in jobs if job.is_over and job.ended is not None)
-            return max(over, key=lambda job: job.ended, default=None)
-        return running or known
-
-    def _placed(self, job: Job | None) -> PlacedJob | None:
-        return None if job is None else PlacedJob(job, self._queue.position(job.id))
-
-    def _listed(self, jobs: list[Job]) -> tuple[PlacedJob, ...]:
-        return tuple(self._placed(replace(job, progress=None)) for job in jobs)
+    jobs = queue.jobs(owner)
+    before = seen.current.job if seen.current else None
+    known = next((job for job in jobs if before is not None and job.id == before.id), None)
+    running = next((job for job in jobs if job.state == "running"), None)
+    if known is not None and not known.is_over:
+        job = known
+    elif seen.new and running is None:
+        over = (job for job in jobs if job.is_over and job.ended is not None)
+        job = max(over, key=lambda job: job.ended, default=None)
+    else:
+        job = running or known
+    ended = None
+    if known is not None and known.is_over and not before.is_over:
+        ended = known
+    elif seen.new and job is not None and job.is_over:
+        ended = job
+    preview = job.progress.preview if job is not None and job.progress is not None else None
+    now = ViewState(
+        new=False,
+        current=None if job is None else PlacedJob(job, queue.position(job.id)),
+        preview=preview,
+        # Progress would make the list another one at every poll, and be drawn anew under the pointer.
+        listed=tuple(PlacedJob(replace(job, progress=None), queue.position(job.id)) for job in jobs),
+    )
+    return JobUpdate(
+        seen=now,
+        changed=now.current != seen.current,
+        preview=None if preview is seen.preview else preview,
+        ended=ended,
+        relisted=now.listed != seen.listed,
+    )
 
 
-_WHILE_BUSY, _WHILE_IDLE = 0.4, 2.0  # seconds between looks
+def switch_to(job: Job, seen: ViewState) -> ViewState:
+    """The state of a page that is to show another job at its next poll, also one that has ended before."""
+    # As if it had just begun to wait, so that the poll finds its state changed and shows it in full.
+    return replace(seen, new=False, current=PlacedJob(replace(job, state="waiting"), -1), preview=None)
 
 
 class RunningPanel:
-    """Builds itself where it is made.
+    """The widgets that show jobs; built where the object is made.
 
     Args:
         service: has the queue.
-        cancel: the button that stops the job which the panel tells of.
-        example: HTML that is shown as long as there are no jobs.
+        cancel: the button that stops the job on show.
+        example: HTML to show as long as there are no jobs.
     """
 
     def __init__(self, service: AnimationService, cancel: gr.Button, example: str):
         self.service, self.cancel = service, cancel
         self.seen = gr.State(ViewState())
-        # Who one is where several people use the program: known to one's own browser alone.
+        # Tells visitors apart where several people use the program: only their own browser knows it.
         self.visitor = gr.BrowserState("", storage_key="magicanimate-visitor", secret="magicanimate")
         self.timer = gr.Timer(_WHILE_BUSY)
         self.example = gr.HTML(example, elem_id="example", padding=False)
@@ -144,34 +137,29 @@ class RunningPanel:
         self.preview = gr.HTML("", visible=False, elem_id="preview", padding=False)
         with gr.Column(visible=False, elem_id="result-column") as self.result_column:
             self.result = ResultPanel()
-        self.jobs = QueuePanel()
+        # A click brings ``action`` and ``job``, an id or empty.
+        self.job_list = gr.HTML("", visible=False, elem_id="jobs", padding=False, js_on_load=_ON_LOAD)
         self.note = gr.HTML("", visible=False, elem_id="unloaded-note", padding=False)
 
     @property
     def widgets(self) -> list[gr.components.Component]:
         """What `poll` updates."""
-        own = [
-            self.seen,
-            self.visitor,
-            self.timer,
-            self.status,
-            self.preview,
-            self.result_column,
-            self.example,
-        ]
-        return [*own, self.jobs.list, self.note, self.cancel, *self.result.widgets]
+        state = [self.seen, self.visitor, self.timer]
+        shown = [self.status, self.preview, self.result_column, self.example, self.job_list, self.note]
+        return [*state, *shown, self.cancel, *self.result.widgets]
 
     def connect(self) -> None:
-        """Attach the handlers; every widget of the page is there now."""
-        told = [self.seen, self.visitor]
-        private = {**PRIVATE, "queue": False}
-        self.timer.tick(self.poll, told, self.widgets, **private)
-        self.jobs.list.click(self._act, told, self.widgets, **private)
+        """Attach the handlers."""
+        page = [self.seen, self.visitor]
+        # Past Gradio's queue, in which a poll would wait behind handlers that take long.
+        at_once = {**PRIVATE, "queue": False}
+        self.timer.tick(self.poll, page, self.widgets, **at_once)
+        self.job_list.click(self._act, page, self.widgets, **at_once)
         self.result.connect()
 
     def owner(self, visitor: str, request: gr.Request) -> str:
-        """Whose jobs a page shows: everybody's on a machine of one's own, else those of who is signed in, or
-        of this browser."""
+        """Whose jobs a page shows: all of them on a machine of one's own (an empty name), else those of the
+        account that is logged in, or of this browser."""
         if not self.service.shared:
             return ""
         return request.username or visitor or request.session_hash
@@ -182,53 +170,53 @@ class RunningPanel:
         if self.service.shared and not visitor:
             visitor = secrets.token_hex(16)
             updates[self.visitor] = visitor
-        update = JobPoller(self.service.queue).poll(seen, self.owner(visitor, request))
-        return updates | self._tell(update)
-
-    def turn_to(self, job: Job, seen: ViewState, visitor: str, request: gr.Request) -> Updates:
-        """Tell of another job from now on, unless one is running."""
-        current = seen.current.job if seen.current else None
-        if current is None or current.is_over:
-            seen = JobPoller.turn_to(seen, job)
-        return self.poll(seen, visitor, request)
-
-    def _tell(self, update: JobUpdate) -> Updates:
-        updates: Updates = {self.seen: update.seen}
+        update = poll_queue(self.service.queue, seen, self.owner(visitor, request))
+        updates[self.seen] = update.seen
+        jobs = update.seen.listed
         if update.relisted:
-            updates[self.jobs.list] = self.jobs.show(update.seen.listed)
-        if update.relisted or not update.seen.listed:  # of an empty list nothing is told when the page opens
-            busy = any(placed.job.state in ("running", "waiting") for placed in update.seen.listed)
+            updates[self.job_list] = gr.update(value=_job_list(jobs), visible=bool(jobs))
+        # An empty list counts as unchanged when the page opens, but the timer has to slow down all the same.
+        if update.relisted or not jobs:
+            busy = any(placed.job.state in ("running", "waiting") for placed in jobs)
             updates[self.timer] = gr.update(value=_WHILE_BUSY if busy else _WHILE_IDLE)
         if update.changed:
-            updates |= self._current(update.seen.current)
+            updates |= self._show_status(update.seen.current)
             if update.seen.preview is None:
                 updates[self.preview] = gr.update(value="", visible=False)
         if update.preview is not None:
             fps = update.seen.current.job.progress.preview_fps
             updates[self.preview] = gr.update(value=moving_preview(update.preview, fps), visible=True)
         if update.ended is not None:
-            updates |= self._ended(update.ended, alone=update.seen.preview is None)
+            updates |= self._show_end(update.ended, alone=update.seen.preview is None)
         note = _unloaded_note(self.service.unload_after) if self.service.unloaded else ""
         return updates | {self.note: gr.update(value=note, visible=bool(note))}
 
-    def _current(self, placed: PlacedJob | None) -> Updates:
-        """What is said of the job that the page tells of."""
+    def show_new(self, job: Job, seen: ViewState, visitor: str, request: gr.Request) -> Updates:
+        """Show a job that was just made, unless another one is running."""
+        current = seen.current.job if seen.current else None
+        if current is None or current.is_over:
+            seen = switch_to(job, seen)
+        return self.poll(seen, visitor, request)
+
+    def _show_status(self, placed: PlacedJob | None) -> Updates:
+        """The line above the preview, and whether there is something to cancel."""
         active = placed is not None and placed.job.state in ("running", "waiting")
-        told = "" if placed is None else _status_of(placed)
+        status = "" if placed is None else _status_of(placed)
         return {
-            self.status: gr.update(value=told, visible=bool(told)),
+            self.status: gr.update(value=status, visible=bool(status)),
             self.example: gr.update(visible=placed is None),
             self.cancel: gr.update(value=tr("Cancel"), interactive=True, visible=active),
         }
 
-    def _ended(self, job: Job, *, alone: bool) -> Updates:
-        """Show what has come of a job; ``alone`` if there is no preview of another one."""
+    def _show_end(self, job: Job, *, alone: bool) -> Updates:
+        """Show the result of a job; ``alone`` if no preview of another job is on show."""
         if job.state == "done":
             try:
-                return {self.result_column: gr.update(visible=True), **self.result.show(job.results[0])}
+                shown = self.result.show(result_of(Path(job.results[0])))
+                return {self.result_column: gr.update(visible=True), **shown}
             except InputError as error:
                 return {self.status: refusal(error)}
-        if alone and job.results and Path(job.results[0]).exists():  # what was kept of a cancelled one
+        if alone and job.results and Path(job.results[0]).exists():  # the last preview of a cancelled job
             kept = views.picture(
                 Path(job.results[0]).read_bytes(), label=tr("the last preview"), css="ma-preview"
             )
@@ -236,7 +224,7 @@ class RunningPanel:
         return {}
 
     def stop(self, seen: ViewState, visitor: str, request: gr.Request) -> Updates:
-        """Cancel the job that the page tells of."""
+        """Cancel the job on show."""
         if seen.current is not None and seen.current.job.owner == self.owner(visitor, request):
             self.service.queue.cancel(seen.current.job.id)
         return self.poll(seen, visitor, request) | {
@@ -261,31 +249,27 @@ class RunningPanel:
                 case "remove":
                     queue.remove(job.id)
                 case "again":
-                    return self.turn_to(queue.again(job.id), seen, visitor, request)
+                    return self.show_new(queue.again(job.id), seen, visitor, request)
                 case "show":
-                    return self.poll(JobPoller.turn_to(seen, job), visitor, request)
+                    return self.poll(switch_to(job, seen), visitor, request)
                 case "go-on":
                     queue.go_on(owner)
                 case "drop" | "clear":
-                    dropped = [other for other in queue.jobs(owner) if _goes(event.action, other)]
-                    for other in dropped:
-                        queue.remove(other.id)
+                    for other in queue.jobs(owner):
+                        if other.state == "interrupted" if event.action == "drop" else other.is_over:
+                            queue.remove(other.id)
         except InputError as error:
             return self.poll(seen, visitor, request) | {self.status: refusal(error)}
         return self.poll(seen, visitor, request)
 
 
-def _goes(action: str, job: Job) -> bool:
-    return job.state == "interrupted" if action == "drop" else job.is_over
-
-
 def _status_of(placed: PlacedJob) -> str:
-    """How far a job is, or what has come of it."""
+    """How far a job is, or how it ended."""
     job = placed.job
     if job.state == "running":
         if job.progress is None:
             return views.message(tr("Starting…"))
-        return views.progress_bar(job.progress, tells=True)
+        return views.progress_bar(job.progress, notifies=True)
     if job.state == "waiting":
         if not placed.before:
             return views.message(tr("Starting…"))
@@ -374,7 +358,6 @@ _STATES: dict[JobState, str] = {
     "cancelled": "cancelled",
 }
 
-_DISABLED = ' aria-disabled="true"'
 _UP, _DOWN = ("up", "↑", "Run earlier"), ("down", "↓", "Run later")
 _EDIT = ("edit", "Edit", "Change its settings")
 _USE = ("use", "Use settings", "Use its photo, video and settings again")
@@ -396,22 +379,7 @@ _BUTTONS: dict[JobState, tuple[tuple[str, str, str], ...]] = {
 _ACTIVE: tuple[JobState, ...] = ("running", "waiting", "interrupted")
 
 
-class QueuePanel:
-    """Builds itself where it is made; it is not seen as long as there are no jobs.
-
-    Attributes:
-        list: its widget; a click brings ``action`` and ``job`` (an id, or empty).
-    """
-
-    def __init__(self) -> None:
-        self.list = gr.HTML("", visible=False, elem_id="jobs", padding=False, js_on_load=_ON_LOAD)
-
-    def show(self, jobs: Sequence[PlacedJob]) -> dict:
-        """The list for these jobs."""
-        return gr.update(value=job_list(jobs), visible=bool(jobs))
-
-
-def job_list(jobs: Sequence[PlacedJob]) -> str:
+def _job_list(jobs: Sequence[PlacedJob]) -> str:
     """The jobs as HTML: what runs, waits, was interrupted; what has ended is folded, newest first."""
     unfinished = sum(placed.job.state == "interrupted" for placed in jobs)
     over = sum(placed.job.is_over for placed in jobs)
@@ -440,11 +408,11 @@ def _offer(unfinished: int) -> str:
     """What to do with the jobs that the end of the program interrupted."""
     if not unfinished:
         return ""
-    told = tr("{count} job was interrupted.|{count} jobs were interrupted.", count=unfinished)
+    sentence = tr("{count} job was interrupted.|{count} jobs were interrupted.", count=unfinished)
     resume = tr("Resume {count} job|Resume {count} jobs", count=unfinished)
     go_on = _button("go-on", resume, "Run from the beginning", main=True)
     drop = _button("drop", "Remove" if unfinished == 1 else "Remove all", "Take off the list")
-    return f'<div class="ma-offer"><span>{told}</span>{go_on}{drop}</div>'
+    return f'<div class="ma-offer"><span>{sentence}</span>{go_on}{drop}</div>'
 
 
 def _row(placed: PlacedJob, useless: Set[tuple[str, str]]) -> str:
@@ -482,11 +450,13 @@ def _picture(job: Job) -> str:
 def _button(
     action: str, text: str, hint: str, *, job: Job | None = None, main: bool = False, disabled: bool = False
 ) -> str:
-    text, hint = tr(text), tr(hint)
-    label = f"{hint}: {job.title}" if job else hint
-    return (
-        f'<button type="button" class="ma-small{" ma-main" if main else ""}" data-action="{action}" '
-        f'data-job="{job.id if job else ""}" title="{html.escape(hint)}" aria-label="{html.escape(label)}"'
-        f"{_DISABLED if disabled else ''}>"
-        f"{text}</button>"
+    hint = tr(hint)
+    return views.button(
+        tr(text),
+        css="ma-small ma-main" if main else "ma-small",
+        hint=hint,
+        label=f"{hint}: {job.title}" if job else hint,
+        more=' aria-disabled="true"' if disabled else "",
+        action=action,
+        job=job.id if job else "",
     )

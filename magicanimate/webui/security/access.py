@@ -16,25 +16,25 @@ from magicanimate.errors import InputError
 
 
 class Access:
-    """Tells requests of our own page, and of programs, from those that a foreign web page sends.
+    """Tells requests of the program's own page, and of API clients, from those of foreign web pages.
 
-    Every page that a browser shows may send requests to this computer, so that they come from this computer
-    proves nothing. What a page cannot choose are the headers ``Host``, ``Origin`` and ``Sec-Fetch-*``:
+    Any page in the visitor's browser can send requests to this computer, so the sender's address proves
+    nothing. What a page cannot forge are the headers ``Host``, ``Origin`` and ``Sec-Fetch-*``:
 
-    - ``Host`` must be an address in numbers, this computer's name, or a name that was allowed. A foreign name
-      means that its owner pointed it here (DNS rebinding).
-    - ``Origin``, where there is one, must be the page's own or one that was allowed.
-    - Without an origin a browser's ``Sec-Fetch-Site`` must say that the request is the page's own; opening
-      the page by a link from elsewhere is fine.
+    - ``Host`` must be a numeric address, this computer's name, or an allowed name. Any other name means that
+      its owner pointed it at this computer (DNS rebinding).
+    - ``Origin``, if present, must be the page's own or an allowed one.
+    - Without it, ``Sec-Fetch-Site`` of a browser must say that the request is the page's own; opening the
+      page by a link elsewhere is fine.
 
-    Programs send neither of the last two and are let in.
+    API clients send neither of the last two and are let in.
 
     Args:
-        host: the address that is listened on.
-        origins: other sites that may use the page, ``https://example.org``.
+        host: the address that the server listens on.
+        origins: other sites that may use the page, such as ``https://example.org``.
 
     Raises:
-        InputError: an origin is none.
+        InputError: an origin is not of that form.
     """
 
     def __init__(self, host: str, *, origins: Iterable[str] = ()):
@@ -50,7 +50,7 @@ class Access:
         return tuple(sorted(self._origins))
 
     def allow(self, origin: str) -> None:
-        """Let another site, or this page under another name, in.
+        """Let in another site, or this page under another name.
 
         Raises:
             InputError: it is not of the form ``https://example.org``.
@@ -64,7 +64,7 @@ class Access:
         self._names.add(parts.hostname)
 
     def refusal(self, method: str, headers: Mapping[str, str]) -> str:
-        """Why a request is refused, one sentence; empty if it is not.
+        """A sentence on why a request is refused; empty if it is let in.
 
         Args:
             method: of HTTP.
@@ -97,7 +97,7 @@ class Access:
         if name in self._names:
             return True
         try:
-            ipaddress.ip_address(name)  # nobody can point numbers elsewhere
+            ipaddress.ip_address(name)  # numbers need no DNS, which an attacker could control
         except ValueError:
             return False
         return True
@@ -123,20 +123,22 @@ def parse_accounts(text: str) -> list[tuple[str, str]]:
     """
     file = Path(os.path.expanduser(text))
     lines = [text]
-    if os.path.isfile(file):  # a password may be longer than a name can be
+    if os.path.isfile(file):  # unlike Path.is_file, false for text that is too long for a file name
         try:
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The file of accounts {file} cannot be read; check it.") from error
     accounts = [tuple(line.strip().split(":", 1)) for line in lines]
     if not accounts or any(len(account) != 2 or not all(account) for account in accounts):
-        where = f"in {file}" if os.path.isfile(file) else "after --auth"  # not shown: it may be a password
+        where = (
+            f"in {file}" if os.path.isfile(file) else "after --auth"
+        )  # the text is not shown: it may be a password
         raise InputError(f"What is {where} is no account; write NAME:PASSWORD, or a file with such lines.")
     return accounts
 
 
 def exposure_warnings(host: str, *, share: bool, accounts: bool) -> list[str]:
-    """What to say of an address that others can reach, one sentence each."""
+    """Sentences that warn of an address that others can reach."""
     found = []
     if share:
         found.append(
@@ -161,14 +163,10 @@ _DIGITS = 32
 
 
 def key_of(path: str) -> str:
-    """The key of a file.
-
-    Args:
-        path: as it stands in the address.
-    """
+    """The key of a file, by its path as it stands in the address."""
     return hmac.new(_SECRET, path.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:_DIGITS]
 
 
 def is_key_of(key: str, path: str) -> bool:
-    """Whether a key that somebody sent is that of a file; takes as long for any wrong one."""
+    """Whether a key is that of a file; takes equally long for all wrong keys."""
     return hmac.compare_digest(key.encode("utf-8", "surrogateescape"), key_of(path).encode())

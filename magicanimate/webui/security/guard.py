@@ -1,4 +1,4 @@
-"""The door of the web server: refuses foreign sites, and keeps files from being run as pages."""
+"""In front of Gradio's server: refuses foreign sites, and keeps served files from running as pages."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ _LARGEST_ANSWER = 2**20
 """Bytes; Gradio answers an upload with the files' paths."""
 
 _UNUSED = ("/gradio_api/process_recording", "/gradio_api/proxy=", "/gradio_api/vibe", "/monitoring")
-"""What Gradio's server offers and this page has no use for: converting recordings, passing requests on."""
+"""Routes of Gradio's server that this page does not use, such as passing requests on to other hosts."""
 
 _PLAYED = re.compile(r"(image/(png|jpeg|gif|webp)|video/[\w.+-]+|audio/[\w.+-]+)(;|$)")
 _SHOWN = re.compile(rf"{_PLAYED.pattern}|(application/json|text/plain)(;|$)")
-"""Kinds of files a browser may show. Any other is only saved: HTML, SVG and PDF can hold programs."""
+"""Kinds of files that a browser may show. Others are only downloaded: HTML, SVG and PDF can hold scripts."""
 
 
 class Guard:
-    """ASGI middleware: lets in what `Access` lets in, and adds headers to what goes out.
+    """ASGI middleware: lets in what `Access` lets in, and adds headers to the answers.
 
     Args:
-        app: what is guarded.
+        app: Gradio's.
         access: who may talk to it.
-        scratch: holds the uploads; ``None`` where nothing bounds them.
-        open_folders: where files need no key (see `key_of`), since nobody can guess their names
-            or everybody may have them; ``None`` if none needs one.
+        scratch: holds the uploads; ``None`` if nothing limits them.
+        open_folders: where files need no key (see `key_of`), since their names cannot be guessed or everybody
+            may have them; ``None`` if no file needs one.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Guard:
         await app(scope, receive, send_safely)
 
     async def _upload(self, scratch: Scratch, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass an upload on if there is room for it, and note whose files it has brought."""
+        """Pass an upload on if there is room for it, and note whose files they are."""
         visitor, answer = caller.get(), bytearray()
         length = Headers(scope=scope).get("content-length", "")
         if not length.isdecimal():
@@ -109,7 +109,7 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> str:
         refusal = self.access.refusal(scope.get("method", "GET"), Headers(scope=scope))
-        if refusal and refusal not in self._told and len(self._told) < 100:  # a page may ask many times
+        if refusal and refusal not in self._told and len(self._told) < 100:  # a page may send it many times
             self._told.add(refusal)
             log.warning("refused: %s", refusal)
         if not refusal and _is_foreign_logout(scope):
@@ -131,7 +131,7 @@ class Guard:
         if is_key_of(key, path):
             return False
         try:
-            real = Path(os.path.abspath(path)).resolve()  # as Gradio looks at it
+            real = Path(os.path.abspath(path)).resolve()  # as Gradio resolves it
         except (OSError, ValueError):
             return True
         return not any(real.is_relative_to(folder) for folder in self._open)
@@ -140,16 +140,16 @@ class Guard:
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "same-origin"
         framed_by = f"frame-ancestors 'self' {' '.join(self.access.origins)}".rstrip()
-        if _HASHED.match(path):  # another version has another name: asked for once, kept for good
+        if _HASHED.match(path):  # the name changes with the content, so browsers may keep it for good
             headers["Cache-Control"] = "public, max-age=31536000, immutable"
         if not _FILE.match(path):
             headers["Content-Security-Policy"] = framed_by
             return
-        # A video opened by itself is fetched by a page that the browser makes of it; in a sandbox that would
-        # be a foreign one.
+        # A browser shows a video that is opened by itself in a page that it makes, which then fetches the
+        # video; in a sandbox that would count as a foreign page and be refused.
         sandbox = "" if _PLAYED.match(headers.get("content-type", "")) else "sandbox; "
         headers["Content-Security-Policy"] = f"{sandbox}script-src 'none'; {framed_by}"
-        if not self.access.origins:  # what the browser keeps is not shown in others' pages either
+        if not self.access.origins:  # other pages cannot embed files from the browser's cache either
             headers["Cross-Origin-Resource-Policy"] = "same-origin"
         if not _SHOWN.match(headers.get("content-type", "")):
             headers["Content-Type"] = "application/octet-stream"
@@ -162,7 +162,7 @@ def _is_upload(scope: Scope) -> bool:
 
 
 def _paths(answer: bytes) -> list[Path]:
-    """The paths in Gradio's answer to an upload; none if it was refused."""
+    """The paths in Gradio's answer to an upload; none if it refused the upload."""
     try:
         found = json.loads(answer)
     except ValueError:
@@ -171,6 +171,6 @@ def _paths(answer: bytes) -> list[Path]:
 
 
 def _is_foreign_logout(scope: Scope) -> bool:
-    """Whether another site sends somebody to where he is logged out; one's own address bar is no site."""
+    """Whether another site sends the visitor to the address that logs out; typing it is fine."""
     site = Headers(scope=scope).get("sec-fetch-site", "none")
     return scope["path"].rstrip("/").endswith("/logout") and site not in ("same-origin", "none")

@@ -1,4 +1,4 @@
-"""Who may log in, how long guesses take and how many of them wait at once."""
+"""Accounts and passwords; guessing is slowed down."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
 
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""Address that the request at work came from, as the guard saw it."""
+"""Address of the current request's sender, set by the guard."""
 
 _FIRST, _LONGEST = 0.2, 5.0  # seconds to wait after one failure; it doubles with each, up to the longest
 _FORGOTTEN_AFTER = 600.0  # seconds
 _MOST_KEPT = 10_000  # accounts and addresses; beyond that the oldest are forgotten
-_LONGEST_NAME = 100  # characters that are kept of what somebody says he is called
-_MOST_WAITING = {"account": 20, "address": 3}  # attempts that wait at the same time
+_LONGEST_NAME = 100  # characters of a name that are kept
+_MOST_WAITING = {"account": 20, "address": 3}  # attempts at the same time
 
 
 class LoginDelays:
@@ -34,10 +34,8 @@ class LoginDelays:
         self._failures: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()  # count, last one
 
     def begin(self, name: str, address: str) -> float:
-        """How many seconds an attempt has to wait; it counts as a failure until `forget` takes that back.
-
-        It counts from the beginning since otherwise many at once would all be the first.
-        """
+        """Seconds that an attempt has to wait; it counts as a failure until `forget` takes that back."""
+        # Counted now and not when it fails, or many attempts at once would all count as the first.
         now = self._clock()
         most = 0
         for key in _keys(name, address):
@@ -64,14 +62,14 @@ def _keys(name: str, address: str) -> tuple[tuple[str, str], ...]:
 
 
 class WaitingPlaces:
-    """Where attempts wait: 3 of an address, 20 for an account, so that many at once are no quicker."""
+    """Limits attempts at the same time to 3 of an address and 20 for an account."""
 
     def __init__(self) -> None:
         self._taken: Counter[tuple[str, str]] = Counter()
 
     @contextlib.contextmanager
     def taking(self, name: str, address: str) -> Iterator[bool]:
-        """Take a place for as long as the context lasts; whether there was one."""
+        """Take a place as long as the context lasts; yields whether there was one."""
         keys = _keys(name, address)
         if any(self._taken[kind, of] >= _MOST_WAITING[kind] for kind, of in keys):
             yield False
@@ -82,7 +80,7 @@ class WaitingPlaces:
         finally:
             for key in keys:
                 self._taken[key] -= 1
-                if not self._taken[key]:  # or every name ever tried would stay
+                if not self._taken[key]:  # or every name that was ever tried would stay in memory
                     del self._taken[key]
 
     def __len__(self) -> int:
@@ -93,15 +91,15 @@ class WaitingPlaces:
 class Login:
     """The accounts of a page.
 
-    Guesses at one account are answered after five seconds each once some were wrong, and 20 at a time: about
-    four a second at most, from however many addresses. The price: while somebody keeps all places of an
-    account or of an address taken, others are refused there, too, with the right password as well. That ends
-    five seconds after he stops. A proxy or link that hides where requests come from is one address.
+    After some wrong guesses at an account each one takes five seconds, and 20 run at a time: about four a
+    second at most, from however many addresses. The price: while somebody occupies all places of an account
+    or address, others are refused there too, even with the right password, until five seconds after that
+    ends. Visitors behind a proxy or public link count as one address.
 
     Args:
         accounts: names and passwords.
         delays: how long attempts wait.
-        wait: lets seconds pass without holding a thread.
+        wait: sleeps without blocking a thread.
     """
 
     def __init__(
@@ -117,9 +115,9 @@ class Login:
         self.places = WaitingPlaces()
 
     async def admits(self, name: str, password: str) -> bool:
-        """Whether it is the password of an account, which is said after the delay that is due.
+        """Whether it is the password of the account, after the delay that is due.
 
-        Not looked at and refused at once if too many attempts of the address or for the account are waiting.
+        Refused at once, unchecked, if too many attempts of the address or for the account are under way.
         """
         address = caller.get()
         with self.places.taking(name, address) as free:

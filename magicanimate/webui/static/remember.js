@@ -1,8 +1,8 @@
-// The form outlives a reload: its values are kept by the browser, files by their addresses, and put back if these
-// are still there and nobody has changed the same value since the page was opened. NAMES are those of the values,
-// PLACES the ids of what changes each of them, OWN the names of those that each model has its own for, OLD says what
-// values that an earlier version kept are called now.
-(NAMES, PLACES, OWN, OLD) => {
+// Keeps the form's values in the browser and puts them back after a reload: files by their addresses, if these are
+// still served, and only what nobody has changed since the page was opened. NAMES are the names of all values, PLACES
+// the ids of what changes each of them, OF_MODEL the names of those whose defaults differ from model to model, OLD
+// maps the names of earlier versions to those of today.
+(NAMES, PLACES, OF_MODEL, OLD) => {
   const KEY = "magicanimate-form";
   const model = () => document.querySelector("#checkpoint [data-model]")?.dataset.model ?? "";
   const files = (value) => [value].flat().map((each) => each?.url ?? each?.video?.url).filter(Boolean);
@@ -25,7 +25,7 @@
         const values = await Promise.all(
           NAMES.map(async (name) => {
             const value = kept.values[name];
-            if (value === undefined || (OWN.includes(name) && kept.model !== model())) return asItIs;
+            if (value === undefined || (OF_MODEL.includes(name) && kept.model !== model())) return asItIs;
             const there = await Promise.all(
               files(value).map((url) => fetch(url, { method: "HEAD" }).catch(() => null)),
             );

@@ -1,6 +1,7 @@
-"""The settings of a training, and the command lines that do it.
+"""The settings of a training, and its command lines.
 
-The commands are run as programs of their own: this package never imports `training`.
+The commands run as processes of their own, so that a training outlives the page; nothing here imports
+`training`.
 """
 
 from __future__ import annotations
@@ -36,26 +37,28 @@ STAGES = {
     "sharpen": "Last: the autoencoder's decoder, for sharper pictures of the finished networks",
 }
 HOLDOUT = {"mini": 16, "tiny": 1}
-"""Videos that a preset keeps for checking, where there are enough; the others keep 4."""
+"""Videos that a preset keeps for checking if there are enough; the others keep 4."""
 FROM_NOTHING = ("mini", "tiny")
 NEW_STAGES = ("vae", "base", "distill", "sharpen")
-"""Stages that only presets from nothing have: the others begin with Stable Diffusion's networks."""
+"""Stages that only presets from nothing have; the others begin with Stable Diffusion's networks."""
 _RENDERER_NEEDS = ("anny", "numba", "cv2")
 _RENDERED = {
     "mini": ("--size", "256", "--framing", "close"),
     "tiny": ("--size", "32", "--frames", "8", "--stills", "4"),
 }
-"""A preset's pictures, where they are not the renderer's usual ones."""
+"""Options of the renderer for a preset, where its defaults do not suit."""
 
 
 def stages_of(preset: str) -> tuple[str, ...]:
-    """Stages that a preset has, in the order in which they are run."""
+    """The stages of a preset, in the order in which they are trained."""
     return tuple(stage for stage in STAGES if preset in FROM_NOTHING or stage not in NEW_STAGES)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One stage to train. Folders are as somebody typed them; ``None`` and "" mean "as the preset has it".
+    """One stage to train. Folders are as typed; ``None`` and "" leave a setting to the preset.
+
+    Properties and methods raise `InputError` if a setting is missing or out of range.
 
     Attributes:
         preset, stage: of `PRESETS` and `STAGES`.
@@ -91,31 +94,20 @@ class TrainingConfig:
 
     @property
     def runs_folder(self) -> Path:
-        """Folder of the runs of all stages.
-
-        Raises:
-            InputError: none is given.
-        """
+        """Folder of the runs of all stages."""
         return folder_named(self.runs, "the runs")
 
     @property
     def run_folder(self) -> Path:
-        """Folder of this stage's run.
-
-        Raises:
-            InputError: as `runs_folder`.
-        """
+        """Folder of this stage's run."""
         self._check_choice()
         return self.runs_folder / self.stage
 
     def with_holdout(self, videos: int) -> TrainingConfig:
-        """The config with videos to check with: as many as the preset wants, but never more than a quarter.
+        """The config with a number of videos kept for checking: the preset's, but at most a quarter of all.
 
         Args:
-            videos: that can be used.
-
-        Raises:
-            InputError: nothing would be left to learn from.
+            videos: number that can be used.
         """
         if videos < 2:
             raise InputError("One video is too few: one is kept for checking. Add more videos.")
@@ -130,11 +122,7 @@ class TrainingConfig:
         return self
 
     def command(self) -> list[str]:
-        """The command line that trains; the same again resumes.
-
-        Raises:
-            InputError: something is missing or out of range.
-        """
+        """The command line that trains; running it again resumes."""
         self._check_choice()
         words = [self.stage, "--data", str(folder_named(self.data, "the data")), *self._common()]
         if self.images:
@@ -152,11 +140,7 @@ class TrainingConfig:
         return python("training", *words)
 
     def export_command(self, out: Path) -> list[str]:
-        """The command line that writes the newest checkpoints of all stages as a pipeline folder.
-
-        Raises:
-            InputError: as `command`.
-        """
+        """The command line that writes the newest checkpoints of all stages as a pipeline folder."""
         self._check_choice()
         return python("training", "export", "--out", str(out), *self._common())
 
@@ -193,7 +177,7 @@ def check_command(data: str) -> list[str]:
 
 
 def dancers_command(data: str, *, count: int, preset: str) -> list[str]:
-    """The command line that renders synthetic people for a preset; the same again goes on.
+    """The command line that renders synthetic people for a preset; running it again resumes.
 
     Raises:
         InputError: no folder or less than one person is asked for, or the renderer is not installed.
@@ -214,10 +198,10 @@ def dancers_command(data: str, *, count: int, preset: str) -> list[str]:
 
 
 def folder_named(text: str, what: str) -> Path:
-    """The absolute path that somebody typed or pasted.
+    """The absolute path of a folder that was typed or pasted, perhaps in quotation marks.
 
     Raises:
-        InputError: nothing is there.
+        InputError: the field is empty.
     """
     text = (text or "").strip().strip("\"'")
     if not text:
@@ -226,12 +210,12 @@ def folder_named(text: str, what: str) -> Path:
 
 
 def python(module: str, *words: str) -> list[str]:
-    """The command line of one of this project's modules."""
+    """The command line that runs one of this project's modules."""
     return [sys.executable, "-m", module, *words]
 
 
 def shown(command: Sequence[str]) -> str:
-    """A command line as one would type it in the program's folder."""
+    """A command line as it would be typed in the program's folder."""
     program = Path(command[0])
     if program.is_relative_to(PROGRAM_FOLDER):
         program = program.relative_to(PROGRAM_FOLDER)

@@ -1,8 +1,7 @@
-"""A program that goes on when the page, or the program that started it, has ended.
+"""A process that outlives the page and the program that started it.
 
-Its folder holds ``NAME.process.json``, which says which process it is, and ``NAME.log``, what it printed
-since it was started last. A process is known by its number and the time it began, since numbers are used
-again.
+Its folder holds ``NAME.process.json``, which identifies the process, and ``NAME.log``, its output since the
+last start. A process is identified by its number and its start time, since systems reuse the numbers.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from magicanimate.errors import InputError
 from magicanimate.files import process_start, read_json_object, write_json
 
 ERROR_PREFIX = "error: "
-"""How the commands of this project begin the sentence that says why they end."""
+"""What this project's commands print before the sentence that says why they failed."""
 OUTPUT_AT_ONCE = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-"""Environment of a command whose output is read while it runs."""
+"""Environment for a command whose output is read while it runs."""
 _SAME_START = 0.1  # seconds
 _TAIL_BYTES = 16_384
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of the program that was started last.
+    """The process that was started last.
 
     Attributes:
-        pid, began: its number, and when it began, as `magicanimate.files.process_start` counts.
-        asked_to_stop: whether somebody asked it to end.
-        exit_status: ``None`` while it runs, and if it ended while nobody watched.
+        pid, began: its number and start time, see `magicanimate.files.process_start`.
+        asked_to_stop: whether `DetachedProcess.stop` was called.
+        exit_status: ``None`` while it runs, and if it ended while this program did not run.
     """
 
     pid: int
@@ -46,10 +45,10 @@ class Record:
 
 
 class DetachedProcess:
-    """One program at a time, started in a folder and found there again.
+    """Starts one process at a time in a folder, and finds it there again.
 
     Args:
-        folder: holds the record and the output; made by `start`.
+        folder: for the record and the output; made by `start`.
         name: of both files.
     """
 
@@ -62,7 +61,7 @@ class DetachedProcess:
 
     @property
     def record(self) -> Record | None:
-        """Of the last start; ``None`` if there was none."""
+        """The last process; ``None`` if there was none."""
         with self._lock:
             record = self._read()
             if record and self._child and self._child.pid == record.pid and record.exit_status is None:
@@ -78,7 +77,7 @@ class DetachedProcess:
         return _process(self.record) is not None
 
     def start(self, command: Sequence[str], *, cwd: Path) -> None:
-        """Start a program here.
+        """Start a process.
 
         Args:
             command: program and arguments.
@@ -123,10 +122,10 @@ class DetachedProcess:
         self._write(Record(self._child.pid, began))
 
     def stop(self, *, grace: float) -> None:
-        """Ask the program to end; asked once more it ends at once. Returns without waiting.
+        """Ask the process to end; a second call ends it at once. Returns without waiting.
 
         Args:
-            grace: seconds after which it is made to end.
+            grace: seconds after which it is killed.
         """
         with self._lock:
             record = self.record
@@ -150,7 +149,7 @@ class DetachedProcess:
         patience.start()
 
     def output(self, *, lines: int = 40) -> str:
-        """The last lines of what it printed; of a line that was written over, its last state."""
+        """The last lines that it printed; of a line that was overwritten (a progress bar) the last state."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(0, os.path.getsize(self.log) - _TAIL_BYTES))
@@ -161,7 +160,7 @@ class DetachedProcess:
         return "\n".join([line for line in shown if line][-lines:])
 
     def last_words(self) -> str:
-        """The sentence it ended with, or its last line."""
+        """The error it ended with, or its last line."""
         lines = self.output().splitlines()
         errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
         return (errors or lines or [""])[-1]
@@ -172,14 +171,14 @@ class DetachedProcess:
             whole = type(record.pid) is int and record.pid > 0 and isinstance(record.began, (int, float))
             return record if whole and isinstance(record.exit_status, (int, type(None))) else None
         except (OSError, ValueError, TypeError):
-            return None  # no start yet, or a file that somebody broke
+            return None  # never started, or a damaged file
 
     def _write(self, record: Record) -> None:
         write_json(self._file, asdict(record), indent=None)
 
 
 def _process(record: Record | None) -> psutil.Process | None:
-    """The living process of a record."""
+    """The process of a record, if it is still alive."""
     if record is None or record.exit_status is not None:
         return None
     try:
@@ -191,7 +190,7 @@ def _process(record: Record | None) -> psutil.Process | None:
 
 
 def _kill(process: psutil.Process) -> None:
-    """End a process and those it started, if it still is the same one."""
+    """Kill a process and those that it started; psutil checks that the number is still the same one's."""
     try:
         family = [*process.children(recursive=True), process]
     except psutil.NoSuchProcess:

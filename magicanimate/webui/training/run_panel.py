@@ -25,7 +25,7 @@ _CURVES = {"one step": "#a3b5c9", "mean": "#21918c"}
 
 
 class RunPanel:
-    """Builds itself where it is made."""
+    """Progress, loss and samples of one run."""
 
     def __init__(self) -> None:
         self._copies = temporary_folder()
@@ -48,12 +48,12 @@ class RunPanel:
         self.widgets = [self.status, self.curve, self.caption, self.grid, self.clip]
 
     def updates(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
-        """What has changed.
+        """Updates of what has changed.
 
         Args:
             run, status: what to show.
             seen: what the page shows of this run already.
-            now: is filled with what it will show.
+            now: filled in here with what it will show.
         """
         stage = run.folder.name
         updates: Updates = {self.status: _status_of(status, stage)}
@@ -73,20 +73,20 @@ class RunPanel:
         return updates
 
     def _copied(self, run: TrainingRun, file: Path) -> str:
-        """A sample where the page may serve it from: a run can be anywhere."""
+        """A copy of a sample in a folder that the page may serve, which a run's folder need not be."""
         copy = Path(self._copies.name) / f"{run.folder.name}_{file.name}"
         return str(shutil.copyfile(file, copy))
 
 
 def _frame(curve: list[tuple[int, float, str]]):
-    """A table as the plot wants it."""
+    """The curve as `gr.LinePlot` takes it."""
     import pandas
 
     return pandas.DataFrame(curve, columns=["step", "loss", "loss of"])
 
 
 class TrialPanel:
-    """Builds itself where it is made.
+    """The pipelines that a training has written, to be tried on the Animate tab.
 
     Args:
         service: animates with what was trained.
@@ -112,15 +112,15 @@ class TrialPanel:
         config: set[gr.components.Component],
         config_of: Callable[[dict], TrainingConfig],
     ) -> gr.events.Dependency:
-        """Attach the handlers; every widget of the page is there now.
+        """Attach the handlers.
 
         Args:
             blocks, animate, tabs: of the page.
-            config: widgets that hold the config.
-            config_of: reads it from their values.
+            config: the widgets that `config_of` reads.
+            config_of: the training's config from their values.
 
         Returns:
-            The export's event, for what is to follow it.
+            The event of the export, for others to follow.
         """
         self.animate, self.tabs = animate, tabs
         switched = [tabs, self.back, self.note, *animate.follows_model]
@@ -134,7 +134,7 @@ class TrialPanel:
         return self.export.click(export, config, [self.note, self.export, self.choice], **PRIVATE)
 
     def updates(self, run: TrainingRun, status: RunStatus, seen: dict, now: dict) -> Updates:
-        """What has changed; see `RunPanel.updates`."""
+        """Updates of what has changed; see `RunPanel.updates`."""
         found = [(trial.name, str(trial.folder)) for trial in trials(run.folder.parent)]
         now["trials"] = [folder for _, folder in found]
         exportable = status.checkpoint > 0 and run.folder.name != "vae"  # which alone animates nothing
@@ -171,7 +171,7 @@ class TrialPanel:
         return self._switched() | {self.tabs: gr.Tabs(selected="animate")}
 
     def _opened(self) -> Updates:
-        """The page was opened."""
+        """Show the way back to the first model, if another one is in use when the page is opened."""
         return {self.back: gr.update(visible=self.service.trial is not None)}
 
     def _back(self) -> Updates:
@@ -179,7 +179,7 @@ class TrialPanel:
         return self._switched()
 
     def _switched(self) -> Updates:
-        """The service animates with another checkpoint: its note, and the settings it would choose."""
+        """Show which model is in use now, and its default settings."""
         return self.animate.switched() | {
             self.back: gr.update(visible=self.service.trial is not None),
             self.note: gr.update(visible=False),
@@ -187,7 +187,7 @@ class TrialPanel:
 
 
 def _status_of(status: RunStatus, stage: str) -> str:
-    """How far a run is, or how it ended."""
+    """How far a run is, or how it ended, as HTML."""
     if status.state == "none":
         text = tr("{stage} has not been trained in this folder yet.", stage=stage)
         return views.empty(tr("Your training will appear here"), text)
@@ -197,13 +197,13 @@ def _status_of(status: RunStatus, stage: str) -> str:
         text = "Finished {stage} after {step} steps. For more, set a higher number of steps and resume."
         return views.message(tr(text, stage=stage, step=status.step), kind="done")
     if status.state == "stopped":
-        told = {"step": status.step, "steps": status.steps or "?", "kept": status.checkpoint}
+        steps = {"step": status.step, "steps": status.steps or "?", "kept": status.checkpoint}
         if status.checkpoint:
             return views.message(
-                tr("Stopped at step {step} of {steps}; Resume goes on at step {kept}.", **told)
+                tr("Stopped at step {step} of {steps}; Resume goes on at step {kept}.", **steps)
             )
         return views.message(
-            tr("Stopped at step {step} of {steps}; with no checkpoint yet it begins anew.", **told)
+            tr("Stopped at step {step} of {steps}; with no checkpoint yet it begins anew.", **steps)
         )
     if status.state == "stopping":
         note = tr("Stopping: it finishes its step and writes a checkpoint. Stop at once leaves that out.")
@@ -222,7 +222,7 @@ def _progress_of(status: RunStatus, stage: str) -> str:
 
 
 def _samples_caption(step: int, stage: str) -> str:
-    """What the rows of the samples are."""
+    """What the rows of the sample picture show."""
     rows = (
         tr("above the pictures, below what the autoencoder makes of them")
         if stage == "vae"

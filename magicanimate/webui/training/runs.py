@@ -31,23 +31,23 @@ from magicanimate.webui.training.detached import ERROR_PREFIX, OUTPUT_AT_ONCE, D
 State = Literal["none", "running", "stopping", "stopped", "finished", "failed"]
 
 GRACE = 300.0
-"""Seconds a training may take to finish its step and its samples, and to write a checkpoint."""
+"""Seconds that a training gets to finish its step and its samples and to write a checkpoint."""
 EXPORTED = "pipelines"
-"""Folder beside the stages' with what was exported in the middle of a run."""
+"""Folder beside the stages' folders that holds what was exported before a run was finished."""
 _STOPPED_STATUS = 3  # of `python -m training` when it was asked to end and has written a checkpoint
 _PIPELINE = "pipeline"
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A moment of a run.
+    """The state of a run at a moment.
 
     Attributes:
-        state: "none" if it was never begun.
+        state: "none" if it was never started.
         step, steps: taken and in all; ``steps`` is ``None`` until the run has written its settings.
-        checkpoint: step of the newest checkpoint, 0 if there is none: where it would go on from.
-        seconds_left: ``None`` until there is something to go by, and when it does not run.
-        words: its last line while it runs, the reason when it failed.
+        checkpoint: step of the newest checkpoint, from which it would resume; 0 if there is none.
+        seconds_left: ``None`` until it can be estimated, and when it does not run.
+        words: its last line while it runs, the reason if it failed.
     """
 
     state: State
@@ -60,11 +60,11 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Trial:
-    """A pipeline that the runs have made, to be tried.
+    """A pipeline that a training has written.
 
     Attributes:
         name: for people: stage and step.
-        folder: what `Animator` takes.
+        folder: that `Animator` takes.
     """
 
     name: str
@@ -87,13 +87,13 @@ class TrainingRun:
         """Start, or resume, the training in a process of its own.
 
         Raises:
-            InputError: it runs already, or the config cannot be fulfilled. What only the training can know,
-                such as a folder without videos, is said by `status`.
+            InputError: it runs already, or the config cannot be used. What only the training itself finds
+                out is said by `status`.
         """
         self.process.start(config.command(), cwd=PROGRAM_FOLDER)
 
     def holdout(self) -> int | None:
-        """Videos that a run which has begun keeps for checking; it goes on with no other number."""
+        """How many videos a run that has begun keeps for checking; it cannot resume with another number."""
         try:
             kept = read_json_object(self.folder / "config.json").get("holdout")
         except (OSError, ValueError):
@@ -101,11 +101,11 @@ class TrainingRun:
         return kept if isinstance(kept, int) and self.checkpoint() else None
 
     def stop(self) -> None:
-        """Ask it to write a checkpoint and end; asked once more it ends at once. Returns without waiting."""
+        """Ask it to write a checkpoint and end; a second call ends it at once. Returns without waiting."""
         self.process.stop(grace=GRACE)
 
     def status(self) -> RunStatus:
-        """What it does now."""
+        """What it does now, read from its folder."""
         state = self._state()
         rows, steps, checkpoint = self._metrics.read(), self._steps(), self.checkpoint()
         step = max(int(rows[-1]["step"]) if rows else 0, checkpoint)
@@ -148,10 +148,10 @@ class TrainingRun:
         return max(steps, default=0)
 
     def curve(self, *, points: int = 400) -> list[tuple[int, float, str]]:
-        """(step, loss, "one step" or "mean") of the steps that were written, thinned out evenly."""
+        """(step, loss, "one step" or "mean") of at most ``points`` recorded steps, evenly spread."""
         rows = [row for row in self._metrics.read() if "loss" in row]
         every = max(1, -(-len(rows) // points))
-        kept = rows[::-1][::every][::-1]  # the newest is always there
+        kept = rows[::-1][::every][::-1]  # counted from the end, so that the newest is always kept
         return [
             (int(row["step"]), float(row[key]), name)
             for name, key in (("one step", "loss"), ("mean", "mean_loss"))
@@ -165,7 +165,7 @@ class TrainingRun:
 
 
 def trials(runs: Path) -> list[Trial]:
-    """What the runs of a folder have made that animates, the newest first."""
+    """The pipelines that the runs of a folder have written, the newest first."""
     folders = {runs / stage / _PIPELINE: f"{stage}, finished" for stage in STAGES}
     for folder in (runs / EXPORTED).glob("[!.]*"):
         stage, _, step = folder.name.rpartition("_")
@@ -191,7 +191,7 @@ def export_folder(run: TrainingRun) -> Path:
 
 
 class _Metrics:
-    """Rows of ``metrics.jsonl``, of which only what is new is read."""
+    """Rows of ``metrics.jsonl``, of which each call reads only the new ones."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -212,12 +212,12 @@ class _Metrics:
     def _read_new(self, file) -> None:
         found = self._path.stat()
         if found.st_ino != self._inode or found.st_size < self._offset:
-            # another file: a resumed run drops the rows of steps that it takes again
+            # Another file: a resumed run writes it again without the steps that it will repeat.
             self._rows, self._offset, self._inode = [], 0, found.st_ino
         file.seek(self._offset)
         for line in file:
             if not line.endswith(b"\n"):
-                break  # being written
+                break  # still being written
             self._offset += len(line)
             try:
                 row = parse_json(line)
@@ -232,11 +232,14 @@ def _is_number(value: Any) -> bool:
 
 
 _USABLE = re.compile(r"(\d+) (?:videos with|rendered people)")
-"""How the line of `python -m training.data check` begins that counts what can be used."""
+"""The line of `python -m training.data check` that counts what can be used."""
 
 
 class TrainingManager:
-    """Starts and finds trainings; a program and a page that are started later find the same.
+    """Starts trainings and finds them again, also those that an earlier program started.
+
+    Methods raise `InputError` if a config cannot be used or a command fails; the message is the command's
+    own.
 
     Args:
         memory: file that keeps the last config.
@@ -250,20 +253,16 @@ class TrainingManager:
 
     @property
     def config(self) -> TrainingConfig:
-        """What was asked for last; the defaults if nothing was."""
+        """The last config that was started; the defaults if there was none."""
         try:
             saved = TrainingConfig(**read_json_object(self._memory))
-            _ = saved.run_folder  # a file of another version may know other presets
+            _ = saved.run_folder  # raises if this version has no such preset or stage
             return saved
         except (OSError, ValueError, TypeError):
             return TrainingConfig()
 
     def run(self, config: TrainingConfig) -> TrainingRun:
-        """The run of a config, begun or not.
-
-        Raises:
-            InputError: the config names none.
-        """
+        """The run of a config, started or not."""
         folder = config.run_folder
         with self._lock:
             return self._runs.setdefault(folder, TrainingRun(folder))
@@ -271,10 +270,7 @@ class TrainingManager:
     def start(self, config: TrainingConfig) -> None:
         """Start or resume a training, and remember its config.
 
-        Before a training begins its data are looked at: what cannot work is said at once.
-
-        Raises:
-            InputError: the data do not suffice, or as `TrainingRun.start`.
+        Its data are checked before it begins, so that what cannot work is said at once.
         """
         run = self.run(config)
         if (kept := run.holdout()) is not None:
@@ -286,53 +282,37 @@ class TrainingManager:
         write_json(self._memory, asdict(config))
 
     def check(self, data: str) -> Iterator[str]:
-        """Lines that say what a training would use of a folder, and what not.
-
-        Raises:
-            InputError: nothing of it can be used.
-        """
+        """Lines that say what a training would use of a folder and what it would leave out."""
         return _lines(check_command(data))
 
     def export(self, config: TrainingConfig) -> Path:
-        """Write the newest checkpoint of a run, with those of the stages before it, as a pipeline folder.
-
-        Raises:
-            InputError: there is no checkpoint, or an earlier stage is missing.
-        """
+        """Write the newest checkpoint of a run, with those of the stages before it, as a pipeline folder."""
         out = export_folder(self.run(config))
         for _ in _lines(config.export_command(out)):
             pass
         return out
 
     def rendering(self, data: str) -> DetachedProcess:
-        """The rendering of synthetic people into a folder, begun or not.
-
-        Raises:
-            InputError: no folder is given.
-        """
+        """The rendering of synthetic people into a folder, started or not."""
         folder = folder_named(data, "the data")
         with self._lock:
             return self._renderings.setdefault(folder, DetachedProcess(folder, "rendering"))
 
     def render(self, data: str, *, count: int, preset: str) -> None:
-        """Start to render synthetic people for a preset, or go on with it.
-
-        Raises:
-            InputError: the renderer is not installed, or is at work in that folder.
-        """
+        """Start or resume rendering synthetic people for a preset."""
         command = dancers_command(data, count=count, preset=preset)
         self.rendering(data).start(command, cwd=PROGRAM_FOLDER)
 
     def stop_rendering(self, data: str) -> None:
-        """End the rendering; people that are done are kept."""
+        """Stop rendering; people that are finished are kept."""
         self.rendering(data).stop(grace=GRACE)
 
 
 def _lines(command: Sequence[str]) -> Iterator[str]:
-    """The lines that a short command prints, as they come; it ends when nobody wants them any more.
+    """The lines that a short command prints, as they come; closing the iterator ends the command.
 
     Raises:
-        InputError: what it says when it fails.
+        InputError: it failed; the message is the command's own.
     """
     with subprocess.Popen(
         command,

@@ -28,7 +28,7 @@ _LOOK_EVERY = 2.0  # seconds
 
 
 class TrainTab:
-    """Builds itself where it is made, inside a tab. Only for a program that nobody else can reach.
+    """The tab; only in a program that nobody else can reach, since it starts processes.
 
     Args:
         service: animates with what was trained.
@@ -53,12 +53,12 @@ class TrainTab:
                         show_label=False, lines=10, max_lines=10, interactive=False, elem_id="training-output"
                     )
         self.timer = gr.Timer(_LOOK_EVERY, active=False)
-        self.seen = gr.State({})  # what the page shows already
-        # Told beside the looks, which come every two seconds and would wipe it out.
+        self.seen = gr.State({})  # what the page shows already, so that only changes are sent
+        # Apart from the status, which is drawn again every two seconds and would wipe out what went wrong.
         self.problems = [self.start_problem, self.render_problem]
 
     def _inputs(self) -> None:
-        config = TrainingConfig()  # the one that was made last is put in when the page is opened
+        config = TrainingConfig()  # `_restore` puts in the last one when the page is opened
         # Named as the fields of `TrainingConfig`.
         self.fields: dict[str, gr.components.Component] = {}
         for name, label, texts in (("preset", "Preset", PRESETS), ("stage", "Stage", STAGES)):
@@ -157,19 +157,19 @@ class TrainTab:
         )
 
     def connect(self, blocks: gr.Blocks, animate: AnimateTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
-        """Attach the handlers; every widget of the page is there now."""
+        """Attach the handlers."""
         at_once = PRIVATE | {"queue": False}
         fields = {*self.fields.values()}
         inputs = {*fields, self.seen}
-        looks = [*self.run.widgets, *self.trials.widgets, self.output, self.start, self.stop]
-        looks += [self.timer, self.seen, self.rendering, self.stop_rendering]
-        acts = [*looks, *self.problems]
+        shown = [*self.run.widgets, *self.trials.widgets, self.output, self.start, self.stop]
+        shown += [self.timer, self.seen, self.rendering, self.stop_rendering]
+        acted = [*shown, *self.problems]
         described = [self.fields["preset"], self.fields["stage"], self.released, self.command]
 
         blocks.load(self._restore, None, [*fields], **at_once).then(
             self._describe, fields, described, **at_once
-        ).then(self._look, inputs, looks, **at_once)
-        self.timer.tick(self._look, inputs, looks, **at_once)
+        ).then(self._show_run, inputs, shown, **at_once)
+        self.timer.tick(self._show_run, inputs, shown, **at_once)
         changes = [field.change for field in fields]
         gr.on(
             changes,
@@ -182,14 +182,14 @@ class TrainTab:
         chosen = [tab.select, self.fields["preset"].change, self.fields["stage"].change]
         for name in ("runs", "data"):
             chosen += [self.fields[name].blur, self.fields[name].submit]
-        gr.on(chosen, self._look, inputs, looks, trigger_mode="always_last", **at_once)
-        self.start.click(self._start, inputs, [*acts, self.fields["holdout"]], **PRIVATE)
-        self.stop.click(self._stop, inputs, acts, **at_once)
+        gr.on(chosen, self._show_run, inputs, shown, trigger_mode="always_last", **at_once)
+        self.start.click(self._start, inputs, [*acted, self.fields["holdout"]], **PRIVATE)
+        self.stop.click(self._stop, inputs, acted, **at_once)
         self.check.click(self._check, self.fields["data"], [self.checked, self.check], **PRIVATE)
-        self.render.click(self._render, {*inputs, self.dancers}, acts, **at_once)
-        self.stop_rendering.click(self._stop_rendering, inputs, looks, **at_once)
+        self.render.click(self._render, {*inputs, self.dancers}, acted, **at_once)
+        self.stop_rendering.click(self._stop_rendering, inputs, shown, **at_once)
         exported = self.trials.connect(blocks, animate, tabs, inputs, self._config)
-        exported.then(self._look, inputs, looks, **at_once)
+        exported.then(self._show_run, inputs, shown, **at_once)
 
     def _config(self, data: dict) -> TrainingConfig:
         values = {name: data[widget] for name, widget in self.fields.items()}
@@ -200,19 +200,19 @@ class TrainTab:
         return TrainingConfig(**values | texts)
 
     def _restore(self) -> Updates:
-        """The page was opened: show the training that was asked for last."""
+        """Fill the form with the training that was started last."""
         config = self.manager.config
         return {widget: gr.update(value=getattr(config, name)) for name, widget in self.fields.items()}
 
     def _describe(self, data: dict) -> Updates:
-        """A field was changed: what follows for the others, and the command line."""
+        """Bring the other fields and the command line up to date after a change."""
         config = self._config(data)
         stages = stages_of(config.preset) if config.preset in PRESETS else tuple(STAGES)
         try:
             command = shown(config.command())
         except InputError as error:
             command = said(str(error))
-        # A stage that fits is left alone: the visitor may have chosen another one meanwhile.
+        # A stage that the preset has is left alone: the visitor may have chosen another one meanwhile.
         stage = {"info": tr(STAGES[config.stage])} if config.stage in stages else {"value": stages[0]}
         return {
             self.fields["preset"]: gr.update(info=tr(PRESETS.get(config.preset, ""))),
@@ -222,7 +222,7 @@ class TrainTab:
         }
 
     def _changed(self, data: dict) -> Updates:
-        """A field was changed: what was wrong may be right now."""
+        """As `_describe`; errors go, since what caused them may have been changed."""
         return self._describe(data) | dict.fromkeys(self.problems, "")
 
     def _start(self, data: dict) -> Iterator[Updates]:
@@ -233,31 +233,34 @@ class TrainTab:
         try:
             self.manager.start(self._config(data))
         except InputError as error:
-            yield self._look(data) | {self.start_problem: views.message(str(error), kind="error")}
+            yield self._show_run(data) | {self.start_problem: views.message(str(error), kind="error")}
             return
-        yield self._look(data) | {self.start_problem: "", self.fields["holdout"]: self.manager.config.holdout}
+        yield self._show_run(data) | {
+            self.start_problem: "",
+            self.fields["holdout"]: self.manager.config.holdout,
+        }
 
     def _stop(self, data: dict) -> Updates:
         try:
             self.manager.run(self._config(data)).stop()
         except InputError as error:
-            return self._look(data) | {self.start_problem: views.message(str(error), kind="error")}
-        return self._look(data) | {self.start_problem: ""}
+            return self._show_run(data) | {self.start_problem: views.message(str(error), kind="error")}
+        return self._show_run(data) | {self.start_problem: ""}
 
     def _render(self, data: dict) -> Updates:
         config = self._config(data)
         try:
             self.manager.render(config.data, count=data[self.dancers], preset=config.preset)
         except InputError as error:
-            return self._look(data) | {self.render_problem: views.message(str(error), kind="error")}
-        return self._look(data) | {self.render_problem: ""}
+            return self._show_run(data) | {self.render_problem: views.message(str(error), kind="error")}
+        return self._show_run(data) | {self.render_problem: ""}
 
     def _stop_rendering(self, data: dict) -> Updates:
         self.manager.stop_rendering(self._config(data).data)
-        return self._look(data)
+        return self._show_run(data)
 
     def _check(self, folder: str) -> Iterator[Updates]:
-        """Say what a training would use of the data folder."""
+        """Show what a training would use of the data folder."""
         found: list[str] = []
         yield {
             self.checked: gr.update(value=views.message(tr("Looking at the data…")), visible=True),
@@ -273,8 +276,8 @@ class TrainTab:
             yield {self.checked: left_out + views.message(str(error), kind="error")}
         yield {self.check: gr.update(interactive=True)}
 
-    def _look(self, data: dict) -> Updates:
-        """Bring the page up to date with the run that the fields name."""
+    def _show_run(self, data: dict) -> Updates:
+        """Show the run that the fields name, as it is now."""
         config = self._config(data)
         try:
             run = self.manager.run(config)
@@ -311,7 +314,7 @@ class TrainTab:
 
 
 def _rendering(process: DetachedProcess) -> str:
-    """How far the rendering of people is, or how it ended; empty if there was none."""
+    """How far the rendering of people is, or how it ended; empty if it was never started."""
     record = process.record
     if record is None:
         return ""
@@ -328,7 +331,7 @@ _UNUSABLE = "{count} file cannot be used|{count} files cannot be used"
 
 
 def lines_box(text: Sequence[str], *, kind: str = "info") -> str:
-    """Several lines in a box; those about files that are left out stand in a list of their own that opens."""
+    """Lines in a box; those about files that cannot be used are folded into a list."""
     left_out = [line for line in text if line.startswith("left out: ")]
     body = "".join(f"<div>{html.escape(line)}</div>" for line in text if line not in left_out)
     if left_out:

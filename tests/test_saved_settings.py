@@ -9,14 +9,14 @@ import pytest
 from magicanimate.animator import ModelDefaults
 from magicanimate.errors import InputError
 from magicanimate.webui.animate.form_values import form_settings
-from magicanimate.webui.animate.saved_settings import LONGEST_NAME, SettingPresets
+from magicanimate.webui.animate.saved_settings import LONGEST_NAME, SavedSettings
 
 SETTINGS = form_settings(ModelDefaults("mini", 128, 128, 4, 1.0))
 
 
 @pytest.fixture
-def presets(tmp_path) -> SettingPresets:
-    return SettingPresets(tmp_path / "saved")
+def presets(tmp_path) -> SavedSettings:
+    return SavedSettings(tmp_path / "saved")
 
 
 def test_every_setting_comes_back(presets):
