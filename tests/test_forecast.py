@@ -39,8 +39,8 @@ def values(tmp_path) -> dict:
     return {name: setting.default for name, setting in form_settings(MINI).items()} | files
 
 
-def look(values, tmp_path, *, bodies=None, device=CPU) -> Forecast:
-    *_, last = Forecaster(MINI, tmp_path, bodies=bodies, device=lambda: device).forecasts(values)
+def look(values, tmp_path, *, detector=None, device=CPU) -> Forecast:
+    *_, last = Forecaster(MINI, tmp_path, detector=detector, device=lambda: device).forecasts(values)
     assert last.complete
     return last
 
@@ -162,7 +162,7 @@ def test_a_benchmark_tells_the_time_before_the_first_animation(values, tmp_path,
         forecaster = Forecaster(
             animator.defaults,
             tmp_path,
-            bodies=None,
+            detector=None,
             device=lambda: animator.device,
             benchmark=lambda: animator.benchmark,
         )
@@ -183,20 +183,20 @@ def settings_of(values, tmp_path, *, num_frames: int) -> dict:
 
 
 def test_a_person_is_looked_for(values, tmp_path, segmenter):
-    bodies = PersonDetector(segmenter)  # knows the figure in these colours
+    detector = PersonDetector(segmenter)  # knows the figure in these colours
     Image.fromarray(negatives(part_labels())).save(tmp_path / "person.png")
     Image.fromarray(negatives(np.zeros((96, 96), np.uint8))).save(tmp_path / "wall.png")
-    found = look(values | {"photo": str(tmp_path / "person.png")}, tmp_path, bodies=bodies)
+    found = look(values | {"photo": str(tmp_path / "person.png")}, tmp_path, detector=detector)
     assert "shows one person" in said(found, "good")
-    found = look(values | {"photo": str(tmp_path / "wall.png")}, tmp_path, bodies=bodies)
+    found = look(values | {"photo": str(tmp_path / "wall.png")}, tmp_path, detector=detector)
     assert "No person was found" in said(found, "warning")
-    found = look(values, tmp_path, bodies=PersonDetector(tmp_path / "none"))
+    found = look(values, tmp_path, detector=PersonDetector(tmp_path / "none"))
     assert "not searched for people" in said(found, "note")
 
 
 def test_before_the_networks_are_loaded_nothing_else_is(values, tmp_path, segmenter):
     forecaster = Forecaster(
-        MINI, tmp_path, bodies=PersonDetector(segmenter), device=lambda: None, ready=lambda: False
+        MINI, tmp_path, detector=PersonDetector(segmenter), device=lambda: None, ready=lambda: False
     )
     *_, last = forecaster.forecasts(values)
     assert last.loading and not last.complete and last.motion is not None
@@ -289,7 +289,7 @@ def test_memory_is_told_only_where_it_is_short(values, tmp_path, tiny_model, mon
 
     def text() -> str:
         forecaster = Forecaster(
-            MINI, tmp_path, bodies=None, device=lambda: animator.device, memory=animator.memory_warning
+            MINI, tmp_path, detector=None, device=lambda: animator.device, memory=animator.memory_warning
         )
         *_, last = forecaster.forecasts(values)
         return said(last, "warning")
@@ -305,7 +305,7 @@ def test_limits_of_the_checkpoint_are_told(values, tmp_path):
     assert (remark.mends, remark.button) == ({"size": "checkpoint", "width": 64, "height": 64}, "Use 64 × 64")
     (remark,) = [r for r in look(values | {"guidance_scale": 1.8}, tmp_path).remarks if r.mends]
     assert remark.mends == {"guidance_scale": 1.0} and "burns the picture out" in remark.text
-    full = Forecaster(ModelDefaults("full", 64, 64, 25, 7.5), tmp_path, bodies=None, device=lambda: CPU)
+    full = Forecaster(ModelDefaults("full", 64, 64, 25, 7.5), tmp_path, detector=None, device=lambda: CPU)
     *_, last = full.forecasts(values)
     assert "slow without a graphics card" in said(last, "warning")
 
@@ -316,6 +316,6 @@ def test_the_bundled_examples_come_without_a_warning(tmp_path):
         files = dict(zip(("photo", "motion"), example.files, strict=True))
         values = {name: setting.default for name, setting in form_settings(MINI).items()} | files
         assert example.is_pair(**files) and not example.is_pair(*reversed(example.files))
-        forecaster = Forecaster(MINI, tmp_path, bodies=PersonDetector.at_hand(), device=lambda: None)
+        forecaster = Forecaster(MINI, tmp_path, detector=PersonDetector.at_hand(), device=lambda: None)
         *_, last = forecaster.forecasts(values, tried=True)
         assert not said(last, "warning") and "1 warning" not in last.headline()

@@ -77,7 +77,7 @@ class CheckCard:
     ):
         self.is_example = is_example
         self.service, self.controls, self.motion_panel = service, controls, motion_panel
-        self.bodies = PersonDetector.at_hand()
+        self.detector = PersonDetector.at_hand()
         self.card = gr.HTML(
             views.caption(tr("Looking at photo and video")),
             padding=False,
@@ -123,7 +123,7 @@ class CheckCard:
         forecaster = Forecaster(
             self.service.defaults(),
             self.service.output,
-            bodies=self.bodies,
+            detector=self.detector,
             device=lambda: self.service.animator.device,
             benchmark=lambda: self.service.animator.benchmark,
             memory=self.service.animator.memory_warning,

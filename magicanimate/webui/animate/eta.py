@@ -179,7 +179,7 @@ def _runs(folder: Path) -> list[Run]:
 
 @lru_cache(maxsize=4 * _NEWEST)
 def _read(path: str, changed: int) -> Run | None:
-    """The run that a settings file tells of; ``None`` for any other file."""
+    """The run that a settings file records; ``None`` for any other file."""
     try:
         settings = read_json_object(Path(path), most=LARGEST_SETTINGS)
         run = Run(Work.of(settings), {name: float(spent) for name, spent in settings["seconds"].items()})

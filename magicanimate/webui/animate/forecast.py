@@ -121,7 +121,7 @@ class Forecaster:
     Args:
         defaults: of the model.
         output: folder of results, whose settings say how long they took.
-        bodies: finds people in photos; ``None`` if nothing can.
+        detector: finds people in photos; ``None`` if nothing can.
         device: the device that computes, ``None`` until it is chosen.
         benchmark: what is known before the first animation, see `Animator.benchmark`.
         memory: a sentence if memory may be short for a request with so many frames, else ``None``.
@@ -135,14 +135,14 @@ class Forecaster:
         defaults: ModelDefaults,
         output: Path,
         *,
-        bodies: PersonDetector | None,
+        detector: PersonDetector | None,
         device: Callable[[], Device | None],
         benchmark: Callable[[], Mapping[str, Any] | None] = lambda: None,
         memory: Callable[[AnimationRequest, int], str | None] = lambda *_: None,
         ready: Callable[[], bool] = lambda: True,
         conversion: Callable[[str], str] = lambda kind: "It will be converted first.",
     ):
-        self.defaults, self.output, self.bodies = defaults, output, bodies
+        self.defaults, self.output, self.detector = defaults, output, detector
         self.device, self.benchmark, self.memory, self.ready = device, benchmark, memory, ready
         self.conversion = conversion
 
@@ -180,9 +180,9 @@ class Forecaster:
         if not self.ready():
             yield replace(found, takes=tr("loading the model"), loading=True)
             return
-        if photo is not None and self.bodies is not None:
+        if photo is not None and self.detector is not None:
             with suppress(InputError):  # the detector cannot be used, which `_on_people` says below
-                photo = fitted_photo(request, self.bodies.people)
+                photo = fitted_photo(request, self.detector.people)
                 found = replace(found, photo=photo)
         if photo is not None:
             is_map = clip is not None and clip.report.is_densepose
@@ -284,10 +284,10 @@ class Forecaster:
     def _on_people(
         self, photo: np.ndarray, maps: list[np.ndarray], values: Mapping[str, Any], *, tried: bool
     ) -> Iterator[Remark]:
-        if self.bodies is None:
+        if self.detector is None:
             return
         try:
-            person = self.bodies.labels(photo)
+            person = self.detector.labels(photo)
         except InputError as error:
             yield Remark("note", tr("The photo was not searched for people: {error}", error=said(str(error))))
             return
@@ -346,7 +346,7 @@ class Forecaster:
 
     def _guessed(self, frame: np.ndarray) -> np.ndarray:
         """A part map of an ordinary frame by the small segmenter; empty if there is no segmenter."""
-        return np.zeros(frame.shape[:2], np.uint8) if self.bodies is None else self.bodies.labels(frame)
+        return np.zeros(frame.shape[:2], np.uint8) if self.detector is None else self.detector.labels(frame)
 
     def _on_checkpoint(self, request: AnimationRequest) -> Iterator[Remark]:
         own = self.defaults

@@ -190,12 +190,12 @@ class ClipStrip:
         canvas.save(file, "WEBP", quality=70)
         return file.getvalue()
 
-    def people(self, bodies: PersonDetector) -> tuple[int, float]:
+    def people(self, detector: PersonDetector) -> tuple[int, float]:
         """The largest number of people seen at once, and a second at which they are seen."""
         most, second = 0, 0.0
         for frame, time in list(zip(self.frames, self.times, strict=True))[::3]:
             try:
-                labels = bodies.labels(frame)
+                labels = detector.labels(frame)
             except InputError:  # the detector cannot be used: nobody is asked who dances
                 return 0, 0.0
             count = count_people(labels) if is_plausible(labels) else 0
@@ -220,7 +220,7 @@ def clip_strip(clip: str | Path) -> ClipStrip:
 
 
 def as_video(picture: Path, folder: Path) -> Path:
-    """An animated picture as a video that browsers play, in a new folder; see `clip_strip` for errors."""
+    """An animated picture as a video that browsers play, in a new folder; raises as `clip_strip`."""
     from magicanimate.media.writer import VideoWriter
 
     clip = open_motion(picture)
@@ -233,7 +233,7 @@ def as_video(picture: Path, folder: Path) -> Path:
 
 
 def last_frame(video: Path, folder: Path) -> Path:
-    """The last frame of a video as a png in a new folder; see `clip_strip` for errors."""
+    """The last frame of a video as a PNG in a new folder; raises as `clip_strip`."""
     (frame,) = deque(open_motion(video).frames(), maxlen=1)
     folder.mkdir()
     path = folder / f"{video.stem}_last.png"

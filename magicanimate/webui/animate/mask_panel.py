@@ -67,7 +67,7 @@ element.addEventListener("pointercancel", () => { points = null; });
 
 
 class MaskPanel:
-    """Shows the mask of the animation in the form.
+    """The mask of the animation in the form: shown, painted on, uploaded.
 
     Args:
         service: draws it.

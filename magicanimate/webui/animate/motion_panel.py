@@ -71,7 +71,7 @@ class MotionPanel:
 
     def __init__(self, service: AnimationService, controls: form.Controls):
         self.service, self.controls = service, controls
-        self.bodies = PersonDetector.at_hand()
+        self.detector = PersonDetector.at_hand()
         defaults = service.defaults()
         # The clip that animates in place of the one that is played, by the latter: browsers play neither the
         # exact colours of a motion clip nor animated pictures.
@@ -194,7 +194,7 @@ class MotionPanel:
             yield updates | {self.line: _line(str(error), kind="error")}
             return
         yield updates
-        people, second = found.people(self.bodies) if self.bodies else (0, 0.0)
+        people, second = found.people(self.detector) if self.detector else (0, 0.0)
         if people > 1:
             yield updates | {
                 self.who: gr.update(visible=True),

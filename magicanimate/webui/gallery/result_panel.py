@@ -72,7 +72,7 @@ def file_url(path: Path) -> str:
 
 
 def player(first: StoredResult, second: StoredResult | None = None) -> str:
-    """A result to look at frame by frame, or two in step."""
+    """A player that steps through a result frame by frame, or through two of them together."""
     results = [first] if second is None else [first, second]
     for result in results:
         if result.output.suffix not in _PLAYED:
@@ -82,7 +82,7 @@ def player(first: StoredResult, second: StoredResult | None = None) -> str:
 
 
 def _labels(results: list[StoredResult]) -> list[str]:
-    """What tells results apart, first what differs between them: labels are cut where they end."""
+    """Labels that tell two results apart. What differs stands first, since long labels are cut off."""
     if len(results) < 2:
         return [each.name for each in results]
     said: list[list[str]] = [[] for _ in results]
@@ -106,7 +106,7 @@ _TELLING = {
     "motion": "dance",
     "model": "model",
 }
-"""Settings by which results are told apart, and what they are called."""
+"""Settings that tell results apart, and what they are called."""
 
 
 def _clip(result: StoredResult, label: str) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _clip(result: StoredResult, label: str) -> dict[str, Any]:
 
 
 def _still(result: StoredResult) -> str:
-    """What the browser has no player for: a gif moves by itself, a folder of frames is named."""
+    """A result that is no video: a GIF moves by itself, a folder of frames is only named."""
     name = html.escape(result.name)
     if result.output.suffix == ".gif":
         return f'<img class="ma-preview" alt="{name}" src="{file_url(result.output)}">'
@@ -235,7 +235,7 @@ class ResultPanel:
 
 
 def settings_table(result: StoredResult) -> str:
-    """What a result was made with, in the words of the page; the file beside it has everything."""
+    """What a result was made with, in the words of the page; the JSON beside it has everything."""
     rows = [(tr("Photo"), result.photo_name), (tr("Dance video"), result.motion_name)]
     model = result.settings.get("model")
     rows += [(tr("Model"), file_name(model) or model)]
@@ -258,7 +258,7 @@ def settings_table(result: StoredResult) -> str:
 
 
 _NOT_TOLD = ("check_motion", "side_by_side", "sound", "credentials")
-"""Settings that say nothing of how a result looks."""
+"""Settings that do not change how a result looks."""
 
 
 def _downloads(result: StoredResult) -> str:
