@@ -402,17 +402,17 @@ def cut_off(new: MadeMotion) -> str:
 def motion_made(new: MadeMotion) -> str:
     """What was made, by which detector, and how good it is."""
     made = new.extraction
-    said = [tr("Motion clip of {count} frame.|Motion clip of {count} frames.", count=made.num_frames)]
-    said.append(tr("Its colours were corrected.") if new.engine is None else tr(_FOUND_BY[new.engine]))
+    sentences = [tr("Motion clip of {count} frame.|Motion clip of {count} frames.", count=made.num_frames)]
+    sentences.append(tr("Its colours were corrected.") if new.engine is None else tr(_FOUND_BY[new.engine]))
     if made.empty:
         text = "{count} of them shows nobody.|{count} of them show nobody."
-        said.append(tr(text, count=len(made.empty)))
+        sentences.append(tr(text, count=len(made.empty)))
     if made.filled:
         text = "{count} of them repeats a neighbour.|{count} of them repeat a neighbour."
-        said.append(tr(text, count=len(made.filled)))
-    said.append(tr("Saved as {name}.", name=made.video.name))
+        sentences.append(tr(text, count=len(made.filled)))
+    sentences.append(tr("Saved as {name}.", name=made.video.name))
     warning = cut_off(new)
-    return views.message(" ".join(said), kind="done") + (views.message(warning) if warning else "")
+    return views.message(" ".join(sentences), kind="done") + (views.message(warning) if warning else "")
 
 
 _FOUND_BY = {
