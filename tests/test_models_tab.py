@@ -72,6 +72,16 @@ def test_a_failure_is_a_sentence_and_may_be_tried_again(home, monkeypatch):
     assert fetching.status.error == "There is no connection."
 
 
+def test_a_base_that_does_not_fit_is_refused_before_anything_is_fetched(home, tiny_model, tmp_path):
+    service = AnimationService(tiny_model, tmp_path / "out", device="cpu")
+    tab = Page(service, [], queue_size=2, training=True).models
+    other = tmp_path / "other.safetensors"
+    save_file({"lora_unet_conv_in.lora_up.weight": torch.ones(1)}, other)
+    told = tab._use_folder(str(other))[tab.note]
+    assert "other.safetensors is a LoRA" in told and str(tmp_path) not in told
+    service.close()
+
+
 def test_the_full_model_is_fetched_in_the_page_and_used(
     home,
     hub_server,  # noqa: F811

@@ -124,8 +124,9 @@ def convert_base(base: Path) -> Path:
         base: a fine-tune of Stable Diffusion 1.5, single file or folder.
 
     Raises:
-        InputError: the full model is not here yet, or ``base`` cannot be used.
+        InputError: ``base`` cannot be used, or the full model is not here yet.
     """
+    require_sd15(base)  # before anybody fetches 11 GB for it
     full = full_folder()
     if not (full / MODEL_INDEX).is_file():
         raise InputError(

@@ -17,6 +17,7 @@ from magicanimate.checkpoints.disk import downloads_folder, free_bytes, home, hu
 from magicanimate.checkpoints.locate import ModelInfo, describe_models, fetch_full
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
+from magicanimate.files import without_folders
 from magicanimate.webui import views
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.service import AnimationService
@@ -187,7 +188,8 @@ class ModelsTab:
                 path = convert_base(path)
             return self._use(path)
         except InputError as error:
-            return self._update(views.message(str(error), kind="error"))
+            told = without_folders(str(error), _path(folder))
+            return self._update(views.message(told, kind="error"))
 
     def _use(self, model: str | Path) -> Updates:
         try:
