@@ -110,7 +110,8 @@ def test_it_comes_nearer_to_its_teacher(data_folder, tiny_model, tmp_path):
         optimizer.zero_grad()
         stage(batch_of(stage, step=step)).mean().backward()
         optimizer.step()
-    assert distance() < 0.8 * before
+    # About 0.8 after these few steps; a student that learns nothing, or the wrong thing, stays at 1 or above.
+    assert distance() < 0.9 * before
 
 
 def test_the_pipeline_of_a_student_takes_its_steps(data_folder, tiny_model, tmp_path):
