@@ -54,7 +54,7 @@ def page(browser, served):
 
 def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
     upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "dance.mp4", FRAMES))
-    set_steps(page, 40)  # long enough for previews to be seen
+    set_steps(page, 80)  # long enough for previews to be seen
     page.click("#animate")
     page.wait_for_selector("#status [role=progressbar]")
     page.wait_for_selector("#preview img")
@@ -84,8 +84,8 @@ def test_a_visitor_gets_a_video_that_plays(page, served, tmp_path):
 
 
 def test_the_beginning_plays_while_the_rest_is_made(page, served, tmp_path):
-    upload(page, write_photo(tmp_path / "you.png"), write_motion(tmp_path / "stream.mp4", 160))
-    set_steps(page, 4)
+    upload(page, write_photo(tmp_path / "you.png"), write_motion(tmp_path / "stream.mp4", 410))
+    set_steps(page, 8)  # long enough for the page to ask while it runs
     page.get_by_label("Play the beginning while the rest is made").check()
     page.evaluate("""() => new MutationObserver(() => {
         const shown = document.querySelector("#preview figure:has(figcaption) img");
@@ -94,23 +94,24 @@ def test_the_beginning_plays_while_the_rest_is_made(page, served, tmp_path):
     page.click("#animate")
     encoded = page.wait_for_function("globalThis.played").json_value().partition("base64,")[2]
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as shown:
-        first_shown = np.asarray(shown.convert("RGB").resize((32, 32)))
+        first_shown = np.asarray(shown.convert("L").resize((32, 32)))
         assert shown.n_frames % 8 == 0 and shown.info["duration"] == 40  # at the clip's own speed
-    wait_for_status(page, "6.4 s of video, 32 × 32")
+    wait_for_status(page, "16.4 s of video, 32 × 32")
     page.wait_for_selector("#result video")
     page.wait_for_selector("#preview img", state="hidden")
     (made,) = served[1].glob("*_you_stream.mp4")
     with av.open(str(made)) as container:
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    assert len(frames) == 160
-    off = np.abs(frames.astype(int) - first_shown).mean((1, 2, 3)).min()
-    assert off < 8, "what was shown is the result itself, but for two lossy formats"
+        frames = np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)])
+    assert len(frames) == 410
+    # Two lossy formats lie between them, and pictures of networks that learned nothing are full of noise.
+    alike = max(np.corrcoef(frame.ravel(), first_shown.ravel())[0, 1] for frame in frames)
+    assert alike > 0.8, "what was shown is the result itself"
     assert not list(served[1].glob("*_so_far.mp4"))
 
 
 def test_cancel_keeps_only_the_last_preview(page, served, tmp_path):
     before = set(served[1].iterdir())
-    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 120))
     set_steps(page, 100)
     page.click("#animate")
     page.wait_for_selector("#preview img[alt=preview]")
@@ -204,12 +205,9 @@ def test_what_is_typed_before_the_kept_form_is_back_stays(page, tmp_path):
     kept = "JSON.parse(localStorage.getItem('magicanimate-form') ?? '{}').values"
     page.wait_for_function(f"{kept}?.seed === 77 && {kept}.num_inference_steps === 3")
 
-    waiting = []  # questions whether the kept files are there; the form comes back after the answers
-
     def hold(route) -> None:
-        if route.request.method == "HEAD":
-            waiting.append(route)
-        else:
+        # So the page asks whether the kept files are still there, and fills the form after the answers.
+        if route.request.method != "HEAD":
             route.continue_()
 
     page.route("**/*", hold)
@@ -218,9 +216,7 @@ def test_what_is_typed_before_the_kept_form_is_back_stays(page, tmp_path):
     page.fill("#seed input", "5")
     page.click("#examples button[data-index='1']")
     page.wait_for_function("document.querySelector('#photo img')?.src.includes('pair_photo')")
-    page.unroute("**/*")
-    for each in waiting:
-        each.continue_()
+    page.unroute("**/*")  # the answers come now
     unfold(page, "Advanced", "#steps")
     page.wait_for_function("document.querySelector('#steps input[type=number]').value === '3'")
     page.wait_for_function(f"{kept}.seed === 5")  # and is kept from now on
@@ -264,7 +260,7 @@ def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path
 
 def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     """Two jobs; the page is opened again in the middle; one is cancelled and the other ends."""
-    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 60))
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 120))
     if page.is_visible("#jobs"):
         clear_jobs(page)
     set_steps(page, 100)
@@ -283,7 +279,7 @@ def test_jobs_go_on_while_the_page_is_closed(page, served, tmp_path):
     assert page.inner_text("#jobs .ma-job-running b") == "me · long · seed 1"
     assert "next" in page.inner_text("#jobs .ma-job-waiting") or "behind 1" in page.inner_text("#jobs")
     page.click("#cancel")
-    wait_for_status(page, "2.4 s of video, 32 × 32")
+    wait_for_status(page, "4.8 s of video, 32 × 32")
     page.wait_for_selector("#result video")
     assert page.locator("#jobs .ma-job-cancelled").count() == page.locator("#jobs .ma-job-done").count() == 1
     assert len(list(served[1].glob("*_me_long.mp4"))) == 1
@@ -399,7 +395,7 @@ def test_dice_changes_the_seed(page):
 
 
 def test_a_waiting_job_is_edited_and_moved_by_keys_and_by_dragging(page, served, tmp_path):
-    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 100))
+    upload(page, write_photo(tmp_path / "me.png"), write_motion(tmp_path / "long.mp4", 600))
     set_steps(page, 100)
     page.click("#animate")
     page.wait_for_selector("#preview img[alt=preview]")
@@ -549,7 +545,7 @@ def test_stars_and_several_results_at_once(page, served, tmp_path):
 
 def test_a_sound_tells_that_it_is_done_if_that_is_wanted(page):
     page.wait_for_selector("#motion video")
-    set_steps(page, 20)
+    set_steps(page, 60)
     page.click("#animate")
     page.click("#status [data-sound]")
     page.wait_for_selector("#status [data-sound][aria-pressed=true]")

@@ -116,7 +116,7 @@ def test_a_clip_is_made_and_made_again_without_looking_for_people(tab, tmp_path)
     assert once_more[tab.exact]["value"] == again[tab.exact]["value"]  # no file with a number beside it
 
     nobody = pressed(tab, clip, made=first[tab.made], people="point", x=1, y=1)
-    assert "The point 1,1 at 0 s shows nobody" in nobody[tab.status]
+    assert "Nobody is where you clicked" in nobody[tab.status]
     sent = tab._send(again[tab.made])
     assert sent[tab.tabs].selected == "animate" and sent[tab.motion_panel.controls["end"]] == 0
     linked = tab._link("as uploaded.mp4", {"other.mp4": "map.mp4"}, again[tab.made])

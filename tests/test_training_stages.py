@@ -210,7 +210,7 @@ def test_without_reference_there_is_no_appearance_encoder(begun, data_folder, tm
     assert not (run / "pipeline").exists()
 
 
-@pytest.mark.parametrize("fusion, readers", [("midup", 5), ("full", 7)])
+@pytest.mark.parametrize("fusion, readers", [("midup", 3), ("full", 4)])
 def test_fusion_chooses_the_reading_blocks(fusion, readers, begun, data_folder):
     stage = build("base", data_folder, begun, fusion=fusion)
     assert len(stage.readers) == readers
