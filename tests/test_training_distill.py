@@ -106,12 +106,11 @@ def test_it_comes_nearer_to_its_teacher(data_folder, tiny_model, tmp_path):
 
     before = distance()
     optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=3e-4)
-    for step in range(24):
+    for step in range(40):
         optimizer.zero_grad()
         stage(batch_of(stage, step=step)).mean().backward()
         optimizer.step()
-    # About 0.8 after these few steps; a student that learns nothing, or the wrong thing, stays at 1 or above.
-    assert distance() < 0.9 * before
+    assert distance() < 0.8 * before
 
 
 def test_the_pipeline_of_a_student_takes_its_steps(data_folder, tiny_model, tmp_path):
