@@ -279,8 +279,7 @@ class Animator:
                     raise
                 log.warning("memory of %s does not suffice to time one window", networks.device.name)
                 return
-            # As the settings of a real result, so that the estimate of later ones reads both
-            # alike.
+            # As the settings of a real result, so that the estimate of later ones reads both alike.
             blank = AnimationRequest(Path(), Path(), Path(), num_inference_steps=1, guidance_scale=1.0)
             blank = replace(blank, fusion=own.fusion or "midup")
             self.benchmark = {**blank.settings(), **self.ran_on(), **found}
@@ -453,8 +452,7 @@ class Animator:
 
         masks = stack.enter_context(masks_of(request, media))
         backdrop = make_backdrop(request, media, masks, parts_in_photo, should_stop)
-        # The networks see the people before the new background already, so that light and edges
-        # suit it.
+        # The networks see the people before the new background already, so that light and edges suit it.
         return replace(media, photo=backdrop.reference), backdrop
 
     def _find_people(self, photo: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -580,8 +578,7 @@ class Animator:
             if details is not None:
                 from magicanimate.detail import refine_details
 
-                # Refinement decodes its own latents, with the same fallback when memory
-                # runs out.
+                # Refinement decodes its own latents, with the same fallback when memory runs out.
                 decode = partial(pipe.decode, fallback=fallback, should_stop=should_stop)
                 frames = refine_details(
                     request,
@@ -657,8 +654,7 @@ class Animator:
         }
         result = write_result(request, media, frames, settings=settings, meter=meter)
         if not request.stream:  # otherwise the frames were decoded while the rest was denoised
-            # So that the next animation can tell how long decoding will take while it still
-            # denoises.
+            # So that the next animation can tell how long decoding will take while it still denoises.
             self._seconds_per_decoded_frame = meter.seconds["decode"] / media.num_frames
         # A missing package would otherwise be reported with each animation of a batch.
         if result.unsigned not in self._told:

@@ -149,8 +149,7 @@ def available_bytes(device: str) -> int:
 
     kind = device.partition(":")[0]
     if kind == "cuda":
-        # What torch has reserved but not allocated is free to it, but not in the eyes of the
-        # driver.
+        # What torch has reserved but not allocated is free to it, but not in the eyes of the driver.
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if kind == "mps":

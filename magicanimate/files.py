@@ -198,8 +198,7 @@ def _measure(value: Any) -> None:
             return 1, 0
         if level > _DEEPEST:  # an alias to something around itself, too, gets here
             raise ValueError("nested too deeply")
-        # Counted once for each object: nine levels of ten aliases would otherwise be a billion
-        # visits.
+        # Counted once for each object: nine levels of ten aliases would otherwise be a billion visits.
         if id(value) not in sizes:
             parts = [*value, *value.values()] if isinstance(value, dict) else value
             found = [size(part, level + 1) for part in parts]
@@ -391,8 +390,7 @@ def whole_file(path: Path, *, durable: bool = False, private: bool = False) -> I
         OSError: it cannot be written; nothing has changed.
     """
     if path.parent not in _swept:
-        # Once for each folder and process: looking through a large gallery at each write would be
-        # slow.
+        # Once for each folder and process: looking through a large gallery at each write would be slow.
         _swept.add(path.parent)
         sweep(path.parent)
     partial = partial_path(path)

@@ -187,8 +187,7 @@ def read_masks(
                 # Compression and painting programs do not keep the three levels exactly.
                 levels = np.array((NOBODY, MAYBE, PERSON), np.uint8)[(small > 63) * 1 + (small > 191)]
                 store.append(np.repeat(levels[..., None], 3, -1))
-                # One frame too many is enough to refuse the mask; the rest need not be
-                # read.
+                # One frame too many is enough to refuse the mask; the rest need not be read.
                 if len(store) > count:
                     break
         if not same_shape((clip.width, clip.height), (width, height)) or len(store) != count:

@@ -70,8 +70,7 @@ class ProgressMeter:
         """``step`` of ``total`` units of the stage are done."""
         left = None
         if step:
-            # The units of a stage take equally long; other stages are added where their time is
-            # known.
+            # The units of a stage take equally long; other stages are added where their time is known.
             left = (time.monotonic() - self._began) / step * (total - step)
             if self._frames_to_decode and self._seconds_per_decoded_frame is not None:
                 left += self._seconds_per_decoded_frame * self._frames_to_decode
@@ -249,8 +248,7 @@ def stop_on_interrupt() -> Iterator[ShouldStop]:
             times += number[0] in STOP_SIGNALS
             if times > 1:
                 remove_unfinished()
-                # An ordinary exit would wait for the computation that the user wants to
-                # end.
+                # An ordinary exit would wait for the computation that the user wants to end.
                 os._exit(128 + number[0])
             heard.set()
             say("\nstopping; once more (Ctrl-C) to stop at once")

@@ -15,7 +15,7 @@ from magicanimate.progress import exit_status, say
 from training import ablations
 from training.config import check_config
 from training.evaluation import command as evaluation
-from training.options import add_settings, origins, whole_number, with_settings
+from training.options import add_run, add_settings, add_training, origins, with_settings
 from training.presets import PRESETS, preset
 from training.segmenter import command as segmenter
 
@@ -44,23 +44,17 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     for stage, text in STAGES.items():
         command = commands.add_parser(stage, help=text, description=text)
-        command.add_argument(
-            "--data", type=Path, required=True, help="folder of training videos, or of rendered dancers"
-        )
+        add_training(command)
         command.add_argument(
             "--images",
             type=Path,
             help="folder of images for image-video joint training (default: frames of the videos)",
         )
         command.add_argument(
-            "--stop-after", type=whole_number, metavar="N", help="stop after N steps, with a checkpoint"
-        )
-        command.add_argument(
             "--dry-run",
             action="store_true",
             help="print every setting and where it comes from, then exit",
         )
-        command.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads")
         _add_common(command)
         add_settings(command)
     export = commands.add_parser("export", help="write the pipeline folder that the program loads")
@@ -73,18 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs/mini"),
-        help="folder with one subfolder per stage (default: %(default)s)",
-    )
-    command.add_argument(
-        "--preset",
-        default="mini",
-        choices=tuple(PRESETS),
-        help="set of default settings (default: %(default)s)",
-    )
+    add_run(command, tuple(PRESETS))
     command.add_argument(
         "--stable-diffusion", type=Path, help="Stable Diffusion 1.5 in diffusers' layout (paper_* presets)"
     )

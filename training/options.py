@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from training.config import StageConfig, flat
 from training.presets import NOT_IN_THE_PAPER
+
+
+def add_run(command: argparse.ArgumentParser, presets: Sequence[str]) -> None:
+    """Add ``--runs`` and ``--preset``: where a training is, and what its settings are by default."""
+    command.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/mini"),
+        help="folder with one subfolder per stage (default: %(default)s)",
+    )
+    command.add_argument(
+        "--preset", default="mini", choices=presets, help="set of default settings (default: %(default)s)"
+    )
+
+
+def add_training(command: argparse.ArgumentParser) -> None:
+    """Add what every training takes: ``--data``, ``--stop-after`` and ``--threads``."""
+    command.add_argument(
+        "--data", type=Path, required=True, help="folder of training videos, or of rendered dancers"
+    )
+    command.add_argument(
+        "--stop-after", type=whole_number, metavar="N", help="stop after N steps, with a checkpoint"
+    )
+    command.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

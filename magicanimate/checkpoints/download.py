@@ -195,8 +195,7 @@ def persist(
             reason, cause = f"{server} answered {error.response.status_code}", error
         except (ConnectionError, *connection_errors()) as error:
             reason, cause = str(error).strip().rstrip(".") or type(error).__name__, error
-        # A slow connection that breaks often still arrives, as long as each attempt brings
-        # something.
+        # A slow connection that breaks often still arrives, as long as each attempt brings something.
         failures, before = (0 if progress() > before else failures), progress()
         if failures == len(retry_delays):
             raise Unreachable(

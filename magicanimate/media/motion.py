@@ -302,8 +302,7 @@ class _VideoSource:
         picks = self.picks.tolist()
         seek_pts = None
         if self.pts is not None and self.times[picks[0]] >= _SEEK_FROM:
-            # Decoding everything before a late stretch would take longer than the stretch
-            # itself.
+            # Decoding everything before a late stretch would take longer than the stretch itself.
             seek_pts = int(self.pts[picks[0]])
         done = 0
         latest: np.ndarray | None = None
@@ -323,8 +322,7 @@ class _VideoSource:
                 if done == len(picks):
                     return
         if latest is not None:
-            # The file ended early: the last frame stands still, so that the length is as
-            # planned.
+            # The file ended early: the last frame stands still, so that the length is as planned.
             for _ in picks[done:]:
                 yield latest
 

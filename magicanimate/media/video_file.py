@@ -277,8 +277,7 @@ def _timestamps(container: av.container.InputContainer, stream: av.VideoStream) 
                 continue
             if packet.dts is not None:
                 if before is not None and not -back <= packet.dts + offset - before <= forth:
-                    # Two recordings in one file: the second goes on where the first
-                    # ended.
+                    # Two recordings in one file: the second goes on where the first ended.
                     offset = before + (packet.duration or 1) - packet.dts
                     joined = True
                 before = packet.dts + offset

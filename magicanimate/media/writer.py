@@ -643,8 +643,7 @@ def _samples(source: Path, start: float) -> Iterator[np.ndarray]:
             if position is None:
                 position = round(((frame.time or 0.0) - begin) * _RATE)
                 if position > 0:
-                    # The sound begins later than the pictures, so silence goes before
-                    # it.
+                    # The sound begins later than the pictures, so silence goes before it.
                     yield np.zeros((2, position), dtype=np.float32)
             for piece in resampler.resample(frame):
                 samples = piece.to_ndarray()

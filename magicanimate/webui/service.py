@@ -203,6 +203,7 @@ class AnimationService:
                     log.info("the speed of the networks was not measured: other work waits")
                 except InputError as error:  # the first job will fail with the same sentence
                     log.warning("%s", error)
+                # Whatever it is: this only prepares, and the first job meets the fault again and shows it.
                 except Exception:
                     log.exception("the model could not be loaded beforehand")
                 finally:

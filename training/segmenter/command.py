@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.config import StageConfig, as_json, check_config, fixed_settings
-from training.options import add_settings, whole_number, with_settings
+from training.options import add_run, add_settings, add_training, with_settings
 
 if TYPE_CHECKING:
     from training.segmenter.stage import SegmenterStage
@@ -21,23 +21,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the command, without importing anything heavy."""
     text = "part segmenter: a small network that labels body parts, for the page, training and benchmarks"
     command = commands.add_parser("segmenter", help=text, description=text)
-    command.add_argument(
-        "--data", type=Path, required=True, help="folder of training videos, or of rendered dancers"
-    )
-    command.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs/mini"),
-        help="folder with one subfolder per stage (default: %(default)s)",
-    )
-    command.add_argument(
-        "--preset", default="mini", choices=PRESETS, help="set of default settings (default: %(default)s)"
-    )
+    add_training(command)
+    add_run(command, PRESETS)
     command.add_argument("--out", type=Path, help=f"output folder (default: RUNS/segmenter/{MODEL})")
-    command.add_argument(
-        "--stop-after", type=whole_number, metavar="N", help="stop after N steps, with a checkpoint"
-    )
-    command.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads")
     add_settings(command)
 
 
