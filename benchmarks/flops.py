@@ -26,13 +26,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.published import PLAN, published_networks
 from magicanimate import sampling
-from magicanimate.acceleration.condition_cache import CachedEmbeddings, share_residuals
 from magicanimate.acceleration.deep_cache import cached_step
-from magicanimate.acceleration.guidance import sequential_guidance
+from magicanimate.acceleration.layers import (
+    CachedEmbeddings,
+    WindowProgress,
+    sequential_guidance,
+    share_residuals,
+)
 from magicanimate.acceleration.options import speed_preset
 from magicanimate.checkpoints.architectures import SCHEDULER
 from magicanimate.config import PRESETS
-from magicanimate.layers import WindowProgress
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt

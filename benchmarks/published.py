@@ -21,8 +21,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from magicanimate import pipeline
+from magicanimate.acceleration.layers import WindowProgress
 from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.layers import WindowProgress
 from magicanimate.models.appearance_encoder import SELF_ATTENTION
 from magicanimate.models.hybrid_attention import HybridSelfAttention, paired_blocks
 from magicanimate.models.unet import VideoUNet
@@ -64,7 +64,7 @@ def published_networks(
     progress: WindowProgress,
     **__,
 ) -> Networks:
-    """In place of `magicanimate.layers.accelerated`: guidance in every step, "midup" fusion."""
+    """In place of `magicanimate.acceleration.layers.accelerated`: guidance in every step, "midup" fusion."""
     networks, encoder, photo = paper(text=text), paper.args[1], paper.keywords["photo"]
     residuals: dict[int, list[torch.Tensor]] = {}
 

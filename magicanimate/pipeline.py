@@ -18,15 +18,19 @@ from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.utils import BaseOutput
 
 from magicanimate.acceleration.backends import AttentionBackend
-from magicanimate.acceleration.condition_cache import CachedEmbeddings
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
+from magicanimate.acceleration.layers import (
+    CachedEmbeddings,
+    WindowProgress,
+    accelerated,
+    stopping_between_blocks,
+)
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.acceleration.streaming import stream
 from magicanimate.acceleration.window_parallel import ProcessGroup
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError, raise_if_stopped
-from magicanimate.layers import WindowProgress, accelerated, stopping_between_blocks
 from magicanimate.memory.placement import OutOfMemoryFallback, save_state
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map

@@ -11,10 +11,10 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
-from magicanimate.acceleration import condition_cache
+from magicanimate.acceleration import layers
 from magicanimate.acceleration.backends import attention_problem
 from magicanimate.acceleration.cpu_kernels import cpu_kernels
-from magicanimate.acceleration.guidance import down_path_once
+from magicanimate.acceleration.layers import down_path_once
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.errors import Cancelled
 from magicanimate.pipeline import MagicAnimatePipeline
@@ -182,7 +182,7 @@ def test_driving_frames_are_embedded_once_as_far_as_there_is_room(pipe, monkeypa
     assert calls(embedding.conv_in, lambda: animate(pipe, OptimizationConfig())) == 6
     kept_all = animate(pipe, OptimizationConfig())
     one = 32 * 4 * 4 * 4  # bytes of a frame's map
-    monkeypatch.setattr(condition_cache, "CONTROL_CACHE_BYTES", 2 * one)
+    monkeypatch.setattr(layers, "CONTROL_CACHE_BYTES", 2 * one)
     assert calls(embedding.conv_in, lambda: animate(pipe, OptimizationConfig())) == 6 + 4
     assert_same_but_for_rounding(animate(pipe, OptimizationConfig()), kept_all)
     assert pipe.controlnet.controlnet_cond_embedding is embedding

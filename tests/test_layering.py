@@ -20,10 +20,7 @@ NETWORKS = tuple(name for name in PIPELINE if name != "magicanimate.windows")
 MODELS = ("magicanimate.models",)
 ANIMATOR = ("magicanimate.animator",)
 # The paper can be read without them.
-AROUND_THE_CORE = (
-    *("magicanimate.acceleration", "magicanimate.layers"),
-    *("magicanimate.memory", "magicanimate.checkpoints"),
-)
+AROUND_THE_CORE = ("magicanimate.acceleration", "magicanimate.memory", "magicanimate.checkpoints")
 
 ROOMS = ("animate", "gallery", "jobs", "models", "motion_tools", "training")
 
