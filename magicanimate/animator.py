@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
-from magicanimate.acceleration.options import Approximations, OptimizationConfig, completed
+from magicanimate.acceleration.options import Approximations, OptimizationConfig, ProcessGroup, completed
 from magicanimate.config import (
     PHOTO_BACKGROUND,
     AnimationRequest,
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     import torch
 
     from densepose_tools.photo_people import PersonDetector
-    from magicanimate.acceleration.window_parallel import ProcessGroup
     from magicanimate.background import Backdrop
     from magicanimate.detail import DetailPlan
     from magicanimate.media.prepare import PreparedMedia
@@ -239,7 +238,6 @@ class Animator:
         # These modules import diffusers, which one thread at a time may do.
         with LOADING, without_collection():
             from magicanimate.acceleration.backends import attention_problem
-            from magicanimate.acceleration.window_parallel import ProcessGroup
             from magicanimate.loading import read_pipeline
             from magicanimate.memory.placement import PlacedNetworks
 

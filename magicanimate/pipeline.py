@@ -25,9 +25,8 @@ from magicanimate.acceleration.layers import (
     accelerated,
     stopping_between_blocks,
 )
-from magicanimate.acceleration.options import Approximations, OptimizationConfig
+from magicanimate.acceleration.options import Approximations, OptimizationConfig, ProcessGroup
 from magicanimate.acceleration.streaming import stream
-from magicanimate.acceleration.window_parallel import ProcessGroup
 from magicanimate.config import FUSIONS, Fusion
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError, raise_if_stopped

@@ -8,7 +8,8 @@ import socket
 import pytest
 import torch
 
-from magicanimate.acceleration.window_parallel import ProcessGroup, share_windows
+from magicanimate.acceleration.options import ProcessGroup
+from magicanimate.acceleration.window_parallel import share_windows
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.sampling import Networks, Window
 from tests import group_member

@@ -6,6 +6,7 @@ Nothing heavy is imported here.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from magicanimate.config import PRESETS, AnimationRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import torch
 
 ATTENTION = ("native", "flash", "xformers", "sage")
 SOLVER = "DPMSolverMultistepScheduler"  # DPM-Solver++ of second order; UniPC does no better in the table
@@ -188,3 +191,25 @@ def completed(request: AnimationRequest, *, steps: int) -> AnimationRequest:
     return replace(
         request, **{name: value for name, value in filled.items() if getattr(request, name) is None}
     )
+
+
+class ProcessGroup:
+    """The processes that share an animation; this base class is a group of one, which exchanges nothing.
+
+    Attributes:
+        rank: number of this process, the first is 0.
+        size: of how many.
+    """
+
+    rank, size = 0, 1
+
+    def fail_together(self) -> AbstractContextManager[None]:
+        """A context around work that all processes do: if one fails, all fail."""
+        return nullcontext()
+
+    def all_reduce_sum(self, *tensors: torch.Tensor) -> None:
+        """Replace the tensors by the sums over all processes."""
+
+    def all_reduce_max(self, number: int) -> int:
+        """The largest of the numbers that the processes give."""
+        return number

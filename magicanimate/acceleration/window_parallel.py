@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 from torch import distributed
 
+from magicanimate.acceleration.options import ProcessGroup
 from magicanimate.device import is_out_of_memory
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.sampling import Bank, Networks, Window
@@ -53,28 +54,6 @@ def batch_windows(networks: Networks, size: int) -> Networks:
 
 # What a process tells the others after each round; the largest counts.
 _WELL, _NO_MEMORY, _CANCELLED, _FAILED = range(4)
-
-
-class ProcessGroup:
-    """The processes that share an animation; this base class is a group of one, which exchanges nothing.
-
-    Attributes:
-        rank: number of this process, the first is 0.
-        size: of how many.
-    """
-
-    rank, size = 0, 1
-
-    def fail_together(self) -> contextlib.AbstractContextManager[None]:
-        """A context around work that all processes do: if one fails, all fail."""
-        return contextlib.nullcontext()
-
-    def all_reduce_sum(self, *tensors: torch.Tensor) -> None:
-        """Replace the tensors by the sums over all processes."""
-
-    def all_reduce_max(self, number: int) -> int:
-        """The largest of the numbers that the processes give."""
-        return number
 
 
 class DistributedGroup(ProcessGroup):

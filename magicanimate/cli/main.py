@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from magicanimate import __version__
-from magicanimate.acceleration.options import ATTENTION, COMPILE
+from magicanimate.acceleration.options import ATTENTION, COMPILE, ProcessGroup
 from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
 from magicanimate.config import OLD_NAMES, AnimationRequest, AnimationResult, MediaLimits, with_current_names
@@ -266,11 +268,14 @@ def animate(args: argparse.Namespace) -> None:
         check_outputs(request, config=getattr(args, "config", None))
     if len(requests) == 1:  # of several the others are still made
         check_inputs(requests[0])
-    from magicanimate.acceleration.window_parallel import join_process_group, own_device
+    device: str | None = args.device
+    joined: AbstractContextManager[ProcessGroup] = nullcontext(ProcessGroup())
+    if "WORLD_SIZE" in os.environ:  # started by torchrun
+        from magicanimate.acceleration.window_parallel import join_process_group, own_device
 
-    # Under torchrun each process takes the GPU of its number.
-    device = own_device(args.device)
-    with join_process_group(device) as group, ProgressBar(quiet=args.quiet or group.rank > 0) as bar:
+        device = own_device(device)  # each process takes the GPU of its number
+        joined = join_process_group(device)
+    with joined as group, ProgressBar(quiet=args.quiet or group.rank > 0) as bar:
         animator = Animator(
             args.model,
             device=device,

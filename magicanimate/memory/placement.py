@@ -12,8 +12,7 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from magicanimate.acceleration.backends import compile_blocks, compiler_problem, undo_compilation
-from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.acceleration.window_parallel import ProcessGroup
+from magicanimate.acceleration.options import OptimizationConfig, ProcessGroup
 from magicanimate.device import Device, available_bytes, empty_cache, is_out_of_memory
 from magicanimate.errors import InputError
 from magicanimate.memory.profiles import (
