@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.cast import cast_of, find_dancers, moved, place_of
-from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest, Fit
-from magicanimate.errors import InputError, raise_if_stopped
+from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest, Fit, raise_if_stopped
+from magicanimate.errors import InputError
 from magicanimate.files import whole_file
 from magicanimate.mask import PERSON, Masks, band_of, grown, shown, write_masks
 from magicanimate.matte import SMALLEST_DIFFERENCE, cut_out, lit_as, photo_matte, with_own_edges

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from magicanimate.errors import Cancelled
+
 Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
 Driving = Literal["densepose", "keypoints", "both"]
@@ -630,3 +632,9 @@ class AnimationResult:
 
 OnProgress = Callable[[Progress], None]
 ShouldStop = Callable[[], bool]
+
+
+def raise_if_stopped(should_stop: ShouldStop | None, where: str) -> None:
+    """Raise `Cancelled` when ``should_stop()`` is true; ``where`` ends "stopped ..."."""
+    if should_stop is not None and should_stop():
+        raise Cancelled(f"stopped {where}")

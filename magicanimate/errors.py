@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -24,12 +24,6 @@ class Cancelled(Exception):
     def __init__(self, message: str = "stopped", *, kept: Sequence[Path] = ()):
         super().__init__(message)
         self.kept = tuple(kept)
-
-
-def raise_if_stopped(should_stop: Callable[[], bool] | None, where: str) -> None:
-    """Raise `Cancelled` when ``should_stop()`` is true; ``where`` ends "stopped ..."."""
-    if should_stop is not None and should_stop():
-        raise Cancelled(f"stopped {where}")
 
 
 def first_line(error: Exception) -> str:

@@ -27,9 +27,9 @@ from magicanimate.acceleration.layers import (
 )
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, ProcessGroup
 from magicanimate.acceleration.streaming import stream
-from magicanimate.config import FUSIONS, Fusion
+from magicanimate.config import FUSIONS, Fusion, raise_if_stopped
 from magicanimate.device import to_device, to_host
-from magicanimate.errors import InputError, raise_if_stopped
+from magicanimate.errors import InputError
 from magicanimate.memory.placement import OutOfMemoryFallback, save_state
 from magicanimate.memory.profiles import DECODED_AT_ONCE
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map

@@ -48,8 +48,8 @@ from magicanimate.checkpoints.weight_files import (
     stored_bytes,
     write_weights,
 )
-from magicanimate.config import OnProgress, Progress, ShouldStop
-from magicanimate.errors import InputError, first_line, raise_if_stopped
+from magicanimate.config import OnProgress, Progress, ShouldStop, raise_if_stopped
+from magicanimate.errors import InputError, first_line
 from magicanimate.files import LARGEST_JSON, Unreadable, parse_json, read_json_object, read_text, write_json
 from magicanimate.models.prompt import EmptyPrompt
 

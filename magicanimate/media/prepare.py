@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from magicanimate.config import CLIP_BACKGROUND, AnimationRequest
-from magicanimate.errors import InputError, raise_if_stopped
+from magicanimate.config import CLIP_BACKGROUND, AnimationRequest, raise_if_stopped
+from magicanimate.errors import InputError
 from magicanimate.media.densepose_check import MotionReport, check_densepose, refuse_other_motion
 from magicanimate.media.fit import (
     DARK,
