@@ -19,8 +19,14 @@ from magicanimate.acceleration.backends import undo_compilation
 from magicanimate.acceleration.options import OptimizationConfig, speed_preset
 from magicanimate.device import dtype_argument
 from magicanimate.files import write_bytes, write_json
-from magicanimate.memory.placement import OutOfMemoryFallback, compile_denoisers, place
-from magicanimate.memory.profiles import MemoryProfile, profile_named, profiles_for
+from magicanimate.memory import (
+    MemoryProfile,
+    OutOfMemoryFallback,
+    compile_denoisers,
+    place,
+    profile_named,
+    profiles_for,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_STEPS = 25

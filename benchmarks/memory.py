@@ -1,4 +1,4 @@
-"""The factors by which `magicanimate.memory.profiles` estimates memory, measured here (Linux only).
+"""The factors by which `magicanimate.memory` estimates memory, measured here (Linux only).
 
     python -m benchmarks.memory [--frames 16] [--side 32] [--channels 64 128 256 256]
 
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import speed
 from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.memory.profiles import DECODED_AT_ONCE
+from magicanimate.memory import DECODED_AT_ONCE
 from magicanimate.models.autoencoder import decode_scaled
 
 WORK = ("denoising, CPU kernels", "denoising, diffusers' modules", "decoding")

@@ -26,8 +26,7 @@ def run(model: Path, dtype: str, tasks, *, eight_bit: bool) -> tuple[float, floa
     """CPU seconds a frame, MB of weights, and the frames of each task."""
     import torch
 
-    from magicanimate.memory.placement import bytes_on, place
-    from magicanimate.memory.profiles import profile_named
+    from magicanimate.memory import bytes_on, place, profile_named
     from magicanimate.pipeline import MagicAnimatePipeline
 
     pipe = MagicAnimatePipeline.from_pretrained(model, dtype=getattr(torch, dtype))

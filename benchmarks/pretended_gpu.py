@@ -12,7 +12,7 @@ What cannot be seen: values (an overflow of float16), speed, fragmentation, the 
 
     python -m benchmarks.pretended_gpu
 
-prints the memory that an animation takes by profile, planned (`magicanimate.memory.profiles`) and followed,
+prints the memory that an animation takes by profile, planned (`magicanimate.memory`) and followed,
 the profile that cards of several sizes take, and what one step takes on the device in several arrangements.
 """
 
@@ -44,12 +44,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.flops import build_pipeline
 from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.memory.placement import OutOfMemoryFallback
-from magicanimate.memory.profiles import (
+from magicanimate.memory import (
     DECODED_AT_ONCE,
     DENOISERS,
     TILE,
     Footprint,
+    OutOfMemoryFallback,
     Work,
     choose_profile,
     needed_bytes,

@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("magicanimate", "densepose_tools", "training")
-CORE = ("sampling.py", "pipeline.py", "windows.py", "models", "acceleration", "memory")
+CORE = ("sampling.py", "pipeline.py", "windows.py", "models", "acceleration", "memory.py")
 
 
 def python_files(*folders: Path) -> list[Path]:

@@ -36,7 +36,16 @@ from magicanimate.device import (
     without_collection,
 )
 from magicanimate.errors import InputError
-from magicanimate.memory.profiles import AUTO, TOO_LITTLE, Footprint, Work, needed_bytes, profiles_for
+from magicanimate.memory import (
+    AUTO,
+    TOO_LITTLE,
+    Footprint,
+    OutOfMemoryFallback,
+    PlacedNetworks,
+    Work,
+    needed_bytes,
+    profiles_for,
+)
 from magicanimate.progress import ProgressMeter
 from magicanimate.request_checks import (
     check_area,
@@ -55,7 +64,6 @@ if TYPE_CHECKING:
     from magicanimate.background import Backdrop
     from magicanimate.detail import DetailPlan
     from magicanimate.media.prepare import PreparedMedia
-    from magicanimate.memory.placement import OutOfMemoryFallback, PlacedNetworks
     from magicanimate.models.autoencoder import LatentPreview
     from magicanimate.pipeline import MagicAnimatePipeline
 
@@ -127,7 +135,7 @@ class Animator:
         model: "mini", "full" or a pipeline folder.
         device, dtype: see `magicanimate.device.pick_device`.
         offline: never ask the network; "full" must have been fetched before.
-        memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory.profiles`).
+        memory: "auto", or the name of a memory profile to begin with (`magicanimate.memory`).
         compile: compile blocks of the networks (`magicanimate.acceleration.backends`), where that works.
         attention: the library that computes attention, see `magicanimate.acceleration.options`.
         group: processes that share an animation; this one alone when ``None``.
@@ -239,7 +247,6 @@ class Animator:
         with LOADING, without_collection():
             from magicanimate.acceleration.backends import attention_problem
             from magicanimate.loading import read_pipeline
-            from magicanimate.memory.placement import PlacedNetworks
 
         if self._attention and (problem := attention_problem(self._attention)):
             raise InputError(problem)

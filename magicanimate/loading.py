@@ -21,8 +21,7 @@ from magicanimate.config import ShouldStop
 from magicanimate.device import LOADING, dtype_argument, without_collection
 from magicanimate.errors import InputError, first_line
 from magicanimate.files import read_json_object
-from magicanimate.memory.placement import OutOfMemoryFallback, store_in_eight_bits
-from magicanimate.memory.profiles import DENOISERS, MemoryProfile
+from magicanimate.memory import DENOISERS, MemoryProfile, OutOfMemoryFallback, store_in_eight_bits
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.unet import VideoUNet
 from magicanimate.pipeline import MagicAnimatePipeline

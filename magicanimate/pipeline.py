@@ -30,8 +30,7 @@ from magicanimate.acceleration.streaming import stream
 from magicanimate.config import FUSIONS, Fusion, raise_if_stopped
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError
-from magicanimate.memory.placement import OutOfMemoryFallback, save_state
-from magicanimate.memory.profiles import DECODED_AT_ONCE
+from magicanimate.memory import DECODED_AT_ONCE, OutOfMemoryFallback, save_state
 from magicanimate.models.appearance_encoder import AppearanceEncoder, with_photo_map
 from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_scaled, spatial_factor
 from magicanimate.models.hybrid_attention import hybrid_attention

@@ -10,8 +10,7 @@ import torch
 
 from magicanimate.acceleration.window_parallel import join_process_group
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.memory.placement import OutOfMemoryFallback
-from magicanimate.memory.profiles import profiles_for
+from magicanimate.memory import OutOfMemoryFallback, profiles_for
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
 from tests.dancer_files import control_frames

@@ -13,8 +13,7 @@ import torch
 from magicanimate.acceleration.backends import compiler_problem
 from magicanimate.acceleration.options import OptimizationConfig
 from magicanimate.animator import Animator
-from magicanimate.memory.placement import compile_denoisers, place
-from magicanimate.memory.profiles import profile_named
+from magicanimate.memory import compile_denoisers, place, profile_named
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests.conftest import ROOT
 from tests.golden_cases import tiny_pipeline

@@ -276,7 +276,7 @@ LISTED = {
     },
     "magicanimate.loading": {"safetensors.safe_open"},
     "magicanimate.lora": {"safetensors.safe_open"},  # metadata alone
-    "magicanimate.memory.profiles": {"safetensors.safe_open"},
+    "magicanimate.memory": {"safetensors.safe_open"},
     "densepose_tools.weights": {"safetensors.safe_open"},
     # writers of a kind of file each, to a temporary name that takes the target's place in the end
     "magicanimate.media.writer": {"av.open", "save"},

@@ -296,7 +296,7 @@ def test_memory_is_told_only_where_it_is_short(values, tmp_path, tiny_model, mon
 
     animator.load()
     assert "Memory" not in text()
-    monkeypatch.setattr("magicanimate.memory.placement.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("magicanimate.memory.available_bytes", lambda device: 1000)
     assert "Memory may be short" in text() and "Choose a smaller size" in text()
 
 

@@ -13,19 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
+from magicanimate import memory
 from magicanimate.animator import Animator
 from magicanimate.config import AnimationRequest
 from magicanimate.device import available_bytes, is_out_of_memory
 from magicanimate.errors import InputError
 from magicanimate.media.writer import VideoWriter
-from magicanimate.memory import placement
-from magicanimate.memory.placement import EIGHT_BIT, OutOfMemoryFallback, bytes_on, place
-from magicanimate.memory.profiles import (
+from magicanimate.memory import (
     Footprint,
     MemoryProfile,
+    OutOfMemoryFallback,
     Work,
+    bytes_on,
     choose_profile,
     needed_bytes,
+    place,
     profile_named,
     profiles_for,
 )
@@ -227,7 +229,7 @@ def test_eight_bits_take_a_quarter_and_change_little(pipe):
     place(pipe, TIGHT, device="cpu", before=TIGHT)  # nothing is done twice
     frames = animate(pipe)
     assert bytes_on(pipe, "cpu") - vae < 0.35 * (before - vae)  # norms stay as they are
-    assert pipe.unet.conv_in.weight.dtype == EIGHT_BIT
+    assert pipe.unet.conv_in.weight.dtype == torch.float8_e4m3fn
     assert pipe.unet.dtype == torch.float32
     assert 0 < np.abs(frames - expected).mean() < 6
 
@@ -310,10 +312,10 @@ def test_animator_with_a_profile_of_other_devices(tiny_model):
 
 def test_networks_are_read_again_when_there_is_more_memory(tiny_model, request_, monkeypatch):
     free = {"bytes": 0}
-    monkeypatch.setattr(placement, "available_bytes", lambda device: free["bytes"])
+    monkeypatch.setattr(memory, "available_bytes", lambda device: free["bytes"])
     animator = Animator(tiny_model, device="cpu")
     assert animator.animate(request_).settings["memory"] == "tight"
-    assert animator.pipe.unet.conv_in.weight.dtype == EIGHT_BIT
+    assert animator.pipe.unet.conv_in.weight.dtype == torch.float8_e4m3fn
     free["bytes"] = 10**10
     again = animator.animate(replace(request_, output=request_.output.with_name("again")))
     assert again.settings["memory"] == "standard"

@@ -25,12 +25,12 @@ from benchmarks.flops import build_pipeline
 from benchmarks.pretended_gpu import MASKED, PretendedGPU, footprint
 from densepose_tools.rcnn.network import DensePoseRCNN
 from magicanimate.acceleration.options import Approximations, OptimizationConfig
-from magicanimate.memory.placement import OutOfMemoryFallback
-from magicanimate.memory.profiles import (
+from magicanimate.memory import (
     CUDA,
     DECODED_AT_ONCE,
     OVERHEAD,
     TILE,
+    OutOfMemoryFallback,
     Work,
     needed_bytes,
     profile_named,

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from magicanimate.device import to_device
-from magicanimate.memory.profiles import DEEP_CACHE_BYTES
+from magicanimate.memory import DEEP_CACHE_BYTES
 from magicanimate.models.hybrid_attention import HybridSelfAttention, set_visible
 from magicanimate.models.unet import VideoUNet
 from magicanimate.sampling import Networks, Residuals

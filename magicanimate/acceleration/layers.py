@@ -24,7 +24,7 @@ from magicanimate.acceleration.deep_cache import cache_deep_features
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, ProcessGroup
 from magicanimate.acceleration.window_parallel import batch_windows, share_windows
 from magicanimate.config import raise_if_stopped
-from magicanimate.memory.profiles import CONTROL_CACHE_BYTES
+from magicanimate.memory import CONTROL_CACHE_BYTES
 from magicanimate.models.hybrid_attention import HybridSelfAttention
 from magicanimate.models.unet import VideoUNet
 from magicanimate.sampling import Bank, Networks, Residuals, Window

@@ -25,8 +25,8 @@ from magicanimate.config import OLD_NAMES, AnimationRequest, AnimationResult, Me
 from magicanimate.device import DEVICES, DTYPES, import_diffusers
 from magicanimate.errors import InputError
 from magicanimate.files import listed, timestamp
-from magicanimate.memory.profiles import AUTO
-from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
+from magicanimate.memory import AUTO
+from magicanimate.memory import NAMES as PROFILE_NAMES
 from magicanimate.progress import ProgressBar, exit_status, say, stop_on_interrupt
 from magicanimate.request_checks import check_inputs, check_outputs, check_request
 

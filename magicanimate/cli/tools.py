@@ -79,7 +79,7 @@ def _profile(model: ModelInfo, device: Device) -> dict[str, str] | None:
     """The memory profile a checkpoint would start with at its own size, and why; ``None`` if damaged."""
     from magicanimate.checkpoints.disk import model_index
     from magicanimate.device import available_bytes
-    from magicanimate.memory.profiles import AUTO, Footprint, Work, choose_profile
+    from magicanimate.memory import AUTO, Footprint, Work, choose_profile
 
     # A damaged checkpoint must not keep `info` from reporting the rest.
     index = None if model.path is None else model_index(model.path)

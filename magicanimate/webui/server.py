@@ -22,8 +22,8 @@ from magicanimate.acceleration.options import COMPILE
 from magicanimate.config import MediaLimits, ShouldStop
 from magicanimate.device import DEVICES, DTYPES, import_diffusers, without_collection
 from magicanimate.errors import InputError
-from magicanimate.memory.profiles import AUTO
-from magicanimate.memory.profiles import NAMES as PROFILE_NAMES
+from magicanimate.memory import AUTO
+from magicanimate.memory import NAMES as PROFILE_NAMES
 from magicanimate.progress import exit_status, stop_on_interrupt
 from magicanimate.webui import texts
 from magicanimate.webui.scratch import FOLDER_VARIABLE, Scratch

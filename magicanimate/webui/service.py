@@ -25,7 +25,7 @@ from magicanimate.checkpoints.locate import describe_models
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
-from magicanimate.memory.profiles import AUTO
+from magicanimate.memory import AUTO
 from magicanimate.request_checks import background_file, check_request
 from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
 from magicanimate.webui.animate.form_values import FILES, PHOTOS

@@ -106,7 +106,7 @@ class Checkpoint:
         from magicanimate.checkpoints.disk import folder_digest
         from magicanimate.device import pick_device
         from magicanimate.loading import read_pipeline
-        from magicanimate.memory.profiles import profiles_for
+        from magicanimate.memory import profiles_for
 
         picked = pick_device(device, None)
         self._pipe = read_pipeline(folder, profiles_for(picked.name)[0], dtype=picked.dtype).to(picked.name)
