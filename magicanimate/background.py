@@ -1,8 +1,8 @@
 """Put the animated people before another background: the driving video's own, a picture, a video, a colour.
 
 The people of the photo are cut out and put before a still plate of the new background, and that picture is
-what the networks see as the photo. The people of the generated frames are cut out again by a matte
-(`magicanimate.matte`) and put before the background of each moment: the driving video without its dancers,
+what the networks see as the photo. The people of the generated frames are cut out again (`cut_out` of
+`magicanimate.mask`) and put before the background of each moment: the driving video without its dancers,
 another video, or the plate.
 
 Letters in shape comments: ``H W`` pixels, ``N`` samples of a clip.
@@ -24,8 +24,19 @@ from magicanimate.cast import cast_of, find_dancers, moved, place_of
 from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest, Fit, raise_if_stopped
 from magicanimate.errors import InputError
 from magicanimate.files import whole_file
-from magicanimate.mask import PERSON, Masks, band_of, grown, shown, write_masks
-from magicanimate.matte import SMALLEST_DIFFERENCE, cut_out, lit_as, photo_matte, with_own_edges
+from magicanimate.mask import (
+    PERSON,
+    SMALLEST_DIFFERENCE,
+    Masks,
+    band_of,
+    cut_out,
+    grown,
+    lit_as,
+    photo_matte,
+    shown,
+    with_own_edges,
+    write_masks,
+)
 from magicanimate.palette import nearest_labels
 from magicanimate.request_checks import background_kind, inputs_of
 

@@ -28,13 +28,14 @@ from magicanimate.mask import (
     PERSON,
     Masks,
     Stroke,
+    cut_out,
     grown,
+    guided_filter,
     mask_of,
     painted,
     read_masks,
     write_masks,
 )
-from magicanimate.matte import cut_out, guided_filter
 from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import has_sound
 from magicanimate.palette import PALETTE, nearest_labels
