@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicanimate import __version__
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, ProcessGroup, completed
+from magicanimate.checkpoints.disk import folder_digest, local_model, read_model_index
 from magicanimate.config import (
     PHOTO_BACKGROUND,
     AnimationRequest,
@@ -179,16 +180,17 @@ class Animator:
     def folder(self) -> Path:
         """The pipeline folder; "full" is downloaded and converted first if it is not here yet."""
         if self._folder is None:
-            from magicanimate.checkpoints.locate import resolve_model
+            if str(self.model) == "full":
+                from magicanimate.checkpoints.locate import fetch_full
 
-            self._folder = resolve_model(self.model, offline=self.offline, on_progress=self._on_load)
+                self._folder = fetch_full(offline=self.offline, on_progress=self._on_load)
+            else:
+                self._folder = local_model(self.model)
         return self._folder
 
     @property
     def defaults(self) -> ModelDefaults:
         """The checkpoint's own size, steps and guidance, without loading it."""
-        from magicanimate.checkpoints.disk import read_model_index
-
         index = read_model_index(self.folder)
         takes_both = any(index.get("controlnet_keypoints") or ())
         return ModelDefaults(
@@ -291,8 +293,6 @@ class Animator:
 
     def checkpoint(self) -> dict[str, str]:
         """Which checkpoint makes the results, JSON-ready: its folder, and a digest of its files."""
-        from magicanimate.checkpoints.disk import folder_digest
-
         if self._digest is None:
             self._digest = folder_digest(self.folder)
         return {"checkpoint": str(self.folder), "checkpoint_digest": self._digest}

@@ -14,7 +14,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, hf_hub_download
 
-from magicanimate.checkpoints import locate
+from magicanimate.checkpoints import disk, locate
 from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.download import download
 from magicanimate.checkpoints.locate import MAGICANIMATE, STABLE_DIFFUSION, VAE
@@ -367,16 +367,16 @@ def test_resolve_by_name_and_folder(hub_server, published, converted, tmp_path, 
         locate.resolve_model(converted / "model_index.json")
     with pytest.raises(InputError, match="switched off"):
         locate.resolve_model("full", offline=True)
-    monkeypatch.setattr(locate, "mini_folder", lambda: tmp_path / "absent")
+    monkeypatch.setattr(disk, "mini_folder", lambda: tmp_path / "absent")
     with pytest.raises(InputError, match="mini checkpoint is missing"):
         locate.resolve_model("mini")
 
 
 def test_models_describe_themselves(hub_server, converted, tmp_path):
-    (absent,) = [model for model in locate.describe_models() if model.name == "full"]
+    (absent,) = [model for model in disk.describe_models() if model.name == "full"]
     assert (absent.path, absent.available, absent.bytes) == (None, False, 0)
     shutil.copytree(converted, tmp_path / "home" / "full")
-    (here,) = [model for model in locate.describe_models() if model.name == "full"]
+    (here,) = [model for model in disk.describe_models() if model.name == "full"]
     assert (here.path, here.available, here.kind) == (tmp_path / "home" / "full", True, "full")
     assert here.bytes == sum(path.stat().st_size for path in converted.rglob("*") if path.is_file())
     assert locate.resolve_model("full", offline=True) == here.path

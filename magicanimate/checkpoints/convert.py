@@ -26,7 +26,6 @@ from magicanimate.checkpoints.architectures import (
     video_unet_config,
 )
 from magicanimate.checkpoints.disk import (
-    MODEL_INDEX,
     PIPELINE_CLASS,
     check_replaceable,
     full_folder,
@@ -34,7 +33,13 @@ from magicanimate.checkpoints.disk import (
     require_free,
     staged_folder,
 )
-from magicanimate.checkpoints.layout import ComponentFiles, PublishedFiles, find_published, is_motion_key
+from magicanimate.checkpoints.layout import (
+    MODEL_INDEX,
+    ComponentFiles,
+    PublishedFiles,
+    find_published,
+    is_motion_key,
+)
 from magicanimate.checkpoints.weight_files import (
     DTYPES,
     UNET_PREFIX,

@@ -1,5 +1,5 @@
-"""Folders of checkpoints: where the program keeps them, their ``model_index.json`` and digest, room on the
-disk, and how a folder is replaced completely or not at all.
+"""Folders of checkpoints: where they are, their ``model_index.json`` and digest, room on the disk, and how a
+folder is replaced completely or not at all.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from magicanimate import ASSETS
+from magicanimate.checkpoints.layout import CONFIG, MODEL_INDEX, looks_published
 from magicanimate.config import DRIVINGS, FUSIONS
 from magicanimate.errors import InputError
 from magicanimate.files import (
@@ -25,8 +28,8 @@ from magicanimate.files import (
     sweep,
 )
 
+NAMES = ("mini", "full")
 PIPELINE_CLASS = "MagicAnimatePipeline"
-MODEL_INDEX = "model_index.json"
 
 # Files of a pipeline, or of a single network, besides the folders of networks.
 _OTHER_FILES = ("README.md", "config.json", "diffusion_pytorch_model.safetensors")
@@ -265,3 +268,91 @@ def folder_digest(folder: Path) -> str:
                 file.seek(number * (size - _PIECE) // (_PIECES - 1))
                 digest.update(file.read(_PIECE))
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model that has a name.
+
+    Attributes:
+        name: what the option --model takes.
+        path: its folder, ``None`` when it is not on this machine.
+        kind: "mini" or "full", as its ``model_index.json`` says.
+        bytes: disk it takes, 0 when it is not here.
+        available: whether it can be used without a network.
+    """
+
+    name: str
+    path: Path | None
+    kind: str
+    bytes: int
+    available: bool
+
+
+def mini_folder() -> Path:
+    """The checkpoint that comes with this program."""
+    return ASSETS / "mini"
+
+
+def local_model(name: str | Path) -> Path:
+    """The pipeline folder of a model that is here: "mini", or a folder with a ``model_index.json``.
+
+    Raises:
+        InputError: there is no such model; the sentence says what to do.
+    """
+    if str(name) == "mini":
+        if model_index(mini_folder()) is None:
+            raise InputError(
+                f"the mini checkpoint is missing in {mini_folder()}; check out the whole repository again."
+            )
+        return mini_folder()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # the home of nobody
+        raise InputError(f"{name} is no folder here; give its whole path.") from error
+    if model_index(folder) is not None:
+        return folder
+    raise InputError(_why_not(folder))
+
+
+def _why_not(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder} is neither a folder nor one of the models {', '.join(NAMES)}."
+    if not folder.is_dir():
+        return f"{folder} is a file; give the folder of a converted checkpoint, or one of {', '.join(NAMES)}."
+    if os.path.lexists(folder / MODEL_INDEX):
+        return str(_index_trouble(folder))
+    if all(
+        (folder / component / CONFIG).is_file()
+        for component in ("unet", "vae", "appearance_encoder", "controlnet")
+    ):
+        return f"{folder} has the networks of a checkpoint but no {MODEL_INDEX}; convert or copy it again."
+    if looks_published(folder):
+        return (
+            f"{folder} holds the published files, which must be converted once:"
+            f" `python -m magicanimate convert {folder} NEW_FOLDER`."
+        )
+    return (
+        f"{folder} has no model_index.json of a MagicAnimate pipeline; give a converted checkpoint's folder."
+    )
+
+
+def _index_trouble(folder: Path) -> InputError:
+    try:
+        read_model_index(folder)
+    except InputError as error:
+        return error
+    return InputError(f"{folder} changed while it was looked at; try again.")
+
+
+def describe_models() -> list[ModelInfo]:
+    """The models with names, whether they are here or not."""
+    return [_describe(name, folder) for name, folder in (("mini", mini_folder()), ("full", full_folder()))]
+
+
+def _describe(name: str, folder: Path) -> ModelInfo:
+    index = model_index(folder)
+    if index is None:
+        return ModelInfo(name, None, name, 0, False)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return ModelInfo(name, folder, str(index.get("kind", name)), size, True)

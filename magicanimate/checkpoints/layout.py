@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magicanimate.checkpoints.disk import MODEL_INDEX
 from magicanimate.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -25,6 +24,7 @@ PICKLES = (".ckpt", ".bin", ".pth", ".pt")
 INDEX = ".index.json"
 INDICES = (INDEX, ".index.fp16.json")
 CONFIG = "config.json"
+MODEL_INDEX = "model_index.json"
 TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",

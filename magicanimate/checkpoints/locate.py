@@ -1,12 +1,8 @@
-"""Find a model by name ("mini", "full") or by its folder.
-
-The full one is fetched from the Hugging Face Hub and converted, once.
-"""
+"""The full model: fetched from the Hugging Face Hub and converted, once."""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import time
@@ -16,16 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicanimate import ASSETS
 from magicanimate.checkpoints.disk import (
     HOME_VARIABLE,
-    MODEL_INDEX,
     downloads_folder,
     full_folder,
     home,
     human_bytes,
+    local_model,
     model_index,
-    read_model_index,
     require_free,
 )
 from magicanimate.checkpoints.download import RETRY_DELAYS, RemoteFile, download, partial_bytes, persist
@@ -37,7 +31,6 @@ from magicanimate.checkpoints.layout import (
     ComponentFiles,
     PublishedFiles,
     choose_weights,
-    looks_published,
 )
 from magicanimate.config import OnProgress, Progress, ShouldStop
 from magicanimate.errors import InputError
@@ -46,108 +39,16 @@ from magicanimate.files import read_json, write_json
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-NAMES = ("mini", "full")
 
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A model that has a name.
-
-    Attributes:
-        name: what `resolve_model` takes.
-        path: its folder, ``None`` when it is not on this machine.
-        kind: "mini" or "full", as its ``model_index.json`` says.
-        bytes: disk it takes, 0 when it is not here.
-        available: whether it can be used without a network.
-    """
-
-    name: str
-    path: Path | None
-    kind: str
-    bytes: int
-    available: bool
-
-
-def mini_folder() -> Path:
-    """The checkpoint that comes with this program."""
-    return ASSETS / "mini"
-
-
-def resolve_model(
-    name: str | Path,
-    *,
-    offline: bool = False,
-    on_progress: OnProgress | None = None,
-) -> Path:
-    """The pipeline folder of a model.
-
-    Args:
-        name: "mini", "full" (fetched and converted when it is not here yet), or a folder with a
-            ``model_index.json``.
-        offline: do not ask the network.
-        on_progress: called while the full model is fetched and converted.
+def resolve_model(name: str | Path, *, offline: bool = False, on_progress: OnProgress | None = None) -> Path:
+    """As `local_model`; "full" is fetched and converted if it is not here yet, see `fetch_full`.
 
     Raises:
         InputError: there is no such model; the sentence says what to do.
     """
     if str(name) == "full":
         return fetch_full(offline=offline, on_progress=on_progress)
-    if str(name) == "mini":
-        if model_index(mini_folder()) is None:
-            raise InputError(
-                f"the mini checkpoint is missing in {mini_folder()}; check out the whole repository again."
-            )
-        return mini_folder()
-    try:
-        folder = Path(name).expanduser()
-    except RuntimeError as error:  # the home of nobody
-        raise InputError(f"{name} is no folder here; give its whole path.") from error
-    if model_index(folder) is not None:
-        return folder
-    raise InputError(_why_not(folder))
-
-
-def _why_not(folder: Path) -> str:
-    if not folder.exists():
-        return f"{folder} is neither a folder nor one of the models {', '.join(NAMES)}."
-    if not folder.is_dir():
-        return f"{folder} is a file; give the folder of a converted checkpoint, or one of {', '.join(NAMES)}."
-    if os.path.lexists(folder / MODEL_INDEX):
-        return str(_index_trouble(folder))
-    if all(
-        (folder / component / CONFIG).is_file()
-        for component in ("unet", "vae", "appearance_encoder", "controlnet")
-    ):
-        return f"{folder} has the networks of a checkpoint but no {MODEL_INDEX}; convert or copy it again."
-    if looks_published(folder):
-        return (
-            f"{folder} holds the published files, which must be converted once:"
-            f" `python -m magicanimate convert {folder} NEW_FOLDER`."
-        )
-    return (
-        f"{folder} has no model_index.json of a MagicAnimate pipeline; give a converted checkpoint's folder."
-    )
-
-
-def _index_trouble(folder: Path) -> InputError:
-    try:
-        read_model_index(folder)
-    except InputError as error:
-        return error
-    return InputError(f"{folder} changed while it was looked at; try again.")
-
-
-def describe_models() -> list[ModelInfo]:
-    """The models with names, whether they are here or not."""
-    return [_describe(name, folder) for name, folder in (("mini", mini_folder()), ("full", full_folder()))]
-
-
-def _describe(name: str, folder: Path) -> ModelInfo:
-    index = model_index(folder)
-    if index is None:
-        return ModelInfo(name, None, name, 0, False)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return ModelInfo(name, folder, str(index.get("kind", name)), size, True)
+    return local_model(name)
 
 
 MAGICANIMATE = "zcxu-eric/MagicAnimate"

@@ -14,7 +14,7 @@ from magicanimate.errors import InputError
 from magicanimate.progress import ProgressBar, stop_on_interrupt
 
 if TYPE_CHECKING:
-    from magicanimate.checkpoints.locate import ModelInfo
+    from magicanimate.checkpoints.disk import ModelInfo
     from magicanimate.device import Device
     from magicanimate.provenance import Credentials, Inspection
 
@@ -46,8 +46,7 @@ def gather(device: str | None = None) -> dict[str, Any]:
     """
     import psutil
 
-    from magicanimate.checkpoints.disk import free_bytes, home
-    from magicanimate.checkpoints.locate import describe_models
+    from magicanimate.checkpoints.disk import describe_models, free_bytes, home
     from magicanimate.device import describe_devices, pick_device
 
     picked = pick_device(device)

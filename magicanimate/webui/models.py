@@ -13,8 +13,15 @@ from typing import Literal
 import gradio as gr
 
 from magicanimate import lora
-from magicanimate.checkpoints.disk import downloads_folder, free_bytes, home, human_bytes
-from magicanimate.checkpoints.locate import ModelInfo, describe_models, fetch_full
+from magicanimate.checkpoints.disk import (
+    ModelInfo,
+    describe_models,
+    downloads_folder,
+    free_bytes,
+    home,
+    human_bytes,
+)
+from magicanimate.checkpoints.locate import fetch_full
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders

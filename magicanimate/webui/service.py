@@ -20,8 +20,7 @@ from densepose_tools.engine_choice import EngineChoice, Forecast
 from densepose_tools.motion_steps import sweep, take_steps
 from densepose_tools.one_click import MadeMotion, MotionConfig, make_motion
 from magicanimate.animator import Animator, ModelDefaults
-from magicanimate.checkpoints.disk import human_bytes
-from magicanimate.checkpoints.locate import describe_models
+from magicanimate.checkpoints.disk import describe_models, human_bytes
 from magicanimate.config import AnimationRequest, AnimationResult, OnProgress, Progress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders

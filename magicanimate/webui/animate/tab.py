@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from magicanimate.checkpoints.locate import describe_models
+from magicanimate.checkpoints.disk import describe_models
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form

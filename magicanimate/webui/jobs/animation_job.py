@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from magicanimate.animator import Animator
-from magicanimate.checkpoints.locate import describe_models
+from magicanimate.checkpoints.disk import describe_models
 from magicanimate.config import (
     TRANSPARENT,
     AnimationRequest,

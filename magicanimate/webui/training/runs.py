@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from magicanimate.checkpoints.disk import MODEL_INDEX, model_index
+from magicanimate.checkpoints.disk import model_index
+from magicanimate.checkpoints.layout import MODEL_INDEX
 from magicanimate.errors import InputError
 from magicanimate.files import parse_json, read_json_object, write_json
 from magicanimate.webui.training.config import (
