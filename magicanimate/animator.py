@@ -574,7 +574,7 @@ class Animator:
             if networks.group.rank:
                 return None
             if request.stream:
-                from magicanimate.result_writer import previewed
+                from magicanimate.results import previewed
 
                 kept.callback(output.frames.close)
                 frames = previewed(request, output.frames, meter, lambda: windows_done, media.fps)
@@ -644,7 +644,7 @@ class Animator:
         meter: ProgressMeter,
         fallback: OutOfMemoryFallback,
     ) -> AnimationResult:
-        from magicanimate.result_writer import write_result
+        from magicanimate.results import write_result
 
         settings = {
             "program": f"MagicAnimate {__version__}",

@@ -10,7 +10,7 @@ import numpy as np
 from magicanimate.config import AnimationRequest
 from magicanimate.media.writer import VideoWriter
 from magicanimate.request_checks import side_by_side_path, write_settings
-from magicanimate.result_writer import side_by_side
+from magicanimate.results import side_by_side
 from magicanimate.webui.gallery.results import StoredResult, result_of
 
 

@@ -17,8 +17,8 @@ from magicanimate.checkpoints.disk import folder_digest
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.writer import VideoWriter, read_metadata
-from magicanimate.provenance import inspect
 from magicanimate.request_checks import side_by_side_path
+from magicanimate.results import inspect
 from tests.dancer_files import control_frames
 
 

@@ -26,7 +26,7 @@ from gradio_client.exceptions import AppError
 from magicanimate.config import MediaLimits
 from magicanimate.errors import Cancelled
 from magicanimate.media.writer import read_metadata
-from magicanimate.provenance import inspect
+from magicanimate.results import inspect
 from magicanimate.webui import server
 from magicanimate.webui.gallery.result_panel import file_url
 from magicanimate.webui.jobs.animation_job import ANIMATE

@@ -39,8 +39,8 @@ from magicanimate.mask import (
 from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import has_sound
 from magicanimate.palette import PALETTE, nearest_labels
-from magicanimate.provenance import inspect
 from magicanimate.request_checks import background_kind, check_request, side_by_side_path
+from magicanimate.results import inspect
 from tests.media_files import part_labels, part_maps, require_densepose, write_clip, write_output
 from tests.small_segmenter import write_dance
 from tests.test_media_writer import with_alpha

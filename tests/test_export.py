@@ -198,7 +198,7 @@ def test_kinds_are_those_of_the_page():
 @pytest.mark.parametrize("wanted", [True, False])
 def test_exports_have_credentials_as_the_result_was_to_have(tmp_path, wanted):
     pytest.importorskip("c2pa", reason="needs c2pa-python, which has no wheel for this machine")
-    from magicanimate.provenance import inspect
+    from magicanimate.results import inspect
 
     made = export(write_result(tmp_path / "me.mp4", credentials=wanted), "gif")
     found = inspect(made)

@@ -281,8 +281,7 @@ LISTED = {
     # writers of a kind of file each, to a temporary name that takes the target's place in the end
     "magicanimate.media.writer": {"av.open", "save"},
     "magicanimate.checkpoints.convert": {"save_pretrained"},
-    "magicanimate.provenance": {"open for writing"},
-    "magicanimate.result_writer": {"write_bytes"},
+    "magicanimate.results": {"write_bytes", "open for writing"},
     "magicanimate.background": {"save"},  # the preview of a mask
     "magicanimate.media.outputs": {"write_bytes"},
     "magicanimate.webui.gallery.results": {"zipfile.ZipFile"},

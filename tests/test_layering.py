@@ -43,7 +43,7 @@ FORBIDDEN = {
     "magicanimate.models": (*TOP, *ANIMATOR, *PIPELINE, "magicanimate.media", *AROUND_THE_CORE),
     "magicanimate.memory": (*TOP, *ANIMATOR, *NETWORKS, "magicanimate.media", "magicanimate.checkpoints"),
     "magicanimate.media": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "magicanimate.checkpoints", "torch"),
-    "magicanimate.provenance": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "torch"),
+    "magicanimate.results": (*TOP, *ANIMATOR, *PIPELINE, *MODELS, "torch"),
     "magicanimate.checkpoints": (*TOP, *ANIMATOR, "magicanimate.media"),
     "magicanimate.cli": ("app", "magicanimate.webui", "gradio", *PIPELINE, *MODELS, "magicanimate.media"),
     "magicanimate.webui": ("app", "magicanimate.cli", "torch", *NETWORKS, *MODELS),

@@ -20,7 +20,7 @@ from magicanimate.media.motion import open_motion
 from magicanimate.media.outputs import PATHS, PROGRAM, check_output
 from magicanimate.media.writer import VideoWriter, read_metadata
 from magicanimate.request_checks import write_settings
-from magicanimate.result_writer import side_by_side
+from magicanimate.results import side_by_side
 from tests.media_files import number_of, numbered, part_maps, write_output
 
 KINDS = ["out.mp4", "out.webm", "out.mov", "out.gif", "out"]

@@ -14,7 +14,7 @@ import pytest
 from magicanimate.cli.main import main
 from magicanimate.errors import InputError
 from magicanimate.media.writer import VideoWriter
-from magicanimate.provenance import (
+from magicanimate.results import (
     CERTIFICATE_VARIABLE,
     SELF_MADE,
     Claim,

@@ -16,7 +16,7 @@ from magicanimate.progress import ProgressBar, stop_on_interrupt
 if TYPE_CHECKING:
     from magicanimate.checkpoints.disk import ModelInfo
     from magicanimate.device import Device
-    from magicanimate.provenance import Credentials, Inspection
+    from magicanimate.results import Credentials, Inspection
 
 PACKAGES = (
     "torch",
@@ -139,12 +139,12 @@ def show_info(args: argparse.Namespace) -> None:
 
 
 def show_inspection(args: argparse.Namespace) -> None:
-    """Print what `magicanimate.provenance.inspect` finds, for people or as JSON.
+    """Print what `magicanimate.results.inspect` finds, for people or as JSON.
 
     Raises:
         InputError: there is no such file, or it cannot be read.
     """
-    from magicanimate.provenance import inspect
+    from magicanimate.results import inspect
 
     found = inspect(args.file)
     print(json.dumps(found.as_json(), indent=2) if args.json else "\n".join(_inspection_lines(found)))

@@ -17,7 +17,6 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
-from PIL import Image
 from torch.nn import functional
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC
@@ -120,12 +119,6 @@ class LatentPreview:
         rgb = functional.pixel_shuffle(rgb, FINENESS)
         rgb = functional.avg_pool2d(rgb, max(1, -(-max(rgb.shape[2:]) // MOST_PIXELS)))
         return ((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
-
-
-def shrunk(frame: np.ndarray) -> np.ndarray:
-    """A finished frame, uint8 ``H W 3``, with sides of at most 128 pixels or an even share of its own."""
-    share = max(1, -(-max(frame.shape[:2]) // MOST_PIXELS))
-    return np.asarray(Image.fromarray(frame).reduce(share))
 
 
 def _padded(latents: torch.Tensor) -> torch.Tensor:

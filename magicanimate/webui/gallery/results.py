@@ -273,7 +273,7 @@ def _rewrite(
 
 def _seal(result: StoredResult, target: Path) -> Callable[[Path], None] | None:
     """Content credentials for an export, if the result has them and this kind of file can."""
-    from magicanimate.provenance import SIGNED_KINDS, Claim, Seal
+    from magicanimate.results import SIGNED_KINDS, Claim, Seal
 
     kind = target.suffix or ".png"
     if kind not in SIGNED_KINDS or not result.settings.get("credentials"):
