@@ -34,7 +34,7 @@ from magicanimate.acceleration.layers import (
     share_residuals,
 )
 from magicanimate.acceleration.options import speed_preset
-from magicanimate.checkpoints.architectures import SCHEDULER
+from magicanimate.checkpoints.layout import SCHEDULER
 from magicanimate.config import PRESETS
 from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.hybrid_attention import hybrid_attention

@@ -393,7 +393,7 @@ class Bench:
     def _train(self, stage: str) -> dict[str, Any]:
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-        from magicanimate.checkpoints.architectures import SCHEDULER
+        from magicanimate.checkpoints.layout import SCHEDULER
         from training.latents import Latents
         from training.loop import make_optimizer
         from training.presets import preset

@@ -41,8 +41,15 @@ def write_source(folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from magicanimate.checkpoints.architectures import NETWORKS, empty_network, sd15_config, video_unet_config
-    from magicanimate.checkpoints.layout import is_motion_key, is_positional, published_folder, published_key
+    from magicanimate.checkpoints.convert import NETWORKS, empty_network
+    from magicanimate.checkpoints.layout import (
+        is_motion_key,
+        is_positional,
+        published_folder,
+        published_key,
+        sd15_config,
+        video_unet_config,
+    )
 
     def zeros(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
         return {key: torch.zeros(shape, dtype=torch.float16) for key, shape in shapes.items()}

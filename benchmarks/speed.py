@@ -25,7 +25,7 @@ import torch
 from benchmarks.flops import TEXT_TOKENS, build_networks
 from benchmarks.published import PLAN, SPEED, padded, published_order
 from magicanimate.acceleration.options import OptimizationConfig
-from magicanimate.checkpoints.architectures import SCHEDULER
+from magicanimate.checkpoints.layout import SCHEDULER
 from magicanimate.device import DTYPES
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.pipeline import MagicAnimatePipeline

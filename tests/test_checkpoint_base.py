@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from magicanimate.checkpoints import architectures
+from magicanimate.checkpoints import layout as layout_module
 from magicanimate.checkpoints.convert import convert_checkpoint
 from magicanimate.checkpoints.layout import is_motion_key
 from magicanimate.cli.main import build_parser
@@ -30,7 +30,7 @@ TEXT = "cond_stage_model.transformer."
 def small_sizes(monkeypatch):
     """A single file has no configuration; Stable Diffusion 1.5's is taken, here at tiny size."""
     for name, config in {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}.items():
-        monkeypatch.setitem(architectures._SD15, name, config)
+        monkeypatch.setitem(layout_module._SD15, name, config)
 
 
 @pytest.fixture

@@ -18,10 +18,17 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from magicanimate.animator import Animator
-from magicanimate.checkpoints import architectures, weight_files
-from magicanimate.checkpoints.architectures import SCHEDULER, empty_network, sd15_config, video_unet_config
-from magicanimate.checkpoints.convert import convert_checkpoint
-from magicanimate.checkpoints.layout import choose_weights, find_published, is_motion_key
+from magicanimate.checkpoints import layout as layout_module
+from magicanimate.checkpoints import weight_files
+from magicanimate.checkpoints.convert import convert_checkpoint, empty_network
+from magicanimate.checkpoints.layout import (
+    SCHEDULER,
+    choose_weights,
+    find_published,
+    is_motion_key,
+    sd15_config,
+    video_unet_config,
+)
 from magicanimate.checkpoints.weight_files import open_weights
 from magicanimate.config import AnimationRequest, Progress
 from magicanimate.device import dtype_argument
@@ -274,7 +281,7 @@ def test_the_vae_of_stable_diffusion_serves_where_the_other_is_absent(layout, ca
 def test_single_files_convert_to_the_same_bytes(published, converted, tmp_path, monkeypatch):
     tiny = {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}
     for name, config in tiny.items():
-        monkeypatch.setitem(architectures._SD15, name, config)
+        monkeypatch.setitem(layout_module._SD15, name, config)
     source = tmp_path / "ComfyUI"
     shutil.copytree(published / "MagicAnimate", source / "MagicAnimate", copy_function=os.link)
     shutil.copytree(
@@ -306,7 +313,7 @@ def test_a_single_file_without_a_tokenizer_still_has_the_empty_prompt(
     published, converted, tmp_path, monkeypatch, caplog, capsys
 ):
     for name, config in {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}.items():
-        monkeypatch.setitem(architectures._SD15, name, config)
+        monkeypatch.setitem(layout_module._SD15, name, config)
     source, models = tmp_path / "published", tmp_path / "my models"
     shutil.copytree(published / "MagicAnimate", source / "MagicAnimate", copy_function=os.link)
     models.mkdir()

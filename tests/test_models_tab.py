@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from magicanimate.checkpoints import architectures
+from magicanimate.checkpoints import layout as layout_module
 from magicanimate.checkpoints.disk import downloads_folder
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
@@ -105,7 +105,7 @@ def test_the_full_model_is_fetched_in_the_page_and_used(
     assert service.model_name == str(tiny_model) and "In use" in back[tab.list]
     # A base model is combined with the full one, which is here now; a single file says no sizes.
     for name, config in {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}.items():
-        monkeypatch.setitem(architectures._SD15, name, config)
+        monkeypatch.setitem(layout_module._SD15, name, config)
     base = write_single_file(tmp_path / "mine.safetensors")
     assert "base model" in tab._announce(str(base)) and tab._announce(str(tiny_model)) == ""
     used = tab._use_folder(str(base))

@@ -10,10 +10,15 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 
-from magicanimate.checkpoints.architectures import SCHEDULER, video_unet_config
 from magicanimate.checkpoints.convert import GUIDANCE_SCALE, STEPS, empty_prompt
 from magicanimate.checkpoints.disk import read_model_index
-from magicanimate.checkpoints.layout import ComponentFiles, convert_keys, is_motion_key
+from magicanimate.checkpoints.layout import (
+    SCHEDULER,
+    ComponentFiles,
+    convert_keys,
+    is_motion_key,
+    video_unet_config,
+)
 from magicanimate.checkpoints.weight_files import open_weights
 from magicanimate.device import dtype_argument
 from magicanimate.errors import InputError, first_line

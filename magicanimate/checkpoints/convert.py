@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler
 from torch import nn
 
-from magicanimate.checkpoints.architectures import (
-    MOTION_LENGTH,
-    NETWORKS,
-    SCHEDULER,
-    empty_network,
-    read_config,
-    video_unet_config,
-)
 from magicanimate.checkpoints.disk import (
     PIPELINE_CLASS,
     check_replaceable,
@@ -35,10 +28,14 @@ from magicanimate.checkpoints.disk import (
 )
 from magicanimate.checkpoints.layout import (
     MODEL_INDEX,
+    MOTION_LENGTH,
+    SCHEDULER,
     ComponentFiles,
     PublishedFiles,
     find_published,
     is_motion_key,
+    read_config,
+    video_unet_config,
 )
 from magicanimate.checkpoints.weight_files import (
     DTYPES,
@@ -56,7 +53,16 @@ from magicanimate.checkpoints.weight_files import (
 from magicanimate.config import OnProgress, Progress, ShouldStop, raise_if_stopped
 from magicanimate.errors import InputError, first_line
 from magicanimate.files import LARGEST_JSON, Unreadable, parse_json, read_json_object, read_text, write_json
+from magicanimate.models.appearance_encoder import AppearanceEncoder
 from magicanimate.models.prompt import EmptyPrompt
+from magicanimate.models.unet import VideoUNet
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "unet": VideoUNet,
+    "appearance_encoder": AppearanceEncoder,
+    "controlnet": ControlNetModel,
+    "vae": AutoencoderKL,
+}
 
 # The published demo's settings.
 STEPS = 25
@@ -196,6 +202,31 @@ def _plan(components: PublishedFiles, dtype: torch.dtype | None) -> _Plan:
     return _Plan(
         components, networks, sources, text_config, text_sources(components.text_encoder, text_config), dtype
     )
+
+
+def empty_network(component: str, config: Mapping[str, Any], *, origin: Path | None = None) -> nn.Module:
+    """An empty network of a component on torch's meta device: names and shapes that take no memory.
+
+    Args:
+        component: key of `NETWORKS`.
+        config: its arguments; entries the class does not know are left out, as diffusers does.
+        origin: file the configuration came from, for messages.
+
+    Raises:
+        InputError: the configuration does not describe a network that can be built.
+    """
+    cls = NETWORKS[component]
+    # A config.json of a newer diffusers may have entries that this one does not know.
+    known = inspect.signature(cls.__init__).parameters
+    arguments = {name: value for name, value in config.items() if name in known}
+    try:
+        with torch.device("meta"):
+            return cls(**arguments)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+        raise InputError(
+            f"{origin or 'the configuration'} does not describe a usable {component} ({error}); use the"
+            " config.json that came with the weights."
+        ) from error
 
 
 def _motion_length(motion: WeightFile) -> int:
