@@ -48,16 +48,12 @@ Labels = Callable[[np.ndarray], np.ndarray]
 
 # How far the people's brightness and tint follow the new background's: 0 not at all, 1 wholly.
 _RELIGHTING = 0.2
-
 # Grey plates for a transparent result; the one least like the people is used.
 _CANDIDATE_GREYS = (128, 200, 64, 235, 24)
-
 # Distance from the dancers' part map, as a share of the longer side, within which the driving video is not
 # taken for background.
 _CLEARANCE = 0.045
-
-# Number of frames, spread over the driving video, of which the plate is the median.
-_SAMPLES = 60
+_SAMPLES = 60  # number of frames, spread over the driving video, of which the plate is the median
 
 # A pixel must be free of people in so many samples; others are inpainted from around them.
 _LEAST_SEEN = 3
@@ -65,12 +61,9 @@ _LEAST_SEEN = 3
 # Moments of the clip in a preview of the mask.
 _PREVIEWED = 5
 
-# Number of rows of the picture that are sorted at once.
-_ROWS = 64
-
+_ROWS = 64  # number of rows of the picture that are sorted at once
 # Brightness, relative to the plate's, of the shadows near a dancer that stay as they were filmed.
 _DANCERS_SHADOW = (0.75, 1.05)
-
 # Grey levels by which such a shadow may differ from the plate in colour; twice that is another thing.
 _SAME_COLOUR = 8.0
 

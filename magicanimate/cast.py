@@ -23,13 +23,9 @@ COLOURS: tuple[tuple[int, int, int], ...] = (
 Ito 2008, "Color Universal Design")."""
 
 _TORSO = (1, 2)
-
-# Share of the largest person's pixels; smaller pieces of a part map are no dancers.
-_SMALLEST_PERSON = 0.15
-
+_SMALLEST_PERSON = 0.15  # share of the largest person's pixels; smaller pieces of a part map are no dancers
 # Share of the longer side: a piece without a torso that is this close to a person belongs to them.
 _CLOSE = 0.08
-
 # Share of the frames with people that must show so many dancers apart; what passes for another dancer for a
 # moment is not counted.
 _OFTEN = 0.1

@@ -23,7 +23,6 @@ SIDE_MULTIPLE = 8
 PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT = "photo", "clip", "transparent"
 LARGEST_REFERENCE_STRENGTH = 2
 _LONGEST_STRIDE = 1_000_000
-
 FITS: tuple[Fit, ...] = ("auto", "crop", "pad", "stretch")
 FUSIONS: tuple[Fusion, ...] = ("midup", "full")
 DRIVINGS: tuple[Driving, ...] = ("densepose", "keypoints", "both")

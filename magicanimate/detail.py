@@ -54,16 +54,9 @@ _LEAST_PIXELS = 6
 
 # Share of the largest piece of its kind in a frame; smaller ones are specks of the map.
 _LEAST_OF_LARGEST = 0.25
-
-# A part may move by this multiple of its own size from frame to frame and still be the same one.
-_REACH = 1.5
-
-# Share of the clip's frames; a part that is seen in fewer is not refined.
-_SHORTEST = 0.25
-
-# Frames over which the path of a crop is smoothed (standard deviation).
-_CALM = 2.0
-
+_REACH = 1.5  # a part may move by this multiple of its own size from frame to frame and still be the same one
+_SHORTEST = 0.25  # share of the clip's frames; a part that is seen in fewer is not refined
+_CALM = 2.0  # frames over which the path of a crop is smoothed (standard deviation)
 # Share of a part's size by which the replaced area exceeds its labels, for hair and nails; the blend is
 # as wide.
 _AROUND = 0.18

@@ -33,10 +33,7 @@ LARGEST_YAML = 256 * 2**10
 
 # Largest depth of nesting, and number of values once every alias of YAML is expanded.
 _DEEPEST, _MOST_VALUES = 64, 1_000_000
-
-# Longest file name on common file systems, in bytes.
-_LONGEST_NAME = 255
-
+_LONGEST_NAME = 255  # longest file name on common file systems, in bytes
 _HOST = hashlib.sha256(platform.node().encode("utf-8", "surrogateescape")).hexdigest()[:8]
 _PARTIAL = re.compile(
     r"\.(?P<name>.*)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}\.(?P<kind>partial|old)\b"

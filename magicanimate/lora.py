@@ -57,7 +57,6 @@ _FOREIGN = (
     (r"^string_to_param|^emb_params", "a textual inversion"),
 )
 _BY_TEXT_WIDTH = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
-
 # Files for few steps, by what their names or metadata say. Lightning and turbo are also words for styles, so
 # they count together with a number of steps only.
 _FEW_STEPS = re.compile(r"lcm(?![a-z])|(?<![a-z])hyper[-_ ]?sd|(?<![a-z])tcd(?![a-z])", re.IGNORECASE)

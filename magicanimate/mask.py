@@ -41,20 +41,13 @@ _BAND = 0.03
 SMALLEST_DIFFERENCE = 25.0
 """Grey levels from the plate below which nothing counts as a person, whatever the networks' own error."""
 
-# Brightness, relative to the plate's, that a shadow or a reflection may have.
-_SHADOW = (0.6, 1.1)
-
-# Weight of a change of brightness alone in the difference from the plate.
-_SHADOW_COUNTS = 0.25
-
+_SHADOW = (0.6, 1.1)  # brightness, relative to the plate's, that a shadow or a reflection may have
+_SHADOW_COUNTS = 0.25  # weight of a change of brightness alone in the difference from the plate
 # A difference of this many times the networks' own error on the plate is certainly a person.
 _SURE_FACTOR = 4.0
-
 # The guided filter's epsilon, for colours of 0 to 1: edges weaker than its root are smoothed over.
 _SMOOTHNESS = 1e-3
-
-# Largest correction of a frame's colours, grey levels.
-_MOST_CORRECTION = 24.0
+_MOST_CORRECTION = 24.0  # largest correction of a frame's colours, grey levels
 
 
 class Masks:

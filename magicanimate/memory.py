@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 OnFallback = Callable[[str], None]
 T = TypeVar("T")
-
 AUTO = "auto"
 DECODED_AT_ONCE = 4  # frames, unless the autoencoder works in slices
 CONTROL_CACHE_BYTES = 256 * 1024**2  # bytes of embedded driving frames: 50 of 512x512 in float32

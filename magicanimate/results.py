@@ -48,11 +48,9 @@ log = logging.getLogger(__name__)
 
 # Pixels between the pictures; even, as H.264 wants even widths.
 _SEPARATOR, _SEPARATOR_COLOUR = 4, (255, 255, 255)
-
 # The page plays this many of the latest frames of a stream, and gets them after so many new ones.
 _MOST_SHOWN, _SHOWN_EVERY = 48, 8
 _PREVIEW_SIDE = 128  # pixels, at most
-
 _NOTHING = 128  # grey level that stands for transparency where a picture has none
 
 CERTIFICATE_VARIABLE = "MAGICANIMATE_CERTIFICATE"

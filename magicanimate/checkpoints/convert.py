@@ -64,9 +64,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "vae": AutoencoderKL,
 }
 
-# The published demo's settings.
-STEPS = 25
-GUIDANCE_SCALE = 7.5
+STEPS, GUIDANCE_SCALE = 25, 7.5  # the published demo's settings
 
 
 @dataclass(frozen=True)

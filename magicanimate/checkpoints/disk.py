@@ -30,10 +30,8 @@ from magicanimate.files import (
 
 NAMES = ("mini", "full")
 PIPELINE_CLASS = "MagicAnimatePipeline"
-
 # Files of a pipeline, or of a single network, besides the folders of networks.
 _OTHER_FILES = ("README.md", "config.json", "diffusion_pytorch_model.safetensors")
-
 _LARGEST_INDEX = 2**20  # bytes
 _LARGEST_SIDE, _SIDE_MULTIPLE = 16_384, 8  # pixels
 
@@ -55,9 +53,7 @@ _COMPONENTS = {
     *("empty_prompt", "text_encoder", "tokenizer"),
 }
 
-# Of a large file so many pieces of so many bytes go into the digest.
-_PIECES, _PIECE = 64, 1 << 16
-
+_PIECES, _PIECE = 64, 1 << 16  # of a large file so many pieces of so many bytes go into the digest
 _LIBRARIES = ("diffusers", "transformers", "magicanimate")
 HOME_VARIABLE = "MAGICANIMATE_HOME"
 

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts that bring nothing
 PART = ".part"
-
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _HASH_BYTES = 1 << 22
 _T = TypeVar("_T")

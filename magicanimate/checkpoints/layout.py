@@ -354,10 +354,8 @@ def _expected(component: str) -> str:
 
 
 COMPONENTS = ("unet", "appearance_encoder", "controlnet", "vae")
-
 # What wrappers of torch (data parallel) and of the training program put before every key.
 PREFIXES = ("module.", "unet.")
-
 _MOTION = ".motion_modules."
 _TEMPORAL = ".temporal_transformer."
 _PUBLISHED_TO_DIFFUSERS = (

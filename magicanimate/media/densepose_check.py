@@ -31,38 +31,25 @@ Kind = Literal["ready", "recolourable", "empty", "ordinary", "other"]
 """Whether a clip animates as it is, is a part map that can be brought into the right colours, shows nothing
 but the background of part maps, is a video whose people must be found first, or none of these."""
 
-# Number of frames with something on them that are judged.
-_SAMPLES = 12
+_SAMPLES = 12  # number of frames with something on them that are judged
 
 # Every fifth frame is judged, unless the caller says otherwise.
 _EVERY = 5
 
-# Frames are thinned to about this many rows and columns.
-_PIXELS = 200
-
-# What sets part maps apart; ``check_densepose`` has the measurements.
+_PIXELS = 200  # frames are thinned to about this many rows and columns
+# What sets part maps apart; `check_densepose` has the measurements.
 _MIN_PALETTE_SHARE = 0.7
 _MIN_BACKGROUND_SHARE = 0.02
 _JUMP = 3
 _MIN_JUMP_SHARE = 0.1
-
-# Share of the pixels of all frames; fewer in part colours are nothing but specks.
-_EMPTY_SHARE = 0.0005
-
-# Opacities of the parts that are tried.
-_STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-
+_EMPTY_SHARE = 0.0005  # share of the pixels of all frames; fewer in part colours are nothing but specks
+_STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # opacities of the parts that are tried
 # Levels of 255: how even the two sides of a step are, and how much its channels differ.
 _FLAT, _COLOURED = 16, 30
-
 _FEWEST_STEPS, _MOST_STEPS = 300, 1000
-
 # RGB distance by which steps between parts vary, because the picture behind is not quite the same there.
 _SPREAD = 7.0
-
-# Mean logarithms of likelihood ratios; see `is_drawn_over_video`.
-_MIN_EVIDENCE, _MIN_LEAD = 0.6, 0.1
-
+_MIN_EVIDENCE, _MIN_LEAD = 0.6, 0.1  # mean logarithms of likelihood ratios; see `is_drawn_over_video`
 # Least share of pixels in part colours, least number of parts with a hundredth of these, and the range of
 # hard edges for each such pixel; see `_hides_video`.
 _DRAWN_SHARE, _DRAWN_PARTS, _DRAWN_JUMPS = 0.03, 12, (0.02, 0.1)

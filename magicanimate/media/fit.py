@@ -28,34 +28,17 @@ Box = tuple[int, int, int, int]
 
 # Share of a photo's cropped height that is cut off above: heads are in the upper part.
 _PHOTO_TOP_SHARE = 0.15
-
-# Space above a person who does not fit, as a share of the window.
-_HEADROOM = 0.05
-
-# A box this much wider than the window still counts as held: edges of boxes are not exact.
-_SLIVER = 1.02
-
-# Share of the frames with people in which the window need not hold them.
-_MAY_MISS = 0.02
-
-# Share of the window that it leaves free around people while it moves, where it can.
-_MARGIN = 0.05
-
-# Frames over which the path of a moving window is smoothed (standard deviation).
-_CALM = 8.0
-
+_HEADROOM = 0.05  # space above a person who does not fit, as a share of the window
+_SLIVER = 1.02  # a box this much wider than the window still counts as held: edges of boxes are not exact
+_MAY_MISS = 0.02  # share of the frames with people in which the window need not hold them
+_MARGIN = 0.05  # share of the window that it leaves free around people while it moves, where it can
+_CALM = 8.0  # frames over which the path of a moving window is smoothed (standard deviation)
 # RGB distance up to which a pixel counts as background. In compressed real maps background pixels are 4 to 6
 # away from its colour, and the back of a torso, the nearest part, 14 to 21.
 _BACKGROUND_DISTANCE = 12.0
-
-# A row or column belongs to the person if at least this share of it (and two pixels) does.
-_SPECKS = 0.004
-
-# Aspects of two pictures that differ by more, as a share, are of different shapes.
-_SHAPES_DIFFER = 0.01
-
-# Frames are thinned to about this many rows and columns to find the person.
-_BOX_STEP = 256
+_SPECKS = 0.004  # a row or column belongs to the person if at least this share of it (and two pixels) does
+_SHAPES_DIFFER = 0.01  # aspects of two pictures that differ by more, as a share, are of different shapes
+_BOX_STEP = 256  # frames are thinned to about this many rows and columns to find the person
 
 
 def resize_map(frame: np.ndarray, *, width: int, height: int) -> np.ndarray:

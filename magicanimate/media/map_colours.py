@@ -46,8 +46,7 @@ _COLOUR_MAPS = {
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 are outside."""
 
-# Share of the pixels of a frame; fewer that differ from its one colour are specks.
-_EMPTY = 0.0005
+_EMPTY = 0.0005  # share of the pixels of a frame; fewer that differ from its one colour are specks
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box of a map without bars."""
@@ -63,16 +62,10 @@ Reading = Literal["colours", "smoothed", "grey", "red", "blue"]
 # Real maps have 0.31 to 0.5 of the latter in the right colours and up to 0.2 in jet read backwards, which
 # has nearly the same colours; a smooth heat map has 0.17.
 _MIN_SHARE, _MIN_MEETING = 0.7, 0.22
-
-# Least share of background in a map's pixels.
-_MIN_BACKGROUND = 0.02
-
+_MIN_BACKGROUND = 0.02  # least share of background in a map's pixels
 # Shifted colours are believed if the distance of the pixels from them is at most this share of the usual.
 _CLEARLY_NEARER = 0.75
-
-# Largest share of the pixels that captions, which are white or black, may cover.
-_MAX_INK = 0.3
-
+_MAX_INK = 0.3  # largest share of the pixels that captions, which are white or black, may cover
 _SOME_INK = 0.003  # of the pixels; compression leaves a few that are nearly black
 
 

@@ -24,23 +24,13 @@ from magicanimate.palette import BACKGROUND
 DEFAULT_RATE = Fraction(25)
 """Frames a second where nothing says otherwise; the rate of the published scripts."""
 
-# Broadcast rates are n / 1001, so this recovers 30000/1001 from 29.97002997.
-_LARGEST_DENOMINATOR = 1001
-
-# Tolerance in frames: a time this little before a frame still means that frame.
-_SLACK = 1e-6
-
-# Share of the steps between frames that must be alike; the others are pauses.
-_ALIKE_SHARE = 0.9
-
-# Tolerance in seconds: WebM rounds its timestamps to milliseconds.
-_TIMESTAMP_SLACK = 1e-3
-
+_LARGEST_DENOMINATOR = 1001  # broadcast rates are n / 1001, so this recovers 30000/1001 from 29.97002997
+_SLACK = 1e-6  # tolerance in frames: a time this little before a frame still means that frame
+_ALIKE_SHARE = 0.9  # share of the steps between frames that must be alike; the others are pauses
+_TIMESTAMP_SLACK = 1e-3  # tolerance in seconds: WebM rounds its timestamps to milliseconds
 _PICTURES = ".png .jpg .jpeg .webp .avif .heic .heif .bmp .tif .tiff .gif .ppm .tga .jp2 .qoi .jxl"
 _FRAME_SUFFIXES = frozenset(_PICTURES.split())
-
-# Seconds; a stretch that begins later is reached by seeking.
-_SEEK_FROM = 2.0
+_SEEK_FROM = 2.0  # seconds; a stretch that begins later is reached by seeking
 
 
 @dataclass(frozen=True)

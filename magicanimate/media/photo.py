@@ -42,9 +42,7 @@ EpsImagePlugin.gs_binary = False
 # Pillow refuses twice this many pixels on its own; `open_picture` decides earlier.
 Image.MAX_IMAGE_PIXELS = _SCALED_PIXELS * MediaLimits().max_pixels
 HEADER_BYTES = 64
-
-# The largest pictures that are accepted need a fraction of that.
-_FFMPEG_SECONDS = 60
+_FFMPEG_SECONDS = 60  # the largest pictures that are accepted need a fraction of that
 
 
 @cache

@@ -48,18 +48,13 @@ _DEMUXERS = (
 # Containers of animated pictures; like frames in a folder they show the background of part maps where they
 # are transparent, other videos white, as photos do.
 _PICTURES = ("gif", "apng")
-
 _WHITE = (255, 255, 255)
-
 # WebM keeps alpha beside the pictures, which ffmpeg's own decoders ignore.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-
 # Jumps of decoding times, in seconds, that show where two streams were joined. A jump forwards counts in
 # MPEG streams only (as in ffmpeg); elsewhere it is a pause.
 _BACKWARDS, _FORWARDS = 0.2, 10.0
-
-# Transfer functions of HDR video (ITU-T H.273, table 3).
-_PQ, _HLG = 16, 18
+_PQ, _HLG = 16, 18  # transfer functions of HDR video (ITU-T H.273, table 3)
 
 _BT601 = 5
 # swscale's number of a YCbCr matrix by the stream's tag (ITU-T H.273, table 4): BT.709, FCC, SMPTE 240M,

@@ -43,23 +43,16 @@ _BT709 = 1
 _RGB = 0
 
 _LIMITED_RANGE, _FULL_RANGE = 1, 2
-
-# A gif counts time in hundredths of a second.
-_GIF_TICKS = 100
+_GIF_TICKS = 100  # a gif counts time in hundredths of a second
 
 # Browsers show delays of less than two hundredths much slower.
 _GIF_SHORTEST = 2
 
-# Seconds; sound that begins later is reached by seeking, to a second before it.
-_SEEK_FROM = 5.0
-
+_SEEK_FROM = 5.0  # seconds; sound that begins later is reached by seeking, to a second before it
 # Samples a second of the result: of the usual rates the one that Opus takes; AAC takes it too.
 _RATE = 48_000
-
 _BIT_RATES = {"aac": 192_000, "libopus": 128_000}
-
-# Sample format of each encoder.
-_LAYOUTS = {"aac": "fltp", "libopus": "flt", "pcm_s16le": "s16"}
+_LAYOUTS = {"aac": "fltp", "libopus": "flt", "pcm_s16le": "s16"}  # sample format of each encoder
 
 
 class VideoWriter:
