@@ -285,12 +285,7 @@ class AnimationRequest:
         16, "sampling", "frames per context window", low=1, page="expert", span=(1, 24)
     )
     context_overlap: int = _setting(
-        4,
-        "sampling",
-        "frames that neighbouring context windows share",
-        low=0,
-        page="expert",
-        span=(0, 23),
+        4, "sampling", "frames that neighbouring context windows share", low=0, page="expert", span=(0, 23)
     )
     closed_loop: bool = _setting(
         False,
@@ -368,11 +363,7 @@ class AnimationRequest:
         page="advanced",
     )
     detail_strength: float = _setting(
-        0.45,
-        "sampling",
-        "how far the second look may depart from the first result",
-        low=0.05,
-        high=1,
+        0.45, "sampling", "how far the second look may depart from the first result", low=0.05, high=1
     )
     detail_who: str = _setting(
         "",
@@ -382,11 +373,7 @@ class AnimationRequest:
         page="advanced",
     )
     detail_below: int | None = _setting(
-        None,
-        "sampling",
-        "second look only at faces and hands smaller than this",
-        metavar="PIXELS",
-        low=1,
+        None, "sampling", "second look only at faces and hands smaller than this", metavar="PIXELS", low=1
     )
     start_from_photo: int = _setting(
         0,

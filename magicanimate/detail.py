@@ -268,9 +268,7 @@ def blend(
 
 
 def blend_all(
-    frames: Frames,
-    control: Frames,
-    details: Sequence[tuple[Track, Frames]],
+    frames: Frames, control: Frames, details: Sequence[tuple[Track, Frames]]
 ) -> Iterator[np.ndarray]:
     """Yield the frames with every refined part blended in, see `blend`."""
     for number in range(len(frames)):

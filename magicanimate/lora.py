@@ -325,10 +325,7 @@ def _read(file: Path, networks: Mapping[str, Any]) -> tuple[dict[str, Layers], s
     if not strange:
         return found, ""
     left_out = listed(strange, _SHOWN)
-    return (
-        found,
-        f"{file.name} has layers for which there is no place, and which are left out: {left_out}.",
-    )
+    return (found, f"{file.name} has layers for which there is no place, and which are left out: {left_out}.")
 
 
 def _refuse_foreign(weights: WeightFile) -> None:

@@ -467,10 +467,7 @@ class Seal:
         }
         return {
             "claim_generator_info": [agent],
-            "ingredients": [
-                _ingredient("photo", self.claim.photo),
-                _ingredient("motion", self.claim.motion),
-            ],
+            "ingredients": [_ingredient("photo", self.claim.photo), _ingredient("motion", self.claim.motion)],
             "assertions": [{"label": "c2pa.actions", "data": {"actions": [action]}}],
         }
 

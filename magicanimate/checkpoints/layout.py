@@ -70,11 +70,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         "models--stable-diffusion-v1-5--stable-diffusion-v1-5/snapshots/*",
         "models--runwayml--stable-diffusion-v1-5/snapshots/*",
     ),
-    "vae": (
-        "sd-vae-ft-mse",
-        "stabilityai/sd-vae-ft-mse",
-        "models--stabilityai--sd-vae-ft-mse/snapshots/*",
-    ),
+    "vae": ("sd-vae-ft-mse", "stabilityai/sd-vae-ft-mse", "models--stabilityai--sd-vae-ft-mse/snapshots/*"),
 }
 # Repository -> single files that hold the same, released by the same people.
 SINGLE_FILES: dict[str, tuple[str, ...]] = {

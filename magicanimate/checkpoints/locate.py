@@ -114,9 +114,7 @@ class DownloadPlan:
 
 
 def plan_download(
-    *,
-    should_stop: ShouldStop = lambda: False,
-    retry_delays: Sequence[float] = RETRY_DELAYS,
+    *, should_stop: ShouldStop = lambda: False, retry_delays: Sequence[float] = RETRY_DELAYS
 ) -> DownloadPlan:
     """Ask the Hub which files the full model needs and how large they are; fetches none of them.
 
@@ -389,21 +387,13 @@ def _fetch(
 
 
 def _convert(
-    plan: DownloadPlan,
-    dest: Path,
-    on_progress: OnProgress | None,
-    should_stop: ShouldStop | None,
+    plan: DownloadPlan, dest: Path, on_progress: OnProgress | None, should_stop: ShouldStop | None
 ) -> Path:
     from magicanimate.checkpoints.convert import convert_files
 
     for stale in home().glob(f".{dest.name}.*.partial"):
         shutil.rmtree(stale)  # of a run that was killed; the lock says that it is not at work
-    convert_files(
-        lambda: published_files(plan),
-        dest,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+    convert_files(lambda: published_files(plan), dest, on_progress=on_progress, should_stop=should_stop)
     # The converted checkpoint replaces them; otherwise the disk would hold all weights twice.
     shutil.rmtree(downloads_folder(), ignore_errors=True)
     return dest

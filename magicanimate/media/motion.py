@@ -410,13 +410,7 @@ def _check_length(
 
 
 def _check_work(
-    path: Path,
-    timed: SourceTiming,
-    pixels: int,
-    *,
-    start: float,
-    end: float | None,
-    limits: MediaLimits,
+    path: Path, timed: SourceTiming, pixels: int, *, start: float, end: float | None, limits: MediaLimits
 ) -> None:
     """Refuse frames that are each allowed but together more than can be decoded in a sensible time."""
     used = int(np.count_nonzero((timed.times >= start) & (timed.times <= (end or np.inf))))

@@ -182,11 +182,7 @@ def check_output(
 
 
 def check_file_output(
-    path: Path,
-    ours: Callable[[Path], bool],
-    *,
-    inputs: Iterable[Path | None] = (),
-    overwrite: bool = False,
+    path: Path, ours: Callable[[Path], bool], *, inputs: Iterable[Path | None] = (), overwrite: bool = False
 ) -> Path:
     """As `check_output` for a file of any kind.
 

@@ -57,11 +57,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def open_picture(
-    source: Path | bytes,
-    *,
-    limits: MediaLimits | None = None,
-    what: str = "photo",
-    name: str | None = None,
+    source: Path | bytes, *, limits: MediaLimits | None = None, what: str = "photo", name: str | None = None
 ) -> Image.Image:
     """Open a picture by its header; its pixels are decoded on access.
 

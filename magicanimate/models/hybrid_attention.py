@@ -104,12 +104,7 @@ class HybridSelfAttention(AttnProcessor2_0):
 
 
 def _attend(
-    attn: Attention,
-    hidden_states: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    *,
-    strength: float,
+    attn: Attention, hidden_states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, strength: float
 ) -> torch.Tensor:
     """Attention of ``(B F) L D`` over own and reference tokens, the latter's keys and values ``B L D``."""
     count, own_tokens = hidden_states.shape[:2]
