@@ -76,25 +76,16 @@ _UNUSUAL_AREA = 1.6
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """A checkpoint's own defaults, from its ``model_index.json``.
+    """A checkpoint's own defaults, from its ``model_index.json``."""
 
-    Attributes:
-        kind: "full" or "mini".
-        width, height: pixels it was trained at.
-        num_inference_steps, guidance_scale: what suits it.
-        takes_keypoints: whether drawn keypoints drive it, too.
-        fusion: the blocks that read the photo; ``None`` if the checkpoint does not say so.
-        driving: the signals that it was trained with.
-    """
-
-    kind: str
-    width: int
+    kind: str  # "full" or "mini"
+    width: int  # pixels it was trained at
     height: int
-    num_inference_steps: int
-    guidance_scale: float
-    takes_keypoints: bool = False
-    fusion: Fusion | None = None
-    driving: Driving = "densepose"
+    num_inference_steps: int  # what suits it
+    guidance_scale: float  # likewise
+    takes_keypoints: bool = False  # whether drawn keypoints drive it, too
+    fusion: Fusion | None = None  # the blocks that read the photo; ``None`` if the checkpoint does not say so
+    driving: Driving = "densepose"  # the signals that it was trained with
 
     def size_warning(self, width: int | None, height: int | None) -> str | None:
         """A warning if the result's size is far from what the checkpoint was trained at, else ``None``."""

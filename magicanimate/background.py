@@ -152,23 +152,15 @@ class _Photo:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """What the people are put before, and how they are cut out.
+    """What the people are put before, and how they are cut out."""
 
-    Attributes:
-        request: the settings of the mask.
-        masks: one for each frame of the result.
-        plate: the still background that the networks see, uint8 ``H W 3``.
-        reference: the photo's people before it, uint8 ``H W 3``.
-        moving: starts the background of each frame, where that is not the plate.
-        transparent: whether the result has no background but an alpha channel.
-    """
-
-    request: AnimationRequest
-    masks: Masks
-    plate: np.ndarray
-    reference: np.ndarray
+    request: AnimationRequest  # the settings of the mask
+    masks: Masks  # one for each frame of the result
+    plate: np.ndarray  # the still background that the networks see, uint8 ``H W 3``
+    reference: np.ndarray  # the photo's people before it, uint8 ``H W 3``
+    # Starts the background of each frame, where that is not the plate.
     moving: Callable[[], Iterator[np.ndarray]] | None
-    transparent: bool
+    transparent: bool  # whether the result has no background but an alpha channel
 
     def composited(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the people of each frame, uint8 ``H W 3``, before the background, or ``H W 4`` without one.

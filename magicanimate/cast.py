@@ -33,15 +33,10 @@ _OFTEN = 0.1
 
 @dataclass(frozen=True)
 class Dancers:
-    """The dancers of a clip, from left to right in the first frame that shows all of them apart.
+    """The dancers of a clip, from left to right in the first frame that shows all of them apart."""
 
-    Attributes:
-        frame: number of that frame.
-        parts: the part map of each, uint8 ``H W``.
-    """
-
-    frame: int
-    parts: tuple[np.ndarray, ...]
+    frame: int  # number of that frame
+    parts: tuple[np.ndarray, ...]  # the part map of each, uint8 ``H W``
 
 
 def find_dancers(maps: Iterable[np.ndarray]) -> Dancers:

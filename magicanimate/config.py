@@ -37,22 +37,16 @@ PRESETS: tuple[Preset, ...] = (
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Bounds on what is read, checked before pixels are decoded wherever the file says enough.
+    """Bounds on what is read, checked before pixels are decoded wherever the file says enough."""
 
-    Attributes:
-        max_file_bytes: largest photo or clip file.
-        max_pixels: largest width x height of a photo or of one frame; JPEG photos of up to four times as many
-            are scaled down while they are decoded.
-        max_seconds: longest stretch of a clip that is used.
-        max_frames: most frames that are animated.
-        max_total_pixels: of all frames that must be decoded, so that a small file does not unpack to days of
-            work; the default is 24 000 frames of 4K.
-    """
-
-    max_file_bytes: int = 2 * 1024**3
+    max_file_bytes: int = 2 * 1024**3  # largest photo or clip file
+    # Largest width x height of a photo or of one frame; JPEG photos of up to four times as many are scaled
+    # down while they are decoded.
     max_pixels: int = 64_000_000
-    max_seconds: float = 1200.0
-    max_frames: int = 20_000
+    max_seconds: float = 1200.0  # longest stretch of a clip that is used
+    max_frames: int = 20_000  # most frames that are animated
+    # Of all frames that must be decoded, so that a small file does not unpack to days of work; the default
+    # is 24 000 frames of 4K.
     max_total_pixels: int = 200_000_000_000
 
 
@@ -61,30 +55,21 @@ class Setting:
     """Help, option, choices and bounds of a setting, stored in its field's ``metadata[SETTING]``.
 
     Whatever handles settings reads it: the command line, the checks of a request, batch files, the page.
-
-    Attributes:
-        group: of the command line's help: "sampling", "media" or "background"; empty for what has no option.
-        help: for the command line.
-        flag: the option, ``--`` and the name with hyphens unless given; it turns off what is on by default.
-        metavar: what stands for the value in the help.
-        choices: all values there are.
-        low, high: bounds of a number, both included.
-        multiple: the number is a multiple of this.
-        once: concerns a single run and is not recorded with the result.
-        page: where the page shows it: "main", "motion", "advanced" or "expert"; empty for nowhere.
-        span: bounds on the page, where a slider over all that is allowed would be of no use.
     """
 
+    # Of the command line's help: "sampling", "media" or "background"; empty for what has no option.
     group: str = ""
-    help: str = ""
+    help: str = ""  # for the command line
+    # The option, ``--`` and the name with hyphens unless given; it turns off what is on by default.
     flag: str = ""
-    metavar: str | None = None
-    choices: tuple[str, ...] = ()
-    low: float = -math.inf
+    metavar: str | None = None  # what stands for the value in the help
+    choices: tuple[str, ...] = ()  # all values there are
+    low: float = -math.inf  # bounds of a number, both included
     high: float = math.inf
-    multiple: int = 1
-    once: bool = False
-    page: str = ""
+    multiple: int = 1  # the number is a multiple of this
+    once: bool = False  # concerns a single run and is not recorded with the result
+    page: str = ""  # where the page shows it: "main", "motion", "advanced" or "expert"; empty for nowhere
+    # Bounds on the page, where a slider over all that is allowed would be of no use.
     span: tuple[float, float] | None = None
 
     def problem(self, value: Any) -> str | None:
@@ -592,28 +577,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class AnimationResult:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        output: the video file or folder of frames.
-        settings_file: JSON with every setting, beside the output.
-        side_by_side: the video of photo, motion and result, if requested.
-        num_frames, fps, width, height: of the result.
-        seconds: time spent, by stage.
-        settings: what the JSON holds.
-        unsigned: why the result has no content credentials though it should, one sentence; else empty.
-    """
-
-    output: Path
-    settings_file: Path
-    side_by_side: Path | None
-    num_frames: int
+    output: Path  # the video file or folder of frames
+    settings_file: Path  # JSON with every setting, beside the output
+    side_by_side: Path | None  # the video of photo, motion and result, if requested
+    num_frames: int  # of the result, as are the next three
     fps: float
     width: int
     height: int
-    seconds: dict[str, float]
-    settings: dict[str, Any]
-    unsigned: str = ""
+    seconds: dict[str, float]  # time spent, by stage
+    settings: dict[str, Any]  # what the JSON holds
+    unsigned: str = ""  # why the result has no content credentials though it should, one sentence; else empty
 
 
 OnProgress = Callable[[Progress], None]

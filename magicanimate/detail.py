@@ -68,21 +68,13 @@ _MOST_STEPS = 1000
 
 @dataclass(frozen=True)
 class Track:
-    """One part of one person through the clip.
+    """One part of one person through the clip."""
 
-    Attributes:
-        part: which.
-        centres: of the crops, x and y in pixels, float64 (F, 2).
-        sides: of the crops, pixels, float64 (F,).
-        sizes: of the part itself, float64 (F,).
-        seen: in which frames it is there, bool (F,).
-    """
-
-    part: Part
-    centres: np.ndarray
-    sides: np.ndarray
-    sizes: np.ndarray
-    seen: np.ndarray
+    part: Part  # which
+    centres: np.ndarray  # of the crops, x and y in pixels, float64 (F, 2)
+    sides: np.ndarray  # of the crops, pixels, float64 (F,)
+    sizes: np.ndarray  # of the part itself, float64 (F,)
+    seen: np.ndarray  # in which frames it is there, bool (F,)
 
     def is_smaller_than(self, size: float, *, crop_size: float) -> bool:
         """Whether in half of the frames the part is smaller than ``size`` and its crop than ``crop_size``."""
@@ -280,19 +272,13 @@ def blend_all(
 
 @dataclass(frozen=True)
 class DetailPlan:
-    """Which parts are refined, and from which crops of the photo.
+    """Which parts are refined, and from which crops of the photo."""
 
-    Attributes:
-        photo: that shows it, uint8 ``H W 3``.
-        parts: each part through the clip, and centre x, y and side of its crop in the photo.
-        size: pixels of a side of the enlarged crops.
-        cost: a sentence on what is refined and how much longer that takes.
-    """
-
-    photo: np.ndarray
+    photo: np.ndarray  # that shows it, uint8 ``H W 3``
+    # Each part through the clip, and centre x, y and side of its crop in the photo.
     parts: list[tuple[Track, tuple[float, float, float]]]
-    size: int
-    cost: str
+    size: int  # pixels of a side of the enlarged crops
+    cost: str  # a sentence on what is refined and how much longer that takes
 
 
 def plan_details(

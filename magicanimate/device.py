@@ -30,17 +30,11 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of 
 
 @dataclass(frozen=True)
 class Device:
-    """A device, a number format, and why.
+    """A device, a number format, and why."""
 
-    Attributes:
-        name: "cuda", "cuda:1", "mps" or "cpu".
-        dtype: "float32", "float16" or "bfloat16".
-        reason: one sentence for the log.
-    """
-
-    name: str
-    dtype: str
-    reason: str
+    name: str  # "cuda", "cuda:1", "mps" or "cpu"
+    dtype: str  # "float32", "float16" or "bfloat16"
+    reason: str  # one sentence for the log
 
 
 def pick_device(device: str | None = None, dtype: str | None = None) -> Device:

@@ -72,19 +72,12 @@ class Masks:
 
 @dataclass(frozen=True)
 class Stroke:
-    """One stroke of a brush; lengths are shares of the picture, so that they suit any size.
+    """One stroke of a brush; lengths are shares of the picture, so that they suit any size."""
 
-    Attributes:
-        points: where it goes, shares of width and height.
-        radius: of the brush, as a share of the longer side.
-        adds: whether it adds to the people or takes away from them.
-        first, last: frames that it changes, from 0, both included.
-    """
-
-    points: tuple[tuple[float, float], ...]
-    radius: float
-    adds: bool
-    first: int
+    points: tuple[tuple[float, float], ...]  # where it goes, shares of width and height
+    radius: float  # of the brush, as a share of the longer side
+    adds: bool  # whether it adds to the people or takes away from them
+    first: int  # frames that it changes, from 0, both included
     last: int
 
     @classmethod

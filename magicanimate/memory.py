@@ -46,28 +46,20 @@ OVERHEAD = 200 * 1024**2  # what the libraries take when they first compute
 
 @dataclass(frozen=True)
 class MemoryProfile:
-    """A named set of switches that trade speed for memory.
+    """A named set of switches that trade speed for memory."""
 
-    Attributes:
-        name: what ``--memory`` takes.
-        summary: a few words for people.
-        devices: kinds of device that it is for.
-        window_batch: windows of a step that go through the UNet together.
-        cache_embeddings: keep the ControlNet's embeddings of the driving frames.
-        sliced: the autoencoder takes frames one by one, and pictures above 512 pixels in overlapping tiles.
-        offload: UNet, ControlNet and appearance encoder wait in the computer's memory; each of their blocks
-            is on the device only while it works.
-        eight_bit: their weights are stored as float8 (e4m3) and computed with in the number format of the
-            run. The only switch that changes the result visibly.
-    """
-
-    name: str
-    summary: str
-    devices: tuple[str, ...]
-    window_batch: int = 1
-    cache_embeddings: bool = True
+    name: str  # what ``--memory`` takes
+    summary: str  # a few words for people
+    devices: tuple[str, ...]  # kinds of device that it is for
+    window_batch: int = 1  # windows of a step that go through the UNet together
+    cache_embeddings: bool = True  # keep the ControlNet's embeddings of the driving frames
+    # The autoencoder takes frames one by one, and pictures above 512 pixels in overlapping tiles.
     sliced: bool = False
+    # UNet, ControlNet and appearance encoder wait in the computer's memory; each of their blocks is on the
+    # device only while it works.
     offload: bool = False
+    # Their weights are stored as float8 (e4m3) and computed with in the number format of the run. The only
+    # switch that changes the result visibly.
     eight_bit: bool = False
 
     @property
@@ -149,15 +141,10 @@ def profile_named(name: str, device: str) -> MemoryProfile:
 
 @dataclass(frozen=True)
 class Factors:
-    """Peak memory of the networks' activations, as a multiple of their first feature maps.
+    """Peak memory of the networks' activations, as a multiple of their first feature maps."""
 
-    Attributes:
-        denoising: of a window's first feature maps.
-        decoding: of the decoded frames' feature maps when the decoder first has the picture's full size.
-    """
-
-    denoising: float
-    decoding: float
+    denoising: float  # of a window's first feature maps
+    decoding: float  # of the decoded frames' feature maps when the decoder first has the picture's full size
 
 
 CPU = Factors(60, 6)  # 49 measured for one window, 53 for several, and 4.8 (`benchmarks.memory`)
@@ -170,22 +157,14 @@ CUDA = Factors(44.5, 3.2)
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sizes of a checkpoint's networks, from the headers of its weight files.
+    """Sizes of a checkpoint's networks, from the headers of its weight files."""
 
-    Attributes:
-        parameters: component -> block -> number of its parameters; "" is what lies outside the down and up
-            blocks.
-        channels: of the UNet's first feature maps.
-        decoder_channels: of the decoder's first feature maps at the picture's full size.
-        scale: pixels of a side for one of the latents.
-        positions: most frames of a window; ``None`` if the UNet's file does not say.
-    """
-
+    # Component -> block -> number of its parameters; "" is what lies outside the down and up blocks.
     parameters: dict[str, dict[str, int]]
-    channels: int
-    decoder_channels: int
-    scale: int
-    positions: int | None = None
+    channels: int  # of the UNet's first feature maps
+    decoder_channels: int  # of the decoder's first feature maps at the picture's full size
+    scale: int  # pixels of a side for one of the latents
+    positions: int | None = None  # most frames of a window; ``None`` if the UNet's file does not say
 
     @classmethod
     def of(cls, folder: Path) -> Footprint:
@@ -230,22 +209,15 @@ def _blocks(folder: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Work:
-    """The size of an animation, as far as memory depends on it.
+    """The size of an animation, as far as memory depends on it."""
 
-    Attributes:
-        width, height: pixels.
-        window: frames of a window.
-        frames: of the clip.
-        kept: frames, over all windows and guidance branches, whose deep features serve again in later steps.
-        windows: of a step; those of the usual overlap when ``None``.
-    """
-
-    width: int
+    width: int  # pixels
     height: int
-    window: int = 16
-    frames: int = 64
+    window: int = 16  # frames of a window
+    frames: int = 64  # of the clip
+    # Frames, over all windows and guidance branches, whose deep features serve again in later steps.
     kept: int = 0
-    windows: int | None = None
+    windows: int | None = None  # of a step; those of the usual overlap when ``None``
 
     @classmethod
     def of(cls, request: AnimationRequest, frames: int) -> Work:

@@ -47,15 +47,10 @@ NOISE_PERIOD = 16  # the published program repeats the noise of 16 frames along 
 
 @dataclass
 class MagicAnimateOutput(BaseOutput):
-    """What the pipeline returns.
+    """What the pipeline returns."""
 
-    Attributes:
-        frames: uint8 ``F H W 3`` ("np"), an iterator of uint8 ``H W 3`` ("stream") or ``None`` ("latent").
-        latents: final latents, float32 ``1 C F h w``; ``None`` where they come with the frames.
-    """
-
-    frames: Any
-    latents: Any
+    frames: Any  # uint8 ``F H W 3`` ("np"), an iterator of uint8 ``H W 3`` ("stream") or ``None`` ("latent")
+    latents: Any  # final latents, float32 ``1 C F h w``; ``None`` where they come with the frames
 
 
 class Frames(Protocol):

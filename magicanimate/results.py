@@ -223,17 +223,11 @@ def _at_height(frame: np.ndarray, height: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Identity:
-    """A private key and its certificate chain.
+    """A private key and its certificate chain."""
 
-    Attributes:
-        chain: PEM certificates, the signing one first.
-        key: PEM private key.
-        algorithm: as C2PA calls it: "es256", "es384", "es512", "ps256" or "ed25519".
-    """
-
-    chain: bytes
-    key: bytes
-    algorithm: str
+    chain: bytes  # PEM certificates, the signing one first
+    key: bytes  # PEM private key
+    algorithm: str  # as C2PA calls it: "es256", "es384", "es512", "ps256" or "ed25519"
 
 
 def own_certificate() -> Path:
@@ -405,18 +399,12 @@ def _write_private(path: Path, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the credentials of a result state.
+    """What the credentials of a result state."""
 
-    Attributes:
-        photo, motion: the files it was made of; named, and known again by their SHA-256.
-        checkpoint: kind of the networks, e.g. "mini".
-        composed: whether photo and clip are to be seen in it, as in the side by side video.
-    """
-
-    photo: Path
-    motion: Path
-    checkpoint: str
-    composed: bool = False
+    photo: Path  # of the files it was made of; named, and known again by their SHA-256
+    motion: Path  # likewise
+    checkpoint: str  # kind of the networks, e.g. "mini"
+    composed: bool = False  # whether photo and clip are to be seen in it, as in the side by side video
 
 
 class Seal:
@@ -510,58 +498,37 @@ _CONTENT_CODES = tuple(f"assertion.{kind}Hash.mismatch" for kind in ("data", "bm
 
 @dataclass(frozen=True)
 class Source:
-    """A file that a result was made of, as its credentials say.
+    """A file that a result was made of, as its credentials say."""
 
-    Attributes:
-        title: its name.
-        description: more of it, for files of this program what it was for and its SHA-256.
-    """
-
-    title: str
-    description: str
+    title: str  # its name
+    description: str  # more of it, for files of this program what it was for and its SHA-256
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """The content credentials of one file.
+    """The content credentials of one file."""
 
-    Attributes:
-        state: "none"; "valid": unchanged since it was signed; "altered": the pictures or the sound are
-            others; "broken": the credentials themselves were changed or are incomplete; "unreadable": the
-            library is missing or does not know this kind of file.
-        reason: why it is not valid.
-        signer: who the certificate says it is, which is not checked.
-        self_made_here: whether this computer's self-made certificate signed it, which is checked.
-        program: what made the file.
-        created: when, as the signer's clock said.
-        source_type: IPTC's word for how it came to be, e.g. "trainedAlgorithmicMedia".
-        sources: what it was made of.
-    """
-
+    # "none"; "valid": unchanged since it was signed; "altered": the pictures or the sound are others;
+    # "broken": the credentials themselves were changed or are incomplete; "unreadable": the library is
+    # missing or does not know this kind of file.
     state: State
-    reason: str = ""
-    signer: str = ""
-    self_made_here: bool = False
-    program: str = ""
-    created: str = ""
-    source_type: str = ""
-    sources: tuple[Source, ...] = ()
+    reason: str = ""  # why it is not valid
+    signer: str = ""  # who the certificate says it is, which is not checked
+    self_made_here: bool = False  # whether this computer's self-made certificate signed it, which is checked
+    program: str = ""  # what made the file
+    created: str = ""  # when, as the signer's clock said
+    source_type: str = ""  # IPTC's word for how it came to be, e.g. "trainedAlgorithmicMedia"
+    sources: tuple[Source, ...] = ()  # what it was made of
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        path: the file or folder of frames.
-        settings: the settings inside it, ``None`` if it has none.
-        credentials: of the file; of a folder those of its first frame.
-        frames: how many frames of a folder are in which state; empty for a file.
-    """
-
-    path: Path
-    settings: dict[str, Any] | None
-    credentials: Credentials
+    path: Path  # the file or folder of frames
+    settings: dict[str, Any] | None  # the settings inside it, ``None`` if it has none
+    credentials: Credentials  # of the file; of a folder those of its first frame
+    # How many frames of a folder are in which state; empty for a file.
     frames: dict[State, int] = field(default_factory=dict)
 
     @property

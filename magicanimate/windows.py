@@ -16,22 +16,16 @@ from typing import Any
 class WindowPlan:
     """The settings of the context windows, by their names in `magicanimate.config.AnimationRequest`.
 
-    Attributes:
-        context_length: frames of a window.
-        context_overlap: frames that neighbouring windows share, less than ``context_length``.
-        closed_loop: the clip's end is joined to its start; otherwise the last window slides back.
-        context_stride: of a closed loop; there are windows of every frame, every second, ... every
-            2^(context_stride - 1)-th.
-        context_offset: shift the windows from step to step, so that their seams do not always fall together.
-
     Raises:
         ValueError: a value outside its range.
     """
 
-    context_length: int = 16
-    context_overlap: int = 4
-    closed_loop: bool = False
+    context_length: int = 16  # frames of a window
+    context_overlap: int = 4  # frames that neighbouring windows share, less than ``context_length``
+    closed_loop: bool = False  # the clip's end is joined to its start; otherwise the last window slides back
+    # Of a closed loop; there are windows of every frame, every second, ... every 2^(context_stride - 1)-th.
     context_stride: int = 1
+    # Shift the windows from step to step, so that their seams do not always fall together.
     context_offset: bool = False
 
     @classmethod

@@ -26,17 +26,12 @@ from magicanimate.sampling import Networks, Residuals
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is cached of a full step, for the windows that were predicted together.
+    """What is cached of a full step, for the windows that were predicted together."""
 
-    Attributes:
-        timestep: of that step.
-        deep: for each guidance branch what reaches the last layer from below, ``(N K) C h w``.
-        residual: the ControlNet's for the first skip connection, ``(N K) C' h w``.
-    """
-
-    timestep: float
+    timestep: float  # of that step
+    # For each guidance branch what reaches the last layer from below, ``(N K) C h w``.
     deep: tuple[torch.Tensor, ...]
-    residual: torch.Tensor
+    residual: torch.Tensor  # the ControlNet's for the first skip connection, ``(N K) C' h w``
 
     @property
     def nbytes(self) -> int:

@@ -28,33 +28,28 @@ COMPILE = "compile parts of the networks with torch.compile; meant for CUDA, slo
 class OptimizationConfig:
     """Exact optimizations: the result is the same within rounding, only time and memory differ.
 
-    Attributes:
-        sequential_guidance: run the guidance branches one after the other, which halves the largest
-            activations, and the UNet's down path once for both while their inputs are equal: the same texts,
-            and only middle and up blocks read the photo.
-        share_residuals: run the ControlNet once per frame and step; where windows overlap, the second one
-            takes the residuals of the first.
-        cache_embeddings: embed each control image once per animation; keeps up to 256 MB of embeddings.
-        cpu_kernels: modules with less copying on a CPU, see `magicanimate.acceleration.cpu_kernels`; no
-            effect elsewhere.
-        window_batch: windows of a step that go through the UNet together. More fill a large GPU; a CPU gains
-            nothing.
-        precompute_banks: encode the photo for all steps before the first one, so that offloading moves the
-            encoder once instead of in every step; the banks of 25 steps at 512x512 take 350 MB in half
-            precision.
-        attention: the library that computes attention, one of `ATTENTION`, see
-            `magicanimate.acceleration.backends`; torch when ``None``.
-
     Raises:
         ValueError: a value outside its range.
     """
 
+    # Run the guidance branches one after the other, which halves the largest activations, and the UNet's
+    # down path once for both while their inputs are equal: the same texts, and only middle and up blocks
+    # read the photo.
     sequential_guidance: bool = True
+    # Run the ControlNet once per frame and step; where windows overlap, the second one takes the residuals
+    # of the first.
     share_residuals: bool = True
+    # Embed each control image once per animation; keeps up to 256 MB of embeddings.
     cache_embeddings: bool = True
+    # Modules with less copying on a CPU, see `magicanimate.acceleration.cpu_kernels`; no effect elsewhere.
     cpu_kernels: bool = True
+    # Windows of a step that go through the UNet together. More fill a large GPU; a CPU gains nothing.
     window_batch: int = 1
+    # Encode the photo for all steps before the first one, so that offloading moves the encoder once instead
+    # of in every step; the banks of 25 steps at 512x512 take 350 MB in half precision.
     precompute_banks: bool = False
+    # The library that computes attention, one of `ATTENTION`, see `magicanimate.acceleration.backends`;
+    # torch when ``None``.
     attention: str | None = None
 
     def __post_init__(self) -> None:
@@ -75,23 +70,20 @@ class OptimizationConfig:
 class Approximations:
     """Approximations, which change the result; none by default.
 
-    Attributes:
-        guidance_start, guidance_stop: guide only in this part of the steps, 0 the first and 1 behind the
-            last; outside of it the conditional branch runs alone. Source: Kynkäänniemi et al. 2024, "Applying
-            Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models".
-        deep_reuse: timesteps (of 1000 in training) for which a window's deep features are reused; the steps
-            in between compute the outermost layers only. 0 for never. Source: Ma et al. 2023, "DeepCache:
-            Accelerating Diffusion Models for Free".
-        encoder_reuse: timesteps for which the appearance encoder's output is reused; 0 for never.
-
     Raises:
         ValueError: a value outside its range.
     """
 
+    # Guide only in this part of the steps, 0 the first and 1 behind the
+    # last; outside of it the conditional branch runs alone. Source: Kynkäänniemi et al. 2024, "Applying
+    # Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models".
     guidance_start: float = 0.0
     guidance_stop: float = 1.0
+    # Timesteps (of 1000 in training) for which a window's deep features are reused; the steps in between
+    # compute the outermost layers only. 0 for never. Source: Ma et al. 2023, "DeepCache: Accelerating
+    # Diffusion Models for Free".
     deep_reuse: int = 0
-    encoder_reuse: int = 0
+    encoder_reuse: int = 0  # timesteps for which the appearance encoder's output is reused; 0 for never
 
     def __post_init__(self) -> None:
         if not 0 <= self.guidance_start <= self.guidance_stop <= 1:
@@ -121,18 +113,12 @@ class Approximations:
 
 @dataclass(frozen=True)
 class SpeedPreset:
-    """A preset: how many steps, with which scheduler and approximations.
+    """A preset: how many steps, with which scheduler and approximations."""
 
-    Attributes:
-        summary: one sentence for the user who chooses.
-        most_steps: denoising steps, but never more than half of the checkpoint's own; all when ``None``.
-        scheduler: diffusers class; the checkpoint's own when ``None``.
-        approximations: used with it.
-    """
-
-    summary: str
+    summary: str  # one sentence for the user who chooses
+    # Denoising steps, but never more than half of the checkpoint's own; all when ``None``.
     most_steps: int | None = None
-    scheduler: str | None = None
+    scheduler: str | None = None  # diffusers class; the checkpoint's own when ``None``
     approximations: Approximations = Approximations()
 
     def steps(self, own: int) -> int:

@@ -103,27 +103,18 @@ def _windows(plan: WindowPlan, num_frames: int, *, step: int) -> list[range]:
 
 @dataclass
 class _Cell:
-    """Neighbouring frames that are in the same windows in every step, and so take their steps together.
+    """Neighbouring frames that are in the same windows in every step, and so take their steps together."""
 
-    Attributes:
-        first: number of the first frame.
-        latents: after the steps taken so far, ``1 C k h w``.
-        scheduler: one of its own, as solvers remember what they have seen.
-        windows: for each step, how many windows contain the frames.
-        loop: the paper's loop over these frames alone; it takes the noise from ``total`` and ``weight``.
-        missing: windows of the present step that are still to come.
-        total, weight: the sums so far, ``B C k h w`` and ``k``.
-    """
-
-    first: int
-    latents: torch.Tensor
-    scheduler: Any
-    windows: list[int]
+    first: int  # number of the first frame
+    latents: torch.Tensor  # after the steps taken so far, ``1 C k h w``
+    scheduler: Any  # one of its own, as solvers remember what they have seen
+    windows: list[int]  # for each step, how many windows contain the frames
+    # The paper's loop over these frames alone; it takes the noise from ``total`` and ``weight``.
     loop: Iterator[tuple[torch.Tensor, torch.Tensor]] | None = None
     steps_taken: int = 0
-    missing: int = 0
-    total: torch.Tensor | None = None
-    weight: torch.Tensor | None = None
+    missing: int = 0  # windows of the present step that are still to come
+    total: torch.Tensor | None = None  # noise of the windows so far, ``B C k h w``
+    weight: torch.Tensor | None = None  # their weights, ``k``
 
     def add(self, total: torch.Tensor, weight: torch.Tensor) -> None:
         """Add one window's prediction; with the last one the frames take their step."""

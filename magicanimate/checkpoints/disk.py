@@ -268,21 +268,13 @@ def folder_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model that has a name.
+    """A model that has a name."""
 
-    Attributes:
-        name: what the option --model takes.
-        path: its folder, ``None`` when it is not on this machine.
-        kind: "mini" or "full", as its ``model_index.json`` says.
-        bytes: disk it takes, 0 when it is not here.
-        available: whether it can be used without a network.
-    """
-
-    name: str
-    path: Path | None
-    kind: str
-    bytes: int
-    available: bool
+    name: str  # what the option --model takes
+    path: Path | None  # its folder, ``None`` when it is not on this machine
+    kind: str  # "mini" or "full", as its ``model_index.json`` says
+    bytes: int  # disk it takes, 0 when it is not here
+    available: bool  # whether it can be used without a network
 
 
 def mini_folder() -> Path:

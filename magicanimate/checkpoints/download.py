@@ -31,21 +31,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a Hub repository at a certain commit.
+    """A file of a Hub repository at a certain commit."""
 
-    Attributes:
-        repo: "owner/name".
-        name: path in the repository.
-        revision: commit, so that all requests speak of the same bytes.
-        nbytes: its size.
-        blob: what identifies its content: SHA-256 of large files, git's blob id of small ones.
-    """
-
-    repo: str
-    name: str
-    revision: str
-    nbytes: int
-    blob: str
+    repo: str  # "owner/name"
+    name: str  # path in the repository
+    revision: str  # commit, so that all requests speak of the same bytes
+    nbytes: int  # its size
+    blob: str  # what identifies its content: SHA-256 of large files, git's blob id of small ones
 
     @property
     def label(self) -> str:

@@ -83,38 +83,28 @@ _SINGLE_BASES = ("", "checkpoints", "vae", "models/checkpoints", "models/vae", "
 
 @dataclass(frozen=True)
 class ComponentFiles:
-    """One network's files.
+    """One network's files."""
 
-    Attributes:
-        weights: what `magicanimate.checkpoints.weight_files.open_weights` opens.
-        config: its ``config.json``; Stable Diffusion 1.5's sizes are meant when there is none.
-        single: whether the file may hold several networks: one of the original format, or, for the temporal
-            layers, that of a converted UNet.
-    """
-
-    weights: Path
+    weights: Path  # what `magicanimate.checkpoints.weight_files.open_weights` opens
+    # Its ``config.json``; Stable Diffusion 1.5's sizes are meant when there is none.
     config: Path | None = None
+    # Whether the file may hold several networks: one of the original format, or, for the temporal layers,
+    # that of a converted UNet.
     single: bool = False
 
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """All files that make up the full model.
+    """All files that make up the full model."""
 
-    Attributes:
-        unet, text_encoder: of Stable Diffusion 1.5.
-        tokenizer: its files, copied as they are; none if Stable Diffusion is a single file and they are
-            nowhere near. Then the checkpoint takes no prompt.
-        vae: sd-vae-ft-mse.
-        appearance_encoder, controlnet, motion: of MagicAnimate; ``motion`` are the temporal layers.
-    """
-
-    unet: ComponentFiles
+    unet: ComponentFiles  # of Stable Diffusion 1.5
     motion: ComponentFiles
-    appearance_encoder: ComponentFiles
+    appearance_encoder: ComponentFiles  # of MagicAnimate; ``motion`` are the temporal layers
     controlnet: ComponentFiles
-    vae: ComponentFiles
-    text_encoder: ComponentFiles
+    vae: ComponentFiles  # sd-vae-ft-mse
+    text_encoder: ComponentFiles  # of Stable Diffusion 1.5
+    # Its files, copied as they are; none if Stable Diffusion is a single file and they are nowhere near.
+    # Then the checkpoint takes no prompt.
     tokenizer: tuple[Path, ...]
 
 
@@ -211,15 +201,10 @@ def choose_weights(names: set[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Search:
-    """Searches a folder for components.
+    """Searches a folder for components."""
 
-    Attributes:
-        source: where, for repositories that are not given.
-        given: repository -> its folder, or its single file.
-    """
-
-    source: Path
-    given: dict[str, Path]
+    source: Path  # where, for repositories that are not given
+    given: dict[str, Path]  # repository -> its folder, or its single file
 
     @property
     def is_converted(self) -> bool:

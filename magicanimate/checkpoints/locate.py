@@ -73,36 +73,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One file that the conversion needs.
+    """One file that the conversion needs."""
 
-    Attributes:
-        component: key of `PLACES`.
-        remote: what it is on the Hub.
-        path: where it is or will be.
-        missing: bytes still to fetch; 0 when the file is here.
-    """
-
-    component: str
-    remote: RemoteFile
-    path: Path
-    missing: int
+    component: str  # key of `PLACES`
+    remote: RemoteFile  # what it is on the Hub
+    path: Path  # where it is or will be
+    missing: int  # bytes still to fetch; 0 when the file is here
 
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """Which files the full model needs, and how much of them is missing.
+    """Which files the full model needs, and how much of them is missing."""
 
-    Attributes:
-        files: every file needed, here or not.
-        bytes_total: of all of them.
-        bytes_missing: still to download.
-        bytes_converted: disk that the converted checkpoint takes, at most.
-    """
-
-    files: tuple[PlannedFile, ...]
-    bytes_total: int
-    bytes_missing: int
-    bytes_converted: int
+    files: tuple[PlannedFile, ...]  # every file needed, here or not
+    bytes_total: int  # of all of them
+    bytes_missing: int  # still to download
+    bytes_converted: int  # disk that the converted checkpoint takes, at most
 
     def describe(self) -> str:
         """A sentence for the user before anything is fetched."""

@@ -64,22 +64,15 @@ _RANDOM_SEED = -1  # as the published files write it
 
 @dataclass(frozen=True)
 class Batch:
-    """What a YAML file asks for.
+    """What a YAML file asks for."""
 
-    Attributes:
-        jobs: for each animation the given settings, by the names of `AnimationRequest`.
-        ignored: keys that mean nothing here.
-        model_keys: keys that name a model's files, which ``--model`` does here.
-        missing: files that do not exist, with the places where they were searched.
-        checkpoint: folder and digest of the checkpoint that made the result of which the file is, if it is.
-        name: of the folder of results, if the file gives one.
-    """
-
+    # For each animation the given settings, by the names of `AnimationRequest`.
     jobs: tuple[dict[str, Any], ...]
-    ignored: tuple[str, ...]
-    model_keys: tuple[str, ...]
-    missing: tuple[str, ...]
-    name: str | None
+    ignored: tuple[str, ...]  # keys that mean nothing here
+    model_keys: tuple[str, ...]  # keys that name a model's files, which ``--model`` does here
+    missing: tuple[str, ...]  # files that do not exist, with the places where they were searched
+    name: str | None  # of the folder of results, if the file gives one
+    # Folder and digest of the checkpoint that made the result of which the file is, if it is.
     checkpoint: tuple[str, str] | None = None
 
 

@@ -57,23 +57,15 @@ _DRAWN_SHARE, _DRAWN_PARTS, _DRAWN_JUMPS = 0.03, 12, (0.02, 0.1)
 
 @dataclass(frozen=True)
 class MotionReport:
-    """What a clip is, judged by its colours.
-
-    Attributes:
-        kind: see ``Kind``.
-        palette_share: of the pixels that are not background, those within 32 of a part's colour, 0..1.
-        background_share: pixels within 12 of the background colour, 0..1.
-        person_share: pixels that show a part, 0..1.
-        colours: how its labels are read if it is a part map, also one that needs nothing done to it.
-        reason: what was found, as a clause without a full stop.
-    """
+    """What a clip is, judged by its colours."""
 
     kind: Kind
-    palette_share: float
-    background_share: float
-    person_share: float
+    palette_share: float  # of the pixels that are not background, those within 32 of a part's colour, 0..1
+    background_share: float  # pixels within 12 of the background colour, 0..1
+    person_share: float  # pixels that show a part, 0..1
+    # How its labels are read if it is a part map, also one that needs nothing done to it.
     colours: MapColours | None
-    reason: str
+    reason: str  # what was found, as a clause without a full stop
 
     @property
     def is_densepose(self) -> bool:

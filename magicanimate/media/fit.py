@@ -204,26 +204,17 @@ def _scaled(image: Image.Image, width: int, height: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class MotionFit:
-    """How each frame of a clip becomes a control frame: a window of the frame, scaled, placed on a canvas.
+    """How each frame of a clip becomes a control frame: a window of the frame, scaled, placed on a canvas."""
 
-    Attributes:
-        window: part of the frame that is used.
-        place: where it goes on the canvas.
-        width, height: of the canvas.
-        keep_labels: scale by part labels, so that no colours between parts arise; otherwise by colours.
-        background: RGB of the canvas around the frame.
-        path: corner of the window (x0, y0) in every frame, if it moves.
-        loses_people: whether somebody is outside the window in some frames.
-    """
-
-    window: Box
-    place: Box
-    width: int
+    window: Box  # part of the frame that is used
+    place: Box  # where it goes on the canvas
+    width: int  # of the canvas, pixels
     height: int
-    keep_labels: bool
-    background: tuple[int, int, int] = BACKGROUND
+    keep_labels: bool  # scale by part labels, so that no colours between parts arise; otherwise by colours
+    background: tuple[int, int, int] = BACKGROUND  # RGB of the canvas around the frame
+    # Corner of the window (x0, y0) in every frame, if it moves.
     path: tuple[tuple[int, int], ...] | None = None
-    loses_people: bool = False
+    loses_people: bool = False  # whether somebody is outside the window in some frames
 
     def apply(self, frame: np.ndarray, number: int = 0) -> np.ndarray:
         """Clip frame, uint8 (h, w, 3), to uint8 (height, width, 3); one that fits already stays as it is.

@@ -110,25 +110,16 @@ def colour_distance(colours: np.ndarray, colour: np.ndarray | tuple[int, int, in
 
 @dataclass(frozen=True, eq=False)
 class MapColours:
-    """How the frames of a part map are read.
+    """How the frames of a part map are read."""
 
-    Attributes:
-        name: for people, such as "jet with red and blue swapped, over black"; empty if they are usual.
-        table: RGB of background and parts, uint8 (25, 3).
-        usual: whether they are those that the ControlNet knows.
-        reading: how a pixel is turned into its label.
-        step: for numbers in a channel, the difference from one label to the next.
-        box: the map without bars, as shares of width and height, 0..1.
-        captions: whether something white or black is written over it.
-    """
-
-    name: str
-    table: np.ndarray
-    usual: bool
-    reading: Reading = "colours"
-    step: float = 1.0
+    name: str  # for people, such as "jet with red and blue swapped, over black"; empty if they are usual
+    table: np.ndarray  # RGB of background and parts, uint8 (25, 3)
+    usual: bool  # whether they are those that the ControlNet knows
+    reading: Reading = "colours"  # how a pixel is turned into its label
+    step: float = 1.0  # for numbers in a channel, the difference from one label to the next
+    # The map without bars, as shares of width and height, 0..1.
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    captions: bool = False
+    captions: bool = False  # whether something white or black is written over it
 
     @property
     def is_clean(self) -> bool:
@@ -325,15 +316,11 @@ def _best_table(frames: list[np.ndarray]) -> _Found | None:
 
 @dataclass(frozen=True)
 class _Bars:
-    """Stretches of one colour along the edges, the same in all frames: bars, or just background.
+    """Stretches of one colour along the edges, the same in all frames: bars, or just background."""
 
-    Attributes:
-        shares: of the height or width that they take, left, top, right, bottom.
-        colours: of each, float64 (4, 3).
-    """
-
+    # Of the height or width that they take, left, top, right, bottom.
     shares: tuple[float, float, float, float]
-    colours: np.ndarray
+    colours: np.ndarray  # of each, float64 (4, 3)
 
     @classmethod
     def of(cls, frames: Sequence[np.ndarray]) -> _Bars:
@@ -374,17 +361,11 @@ def _pixels(box: tuple[float, float, float, float], frame: np.ndarray) -> Box:
 
 @dataclass(frozen=True)
 class _Summary:
-    """A frame by its colours, which are few: every table is compared with these only.
+    """A frame by its colours, which are few: every table is compared with these only."""
 
-    Attributes:
-        colours: float32 (N, 3).
-        index: of the colour of every pixel, int (h, w).
-        counts: pixels of every colour, int (N,).
-    """
-
-    colours: np.ndarray
-    index: np.ndarray
-    counts: np.ndarray
+    colours: np.ndarray  # float32 (N, 3)
+    index: np.ndarray  # of the colour of every pixel, int (h, w)
+    counts: np.ndarray  # pixels of every colour, int (N,)
 
     @classmethod
     def of(cls, frame: np.ndarray) -> _Summary:
@@ -401,20 +382,14 @@ class _Summary:
 
 @dataclass(frozen=True)
 class _Fit:
-    """How well frames are drawn with a table.
+    """How well frames are drawn with a table."""
 
-    Attributes:
-        share: of the figure in the table's colours, captions left aside; of the frame in the middle when all
-            are ordered by it, so that a few that show something else do not matter.
-        meeting: of unlike neighbours the share that meets on a body.
-        behind: share of the background, likewise of the frame in the middle.
-        near: mean RGB distance of the figure's pixels from the table's colours.
-    """
-
+    # Of the figure in the table's colours, captions left aside; of the frame in the middle when all are
+    # ordered by it, so that a few that show something else do not matter.
     share: float
-    meeting: float
-    behind: float
-    near: float
+    meeting: float  # of unlike neighbours the share that meets on a body
+    behind: float  # share of the background, likewise of the frame in the middle
+    near: float  # mean RGB distance of the figure's pixels from the table's colours
 
 
 def _fit(summaries: list[_Summary], table: np.ndarray, *, neighbours: bool = True) -> _Fit:

@@ -35,34 +35,21 @@ _SEEK_FROM = 2.0  # seconds; a stretch that begins later is reached by seeking
 
 @dataclass(frozen=True)
 class SourceTiming:
-    """When a source shows its frames.
+    """When a source shows its frames."""
 
-    Attributes:
-        times: seconds since the first frame, ascending, float64 (N,).
-        rate: frames a second: on average, or where it does not pause.
-        regular: whether the frames come evenly.
-        duration: seconds until the last frame is over.
-    """
-
-    times: np.ndarray
-    rate: Fraction
-    regular: bool
-    duration: float
+    times: np.ndarray  # seconds since the first frame, ascending, float64 (N,)
+    rate: Fraction  # frames a second: on average, or where it does not pause
+    regular: bool  # whether the frames come evenly
+    duration: float  # seconds until the last frame is over
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The output sequence.
+    """The output sequence."""
 
-    Attributes:
-        rate: output frames a second, after the stride.
-        picks: index of the source frame shown by each output frame, int64 (N,), never decreasing.
-        resampled: whether frames may repeat or be dropped.
-    """
-
-    rate: Fraction
-    picks: np.ndarray
-    resampled: bool
+    rate: Fraction  # output frames a second, after the stride
+    picks: np.ndarray  # index of the source frame shown by each output frame, int64 (N,), never decreasing
+    resampled: bool  # whether frames may repeat or be dropped
 
 
 def as_rate(fps: float | Fraction) -> Fraction:
@@ -185,26 +172,16 @@ def _keeps_all(source: SourceTiming, fps: float | None) -> bool:
 
 @dataclass(frozen=True)
 class MotionClip:
-    """A sequence of frames that can be read as often as wanted.
+    """A sequence of frames that can be read as often as wanted."""
 
-    Attributes:
-        path: video file or folder.
-        fps: frames a second of the sequence, after resampling and stride.
-        rate: the same as an exact fraction.
-        width, height: of the frames, upright, in pixels.
-        num_frames_estimate: length of the sequence; damaged frames may make it shorter.
-        has_sound: whether the file has an audio stream.
-        start: where in the file the sequence begins, seconds.
-    """
-
-    path: Path
-    fps: float
-    rate: Fraction
-    width: int
+    path: Path  # video file or folder
+    fps: float  # frames a second of the sequence, after resampling and stride
+    rate: Fraction  # the same as an exact fraction
+    width: int  # of the frames, upright, in pixels
     height: int
-    num_frames_estimate: int | None
-    has_sound: bool
-    start: float
+    num_frames_estimate: int | None  # length of the sequence; damaged frames may make it shorter
+    has_sound: bool  # whether the file has an audio stream
+    start: float  # where in the file the sequence begins, seconds
     _source: _VideoSource | _FolderSource
 
     def frames(self) -> Generator[np.ndarray, None, None]:

@@ -43,31 +43,20 @@ OnFrames = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class PreparedMedia:
-    """Photo and control frames of an animation, at its size. Close it, or use it as a context.
+    """Photo and control frames of an animation, at its size. Close it, or use it as a context."""
 
-    Attributes:
-        photo: uint8 (H, W, 3).
-        control: the motion, one control frame for each frame of the result, uint8 (N, H, W, 3) on disk.
-        keypoints: the same of the clip of drawn keypoints, or ``None``.
-        driving: the same of the ordinary video that the motion was made of, or ``None``.
-        notes: sentences on what of photo and clip is not used as it was given.
-        fps: of the result.
-        rate: the same as an exact fraction.
-        num_frames: N, at least 1.
-        has_sound: whether the clip has sound.
-        sound_start: where in the clip its stretch begins, seconds; below 0 for silence before it.
-    """
-
-    photo: np.ndarray
+    photo: np.ndarray  # uint8 (H, W, 3)
+    # The motion, one control frame for each frame of the result, uint8 (N, H, W, 3) on disk.
     control: FrameStore
-    fps: float
-    rate: Fraction
-    num_frames: int
-    has_sound: bool
-    sound_start: float
-    keypoints: FrameStore | None = None
+    fps: float  # of the result
+    rate: Fraction  # the same as an exact fraction
+    num_frames: int  # N, at least 1
+    has_sound: bool  # whether the clip has sound
+    sound_start: float  # where in the clip its stretch begins, seconds; below 0 for silence before it
+    keypoints: FrameStore | None = None  # like ``control``, of the clip of drawn keypoints
+    # Like ``control``, of the ordinary video that the motion was made of.
     driving: FrameStore | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences on what of photo and clip is not used as it was given
 
     def close(self) -> None:
         """Delete the frames on disk."""

@@ -64,28 +64,19 @@ _MATRIX = {1: 1, 4: 4, 7: 7, 9: 9, 10: 9}
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """What a video file holds, from its headers and packets, without decoding more than one frame.
+    """What a video file holds, from its headers and packets, without decoding more than one frame."""
 
-    Attributes:
-        pts: timestamp of every frame in the order shown, in units of the stream's time base; ``None`` if the
-            file has none that can be trusted.
-        key_pts: those of the key frames, at which decoding can begin.
-        times: seconds since the first frame, ascending.
-        last: seconds for which the last frame is shown, if the file says so.
-        nominal_rate: frames a second as the container says.
-        width, height: upright, in pixels.
-        has_sound: whether there is an audio stream.
-        announced: frames the header speaks of, without those that an edit list leaves out; 0 if it does not.
-    """
-
+    # Timestamp of every frame in the order shown, in units of the stream's time base; ``None`` if the file
+    # has none that can be trusted.
     pts: np.ndarray | None
-    key_pts: np.ndarray
-    times: np.ndarray
-    last: float | None
-    nominal_rate: Fraction | None
-    width: int
+    key_pts: np.ndarray  # those of the key frames, at which decoding can begin
+    times: np.ndarray  # seconds since the first frame, ascending
+    last: float | None  # seconds for which the last frame is shown, if the file says so
+    nominal_rate: Fraction | None  # frames a second as the container says
+    width: int  # upright, in pixels
     height: int
-    has_sound: bool
+    has_sound: bool  # whether there is an audio stream
+    # Frames the header speaks of, without those that an edit list leaves out; 0 if it does not.
     announced: int
 
 
@@ -235,21 +226,13 @@ def sound_stream(container: av.container.InputContainer) -> av.AudioStream | Non
 
 @dataclass(frozen=True)
 class _Timestamps:
-    """What the packets of a stream say, undecoded.
+    """What the packets of a stream say, undecoded."""
 
-    Attributes:
-        pts: ascending timestamps of the frames; ``None`` if some frame has none.
-        key_pts: those of key frames.
-        count: number of frames shown.
-        last: duration of the last one, 0 if unknown.
-        joined: whether timestamps restart somewhere; ``pts`` then go on there, unlike the file's.
-    """
-
-    pts: np.ndarray | None
-    key_pts: np.ndarray
-    count: int
-    last: int
-    joined: bool
+    pts: np.ndarray | None  # ascending timestamps of the frames; ``None`` if some frame has none
+    key_pts: np.ndarray  # those of key frames
+    count: int  # number of frames shown
+    last: int  # duration of the last one, 0 if unknown
+    joined: bool  # whether timestamps restart somewhere; ``pts`` then go on there, unlike the file's
 
 
 def _timestamps(container: av.container.InputContainer, stream: av.VideoStream) -> _Timestamps:
