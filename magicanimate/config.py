@@ -17,22 +17,17 @@ Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
 Driving = Literal["densepose", "keypoints", "both"]
 Detail = Literal["off", "faces", "faces+hands"]
-Preset = Literal["exact", "balanced", "fast", "draft"]
+Preset = Literal["exact", "balanced", "fast", "draft"]  # from slow to quick; see `acceleration.options`
 
 SIDE_MULTIPLE = 8
 PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT = "photo", "clip", "transparent"
 LARGEST_REFERENCE_STRENGTH = 2
 _LONGEST_STRIDE = 1_000_000
-FITS: tuple[Fit, ...] = ("auto", "crop", "pad", "stretch")
-FUSIONS: tuple[Fusion, ...] = ("midup", "full")
-DRIVINGS: tuple[Driving, ...] = ("densepose", "keypoints", "both")
-DETAILS: tuple[Detail, ...] = ("off", "faces", "faces+hands")
-PRESETS: tuple[Preset, ...] = (
-    "exact",
-    "balanced",
-    "fast",
-    "draft",
-)  # from slow to quick; see `acceleration.options`
+FITS: tuple[Fit, ...] = get_args(Fit)
+FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
+DRIVINGS: tuple[Driving, ...] = get_args(Driving)
+DETAILS: tuple[Detail, ...] = get_args(Detail)
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
 @dataclass(frozen=True)
@@ -130,68 +125,40 @@ def _setting(default: Any, group: str = "", help: str = "", **known: Any) -> Any
 class AnimationRequest:
     """One animation: a photo, a motion clip, where to write, and how; all settings are declared here.
 
+    What a setting does is said in its help. Beside that:
+
     Attributes:
         photo: image file that Pillow opens.
         motion: DensePose clip (mp4, mov, webm, mkv, gif) or a folder of frames.
         output: file to write (.mp4, .webm, .gif) or, without a suffix, a folder of png frames.
-        seed: of the initial noise, drawn on the CPU; the same on every device.
-        preset: how much likeness to give up for speed, see `magicanimate.acceleration.options.SpeedPreset`.
-            It fills in what is ``None`` among steps, scheduler and the four settings after ``scheduler``.
-        num_inference_steps: denoising steps.
-        guidance_scale: of classifier-free guidance; 1 or less runs the conditional branch only.
+        preset: fills in what is ``None`` among steps, scheduler and the four settings after ``stream``; see
+            `SpeedPreset` and `Approximations` in `magicanimate.acceleration.options`.
         width, height: of the result in pixels.
-        fit: "crop" keeps both aspects and puts the window on the people, "pad" shows all of both, "auto"
-            crops where the window holds the people and pads where it does not, "stretch" is as published.
-        start, end: stretch of the clip in seconds; ``end=None`` is the clip's end.
-        stride: use every n-th frame.
-        fps: resample the clip to this rate before ``stride``; the result plays at ``fps / stride``, so that
-            it keeps the clip's speed. For a folder of frames it is their rate (25 when ``None``).
-        prompt, negative_prompt: optional text; needs a checkpoint with a text encoder.
+        fit: "crop" keeps both aspects and puts the window on the people.
+        start, end: seconds; ``end=None`` is the clip's end.
+        fps: resampling comes before ``stride``; the result plays at ``fps / stride``, so that it keeps the
+            clip's speed. For a folder of frames it is their rate (25 when ``None``).
         fusion: UNet blocks that read the reference (paper, supplement section 1); one that is not what the
             checkpoint was trained with is refused.
-        context_length, context_overlap: frames of a context window, and those that neighbours share.
-        closed_loop: join the clip's end to its start, as published; otherwise the last window slides back.
-        context_stride, context_offset: see `magicanimate.windows.WindowPlan`.
-        controlnet_conditioning_scale: weight of the pose residuals.
-        reference_strength: of the photo in the attention; 1 is as published, 0 leaves it out.
+        context_length: and what follows it, see `magicanimate.windows.WindowPlan`.
+        reference_strength: 1 is as published.
         scheduler: name of a diffusers scheduler class; the preset's or the checkpoint's own when ``None``.
-        lora: LoRA files for the UNet and the text encoder, each perhaps with its weight behind a colon; see
-            `magicanimate.lora`.
-        stream: finish the beginning first and write frames as they come, see
-            `magicanimate.acceleration.streaming`; not in a closed loop. A copy that plays while it grows is
-            beside the output until that is done.
-        guidance_start, guidance_stop, deep_reuse, encoder_reuse: see `Approximations` in
-            `magicanimate.acceleration.options`.
-        detail: what is refined after the first result (the "second look"): nothing, faces, or faces and
-            hands; see `magicanimate.detail`.
-        detail_strength: SDEdit strength of the refinement; more departs further from the first result.
-        detail_who: whose details are refined, numbers from left to right such as "1" or "1,3"; everybody's
-            when empty.
-        detail_below: refine only parts smaller than this many pixels; every part that would be enlarged when
-            ``None``.
-        start_from_photo: so many frames lead from the photo's own pose to the clip's first one.
+        lora: for the UNet and the text encoder, see `magicanimate.lora`.
+        stream: see `magicanimate.acceleration.streaming`; not in a closed loop. A copy that plays while it
+            grows is beside the output until that is done.
+        detail: see `magicanimate.detail`.
+        detail_strength: SDEdit strength of the refinement.
+        detail_below: every part that would be enlarged when ``None``.
         preview_every: steps between preview frames; 0 for none.
-        sound: copy the clip's sound into the result.
-        side_by_side: also write ``<output>_side_by_side`` with photo, motion and result.
-        keypoints: clip of the same frames' keypoints, drawn in DWPose's style, for a checkpoint that was
-            trained with both.
-        background: what the people are before: "photo" as in their photo, "clip" as in the driving video
-            (whose dancers they replace), a picture or video file, a colour, or "transparent", which takes an
-            output with an alpha channel (.webm, .mov or a folder of png frames).
-        driving_video: the ordinary video that the motion clip was made of, for the background "clip";
-            ``None`` if the motion clip is that video itself, of which a part map is made first.
-        who: the people of an ordinary video to replace: "largest", "all", places in the order of size such as
-            "2" or "1,3", or "at=X,Y@SECOND"; see `densepose_tools.tracking.people_named`.
-        other_photos: of further people, for a dance of several; they are numbered from 2, ``photo`` is 1.
-        cast: for each dancer, from left to right, the number of the photo that he becomes, such as "2,1";
-            the photos in their order when empty, see `magicanimate.cast`.
-        mask: folder of frames or video that says where people are cut out, see `magicanimate.mask`; made of
-            the motion when ``None``.
-        mask_grow: pixels by which the people are cut out wider, or narrower below 0.
-        mask_feather: softness of the cut, pixels (standard deviation).
-        credentials: sign the result with content credentials that say what it is and what made it.
-        check_motion: refuse a clip whose colours are not those of a DensePose map.
-        overwrite: replace files at the output that this program did not make; an input never is.
+        side_by_side: written as ``<output>_side_by_side``.
+        driving_video: for the background "clip"; ``None`` if the motion clip is that video itself, of which a
+            part map is made first.
+        who: see `densepose_tools.tracking.people_named`.
+        other_photos: they are numbered from 2, ``photo`` is 1.
+        cast: see `magicanimate.cast`.
+        mask: see `magicanimate.mask`; made of the motion when ``None``.
+        mask_feather: standard deviation.
+        overwrite: an input is never replaced.
         limits: bounds on the input files.
     """
 
