@@ -358,21 +358,15 @@ class Animator:
         on_progress: OnProgress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> None:
-        """Show or save how people will be cut out, without animating them.
-
-        No networks are loaded but those that find people.
+        """Show or save how people will be cut out, without loading the networks that animate.
 
         Args:
             request: with another background than the photo's.
-            picture: .png to write, see `background.mask_preview`.
-            mask: .mp4 or folder to write for `AnimationRequest.mask`; grow and feather are not in it.
-            scene: .mp4 to write of the frames under the mask: the driving video, or else the part map.
-            on_progress: called while the clip is converted and read.
-            should_stop: called for each frame.
+            picture, mask, scene: files to write, see `magicanimate.background.write_mask_files`.
 
         Raises:
             InputError: an input, a setting or an output cannot be used, or the people stay in their photo.
-            Cancelled: ``should_stop()`` was true.
+            Cancelled: ``should_stop()`` was true; called for each frame.
         """
         from magicanimate.background import check_mask_outputs, write_mask_files
 
@@ -413,11 +407,7 @@ class Animator:
     ) -> tuple[PreparedMedia, Backdrop | None]:
         """Photo and motion as the networks see them, and what the people are put before.
 
-        Args:
-            request: with a size.
-            meter: gets the frames read.
-            should_stop: called for each of them.
-            stack: closes the frames on disk.
+        ``stack`` closes the frames on disk.
         """
         from magicanimate.media.prepare import prepare_media
 

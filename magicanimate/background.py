@@ -77,16 +77,9 @@ def make_backdrop(
 ) -> Backdrop:
     """What the people of ``request``, who do not stay in their photo, are put before.
 
-    Args:
-        request: with the background and the settings of the mask.
-        media: photo, motion and, for "clip", the driving video.
-        masks: of the people in each frame.
-        find_parts: finds the people in the photo.
-        should_stop: called before each frame that is read.
-
     Raises:
         InputError: nobody is seen in the photo, or the background's file cannot be used.
-        Cancelled: ``should_stop()`` was true.
+        Cancelled: ``should_stop()`` was true; called before each frame that is read.
     """
     kind = background_kind(request.background)
     size = media.photo.shape[:2]
@@ -249,8 +242,6 @@ def write_mask_files(
     """Write how people will be cut out; each file is left out where it is ``None``.
 
     Args:
-        backdrop: of the animation that is meant.
-        media: of it.
         picture: .png of `mask_preview`.
         mask: .mp4 or folder for `AnimationRequest.mask`; grow and feather are not in it.
         scene: .mp4 of the frames under the mask: the driving video, or else the part map.
@@ -303,12 +294,8 @@ def driving_scene(media: PreparedMedia, masks: Masks, plate: np.ndarray) -> Iter
 def _not_background(frame: np.ndarray, plate: np.ndarray, body: np.ndarray) -> np.ndarray:
     """How much of each pixel is something other than the plate in full light or in a light shadow.
 
-    Args:
-        frame, plate: float32 ``H W 3``, grey levels.
-        body: the dancers' part map, bool ``H W``.
-
-    Returns:
-        0..1, float32 ``H W``; 1 on the body and close to it.
+    Of grey levels, float32 ``H W 3``, and the dancers' part map, bool ``H W``: 0..1, float32 ``H W``, and 1
+    on the body and close to it.
     """
     import cv2
 

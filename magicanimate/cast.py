@@ -40,14 +40,7 @@ class Dancers:
 
 
 def find_dancers(maps: Iterable[np.ndarray]) -> Dancers:
-    """The dancers of a clip.
-
-    Args:
-        maps: the part map of each frame, or of some, uint8 ``H W``.
-
-    Returns:
-        as many as its frames show apart from each other; none where they show nobody.
-    """
+    """The dancers of a clip by its part maps, uint8 ``H W``: as many as its frames show apart."""
     counts: Counter[int] = Counter()
     first: dict[int, Dancers] = {}
     for number, labels in enumerate(maps):
@@ -62,10 +55,6 @@ def find_dancers(maps: Iterable[np.ndarray]) -> Dancers:
 
 def cast_of(request: AnimationRequest, dancers: int) -> tuple[int, ...]:
     """For each dancer, from left to right, which of the request's photos he becomes, counted from 0.
-
-    Args:
-        request: with more than one photo; `magicanimate.request_checks.check_request` has accepted it.
-        dancers: how many the clip shows.
 
     Raises:
         InputError: there are too few or too many photos, or the request's cast is of another number.
@@ -102,12 +91,7 @@ def colour_of(dancer: int) -> tuple[int, int, int]:
 
 
 def outlined(picture: np.ndarray, dancers: Sequence[np.ndarray]) -> np.ndarray:
-    """A picture, uint8 ``H W 3``, with each dancer's outline in her colour.
-
-    Args:
-        picture: of the frame that shows them.
-        dancers: their part maps, uint8, of the same shape or smaller ones.
-    """
+    """A picture, uint8 ``H W 3``, with the outlines of the dancers' part maps, uint8, in their colours."""
     import cv2
 
     height, width = picture.shape[:2]
@@ -125,10 +109,8 @@ def outlined(picture: np.ndarray, dancers: Sequence[np.ndarray]) -> np.ndarray:
 def place_of(person: np.ndarray, dancer: np.ndarray) -> np.ndarray:
     """The matrix (2, 3) that moves and scales a photo's pixels so that its person stands where a dancer does.
 
-    Head and torso come to lie on the dancer's, or the whole body where these are not seen.
-
-    Args:
-        person, dancer: part maps, uint8 ``H W``.
+    Of two part maps, uint8 ``H W``: head and torso come to lie on the dancer's, or the whole body where these
+    are not seen.
     """
     (head, torso, box), (other_head, other_torso, other_box) = _measured(person), _measured(dancer)
     here: np.ndarray

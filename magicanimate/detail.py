@@ -82,12 +82,7 @@ class Track:
 
 
 def find_tracks(control: Frames, parts: Sequence[Part]) -> list[Track]:
-    """Follow the parts of all people through a clip, those at the left first.
-
-    Args:
-        control: part maps in the usual colours, uint8 ``H W 3`` each.
-        parts: which to follow.
-    """
+    """Follow the parts of all people through part maps, uint8 ``H W 3``, those at the left first."""
     found: dict[str, list[dict[int, tuple[float, float, float]]]] = {part.name: [] for part in parts}
     for number in range(len(control)):
         labels = nearest_labels(control[number])[0]
@@ -116,11 +111,8 @@ def find_tracks(control: Frames, parts: Sequence[Part]) -> list[Track]:
 def tracks_of(tracks: Sequence[Track], wanted: Sequence[int]) -> list[Track]:
     """The tracks of some people, counted from 1 from left to right, as their heads are in the first frame.
 
-    A hand is its nearest head's; without heads everybody's parts are counted for themselves.
-
-    Args:
-        tracks: of `find_tracks`.
-        wanted: numbers of the people; everybody when empty.
+    A hand is its nearest head's; without heads everybody's parts are counted for themselves. Without numbers
+    all are wanted.
     """
     if not wanted:
         return list(tracks)
@@ -138,13 +130,9 @@ def tracks_of(tracks: Sequence[Track], wanted: Sequence[int]) -> list[Track]:
 
 
 def count_details(control: Frames, parts: Sequence[Part], *, below: float, crop_size: float) -> int:
-    """About how many parts of a clip will be refined, estimated from some frames.
+    """About how many parts of a clip will be refined, estimated from some part maps, uint8 ``H W 3``.
 
-    Args:
-        control: part maps, uint8 ``H W 3`` each.
-        parts: the kinds that are refined.
-        below: only parts smaller than this, pixels.
-        crop_size: side of the enlarged crops, pixels.
+    Counted are parts smaller than ``below`` pixels whose crops, ``crop_size`` pixels wide, enlarge them.
     """
     found = []
     for number in range(len(control)):
@@ -166,12 +154,7 @@ def times_as_long(count: int, *, size: int, width: int, height: int) -> float:
 def photo_crops(labels: np.ndarray, tracks: Sequence[Track]) -> list[tuple[float, float, float] | None]:
     """Where the photo shows the part of each track; people are paired from left to right.
 
-    Args:
-        labels: parts of the photo, uint8 ``H W``.
-        tracks: of `find_tracks`.
-
-    Returns:
-        Centre x, y and side of the crop of each track; ``None`` where the photo does not show the part.
+    Of its part map, uint8 ``H W``: centre x, y and side of each crop, ``None`` where the part is not shown.
     """
     shown = {part.name: sorted(_pieces(labels, part)) for part in (HEAD, *HANDS)}
     count = {name: 0 for name in shown}
@@ -210,14 +193,7 @@ def crop(
 
 
 class Crops:
-    """A sequence of the crops around a part in each frame, uint8 ``S S 3``, made on access.
-
-    Args:
-        frames: uint8 ``H W 3`` each.
-        track: of the part.
-        size: S.
-        is_map: whether the frames are part maps.
-    """
+    """The crops around a part in each frame, uint8 ``S S 3``, made on access of frames, uint8 ``H W 3``."""
 
     def __init__(self, frames: Frames, track: Track, size: int, *, is_map: bool = False):
         self._frames, self._track, self._size, self._is_map = frames, track, size, is_map
@@ -236,14 +212,9 @@ class Crops:
 def blend(
     frame: np.ndarray, labels: np.ndarray, track: Track, number: int, refined: np.ndarray
 ) -> np.ndarray:
-    """A frame, uint8 ``H W 3``, with one part replaced by its refinement.
+    """A frame, uint8 ``H W 3``, with one part replaced by its refined crop, uint8 ``S S 3``.
 
-    Args:
-        frame: of the result so far.
-        labels: its part map, uint8 ``H W``.
-        track: of the part.
-        number: of the frame.
-        refined: its crop after the refinement, uint8 ``S S 3``.
+    ``labels`` is the frame's part map, uint8 ``H W``, and ``number`` its place in the clip.
     """
     import cv2
 
@@ -291,8 +262,6 @@ def plan_details(
     """Choose the parts to refine and pair them with the photo's; ``None`` if there are none.
 
     Args:
-        request: with a size.
-        media: its photo and motion.
         find_parts: finds the parts of people in a photo, uint8 ``H W 3`` -> ``H W``.
         size: pixels of a side of the enlarged crops: what the checkpoint was trained at.
     """
@@ -336,12 +305,9 @@ def refine_details(
     meter: ProgressMeter,
     kept: ExitStack,
 ) -> Iterator[np.ndarray]:
-    """The frames with heads, and hands if wanted, denoised again.
+    """The frames, uint8 ``H W 3`` each, with heads, and hands if wanted, denoised again.
 
     Args:
-        request, media: what is animated.
-        frames: the first result, uint8 ``H W 3`` each.
-        plan: what is refined.
         denoise, decode: the networks with the request's settings.
         steps: of the first pass; as many run in the second.
         meter: gets the stage "detail".

@@ -333,10 +333,7 @@ def _is_at_work(path: Path, pid: int, start: int) -> bool:
 
 
 def put_in_place(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Rename finished files and folders to their targets: all of them or, after an error, none.
-
-    Args:
-        pairs: temporary path and target, both in one folder.
+    """Rename finished files and folders to targets in the same folder: all of them or, after an error, none.
 
     Raises:
         OSError: one could not be; every target is as it was.
@@ -379,7 +376,6 @@ def whole_file(path: Path, *, durable: bool = False, private: bool = False) -> I
     """A temporary path to write to, which takes the place of ``path`` when the block ends well.
 
     Args:
-        path: of the file; its folder exists.
         durable: it is on the disk, not only on its way there, before an older one is replaced.
         private: only this user may read it.
 

@@ -30,12 +30,9 @@ from magicanimate.windows import WindowPlan
 
 
 def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicAnimatePipeline:
-    """The pipeline of a folder, on the CPU and without its text encoder.
+    """The pipeline of a checkpoint's folder, on the CPU and without its text encoder.
 
-    Args:
-        folder: of the checkpoint.
-        profile: with 8 bits the networks are read one by one, so that only one is there at its full size.
-        dtype: "float32", "float16" or "bfloat16".
+    With a profile of 8 bits the networks are read one by one, so that only one is there at its full size.
 
     Raises:
         InputError: the checkpoint cannot be used.
@@ -209,19 +206,18 @@ _SMALLEST = 64  # pixels of a side, below which networks of several levels run o
 def benchmark(
     pipe: MagicAnimatePipeline, fallback: OutOfMemoryFallback, *, should_stop: ShouldStop | None = None
 ) -> dict[str, Any]:
-    """Time one denoising step and the decoding of a blank clip.
+    """Time one denoising step, without guidance, and the decoding of a blank clip.
 
     Args:
         pipe: placed, with its own scheduler.
         fallback: for a window of the checkpoint's own size.
-        should_stop: called before each block of a network.
 
     Returns:
         ``width`` and ``height`` in pixels, ``num_frames``, and ``seconds`` by stage, "denoise" and "decode",
-        named as in the settings of a result. One step without guidance was made.
+        named as in the settings of a result.
 
     Raises:
-        Cancelled: ``should_stop()`` was true.
+        Cancelled: ``should_stop()``, called before each block of a network, was true.
     """
     own = pipe.config.default_width, pipe.config.default_height
     width, height = (min(side, max(_SMALLEST, side // 16 * 8)) for side in own)

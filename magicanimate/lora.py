@@ -170,13 +170,10 @@ def check_loras(texts: Sequence[str]) -> None:
 def applied(
     pipe: MagicAnimatePipeline, texts: Sequence[str], *, prompted: bool = True
 ) -> Iterator[list[str]]:
-    """A context in which a pipeline has LoRAs; afterwards its modules are those of before.
+    """A context in which a placed pipeline has LoRAs; afterwards its modules are those of before.
 
-    Args:
-        pipe: placed on its device.
-        texts: see `parse`.
-        prompted: whether there is a prompt. Only then the text encoder gets its part, so that without one the
-            result does not depend on whether it happens to be loaded.
+    Only with a prompt the text encoder gets its part, so that without one the result does not depend on
+    whether it happens to be loaded.
 
     Yields:
         A sentence for each file of which layers were left out.
@@ -212,10 +209,7 @@ def applied(
 
 
 def better_settings(request: AnimationRequest) -> dict[str, dict[str, Any]]:
-    """The settings that a LoRA for few steps was made with, where the request has others.
-
-    Args:
-        request: with steps and guidance filled in.
+    """The settings that a LoRA for few steps was made with, where the completed request has others.
 
     Returns:
         Name of the file -> name of the setting in `AnimationRequest` -> its better value.
@@ -284,10 +278,6 @@ Layers = dict[str, "tuple[torch.Tensor, torch.Tensor]"]  # layer -> down R I (h 
 
 def _read(file: Path, networks: Mapping[str, Any]) -> tuple[dict[str, Layers], str]:
     """The layers of a file by component, with ``alpha`` worked in, and a sentence on what has no effect.
-
-    Args:
-        file: of any of the formats.
-        networks: component -> network, "unet" and perhaps "text_encoder".
 
     Raises:
         InputError: it cannot be read, or is nothing for these networks.

@@ -53,9 +53,8 @@ _MOST_CORRECTION = 24.0  # largest correction of a frame's colours, grey levels
 class Masks:
     """The mask of each frame of a result, uint8 ``H W``, made on access.
 
-    Args:
-        control: part maps, uint8 ``H W 3`` each.
-        given: masks that are used in place of theirs, uint8 ``H W 3`` with three equal channels.
+    It is made of the part maps ``control``, uint8 ``H W 3`` each, or taken from the masks that are given,
+    uint8 ``H W 3`` with three equal channels.
     """
 
     def __init__(self, control: Frames, given: Frames | None = None):
@@ -170,12 +169,9 @@ def masks_of(request: AnimationRequest, media: PreparedMedia) -> Iterator[Masks]
 def read_masks(
     path: Path, *, count: int, width: int, height: int, limits: MediaLimits | None = None
 ) -> FrameStore:
-    """Masks of a file at the size of a result, uint8 ``H W 3`` on disk.
+    """Masks of a folder of frames or a video at the size of a result, uint8 ``H W 3`` on disk.
 
-    Args:
-        path: folder of frames or video; greys may be a little off, as after compression.
-        count, width, height: of the result; another size of the same shape is scaled.
-        limits: on the file.
+    Greys may be a little off, as after compression; another size of the same shape is scaled.
 
     Raises:
         InputError: it cannot be read, or is of another clip.
@@ -211,13 +207,7 @@ def read_masks(
 
 
 def write_masks(path: Path, masks: Iterable[np.ndarray], *, size: tuple[int, int], rate: Fraction) -> None:
-    """Write masks, uint8 ``H W`` each, as a lossless .mp4 or a folder of png frames.
-
-    Args:
-        path: the file or, without a suffix, the folder.
-        masks: one for each frame.
-        size: width and height, pixels.
-        rate: frames a second.
+    """Write masks, uint8 ``H W`` each, as a lossless .mp4 or, without a suffix, a folder of png frames.
 
     Raises:
         InputError: it cannot be written.
@@ -239,11 +229,10 @@ def painted(masks: Iterable[np.ndarray], stroke: Stroke) -> Iterator[np.ndarray]
 def cut_out(
     frame: np.ndarray, plate: np.ndarray, mask: np.ndarray, *, grow: int = 0, feather: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The matte of one frame and the people's own colours.
+    """The matte of one frame, as the networks made it, and the people's own colours.
 
     Args:
-        frame: as the networks made it, uint8 ``H W 3``.
-        plate: what is behind the people, uint8 ``H W 3``.
+        frame, plate: the picture and what is behind the people, uint8 ``H W 3``.
         mask: of the people in it, uint8 ``H W``.
         grow: pixels by which they are cut out wider, or narrower below 0.
         feather: softness of the edge, pixels (standard deviation).

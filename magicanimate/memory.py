@@ -278,8 +278,6 @@ def choose_profile(
 
     Args:
         requested: "auto" for the roomiest that fits, or a profile's name.
-        footprint, work: what is animated by what.
-        device, dtype: where and in which number format.
         free: bytes of the device's memory that the networks and their work may take.
 
     Raises:
@@ -304,13 +302,7 @@ def choose_profile(
 def place(
     pipe: DiffusionPipeline, profile: MemoryProfile, *, device: str, before: MemoryProfile | None = None
 ) -> None:
-    """Move the networks to their device, prepared as the profile wants them.
-
-    Args:
-        pipe: has `DENOISERS` and "vae" among its components.
-        profile: how.
-        device: where they compute.
-        before: the profile that they are prepared for already; not one that ``profile`` undoes.
+    """Move the networks to their device, prepared as the profile wants; ``before`` is their profile so far.
 
     Raises:
         ValueError: ``profile`` undoes what was done for ``before``.

@@ -203,14 +203,8 @@ def check_signals(
 ) -> None:
     """Refuse a request without the control signals that a checkpoint needs, or with others.
 
-    Args:
-        request: with the motion clip and perhaps keypoints.
-        folder: of the checkpoint, to be named.
-        driving: the signals that it was trained with.
-        takes_keypoints: whether drawn keypoints drive it beside the part map.
-
     Raises:
-        InputError: with what to give or to leave out.
+        InputError: with the checkpoint's ``folder``, and what to give or to leave out.
     """
     # All of these read body parts, which drawn keypoints do not have.
     without_map = {
@@ -293,9 +287,7 @@ def check_inputs(request: AnimationRequest) -> None:
 def check_outputs(request: AnimationRequest, *, config: Path | None = None) -> None:
     """Refuse what cannot or must not be written now rather than after minutes of work.
 
-    Args:
-        request: whose video, settings file and strip are meant.
-        config: a further file that is read. It may be the settings file of the same result made before.
+    ``config`` is a further file that is read; it may be the settings file of the same result made before.
 
     Raises:
         InputError: see `magicanimate.media.outputs.check_output`.
@@ -321,11 +313,7 @@ def settings_path(output: Path | str) -> Path:
 
 
 def write_settings(output: Path | str, settings: Mapping[str, Any]) -> Path:
-    """Write settings beside an output, whole or not at all.
-
-    Args:
-        output: the video file or folder of frames.
-        settings: JSON-ready values; paths become strings.
+    """Write settings, JSON-ready or paths, beside an output, whole or not at all.
 
     Raises:
         InputError: the folder cannot be written to.

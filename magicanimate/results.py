@@ -87,8 +87,6 @@ def write_result(
     """Write the frames as they are decoded; all files appear at the end, or none.
 
     Args:
-        request: with the size of the result.
-        media: photo and motion as they were used.
         frames: of the result, uint8 ``H W 3``, or ``H W 4`` where that is transparent; they are decoded as
             they are taken.
         settings: JSON-ready; the seconds of all stages are added to those beside the result.
@@ -194,14 +192,7 @@ def shrunk(frame: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(photo: np.ndarray, motion: np.ndarray, result: np.ndarray) -> np.ndarray:
-    """Put three pictures in a row, each scaled to the height of the result with its own aspect.
-
-    Args:
-        photo, motion, result: uint8 (h, w, 3), of any sizes.
-
-    Returns:
-        uint8 (height of the result, sum of the widths and two separators, 3).
-    """
+    """Put three pictures, uint8 (h, w, 3), in a row, each scaled to the height of the result."""
     height = result.shape[0]
     line = np.empty((height, _SEPARATOR, 3), dtype=np.uint8)
     line[:] = _SEPARATOR_COLOUR

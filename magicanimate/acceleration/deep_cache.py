@@ -52,14 +52,9 @@ def cache_deep_features(
 
     There is room for 2 GiB of features; windows that find none are computed in full every time. A guided
     window of 16 frames takes 126 MB at 512x512 pixels and Stable Diffusion 1.5's size, so that 17 windows
-    (208 frames) fit.
-
-    Args:
-        readers: the UNet's hybrid self-attentions.
-        text: ``B L D``, [unconditional, conditional] with guidance.
-        last: timestep of the last step, after which a window's features are forgotten: another window that is
-            still in its first steps, as in streaming, may have the room.
-        guided: whether a step computes all branches or the conditional one alone.
+    (208 frames) fit. After the timestep ``last`` a window's features are forgotten: another window that is
+    still in its first steps, as in streaming, may have the room. ``text`` is ``B L D``, [unconditional,
+    conditional] with guidance; ``guided`` says whether a step computes both.
     """
     cache: dict[tuple[int, ...], _Kept] = {}
 

@@ -48,12 +48,8 @@ def accelerated(
 
     Args:
         paper: `magicanimate.sampling.paper_networks` but for ``text`` and ``visible``.
-        readers: the UNet's hybrid self-attentions.
         text: ``B L D``, [unconditional, conditional] with guidance.
         timesteps: of all steps, on the CPU.
-        optimization, approximations: which layers are wanted.
-        group: the processes that share the windows.
-        progress: counts windows and asks whether to stop.
     """
     # Layers know a step by its timestep, which is on the CPU: asking a GPU would wait for all queued work.
     number = len(timesteps)
@@ -207,13 +203,9 @@ def share_residuals(networks: Networks) -> Networks:
 class CachedEmbeddings:
     """A ControlNet with its control images, whose embeddings are kept for the whole animation.
 
-    It takes the place of both in `paper_networks`: indexed as the images it reads those that are not embedded
-    yet, called as the network it embeds these and takes the others from memory. There is room for 256 MB;
-    images beyond that are embedded in every step.
-
-    Args:
-        network: the ControlNet.
-        images: a list of frame numbers turns them into uint8 ``K H W 3``.
+    It takes the place of both in `paper_networks`: indexed as the images, by frame numbers, it reads those
+    that are not embedded yet, uint8 ``K H W 3``; called as the network it embeds these and takes the others
+    from memory. There is room for 256 MB; images beyond that are embedded in every step.
     """
 
     def __init__(self, network: ControlNetModel, images: Any):

@@ -161,12 +161,7 @@ def speed_preset(name: str) -> SpeedPreset:
 
 
 def completed(request: AnimationRequest, *, steps: int) -> AnimationRequest:
-    """Fill in the preset's values where the request has none of its own.
-
-    Args:
-        request: its own values stay.
-        steps: the checkpoint's own number of steps.
-    """
+    """Fill in the preset's values where the request has none; ``steps`` is the checkpoint's own number."""
     # The request's own values win over the preset, which only fills the gaps.
     preset = speed_preset(request.preset)
     filled = {
@@ -180,12 +175,7 @@ def completed(request: AnimationRequest, *, steps: int) -> AnimationRequest:
 
 
 class ProcessGroup:
-    """The processes that share an animation; this base class is a group of one, which exchanges nothing.
-
-    Attributes:
-        rank: number of this process, the first is 0.
-        size: of how many.
-    """
+    """The processes that share an animation; this base class is a group of one, which exchanges nothing."""
 
     rank, size = 0, 1
 

@@ -162,8 +162,7 @@ def own_device(device: str | None) -> str | None:
 def join_process_group(device: str | None) -> Iterator[ProcessGroup]:
     """Connect to the other processes that torchrun started; without torchrun, a group of one.
 
-    Args:
-        device: of this process, see `own_device`; ``None`` is the fastest found.
+    ``device`` is that of this process, see `own_device`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup()

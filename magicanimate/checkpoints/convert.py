@@ -98,19 +98,16 @@ def convert_checkpoint(
     """Convert the published files to a pipeline folder.
 
     Args:
-        source: folder with ``MagicAnimate``, ``stable-diffusion-v1-5`` and ``sd-vae-ft-mse``, or a
-            checkpoint that was converted before; see `magicanimate.checkpoints.layout.find_published`, also
-            for the three of these names.
+        source, magicanimate, stable_diffusion, vae: see `magicanimate.checkpoints.layout.find_published`.
         dest: folder to make; it appears when all of it is written.
         dtype: "float32", "float16" or "bfloat16"; ``None`` stores every weight as it is.
         overwrite: replace an earlier pipeline at ``dest``.
         on_progress: gets the stage "convert" in bytes.
-        should_stop: called after every tensor.
 
     Raises:
         InputError: a file is missing, broken or of another model, the disk is too full, or ``dest`` is
             taken; nothing is left behind.
-        Cancelled: ``should_stop()`` said so; nothing is left behind.
+        Cancelled: ``should_stop()``, called after every tensor, said so; nothing is left behind.
     """
     if stable_diffusion is not None and Path(stable_diffusion).exists():
         require_sd15(Path(stable_diffusion))
@@ -129,11 +126,8 @@ def convert_base(base: Path) -> Path:
 
     An earlier conversion of a base model of this name is replaced.
 
-    Args:
-        base: a fine-tune of Stable Diffusion 1.5, single file or folder.
-
     Raises:
-        InputError: ``base`` cannot be used, or the full model is not here yet.
+        InputError: ``base`` is no fine-tune of Stable Diffusion 1.5, or the full model is not here yet.
     """
     require_sd15(base)  # before anybody fetches 11 GB for it
     full = full_folder()
@@ -205,10 +199,8 @@ def _plan(components: PublishedFiles, dtype: torch.dtype | None) -> _Plan:
 def empty_network(component: str, config: Mapping[str, Any], *, origin: Path | None = None) -> nn.Module:
     """An empty network of a component on torch's meta device: names and shapes that take no memory.
 
-    Args:
-        component: key of `NETWORKS`.
-        config: its arguments; entries the class does not know are left out, as diffusers does.
-        origin: file the configuration came from, for messages.
+    Entries of ``config`` that the class does not know are left out, as diffusers does; ``origin`` is the file
+    it came from, for messages.
 
     Raises:
         InputError: the configuration does not describe a network that can be built.
@@ -396,16 +388,13 @@ def empty_prompt(
     component: ComponentFiles,
     dtype: torch.dtype | None,
 ) -> EmptyPrompt:
-    """The embedding of "" by a converted text encoder, as the published program computes it.
+    """What a converted text encoder makes of "", as the published program computes it.
 
     Args:
         encoder_folder, tokenizer_folder: of the converted pipeline. Without a tokenizer the tokens are those
             of every CLIP: the last but one of the vocabulary begins a text, and the last ends and fills it.
         component: where the encoder came from, for messages.
         dtype: to store it in; float32 when ``None``. It is computed in float32.
-
-    Returns:
-        The component: the last hidden state of "" padded to the tokenizer's length.
 
     Raises:
         InputError: weights and configuration, or the tokenizer, do not fit together.
@@ -502,10 +491,7 @@ _BY_TEXT_WIDTH = {1024: _TWO, 1280: f"{_XL} (the refiner)", 2048: _XL}
 
 
 def require_sd15(path: Path) -> None:
-    """Refuse a base model that is not a fine-tune of Stable Diffusion 1.5.
-
-    Args:
-        path: a single file of the original program's layout, or a folder of diffusers'.
+    """Refuse a base model, single file or folder, that is not a fine-tune of Stable Diffusion 1.5.
 
     Raises:
         InputError: it is something else, which the sentence names, or cannot be read.

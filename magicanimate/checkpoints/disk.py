@@ -78,15 +78,10 @@ def free_bytes(path: Path) -> int:
 
 
 def require_free(path: Path, needed: int, *, what: str, fix: str) -> None:
-    """Refuse to start work for which the disk has too little room.
-
-    Args:
-        path: where the bytes will go.
-        needed: how many.
-        what, fix: words for the message.
+    """Refuse to start work for which the disk of ``path`` has too little room.
 
     Raises:
-        InputError: there is less space than needed; the sentence has both numbers.
+        InputError: there is less space than needed; the sentence has both numbers, ``what`` and ``fix``.
     """
     available = free_bytes(path)
     if available < needed:
@@ -144,7 +139,6 @@ def check_replaceable(
     """Whether a folder of networks may be written to ``dest``.
 
     Args:
-        dest: the folder.
         overwrite: an earlier one may be replaced; ``None`` means unless it holds files that are
             no part of a checkpoint, except a model card, which the caller keeps.
         is_earlier: whether a folder is an earlier one; whether it is a pipeline when ``None``.

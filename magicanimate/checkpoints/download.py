@@ -109,13 +109,10 @@ def download(
     should_stop: ShouldStop,
     retry_delays: Sequence[float] = RETRY_DELAYS,
 ) -> Path:
-    """Fetch a file, or the rest of it.
+    """Fetch a file, or the rest of it; until it is complete its name ends in ``.part``.
 
     Args:
-        file: what.
-        target: file to write; until it is complete its name ends in ``.part``.
         on_bytes: called with the number of bytes of the file that are here.
-        should_stop: called for every piece.
         retry_delays: seconds to wait after each attempt in a row that brought no byte.
 
     Raises:
@@ -162,11 +159,9 @@ def persist(
     """Retry ``attempt`` until it succeeds, waiting longer after each try in a row without progress.
 
     Args:
-        attempt: asks the server.
         what, server: words for messages.
-        should_stop, retry_delays: see ``download``.
         progress: grows when an attempt brings something.
-        explain: a sentence on an HTTP error that stays; ``refusal`` when ``None``.
+        explain: a sentence on an HTTP error that stays; `refusal` when ``None``.
 
     Raises:
         InputError: the server refuses.

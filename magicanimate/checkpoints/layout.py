@@ -464,10 +464,7 @@ def vae_key(published: str) -> str:
 
 
 def convert_key(component: str, published: str) -> str | None:
-    """The key of one weight in this program's network.
-
-    Returns:
-        The key, or ``None`` when the network does not store it.
+    """The key of one weight in this program's network; ``None`` when the network does not store it.
 
     Raises:
         ValueError: unknown component.
@@ -612,7 +609,7 @@ def video_unet_config(
     """Arguments of `VideoUNet` from the configuration of Stable Diffusion's UNet.
 
     Args:
-        spatial: the 2-D UNet's configuration; its ``attention_head_dim`` counts heads, not widths.
+        spatial: of the 2-D UNet; its ``attention_head_dim`` counts heads, not widths.
         motion_length: frames that the temporal layers have positions for.
         origin: file the configuration came from, for messages.
 

@@ -104,10 +104,6 @@ def plan_download(
 ) -> DownloadPlan:
     """Ask the Hub which files the full model needs and how large they are; fetches none of them.
 
-    Args:
-        should_stop: called while waiting for a connection.
-        retry_delays: see `magicanimate.checkpoints.download.download`.
-
     Raises:
         InputError: a repository cannot be reached, or lacks a file that is needed.
     """
@@ -297,12 +293,11 @@ def fetch_full(
     Args:
         offline: never ask the network; ``HF_HUB_OFFLINE`` means the same.
         on_progress: gets the stages "download" and "convert", in bytes.
-        should_stop: called for every piece of a file and every tensor.
-        retry_delays: seconds to wait after each attempt in a row that brought no byte.
+        retry_delays: see `magicanimate.checkpoints.download.download`.
 
     Raises:
         InputError: no connection, no room, or the files are not what they should be; one sentence.
-        Cancelled: ``should_stop()`` said so.
+        Cancelled: ``should_stop()``, called for every piece of a file and every tensor, said so.
     """
     from filelock import FileLock, Timeout
 

@@ -190,14 +190,9 @@ class _Sharded(WeightFile):
 
 
 def open_weights(path: str | Path) -> WeightFile:
-    """Open a weight file for lazy reading.
+    """Open a weight file for lazy reading: ``.safetensors``, a pickle, or the ``.index.json`` of shards.
 
-    Args:
-        path: ``.safetensors``, ``.bin``, ``.ckpt``, ``.pth``, ``.pt``, or the ``.index.json`` of shards.
-
-    Returns:
-        A mapping from key to tensor. A training checkpoint's ``state_dict`` is unwrapped; entries that
-        are not tensors are left out.
+    A training checkpoint's ``state_dict`` is unwrapped; entries that are not tensors are left out.
 
     Raises:
         InputError: the file is missing, empty, cut off, a placeholder, a web page, a pickle with anything
@@ -293,12 +288,9 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def open_single_file(component: str, path: Path, config: dict[str, Any]) -> WeightFile:
-    """The weights of one network out of a single file.
+    """The weights of one network ("unet", "vae" or "text_encoder") out of a single file.
 
-    Args:
-        component: "unet", "vae" or "text_encoder".
-        path: the file, as `magicanimate.checkpoints.weight_files.open_weights` reads it.
-        config: of the network, as its ``config.json`` would say it.
+    ``config`` is the network's, as its ``config.json`` would say it.
 
     Raises:
         InputError: the file cannot be read or does not hold such a network.
@@ -369,12 +361,9 @@ class Source:
 def match_network(
     component: str, network: nn.Module, files: Sequence[tuple[WeightFile, Callable[[str], bool]]]
 ) -> dict[str, Source]:
-    """Pair every weight of a network with its tensor in the published files.
+    """Pair every weight of a network, on the meta device, with its tensor in the published files.
 
-    Args:
-        component: one of `magicanimate.checkpoints.layout.COMPONENTS`.
-        network: on the meta device.
-        files: each with whether a key of the network belongs into that file.
+    Each file comes with whether a key of the network belongs into it.
 
     Returns:
         Key of the network -> source, in the network's order; position tables are left out.
@@ -493,8 +482,6 @@ def write_weights(
     A new file begins at `SHARD_BYTES`; an index is added when there is more than one.
 
     Args:
-        folder: exists already.
-        sources: key -> where its tensor is.
         stem: file name without suffix: "diffusion_pytorch_model" or transformers' "model".
         dtype: float format to store; ``None`` stores each tensor as it is.
         tables: further small tensors for the first shard.

@@ -42,14 +42,9 @@ _BOX_STEP = 256  # frames are thinned to about this many rows and columns to fin
 
 
 def resize_map(frame: np.ndarray, *, width: int, height: int) -> np.ndarray:
-    """Scale a part map by vote of its labels, weighted by how close each pixel is to its palette colour.
+    """Scale a part map, uint8 (h, w, 3), by vote of its labels, weighted by how near pixels are to them.
 
-    Args:
-        frame: uint8 (h, w, 3), colours near the palette.
-        width, height: of the result.
-
-    Returns:
-        uint8 (height, width, 3), palette colours only.
+    The result, uint8 (height, width, 3), has palette colours only.
     """
     labels, distance = nearest_labels(frame)
     weight = (255.0 * (1.0 - distance / _UNSURE_DISTANCE)).clip(1, 255).astype(np.uint8)
@@ -76,15 +71,10 @@ def _span(used: np.ndarray, size: int) -> tuple[int, int]:
 def _vote(
     labels: np.ndarray, weight: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> np.ndarray:
-    """The label with most weight at every new pixel of a box.
+    """The label with most weight at every new pixel of a box, uint8 (height, width).
 
-    Args:
-        labels, weight: uint8 (h, w).
-        size: (width, height) of the result.
-        box: part of the map that is scaled: left, top, right, bottom in its pixels.
-
-    Returns:
-        uint8 (height, width).
+    Labels and weights are uint8 (h, w), ``size`` is (width, height) of the result, and ``box`` what is scaled
+    of the map: left, top, right, bottom in its pixels.
     """
     enlarges = size[0] > box[2] - box[0] or size[1] > box[3] - box[1]
     best = np.zeros(size[::-1], dtype=np.uint8)
@@ -134,7 +124,7 @@ def _largest_inside(size: tuple[int, int], *, width: int, height: int) -> tuple[
 def fit_photo(
     photo: np.ndarray, *, width: int, height: int, fit: Fit, person: Box | None = None
 ) -> np.ndarray:
-    """Bring a photo to a size, uint8 (height, width, 3).
+    """Bring a photo, uint8 (H, W, 3), to a size, uint8 (height, width, 3).
 
     - crop: the largest window of the aspect, with the person in its middle as far as the photo allows;
       without a known person in the middle sideways and nearer to the top than to the bottom, so that heads
@@ -143,12 +133,6 @@ def fit_photo(
       (a blurred copy of the photo behind it shows one), and there are no streaks to be taken for texture.
     - auto: crop, but pad if the window cannot hold the person.
     - stretch: the whole photo, whatever becomes of its aspect (as published).
-
-    Args:
-        photo: uint8 (H, W, 3).
-        width, height: of the result.
-        fit: one of ``FITS``.
-        person: where the people of the photo are, if that is known.
     """
     _check_fit(fit)
     image = Image.fromarray(photo)
@@ -333,15 +317,9 @@ def _held(box: Box, window: tuple[int, int], size: tuple[int, int], axis: int) -
 
 
 def person_box(frames: Iterable[np.ndarray]) -> Box | None:
-    """The box around everything that is not background in any of the frames.
+    """The box around all that is not background in some frame, uint8 (h, w, 3); ``None`` if nothing is.
 
     Compression leaves specks; a row or column counts only if several of its pixels are not background.
-
-    Args:
-        frames: uint8 (h, w, 3), all of one size.
-
-    Returns:
-        x0, y0, x1, y1 in pixels of the frames, or ``None`` if all is background.
     """
     union: Box | None = None
     for frame in frames:

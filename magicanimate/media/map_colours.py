@@ -240,15 +240,12 @@ def usual_colours(frames: Sequence[np.ndarray]) -> MapColours:
 
 
 def diagnose(frames: Sequence[np.ndarray], softened: Sequence[np.ndarray] = ()) -> MapColours | None:
-    """Find out in which colours a part map is drawn.
+    """How to read some frames of a part map, by the colours it is drawn in; ``None`` if they are none.
 
     Args:
-        frames: some frames of one size with something on them, RGB uint8 (h, w, 3), thinned to a few hundred
-            pixels each way.
+        frames: of one size, with something on them, RGB uint8 (h, w, 3), thinned to a few hundred pixels each
+            way.
         softened: the same after `smoothed`; without them dithering is not detected.
-
-    Returns:
-        How to read the map, ``None`` if this is none.
     """
     if not frames:
         return None

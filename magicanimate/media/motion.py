@@ -97,12 +97,10 @@ def is_regular(times: Sequence[float], rate: Fraction) -> bool:
 def source_timing(
     times: Sequence[float] | np.ndarray, nominal: Fraction | None, *, last: float | None = None
 ) -> SourceTiming:
-    """Describe a source.
+    """Describe a source by the times of its frames, seconds since the first, ascending, at least one.
 
-    Args:
-        times: seconds since the first frame, ascending, at least one.
-        nominal: the container's own frame rate, if it gives one.
-        last: seconds for which the last frame is shown, if known; a usual frame's time otherwise.
+    ``nominal`` is the container's own frame rate and ``last`` the seconds for which the last frame is shown,
+    a usual frame's time if that is not known.
     """
     times = np.asarray(times, dtype=np.float64)
     rate = average_rate(times, nominal)
@@ -143,13 +141,8 @@ def plan_picks(
 
     An even source without ``fps`` gives every frame of the stretch exactly once. Otherwise the sequence is
     sampled on an even grid that begins at ``start``, and each point shows the latest frame that is not after
-    it: at ``fps``, or at the source's own rate.
-
-    Args:
-        source: from ``source_timing``.
-        start, end: stretch in seconds; ``end=None`` is the end.
-        stride: every n-th frame of the result is kept, and the output rate falls with it.
-        fps: resample to this rate before the stride.
+    it: at ``fps``, or at the source's own rate. Of that every ``stride``-th frame is kept, and the output
+    rate falls with it. ``start`` and ``end`` are seconds; ``end=None`` is the end.
     """
     count = count_picks(source, start=start, end=end, stride=stride, fps=fps)
     if _keeps_all(source, fps):
@@ -199,20 +192,14 @@ def open_motion(
     folder_rate: float | None = None,
     limits: MediaLimits | None = None,
 ) -> MotionClip:
-    """Open a clip and plan which of its frames are used.
+    """Open a clip, or a folder of pictures in natural order of names, and plan which of its frames are used.
 
     Without ``fps`` a clip of constant rate gives every frame exactly once, and one of variable rate is
     resampled: to its usual rate if it is even but for pauses, else to its average. With ``fps`` every clip is
     resampled by timestamp, each output frame showing the latest source frame that is not after it; a folder
     of frames has that rate (25 without), unless ``folder_rate`` says at which its pictures were taken.
-    ``stride`` comes last and divides the rate, so that the motion keeps its speed.
-
-    Args:
-        path: mp4, mov, webm, mkv, gif and others, or a folder of pictures in natural order of names.
-        start, end: stretch in seconds since the first frame; ``end=None`` is the clip's end.
-        stride: keep every n-th frame.
-        fps, folder_rate: see above.
-        limits: bounds; the defaults when ``None``.
+    ``stride`` comes last and divides the rate, so that the motion keeps its speed. ``start`` and ``end`` are
+    seconds since the first frame.
 
     Raises:
         InputError: the file cannot be used, an option makes no sense, or a limit is passed.

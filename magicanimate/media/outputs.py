@@ -68,11 +68,7 @@ def encode_settings(settings: Mapping[str, Any]) -> str:
 
 
 def read_metadata(path: Path | str) -> dict[str, Any] | None:
-    """The settings inside a result, or ``None`` if it has none or is not one of ours.
-
-    Args:
-        path: mp4, webm, gif, a png frame, or a folder of png frames.
-    """
+    """The settings inside a file or a folder of png frames; ``None`` if there are none, or none of ours."""
     path = Path(path)
     if path.is_dir():
         # Every frame of a folder carries the settings; the first is as good as any.
@@ -151,7 +147,6 @@ def check_output(
     Makes missing folders, and removes what killed runs left half-written there.
 
     Args:
-        path: where the output goes.
         inputs: files and folders that are read; ``None`` among them is passed over.
         overwrite: replace a file that this program did not make.
         suffixes: of `SUFFIXES`, those that are possible here.
@@ -184,12 +179,7 @@ def check_output(
 def check_file_output(
     path: Path, ours: Callable[[Path], bool], *, inputs: Iterable[Path | None] = (), overwrite: bool = False
 ) -> Path:
-    """As `check_output` for a file of any kind.
-
-    Args:
-        path: where it goes.
-        ours: whether an existing file was made by this program.
-        inputs, overwrite: as `check_output` takes them.
+    """As `check_output` for a file of any kind; ``ours`` says whether this program made an existing one.
 
     Raises:
         InputError: as `check_output`.

@@ -130,8 +130,7 @@ def load_photo(
     Args:
         source: file, its content, or an opened Pillow image.
         limits: bounds on file and pixels, checked before pixels are decoded; the defaults when ``None``.
-        what: what the file is to the user, for error sentences.
-        name: of what is not given as a file, for error sentences.
+        what, name: for error sentences, see `open_picture`.
         alpha_over: RGB that shows through transparent parts.
 
     Raises:
@@ -246,10 +245,7 @@ def ffmpeg_program() -> str | None:
 def ffmpeg_input(source: str, max_pixels: int, *options: str) -> list[str]:
     """The beginning of a command of `ffmpeg_program` that reads one plain file and nothing else.
 
-    Args:
-        source: "file:" and a path, or "pipe:0".
-        max_pixels: of a picture.
-        options: further ones for the input.
+    ``source`` is "file:" and a path, or "pipe:0".
     """
     # Playlists and the like could name other files or hosts, so only two protocols are allowed. Without
     # "-xerror" the decoder of JPEG XL reports the same damage without end.
@@ -259,11 +255,7 @@ def ffmpeg_input(source: str, max_pixels: int, *options: str) -> list[str]:
 
 
 def as_png(source: Path | bytes, *, max_pixels: int) -> bytes | None:
-    """The first picture of a file, or of its content, as PNG with 8 bits a channel.
-
-    Returns:
-        ``None`` if it cannot be decoded, or has more pixels than that.
-    """
+    """The first picture of a file, or of its content, as PNG of 8 bits; ``None`` if that fails."""
     if ffmpeg_program() is None:
         return None
     given, name = (None, f"file:{source}") if isinstance(source, Path) else (source, "pipe:0")
@@ -283,13 +275,8 @@ def _broken(name: Path | str, what: str) -> str:
 def check_file(path: Path, *, what: str, limits: MediaLimits) -> bytes:
     """Refuse a file that is missing, no file, unreadable, empty or too large; returns its first 64 bytes.
 
-    Args:
-        path: the file.
-        what: "photo" or "motion clip", for the sentence.
-        limits: ``max_file_bytes`` is used.
-
     Raises:
-        InputError: with the reason and the way out.
+        InputError: with ``what`` it is to the user, the reason and the way out.
     """
     if not path.exists():
         raise InputError(f"The {what} {path} does not exist; check the name.")

@@ -126,17 +126,14 @@ def prepare_media(
     The clip is decoded once more before if the place of the person decides which part of it is used.
 
     Args:
-        request: photo, motion, fit, stretch, limits.
-        width, height: of the result, pixels.
         drawn_keypoints: the motion clip has to be a drawing of keypoints, not a part map.
         find_people: returns the box around the people in a photo, uint8 (H, W, 3); called only if the photo
             has to be cropped.
         on_progress: called with frames read and frames to read, over all passes.
-        should_stop: called before each frame.
 
     Raises:
         InputError: one of the inputs cannot be used.
-        Cancelled: ``should_stop()`` was true; nothing is left on disk.
+        Cancelled: ``should_stop()``, called before each frame, was true; nothing is left on disk.
     """
     size = {"width": width, "height": height}
     # The photo first: it is quick to read and to refuse.

@@ -283,8 +283,9 @@ def decode(
 ) -> Iterator[tuple[int | None, np.ndarray]]:
     """Decode a video file frame by frame; packets that are damaged are left out.
 
+    The file is closed when the iteration ends or is given up.
+
     Args:
-        path: the file; it is closed when the iteration ends or is given up.
         limits: ``max_pixels`` is given to the decoder.
         seek_pts: begin at the last key frame not after this timestamp.
         wanted: called with each timestamp; frames for which it is false are left out, unconverted.
@@ -361,15 +362,10 @@ def _decoded(
 def to_rgb(
     frame: av.VideoFrame, size: tuple[int, int], *, alpha_over: tuple[int, int, int] = _WHITE
 ) -> np.ndarray:
-    """A decoded frame as upright RGB, uint8 (h, w, 3).
+    """A decoded frame as upright RGB, uint8 (h, w, 3), of a ``size`` (width, height) before it is turned.
 
     The matrix is the one the frame is tagged with, else BT.601; HDR is brought to the usual range of
-    brightness; the display matrix is applied.
-
-    Args:
-        frame: as decoded.
-        size: (width, height) before the display matrix.
-        alpha_over: RGB that shows through transparent parts.
+    brightness; the display matrix is applied. The colour ``alpha_over`` shows through transparent parts.
     """
     width, height = size
     has_alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
@@ -517,15 +513,9 @@ def frames_at(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode the frames at these positions, from the key frame before each group of them.
 
-    Args:
-        path: the file.
-        index: of the file.
-        positions: in the order shown, 0 is the first frame.
-        limits: ``max_pixels`` is given to the decoder.
-
     Yields:
-        position and upright RGB, uint8 (H, W, 3), ascending, each position once. Frames that are damaged are
-        missing.
+        position (0 is the first frame shown) and upright RGB, uint8 (H, W, 3), ascending, each position once.
+        Frames that are damaged are missing.
 
     Raises:
         InputError: the file is gone or can no longer be opened.

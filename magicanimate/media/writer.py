@@ -229,9 +229,8 @@ def close_together(
 ) -> None:
     """Finish several outputs and move them, and other files, into place: all of them or none.
 
-    Args:
-        writers: those that are closed already are passed over.
-        files: path -> function that writes the file that goes there to a temporary path.
+    Writers that are closed already are passed over; ``files`` has a function for each path, which writes to a
+    temporary one.
 
     Raises:
         ValueError: no frame was written to one of them.

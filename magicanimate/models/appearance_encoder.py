@@ -39,9 +39,7 @@ def label_shares(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def with_photo_map(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The input of an encoder that takes the part map: latents and label shares, ``R C + 25 h w``.
 
-    Args:
-        latents: of the references, ``R C h w``.
-        labels: part ids of the references, integers ``R H W`` of any size.
+    Of latents ``R C h w`` and part ids, integers ``R H W`` of any size.
     """
     shares = label_shares(labels, (latents.shape[-2], latents.shape[-1]))
     return torch.cat([latents, (MAP_GAIN * shares).to(latents)], dim=1)

@@ -23,15 +23,7 @@ Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC
 
 
 def encode_scaled(vae: Autoencoder, pixels: torch.Tensor) -> torch.Tensor:
-    """Latents without sampling noise, in the networks' scale.
-
-    Args:
-        vae: the autoencoder; of a KL autoencoder the posterior's mean is taken.
-        pixels: ``N 3 H W`` in [-1, 1].
-
-    Returns:
-        ``N C h w`` in the autoencoder's number format.
-    """
+    """Latents ``N C h w``, in the networks' scale and without noise, of pixels ``N 3 H W`` in [-1, 1]."""
     # The mean and not a sample of the posterior: a photo has the same latents every time.
     encoded = vae.encode(pixels.to(vae.dtype))
     latents = encoded.latent if isinstance(vae, AutoencoderDC) else encoded.latent_dist.mean
