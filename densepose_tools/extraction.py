@@ -25,8 +25,7 @@ from densepose_tools.postprocess import PartMaps, Postprocessing, postprocess, p
 from densepose_tools.resume_log import ResumeLog
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.media.densepose_check import MotionReport, check_densepose, command_for
-from magicanimate.media.map_colours import MapColours
+from magicanimate.media.densepose_check import MapColours, MotionReport, check_densepose, command_for
 from magicanimate.media.motion import MotionClip
 from magicanimate.media.photo import load_photo
 from magicanimate.progress import ProgressMeter

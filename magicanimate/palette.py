@@ -1,4 +1,4 @@
-"""The colours of a DensePose part map: 24 body parts and background on the viridis colour map.
+"""The colours of a DensePose part map: 24 body parts and background on viridis, and other tables of them.
 
 Part ``i`` is drawn with viridis colour ``trunc(i * 255 / 24)``; background is viridis(0) = RGB (68, 1, 84).
 Part numbers are those of DensePose's "fine segmentation" (Guler et al., "DensePose", CVPR 2018).
@@ -11,35 +11,15 @@ from functools import lru_cache
 
 import numpy as np
 
-PALETTE = np.array(
-    [
-        (68, 1, 84),
-        (71, 16, 99),
-        (72, 31, 112),
-        (71, 44, 122),
-        (68, 57, 131),
-        (64, 70, 136),
-        (59, 81, 139),
-        (54, 93, 141),
-        (49, 104, 142),
-        (44, 113, 142),
-        (40, 124, 142),
-        (37, 133, 142),
-        (33, 144, 141),
-        (31, 154, 138),
-        (32, 163, 134),
-        (39, 173, 129),
-        (53, 183, 121),
-        (70, 192, 111),
-        (92, 200, 99),
-        (115, 208, 86),
-        (142, 214, 69),
-        (170, 220, 50),
-        (197, 224, 33),
-        (226, 228, 24),
-        (253, 231, 37),
-    ],
-    dtype=np.uint8,
+
+def _table(colours: str) -> np.ndarray:
+    """Colours in hexadecimal, RGB, as uint8 (N, 3)."""
+    return np.array([list(bytes.fromhex(colour)) for colour in colours.split()], dtype=np.uint8)
+
+
+PALETTE = _table(
+    "440154 471063 481f70 472c7a 443983 404688 3b518b 365d8d 31688e 2c718e 287c8e 25858e 21908d "
+    "1f9a8a 20a386 27ad81 35b779 46c06f 5cc863 73d056 8ed645 aadc32 c5e021 e2e418 fde725"
 )
 """RGB of every label, uint8 (25, 3)."""
 
@@ -111,18 +91,40 @@ FLIP_PERMUTATION = np.array(
 
 FLIP_PERMUTATION.setflags(write=False)
 
+NEAR, FAR = 12, 32
+"""RGB distances within which a pixel counts as background, or as some part. The back of a torso is 21 from
+the background, in compressed maps 14."""
+
+SHIFTED = (
+    "viridis with shifted colours (full range taken for limited)",
+    "viridis with shifted colours (limited range taken for full)",
+)
+# OpenCV's colours of part i at index trunc(i * 255 / 24), RGB, background first.
+_COLOUR_MAPS = {
+    "jet": "000080 0000a8 0000d4 0000fc 0028ff 0054ff 007cff 00a8ff 00d4ff 00fcff 2affd6 52ffae 7eff82 "
+    "aaff56 d2ff2e feff01 ffd400 ffac00 ff8000 ff5800 ff2c00 ff0000 d80000 ac0000 800000",
+    "parula": "352a87 253ca3 1450c2 0461df 086edd 0e7ad8 1484d4 0f90d0 0b9ccb 06a6c6 16adb9 26b3ac 37b99f "
+    "56bb90 72bd82 91bf74 aabd69 c0bc60 d8ba56 e4c04a f0c73c fcce2e fbdc24 faeb19 f9fb0e",
+    "turbo": "30123b 3b2f80 434eba 4669e0 4685fa 3ba0fd 2ab9ee 1ad2d2 1ae4b6 2ff19b 55fa76 7dff56 a1fd3d "
+    "bef434 d7e535 ecd13a faba39 fea130 fb8122 f36315 e5470b d23105 bc2002 9e1001 7a0403",
+    "plasma": "0d0887 260591 3a049a 4b03a1 5c01a6 6e00a8 7d03a8 8d0ba5 9c179e a82296 b52f8c c03a83 cb4679 "
+    "d5536f dd5e66 e56b5d ed7953 f3854b f89441 fba238 fdb22f fdc328 fbd324 f6e626 f0f921",
+    "inferno": "000004 050417 110a30 1f0c48 320a5e 450a69 550f6d 67166e 781c6d 88226a 9a2865 a92e5e ba3655 "
+    "ca404a d74b3f e35933 ed6925 f47918 f98c0a fc9f07 fcb418 f9c932 f4dd4f f1f179 fcffa4",
+    "rainbow": "ff0000 ff1900 ff3400 ff4e00 ff6900 ff8400 ff9e00 ffb900 ffd400 ffee00 ebff00 b9ff00 82ff00 "
+    "4bff00 19ff00 00e11e 00aa55 007887 0041be 000ff0 1b00ff 3f00ff 6100ff 8500ff aa00ff",
+}
+
 _AMBIGUOUS = 255
 
 # The lookup table of colours has cells of 4 x 4 x 4.
 _CELL_BITS = 2
 
 
-def _nearest_exact(rgb: np.ndarray) -> np.ndarray:
-    """Label of the nearest palette colour of float32 (N, 3); ties go to the lower label.
-
-    |c|^2 - 2 p.c stays below 2^24, so float32 holds it exactly.
-    """
-    colours = PALETTE.astype(np.float32)
+def _nearest(rgb: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Index of the nearest colour of a table, (M, 3), to each of float32 (N, 3); ties go to the lower one."""
+    # |c|^2 - 2 p.c stays below 2^24, so float32 holds it exactly.
+    colours = table.astype(np.float32)
     score = rgb @ (-2.0 * colours.T) + (colours**2).sum(axis=1)
     return score.argmin(axis=1).astype(np.uint8)
 
@@ -143,7 +145,7 @@ def _cells() -> np.ndarray:
     for row, pair in enumerate(axis.reshape(-1, 2)):
         corners = np.concatenate(
             [
-                _nearest_exact(np.stack([np.full_like(green, red), green, blue], axis=1))
+                _nearest(np.stack([np.full_like(green, red), green, blue], axis=1), PALETTE)
                 .reshape(count, 2, count, 2)
                 .transpose(1, 3, 0, 2)
                 .reshape(4, count, count)
@@ -173,7 +175,7 @@ def nearest_labels(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Few pixels: cells between two colours are rare in part maps.
     unsure = np.flatnonzero(labels == _AMBIGUOUS)
     if unsure.size:
-        labels[unsure] = _nearest_exact(flat[unsure].astype(np.float32))
+        labels[unsure] = _nearest(flat[unsure].astype(np.float32), PALETTE)
     squares = np.zeros(len(flat), dtype=np.int32)
     # Channel by channel: the difference of whole pictures would take three times the memory.
     for channel in range(3):
@@ -217,3 +219,28 @@ def meeting_share(frames: Sequence[np.ndarray]) -> float:
             pairs += int(unlike.sum())
             meeting += int(meets[first[:-2], first[2:]][unlike].sum())
     return meeting / max(1, pairs)
+
+
+@lru_cache(maxsize=1)
+def map_tables() -> dict[str, np.ndarray]:
+    """The known colour tables of part maps by name, uint8 (25, 3)."""
+    tables = {"viridis": PALETTE} | {name: _table(text) for name, text in _COLOUR_MAPS.items()}
+    tables |= {f"{name} with red and blue swapped": table[:, ::-1] for name, table in tables.items()}
+    usual = PALETTE.astype(np.float32)
+    for name, shifted in zip(SHIFTED, ((usual - 16) * 255 / 219, usual * 219 / 255 + 16), strict=True):
+        tables[name] = np.rint(shifted.clip(0, 255)).astype(np.uint8)
+    return tables
+
+
+def nearest_colours(pixels: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the nearest colour and its distance for every pixel of (..., 3)."""
+    flat = pixels.reshape(-1, 3).astype(np.float32)
+    labels = _nearest(flat, table)
+    distance = np.sqrt(((flat - table.astype(np.float32)[labels]) ** 2).sum(axis=1))
+    return labels.reshape(pixels.shape[:-1]), distance.reshape(pixels.shape[:-1])
+
+
+def colour_distance(colours: np.ndarray, colour: np.ndarray | tuple[int, int, int]) -> np.ndarray:
+    """RGB distances of (..., 3) from one colour, float32 (...)."""
+    difference = colours.astype(np.float32) - np.asarray(colour, dtype=np.float32)
+    return np.sqrt((difference**2).sum(axis=-1))

@@ -15,10 +15,9 @@ from densepose_tools.people import Person, flip_labels, part_map
 from densepose_tools.postprocess import Postprocessing, postprocess
 from densepose_tools.tracking import PersonAt, track_people
 from magicanimate.errors import InputError
-from magicanimate.media.densepose_check import check_densepose
-from magicanimate.media.map_colours import diagnose, map_tables
+from magicanimate.media.densepose_check import check_densepose, diagnose
 from magicanimate.media.motion import open_motion
-from magicanimate.palette import nearest_labels
+from magicanimate.palette import map_tables, nearest_labels
 from tests.conftest import ROOT
 from tests.media_files import part_labels
 

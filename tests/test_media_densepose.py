@@ -12,10 +12,10 @@ from PIL import Image
 
 from densepose_tools.command import build_parser
 from magicanimate.errors import InputError
-from magicanimate.media.densepose_check import check_densepose, command_for, is_drawn_over_video
-from magicanimate.media.map_colours import map_tables
+from magicanimate.media.densepose_check import check_densepose, command_for
+from magicanimate.media.drawn_over import is_drawn_over_video
 from magicanimate.media.motion import open_motion
-from magicanimate.palette import BACKGROUND, PALETTE, colourise, nearest_labels
+from magicanimate.palette import BACKGROUND, PALETTE, colourise, map_tables, nearest_labels
 from tests.conftest import ROOT
 from tests.media_files import part_labels, part_maps, require_densepose, write_clip
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from magicanimate.config import CLIP_BACKGROUND, AnimationRequest, raise_if_stopped
 from magicanimate.errors import InputError
-from magicanimate.media.densepose_check import MotionReport, check_densepose, refuse_other_motion
+from magicanimate.media.densepose_check import MapColours, MotionReport, check_densepose, refuse_other_motion
 from magicanimate.media.fit import (
     DARK,
     Box,
@@ -33,7 +33,6 @@ from magicanimate.media.fit import (
     plan_motion_fit,
     same_shape,
 )
-from magicanimate.media.map_colours import MapColours
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
 
