@@ -9,8 +9,8 @@
         noise     = unconditional + w (conditional - unconditional)
         latents   = scheduler.step(noise, t, latents)
 
-Nothing here is fast: each speed-up in `magicanimate.acceleration` replaces a function of `Networks`. Hybrid
-self-attention is `magicanimate.models.hybrid_attention.HybridSelfAttention`.
+Each speed-up in `magicanimate.acceleration` replaces a function of `Networks`. Hybrid self-attention is
+`HybridSelfAttention` in `magicanimate.models.hybrid_attention`.
 
 Letters in shape comments: ``B`` guidance branches (1 or 2), ``F`` frames of the clip, ``N`` windows at once
 (here 1), ``K`` frames of a window, ``C h w`` latents, ``L D`` text tokens and width, ``H W`` pixels.
@@ -29,27 +29,27 @@ from magicanimate.device import to_device
 from magicanimate.models.hybrid_attention import HybridSelfAttention, set_reference, set_visible
 from magicanimate.windows import WindowPlan
 
-Bank = dict[str, torch.Tensor]  # transformer block -> the photo's y_a, 1 L D
-Residuals = list[torch.Tensor]  # for each skip connection (N K) C' h' w', the middle block's last
+Bank = dict[str, torch.Tensor]  # transformer block -> the photo's features y_a, 1 L D
+Residuals = list[torch.Tensor]  # one for each skip connection, (N K) C' h' w', the middle block's last
 
 
 @dataclass(frozen=True)
 class Window:
-    """A context window: frame numbers; the same as an index, int64 ``K``; weights in the mean, ``K``."""
+    """A context window, ``K`` frames that the UNet sees together (section 3.4)."""
 
-    frames: list[int]
-    index: torch.Tensor
-    weight: torch.Tensor
+    frames: list[int]  # their numbers in the clip
+    index: torch.Tensor  # the same, int64 ``K``
+    weight: torch.Tensor  # of each frame in the mean over the windows, ``K``
 
 
 def fuse_windows(
     networks: "Networks", latents: torch.Tensor, timestep: torch.Tensor, windows: Sequence[Window]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The noise of all windows, weighted and added up: float32 ``B C F h w``, and the weights' sums ``F``."""
+    """Weighted sum of the windows' noise, float32 ``B C F h w``, and of the weights, ``F`` (section 3.4)."""
     total, weight = latents.new_zeros(()), latents.new_zeros(latents.shape[2])
     for window in windows:
         noisy = latents.index_select(2, window.index)  # 1 C K h w
-        residuals = networks.control(window.frames, noisy[0].transpose(0, 1), timestep)
+        residuals = networks.control(window.frames, noisy[0].transpose(0, 1), timestep)  # section 3.3
         noise = networks.predict(window.frames, noisy, timestep, residuals).float()  # B C K h w
         total = total if total.ndim else noise.new_zeros(*noise.shape[:2], *latents.shape[2:])
         total.index_add_(2, window.index, noise * window.weight.view(-1, 1, 1))
@@ -84,9 +84,9 @@ def paper_networks(
 ) -> Networks:
     """The networks as the paper defines them; several ControlNets add up (table 1).
 
-    Each has control images, which a list of frame numbers turns into uint8 ``K H W 3``.
-    ``photo`` is ``1 C h w`` without noise, ``text`` ``B L D``: [unconditional, conditional] with guidance,
-    which compares with a branch to which the photo is not ``visible``.
+    Each ControlNet comes with its control images: indexed by frame numbers they give uint8 ``K H W 3``.
+    ``photo`` is ``1 C h w`` without noise and ``text`` ``B L D``: with classifier-free guidance
+    [unconditional, conditional], of which only the conditional branch sees the photo (``visible``).
     """
 
     def encode(timestep: torch.Tensor) -> Bank:
@@ -94,13 +94,13 @@ def paper_networks(
         return {name: bank[name] for name in readers}  # the down blocks' are not needed
 
     def control(frames: list[int], noisy: torch.Tensor, timestep: torch.Tensor) -> Residuals:
-        each, at, prompt = [], to_device(timestep, noisy.device), text[-1:].expand(len(noisy), -1, -1)
+        outputs, at, prompt = [], to_device(timestep, noisy.device), text[-1:].expand(len(noisy), -1, -1)
         for network, images in controlnets:
             pixels = to_device(torch.from_numpy(np.ascontiguousarray(images[frames])), noisy.device)
             cond = (pixels.movedim(-1, 1).float() / 255).to(text.dtype)  # K H W 3 -> K 3 H W
             down, mid = network(noisy.to(text.dtype), at, prompt, cond, control_scale, return_dict=False)
-            each.append([*down, mid])
-        return [reduce(torch.add, level) for level in zip(*each, strict=True)]
+            outputs.append([*down, mid])
+        return [reduce(torch.add, level) for level in zip(*outputs, strict=True)]
 
     def predict(_: Any, noisy: torch.Tensor, timestep: torch.Tensor, residuals: Residuals) -> torch.Tensor:
         set_visible(readers, [sees for sees in visible[-len(text) :] for _ in noisy])
@@ -124,9 +124,9 @@ def denoise(
     generator: torch.Generator,
     attempt: Callable[[Callable[[], Any]], Any],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the latents, float32 ``1 C F h w``, after each step, and the clean ones expected by then.
+    """Yield the latents, float32 ``1 C F h w``, after each step, and the clean ones as predicted then.
 
-    ``attempt`` runs a step, again with other ``networks`` if need be; schedulers draw from ``generator``.
+    ``attempt`` calls a step, again when memory runs out; noise that schedulers add is of ``generator``.
     """
     draws = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
 
@@ -137,12 +137,12 @@ def denoise(
 
     def step(i: int, timestep: torch.Tensor) -> Any:
         now, windows = networks(), [window(*frames) for frames in plan.windows(latents.shape[2], step=i)]
-        now.show(now.encode(timestep))
+        now.show(now.encode(timestep))  # the appearance encoder, section 3.2
         total, weight = now.fuse(now, scheduler.scale_model_input(latents, timestep), timestep, windows)
-        noise = total / weight.view(-1, 1, 1)  # B C F h w
+        noise = total / weight.view(-1, 1, 1)  # B C F h w; the mean where windows overlap, section 3.4
         if len(noise) == 2:
             unconditional, conditional = noise.chunk(2)
-            noise = unconditional + guidance_scale * (conditional - unconditional)
+            noise = unconditional + guidance_scale * (conditional - unconditional)  # guidance
         return scheduler.step(noise, timestep, latents, **draws)
 
     for i, timestep in enumerate(timesteps):

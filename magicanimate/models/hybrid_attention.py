@@ -106,7 +106,7 @@ class HybridSelfAttention(AttnProcessor2_0):
 def _attend(
     attn: Attention, hidden_states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, strength: float
 ) -> torch.Tensor:
-    """Attention of ``(B F) L D`` over own and reference tokens, the latter's keys and values ``B L D``."""
+    """softmax(Q [K, K'_a]^T / sqrt(d)) [V, V'_a] of tokens ``(B F) L D``; K'_a and V'_a are ``B L D``."""
     count, own_tokens = hidden_states.shape[:2]
 
     def with_reference(own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:

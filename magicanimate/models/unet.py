@@ -70,8 +70,9 @@ def _replaced(norm: nn.GroupNorm, cls: type[nn.GroupNorm]) -> nn.GroupNorm:
 class VideoUNet(UNetMotionModel):
     """UNet over clips: ``UNetMotionModel`` with clip-wide residual norms and per-frame motion norms.
 
-    Takes the arguments of ``UNetMotionModel``. MagicAnimate has no motion module in its middle block and
-    positions for 24 frames: ``use_motion_mid_block=False, motion_max_seq_length=24``.
+    Its motion modules are the paper's temporal attention; `install_hybrid_attention` makes its spatial
+    self-attention hybrid. Takes the arguments of ``UNetMotionModel``. MagicAnimate has no motion module in
+    its middle block and positions for 24 frames: ``use_motion_mid_block=False, motion_max_seq_length=24``.
 
     Source: supplement of the MagicAnimate paper, section 1, and the numbers of the published program.
     """
