@@ -234,7 +234,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 "the beginning comes first with output_type 'stream', no closed loop, one process"
             )
 
-        # With a scale of 1 the unconditional branch would cancel out, so it is not computed.
+        # Encode the text, the photo and, for SDEdit, the video to begin with. With a guidance scale of 1 the
+        # unconditional branch would cancel out, so it is not computed.
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
         # Absent helpers are replaced by ones that do nothing, which saves a case at each use.
         fallback, group = fallback or OutOfMemoryFallback(), group or ProcessGroup()
@@ -247,6 +248,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         clean = None if video is None else self.encode_video(video, fallback, group, should_stop)
         # Checked here, where the cause is still known; later everything would be NaN.
         self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
+
+        # Prepare the first latents: noise, or the video's latents with the noise of the first step that runs.
         timesteps = self.get_timesteps(steps, strength)
         # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
@@ -255,6 +258,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             # Schedulers disagree on the scale of their first latents; `add_noise` wants plain noise.
             noise = latents / float(self.scheduler.init_noise_sigma)
             latents = self.scheduler.add_noise(clean, noise, timesteps[:1])
+
+        # Denoise: the loop is in `sampling`, and here what is around it.
         optimization = optimization or OptimizationConfig()
         approximations = approximations or Approximations()
         if beginning_first:  # windows of different steps alternate, and each needs the bank of its own step
@@ -278,6 +283,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
             @lru_cache(maxsize=1)  # the caches of one arrangement are of no use to the next
             def networks(arranged: OptimizationConfig) -> Networks:
+                """The paper's networks in their speed-ups, as the present memory profile arranges these."""
                 conditioning: list[tuple[Any, Any]] = list(controls)
                 if arranged.cache_embeddings:
                     # Each stands in for the ControlNet as well as for its images.
@@ -332,14 +338,14 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 # Started, since a generator that never ran would not close its stack when it is dropped.
                 next(frames)
                 return MagicAnimateOutput(frames, None)
-            # The loop itself is in `sampling`; here only what is done between its steps.
             for i, (latents, expected) in enumerate(denoise(*inputs, **options, attempt=retried)):
                 progress.end_step()
                 after = f"the latents after step {i + 1} of {len(timesteps)}"
                 self._require_finite(torch.isfinite(latents).all(), after)
                 if on_step is not None:
                     on_step(i, latents, expected)
-        # The other processes are done now; the first one decodes alone and must not wait for them.
+
+        # Decode. The other processes are done now; the first one works alone and must not wait for them.
         fallback.leave_group()
         if output_type == "latent":
             return MagicAnimateOutput(frames=None, latents=latents)
@@ -354,12 +360,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
         fallback: OutOfMemoryFallback,
         should_stop: Callable[[], bool] | None,
     ) -> Iterator[Any]:
-        """Yield ``None``, then the frames of final latents, uint8 ``H W 3`` each, as these come.
+        """Yield ``None``, then the frames, uint8 ``H W 3``, of final latents ``1 C F h w`` as these come.
 
-        Args:
-            parts: final latents ``1 C F' h w``, computed as they are taken.
-            entered: what must stay as it is until the last of them, and is undone then.
-            fallback, should_stop: see `decode`.
+        What was ``entered`` must stay until the last of them, and is undone then.
         """
         with entered:
             yield None
@@ -408,16 +411,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 "keypoints and a ControlNet for them go together; this checkpoint has "
                 f"{'none' if self.controlnet_keypoints is None else 'one'}"
             )
-        if keypoints is not None and (len(keypoints), *keypoints[0].shape) != (len(control), *image.shape):
-            raise ValueError(
-                f"{len(control)} control frames {tuple(image.shape)} and {len(keypoints)} of keypoints "
-                f"{tuple(keypoints[0].shape)} differ"
-            )
-        if video is not None and (len(video), *video[0].shape) != (len(control), *image.shape):
-            raise ValueError(
-                f"{len(control)} control frames {tuple(image.shape)} and {len(video)} frames of video "
-                f"{tuple(video[0].shape)} differ"
-            )
+        for what, frames in (("of keypoints", keypoints), ("frames of video", video)):
+            if frames is not None and (len(frames), *frames[0].shape) != (len(control), *image.shape):
+                raise ValueError(
+                    f"{len(control)} control frames {tuple(image.shape)} and {len(frames)} {what} "
+                    f"{tuple(frames[0].shape)} differ"
+                )
         if not 0 < strength <= 1:
             raise ValueError(f"strength is {strength}; choose more than 0 and up to 1")
         if any(side % self.vae_scale_factor for side in image.shape[:2]):
