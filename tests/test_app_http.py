@@ -31,8 +31,7 @@ from magicanimate.webui import server
 from magicanimate.webui.gallery.result_panel import file_url
 from magicanimate.webui.jobs.animation_job import ANIMATE
 from magicanimate.webui.scratch import Scratch
-from magicanimate.webui.security.access import key_of
-from magicanimate.webui.security.login import Login, LoginDelays
+from magicanimate.webui.security import Login, LoginDelays, key_of
 from magicanimate.webui.service import AnimationService
 from tests.conftest import PATIENCE, ROOT
 from tests.hostile_files import ELF, HTML, SVG, gif_of
@@ -463,7 +462,7 @@ def test_guessing_passwords_takes_longer_with_every_guess(tiny_model, tmp_path, 
     def login(accounts):
         return Login(accounts, delays=LoginDelays(lambda: now), wait=wait)
 
-    monkeypatch.setattr("magicanimate.webui.security.login.Login", login)
+    monkeypatch.setattr("magicanimate.webui.security.Login", login)
     with (
         running(tiny_model, tmp_path, "--auth", "me:secret") as (blocks, _),
         httpx.Client(base_url=blocks.local_url.rstrip("/"), trust_env=False) as visitor,

@@ -315,7 +315,7 @@ LISTED = {
     "densepose_tools.pictures": {"save", "open for writing"},
     # no files
     "magicanimate.progress": {"open for writing"},  # the null device
-    "magicanimate.webui.security.guard": {"json.loads"},  # Gradio's answer
+    "magicanimate.webui.security": {"json.loads"},  # Gradio's answer
     # a body model that only developers name, by an environment variable
     "training.dancers.body": {"torch.load", "torch.save"},
 }

@@ -48,10 +48,7 @@ FORBIDDEN = {
     "magicanimate.cli": ("app", "magicanimate.webui", "gradio", *PIPELINE, *MODELS, "magicanimate.media"),
     "magicanimate.webui": ("app", "magicanimate.cli", "torch", *NETWORKS, *MODELS),
     "magicanimate.webui.security": (
-        *(
-            f"magicanimate.webui.{room}"
-            for room in ("animate", "gallery", "jobs", "models", "motion_tools", "training")
-        ),
+        *(f"magicanimate.webui.{room}" for room in ROOMS),
         *ANIMATOR,
         *PIPELINE,
         "gradio",

@@ -15,16 +15,18 @@ from starlette.routing import Route
 
 from magicanimate.errors import InputError
 from magicanimate.webui.page import GuardedBlocks, report
-from magicanimate.webui.security.access import (
+from magicanimate.webui.security import (
     Access,
+    Guard,
+    Login,
+    LoginDelays,
+    caller,
     exposure_warnings,
     is_key_of,
     is_loopback,
     key_of,
     parse_accounts,
 )
-from magicanimate.webui.security.guard import Guard
-from magicanimate.webui.security.login import Login, LoginDelays, caller
 
 OWN = {"host": "127.0.0.1:7860"}
 

@@ -27,12 +27,12 @@ from magicanimate.memory import NAMES as PROFILE_NAMES
 from magicanimate.progress import exit_status, stop_on_interrupt
 from magicanimate.webui import texts
 from magicanimate.webui.scratch import FOLDER_VARIABLE, Scratch
-from magicanimate.webui.security.access import Access, exposure_warnings, is_loopback, parse_accounts
 
 if TYPE_CHECKING:
     import gradio as gr
 
     from magicanimate.webui.page import Page
+    from magicanimate.webui.security import Access
     from magicanimate.webui.service import AnimationService
 
 EXAMPLES = ASSETS / "examples"
@@ -161,6 +161,8 @@ def bypass_proxy(host: str) -> None:
 
 def only_here(args: argparse.Namespace) -> bool:
     """Whether only this computer can reach the page, not even a proxy on it lets others in."""
+    from magicanimate.webui.security import is_loopback
+
     return is_loopback(args.host) and not (args.share or args.auth or args.allow_origin)
 
 
@@ -171,6 +173,8 @@ def running(args: argparse.Namespace, scratch: Scratch) -> Iterator[tuple[gr.Blo
     Raises:
         InputError: the model, the folder or the address cannot be used.
     """
+    from magicanimate.webui.security import Access, exposure_warnings, is_loopback, parse_accounts
+
     # Gradio reads these two when it is imported, which is why no import of it is at the top of this file.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ[FOLDER_VARIABLE] = str(scratch.folder)
@@ -246,13 +250,12 @@ def launch(
     scratch: Scratch,
     open_folders: list[Path] | None,
 ) -> None:
-    """Start the server of a page in a thread of its own, behind `magicanimate.webui.security.guard.Guard`."""
+    """Start the server of a page in a thread of its own, behind `magicanimate.webui.security.Guard`."""
     from starlette.middleware import Middleware
 
     from magicanimate.webui import theme, views
     from magicanimate.webui.gallery.result_panel import head
-    from magicanimate.webui.security.guard import Guard
-    from magicanimate.webui.security.login import Login
+    from magicanimate.webui.security import Guard, Login
 
     guard = Middleware(Guard, access=access, scratch=scratch, open_folders=open_folders)
     page.blocks.launch(

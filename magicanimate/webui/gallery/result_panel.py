@@ -19,7 +19,7 @@ from magicanimate.progress import duration
 from magicanimate.webui import STATIC, views
 from magicanimate.webui.gallery.results import KINDS, StoredResult, export, result_of
 from magicanimate.webui.jobs.queue import run_with_progress
-from magicanimate.webui.security.access import key_of
+from magicanimate.webui.security import key_of
 from magicanimate.webui.texts import choice_name, labels, tr
 from magicanimate.webui.views import PRIVATE, Updates, refusal
 
