@@ -284,7 +284,7 @@ LISTED = {
     "magicanimate.results": {"write_bytes", "open for writing"},
     "magicanimate.background": {"save"},  # the preview of a mask
     "magicanimate.media.outputs": {"write_bytes"},
-    "magicanimate.webui.gallery.results": {"zipfile.ZipFile"},
+    "magicanimate.webui.gallery.results": {"zipfile.ZipFile", "save"},  # the latter: into memory
     "densepose_tools.archive": {"zipfile.ZipFile", "open for writing"},  # the latter: entries of the zip
     "densepose_tools.keypoints": {"numpy.savez_compressed", "open for writing"},
     "training.checkpoints": {"torch.load", "torch.save", "open for writing"},
@@ -303,7 +303,6 @@ LISTED = {
     # into memory or a temporary folder
     "magicanimate.webui.animate.check_card": {"save"},
     "magicanimate.webui.animate.inspection": {"save"},
-    "magicanimate.webui.gallery.thumbnails": {"save"},
     "training.segmenter.stage": {"save"},
     # the TorchScript that a person names; weights that the program has read, into memory for a library
     "training.evaluation.networks": {"torch.jit.load", "torch.save"},

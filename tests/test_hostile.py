@@ -389,7 +389,7 @@ def test_a_move_that_was_killed_is_finished(tmp_path, monkeypatch, moved, back):
         rename(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("magicanimate.webui.gallery.trash.os.rename", until_killed)
+        patch.setattr("magicanimate.webui.gallery.library.os.rename", until_killed)
         library.trash.restore(trashed.id) if back else library.trash.put(found)
     after = Library(tmp_path)
     after.trash.finish_moves()

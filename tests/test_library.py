@@ -12,8 +12,7 @@ from PIL import Image
 
 from magicanimate.errors import InputError
 from magicanimate.webui.gallery.library import Library
-from magicanimate.webui.gallery.results import result_of
-from magicanimate.webui.gallery.thumbnails import Thumbnails
+from magicanimate.webui.gallery.results import Thumbnails, result_of
 from tests.result_files import write_result
 
 

@@ -14,7 +14,7 @@ from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
 from magicanimate.media.outputs import read_metadata
 from magicanimate.media.photo import load_photo
-from magicanimate.webui.gallery.thumbnails import thumbnail
+from magicanimate.webui.gallery.results import thumbnail
 from tests.media_files import numbered, write_clip, write_sound
 
 

@@ -37,7 +37,7 @@ from magicanimate.webui.animate.inspection import (
     mask_files,
 )
 from magicanimate.webui.gallery.library import Library
-from magicanimate.webui.gallery.thumbnails import Thumbnails
+from magicanimate.webui.gallery.results import Thumbnails
 from magicanimate.webui.jobs.animation_job import (
     ANIMATE,
     CHECKPOINT,

@@ -33,7 +33,7 @@ from magicanimate.media.fit import Box, MotionFit, fit_photo, frame_box, plan_mo
 from magicanimate.media.motion import MotionClip, open_motion
 from magicanimate.media.photo import load_photo
 from magicanimate.palette import nearest_labels
-from magicanimate.webui.gallery.thumbnails import encode_webp
+from magicanimate.webui.gallery.results import encode_webp
 from magicanimate.webui.texts import tr
 
 _PIXELS = 60_000_000

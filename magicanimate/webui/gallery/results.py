@@ -1,18 +1,25 @@
-"""One result on disk: its files, the settings inside, and the same video as other kinds of file."""
+"""One result on disk: its files and settings, the same video as other kinds of file, and small pictures of it."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import logging
 import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import ExifTags, Image
 
 from magicanimate.config import OnProgress, ShouldStop
 from magicanimate.errors import Cancelled, InputError
@@ -25,9 +32,12 @@ from magicanimate.files import (
     remove,
     require_ordinary,
     sweep,
+    write_bytes,
 )
 from magicanimate.progress import ProgressMeter
 from magicanimate.request_checks import side_by_side_path
+
+log = logging.getLogger(__name__)
 
 EXPORT_SUFFIXES = (".mp4", ".webm", ".gif", "_frames.zip")
 """Endings of the files that exports leave beside a result."""
@@ -114,7 +124,7 @@ def read_result(settings_file: Path) -> StoredResult | None:
     output = settings_file.with_suffix(Path(file_name(settings["output"])).suffix)
     if output == settings_file:
         return None
-    return StoredResult(output, settings_file, settings, _made(output.stem, changed))
+    return StoredResult(output, settings_file, settings, _when_made(output.stem, changed))
 
 
 def result_of(output: Path) -> StoredResult:
@@ -130,7 +140,7 @@ def result_of(output: Path) -> StoredResult:
     return result
 
 
-def _made(stem: str, changed: float) -> datetime:
+def _when_made(stem: str, changed: float) -> datetime:
     """The time in the result's name, which copying keeps; else the file's own."""
     stamp = _STAMP.match(stem)
     if stamp:
@@ -333,3 +343,124 @@ def read_settings(file: Path) -> dict[str, Any]:
 def names_files_only(file: Path, settings: Mapping[str, Any]) -> bool:
     """Whether settings from `read_settings` name files without folders, as those inside videos do."""
     return file.suffix.lower() != ".json" or EXPORTED_FROM in settings
+
+
+_THUMBNAILS = ".thumbnails"
+_SIDE = 192  # pixels of the longer side
+_SECONDS = 3.0
+_FPS = 10.0
+
+
+class Thumbnails:
+    """Thumbnails of the results of a folder.
+
+    Args:
+        folder: of the results; the pictures are in ``.thumbnails`` in it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder / _THUMBNAILS
+
+    def ready(self, result: StoredResult) -> Path | None:
+        """The thumbnail, if it exists."""
+        path = self._path(result)
+        return path if path is not None and path.is_file() else None
+
+    def make(self, result: StoredResult) -> Path | None:
+        """The thumbnail, made if it does not exist; ``None`` if the result cannot be read."""
+        path = self._path(result)
+        if path is None or path.is_file():
+            return path
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_bytes(path, _encoded(result))
+        except (OSError, InputError) as error:
+            log.warning("no thumbnail of %s: %s", result.name, error)
+            return None
+        return path
+
+    def sweep(self, results: list[StoredResult]) -> None:
+        """Remove the thumbnails of other results."""
+        wanted = {self._path(result) for result in results}
+        for path in self.folder.glob("[!.]*.webp"):
+            if path not in wanted:
+                path.unlink(missing_ok=True)
+
+    def _path(self, result: StoredResult) -> Path | None:
+        """Named by the file and its time of change, so that a result that was made again gets a new one."""
+        try:
+            changed = result.output.stat().st_mtime_ns
+        except OSError:
+            return None
+        key = f"{result.output.relative_to(self.folder.parent).as_posix()} {changed}"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.webp"
+
+
+def _encoded(result: StoredResult) -> bytes:
+    """The first seconds as an endless WebP.
+
+    Raises:
+        InputError: the result cannot be read.
+    """
+    from magicanimate.media.motion import open_motion
+
+    clip = open_motion(result.output, fps=result.fps if result.output.is_dir() else None)
+    stride = max(1, round(clip.fps / _FPS))
+    first = islice(clip.frames(), 0, round(_SECONDS * clip.fps), stride)
+    return encode_webp(list(first), fps=clip.fps / stride, side=_SIDE)
+
+
+def encode_webp(frames: Sequence[np.ndarray], *, fps: float | None = None, side: int = 384) -> bytes:
+    """uint8 ``h w 3`` frames -> an endless WebP whose longer side has ``side`` pixels.
+
+    It shows 8 frames a second unless told otherwise. Its EXIF says "AI-generated", as the metadata of the
+    videos does.
+    """
+    pictures = []
+    for frame in frames:
+        picture = Image.fromarray(frame)
+        scale = side / max(picture.size)
+        size = (round(picture.width * scale), round(picture.height * scale))
+        pictures.append(picture.resize(size, Image.Resampling.BICUBIC))
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "AI-generated"
+    exif[ExifTags.Base.Software] = "MagicAnimate"
+    file = io.BytesIO()
+    pictures[0].save(
+        file,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=round(1000 / (fps or 8)),
+        loop=0,
+        quality=60,
+        exif=exif,
+    )
+    return file.getvalue()
+
+
+_PHOTO_SIDE = 112  # pixels, twice what the page shows
+
+
+def thumbnail(photo: Path) -> bytes | None:
+    """A photo as a WebP of at most 112 x 112 pixels; ``None`` if it is gone or no picture."""
+    try:
+        return _thumbnail(photo, photo.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def _thumbnail(photo: Path, mtime_ns: int) -> bytes | None:
+    from magicanimate.media.photo import load_photo, open_picture
+
+    try:
+        with open_picture(photo) as picture:
+            picture.draft("RGB", (2 * _PHOTO_SIDE, 2 * _PHOTO_SIDE))  # a JPEG is decoded smaller at no cost
+            small = Image.fromarray(load_photo(picture))
+    except InputError:
+        return None
+    small.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE))
+    file = io.BytesIO()
+    small.save(file, "WEBP", quality=80)
+    return file.getvalue()

@@ -18,8 +18,7 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.gallery.library import Gallery, GalleryPage, GalleryState
 from magicanimate.webui.gallery.result_panel import ResultPanel, file_url
-from magicanimate.webui.gallery.results import StoredResult
-from magicanimate.webui.gallery.thumbnails import Thumbnails
+from magicanimate.webui.gallery.results import StoredResult, Thumbnails
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import said, tr

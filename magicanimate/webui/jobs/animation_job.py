@@ -26,7 +26,7 @@ from magicanimate.files import new_output, pair_name, without_folders, write_byt
 from magicanimate.lora import parse
 from magicanimate.progress import duration
 from magicanimate.webui.animate.form_values import FILES, PHOTOS
-from magicanimate.webui.gallery.thumbnails import encode_webp
+from magicanimate.webui.gallery.results import encode_webp
 from magicanimate.webui.jobs.job import JobResult
 from magicanimate.webui.texts import tr
 

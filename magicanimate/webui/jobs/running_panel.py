@@ -17,8 +17,7 @@ import gradio as gr
 from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.gallery.result_panel import ResultPanel
-from magicanimate.webui.gallery.results import result_of
-from magicanimate.webui.gallery.thumbnails import encode_webp, thumbnail
+from magicanimate.webui.gallery.results import encode_webp, result_of, thumbnail
 from magicanimate.webui.jobs.job import Job, JobState
 from magicanimate.webui.jobs.queue import JobQueue
 from magicanimate.webui.service import AnimationService
