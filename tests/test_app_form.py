@@ -15,9 +15,9 @@ from magicanimate.config import OLD_NAMES
 from magicanimate.errors import InputError
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import card
+from magicanimate.webui.animate.earlier_settings import SavedSettings, SavedSettingsPanel
 from magicanimate.webui.animate.forecast import Forecast, Remark
 from magicanimate.webui.animate.form_values import check_values, form_settings
-from magicanimate.webui.animate.saved_settings import SavedSettings, SavedSettingsPanel
 
 MINI = ModelDefaults("mini", 128, 128, 4, 1.0)
 

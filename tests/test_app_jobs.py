@@ -13,8 +13,7 @@ from PIL import ExifTags, Image
 from magicanimate.config import Progress
 from magicanimate.webui import server
 from magicanimate.webui.animate.tab import AnimateTab
-from magicanimate.webui.jobs.job import Job
-from magicanimate.webui.jobs.queue import JobQueue
+from magicanimate.webui.jobs.queue import Job, JobQueue
 from magicanimate.webui.jobs.running_panel import ViewState
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -19,8 +20,8 @@ from magicanimate.errors import InputError
 from magicanimate.webui import server
 from magicanimate.webui.page import Page
 from magicanimate.webui.service import AnimationService
-from magicanimate.webui.training.runs import TrainingRun
-from magicanimate.webui.training.tab import TrainTab, lines_box
+from magicanimate.webui.training.runs import RunStatus, State, TrainingRun
+from magicanimate.webui.training.tab import TrainTab, lines_box, status_of
 from tests.browser_page import MILLISECONDS
 from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
@@ -55,7 +56,7 @@ def service(tiny_model, tmp_path) -> Iterator[AnimationService]:
 def test_a_page_for_others_has_no_handler_that_trains(service):
     pages = [Page(service, [], queue_size=2, training=training).blocks for training in (False, True)]
     without, with_it = ({fn.fn.__module__ for fn in page.fns.values() if fn.fn} for page in pages)
-    handlers = {"magicanimate.webui.training.tab", "magicanimate.webui.training.run_panel"}
+    handlers = {"magicanimate.webui.training.tab"}
     assert handlers <= with_it and not handlers & without
 
 
@@ -146,6 +147,16 @@ def test_the_form_follows_the_checkpoint_that_is_tried(service, trained):
     assert page.controls["keypoints"].visible is False
     service.use_model(trained)
     assert page.saved_settings._reset()[page.controls["num_inference_steps"]] == 7
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_how_far_a_training_is_can_be_read_in_every_state(state):
+    shown = status_of(
+        RunStatus(state, step=30, steps=120, checkpoint=20, seconds_left=60, words="<why>"), "vae"
+    )
+    assert "vae" in shown or "30" in shown or "why" in shown
+    assert "<why>" not in shown
+    assert ('aria-valuenow="25"' in shown) == (state in ("running", "stopping"))
 
 
 def test_what_a_check_says_is_escaped_and_short():

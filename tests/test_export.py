@@ -16,7 +16,7 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.media.motion import open_motion
 from magicanimate.media.outputs import read_metadata
 from magicanimate.media.writer import has_sound
-from magicanimate.webui.animate.use_again import reuse
+from magicanimate.webui.animate.earlier_settings import reuse
 from magicanimate.webui.gallery.library import Library, original
 from magicanimate.webui.gallery.results import KINDS, export, read_settings, result_of
 from magicanimate.webui.jobs.queue import run_with_progress

@@ -17,8 +17,15 @@ from magicanimate.device import Device
 from magicanimate.media.prepare import prepare_media
 from magicanimate.palette import PALETTE
 from magicanimate.webui.animate.check_card import card
-from magicanimate.webui.animate.eta import Work, estimate, is_known, seconds_after_denoising
-from magicanimate.webui.animate.forecast import Forecast, Forecaster, _on_builds
+from magicanimate.webui.animate.forecast import (
+    Forecast,
+    Forecaster,
+    Work,
+    _on_builds,
+    estimate,
+    is_known,
+    seconds_after_denoising,
+)
 from magicanimate.webui.animate.form_values import form_settings, request_of
 from magicanimate.webui.animate.inspection import Comparison, compare, is_cut_off
 from magicanimate.webui.animate.tab import find_examples

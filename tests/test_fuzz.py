@@ -25,13 +25,12 @@ from magicanimate.animator import Animator
 from magicanimate.cli.batch import load_batch
 from magicanimate.errors import InputError
 from magicanimate.files import encode_json
-from magicanimate.webui.animate.eta import is_known
+from magicanimate.webui.animate.earlier_settings import SavedSettings, reuse
+from magicanimate.webui.animate.forecast import is_known
 from magicanimate.webui.animate.form_values import form_settings, of_result
-from magicanimate.webui.animate.saved_settings import SavedSettings
-from magicanimate.webui.animate.use_again import reuse
 from magicanimate.webui.gallery.library import Library
 from magicanimate.webui.gallery.results import read_settings
-from magicanimate.webui.jobs.job import Job, JobFiles
+from magicanimate.webui.jobs.queue import Job, JobFiles
 from magicanimate.webui.training.detached import DetachedProcess
 from magicanimate.webui.training.runs import TrainingManager, TrainingRun
 from training.export import saved_config

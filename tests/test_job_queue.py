@@ -236,7 +236,7 @@ def test_files_that_are_no_jobs_are_passed_over(tmp_path, work, caplog):
 _KILLED = """
 import sys, time
 from pathlib import Path
-from magicanimate.webui.jobs.job import JobResult
+from magicanimate.webui.jobs.queue import JobResult
 from densepose_tools import motion_steps
 from magicanimate.webui.jobs.queue import JobQueue
 

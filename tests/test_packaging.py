@@ -63,7 +63,7 @@ def test_every_command_has_help(installed, tmp_path, command):
 @pytest.mark.slow
 def test_the_page_brings_its_files_and_examples(installed, tmp_path):
     code = (
-        "from magicanimate import ASSETS; from magicanimate.webui import theme;"
+        "from magicanimate import ASSETS; from magicanimate.webui import page;"
         "from magicanimate.webui import texts; from magicanimate.webui.gallery import result_panel;"
         "result_panel.head('en'); [texts.use(each) for each in texts.LANGUAGES];"
         "print(len(list((ASSETS / 'examples').glob('*.jpg'))))"

@@ -8,8 +8,8 @@ import pytest
 
 from magicanimate.animator import ModelDefaults
 from magicanimate.errors import InputError
+from magicanimate.webui.animate.earlier_settings import LONGEST_NAME, SavedSettings
 from magicanimate.webui.animate.form_values import form_settings
-from magicanimate.webui.animate.saved_settings import LONGEST_NAME, SavedSettings
 
 SETTINGS = form_settings(ModelDefaults("mini", 128, 128, 4, 1.0))
 

@@ -15,10 +15,19 @@ import psutil
 import pytest
 
 from magicanimate.errors import InputError
-from magicanimate.webui.training import config as training_config
-from magicanimate.webui.training.config import TrainingConfig, dancers_command, shown, stages_of
+from magicanimate.webui.training import runs as page_runs
 from magicanimate.webui.training.detached import DetachedProcess
-from magicanimate.webui.training.runs import EXPORTED, TrainingManager, TrainingRun, export_folder, trials
+from magicanimate.webui.training.runs import (
+    EXPORTED,
+    TrainingConfig,
+    TrainingManager,
+    TrainingRun,
+    dancers_command,
+    export_folder,
+    shown,
+    stages_of,
+    trials,
+)
 from tests.conftest import PATIENCE
 from tests.training_runs import losses, train
 from training.__main__ import STAGES, parser
@@ -197,10 +206,10 @@ def test_what_can_be_tried(tmp_path):
 
 
 def test_presets_and_stages_are_the_trainings():
-    assert set(training_config.PRESETS) == set(PRESETS)
-    assert set(training_config.STAGES) == set(STAGES)
+    assert set(page_runs.PRESETS) == set(PRESETS)
+    assert set(page_runs.STAGES) == set(STAGES)
     from_nothing = {name for name, make in PRESETS.items() if make("stage2")[1] is not None}
-    assert set(training_config.FROM_NOTHING) == from_nothing
+    assert set(page_runs.FROM_NOTHING) == from_nothing
 
 
 def test_the_command_line_is_the_trainings(tmp_path):
@@ -249,10 +258,10 @@ def test_stages_of_presets():
 
 
 def test_renderer_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(training_config, "find_spec", lambda name: None if name == "anny" else object())
+    monkeypatch.setattr(page_runs, "find_spec", lambda name: None if name == "anny" else object())
     with pytest.raises(InputError, match=r"needs anny, .* -m pip install -r requirements-train.txt"):
         dancers_command("data", count=3, preset="mini")
-    monkeypatch.setattr(training_config, "find_spec", lambda name: object())
+    monkeypatch.setattr(page_runs, "find_spec", lambda name: object())
     command = dancers_command("data", count=3, preset="tiny")
     assert command[command.index("--identities") + 1] == "3" and "32" in command
     with pytest.raises(InputError, match="number of people"):

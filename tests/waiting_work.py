@@ -8,8 +8,7 @@ from pathlib import Path
 
 from magicanimate.config import Progress
 from magicanimate.errors import Cancelled, InputError
-from magicanimate.webui.jobs.job import Job, JobResult
-from magicanimate.webui.jobs.queue import JobQueue
+from magicanimate.webui.jobs.queue import Job, JobQueue, JobResult
 
 BEFORE_THE_WAIT = 2
 """The last step that a job reports before it waits."""

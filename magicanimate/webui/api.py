@@ -14,7 +14,7 @@ from magicanimate.config import CLIP_BACKGROUND, PHOTO_BACKGROUND, AnimationRequ
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
 from magicanimate.webui.animate.form_values import FILE, MOTION_STEPS, PHOTOS, form_settings, request_of
-from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.jobs.queue import Job
 from magicanimate.webui.service import AnimationService
 
 API_NAMES = _ONE, _SEVERAL = "animate", "animate_several"

@@ -253,8 +253,9 @@ def launch(
     """Start the server of a page in a thread of its own, behind `magicanimate.webui.security.Guard`."""
     from starlette.middleware import Middleware
 
-    from magicanimate.webui import theme, views
+    from magicanimate.webui import views
     from magicanimate.webui.gallery.result_panel import head
+    from magicanimate.webui.page import theme
     from magicanimate.webui.security import Guard, Login
 
     guard = Middleware(Guard, access=access, scratch=scratch, open_folders=open_folders)
@@ -264,7 +265,7 @@ def launch(
         share=args.share,
         auth=Login(accounts).admits if accounts else None,
         auth_message=views.title(),
-        theme=theme.make(),
+        theme=theme(),
         css_paths=[views.STYLE],
         head=head(args.lang),
         # Gradio serves files from its temporary folder and from these; the queue's folder lies in the first

@@ -26,7 +26,7 @@ from magicanimate.errors import Cancelled, InputError
 from magicanimate.files import without_folders
 from magicanimate.memory import AUTO
 from magicanimate.request_checks import background_file, check_request
-from magicanimate.webui.animate.eta import Work, is_known, seconds_after_denoising
+from magicanimate.webui.animate.forecast import Work, is_known, seconds_after_denoising
 from magicanimate.webui.animate.form_values import FILES, PHOTOS
 from magicanimate.webui.animate.inspection import (
     MaskFiles,
@@ -49,8 +49,7 @@ from magicanimate.webui.jobs.animation_job import (
     job_request,
     job_title,
 )
-from magicanimate.webui.jobs.job import Job, link_or_copy
-from magicanimate.webui.jobs.queue import JobQueue, run_with_progress
+from magicanimate.webui.jobs.queue import Job, JobQueue, link_or_copy, run_with_progress
 from magicanimate.webui.scratch import PER_VISITOR, room_in_all, temporary_folder
 from magicanimate.webui.texts import tr
 

@@ -16,6 +16,7 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.animate import form
 from magicanimate.webui.animate.check_card import CheckCard, problem
+from magicanimate.webui.animate.earlier_settings import SavedSettings, SavedSettingsPanel, UseAgain
 from magicanimate.webui.animate.form_values import (
     FILES,
     LARGEST_SEED,
@@ -26,11 +27,9 @@ from magicanimate.webui.animate.form_values import (
 )
 from magicanimate.webui.animate.mask_panel import MaskPanel
 from magicanimate.webui.animate.motion_panel import MotionPanel
-from magicanimate.webui.animate.saved_settings import SavedSettings, SavedSettingsPanel
-from magicanimate.webui.animate.use_again import UseAgain
 from magicanimate.webui.gallery.result_panel import file_url
 from magicanimate.webui.jobs.animation_job import JOINED, STEPS
-from magicanimate.webui.jobs.job import Job
+from magicanimate.webui.jobs.queue import Job
 from magicanimate.webui.jobs.running_panel import RunningPanel
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import tr

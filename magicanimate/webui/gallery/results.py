@@ -1,4 +1,4 @@
-"""One result on disk: its files and settings, the same video as other kinds of file, and small pictures of it."""
+"""One result on disk: its files and settings, the video as other kinds of file, and small pictures of it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from magicanimate.lora import parse
 from magicanimate.progress import duration
 from magicanimate.webui.animate.form_values import FILES, PHOTOS
 from magicanimate.webui.gallery.results import encode_webp
-from magicanimate.webui.jobs.job import JobResult
+from magicanimate.webui.jobs.queue import JobResult
 from magicanimate.webui.texts import tr
 
 

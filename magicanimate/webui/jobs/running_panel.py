@@ -18,8 +18,7 @@ from magicanimate.errors import InputError
 from magicanimate.webui import views
 from magicanimate.webui.gallery.result_panel import ResultPanel
 from magicanimate.webui.gallery.results import encode_webp, result_of, thumbnail
-from magicanimate.webui.jobs.job import Job, JobState
-from magicanimate.webui.jobs.queue import JobQueue
+from magicanimate.webui.jobs.queue import Job, JobQueue, JobState
 from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import said, tr
 from magicanimate.webui.views import PRIVATE, Updates, refusal
