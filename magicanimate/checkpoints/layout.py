@@ -27,12 +27,8 @@ INDICES = (INDEX, ".index.fp16.json")
 CONFIG = "config.json"
 MODEL_INDEX = "model_index.json"
 TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
+    *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
 )
 # Names under which diffusers and transformers save weights, without variant and suffix, and the released one.
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "temporal_attention")
@@ -565,18 +561,9 @@ _SD15: dict[str, dict[str, Any]] = {
 
 # What `VideoUNet` takes over from the configuration of Stable Diffusion's UNet as it stands.
 _SHARED = (
-    "sample_size",
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "layers_per_block",
-    "downsample_padding",
-    "mid_block_scale_factor",
-    "act_fn",
-    "norm_num_groups",
-    "norm_eps",
-    "cross_attention_dim",
-    "use_linear_projection",
+    *("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block"),
+    *("downsample_padding", "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps"),
+    *("cross_attention_dim", "use_linear_projection"),
 )
 # Settings of a 2-D UNet that the video UNet has no counterpart of, and the value it works as.
 _FIXED = {"flip_sin_to_cos": True, "freq_shift": 0, "center_input_sample": False, "class_embed_type": None}

@@ -34,28 +34,16 @@ _NO_EFFECT: dict[str, Any] = {
 }
 # Published keys that name the files of the model.
 _MODEL = (
-    "pretrained_model_path",
-    "pretrained_vae_path",
-    "pretrained_unet_path",
-    "pretrained_controlnet_path",
-    "pretrained_appearance_encoder_path",
-    "motion_module",
+    *("pretrained_model_path", "pretrained_vae_path", "pretrained_unet_path"),
+    *("pretrained_controlnet_path", "pretrained_appearance_encoder_path", "motion_module"),
     "inference_config",
 )
 # What this program's settings files record about a run; such a file can be run again.
 _RECORDED = (
-    "program",
-    "ai_generated",
-    "model",
-    "checkpoint",
-    "checkpoint_digest",
-    "device",
-    "dtype",
-    "num_frames",
-    "output_fps",
-    "memory",
-    "seconds",
+    *("program", "ai_generated", "model", "checkpoint", "checkpoint_digest", "device", "dtype"),
+    *("num_frames", "output_fps", "memory", "seconds"),
 )
+_KNOWN = {"savename", "offset", "max_length", "L", *_MODEL, *_RECORDED}  # keys that are used elsewhere
 _INPUTS = ("photo", "motion", "keypoints", "driving_video", "mask")
 _PER_JOB = ("photo", "motion", "keypoints", "seed")
 _MOST_JOBS = 10_000
@@ -102,14 +90,7 @@ def load_batch(path: Path, overrides: Mapping[str, Any] | None = None) -> Batch:
             settings[name] = _convert(path, key, name, value)
         elif key == "offset" and count is None and first:
             ignored.append("offset (without max_length)")
-        elif key not in (
-            "savename",
-            "offset",
-            "max_length",
-            "L",
-            *_MODEL,
-            *_RECORDED,
-        ) and not _changes_nothing(key, value, steps):
+        elif key not in _KNOWN and not _changes_nothing(key, value, steps):
             ignored.append(key)
     settings |= overrides or {}
     jobs = _jobs(path, settings)

@@ -19,14 +19,7 @@ if TYPE_CHECKING:
     from magicanimate.results import Credentials, Inspection
 
 PACKAGES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "huggingface_hub",
-    "gradio",
-    "av",
-    "numpy",
-    "pillow",
+    *("torch", "diffusers", "transformers", "huggingface_hub", "gradio", "av", "numpy", "pillow"),
     "c2pa-python",
 )
 _STATES = {

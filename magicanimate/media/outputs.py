@@ -32,14 +32,7 @@ FRAME_NAME = re.compile(r"\d{6,}\.png")
 """Names of the png frames written here."""
 
 PATHS = (
-    "photo",
-    "motion",
-    "keypoints",
-    "driving_video",
-    "mask",
-    "background",
-    "output",
-    "weights",
+    *("photo", "motion", "keypoints", "driving_video", "mask", "background", "output", "weights"),
     "checkpoint",
 )
 """Settings that name files."""
