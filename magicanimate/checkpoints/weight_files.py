@@ -23,6 +23,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.models.embeddings import SinusoidalPositionalEmbedding
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -455,19 +456,6 @@ def _nbytes(source: Source, dtype: torch.dtype | None) -> int:
     return tensor.numel() * (dtype or tensor.dtype).itemsize
 
 
-def _shards(sources: Mapping[str, Source], dtype: torch.dtype | None) -> Iterator[dict[str, Source]]:
-    shard: dict[str, Source] = {}
-    size = 0
-    for key, source in sources.items():
-        count = _nbytes(source, dtype)
-        if shard and size + count > SHARD_BYTES:
-            yield shard
-            shard, size = {}, 0
-        shard[key] = source
-        size += count
-    yield shard
-
-
 def write_weights(
     folder: Path,
     sources: Mapping[str, Source],
@@ -490,24 +478,27 @@ def write_weights(
     Raises:
         InputError: a tensor cannot be read or stored, or the disk is full.
     """
-    shards = list(_shards(sources, dtype))
-    extra = {key: table if dtype is None else table.to(dtype) for key, table in (tables or {}).items()}
+    split = split_state_dict_into_shards_factory(
+        dict(sources),
+        get_storage_size=lambda source: _nbytes(source, dtype),
+        filename_pattern=f"{stem}{{suffix}}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    # Position tables are small, so they do not count towards the size of the first shard.
+    tensors = {key: table if dtype is None else table.to(dtype) for key, table in (tables or {}).items()}
     where: dict[str, str] = {}
     total = 0
-    for number, shard in enumerate(shards, start=1):
-        name = f"{stem}-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else stem
-        # Position tables are small, so they do not count towards the size of a shard.
-        tensors = dict(extra) if number == 1 else {}
-        for key, source in shard.items():
-            tensors[key] = cast(source.read(), dtype, source)
+    for name, keys in split.filename_to_tensors.items():
+        for key in keys:
+            tensors[key] = cast(sources[key].read(), dtype, sources[key])
             tick(tensors[key].nbytes)
-        _save(tensors, folder / f"{name}.safetensors")
-        where |= dict.fromkeys(tensors, f"{name}.safetensors")
+        _save(tensors, folder / name)
+        where |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+        tensors = {}
+    if split.is_sharded:
         # Sorted, so that two conversions are equal byte by byte.
-        index["weight_map"] = dict(sorted(where.items()))
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
         write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
