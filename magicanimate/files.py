@@ -222,6 +222,16 @@ def listed(names: Sequence[str], most: int) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
+def human_bytes(count: int) -> str:
+    """``12_300_000_000`` -> "12.3 GB" (decimal units, as disks and the Hub count)."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
 def encode_json(value: Any, *, indent: int | None = 2) -> bytes:
     """A value as UTF-8 JSON; what is no JSON, such as a path, as its text.
 

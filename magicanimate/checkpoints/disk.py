@@ -20,6 +20,7 @@ from magicanimate.config import DRIVINGS, FUSIONS
 from magicanimate.errors import InputError
 from magicanimate.files import (
     Unreadable,
+    human_bytes,
     partial_path,
     put_in_place,
     read_json_object,
@@ -56,16 +57,6 @@ _COMPONENTS = {
 _PIECES, _PIECE = 64, 1 << 16  # of a large file so many pieces of so many bytes go into the digest
 _LIBRARIES = ("diffusers", "transformers", "magicanimate")
 HOME_VARIABLE = "MAGICANIMATE_HOME"
-
-
-def human_bytes(count: int) -> str:
-    """``12_300_000_000`` -> "12.3 GB" (decimal units, as disks and the Hub count)."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def free_bytes(path: Path) -> int:

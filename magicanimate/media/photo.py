@@ -24,6 +24,7 @@ from PIL import EpsImagePlugin, Image, ImageCms, ImageOps, UnidentifiedImageErro
 
 from magicanimate.config import MediaLimits
 from magicanimate.errors import InputError
+from magicanimate.files import human_bytes
 
 logger = logging.getLogger(__name__)
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "QOI", "TGA")
@@ -294,8 +295,8 @@ def check_file(path: Path, *, what: str, limits: MediaLimits) -> bytes:
         raise InputError(f"The {what} {path} is empty; copy or download it again.")
     if size > limits.max_file_bytes:
         raise InputError(
-            f"The {what} {path} has {_size(size)} and the limit is {_size(limits.max_file_bytes)}; "
-            "make it smaller or raise max_file_bytes."
+            f"The {what} {path} has {human_bytes(size)} and the limit is "
+            f"{human_bytes(limits.max_file_bytes)}; make it smaller or raise max_file_bytes."
         )
     return header
 
@@ -324,16 +325,6 @@ def looks_like_video(header: bytes) -> bool:
 def looks_like_text(header: bytes) -> bool:
     """Whether the first bytes are printable text, as of a web page saved under a wrong name."""
     return bool(header) and all(byte in b"\t\n\r" or 32 <= byte < 127 or byte >= 128 for byte in header)
-
-
-def _size(count: int) -> str:
-    """A byte count for people."""
-    value = float(count)
-    for unit in ("bytes", "KB", "MB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GB"
 
 
 def is_jpeg_xl(header: bytes) -> bool:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from magicanimate.config import CLIP_BACKGROUND, AnimationRequest, raise_if_stopped
 from magicanimate.errors import InputError
+from magicanimate.files import human_bytes
 from magicanimate.media.densepose_check import MapColours, MotionReport, check_densepose, refuse_other_motion
 from magicanimate.media.fit import (
     DARK,
@@ -365,8 +366,8 @@ def _check_room(needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"The motion needs {needed / 1024**3:.1f} GB in {folder}, where {free / 1024**3:.1f} GB are "
-            "free; use fewer frames, or set TMPDIR to a larger disk."
+            f"The motion needs {human_bytes(needed)} in {folder}, where {human_bytes(free)} are free; use "
+            "fewer frames, or set TMPDIR to a larger disk."
         )
 
 
