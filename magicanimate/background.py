@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.cast import cast_of, find_dancers, moved, place_of
-from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest, Fit, raise_if_stopped
+from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest, Fit, ShouldStop, raise_if_stopped
 from magicanimate.errors import InputError
 from magicanimate.files import whole_file
 from magicanimate.mask import (
@@ -73,7 +73,7 @@ def make_backdrop(
     media: PreparedMedia,
     masks: Masks,
     find_parts: Labels,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Backdrop:
     """What the people of ``request``, who do not stay in their photo, are put before.
 
@@ -328,9 +328,7 @@ def video_scene(
             raise InputError(f"The background {path} has no frame that can be decoded; export it again.")
 
 
-def clean_plate(
-    media: PreparedMedia, masks: Masks, should_stop: Callable[[], bool] | None = None
-) -> np.ndarray:
+def clean_plate(media: PreparedMedia, masks: Masks, should_stop: ShouldStop | None = None) -> np.ndarray:
     """The driving video's background, uint8 ``H W 3``: the median over time of what is free of people.
 
     What no frame shows is filled in from around it (Telea 2004, "An Image Inpainting Technique Based on the

@@ -27,7 +27,7 @@ from magicanimate.acceleration.layers import (
 )
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, ProcessGroup
 from magicanimate.acceleration.streaming import stream
-from magicanimate.config import FUSIONS, Fusion, raise_if_stopped
+from magicanimate.config import FUSIONS, Fusion, ShouldStop, raise_if_stopped
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError
 from magicanimate.memory import DECODED_AT_ONCE, OutOfMemoryFallback, save_state
@@ -172,7 +172,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         beginning_first: bool = False,
         on_window: OnWindow | None = None,
         on_step: OnStep | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> MagicAnimateOutput:
         """Animate ``image`` with the poses of ``control``.
 
@@ -358,7 +358,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         parts: Iterator[torch.Tensor],
         entered: ExitStack,
         fallback: OutOfMemoryFallback,
-        should_stop: Callable[[], bool] | None,
+        should_stop: ShouldStop | None,
     ) -> Iterator[Any]:
         """Yield ``None``, then the frames, uint8 ``H W 3``, of final latents ``1 C F h w`` as these come.
 
@@ -494,7 +494,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         video: Frames,
         fallback: OutOfMemoryFallback,
         group: ProcessGroup,
-        should_stop: Callable[[], bool] | None,
+        should_stop: ShouldStop | None,
     ) -> torch.Tensor:
         """Latents of frames, uint8 ``F H W 3`` -> float32 ``1 C F h w``, a few frames at a time."""
 
@@ -571,7 +571,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         latents: torch.Tensor,
         *,
         fallback: OutOfMemoryFallback | None = None,
-        should_stop: Callable[[], bool] | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield the frames, uint8 ``H W 3``, decoded a few at a time so that memory does not grow.
 

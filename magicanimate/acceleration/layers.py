@@ -23,7 +23,7 @@ from torch import nn
 from magicanimate.acceleration.deep_cache import cache_deep_features
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, ProcessGroup
 from magicanimate.acceleration.window_parallel import batch_windows, share_windows
-from magicanimate.config import raise_if_stopped
+from magicanimate.config import ShouldStop, raise_if_stopped
 from magicanimate.memory import CONTROL_CACHE_BYTES
 from magicanimate.models.hybrid_attention import HybridSelfAttention
 from magicanimate.models.unet import VideoUNet
@@ -279,9 +279,7 @@ def precompute_banks(networks: Networks, timesteps: torch.Tensor) -> Networks:
 
 
 @contextlib.contextmanager
-def stopping_between_blocks(
-    networks: Iterable[nn.Module], should_stop: Callable[[], bool] | None
-) -> Iterator[None]:
+def stopping_between_blocks(networks: Iterable[nn.Module], should_stop: ShouldStop | None) -> Iterator[None]:
     """A context in which the networks call ``should_stop`` before each of their blocks.
 
     Blocks are what diffusers keeps in lists: down and up blocks, their residual blocks, attentions and motion
@@ -331,7 +329,7 @@ class WindowProgress:
         self,
         counts: Sequence[int],
         on_window: Callable[[int, int], None] | None,
-        should_stop: Callable[[], bool] | None,
+        should_stop: ShouldStop | None,
         *,
         processes: int,
     ):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from magicanimate.config import CLIP_BACKGROUND, AnimationRequest, raise_if_stopped
+from magicanimate.config import CLIP_BACKGROUND, AnimationRequest, ShouldStop, raise_if_stopped
 from magicanimate.errors import InputError
 from magicanimate.files import human_bytes
 from magicanimate.media.densepose_check import MapColours, MotionReport, check_densepose, refuse_other_motion
@@ -119,7 +119,7 @@ def prepare_media(
     drawn_keypoints: bool = False,
     find_people: Callable[[np.ndarray], Box | None] | None = None,
     on_progress: OnFrames | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> PreparedMedia:
     """Read, check and fit both inputs.
 
@@ -293,7 +293,7 @@ def _companion(
     fit: MotionFit,
     count: int,
     what: str,
-    should_stop: Callable[[], bool] | None,
+    should_stop: ShouldStop | None,
 ) -> FrameStore:
     """The frames of a clip that accompanies the motion, fitted alike; black beyond its edges."""
     reader = _Reader(companion, 0, None, should_stop, size=(clip.width, clip.height))
@@ -319,7 +319,7 @@ class _Reader:
     clip: MotionClip
     total: int
     on_progress: OnFrames | None
-    should_stop: Callable[[], bool] | None
+    should_stop: ShouldStop | None
     colours: MapColours | None = None
     size: tuple[int, int] | None = None
     done: int = 0

@@ -341,21 +341,10 @@ class ContainerEncoder:
         alpha: bool = False,
         growing: bool = False,
     ) -> None:
-        """Open the file.
+        """Open the file; ``kind`` is "mp4", "webm" or "mov", and the rest is as in `VideoWriter`.
 
-        Args:
-            path: to write.
-            kind: "mp4", "webm" or "mov".
-            width, height: of the frames given.
-            rate: frames a second.
-            quality: constant rate factor, lower is better; 17 (mp4) or 24 (webm) when ``None``. ProRes has
-                none.
-            comment: text for the container's comment tag.
-            sound_from, sound_start: file and second to take sound from.
-            lossless: keep every pixel as it is; mp4 only.
-            key_every: frames between key frames, at most; the encoder's choice when ``None``.
-            alpha: frames have an alpha channel; webm and mov only.
-            growing: players can open it before it is finished; mp4 only.
+        Without a ``quality`` it is 17 (mp4) or 24 (webm); ProRes has none. A file that is ``growing``, mp4
+        only, can be opened by players before it is finished.
         """
         self._rate = rate
         self._count = 0
@@ -553,13 +542,9 @@ class SoundTrack:
     """
 
     def __init__(self, container: av.container.OutputContainer, source: Path, *, start: float, codec: str):
-        """Add an audio stream to ``container``, whose header must not be written yet.
+        """Add an audio stream, "aac", "libopus" or "pcm_s16le", to a container without a header so far.
 
-        Args:
-            container: the output.
-            source: file with an audio stream (``has_sound``).
-            start: where its stretch begins, seconds.
-            codec: "aac", "libopus" or "pcm_s16le".
+        ``source`` has sound (`has_sound`), and its stretch begins at ``start``, seconds.
         """
         self._container = container
         self._stream = container.add_stream(codec, rate=_RATE)
