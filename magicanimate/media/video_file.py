@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
@@ -310,7 +310,7 @@ def decode(
         is_picture = container.format.name in _PICTURES or is_jpeg_xl(header)
         alpha_over = BACKGROUND if is_picture else _WHITE
         size: tuple[int, int] | None = None
-        for frame in _decoded(container, stream, context):
+        for frame in decoded(container, stream, context):
             # Streams that change their size on the way are scaled to their first one.
             size = size or (_square_pixels(frame.width, stream.sample_aspect_ratio), frame.height)
             if wanted is None or wanted(frame.pts):
@@ -335,17 +335,17 @@ def _square_pixels(width: int, aspect: Fraction | None) -> int:
     return round(width * aspect) if aspect and Fraction(1, 4) <= aspect <= 4 else width
 
 
-def _decoded(
-    container: av.container.InputContainer, stream: av.VideoStream, context: av.VideoCodecContext
-) -> Iterator[av.VideoFrame]:
-    """Yield frames in the order shown; log and skip what cannot be decoded, as players do."""
+def decoded(
+    container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream, context: av.CodecContext
+) -> Iterator[Any]:
+    """Yield frames or sound in the order shown; log and skip what cannot be decoded, as players do."""
     damaged = 0
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as error:
-            logger.warning("%s: reading stops (%s)", container.name, error)
+            logger.warning("%s: reading %s stops (%s)", container.name, stream.type, error)
             break
         if packet is None:
             break

@@ -31,7 +31,7 @@ from magicanimate.media.outputs import (
     insert_gif_comment,
     read_metadata,
 )
-from magicanimate.media.video_file import open_container, picture_stream, sound_stream
+from magicanimate.media.video_file import decoded, open_container, picture_stream, sound_stream
 
 __all__ = ["SUFFIXES", "VideoWriter", "check_output", "close_together", "read_metadata"]
 logger = logging.getLogger(__name__)
@@ -616,7 +616,7 @@ def _samples(source: Path, start: float) -> Iterator[np.ndarray]:
         if start >= _SEEK_FROM:
             container.seek(int((begin - 1.0) * av.time_base))
         position: int | None = None
-        for frame in _frames(container, stream):
+        for frame in decoded(container, stream, stream.codec_context):
             if position is None:
                 position = round(((frame.time or 0.0) - begin) * _RATE)
                 if position > 0:
@@ -629,22 +629,3 @@ def _samples(source: Path, start: float) -> Iterator[np.ndarray]:
                 position += samples.shape[1]
                 if skip < samples.shape[1]:
                     yield samples[:, skip:]
-
-
-def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
-    """Decoded audio; damaged packets are left out, and a damaged file ends where it cannot go on."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.FFmpegError, OSError) as error:
-            logger.warning("%s: the sound stops early (%s)", container.name, error)
-            return
-        if packet is None:
-            return
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            logger.debug("%s: damaged sound left out", container.name)
-            continue
-        yield from frames
