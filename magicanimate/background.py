@@ -195,11 +195,7 @@ def mask_preview(backdrop: Backdrop) -> np.ndarray:
 def _placed(
     photos: Sequence[_Photo], request: AnimationRequest, media: PreparedMedia
 ) -> list[tuple[_Photo, np.ndarray]]:
-    """For each dancer of the clip the photo that he becomes, and the matrix that puts its person there.
-
-    Raises:
-        InputError: see `cast_of`.
-    """
+    """For each dancer of the clip the photo that he becomes, and the matrix that puts its person there."""
     dancers = find_dancers(
         nearest_labels(frame)[0] for frame in map(media.control.__getitem__, range(media.num_frames))
     )

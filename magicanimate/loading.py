@@ -74,11 +74,7 @@ def read_pipeline(folder: Path, profile: MemoryProfile, *, dtype: str) -> MagicA
 
 
 def _check_configs(folder: Path) -> None:
-    """Refuse a damaged configuration: diffusers would ask the Hub for another one.
-
-    Raises:
-        InputError: with the file.
-    """
+    """Refuse a damaged configuration: diffusers would ask the Hub for another one."""
     for name in read_model_index(folder):
         for file in (folder / name / "config.json", folder / name / "scheduler_config.json"):
             if file.exists():
@@ -86,11 +82,7 @@ def _check_configs(folder: Path) -> None:
 
 
 def _require_complete(network: torch.nn.Module, folder: Path) -> None:
-    """Refuse a network of which tensors are missing: diffusers goes on without them, or with zeros.
-
-    Raises:
-        InputError: with the name of the first.
-    """
+    """Refuse a network of which tensors are missing: diffusers goes on without them, or with zeros."""
     missing = [name for name, tensor in network.named_parameters() if tensor.is_meta]
     files = sorted(folder.glob("*.safetensors"))
     if files:

@@ -319,11 +319,7 @@ def _read(file: Path, networks: Mapping[str, Any]) -> tuple[dict[str, Layers], s
 
 
 def _refuse_foreign(weights: WeightFile) -> None:
-    """Refuse a file that is something else, and say what.
-
-    Raises:
-        InputError: it is.
-    """
+    """Refuse a file that is something else, and say what."""
     for pattern, what in _FOREIGN:
         if any(re.search(pattern, key) for key in weights):
             raise InputError(f"{weights.path} is {what}; give a LoRA for Stable Diffusion 1.5.")

@@ -553,11 +553,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         return to_device(latents.float(), self._execution_device)
 
     def _require_finite(self, finite: torch.Tensor, what: str) -> None:
-        """Stop at NaN or infinity, which would end in a flat video.
-
-        Raises:
-            InputError: there is one.
-        """
+        """Stop at NaN or infinity, which would end in a flat video."""
         if not finite:
             dtype = str(self.unet.dtype).removeprefix("torch.")
             raise InputError(

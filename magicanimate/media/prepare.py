@@ -250,11 +250,7 @@ def _drawn_alike(request: AnimationRequest, clip: MotionClip) -> MotionClip:
 
 
 def _refuse_other_than_keypoints(clip: MotionClip, report: MotionReport) -> None:
-    """Refuse a clip that is no drawing of keypoints on black.
-
-    Raises:
-        InputError: it is a part map, or most of it is not black.
-    """
+    """Refuse a clip that is no drawing of keypoints on black."""
     advice = "draw the keypoints with `python -m densepose_tools CLIP -o OUT --keypoints`"
     # Drawn keypoints may pass for a map in other colours; only those of a map as it should be are certain.
     if report.is_densepose:
