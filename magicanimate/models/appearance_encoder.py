@@ -1,7 +1,8 @@
 """The appearance encoder: a copy of the UNet that yields the input of every self-attention block.
 
-An encoder that learns from nothing may take the photo's part map beside its latents (`with_photo_map`): then
-it need not find out by itself what is a hand and what a wall. The published one takes the latents only.
+An encoder that is trained from scratch may take the photo's part map beside its latents
+(`with_photo_map`), so that it need not find out by itself what is a hand and what a wall. The published one
+takes the latents only.
 
 Letters in shape comments: ``R`` references, ``C H W`` channels, height and width of latents, ``L`` tokens,
 ``D`` token width.
@@ -24,8 +25,8 @@ from torch.nn import functional
 from magicanimate.palette import PALETTE
 
 MAP_GAIN = 4.0
-"""Factor of the label shares in the encoder's input. As they are, mostly 0, they would be hardly heard beside
-16 channels of unit variance."""
+"""Factor of the label shares in the encoder's input: mostly 0, they would hardly count beside 16 channels of
+unit variance."""
 
 SELF_ATTENTION = ".attn1"
 
@@ -46,7 +47,7 @@ def with_photo_map(latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class _NormOnly(nn.Module):
-    """The encoder's last transformer block, of which only ``norm1`` exists: the bank's last entry."""
+    """The encoder's last transformer block, cut off after ``norm1``, whose output goes into the bank."""
 
     def __init__(self, norm1: nn.LayerNorm):
         super().__init__()
@@ -55,7 +56,7 @@ class _NormOnly(nn.Module):
         self.name = ""
 
     def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        # Nothing behind norm1 has weights, and of the encoder's outputs only the bank is used.
+        # Nothing behind norm1 has weights here: only the bank is used of what the encoder computes.
         self.bank[self.name] = self.norm1(hidden_states)
         return hidden_states
 

@@ -3,12 +3,13 @@
 Source: MagicAnimate, supplement section 1: keys ``[K, K'_a]`` and values ``[V, V'_a]``, where ``K'_a`` and
 ``V'_a`` are the appearance encoder's ``y_a`` projected by the video UNet's own weights.
 
-The reference can be weighed by a strength ``s``: each of its tokens counts ``s^4`` times,
+The reference can be weighted by a strength ``s``: each of its tokens counts ``s^4`` times,
 
     softmax([Q K^T / sqrt(d), Q K'^T / sqrt(d) + 4 log s]) [V, V'],
 
-since ``exp(x + 4 log s) = s^4 exp(x)``. 1 is as published, 0 leaves the reference out. The power makes ``s``
-even to the eye: attention is so peaked that in the mini's pictures colours fade between 0.1 and 0.0001 times.
+since ``exp(x + 4 log s) = s^4 exp(x)``. 1 is as published, 0 leaves the reference out. The power makes equal
+steps of ``s`` look equal: attention is so peaked that in the mini's pictures colours fade only where tokens
+count between 0.1 and 0.0001 times.
 
 Letters in shape comments: ``B`` videos, ``F`` frames, ``L`` tokens, ``D`` token width, ``N`` heads of width
 ``d``.
@@ -86,15 +87,16 @@ class HybridSelfAttention(AttnProcessor2_0):
         if self.reference is None or self.strength == 0 or (visible is not None and not visible.to_any):
             return super().__call__(attn, hidden_states, *args, **kwargs)
         reference = self.reference.to(hidden_states.dtype)
-        shared = attn.to_k(reference), attn.to_v(reference)  # K'_a and V'_a, by the video UNet's own weights
-        # The usual case when branches run one after the other: no rows to pick apart.
+        # K'_a and V'_a: y_a projected by the video UNet's own weights.
+        shared = attn.to_k(reference), attn.to_v(reference)
+        # The usual case, as branches run one after the other: all rows see the photo, or none.
         if visible is None or visible.to_all:
             return _attend(attn, hidden_states, *shared, strength=self.strength)
         # Where some videos see the photo, each kind is computed with its own kernel call: a mask that hides
         # the reference from the others would cost them its tokens all the same.
         frames = hidden_states.shape[0] // len(visible.seen)
         seeing, others, videos = visible.rows(frames, hidden_states.device)
-        # A single reference belongs to every video; several are one for each, so only those seen are kept.
+        # A single reference is for all videos; where each has its own, only those that are seen are kept.
         if shared[0].shape[0] > 1:
             shared = tuple(tokens.index_select(0, videos) for tokens in shared)
         alone = super().__call__(attn, hidden_states.index_select(0, others), *args, **kwargs)
