@@ -23,6 +23,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.models.embeddings import SinusoidalPositionalEmbedding
+from diffusers.utils import logging
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -311,8 +312,9 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
         # Some merges leave "text_model." out, as transformers does since its version 5.
         inner = "" if any(name.startswith(_TEXT_MODEL) for name in names.values()) else _TEXT_MODEL
         return HeldTensors(path, {f"{inner}{names[key]}": value for key, value in tensors.items()})
-    cls = _NETWORKS[component]
+    cls, verbosity = _NETWORKS[component], logging.get_verbosity()
     try:
+        logging.set_verbosity_error()  # a warning says that no modules are kept in float32
         with tempfile.TemporaryDirectory(prefix="magicanimate-") as folder:
             text = json.dumps(config | {"_class_name": cls.__name__})
             (Path(folder) / "config.json").write_text(text, encoding="utf-8")
@@ -328,6 +330,8 @@ def open_single_file(component: str, path: Path, config: dict[str, Any]) -> Weig
             f"{path} cannot be taken for the {component} of Stable Diffusion 1.5 ({reason}); check that "
             "it is the right file."
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     return HeldTensors(path, network.state_dict())
 
 
