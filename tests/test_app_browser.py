@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +23,14 @@ from tests.browser_page import (
     serving,
     set_steps,
     start,
+    status,
     unfold,
     upload,
     visit,
     wait_for_check,
     wait_for_status,
 )
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, ROOT
 from tests.inputs import write_motion, write_photo
 from tests.media_files import part_maps
 from tests.result_files import ground, write_result
@@ -222,6 +225,32 @@ def test_what_is_typed_before_the_kept_form_is_back_stays(page, tmp_path):
     page.wait_for_function(f"{kept}.seed === 5")  # and is kept from now on
     assert page.input_value("#seed input") == "5"
     assert "pair_photo" in page.get_attribute("#photo img", "src")
+
+
+def test_who_dances_is_still_chosen_after_a_reload(page, tmp_path):
+    with Image.open(ROOT / "assets/examples/pair_photo.jpg") as photo:  # of two people
+        two = np.asarray(photo.convert("RGB").resize((256, 256)))
+    with VideoWriter(tmp_path / "two.mp4", width=256, height=256, fps=10) as out:
+        for _ in range(4):
+            out.write(two)
+    upload(page, write_photo(tmp_path / "me.png"), tmp_path / "two.mp4")
+    chosen = "#who input[type=radio]:checked"
+    page.wait_for_selector("#who-picture img")
+    assert page.input_value(chosen) == "largest"
+    before = page.get_attribute("#who-picture img", "src")
+    page.click("#who-picture img", position={"x": 60, "y": 100})
+    page.wait_for_function(f"document.querySelector('{chosen}').value === 'point'")
+    page.wait_for_function(f"document.querySelector('#who-picture img').src !== '{before}'")
+    marked = page.get_attribute("#who-picture img", "src")
+    kept = "JSON.parse(localStorage.getItem('magicanimate-form') ?? '{}').values"
+    page.wait_for_function(f"{kept}?.point?.endsWith(' two')")
+
+    page.reload()
+    page.wait_for_selector("#who-picture img")
+    assert page.input_value(chosen) == "point"
+    assert page.get_attribute("#who-picture img", "src") == marked  # with the ring where the click was
+    page.click("#motion button[aria-label='Clear']")
+    page.wait_for_function(f"{kept}.people === 'largest'")
 
 
 def test_the_densepose_tab_makes_a_clip_and_hands_it_over(page, served, tmp_path):
@@ -598,6 +627,45 @@ def test_the_page_speaks_other_languages(browser, tiny_model, tmp_path):
         wait_for_check(page, "動画 2.6秒")
         page.click("#photo button[aria-label='画像を削除']")  # which Gradio has in English only
         page.wait_for_selector("#photo img", state="detached")
+
+
+@pytest.fixture
+def loras(tiny_model) -> Iterator[Path]:
+    """The folder of LoRAs, with one for the networks that are served and one for others."""
+    from magicanimate import lora
+    from magicanimate.pipeline import MagicAnimatePipeline
+    from tests.test_lora import FOREIGN, UNET, kohya, write
+
+    pipe = MagicAnimatePipeline.from_pretrained(tiny_model)
+    layers = [layer for layer in UNET if layer in dict(pipe.unet.named_modules())]
+    lora.folder().mkdir(parents=True)
+    write(lora.folder() / "sketch.safetensors", kohya(pipe, layers))
+    write(lora.folder() / "flux.safetensors", FOREIGN["Flux"])
+    yield lora.folder()
+    shutil.rmtree(lora.folder())
+
+
+def test_loras_and_base_models_are_chosen_and_refused_by_name(page, served, loras, tmp_path):
+    upload(page, write_photo(tmp_path / "sitter.png"), write_motion(tmp_path / "sway.mp4", 3))
+    set_steps(page, 1)
+    page.click("#lora input")
+    page.get_by_role("option", name="sketch.safetensors").click()
+    page.click("#animate")
+    wait_for_status(page, "0.1 s of video, 32 × 32")
+    (made,) = served[1].glob("*_sitter_sway.json")
+    assert json.loads(made.read_text())["lora"] == [f"{loras / 'sketch.safetensors'}:1"]
+
+    page.fill("#lora input", "flux:0.5")  # a weight is typed behind the name
+    page.keyboard.press("Enter")
+    page.click("#animate")
+    page.wait_for_selector("#status .ma-error")
+    assert status(page) == "flux.safetensors is a LoRA for Flux; give a LoRA for Stable Diffusion 1.5."
+
+    page.get_by_role("tab", name="Models").click()
+    page.fill("#model-folder input, #model-folder textarea", str(loras / "flux.safetensors"))
+    page.click("#use-folder")
+    page.wait_for_selector("#model-note .ma-error")
+    assert page.inner_text("#model-note").startswith("flux.safetensors is a diffusion transformer such as ")
 
 
 def wait_for_cards(page, *names: str) -> None:

@@ -19,7 +19,6 @@ from magicanimate.media.motion import open_motion
 from magicanimate.media.writer import VideoWriter
 from magicanimate.palette import BACKGROUND
 from magicanimate.webui.animate.inspection import clip_strip, nearest_start
-from magicanimate.webui.animate.motion_panel import motion_of
 from magicanimate.webui.animate.tab import AnimateTab
 from magicanimate.webui.jobs.running_panel import ViewState
 from magicanimate.webui.page import Page
@@ -55,14 +54,14 @@ def page(service) -> AnimateTab:
 def values_of(page: AnimateTab, **changes) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in page.controls.values()}
-    data |= {page.motion_panel.originals: {}, page.motion_panel.point: None, page.motion_panel.joined: None}
+    data |= {page.motion_panel.point: "", page.motion_panel.joined: None}
     data |= {page.running.seen: ViewState(), page.running.visitor: "", page.changing: ""}
     return data | {page.controls[name]: value for name, value in changes.items()}
 
 
 def examined(page: AnimateTab, clip: str | None) -> dict:
     """What the panel shows of a clip at last."""
-    *_, last = page.motion_panel._examine(clip, {})
+    *_, last = page.motion_panel._examine(clip)
     return last
 
 
@@ -121,12 +120,15 @@ def test_a_gif_plays_as_a_video_and_animates_as_it_is(page, tmp_path):
         for frame in part_maps(6):
             gif.write(frame)
     clip = str(tmp_path / "dance.gif")
-    told = page.motion_panel._playable(clip, {})
-    video = told[page.controls["motion"]]
-    assert video.endswith("dance.mp4") and told[page.motion_panel.originals] == {video: clip}
-    assert clip_strip(video).seconds == pytest.approx(0.6)
-    told = page.motion_panel._playable(str(write_motion(tmp_path / "map.mp4", 5)), {})
-    assert page.controls["motion"] not in told
+    video = page.motion_panel._playable(clip)[page.controls["motion"]]
+    assert video.endswith("dance.mp4") and clip_strip(video).seconds == pytest.approx(0.6)
+    # Also for a page that is opened again, which shows the video only.
+    data = values_of(page, motion=video) | {page.motion_panel.point: "1 2 0.5 dance"}
+    assert page.motion_panel.values_of(data).items() >= {"motion": clip, "point": (1, 2, 0.5)}.items()
+    played = str(write_motion(tmp_path / "map.mp4", 5))
+    assert "value" not in page.motion_panel._playable(played)[page.controls["motion"]]
+    assert page.motion_panel.values_of(values_of(page, motion=played))["motion"] == played
+    assert page.motion_panel.values_of(values_of(page, motion=None))["motion"] is None
 
 
 def test_who_of_several_dances_is_asked_for_and_clicked_on(page, tmp_path, monkeypatch):
@@ -135,12 +137,23 @@ def test_who_of_several_dances_is_asked_for_and_clicked_on(page, tmp_path, monke
     clip = str(write_dance(tmp_path / "two.mp4", 5))
     told = examined(page, clip)
     assert told[page.motion_panel.who]["visible"] and "2 people" in told[page.motion_panel.several]
+    plain = told[page.motion_panel.picture]
     told = page.motion_panel._pointed(clip, told[page.motion_panel.second], SimpleNamespace(index=[40, 50]))
-    assert told[page.motion_panel.point] == (40, 50, 0.0) and told[page.controls["people"]] == "point"
-    refused = page._submit(
-        values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip, people="point"), VISITOR
-    )
-    assert "Click on the person" in refused[page.check.card]
+    point = told[page.motion_panel.point]
+    assert told[page.controls["people"]] == "point"
+    data = values_of(page, photo=str(write_photo(tmp_path / "me.png")), motion=clip, people="point")
+    assert page.motion_panel.values_of(data | {page.motion_panel.point: point})["point"] == (40, 50, 0.0)
+    assert "Click on the person" in page._submit(data, VISITOR)[page.check.card]
+    other = data | {page.motion_panel.point: point, page.controls["motion"]: str(tmp_path / "other.mp4")}
+    assert page.motion_panel.values_of(other)["point"] is None
+
+    # The page is opened again, and the browser fills in what was chosen before the clip is examined.
+    *_, told = page.motion_panel._examine(clip, None, 0.0, 0.0, "point", point)
+    assert not {page.controls["people"], page.motion_panel.point} & told.keys()
+    assert told[page.motion_panel.who]["visible"] and (told[page.motion_panel.picture] != plain).any()
+    # Another clip has other people; edits can be undone without choosing again.
+    assert page.motion_panel.no_edits()[page.controls["people"]] == "largest"
+    assert page.controls["people"] not in page.motion_panel._undone(clip)
 
 
 def test_clips_that_need_nothing_and_that_cannot_be_used(page, tmp_path):
@@ -189,12 +202,6 @@ def test_a_clip_that_shows_nobody_is_a_sentence(page, tmp_path):
     assert failed.state == "failed" and "Nobody is seen in the clip wall.mp4" in failed.error
 
 
-def test_only_the_clip_it_was_made_of_is_replaced():
-    assert motion_of("a.mp4", {"a.mp4": "map.mp4"}) == "map.mp4"
-    assert motion_of("b.mp4", {"a.mp4": "map.mp4"}) == "b.mp4"
-    assert motion_of(None, {}) is None
-
-
 def test_a_visitor_has_an_animation_and_a_clip_in_work(service, tmp_path, output):
     """Stopping the one leaves the other."""
     photo, motion = write_photo(tmp_path / "me.png"), write_motion(tmp_path / "map.mp4", 5)
@@ -237,7 +244,7 @@ def test_a_dance_goes_on_where_another_ended(page, tmp_path):
     made = animated(page, photo=photo, motion=str(first), num_inference_steps=1)
     told = page.use_again._extend(tabs, made["output"])
     assert told[controls["motion"]] is None and Path(told[controls["photo"]]).name == "me.png"
-    *_, told = page.motion_panel._examine(str(second), {}, told[page.motion_panel.after])
+    *_, told = page.motion_panel._examine(str(second), told[page.motion_panel.after])
     assert told[controls["start"]] == pytest.approx(0.4, abs=0.11) and told[page.motion_panel.after] is None
     assert "last pose" in told[page.motion_panel.line]["value"]
 

@@ -38,25 +38,74 @@ def data_of(panel: SavedSettingsPanel, *, name: str = "", pending=None, **change
     return data | {panel.name: name, panel.saved: None, panel.pending: pending}
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js to run the page's script")
+AS_IT_IS = {"__type__": "update"}
+
+
+def restored(
+    names: dict[str, list[str]], kept: dict | None, *, touched: tuple[str, ...] = (), **model
+) -> dict:
+    """What ``remember.js`` fills the form with when the page is opened.
+
+    Args:
+        names: of the settings, each with the ids of the places that change it.
+        kept: what the browser kept, if it did: the model's name and the values.
+        touched: ids of the places in which somebody has changed something by then.
+        model: that runs, and its own settings.
+    """
+    if shutil.which("node") is None:
+        pytest.skip("there is no Node.js to run the page's script")
+    arguments = ", ".join(map(json.dumps, (list(names), list(names.values()), OLD_NAMES)))
+    badge = {"model": "mini", "settings": "{}"} | model
+    script = f"""
+        globalThis.document = {{ querySelector: () => ({{ dataset: {json.dumps(badge)} }}) }};
+        globalThis.maTouched = new Set({json.dumps(touched)});
+        globalThis.localStorage = {{ getItem: () => {json.dumps(json.dumps(kept))} }};
+        globalThis.fetch = async (url) => ({{ ok: !url.includes("gone") }});
+        ({form.REMEMBER.read_text(encoding="utf-8")})({arguments}).restore()
+            .then((values) => console.log(JSON.stringify(values)));
+    """
+    run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    return dict(zip(names, json.loads(run.stdout), strict=True))
+
+
 def test_a_form_that_an_earlier_version_kept_comes_back():
     """The browser keeps the form under the settings' names, some of which have changed since.
 
     What it did not keep, and what somebody has changed meanwhile, stays as it is.
     """
     kept = {"seed": 7, "windows": "ring", "window_size": 8, "window_overlap": 2, "fps": 9}
-    names = ["seed", "closed_loop", "context_length", "context_overlap", "fit", "fps"]
-    arguments = ", ".join(map(json.dumps, (names, [[name] for name in names], [], OLD_NAMES)))
-    stored = json.dumps(json.dumps({"model": "", "values": kept}))
-    script = f"""
-        globalThis.document = {{ querySelector: () => null }};
-        globalThis.maTouched = new Set(["fps"]);
-        globalThis.localStorage = {{ getItem: () => {stored} }};
-        ({form.REMEMBER.read_text(encoding="utf-8")})({arguments}).restore()
-            .then((values) => console.log(JSON.stringify(values)));
-    """
-    run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
-    assert json.loads(run.stdout) == [7, True, 8, 2, {"__type__": "update"}, {"__type__": "update"}]
+    names = ("seed", "closed_loop", "context_length", "context_overlap", "fit", "fps")
+    found = restored({name: [name] for name in names}, {"model": "", "values": kept}, touched=("fps",))
+    assert list(found.values()) == [7, True, 8, 2, AS_IT_IS, AS_IT_IS]
+
+
+@pytest.mark.parametrize(
+    "kept", [None, {"model": "mini", "values": {"steps": 4, "guidance": 1.0, "size": "own"}}]
+)
+def test_a_page_opened_after_the_model_was_switched_gets_its_settings_but_keeps_what_was_typed(kept):
+    names = {"steps": ["steps", "preset"], "guidance": ["guidance"], "size": ["size"]}
+    own = {"steps": 25, "guidance": 7.5, "size": "checkpoint"}
+    full = {"model": "full", "settings": json.dumps(own)}
+    assert restored(names, kept, **full) == own
+    typed = restored(names, kept, touched=("preset", "size"), **full)
+    assert typed == {"steps": AS_IT_IS, "guidance": 7.5, "size": AS_IT_IS}
+
+
+@pytest.mark.parametrize("file", ["here.mp4", "gone.mp4"])
+def test_edits_of_a_clip_come_back_with_it_only(file):
+    clip = {"path": f"/{file}", "url": f"http://127.0.0.1/{file}"}
+    places = {"seed": ["seed"], "motion": ["motion"], "people": ["people", "motion"]}
+    kept = {"model": "mini", "values": {"seed": 7, "motion": clip, "people": "all"}}
+    without = {"seed": 7, "motion": AS_IT_IS, "people": AS_IT_IS}
+    assert restored(places, kept) == (kept["values"] if file == "here.mp4" else without)
+
+
+def test_settings_kept_of_the_model_that_runs_come_back():
+    own = {"model": "full", "settings": json.dumps({"steps": 25, "guidance": 7.5})}
+    found = restored(
+        {"steps": ["steps"], "guidance": ["guidance"]}, {"model": "full", "values": {"steps": 9}}, **own
+    )
+    assert found == {"steps": 9, "guidance": 7.5}
 
 
 def test_every_setting_has_a_widget_with_its_range(panel):

@@ -56,7 +56,7 @@ def form_of(
 ) -> dict:
     """What the widgets hold, as Gradio hands it to the handlers."""
     data = {widget: widget.value for widget in page.controls.values()}
-    data |= {page.motion_panel.originals: {}, page.motion_panel.point: None, page.motion_panel.joined: None}
+    data |= {page.motion_panel.point: "", page.motion_panel.joined: None}
     data |= {page.running.seen: ViewState()}
     data |= {page.running.visitor: visitor, page.changing: changing}
     return data | {page.controls[name]: value for name, value in values.items()}
@@ -124,6 +124,22 @@ def test_cancelling_keeps_the_last_preview_and_says_so(page, service, long, tmp_
         assert picture.getexif()[ExifTags.Base.ImageDescription] == "AI-generated"
     told = page.running.poll(told[page.running.seen], "", VISITOR)
     assert kept.name in told[page.running.status]["value"] and "<img" in told[page.running.preview]["value"]
+
+
+def test_a_job_brings_its_edits_of_the_clip_along_and_leaves_none_of_the_form(page, service, long, files):
+    running = submit(page, **long)
+    data = form_of(page, people="point", mirror=True, speed=2.0, **files)
+    page._submit(data | {page.motion_panel.point: "40 50 0.1 dance"}, VISITOR)
+    edited, plain = service.queue.jobs()[-1], submit(page, **files)
+    filled = page._fill_in("", VISITOR, press("edit", edited))
+    assert [filled[page.controls[name]] for name in ("people", "mirror", "speed")] == ["point", True, 2.0]
+    values = {name: filled.get(widget, widget.value) for name, widget in page.controls.items()}
+    data = form_of(page, changing=edited.id, **values)
+    page._submit(data | {page.motion_panel.point: filled[page.motion_panel.point]}, VISITOR)
+    assert service.queue.get(edited.id).request["motion_steps"]["point"] == [40, 50, 0.1]
+    filled = page._fill_in("", VISITOR, press("use", plain))
+    assert [filled[page.controls[name]] for name in ("people", "mirror", "speed")] == ["largest", False, 1.0]
+    service.queue.cancel(running.id)
 
 
 def test_a_waiting_job_goes_back_into_the_form_and_is_changed_in_its_place(page, service, long, files):

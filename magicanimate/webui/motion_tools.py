@@ -160,12 +160,7 @@ class MotionToolsTab:
         made.then(self._end, None, buttons, queue=False, **PRIVATE)
         self.cancel.click(self._stop, None, self.cancel, queue=False, **PRIVATE)
         sent = [motion_panel.controls["motion"], tabs, *motion_panel.edited]
-        self.use.click(self._send, self.made, sent, **PRIVATE).then(
-            self._link,
-            [motion_panel.controls["motion"], motion_panel.originals, self.made],
-            motion_panel.originals,
-            **PRIVATE,
-        )
+        self.use.click(self._send, self.made, sent, **PRIVATE)
 
     def _examine(self, clip: str | None, request: gr.Request) -> Updates:
         """The clip changed: say what kind it is and offer what can be done with it."""
@@ -300,12 +295,9 @@ class MotionToolsTab:
 
     def _send(self, made: MadeMotion) -> Updates:
         """Put the clip into the form of the Animate tab, without the edits of the clip before."""
+        self.service.play_instead(made.extraction.playable, made.extraction.video)
         clip = {self.motion_panel.controls["motion"]: str(made.extraction.playable)}
         return clip | self.motion_panel.no_edits() | {self.tabs: gr.Tabs(selected="animate")}
-
-    def _link(self, clip: str, originals: dict[str, str], made: MadeMotion) -> dict[str, str]:
-        """Let the clip with exact colours animate in place of the one in the player."""
-        return {**originals, clip: str(made.extraction.video)}
 
 
 def _settings() -> dict[str, gr.components.Component]:

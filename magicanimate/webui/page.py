@@ -86,13 +86,7 @@ class Page:
             self.densepose.connect(self.animate.motion_panel, self.tabs)
             running, gallery = self.animate.running, self.gallery
             gallery.connect(running)
-            self.animate.use_again.connect(
-                running,
-                running.result,
-                gallery.result,
-                tabs=self.tabs,
-                motion_panel=self.animate.motion_panel,
-            )
+            self.animate.use_again.connect(running, running.result, gallery.result, tabs=self.tabs)
             if training:
                 self.models.connect(self.animate, self.tabs, models_tab)
                 train.connect(self.blocks, self.animate, self.tabs, train_tab)

@@ -117,6 +117,7 @@ class AnimationService:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="animator")
         self._stops: dict[str, threading.Event] = {}  # of the visitors' motion clips
         self._made: dict[Path, MadeMotion] = {}  # the last motion clip of each video
+        self._originals: dict[str, str] = {}  # by the video that the page plays in its place
         self._loading: Progress | None = None
         self._closed = threading.Event()
         self._library = Library(output)
@@ -326,7 +327,24 @@ class AnimationService:
         Raises:
             InputError: the picture cannot be read, or does not move.
         """
-        return as_video(Path(picture), self._new_folder())
+        video = as_video(Path(picture), self._new_folder())
+        self.play_instead(video, picture)
+        return video
+
+    def play_instead(self, played: Path, original: str | Path) -> None:
+        """Let the page play one clip in place of the one that animates.
+
+        Browsers play neither the exact colours of a motion clip nor animated pictures.
+
+        Args:
+            played: in a folder of this program, so that nobody else names it so.
+            original: that animates.
+        """
+        self._originals[str(played)] = str(original)
+
+    def original_of(self, played: str | None) -> str | None:
+        """The clip that animates when one is played: itself, unless it is played in place of another."""
+        return self._originals.get(played, played) if played else played
 
     def _new_folder(self) -> Path:
         """A name for a folder whose files the page may show; they go with the program."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import html
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +88,18 @@ def button(
 
 
 def model_badge(
-    defaults: ModelDefaults, *, trial: Path | None = None, full_here: bool = False, choosing: bool = True
+    defaults: ModelDefaults,
+    settings: Mapping[str, Any],
+    *,
+    trial: Path | None = None,
+    full_here: bool = False,
+    choosing: bool = True,
 ) -> str:
     """Which model is in use and what it can do, with a button that leads to the others.
 
     Args:
         defaults: of the model.
+        settings: of the form, as the model has them; ``remember.js`` reads them.
         trial: its folder, if it was put in place of the program's own model.
         full_here: whether the released model is on this machine.
         choosing: whether the visitor may choose another one.
@@ -107,8 +115,9 @@ def model_badge(
         name, text = tr("Full model") if defaults.kind == "full" else defaults.kind.capitalize(), size
         label = tr("Other models")
     action = button(label, models="") if choosing else ""
+    model, own = (html.escape(text) for text in (str(trial or defaults.kind), json.dumps(settings)))
     return (
-        f'<div class="ma-badge" data-model="{html.escape(str(trial or defaults.kind))}"><span>'
+        f'<div class="ma-badge" data-model="{model}" data-settings="{own}"><span>'
         f"<b>{html.escape(name)}</b> <small>{html.escape(text)}</small></span>{action}</div>"
     )
 

@@ -88,7 +88,7 @@ class CheckCard:
     def connect(self) -> None:
         """Attach the handlers."""
         matters = [each for name, each in self.controls.items() if name not in _MATTERS_NOT]
-        changes = [each.change for each in (*matters, self.motion_panel.originals, self.motion_panel.joined)]
+        changes = [each.change for each in (*matters, self.motion_panel.joined)]
         opened = gr.context.Context.root_block.load
         gr.on(
             [opened, self.card.select, *changes],

@@ -32,6 +32,7 @@ from magicanimate.webui.animate.form_values import (
     of_result,
     read_back,
 )
+from magicanimate.webui.animate.inspection import ANIMATED_PICTURES
 from magicanimate.webui.animate.motion_panel import MotionPanel
 from magicanimate.webui.gallery.library import original
 from magicanimate.webui.gallery.result_panel import ResultPanel
@@ -335,12 +336,13 @@ class UseAgain:
 
     Args:
         service: knows where photos and clips are kept.
-        controls: of the form.
+        motion_panel: has the form's controls, and takes the dance that another one continues.
         notice: says what the form was filled with; it is in sight also when a result on another tab fills it.
     """
 
-    def __init__(self, service: AnimationService, controls: Controls, notice: gr.HTML):
-        self.service, self.controls, self.notice = service, controls, notice
+    def __init__(self, service: AnimationService, motion_panel: MotionPanel, notice: gr.HTML):
+        self.service, self.motion_panel, self.notice = service, motion_panel, notice
+        self.controls = motion_panel.controls
         with gr.Accordion(tr("Use the settings of an earlier video"), open=False, elem_id="use-again"):
             gr.HTML(views.caption(tr(_EXPLAINED)), padding=False)
             self.dropped = gr.File(label=tr("Result"), file_types=list(SUFFIXES), height=130)
@@ -348,20 +350,17 @@ class UseAgain:
     @property
     def filled(self) -> list[gr.components.Component]:
         """What the handlers update."""
-        return [self.notice, *self.controls.values()]
+        return [self.notice, self.motion_panel.joined, self.motion_panel.point, *self.controls.values()]
 
-    def connect(
-        self, running: RunningPanel, *panels: ResultPanel, tabs: gr.Tabs, motion_panel: MotionPanel
-    ) -> None:
+    def connect(self, running: RunningPanel, *panels: ResultPanel, tabs: gr.Tabs) -> None:
         """Attach the handlers, also those of the buttons under the results that ``panels`` show.
 
         Args:
             running: knows whose page it is.
             panels: show results.
             tabs: of the page; the first one is turned to.
-            motion_panel: takes the dance that another one continues.
         """
-        self.running, self.motion_panel = running, motion_panel
+        self.running, motion_panel = running, self.motion_panel
         self.dropped.upload(self._from_file, [self.dropped, running.visitor], self.filled, **PRIVATE)
         for panel in panels:
             work = partial(self._from_result, tabs)
@@ -465,14 +464,15 @@ class UseAgain:
         """
         defaults = self.service.defaults()
         read = of_result(settings, form_settings(defaults))
-        values = {
+        values: dict[str, Any] = {
             "mask": None,  # or that of the form before would stay
             **read.values,
             PHOTOS: [str(self.service.show_copy(photo)) for photo in other_photos],
         }
         for name, file in files.items():
             if name in self.controls and (name != "keypoints" or defaults.takes_keypoints):
-                values[name] = str(self.service.show_copy(file))
-        return {
-            self.controls[name]: value for name, value in values.items() if name in self.controls
-        }, read.notes
+                copy = str(self.service.show_copy(file))
+                played = name == "motion" and file.suffix.lower() in ANIMATED_PICTURES
+                values[name] = str(self.service.show_as_video(copy)) if played else copy
+        found = {self.controls[name]: value for name, value in values.items() if name in self.controls}
+        return self.motion_panel.no_edits() | found, read.notes  # or those of the form before would stay

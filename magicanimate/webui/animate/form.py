@@ -266,15 +266,20 @@ MODEL_SETTINGS = ("num_inference_steps", "guidance_scale", "size", "width", "hei
 """Settings whose defaults differ from model to model."""
 
 
-def model_settings(defaults: ModelDefaults) -> dict[str, Any]:
-    """Updates of `MODEL_SETTINGS` to a model's defaults."""
+def own_settings(defaults: ModelDefaults) -> dict[str, Any]:
+    """`MODEL_SETTINGS` as a model has them."""
     settings = form_settings(defaults)
-    updates = {name: gr.update(value=settings[name].default) for name in MODEL_SETTINGS}
+    return {name: settings[name].default for name in MODEL_SETTINGS}
+
+
+def model_ranges(defaults: ModelDefaults) -> dict[str, dict[str, Any]]:
+    """What `MODEL_SETTINGS` may be for a model, as Gradio's properties of their widgets."""
     sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
-    guidance = settings["guidance_scale"]
-    return updates | {
-        "size": gr.update(choices=sizes, value=settings["size"].default),
-        "guidance_scale": gr.update(value=guidance.default, maximum=guidance.high),
+    most = form_settings(defaults)["guidance_scale"].high
+    return {
+        **dict.fromkeys(MODEL_SETTINGS, {}),
+        "size": {"choices": sizes},
+        "guidance_scale": {"maximum": most},
     }
 
 
@@ -320,9 +325,11 @@ def remember(
 ) -> None:
     """Let the browser keep what is in the form, and put it back when the page is opened again.
 
+    Settings that it did not keep, or kept of another model, become those of the model that runs.
+
     Args:
         controls: of the form.
-        opened: the event that fills the form when the page is opened; the browser's values come after it.
+        opened: the event that tells which model runs when the page is opened; the browser's turn is after it.
         fillers: the widgets that each place fills in when it is used, by the place's id. A widget that was
             filled in so, or changed by hand, before the browser's turn comes keeps its value.
     """
@@ -330,7 +337,7 @@ def remember(
     places = [
         [each.elem_id, *(place for place, filled in fillers.items() if each in filled)] for each in widgets
     ]
-    given = ", ".join(map(json.dumps, (names, places, MODEL_SETTINGS, OLD_NAMES)))
+    given = ", ".join(map(json.dumps, (names, places, OLD_NAMES)))
     kept = f"({REMEMBER.read_text(encoding='utf-8')})({given})"
     keep = {"fn": None, "inputs": widgets, "js": f"(...now) => {kept}.keep(...now)", **PRIVATE}
     restored = opened.then(None, None, widgets, js=f"() => {kept}.restore()", **PRIVATE)

@@ -208,14 +208,15 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
     """The form's values that would make a result again, without its files.
 
     Args:
-        recorded: the JSON beside a result, see `AnimationRequest.settings`.
+        recorded: the JSON beside a result, see `AnimationRequest.settings`, or what a job holds, which also
+            tells of the steps before.
         settings: from `form_settings`.
     """
     recorded = with_current_names(recorded)
     blank = {"end": 0.0, "fps": 0.0, "scheduler": OWN_SCHEDULER}
     given = {
         name: blank.get(name, settings[name].default) if recorded[name] is None else recorded[name]
-        for name in AnimationRequest.names()
+        for name in (*AnimationRequest.names(), *MOTION_STEPS)
         if name in settings and name in recorded
     }
     background, notes = given.get("background"), ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,14 @@ class MotionPanel:
         self.service, self.controls = service, controls
         self.detector = PersonDetector.at_hand()
         defaults = service.defaults()
-        # The clip that animates in place of the one that is played, by the latter: browsers play neither the
-        # exact colours of a motion clip nor animated pictures.
-        self.originals = gr.State({})
-        self.point = gr.State(None)  # column, row and second of who was clicked on
         self.after = gr.State(None)  # the dance that the next clip continues, see `UseAgain`
         self.second = gr.State(0.0)  # of the picture to click on
         self.line = gr.HTML("", visible=False, padding=False, elem_id="motion-line")
         with gr.Column(visible=False, elem_classes="ma-panel", elem_id="who") as self.who:
             self.several = gr.HTML("", padding=False)
             controls["people"] = form.people(defaults)
+            # Who was clicked on, as `_point` writes it; no `gr.State`, so that the browser keeps it, too.
+            self.point = gr.Textbox("", visible="hidden", elem_id="point")
             self.picture = gr.Image(
                 label=tr("Click on the person"),
                 interactive=False,
@@ -109,34 +107,35 @@ class MotionPanel:
     @property
     def inputs(self) -> set[gr.components.Component]:
         """What `values_of` reads beside the form's controls."""
-        return {self.originals, self.point, self.joined}
+        return {self.point, self.joined}
 
     def values_of(self, data: dict) -> dict[str, Any]:
         """The form's values, with the clip that animates in place of the one that is played."""
         values = {name: data[widget] for name, widget in self.controls.items()}
-        values["motion"] = motion_of(values["motion"], data[self.originals])
-        return values | {"point": data[self.point], "joined": data[self.joined]}
+        point = _point_in(data[self.point], values["motion"])
+        original = self.service.original_of(values["motion"])
+        return values | {"motion": original, "point": point, "joined": data[self.joined]}
 
     def connect(self) -> None:
         """Attach the handlers."""
         clip = self.controls["motion"]
-        shown = [self.line, self.who, self.several, self.picture, self.strip, self.second, self.point]
-        clip.upload(self._playable, [clip, self.originals], [clip, self.originals], **PRIVATE)
-        # A clip from a reload or a result comes with its edits; a clip that somebody uploads has none. Both
-        # raise "change", only the latter "upload".
+        shown = [self.line, self.who, self.several, self.picture, self.strip, self.second]
+        clip.upload(self._playable, clip, [clip, self.line], **PRIVATE)
+        # A clip from a reload or a result comes with its edits and with who dances; a clip that somebody
+        # uploads has none. Both raise "change", only the latter "upload".
         for chosen in (clip.upload, clip.clear):
             chosen(self.no_edits, None, self.edited, queue=False, **PRIVATE)
+        stretch = [self.controls["start"], self.controls["end"]]
         # The clip that the page begins with is never put in, so nothing would tell of a change.
         gr.on(
             [gr.context.Context.root_block.load, clip.change],
             self._examine,
-            [clip, self.originals, self.after, self.controls["start"], self.controls["end"]],
-            [*shown, self.after, self.controls["people"], self.controls["start"]],
+            [clip, self.after, *stretch, self.controls["people"], self.point],
+            [*shown, self.after, self.controls["start"]],
             concurrency_limit=4,
             trigger_mode="always_last",
             **PRIVATE,
         )
-        stretch = [self.controls["start"], self.controls["end"]]
         self.strip.select(self._marked, None, stretch, **PRIVATE)
         gr.on([each.change for each in stretch], None, stretch, None, js=_FOLLOW, **PRIVATE)
         self.picture.select(
@@ -145,46 +144,45 @@ class MotionPanel:
             [self.point, self.picture, self.controls["people"]],
             **PRIVATE,
         )
-        self.undo.click(self._undone, [clip, self.originals], [*self.edited, self.strip], **PRIVATE)
+        self.undo.click(self._undone, clip, [*self.edited, self.strip], **PRIVATE)
 
-    def _playable(self, clip: str | None, originals: dict[str, str]) -> Updates:
+    def _playable(self, clip: str | None) -> Updates:
         """Play an animated picture as a video; it animates as it is."""
+        motion = self.controls["motion"]
         if not clip or not clip.lower().endswith(ANIMATED_PICTURES):
-            return {self.originals: originals}
+            return {motion: gr.skip()}  # Gradio takes an empty dict for a value
         try:
-            video = self.service.show_as_video(clip)
+            return {motion: str(self.service.show_as_video(clip))}
         except InputError as error:
-            return {self.originals: originals, self.line: _line(str(error), kind="error")}
-        return {self.controls["motion"]: str(video), self.originals: originals | {str(video): clip}}
+            return {self.line: _line(str(error), kind="error")}
 
     def _examine(
         self,
         clip: str | None,
-        originals: dict[str, str],
         after: str | None = None,
         start: float | None = 0.0,
         end: float | None = 0.0,
+        who: str = "largest",
+        point: str = "",
     ) -> Iterator[Updates]:
         """The clip changed: say what kind it is, and ask who dances if it shows several people."""
         hidden = gr.update(visible=False)
         updates: Updates = {
             self.line: gr.update(value="", visible=False),
             self.who: hidden,
-            self.point: None,
             self.strip: "",
-            self.controls["people"]: "largest",
         }
         if not clip:
             yield updates
             return
         try:
-            found = clip_strip(motion_of(clip, originals))
+            found = clip_strip(self.service.original_of(clip))
         except InputError as error:
             yield updates | {self.line: _line(without_folders(str(error), clip), kind="error")}
             return
         updates[self.strip] = strip(found, start or 0.0, end or 0.0)
         if after:
-            updates |= self._going_on(Path(motion_of(clip, originals)), Path(after))
+            updates |= self._going_on(Path(self.service.original_of(clip)), Path(after))
         if found.kind not in ("ordinary", "recolourable"):
             yield updates
             return
@@ -196,12 +194,15 @@ class MotionPanel:
         yield updates
         people, second = found.people(self.detector) if self.detector else (0, 0.0)
         if people > 1:
+            clicked = _point_in(point, clip) if who == "point" else None
+            if clicked and clicked[2] in found.times:
+                second = clicked[2]
             yield updates | {
                 self.who: gr.update(visible=True),
                 self.several: views.caption(
                     tr("{count} people are in this video. Click on the one to follow.", count=people)
                 ),
-                self.picture: found.picture(second),
+                self.picture: found.picture(second, mark=clicked and clicked[:2]),
                 self.second: second,
             }
 
@@ -220,7 +221,7 @@ class MotionPanel:
         column, row = event.index
         found = clip_strip(clip)
         return {
-            self.point: (column, row, second),
+            self.point: point_of((column, row, second), clip),
             self.picture: found.picture(second, mark=(column, row)),
             self.controls["people"]: "point",
         }
@@ -228,28 +229,29 @@ class MotionPanel:
     def _marked(self, event: gr.EventData) -> tuple[float, float]:
         return round(float(event.start), 2), round(float(event.end), 2)
 
-    def _undone(self, clip: str | None, originals: dict[str, str]) -> Updates:
+    def _undone(self, clip: str | None) -> Updates:
         updates = self.no_edits()
+        del updates[self.point], updates[self.controls["people"]]  # who dances is no edit
         try:
-            return updates | {self.strip: strip(clip_strip(motion_of(clip, originals))) if clip else ""}
+            return updates | {self.strip: strip(clip_strip(self.service.original_of(clip))) if clip else ""}
         except InputError:  # `_examine` has shown what is wrong with the clip
             return updates
 
     @property
     def edited(self) -> list[gr.components.Component]:
         """What `no_edits` updates."""
-        return [self.joined, *(self.controls[name] for name in _EDITS)]
+        return [self.joined, self.point, *(self.controls[name] for name in _EDITS)]
 
     def no_edits(self) -> Updates:
-        """Updates that undo all edits of the clip."""
+        """Updates that undo all edits of the clip, and the choice of who dances."""
         defaults = form_settings(self.service.defaults())
-        return {self.joined: None, **{self.controls[name]: defaults[name].default for name in _EDITS}}
+        edits = {self.controls[name]: defaults[name].default for name in _EDITS}
+        return {self.joined: None, self.point: "", **edits}
 
 
 _STRETCH = "{start} s to {end} s"  # the script of the marks fills in the numbers
 _MARKED = ("Start of the part that is used", "End of the part that is used")
-_EDITS = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer")
-assert set(MOTION_STEPS) <= {*_EDITS, "people"}
+_EDITS = ("start", "end", *MOTION_STEPS)
 
 
 def strip(found: ClipStrip, start: float = 0.0, end: float = 0.0) -> str:
@@ -266,9 +268,18 @@ def strip(found: ClipStrip, start: float = 0.0, end: float = 0.0) -> str:
     )
 
 
-def motion_of(clip: str | None, originals: dict[str, str]) -> str | None:
-    """The clip that animates: the one that is played, or the one in its place."""
-    return originals.get(clip, clip) if clip else clip
+def point_of(point: Sequence[float], clip: str | Path) -> str:
+    """Column, row and second of a click on somebody, and the clip's name, as the form holds them."""
+    return " ".join([*map(str, point), Path(clip).stem])  # without ".gif", which is played as ".mp4"
+
+
+def _point_in(text: str | None, clip: str | None) -> tuple[int, int, float] | None:
+    """The point that `point_of` wrote; ``None`` if there is none, or if it is one in another clip."""
+    try:
+        column, row, second, name = (text or "").split(" ", 3)
+        return (int(column), int(row), float(second)) if clip and Path(clip).stem == name else None
+    except ValueError:
+        return None
 
 
 def _line(text: str, *, kind: str = "info") -> dict:

@@ -26,7 +26,7 @@ from magicanimate.webui.animate.form_values import (
     requests_of,
 )
 from magicanimate.webui.animate.mask_panel import MaskPanel
-from magicanimate.webui.animate.motion_panel import MotionPanel
+from magicanimate.webui.animate.motion_panel import MotionPanel, point_of
 from magicanimate.webui.gallery.result_panel import file_url
 from magicanimate.webui.jobs.animation_job import JOINED, STEPS
 from magicanimate.webui.jobs.queue import Job
@@ -93,7 +93,7 @@ class AnimateTab:
             self.saved_settings = SavedSettingsPanel(
                 SavedSettings(self.service.output / ".settings"), self.controls, self.service.defaults
             )
-            self.use_again = UseAgain(self.service, self.controls, notice)
+            self.use_again = UseAgain(self.service, self.motion_panel, notice)
         gr.HTML(
             views.caption(tr("A photo of a real person? Animate it only if that person agrees.")),
             padding=False,
@@ -118,25 +118,33 @@ class AnimateTab:
     def switched(self) -> Updates:
         """Updates after another model was chosen: its name, and its default settings."""
         defaults = self.service.defaults()
-        full_here = any(model.name == "full" and model.available for model in describe_models())
-        return {
-            self.badge: views.model_badge(
-                defaults,
-                trial=self.service.trial,
-                full_here=full_here,
-                choosing=not self.service.shared,
-            ),
+        own, ranges = form.own_settings(defaults), form.model_ranges(defaults)
+        return self._opened() | {
             self.controls["keypoints"]: gr.update(value=None, visible=defaults.takes_keypoints),
-            **{self.controls[name]: update for name, update in form.model_settings(defaults).items()},
+            **{self.controls[name]: gr.update(value=own[name], **each) for name, each in ranges.items()},
         }
 
     def _opened(self) -> Updates:
-        """As `switched`, when the page is opened."""
-        updates = self.switched()
-        # Settings that are right already stay: the visitor may have begun to change them by now.
-        if self.service.defaults() == self.built_for:
-            return {self.badge: updates[self.badge]}
-        return updates
+        """Tell a page that was opened which model runs, and what its settings may be.
+
+        The settings themselves follow in the browser (`form.remember`), which knows what the visitor has
+        changed by then.
+        """
+        defaults = self.service.defaults()
+        badge = views.model_badge(
+            defaults,
+            form.own_settings(defaults),
+            trial=self.service.trial,
+            full_here=any(model.name == "full" and model.available for model in describe_models()),
+            choosing=not self.service.shared,
+        )
+        if defaults == self.built_for:
+            return {self.badge: badge}
+        ranges = form.model_ranges(defaults) | {"keypoints": {"visible": defaults.takes_keypoints}}
+        return {
+            self.badge: badge,
+            **{self.controls[name]: gr.update(**each) for name, each in ranges.items()},
+        }
 
     def connect(self) -> None:
         """Attach the handlers."""
@@ -145,12 +153,13 @@ class AnimateTab:
         fillers = {
             "examples": clips,
             "motion": self.motion_panel.edited,  # kept edits are those of the kept clip
+            "who-picture": [self.motion_panel.point, self.controls["people"]],
             "dice": [self.controls["seed"]],
             "preset": [self.controls["num_inference_steps"]],
             "size": [self.controls["width"], self.controls["height"]],
         }
         opening = opened(self._opened, None, self.follows_model, **PRIVATE)
-        form.remember(self.controls, opening, fillers)
+        form.remember(self.controls | {"point": self.motion_panel.point}, opening, fillers)
         self.dice.click(lambda: random.randint(0, LARGEST_SEED), None, self.controls["seed"], **PRIVATE)
         self.gallery.click(
             self._example,
@@ -182,7 +191,7 @@ class AnimateTab:
             queue=False,
             **PRIVATE,
         )
-        filled = [*form_state, *self.controls.values(), self.check.card, self.motion_panel.joined]
+        filled = [*form_state, self.check.card, *self.use_again.filled]
         self.running.job_list.click(self._fill_in, self.running.visitor, filled, queue=False, **PRIVATE)
         self.motion_panel.connect()
         self.mask.connect(self.controls)
@@ -261,10 +270,11 @@ class AnimateTab:
         settings = {**job.request, **job.request.get(STEPS, {})}
         files = {name: Path(job.request[name]) for name in FILES if job.request.get(name)}
         updates, _ = self.use_again.form_updates(settings, files, map(Path, job.request.get(PHOTOS) or ()))
-        joined = job.request.get(JOINED)
-        return updates | {
-            self.motion_panel.joined: str(self.service.show_copy(Path(joined))) if joined else None
-        }
+        if joined := job.request.get(JOINED):
+            updates[self.motion_panel.joined] = str(self.service.show_copy(Path(joined)))
+        if point := job.request.get(STEPS, {}).get("point"):
+            updates[self.motion_panel.point] = point_of(point, job.request["motion"])
+        return updates
 
 
 # An example's video plays while the pointer or the focus is on it.
