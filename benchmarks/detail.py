@@ -1,10 +1,10 @@
-"""Figures of the second look at faces (``--detail faces``) on rendered people, where the truth is known.
+"""Figures of refining faces (``--detail faces``) on rendered people, where the truth is known.
 
     python -m benchmarks.detail [--model mini] [--people 6] [--frames 16] [--strength 0.3 0.45 0.6]
 
 Self-reenactment at the checkpoint's size, where heads are small; the photo is another still of the same
 person. Judged in the head's box of each frame. Writes ``results.md``, ``results.json`` and a PNG strip of
-enlarged heads for each person: first result, second looks, truth.
+enlarged heads for each person: first result, refined ones, truth.
 """
 
 from __future__ import annotations

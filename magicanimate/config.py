@@ -310,22 +310,22 @@ class AnimationRequest:
     detail: Detail = _setting(
         "off",
         "sampling",
-        "second look: denoise small faces (and hands) again, enlarged; takes as long again for each person",
+        "refine small faces (and hands): denoise them again, enlarged; takes as long again for each person",
         choices=DETAILS,
         page="advanced",
     )
     detail_strength: float = _setting(
-        0.45, "sampling", "how far the second look may depart from the first result", low=0.05, high=1
+        0.45, "sampling", "how far refined parts may depart from the first result", low=0.05, high=1
     )
     detail_who: str = _setting(
         "",
         "sampling",
-        "people whose details get the second look, numbers from the left such as 1 or 1,3 (default: all)",
+        "people whose faces and hands are refined, numbers from the left such as 1 or 1,3 (default: all)",
         metavar="WHO",
         page="advanced",
     )
     detail_below: int | None = _setting(
-        None, "sampling", "second look only at faces and hands smaller than this", metavar="PIXELS", low=1
+        None, "sampling", "refine only faces and hands smaller than this", metavar="PIXELS", low=1
     )
     start_from_photo: int = _setting(
         0,

@@ -5,8 +5,6 @@ part map; photo, motion and first result are cropped around it and scaled to the
 trained at, and the same networks run again over the last part of the steps (SDEdit, Meng et al. 2021) with
 the same windows, so that the temporal layers keep it steady. The result is blended back with a soft mask.
 
-The page and the command line call this the second look, which is the setting ``detail``.
-
 Letters in shape comments: ``F`` frames, ``H W`` pixels of the result, ``S`` pixels of a side of a crop.
 """
 
@@ -283,13 +281,13 @@ def plan_details(
         and track.is_smaller_than(request.detail_below or math.inf, crop_size=size)
     ]
     if not parts:
-        log.warning("nothing is small enough, and shown by the photo, for a second look")
+        log.warning("no face or hand is small enough to be refined, or the photo does not show it")
         return None
     names = Counter(track.part.name.split()[-1] for track, _ in parts)
     called = " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in names.items())
     width, height = request.size
     times = times_as_long(len(parts), size=size, width=width, height=height)
-    cost = f"The second look at {called} makes it take about {times:.1f} times as long."
+    cost = f"Refining {called} makes it take about {times:.1f} times as long."
     return DetailPlan(photo, parts, size, cost)
 
 

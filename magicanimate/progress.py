@@ -28,7 +28,7 @@ STAGES = {
     "read": "reading photo and clip",
     "encode": "encoding the photo",
     "denoise": "denoising",
-    "detail": "second look at details",
+    "detail": "refining faces and hands",
     "decode": "writing frames",
     "detect": "finding people",
     "write": "writing frames",

@@ -73,8 +73,8 @@ def check_request(request: AnimationRequest) -> None:
         _ = request.detail_people
     except ValueError as error:
         raise InputError(
-            f"The second look is for {shortened(request.detail_who)}, which is nobody; write numbers from "
-            "the left such as 1 or 1,3."
+            f"Refine whose face and hands? {shortened(request.detail_who)} is no number of a person; write "
+            "numbers from the left such as 1 or 1,3."
         ) from error
     _check_background(request)
     if request.lora:
@@ -90,8 +90,7 @@ def _check_stream(request: AnimationRequest) -> None:
         )
     if request.stream and request.detail != "off":
         raise InputError(
-            "A second look at details begins when the first result is complete; leave --stream or --detail "
-            "out."
+            "Faces and hands are refined when the first result is complete; leave --stream or --detail out."
         )
 
 
@@ -209,7 +208,7 @@ def check_signals(
     # All of these read body parts, which drawn keypoints do not have.
     without_map = {
         "the background": request.background != PHOTO_BACKGROUND,
-        "a second look at details": request.detail != "off",
+        "refining faces and hands": request.detail != "off",
         "a start from the photo's pose": request.start_from_photo > 0,
     }
     if driving == "keypoints" and any(without_map.values()):

@@ -1,4 +1,4 @@
-"""A second look at heads and hands: following them, cutting them out, and blending them back."""
+"""Refining heads and hands: following them, cutting them out, and blending them back."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_specks_are_no_heads():
     assert len(find_tracks(PALETTE[labels], (HEAD,))) == 1
 
 
-def test_some_people_get_a_second_look_and_what_it_costs_is_known_before():
+def test_some_people_are_refined_and_what_it_costs_is_known_before():
     control = PALETTE[np.stack([two_people(number) for number in range(6)])]
     tracks = find_tracks(control, (HEAD, *HANDS))
     second = tracks_of(tracks, (2,))
@@ -152,7 +152,7 @@ def frames_of(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])
 
 
-def test_the_second_look_changes_the_head_and_nothing_else(animator, request_, tmp_path):
+def test_refining_changes_the_head_and_nothing_else(animator, request_, tmp_path):
     seen = []
     second = frames_of(animator.animate(request_, seen.append).output)
     first = frames_of(animator.animate(replace(request_, detail="off", output=tmp_path / "off")).output)
@@ -167,7 +167,7 @@ def test_the_second_look_changes_the_head_and_nothing_else(animator, request_, t
     assert "1 head makes it take about 1.2 times as long" in told[0].note
 
 
-def test_cancelling_the_second_look_leaves_nothing(animator, request_):
+def test_cancelling_the_refining_leaves_nothing(animator, request_):
     now = []
     with pytest.raises(Cancelled):
         animator.animate(request_, now.append, lambda: now[-1].stage == "detail" and now[-1].step > 0)

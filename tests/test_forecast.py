@@ -108,14 +108,14 @@ def test_time_is_known_from_earlier_animations(values, tmp_path):
     assert look(values, tmp_path).headline() == "1.2 s of video · about 68 s"
 
 
-def test_what_a_second_look_costs_is_said_before(values, tmp_path):
+def test_what_refining_faces_costs_is_said_before(values, tmp_path):
     first = settings_of(values, tmp_path, num_frames=16)
     (tmp_path / "a.json").write_text(json.dumps(first | {"seconds": {"denoise": 20.0}}))
     found = look(values | {"detail": "faces"}, tmp_path)
-    assert "over one part: about 2.0 times as long" in said(found, "note")
+    assert "Refining one face or hand takes about 2.0 times as long" in said(found, "note")
     assert look(values, tmp_path).takes == "about 60 s" and found.takes == "about 2 min"
     both = look(values | {"detail": "faces+hands"}, tmp_path)
-    assert "over 3 faces and hands: about 4.0 times as long" in said(both, "note")
+    assert "Refining 3 faces and hands takes about 4.0 times as long" in said(both, "note")
     wrong = look(values | {"detail": "faces", "detail_who": "him"}, tmp_path)
     assert "'him'" in said(wrong, "error")
 

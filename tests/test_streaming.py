@@ -190,7 +190,7 @@ def request_(tmp_path) -> AnimationRequest:
 
 
 def test_settings_that_cannot_stream_are_refused(request_):
-    for change, why in ({"closed_loop": True}, "closed loop"), ({"detail": "faces"}, "second look"):
+    for change, why in ({"closed_loop": True}, "closed loop"), ({"detail": "faces"}, "are refined"):
         with pytest.raises(InputError, match=why):
             check_request(replace(request_, **change))
 

@@ -52,7 +52,7 @@ _OTHERWISE = (
     (re.compile(r"leave --start-from-photo out"), "turn off “Begin in the photo's pose”"),
     (
         re.compile(r"leave --stream or --detail out"),
-        "turn off “Second look” or “Play the beginning while the rest is made”",
+        "turn off “Refine faces and hands” or “Play the beginning while the rest is made”",
     ),
     (
         re.compile(r"leave --stream or --closed-loop out"),
@@ -130,9 +130,10 @@ _SAID = (
     "The mask is of another size; show it again.",
     "{name} has no frame {number}; show the mask again.",
     "The stroke lies outside of the picture; draw it again.",
-    "The second look is for {who}, which is nobody; write numbers from the left such as 1 or 1,3.",
-    "A second look at details begins when the first result is complete; turn off “Second look” or “Play the "
-    "beginning while the rest is made”.",
+    "Refine whose face and hands? {who} is no number of a person; write numbers from the left such as 1 or "
+    "1,3.",
+    "Faces and hands are refined when the first result is complete; turn off “Refine faces and hands” or "
+    "“Play the beginning while the rest is made”.",
     "A closed loop joins the end to the beginning, so no frame is done before all are; turn off “Play the "
     "beginning while the rest is made” or “Closed loop”.",
     "The dance video's own background cannot be kept with Mirror or Fit the dancer to the photo; turn "
@@ -312,8 +313,8 @@ _LABELS = {
     "cast": "Who becomes whom",
     "mask_grow": "Grow the cut-out",
     "mask_feather": "Soften its edge",
-    "detail": "Second look",
-    "detail_who": "At whom",
+    "detail": "Refine faces and hands",
+    "detail_who": "Whose",
     "start_from_photo": "Begin in the photo's pose",
     "lora": "LoRAs",
     "stream": "Play the beginning while the rest is made",
@@ -344,8 +345,8 @@ _EXPLAINED = {
     "mask_grow": "Pixels; below 0 cuts closer",
     "mask_feather": "Pixels",
     "cast": "Each dancer's photo, from left to right, such as 2,1; empty for the photos in their order",
-    "detail": "Looks again at small faces or hands, enlarged; takes longer. Off unless chosen: with the mini "
-    "model, two of three faces that were measured gained 1.2 and 0.3 dB, and one lost 0.3 dB",
+    "detail": "Makes small faces or hands once more, enlarged; takes longer. Off unless chosen: with the "
+    "mini model, two of three faces that were measured gained 1.2 and 0.3 dB, and one lost 0.3 dB",
     "detail_who": "Counted from the left, such as 1 or 1,3; empty for everyone",
     "start_from_photo": "Extra frames that lead from the photo's pose into the dance",
     "lora": "Style files in the folder “loras” of the program's data; “:0.7” behind a name weakens it",

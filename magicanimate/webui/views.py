@@ -128,7 +128,7 @@ _STAGES = {
     "convert": "Converting the download",
     "read": "Reading photo and video",
     "denoise": "Making the video",
-    "detail": "Looking again at details",
+    "detail": "Refining faces and hands",
     "decode": "Saving the video",
     "detect": "Converting the video",
     "write": "Saving",

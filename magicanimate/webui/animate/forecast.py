@@ -427,12 +427,12 @@ class Forecaster:
         work = Work.of(settings)
         times = 1.0
         if request.detail != "off":
-            count, times = self._second_looks(clip, request)
+            count, times = self._refined(clip, request)
             text = (
-                "The second look goes over one part: about {times} times as long.|"
-                "The second look goes over {count} faces and hands: about {times} times as long."
+                "Refining one face or hand takes about {times} times as long in all.|"
+                "Refining {count} faces and hands takes about {times} times as long in all."
             )
-            nothing = "No face or hand is small enough for a second look."
+            nothing = "No face or hand is small enough to be refined."
             sentence = tr(text, count=count, times=f"{times:.1f}") if count else tr(nothing)
             found = found.and_then(Remark("note", sentence))
         expected = estimate(work, self.output, benchmark=self.benchmark())
@@ -448,8 +448,8 @@ class Forecaster:
             notes = [Remark("note", tr(first, time=time_taken))]
         return replace(found, takes=took).and_then(*notes)
 
-    def _second_looks(self, clip: InspectedClip, request: AnimationRequest) -> tuple[int, float]:
-        """How many faces and hands get a second look, and by what factor that lengthens the work."""
+    def _refined(self, clip: InspectedClip, request: AnimationRequest) -> tuple[int, float]:
+        """How many faces and hands are refined, and by what factor that lengthens the work."""
         size = min(self.defaults.width, self.defaults.height)
         if not clip.report.is_densepose:  # people are found when the video is converted: assume one
             count = 1 if request.detail == "faces" else 3

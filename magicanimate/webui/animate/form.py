@@ -163,7 +163,7 @@ def advanced_settings(
 
 
 def _detail_settings(settings: dict[str, Setting]) -> Controls:
-    """The second look at faces and hands, and whose; the latter is hidden while there is no second look."""
+    """Whether faces and hands are refined, and whose; the latter is hidden while they are not."""
     controls: Controls = {"detail": _radio("detail", settings)}
     controls["detail_who"] = gr.Textbox(
         settings["detail_who"].default, visible=False, **_layout("detail_who", {})
