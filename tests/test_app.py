@@ -159,6 +159,19 @@ def test_page_has_a_widget_for_every_setting(service):
     assert page.controls["num_inference_steps"].value == 2
 
 
+def test_a_reload_brings_back_everything_that_can_be_filled_in(service):
+    whole = Page(service, [], queue_size=2)
+    page = whole.animate
+    scripts = [
+        fn for fn in whole.blocks.fns.values() if isinstance(fn.js, str) and "magicanimate-form" in fn.js
+    ]
+    filled = {*page.controls.values(), *page.motion_panel.inputs}
+    (restoring,) = [fn for fn in scripts if fn.outputs]
+    assert set(restoring.outputs) == filled
+    keeping = [fn for fn in scripts if not fn.outputs]
+    assert keeping and all(fn.inputs == restoring.outputs for fn in keeping)
+
+
 def test_full_checkpoint_shows_its_page_before_it_is_here(tmp_path, monkeypatch):
     monkeypatch.setenv("MAGICANIMATE_HOME", str(tmp_path))
     service = AnimationService("full", tmp_path, offline=True)

@@ -159,7 +159,8 @@ class AnimateTab:
             "size": [self.controls["width"], self.controls["height"]],
         }
         opening = opened(self._opened, None, self.follows_model, **PRIVATE)
-        form.remember(self.controls | {"point": self.motion_panel.point}, opening, fillers)
+        more = {"point": self.motion_panel.point, "joined": self.motion_panel.joined}
+        form.remember(self.controls | more, opening, fillers)
         self.dice.click(lambda: random.randint(0, LARGEST_SEED), None, self.controls["seed"], **PRIVATE)
         self.gallery.click(
             self._example,
