@@ -27,7 +27,6 @@ from magicanimate.webui.animate.form_values import (
 from magicanimate.webui.texts import choice_name, explained, label_of, tr
 from magicanimate.webui.views import PRIVATE
 
-DICE = STATIC / "dice.png"
 KEYS = STATIC / "keys.js"
 REMEMBER = STATIC / "remember.js"
 HEIGHT = 200  # pixels of photo and clip: the button Animate stays in sight on a small screen
@@ -91,7 +90,7 @@ def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
             with gr.Row(elem_id="seed-row"):
                 controls["seed"] = _number("seed", settings, scale=3, min_width=90)
                 dice = gr.Button(
-                    tr("New seed"), icon=DICE, scale=0, min_width=44, elem_id="dice", elem_classes="ma-dice"
+                    tr("New seed"), scale=0, min_width=44, elem_id="dice", elem_classes="ma-dice"
                 )
             controls["random_seed"] = _checkbox("random_seed", settings)
     return controls, dice

@@ -127,8 +127,11 @@ class RunningPanel:
     def __init__(self, service: AnimationService, cancel: gr.Button, example: str):
         self.service, self.cancel = service, cancel
         self.seen = gr.State(ViewState())
-        # Tells visitors apart where several people use the program: only their own browser knows it.
-        self.visitor = gr.BrowserState("", storage_key="magicanimate-visitor", secret="magicanimate")
+        # Tells visitors apart where several people use the program: only their own browser knows it. Who is
+        # alone has nobody to be told apart from, and the page fetches two scripts less.
+        self.visitor = gr.State("")
+        if service.shared:
+            self.visitor = gr.BrowserState("", storage_key="magicanimate-visitor", secret="magicanimate")
         self.timer = gr.Timer(_WHILE_BUSY)
         self.example = gr.HTML(example, elem_id="example", padding=False)
         self.status = gr.HTML("", visible=False, elem_id="status", padding=False)
