@@ -82,9 +82,9 @@ class AnimateEndpoint:
             InputError: the request cannot be used, or the job failed or was cancelled.
         """
         defaults = self.service.defaults()
-        given = {"defaults": defaults, "output": self.service.output}
+        output = self.service.output
         photo, *others = photos or [None]
-        wanted = api_request(photo, motion, settings, others, **given)
+        wanted = api_request(photo, motion, settings, others, defaults=defaults, output=output)
         owner = (request.username or f"api {request.session_hash}") if self.service.shared else ""
         # A clip that is its own background is an ordinary video, which is converted first.
         people = "all" if wanted.other_photos else "largest"

@@ -102,8 +102,8 @@ class Scratch:
             for file in files:
                 self._uploads.pop(file, None)
                 self._uploads[file] = visitor
-            sizes = {file: _size(file) for file in self._uploads}
-            self._uploads = {file: whose for file, whose in self._uploads.items() if sizes[file] is not None}
+            sizes = {file: size for file in self._uploads if (size := _size(file)) is not None}
+            self._uploads = {file: whose for file, whose in self._uploads.items() if file in sizes}
             own = [file for file, whose in self._uploads.items() if whose == visitor]
             total = sum(sizes[file] for file in own)
             for file in own[:-1]:

@@ -262,8 +262,8 @@ def parse_accounts(text: str) -> list[tuple[str, str]]:
             lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"The file of accounts {file} cannot be read; check it.") from error
-    accounts = [tuple(line.strip().split(":", 1)) for line in lines]
-    if not accounts or any(len(account) != 2 or not all(account) for account in accounts):
+    accounts = [line.strip().partition(":")[::2] for line in lines]
+    if not accounts or not all(name and password for name, password in accounts):
         where = (
             f"in {file}" if os.path.isfile(file) else "after --auth"
         )  # the text is not shown: it may be a password

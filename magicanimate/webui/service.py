@@ -250,7 +250,7 @@ class AnimationService:
         before = self.queue.get(instead_of) if instead_of else None
         checkpoint = before.request.get(CHECKPOINT) if before else checkpoint_name(self.animator.model)
         wanted = job_request(request, checkpoint=checkpoint, steps=steps, joined=joined)
-        kept = {"title": job_title(request), "uploads": uploads}
+        kept: dict[str, Any] = {"title": job_title(request), "uploads": uploads}
         if instead_of:
             return self.queue.edit(instead_of, wanted, **kept)
         return self.queue.submit(ANIMATE, wanted, owner=owner, **kept)

@@ -488,8 +488,8 @@ class Forecaster:
         shown = tr("one person|{count} people", count=people)
         if dancing not in (0, people):
             text = "The photo seems to show {people} and the dance {dancers}; there should be as many."
-            dancers = tr("one dancer|{count} dancers", count=dancing)
-            yield Remark("warning", tr(text, people=shown, dancers=dancers))
+            danced = tr("one dancer|{count} dancers", count=dancing)
+            yield Remark("warning", tr(text, people=shown, dancers=danced))
             return
         yield Remark("good", tr("The photo shows {people}.", people=shown))
         if people == 1 and dancers and not tried and not values.get("fit_dancer"):

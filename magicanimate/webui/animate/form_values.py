@@ -20,6 +20,7 @@ from magicanimate.config import (
     SIDE_MULTIPLE,
     TRANSPARENT,
     AnimationRequest,
+    Preset,
     multiples_beside,
     with_current_names,
 )
@@ -72,7 +73,7 @@ class Setting:
 
     def trouble(self, value: Any, name: str) -> str | None:
         """A sentence on what is wrong with a value of this setting, called ``name``, or ``None``."""
-        kind = type(self.default)
+        kind: Any = type(self.default)
         if kind is list:
             texts = isinstance(value, (tuple, list)) and all(isinstance(each, str) for each in value)
             return None if texts else tr(_WANTED[list], name=name)
@@ -176,7 +177,7 @@ def check_values(values: Mapping[str, Any], defaults: ModelDefaults) -> None:
             raise InputError(trouble)
 
 
-def steps_of(preset: str, defaults: ModelDefaults) -> int:
+def steps_of(preset: Preset, defaults: ModelDefaults) -> int:
     """Denoising steps of a quality preset for a model."""
     request = AnimationRequest(Path(), Path(), Path(), preset=preset)
     return completed(request, steps=defaults.num_inference_steps).num_inference_steps
@@ -214,12 +215,12 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
     """
     recorded = with_current_names(recorded)
     blank = {"end": 0.0, "fps": 0.0, "scheduler": OWN_SCHEDULER}
-    given = {
+    given: dict[str, Any] = {
         name: blank.get(name, settings[name].default) if recorded[name] is None else recorded[name]
         for name in (*AnimationRequest.names(), *MOTION_STEPS)
         if name in settings and name in recorded
     }
-    background, notes = given.get("background"), ()
+    background, notes = given.get("background"), tuple[str, ...]()
     if background not in (None, PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT):
         if is_colour(str(background)):
             given |= {"background": COLOUR, "background_colour": str(background)}
@@ -231,7 +232,7 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
         notes += gone
     found = read_back(given, settings)
     found = replace(found, notes=found.notes + notes)
-    fixed = {"random_seed": False, "seeds": 1}
+    fixed: dict[str, Any] = {"random_seed": False, "seeds": 1}
     sides = ("width", "height")
     if all(side in found.values for side in sides):
         own = all(found.values[side] == settings[side].default for side in sides)

@@ -25,7 +25,7 @@ from PIL import Image
 from densepose_tools.one_click import examine
 from densepose_tools.photo_people import PersonDetector, count_people, is_plausible, measures, thinned
 from densepose_tools.tracking import with_mark
-from magicanimate.config import AnimationRequest
+from magicanimate.config import AnimationRequest, Fit
 from magicanimate.errors import InputError
 from magicanimate.mask import Stroke, painted, shown, write_masks
 from magicanimate.media.densepose_check import Kind, MotionReport, check_densepose
@@ -64,7 +64,7 @@ class InspectedClip:
     samples: np.ndarray
     numbers: tuple[int, ...]
 
-    def plan(self, *, width: int, height: int, fit: str) -> MotionFit:
+    def plan(self, *, width: int, height: int, fit: Fit) -> MotionFit:
         """Which part of the frames an animation would use."""
         people = self.boxes if self.report.is_densepose else []
         keep_labels = self.report.is_densepose
@@ -72,7 +72,7 @@ class InspectedClip:
             self.size, people, width=width, height=height, fit=fit, keep_labels=keep_labels
         )
 
-    def fitted(self, *, width: int, height: int, fit: str) -> list[np.ndarray]:
+    def fitted(self, *, width: int, height: int, fit: Fit) -> list[np.ndarray]:
         """The samples as the networks would see them, uint8 (height, width, 3) each."""
         plan = self.plan(width=width, height=height, fit=fit)
         return [plan.apply(frame, number) for frame, number in zip(self.samples, self.numbers, strict=True)]

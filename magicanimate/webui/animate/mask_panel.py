@@ -19,8 +19,10 @@ from magicanimate.webui.service import AnimationService
 from magicanimate.webui.texts import label_of, tr
 from magicanimate.webui.views import PRIVATE, Updates, refusal
 
-_OTHER_CLIP = ("start", "end", "speed", "mirror", "boomerang", "fit_dancer", "people", "stride", "fps", "fit")
-_OTHER_CLIP += ("width", "height", "start_from_photo")
+_OTHER_CLIP = (
+    *("start", "end", "speed", "mirror", "boomerang", "fit_dancer", "people", "stride", "fps", "fit"),
+    *("width", "height", "start_from_photo"),
+)
 """Settings that change the clip, so that a mask of it fits no more."""
 
 _HOW = "Red is cut out. Up to the yellow line, hair and clothes are looked for. Paint to change it."

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -228,7 +229,7 @@ class AnimateTab:
             check_values(values, self.service.defaults())
             first, *others = requests_of(values, self.service.output)
             joined = Path(values["joined"]) if values["joined"] else None
-            before = {"owner": owner, "steps": motion_steps(values), "joined": joined}
+            before: dict[str, Any] = {"owner": owner, "steps": motion_steps(values), "joined": joined}
             jobs = [self.service.submit(first, instead_of=changing, **before)]
             jobs += [self.service.submit(other, **before) for other in others]
         except InputError as error:

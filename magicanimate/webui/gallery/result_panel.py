@@ -263,7 +263,7 @@ _NOT_TOLD = ("check_motion", "side_by_side", "sound", "credentials")
 
 def _downloads(result: StoredResult) -> str:
     """Links to what is there, buttons for what can be made."""
-    chips = []
+    chips: list[str] = []
     for kind, name in _KIND_NAMES.items():
         if result.output.suffix == f".{kind}":
             chips.insert(0, _link(result.output, name))

@@ -261,7 +261,8 @@ def _rewrite(
     from magicanimate.media.writer import VideoWriter
 
     clip = open_motion(result.output, fps=result.fps if result.output.is_dir() else None)
-    sound = {"sound_from": result.output} if clip.has_sound and target.suffix in (".mp4", ".webm") else {}
+    has_sound = clip.has_sound and target.suffix in (".mp4", ".webm")
+    sound: dict[str, Any] = {"sound_from": result.output} if has_sound else {}
     meter = ProgressMeter(on_progress)
     meter.begin("write", clip.num_frames_estimate)
     with VideoWriter(
@@ -410,7 +411,9 @@ def _encoded(result: StoredResult) -> bytes:
     return encode_webp(list(first), fps=clip.fps / stride, side=_SIDE)
 
 
-def encode_webp(frames: Sequence[np.ndarray], *, fps: float | None = None, side: int = 384) -> bytes:
+def encode_webp(
+    frames: np.ndarray | Sequence[np.ndarray], *, fps: float | None = None, side: int = 384
+) -> bytes:
     """uint8 ``h w 3`` frames -> an endless WebP whose longer side has ``side`` pixels.
 
     It shows 8 frames a second unless told otherwise. Its EXIF says "AI-generated", as the metadata of the

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -323,7 +324,11 @@ def open_folder(folder: Path) -> None:
     program = shutil.which("open" if sys.platform == "darwin" else "xdg-open")
     if program is None:
         raise InputError(f"No file manager was found on this machine; the results are in {folder}.")
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
     subprocess.Popen([program, str(folder)], start_new_session=True, **quiet)
 
 

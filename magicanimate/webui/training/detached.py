@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock
@@ -100,11 +102,9 @@ class DetachedProcess:
     def _start(self, command: Sequence[str], cwd: Path) -> None:
         if self.running:
             raise InputError(f"{self.folder} is being worked on already; stop that first.")
-        apart = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if os.name == "nt"
-            else {"start_new_session": True}  # Ctrl-C in our terminal is not meant for it
-        )
+        apart: dict[str, Any] = {"start_new_session": True}  # Ctrl-C in our terminal is not meant for it
+        if sys.platform == "win32":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 command,
@@ -130,14 +130,14 @@ class DetachedProcess:
         with self._lock:
             record = self.record
             process = _process(record)
-            if process is None:
+            if record is None or process is None:
                 return
             if record.asked_to_stop:
                 _kill(process)
                 return
             self._write(replace(record, asked_to_stop=True))
             try:
-                if os.name == "nt":
+                if sys.platform == "win32":
                     process.send_signal(signal.CTRL_BREAK_EVENT)  # reaches it from the same console only
                 else:
                     process.terminate()

@@ -378,7 +378,7 @@ def trials(runs: Path) -> list[Trial]:
         for folder in folders
         if model_index(folder) is not None
     }
-    return [Trial(folders[folder], folder) for folder in sorted(made, key=made.get, reverse=True)]
+    return [Trial(folders[folder], folder) for folder in sorted(made, key=made.__getitem__, reverse=True)]
 
 
 def export_folder(run: TrainingRun) -> Path:
@@ -400,7 +400,8 @@ class _Metrics:
         self._path = path
         self._lock = threading.Lock()
         self._rows: list[dict[str, Any]] = []
-        self._offset, self._inode = 0, None
+        self._offset = 0
+        self._inode: int | None = None
 
     def read(self) -> list[dict[str, Any]]:
         """All rows that are complete."""
@@ -529,7 +530,7 @@ def _lines(command: Sequence[str]) -> Iterator[str]:
     ) as process:
         try:
             last = error = ""
-            for line in map(str.rstrip, process.stdout):
+            for line in map(str.rstrip, process.stdout or ()):
                 last = line or last
                 if line.startswith(ERROR_PREFIX):
                     error = line.removeprefix(ERROR_PREFIX)
