@@ -132,6 +132,7 @@ class MaskPanel:
         mask.upload(self._closed, None, [self.files, self.editor], queue=False, **PRIVATE)
         mask.clear(self._closed, None, [self.files, self.editor], queue=False, **PRIVATE)
         clip = [controls[name].change for name in ("motion", *_OTHER_CLIP)]
+        clip += [self.motion_panel.point.change, self.motion_panel.joined.change]
         gr.on(clip, self._gone, self.files, [self.files, self.editor, mask], queue=False, **PRIVATE)
 
     def _show(self, data: dict) -> Iterator[Updates]:
