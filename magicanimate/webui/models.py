@@ -221,7 +221,10 @@ FULL_BYTES = 11_000_000_000
 """Of the released weights, all files together; what is here already is not fetched again."""
 
 _WHAT = {
-    "mini": ("Mini", "128 × 128. Comes with the program: keeps colours and poses, not faces or fine detail."),
+    "mini": (
+        "Mini",
+        "256 × 256. Comes with the program: keeps colours and poses, faces and fine detail only roughly.",
+    ),
     "full": ("Full", "512 × 512. The released MagicAnimate weights, for a graphics card with 8 GB or more."),
 }
 
