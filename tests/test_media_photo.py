@@ -230,7 +230,7 @@ def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
     Image.fromarray(quarters()).save(tmp_path / "photo.png")
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
     assert "16x8 pixels" in refused(tmp_path / "photo.png", limits=MediaLimits(max_pixels=100))
-    assert "limit is 10 bytes" in refused(tmp_path / "photo.png", limits=MediaLimits(max_file_bytes=10))
+    assert "limit is 10 B;" in refused(tmp_path / "photo.png", limits=MediaLimits(max_file_bytes=10))
 
 
 def test_decompression_bombs(tmp_path):
