@@ -40,7 +40,8 @@ def test_from_a_real_photo_to_a_saved_animation(browser, shared, tmp_path):
         page.click("#animate")
         page.wait_for_selector("#status [role=progressbar]")
         page.wait_for_function(
-            "document.querySelector('#status').innerText.includes('5.0 s of video, 128 × 128')"
+            "document.querySelector('#status').innerText.includes('5.0 s of video, 256 × 256')",
+            timeout=3 * MILLISECONDS,  # two minutes of a core, by itself
         )
         page.click("[data-view=photo]")
         page.get_by_role("tab", name="Gallery").click()
@@ -52,10 +53,10 @@ def test_from_a_real_photo_to_a_saved_animation(browser, shared, tmp_path):
 
     (video,) = (path for path in tmp_path.glob("*.mp4") if "side_by_side" not in path.name)
     frames = frames_of(video)
-    assert frames.shape == (125, 128, 128, 3)
+    assert frames.shape == (125, 256, 256, 3)
     assert json.loads(video.with_suffix(".json").read_text())["ai_generated"] is True
     # The wall beside the dancer keeps the photo's colour, from frame to frame, too.
-    wall = np.array(Image.open(photo).convert("RGB").resize((128, 128)))[8:40, 100:124].mean(axis=(0, 1))
-    seen = frames[:, 8:40, 100:124].mean(axis=(1, 2))
+    wall = np.array(Image.open(photo).convert("RGB").resize((256, 256)))[16:80, 200:248].mean(axis=(0, 1))
+    seen = frames[:, 16:80, 200:248].mean(axis=(1, 2))
     assert np.abs(seen - wall).max() < 30
     assert np.abs(np.diff(seen, axis=0)).mean() < 3
