@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -27,6 +29,7 @@ from training.build import Start
 from training.checkpoints import load_averages
 from training.config import LossConfig, OptimizerConfig
 from training.data.tensors import draw_labels
+from training.diffusion import noise_in, same_noise, sample_latents, target
 from training.initial_networks import NewNetworks, PipelineNetworks
 from training.latents import Latents, channel_weights
 from training.loop import Numbered
@@ -404,3 +407,66 @@ def test_encoder_of_a_pipeline_begins_to_take_the_photos_part_map(data_folder, t
     for runs, takes in ((tmp_path, True), (tmp_path / "others", False)):
         stage = build_stage(sharpen, network, sets, runs, start, device=torch.device("cpu"))
         assert stage.appearance_encoder.takes_photo_map == takes
+
+
+def test_own_steps_begin_where_sampling_has_come_to(begun, data_folder):
+    """At the second step the latents are what the first one made, and both are to lead to the truth."""
+    changes = {"own_steps": 2, "soften_control": False, "drop_reference": 0.0, "share_noise": 1.0}
+    stage = build(
+        "base", data_folder, begun, loss=LossConfig("v_prediction", zero_terminal_snr=True), **changes
+    )
+    batch = first_batch(stage)
+    shown, control, clean = stage._encoder_input(batch), stage._control(batch), stage.latents.target(batch)
+    noise, visible = torch.randn_like(clean), [True] * len(clean)
+    met = {}
+    for step in range(8):
+        latents, timesteps = stage._own_latents(noise, step, shown, control, visible=visible)
+        met[int(timesteps[0])] = latents
+    assert sorted(met) == [499, 999]
+    assert torch.equal(met[999], noise), "sampling begins with noise alone"
+    ahead = []
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        ahead.append(noisy)
+        return stage.predict(noisy, timesteps, shown, control)
+
+    sample_latents(stage.scheduler, noise, predict, steps=2)
+    torch.testing.assert_close(met[499], ahead[1])
+    times = torch.full((len(clean),), 499)
+    velocity = target(stage.scheduler, clean, noise_in(stage.scheduler, met[499], clean, times), times)
+    schedule = DDIMScheduler.from_config(stage.scheduler.config)
+    schedule.set_timesteps(2)
+    reached = schedule.step(velocity, 499, met[499]).pred_original_sample
+    torch.testing.assert_close(reached, clean, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["base", "stage2"])
+def test_own_steps_make_sampling_in_as_many_truer(name, begun, data_folder):
+    changes = {"own_steps": 2, "soften_control": False, "drop_reference": 0.0, "share_noise": 1.0}
+    stage = build(name, data_folder, begun, **changes)
+    batch = first_batch(stage)
+    shown, control, clean = stage._encoder_input(batch), stage._control(batch), stage.latents.target(batch)
+
+    def error() -> float:
+        made = sample_latents(
+            stage.scheduler,
+            same_noise(clean),
+            lambda noisy, t: stage.predict(noisy, t, shown, control),
+            steps=2,
+        )
+        return float((made - clean).square().mean())
+
+    before = error()
+    optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=3e-3)
+    for step in range(24):
+        # The same clips with other noise, as a step's number decides what is drawn.
+        batch["index"] = torch.tensor(range(step * len(clean), (step + 1) * len(clean)))
+        optimizer.zero_grad()
+        stage(batch).mean().backward()
+        optimizer.step()
+    assert error() < 0.9 * before
+
+
+def test_a_pipeline_takes_the_steps_it_was_trained_for(begun, data_folder, tmp_path):
+    run = train("stage2", data_folder, linked(tmp_path, begun), own_steps=1)
+    assert json.loads((run / "pipeline" / "model_index.json").read_text())["default_steps"] == 1

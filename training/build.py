@@ -200,8 +200,10 @@ def finished_networks(
 
 
 def pipeline_settings(config: StageConfig, initial: InitialNetworks, runs: Path) -> dict[str, Any]:
-    """Kind and default settings of the exported pipeline; a distilled student brings its number of steps."""
+    """Kind and default settings of the exported pipeline; what learned for few steps brings their number."""
     settings = initial.pipeline_settings(config)
+    if config.own_steps:
+        settings |= {"default_steps": config.own_steps}
     folder = runs / "distill"
     if newest_checkpoint(folder):
         steps = updated(config, read_config(folder / CONFIG)).student_steps

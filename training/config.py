@@ -139,6 +139,9 @@ class StageConfig:
         0.05, "distill, sharpen: weight of the perceptual loss on the part segmenter's features"
     )
     adversarial_weight: float = setting(0.03, "distill, sharpen: weight of the adversarial loss")
+    own_steps: int = setting(
+        0, "base to stage2: train at the timesteps of so many sampling steps, on own latents; 0: at all"
+    )
     student_steps: int = setting(2, "distill: sampling steps of the student")
     teacher_steps: int = setting(24, "distill: sampling steps of the teacher")
     teacher_guidance: float = setting(
@@ -199,6 +202,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_AT_LEAST_ONE, (1, _MANY)),
     **dict.fromkeys(_SHARES, (0, 1)),
     **dict.fromkeys(("crop", "holdout", "latent_noise", "gradient_weight"), (0, _MANY)),
+    "own_steps": (0, 100),
     **dict.fromkeys(("feature_weight", "adversarial_weight"), (0, _MANY)),
     **dict.fromkeys(
         ("optimizer.warmup_steps", "optimizer.decay_steps", "optimizer.weight_decay"), (0, _MANY)

@@ -55,6 +55,18 @@ def target(
     return scheduler.get_velocity(clean, noise, timesteps)
 
 
+def noise_in(
+    scheduler: DDIMScheduler, noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """The noise that makes ``noisy`` of ``clean`` at ``timesteps`` (``B``): all ``B C F h w``.
+
+    Of latents that were sampled, it also holds what is wrong in them; a prediction of this noise, or of the
+    velocity that belongs to it, leads back to ``clean``.
+    """
+    kept = scheduler.alphas_cumprod.to(noisy.device)[timesteps].view(-1, 1, 1, 1, 1)
+    return (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
+
+
 def snr(scheduler: DDIMScheduler, timesteps: torch.Tensor) -> torch.Tensor:
     """Signal-to-noise ratio ``alpha_bar / (1 - alpha_bar)`` of timesteps ``B``: float32 ``B``, 0 or more.
 

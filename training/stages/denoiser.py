@@ -50,6 +50,7 @@ from training.diffusion import (
     denoising_losses,
     draw_noise,
     draw_timestep,
+    noise_in,
     same_noise,
     sample_latents,
 )
@@ -153,8 +154,14 @@ class Denoiser(nn.Module):
         ).to(device)
         if config.soften_control:
             control = {name: softened(maps, rngs) for name, maps in control.items()}
-        noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        predicted = self.predict(noisy, timesteps, self._encoder_input(batch), control, visible=visible)
+        encoder_input = self._encoder_input(batch)
+        if config.own_steps:
+            step = int(batch["index"][0]) // config.samples_a_step
+            noisy, timesteps = self._own_latents(noise, step, encoder_input, control, visible=visible)
+            noise = noise_in(self.scheduler, noisy, clean, timesteps)
+        else:
+            noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        predicted = self.predict(noisy, timesteps, encoder_input, control, visible=visible)
         losses = denoising_losses(
             self.scheduler,
             config.loss,
@@ -169,6 +176,36 @@ class Denoiser(nn.Module):
             # A sample that does not see its reference cannot attend to it: its weight is 0.
             losses = losses + config.loss.attention_weight * attention * torch.tensor(visible, device=device)
         return losses
+
+    @torch.no_grad()
+    def _own_latents(
+        self,
+        noise: torch.Tensor,
+        step: int,
+        encoder_input: torch.Tensor | None,
+        control: Mapping[str, torch.Tensor],
+        *,
+        visible: Sequence[bool],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents ``B C F h w`` that sampling has reached at one of its steps, and their timesteps ``B``.
+
+        A network that samples in two steps meets no noised images in the second one, but what it made itself
+        in the first, which is blurred; trained on these latents it learns to mend them.
+
+        Args:
+            noise: where sampling begins, ``B C F h w``.
+            step: of the optimizer; all samples of it are at the same step of the sampling.
+            encoder_input, control, visible: as in `predict`.
+        """
+        sampling = DDIMScheduler.from_config(self.scheduler.config)
+        sampling.set_timesteps(self.config.own_steps)
+        chosen = generator(Stream.SAMPLING_STEP, self.config.seed, step).integers(self.config.own_steps)
+        each = [t.to(noise.device).expand(len(noise)) for t in sampling.timesteps]
+        latents = noise
+        for timestep in each[:chosen]:
+            predicted = self.predict(latents, timestep, encoder_input, control, visible=visible).float()
+            latents = sampling.step(predicted, int(timestep[0]), latents).prev_sample
+        return latents, each[chosen]
 
     def _control(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The control images by name, float32 ``B F 3 H W`` in [0, 1]; labels are drawn as part maps."""
