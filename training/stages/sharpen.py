@@ -154,25 +154,26 @@ class Sharpener(Denoiser):
 
         A border more than the crop is decoded, since the decoder's convolutions pad at the edges.
         """
-        # Crops are chosen on the grid of the latents, so that both sides show exactly the same pixels.
+        # Crops begin at any pixel, not only where a latent does: through its strides the discriminator passes
+        # gradients that differ from pixel to pixel, and always in the same places they teach a grid.
         tokens, factor = latents.shape[-1], self.factor
-        judged = min(self.config.crop // factor, tokens) or tokens
-        wide = min(judged + 2 * MARGIN, tokens)
+        side = min(self.config.crop, factor * tokens) or factor * tokens
+        wide = min(-(-side // factor) + 1 + 2 * MARGIN, tokens)
         pieces, corners, inner = [], [], []
         for index, whole in zip(batch["index"].tolist(), latents, strict=True):
             step, place = divmod(index, self.config.samples_a_step)
             rng = generator(Stream.CROP, self.config.seed, step, place)
             # Another crop in every step, also of latents that are used again.
-            corner = rng.integers(tokens - judged + 1, size=2)  # y, x
-            first = (corner - MARGIN).clip(0, tokens - wide)
+            corner = rng.integers(factor * tokens - side + 1, size=2)  # y, x
+            first = (corner // factor - MARGIN).clip(0, tokens - wide)
             pieces.append(_window(whole, first, wide))
-            corners.append(factor * corner)
-            inner.append(factor * (corner - first))
+            corners.append(corner)
+            inner.append(corner - factor * first)
         decoded = decode_scaled(self.vae, torch.stack(pieces).transpose(1, 2).flatten(0, 1))
         decoded = decoded.unflatten(0, (len(pieces), -1))
         sources = (decoded, inner), (batch["target"], corners), (drawn, corners)
         made, truth, drawn = (
-            torch.stack([_window(p, c, factor * judged) for p, c in zip(pictures, firsts, strict=True)])
+            torch.stack([_window(p, c, side) for p, c in zip(pictures, firsts, strict=True)])
             for pictures, firsts in sources
         )
         return made, truth, drawn
