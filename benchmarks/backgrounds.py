@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
                 given = animator, Path(folder), found["photo"], PALETTE[found["parts"]]
                 made = {
                     "--background clip": through_files(*given, **files, background="clip"),
-                    "photo's own background": through_files(*given, **files),
+                    "photo's own background": through_files(*given, **files, background="photo"),
                 }
             hard = (found["parts"] > 0)[..., None]
             made["hard mask, clip unchanged"] = np.where(hard, made["photo's own background"], found["clip"])

@@ -13,8 +13,11 @@ import torch
 from PIL import Image
 
 from benchmarks.synthdance_data import Task
+from densepose_tools.segmenter import parts_in_photo
 from magicanimate.animator import Animator
+from magicanimate.background import photo_backdrop
 from magicanimate.config import AnimationRequest
+from magicanimate.mask import Masks
 from magicanimate.media.writer import VideoWriter
 from magicanimate.pipeline import MagicAnimatePipeline
 from magicanimate.windows import WindowPlan
@@ -48,6 +51,12 @@ def methods(pipe: MagicAnimatePipeline) -> list[Method]:
     def animate(task: Task) -> np.ndarray:
         return pipe(task.photo, task.control).frames
 
+    def before_the_photo(task: Task) -> np.ndarray:
+        request = AnimationRequest(Path("photo"), Path("motion"), Path("result"))
+        backdrop = photo_backdrop(request, task.photo, Masks(task.control), parts_in_photo)
+        frames = animate(task)
+        return frames if backdrop is None else np.stack(list(backdrop.composited(iter(frames))))
+
     def frames_alone(task: Task) -> np.ndarray:
         return still(task.photo, task.control, windows=_ONE_FRAME).frames
 
@@ -61,6 +70,7 @@ def methods(pipe: MagicAnimatePipeline) -> list[Method]:
     fresh = with_untrained_networks(pipe)
     return [
         Method("checkpoint", animate),
+        Method("checkpoint, --background still", before_the_photo, long_clips=False),
         Method("frame by frame, shared noise", frames_alone, frame_by_frame=True),
         Method("frame by frame, own noise", frames_alone_own_noise, frame_by_frame=True),
         Method("copying the photo", copy_photo, frame_by_frame=True),

@@ -20,6 +20,7 @@ from magicanimate.acceleration.options import Approximations, OptimizationConfig
 from magicanimate.checkpoints.disk import folder_digest, local_model, read_model_index
 from magicanimate.config import (
     PHOTO_BACKGROUND,
+    STILL_BACKGROUND,
     AnimationRequest,
     AnimationResult,
     Driving,
@@ -86,6 +87,7 @@ class ModelDefaults:
     takes_keypoints: bool = False  # whether drawn keypoints drive it, too
     fusion: Fusion | None = None  # the blocks that read the photo; ``None`` if the checkpoint does not say so
     driving: Driving = "densepose"  # the signals that it was trained with
+    background: str = PHOTO_BACKGROUND  # or "still", where the networks blur what lies behind the people
 
     def size_warning(self, width: int | None, height: int | None) -> str | None:
         """A warning if the result's size is far from what the checkpoint was trained at, else ``None``."""
@@ -117,6 +119,7 @@ class ModelDefaults:
             height=request.height or self.height,
             guidance_scale=guidance_scale,
             fusion=request.fusion or self.fusion or "midup",
+            background=request.background or self.background,
         )
 
 
@@ -193,6 +196,7 @@ class Animator:
             takes_keypoints=takes_both,
             fusion=index.get("fusion"),
             driving=index.get("driving") or ("both" if takes_both else "densepose"),
+            background=index.get("default_background", PHOTO_BACKGROUND),
         )
 
     def load(self) -> None:
@@ -433,10 +437,17 @@ class Animator:
         if request.background == PHOTO_BACKGROUND:
             return media, None
         from densepose_tools.segmenter import parts_in_photo
-        from magicanimate.background import make_backdrop
+        from magicanimate.background import make_backdrop, photo_backdrop
         from magicanimate.mask import masks_of
 
         masks = stack.enter_context(masks_of(request, media))
+        if request.background == STILL_BACKGROUND:
+            backdrop = photo_backdrop(request, media.photo, masks, parts_in_photo)
+            if backdrop is None:
+                note = "nobody is recognised in the photo, so its background is not kept as it is"
+                log.warning("%s", note)
+                meter.note(note)
+            return media, backdrop
         backdrop = make_backdrop(request, media, masks, parts_in_photo, should_stop)
         # The networks see the people before the new background already, so that light and edges suit it.
         return replace(media, photo=backdrop.reference), backdrop

@@ -1,9 +1,12 @@
-"""Put the animated people before another background: the driving video's own, a picture, a video, a colour.
+"""Put the animated people before a background: their photo's, the driving video's, a picture, a colour, ...
 
 The people of the photo are cut out and put before a still plate of the new background, and that picture is
 what the networks see as the photo. The people of the generated frames are cut out again (`cut_out` of
 `magicanimate.mask`) and put before the background of each moment: the driving video without its dancers,
 another video, or the plate.
+
+For the photo's own background (`photo_backdrop`) the networks see the photo as it is. What they make of its
+background is replaced by the photo, which neither blurs nor flickers, except where the photo's people stood.
 
 Letters in shape comments: ``H W`` pixels, ``N`` samples of a clip.
 """
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicanimate.cast import cast_of, find_dancers, moved, place_of
-from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest, Fit, ShouldStop, raise_if_stopped
+from magicanimate.config import IN_PHOTO, AnimationRequest, Fit, ShouldStop, raise_if_stopped
 from magicanimate.errors import InputError
 from magicanimate.files import whole_file
 from magicanimate.mask import (
@@ -98,11 +101,11 @@ def make_backdrop(
         from PIL import ImageColor
 
         plate = np.empty((*size, 3), np.uint8)
-        plate[:] = ImageColor.getrgb(request.background)[:3]
+        plate[:] = ImageColor.getrgb(str(request.background))[:3]
     elif kind == "picture":
-        plate = _picture(Path(request.background), request, size)
+        plate = _picture(Path(str(request.background)), request, size)
     else:
-        moving = partial(video_scene, Path(request.background), request, media)
+        moving = partial(video_scene, Path(str(request.background)), request, media)
         with closing(moving()) as frames:
             plate = next(frames)
     # From the left to the right: where people overlap, the one at the right is in front.
@@ -121,6 +124,37 @@ def make_backdrop(
         reference=np.rint(reference).clip(0, 255).astype(np.uint8),
         moving=moving,
         transparent=kind == "transparent",
+    )
+
+
+def photo_backdrop(
+    request: AnimationRequest, photo: np.ndarray, masks: Masks, find_parts: Labels
+) -> Backdrop | None:
+    """The photo itself, uint8 ``H W 3``, as far as its people do not hide what is behind them.
+
+    Returns:
+        ``None`` if nobody is recognised in the photo.
+    """
+    import cv2
+
+    people = find_parts(photo) > 0
+    if not people.any():
+        return None
+    band = band_of(photo)
+    # Hair, clothes and shadows go beyond the part map, and what they hide the networks have to make up.
+    hidden = grown(people, 2 * band)
+    kept = cv2.GaussianBlur((~hidden).astype(np.float32), (0, 0), band / 2)
+    kept[grown(people, band)] = 0
+    # Nobody sees the plate there: it only tells where the dancing people end.
+    plate = cv2.inpaint(photo, hidden.astype(np.uint8), band, cv2.INPAINT_TELEA)
+    return Backdrop(
+        request=request,
+        masks=masks,
+        plate=plate,
+        reference=photo,
+        moving=partial(repeat, photo),
+        transparent=False,
+        kept=kept,
     )
 
 
@@ -154,6 +188,8 @@ class Backdrop:
     # Starts the background of each frame, where that is not the plate.
     moving: Callable[[], Iterator[np.ndarray]] | None
     transparent: bool  # whether the result has no background but an alpha channel
+    # How much the frames are composited at all, 0..1, float32 ``H W``; wholly and everywhere when ``None``.
+    kept: np.ndarray | None = None
 
     def composited(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the people of each frame, uint8 ``H W 3``, before the background, or ``H W 4`` without one.
@@ -171,6 +207,8 @@ class Backdrop:
                 picture = np.concatenate([people, 255 * alpha], -1)
             else:
                 picture = alpha * people + (1 - alpha) * background
+                if self.kept is not None:
+                    picture = frame + self.kept[..., None] * (picture - frame)
             yield np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
@@ -215,7 +253,7 @@ def check_mask_outputs(request: AnimationRequest, *, picture: Path | None, mask:
     from magicanimate.media.outputs import check_file_output, check_output, is_our_frame
 
     inputs, overwrite = inputs_of(request), request.overwrite
-    if request.background == PHOTO_BACKGROUND:
+    if request.background in IN_PHOTO:
         raise InputError(
             "There is no mask to draw, as the people stay in their photo; choose a background (--background)."
         )
@@ -395,6 +433,6 @@ def _picture(
     from magicanimate.media.fit import fit_photo
     from magicanimate.media.photo import load_photo
 
-    what = "background" if path == Path(request.background) else "photo"
+    what = "photo" if path in request.other_photos else "background"
     picture = load_photo(path, limits=request.limits, what=what)
     return fit_photo(picture, width=size[1], height=size[0], fit=fit)

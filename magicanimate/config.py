@@ -20,7 +20,9 @@ Detail = Literal["off", "faces", "faces+hands"]
 Preset = Literal["exact", "balanced", "fast", "draft"]  # from slow to quick; see `acceleration.options`
 
 SIDE_MULTIPLE = 8
-PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT = "photo", "clip", "transparent"
+PHOTO_BACKGROUND, STILL_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT = "photo", "still", "clip", "transparent"
+IN_PHOTO = (None, PHOTO_BACKGROUND, STILL_BACKGROUND)
+"""Backgrounds before which people stay in their photo; ``None`` is the checkpoint's own of the two."""
 LARGEST_REFERENCE_STRENGTH = 2
 _LONGEST_STRIDE = 1_000_000
 FITS: tuple[Fit, ...] = get_args(Fit)
@@ -348,13 +350,14 @@ class AnimationRequest:
         "drawn keypoints (DWPose style) of the same frames, for a checkpoint trained with both",
         metavar="CLIP",
     )
-    background: str = _setting(
-        PHOTO_BACKGROUND,
+    background: str | None = _setting(
+        None,
         "background",
-        "what the people are before: their photo's background, that of the clip (an ordinary video, or a "
-        "part map with --driving-video), a picture or video, a colour such as white or #2060a0, or nothing "
-        "(.webm, .mov or png frames)",
-        metavar="photo|clip|transparent|COLOUR|FILE",
+        "what the people are before: their photo's background, made by the networks (photo) or kept as it is "
+        "in the photo (still), that of the clip (an ordinary video, or a part map with --driving-video), a "
+        "picture or video, a colour such as white or #2060a0, or nothing (.webm, .mov or png frames); "
+        "default: still for the mini, photo for the full model",
+        metavar="photo|still|clip|transparent|COLOUR|FILE",
     )
     driving_video: Path | None = _setting(
         None,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from magicanimate.config import PHOTO_BACKGROUND, AnimationRequest
+from magicanimate.config import IN_PHOTO, AnimationRequest
 from magicanimate.media.fit import smooth_over_time
 from magicanimate.palette import colourise, nearest_labels
 from magicanimate.progress import ProgressMeter
@@ -268,7 +268,7 @@ def plan_details(
     tracks = find_tracks(media.control, CHOICES[request.detail])
     wanted = {id(track) for track in tracks_of(tracks, request.detail_people)}
     photo = media.photo
-    if request.background == PHOTO_BACKGROUND:  # it may have more pixels than the result
+    if request.background in IN_PHOTO:  # it may have more pixels than the result
         # Cropped from the full photo, which shows a face with more pixels than the result does.
         photo = load_photo(request.photo, limits=request.limits)
     # People of photo and clip are paired before some are left out.

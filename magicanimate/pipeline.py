@@ -77,6 +77,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         kind: "full" or "mini".
         default_width, default_height: pixels the checkpoint was trained at.
         default_steps, default_guidance_scale: what suits the checkpoint.
+        default_background: whether an animation keeps the photo's background ("still") or leaves it to the
+            networks ("photo"), see `magicanimate.background`; this class itself always does the latter.
         noise_period: frames after which the initial noise repeats; 1 gives every frame the same noise.
         photo_map: whether the appearance encoder takes the photo's part map beside its latents.
         fusion: the blocks that read the reference, as the checkpoint was trained.
@@ -105,6 +107,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         default_height: int = 512,
         default_steps: int = 25,
         default_guidance_scale: float = 7.5,
+        default_background: str = "photo",
         noise_period: int = NOISE_PERIOD,
         photo_map: bool = False,
         fusion: str = "midup",  # diffusers compares values with annotations, and knows no Literal
@@ -136,6 +139,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             default_height=default_height,
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
+            default_background=default_background,
             noise_period=noise_period,
             photo_map=photo_map,
             fusion=fusion,

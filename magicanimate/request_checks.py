@@ -10,8 +10,10 @@ from typing import Any
 from magicanimate.acceleration.options import Approximations
 from magicanimate.config import (
     CLIP_BACKGROUND,
+    IN_PHOTO,
     PHOTO_BACKGROUND,
     SIDE_MULTIPLE,
+    STILL_BACKGROUND,
     TRANSPARENT,
     AnimationRequest,
     Driving,
@@ -94,13 +96,17 @@ def _check_stream(request: AnimationRequest) -> None:
         )
 
 
-def background_kind(background: str) -> str:
-    """What a request's background is: "photo", "clip", "transparent", "colour", "picture" or "video".
+def background_kind(background: str | None) -> str:
+    """The kind of a background: "photo", "still", "clip", "transparent", "colour", "picture" or "video".
+
+    Of the first two the checkpoint's own is not known here, and ``None`` counts as "photo".
 
     Raises:
         InputError: none of these, or a file that is not there.
     """
-    if background in (PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT):
+    if background is None:
+        return PHOTO_BACKGROUND
+    if background in (PHOTO_BACKGROUND, STILL_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT):
         return background
     if is_colour(background):
         return "colour"
@@ -108,7 +114,8 @@ def background_kind(background: str) -> str:
     if not path.exists():
         raise InputError(
             f"The background {shortened(background)} is no file that is there; give a picture or video, "
-            f"{PHOTO_BACKGROUND}, {CLIP_BACKGROUND}, {TRANSPARENT}, or a colour such as white or #2060a0."
+            f"{PHOTO_BACKGROUND}, {STILL_BACKGROUND}, {CLIP_BACKGROUND}, {TRANSPARENT}, or a colour such as "
+            "white or #2060a0."
         )
     return "picture" if path.suffix.lower() in PICTURE_SUFFIXES else "video"
 
@@ -127,7 +134,7 @@ def is_colour(text: str) -> bool:
 def background_file(request: AnimationRequest) -> Path | None:
     """The file that a request's background is, if it is one."""
     kind = background_kind(request.background)
-    return Path(request.background) if kind in ("picture", "video") else None
+    return Path(str(request.background)) if kind in ("picture", "video") else None
 
 
 def inputs_of(request: AnimationRequest) -> list[Path | None]:
@@ -146,7 +153,7 @@ def _check_background(request: AnimationRequest) -> None:
     kind = background_kind(request.background)
     cuts = {"A mask": request.mask, "A photo of another person": request.other_photos}
     needless = next((name for name, given in cuts.items() if given), None)
-    if needless and kind == PHOTO_BACKGROUND:
+    if needless and request.background in IN_PHOTO:
         raise InputError(
             f"{needless} is for people who are cut out, and here they stay in their photo; choose a "
             "background (--background), or leave it out."
@@ -207,7 +214,7 @@ def check_signals(
     """
     # All of these read body parts, which drawn keypoints do not have.
     without_map = {
-        "the background": request.background != PHOTO_BACKGROUND,
+        "the background": request.background not in (None, PHOTO_BACKGROUND),
         "refining faces and hands": request.detail != "off",
         "a start from the photo's pose": request.start_from_photo > 0,
     }
@@ -274,7 +281,7 @@ def check_inputs(request: AnimationRequest) -> None:
     for photo in request.photos:
         check_file(Path(photo), what="photo", limits=request.limits)
     if background_kind(request.background) == "picture":
-        check_file(Path(request.background), what="background", limits=request.limits)
+        check_file(Path(str(request.background)), what="background", limits=request.limits)
     # Folders of frames are checked when they are read, picture by picture.
     clips = {"motion clip": request.motion, "keypoint clip": request.keypoints}
     clips |= {"driving video": request.driving_video, "mask": request.mask}

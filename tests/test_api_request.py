@@ -56,7 +56,7 @@ def test_several_photos_take_a_background_and_a_cast():
     [
         ({"sed": 7}, "no setting 'sed'; choose from: seed, "),
         ({"output": "/etc/passwd"}, "no setting 'output'"),
-        ({"background": "/etc/passwd"}, "must be one of: photo, clip, colour"),
+        ({"background": "/etc/passwd"}, "must be one of: still, photo, clip, colour"),
         ({"background": "file"}, "needs a file, which cannot be sent"),
         ({"background": "colour", "background_colour": "/etc/passwd"}, "is no colour"),
         ({"driving_video": "/etc/passwd"}, "no setting 'driving_video'"),

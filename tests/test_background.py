@@ -18,7 +18,7 @@ from densepose_tools.engine_choice import EngineChoice
 from densepose_tools.motion_steps import take_steps
 from magicanimate import ASSETS
 from magicanimate.animator import Animator
-from magicanimate.background import Backdrop, clean_plate, driving_scene
+from magicanimate.background import Backdrop, clean_plate, driving_scene, photo_backdrop
 from magicanimate.cast import colour_of, find_dancers, outlined
 from magicanimate.config import AnimationRequest
 from magicanimate.errors import InputError
@@ -189,10 +189,34 @@ def test_away_from_the_people_the_background_is_untouched():
         np.testing.assert_array_equal(frame[far], other[far])
 
 
+def test_the_photos_own_background_is_kept_but_for_where_its_people_stand():
+    media, room = scene(4)
+    standing = figure(9)
+    photo = np.where((standing > 0)[..., None], np.uint8((30, 160, 60)), room)
+    request = AnimationRequest(Path("a.png"), Path("a.mp4"), Path("a"))
+    found = photo_backdrop(request, photo, Masks(media.control), lambda _: standing)
+    np.testing.assert_array_equal(found.reference, photo, "the networks see the photo itself")
+    frames, _ = networks_made(media, room)
+    for number, (made, frame) in enumerate(zip(frames, found.composited(iter(frames)), strict=True)):
+        dancer = figure(number) > 0
+        far = ~grown(dancer, 10)
+        kept = far & ~grown(standing > 0, 12)
+        assert kept.sum() > 500
+        np.testing.assert_array_equal(frame[kept], photo[kept])
+        hidden = grown(standing > 0, 2)
+        np.testing.assert_array_equal(
+            frame[hidden], made[hidden], "where the photo shows nobody's background"
+        )
+        inside = grown(dancer, -2) & ~grown(standing > 0, 12)
+        assert np.abs(frame[inside].astype(int) - (30, 160, 60)).mean() < 12
+
+
 @pytest.mark.parametrize(
     ("background", "kind"),
     [
+        (None, "photo"),
         ("photo", "photo"),
+        ("still", "still"),
         ("clip", "clip"),
         ("transparent", "transparent"),
         ("white", "colour"),
@@ -238,6 +262,37 @@ def test_a_colour(animator, request_):
     assert frames.shape == (6, 32, 32, 3)
     assert (frames[:, :2, -3:] == (0x20, 0x60, 0xA0)).all()
     assert result.settings["background"] == "#2060a0"
+
+
+def test_a_checkpoint_may_keep_the_photos_background_by_default(animator, tiny_model, request_, tmp_path):
+    """The bundled one does; who asks for the networks' own background gets that."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"default_background": "still"}))
+    request_ = replace(request_, overwrite=True)
+    frames, keeps = {}, Animator(folder, device="cpu")
+    for asked in (None, "still", "photo"):
+        result = keeps.animate(replace(request_, background=asked))
+        assert result.settings["background"] == (asked or "still")
+        frames[asked] = frames_of(result.output)
+    photo = np.asarray(Image.open(request_.photo).resize((32, 32), Image.Resampling.BOX)).astype(int)
+    np.testing.assert_array_equal(frames[None], frames["still"])
+    assert np.abs(frames["still"][:, :4, :4] - photo[:4, :4]).mean() < 4
+    assert np.abs(frames["photo"][:, :4, :4] - photo[:4, :4]).mean() > 20
+    result = animator.animate(request_)  # an index of before has no such default
+    np.testing.assert_array_equal(frames_of(result.output), frames["photo"])
+    assert result.settings["background"] == "photo"
+
+
+def test_with_nobody_in_the_photo_nothing_of_it_can_be_kept(animator, request_, tmp_path, caplog):
+    Image.fromarray(np.full((64, 64, 3), 120, np.uint8)).save(tmp_path / "wall.png")
+    request_ = replace(request_, photo=tmp_path / "wall.png", overwrite=True)
+    kept, made = (
+        frames_of(animator.animate(replace(request_, background=asked)).output)
+        for asked in ("still", "photo")
+    )
+    np.testing.assert_array_equal(kept, made)
+    assert "nobody is recognised in the photo" in caplog.text
 
 
 def test_a_picture_and_a_video(animator, request_, tmp_path):

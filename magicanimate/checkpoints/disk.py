@@ -46,7 +46,7 @@ _INDEX_VALUES: dict[str, tuple[type | tuple[type, ...], float | None, float | No
 }
 
 # Settings that a ``model_index.json`` of an older version lacks.
-_INDEX_CHOICES = {"fusion": FUSIONS, "driving": DRIVINGS}
+_INDEX_CHOICES = {"fusion": FUSIONS, "driving": DRIVINGS, "default_background": ("photo", "still")}
 
 # Components of a ``model_index.json``, each with its library and class.
 _COMPONENTS = {

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import CLIP_BACKGROUND, PHOTO_BACKGROUND, AnimationRequest, with_current_names
+from magicanimate.config import CLIP_BACKGROUND, IN_PHOTO, AnimationRequest, with_current_names
 from magicanimate.errors import InputError
 from magicanimate.files import read_json_object
 from magicanimate.webui.animate.form_values import FILE, MOTION_STEPS, PHOTOS, form_settings, request_of
@@ -153,10 +153,10 @@ def api_request(
             raise InputError(f"The setting {name} is {str(value)[:40]!r}; {trouble}")
     if given.get("background") == FILE:
         raise InputError(
-            "The background 'file' needs a file, which cannot be sent; choose photo, clip (the motion is an "
-            "ordinary video then), transparent or colour (with background_colour)."
+            "The background 'file' needs a file, which cannot be sent; choose photo, still, clip (the motion "
+            "is an ordinary video then), transparent or colour (with background_colour)."
         )
-    if others and given.get("background", PHOTO_BACKGROUND) == PHOTO_BACKGROUND:
+    if others and given.get("background") in IN_PHOTO:
         raise InputError("Several photos need another background; choose clip, transparent or colour.")
     files = {"photo": photo, "motion": motion, PHOTOS: list(others)}
     return request_of({**files, "seed": known["seed"].default, **given}, output)

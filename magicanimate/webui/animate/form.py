@@ -11,7 +11,7 @@ import gradio as gr
 
 from magicanimate import lora
 from magicanimate.animator import ModelDefaults
-from magicanimate.config import OLD_NAMES, AnimationRequest
+from magicanimate.config import IN_PHOTO, OLD_NAMES, AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.webui import STATIC
 from magicanimate.webui.animate.form_values import (
@@ -209,7 +209,7 @@ def _background_settings(settings: dict[str, Setting], mask_panel: Callable[[Con
             changed(lambda: "", None, controls["cast"], queue=False, **PRIVATE)
 
     def shown(choice: str) -> list[Any]:
-        needs = (choice == COLOUR, choice == FILE, choice != settings["background"].default)
+        needs = (choice == COLOUR, choice == FILE, choice not in IN_PHOTO)
         return [gr.update(visible=need) for need in needs]
 
     followers = [controls["background_colour"], controls["background_file"], cut]

@@ -16,8 +16,10 @@ from magicanimate.acceleration.options import completed
 from magicanimate.animator import ModelDefaults
 from magicanimate.config import (
     CLIP_BACKGROUND,
+    IN_PHOTO,
     PHOTO_BACKGROUND,
     SIDE_MULTIPLE,
+    STILL_BACKGROUND,
     TRANSPARENT,
     AnimationRequest,
     Preset,
@@ -45,7 +47,7 @@ FILES = ("photo", "motion", "keypoints", "driving_video", "mask")
 PHOTOS = "other_photos"
 """Name of the value that is a list of files."""
 COLOUR, FILE = "colour", "file"
-BACKGROUNDS = (PHOTO_BACKGROUND, CLIP_BACKGROUND, COLOUR, FILE, TRANSPARENT)
+BACKGROUNDS = (STILL_BACKGROUND, PHOTO_BACKGROUND, CLIP_BACKGROUND, COLOUR, FILE, TRANSPARENT)
 """What may be behind the people; the colour and the file are settings of their own."""
 MOTION_STEPS = ("people", "fit_dancer", "speed", "mirror", "boomerang")
 """Settings of the steps that the clip goes through before it animates, see `densepose_tools.motion_steps`."""
@@ -152,7 +154,7 @@ def form_settings(defaults: ModelDefaults) -> dict[str, Setting]:
     return settings | {
         "guidance_scale": replace(settings["guidance_scale"], low=1, high=most),
         "scheduler": replace(settings["scheduler"], choices=SCHEDULERS),
-        "background": Setting(blank.background, choices=BACKGROUNDS),
+        "background": Setting(defaults.background, choices=BACKGROUNDS),
         "background_colour": Setting("#808080"),
         "random_seed": Setting(False),
         "seeds": Setting(1, 1, MOST_SEEDS),
@@ -221,7 +223,7 @@ def of_result(recorded: Mapping[str, Any], settings: Mapping[str, Setting]) -> R
         if name in settings and name in recorded
     }
     background, notes = given.get("background"), tuple[str, ...]()
-    if background not in (None, PHOTO_BACKGROUND, CLIP_BACKGROUND, TRANSPARENT):
+    if background not in (*IN_PHOTO, CLIP_BACKGROUND, TRANSPARENT):
         if is_colour(str(background)):
             given |= {"background": COLOUR, "background_colour": str(background)}
         else:
@@ -259,7 +261,7 @@ def motion_steps(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def several_photos(values: Mapping[str, Any]) -> bool:
     """Whether several dancers become the people of several photos, which needs a new background."""
-    return bool(values.get(PHOTOS)) and values.get("background") not in (None, PHOTO_BACKGROUND)
+    return bool(values.get(PHOTOS)) and values.get("background") not in IN_PHOTO
 
 
 def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
@@ -280,7 +282,7 @@ def request_of(values: Mapping[str, Any], output: Path) -> AnimationRequest:
     for name in _ZERO_MEANS_NONE:
         if given.get(name) == 0:
             del given[name]
-    if given.get("background") in (None, PHOTO_BACKGROUND):
+    if given.get("background") in IN_PHOTO:
         given.pop("mask", None)
     if given.get("background") == CLIP_BACKGROUND:  # the clip as it was before its conversion
         given["driving_video"] = values.get("driving_video") or values["motion"]
