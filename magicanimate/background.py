@@ -6,7 +6,7 @@ what the networks see as the photo. The people of the generated frames are cut o
 another video, or the plate.
 
 For the photo's own background (`photo_backdrop`) the networks see the photo as it is. What they make of its
-background is replaced by the photo, which neither blurs nor flickers, except where the photo's people stood.
+background is replaced by the photo, which neither blurs nor flickers; what its people hide is filled in.
 
 Letters in shape comments: ``H W`` pixels, ``N`` samples of a clip.
 """
@@ -130,7 +130,7 @@ def make_backdrop(
 def photo_backdrop(
     request: AnimationRequest, photo: np.ndarray, masks: Masks, find_parts: Labels
 ) -> Backdrop | None:
-    """The photo itself, uint8 ``H W 3``, as far as its people do not hide what is behind them.
+    """The background of the photo, uint8 ``H W 3``, as it is, and what its people hide filled in.
 
     Returns:
         ``None`` if nobody is recognised in the photo.
@@ -141,21 +141,38 @@ def photo_backdrop(
     if not people.any():
         return None
     band = band_of(photo)
-    # Hair, clothes and shadows go beyond the part map, and what they hide the networks have to make up.
+    # Hair, clothes and shadows go beyond the part map.
     hidden = grown(people, 2 * band)
-    kept = cv2.GaussianBlur((~hidden).astype(np.float32), (0, 0), band / 2)
-    kept[grown(people, band)] = 0
-    # Nobody sees the plate there: it only tells where the dancing people end.
-    plate = cv2.inpaint(photo, hidden.astype(np.uint8), band, cv2.INPAINT_TELEA)
+    shown_of_photo = cv2.GaussianBlur((~hidden).astype(np.float32), (0, 0), band / 2)
+    shown_of_photo[grown(people, band)] = 0
+    around = _filled_smoothly(photo.astype(np.float32), hidden)
+    plate = np.rint(around + shown_of_photo[..., None] * (photo - around)).clip(0, 255).astype(np.uint8)
     return Backdrop(
-        request=request,
-        masks=masks,
-        plate=plate,
-        reference=photo,
-        moving=partial(repeat, photo),
-        transparent=False,
-        kept=kept,
+        request=request, masks=masks, plate=plate, reference=photo, moving=None, transparent=False
     )
+
+
+def _filled_smoothly(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """A picture, float32 ``H W 3``, whose ``hidden`` pixels, bool ``H W``, have the colours around them.
+
+    The farther they are from what is known, the more of it is averaged. Inpainting would prolong every edge
+    that ends at a person into a stripe as long as the person is wide.
+    """
+    import cv2
+
+    known = (~hidden).astype(np.float32)
+    filled, missing = picture * known[..., None], 1 - known
+    sigma, largest = 2.0, max(picture.shape[:2]) / 2
+    while True:
+        seen = cv2.GaussianBlur(known, (0, 0), sigma)
+        colours = (
+            cv2.GaussianBlur(picture * known[..., None], (0, 0), sigma) / np.maximum(seen, 1e-6)[..., None]
+        )
+        if sigma >= largest:
+            return filled + missing[..., None] * colours
+        share = missing * ((seen - 0.02) / 0.15).clip(0, 1)
+        filled, missing = filled + share[..., None] * colours, missing - share
+        sigma *= 1.6
 
 
 @dataclass(frozen=True)
@@ -188,8 +205,6 @@ class Backdrop:
     # Starts the background of each frame, where that is not the plate.
     moving: Callable[[], Iterator[np.ndarray]] | None
     transparent: bool  # whether the result has no background but an alpha channel
-    # How much the frames are composited at all, 0..1, float32 ``H W``; wholly and everywhere when ``None``.
-    kept: np.ndarray | None = None
 
     def composited(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the people of each frame, uint8 ``H W 3``, before the background, or ``H W 4`` without one.
@@ -207,8 +222,6 @@ class Backdrop:
                 picture = np.concatenate([people, 255 * alpha], -1)
             else:
                 picture = alpha * people + (1 - alpha) * background
-                if self.kept is not None:
-                    picture = frame + self.kept[..., None] * (picture - frame)
             yield np.rint(picture).clip(0, 255).astype(np.uint8)
 
 

@@ -107,7 +107,7 @@ class Denoiser(nn.Module):
         self.latents, self.held_out = latents, held_out
         for name, network in networks.items():
             self.add_module(name, network)
-        self.sampling_steps = SAMPLING_STEPS
+        self.sampling_steps = config.own_steps or SAMPLING_STEPS  # of the samples that are looked at
         self.has_reference = "appearance_encoder" in networks
         # Adds up the ControlNets' residuals. In a tuple, so that it is not registered as a module: the
         # ControlNets already are, under their own names, which checkpoints use.
