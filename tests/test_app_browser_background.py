@@ -78,6 +78,10 @@ def test_a_dancer_is_replaced_by_a_mask_that_was_painted_on(browser, served, tmp
 
         page.click("#mask-undo")
         page.wait_for_function("src => document.querySelector('#mask-picture img').src === src", arg=before)
+        page.get_by_text("Trim and edit the dance").click()
+        set_number(page, "start", 0.04)  # now it is another clip, whose people are elsewhere
+        page.wait_for_function("!document.querySelector('#mask').innerText.includes('dance_mask')")
+        page.wait_for_selector("#mask-picture img", state="hidden")
     (made,) = output.glob("*_arms_photo_dance.mp4")
     masks = np.stack([frame[..., 1] for frame in open_motion(Path(settings_of(made)["mask"])).frames()])
     assert masks.shape == (FRAMES, 32, 32) and (masks[:, 15:17, 3:29] == NOBODY).all()

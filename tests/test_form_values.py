@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,7 @@ def test_a_setting_is_declared_in_one_place(tmp_path):
     ("chosen", "background", "name"),
     [
         ({"background": "photo"}, "photo", ".mp4"),
+        ({"background": "still"}, "still", ".mp4"),
         ({"background": "transparent"}, "transparent", ".webm"),
         ({"background": "colour", "background_colour": "#2060a0"}, "#2060a0", ".mp4"),
         ({"background": "file", "background_file": "beach.jpg"}, "beach.jpg", ".mp4"),
@@ -207,6 +209,17 @@ def test_backgrounds_of_the_form(chosen, background, name):
     assert found.values["background"] == chosen["background"]
     assert found.values.get("background_colour") == chosen.get("background_colour")
     assert len(found.notes) == ("background_file" in chosen)
+
+
+def test_the_background_is_at_first_what_the_model_does_best():
+    """What a job or result of before has not said stays the networks' own."""
+    still = replace(MINI, background="still")
+    for defaults, choice in ((MINI, "photo"), (still, "still")):
+        assert form_settings(defaults)["background"].default == choice
+    assert of_result({"background": "photo"}, form_settings(still)).values["background"] == "photo"
+    (request,) = requests_of(values(background="still", mask="old.mp4"), Path("out"))
+    assert request.mask is None, "people who stay in their photo are cut out of no other clip"
+    check_request(request)
 
 
 def test_the_clip_of_the_background_is_the_one_that_was_uploaded():
