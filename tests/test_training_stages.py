@@ -468,5 +468,8 @@ def test_own_steps_make_sampling_in_as_many_truer(name, begun, data_folder):
 
 
 def test_a_pipeline_takes_the_steps_it_was_trained_for(begun, data_folder, tmp_path):
-    run = train("stage2", data_folder, linked(tmp_path, begun), own_steps=1)
-    assert json.loads((run / "pipeline" / "model_index.json").read_text())["default_steps"] == 1
+    """Also when its decoder is sharpened afterwards, for which it samples."""
+    runs = linked(tmp_path, begun)
+    for stage, changes in {"stage2": {"own_steps": 1}, "sharpen": {}}.items():
+        run = train(stage, data_folder, runs, **changes)
+        assert json.loads((run / "pipeline" / "model_index.json").read_text())["default_steps"] == 1

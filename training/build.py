@@ -202,13 +202,17 @@ def finished_networks(
 def pipeline_settings(config: StageConfig, initial: InitialNetworks, runs: Path) -> dict[str, Any]:
     """Kind and default settings of the exported pipeline; what learned for few steps brings their number."""
     settings = initial.pipeline_settings(config)
-    if config.own_steps:
-        settings |= {"default_steps": config.own_steps}
-    folder = runs / "distill"
-    if newest_checkpoint(folder):
-        steps = updated(config, read_config(folder / CONFIG)).student_steps
+    there = {
+        stage: updated(config, read_config(runs / stage / CONFIG))
+        for stage in ("base", "stage1", "stage2", "distill")
+        if newest_checkpoint(runs / stage)
+    }
+    own = [each.own_steps for stage, each in there.items() if stage != "distill"]
+    if own and own[-1]:
+        settings |= {"default_steps": own[-1]}
+    if "distill" in there:
         # A student has learned the guided result and must not be guided once more.
-        settings |= {"default_steps": steps, "default_guidance_scale": 1.0}
+        settings |= {"default_steps": there["distill"].student_steps, "default_guidance_scale": 1.0}
     return settings
 
 
