@@ -101,11 +101,12 @@ def test_edits_of_a_clip_come_back_with_it_only(file):
 
 
 def test_settings_kept_of_the_model_that_runs_come_back():
+    """And not those of another version of it, which may be made for another number of steps."""
     own = {"model": "full", "settings": json.dumps({"steps": 25, "guidance": 7.5})}
-    found = restored(
-        {"steps": ["steps"], "guidance": ["guidance"]}, {"model": "full", "values": {"steps": 9}}, **own
-    )
-    assert found == {"steps": 9, "guidance": 7.5}
+    names = {"steps": ["steps"], "guidance": ["guidance"]}
+    for version, steps in ((own["settings"], 9), ("{}", 25)):
+        kept = {"model": "full" + version, "values": {"steps": 9}}
+        assert restored(names, kept, **own) == {"steps": steps, "guidance": 7.5}
 
 
 def test_every_setting_has_a_widget_with_its_range(panel):

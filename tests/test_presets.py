@@ -159,6 +159,13 @@ def test_presets_take_at_most_half_of_few_steps():
         assert steps[name] == [most, most, min(most, 5), 2, 1]
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_of_a_single_step_nothing_is_left_out(name):
+    found = completed(AnimationRequest(Path(), Path(), Path(), preset=name), steps=1)
+    assert (found.num_inference_steps, found.scheduler) == (1, None)
+    assert Approximations.of(found.settings()) == Approximations()
+
+
 def test_command_line_names_every_switch():
     words = "animate a.png b.mp4 --preset fast --guidance-start 0.1 --guidance-stop 0.8 --deep-reuse 90"
     args = vars(build_parser().parse_args([*words.split(), "--encoder-reuse", "200"]))

@@ -164,6 +164,8 @@ def completed(request: AnimationRequest, *, steps: int) -> AnimationRequest:
     """Fill in the preset's values where the request has none; ``steps`` is the checkpoint's own number."""
     # The request's own values win over the preset, which only fills the gaps.
     preset = speed_preset(request.preset)
+    if steps == 1:  # nothing of which could be left out
+        preset = _CHOICES["exact"]
     filled = {
         "num_inference_steps": preset.steps(steps),
         "scheduler": preset.scheduler,

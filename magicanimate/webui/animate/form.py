@@ -85,7 +85,9 @@ def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
     settings = form_settings(defaults)
     controls: Controls = {}
     with gr.Row(elem_id="main-settings"):
-        controls["preset"] = _radio("preset", settings, reverse=True, scale=5, min_width=250)
+        controls["preset"] = _radio(
+            "preset", settings, reverse=True, scale=5, min_width=250, visible=_has_steps(defaults)
+        )
         with gr.Column(scale=3, min_width=200, elem_id="seed-box"):
             with gr.Row(elem_id="seed-row"):
                 controls["seed"] = _number("seed", settings, scale=3, min_width=90)
@@ -126,7 +128,9 @@ def advanced_settings(
     settings = form_settings(defaults)
     controls: Controls = {}
     with gr.Row():
-        controls["num_inference_steps"] = _slider("num_inference_steps", settings, elem_id="steps")
+        controls["num_inference_steps"] = _slider(
+            "num_inference_steps", settings, elem_id="steps", visible=_has_steps(defaults)
+        )
         controls["guidance_scale"] = _slider("guidance_scale", settings, step=0.1, elem_id="guidance")
     with gr.Row():
         sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
@@ -261,8 +265,13 @@ def _others(level: str, settings: dict[str, Setting], placed: Controls) -> Contr
     return controls
 
 
-MODEL_SETTINGS = ("num_inference_steps", "guidance_scale", "size", "width", "height")
+MODEL_SETTINGS = ("preset", "num_inference_steps", "guidance_scale", "size", "width", "height", "background")
 """Settings whose defaults differ from model to model."""
+
+
+def _has_steps(defaults: ModelDefaults) -> bool:
+    """Whether there is anything to choose: a model that learned for one step knows no others."""
+    return defaults.num_inference_steps > 1
 
 
 def own_settings(defaults: ModelDefaults) -> dict[str, Any]:
@@ -277,6 +286,8 @@ def model_ranges(defaults: ModelDefaults) -> dict[str, dict[str, Any]]:
     most = form_settings(defaults)["guidance_scale"].high
     return {
         **dict.fromkeys(MODEL_SETTINGS, {}),
+        "preset": {"visible": _has_steps(defaults)},
+        "num_inference_steps": {"visible": _has_steps(defaults)},
         "size": {"choices": sizes},
         "guidance_scale": {"maximum": most},
     }

@@ -5,12 +5,14 @@
   const KEY = "magicanimate-form";
   // Which model runs, and its own settings. The page may have been built when another one ran.
   const model = () => document.querySelector("#checkpoint [data-model]")?.dataset;
+  // With its settings, which another version of the same model may have others of.
+  const version = () => (model()?.model ?? "") + (model()?.settings ?? "");
   const files = (value) => [value].flat().map((each) => each?.url ?? each?.video?.url).filter(Boolean);
   return {
     keep: (...values) => {
       if (!globalThis.maFormIsBack) return; // the form is still being filled
       const kept = Object.fromEntries(NAMES.map((name, i) => [name, values[i]]));
-      localStorage.setItem(KEY, JSON.stringify({ model: model()?.model ?? "", values: kept }));
+      localStorage.setItem(KEY, JSON.stringify({ model: version(), values: kept }));
     },
     restore: async () => {
       // As gr.skip(): what was typed while this waits must not be replaced by what was there when it began.
@@ -26,7 +28,7 @@
         const values = await Promise.all(
           NAMES.map(async (name) => {
             const value = kept.values[name];
-            if (value === undefined || (name in own && kept.model !== model().model)) return own[name] ?? asItIs;
+            if (value === undefined || (name in own && kept.model !== version())) return own[name] ?? asItIs;
             const there = await Promise.all(
               files(value).map((url) => fetch(url, { method: "HEAD" }).catch(() => null)),
             );
