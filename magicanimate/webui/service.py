@@ -325,9 +325,12 @@ class AnimationService:
         """A video of an animated picture, which browsers play in no player.
 
         Raises:
-            InputError: the picture cannot be read, or does not move.
+            InputError: the picture cannot be read, or does not move; it is named without its folder.
         """
-        video = as_video(Path(picture), self._new_folder())
+        try:
+            video = as_video(Path(picture), self._new_folder())
+        except InputError as error:
+            raise InputError(without_folders(str(error), picture)) from error
         self.play_instead(video, picture)
         return video
 
