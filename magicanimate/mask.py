@@ -289,7 +289,7 @@ def lit_as(frame: np.ndarray, plate: np.ndarray, *, within: tuple[float, float])
     """The plate with the brightness that each pixel has in a frame, at least and at most ``within`` times its
     own; all float32 ``H W 3``, grey levels.
     """
-    bright = (frame * plate).sum(-1) / np.maximum((plate * plate).sum(-1), 1)
+    bright = _products(frame, plate) / np.maximum(_products(plate, plate), 1)
     return bright.clip(*within)[..., None] * plate
 
 
@@ -310,9 +310,25 @@ def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: f
     colour, value = mean(guide), mean(values)
     together = mean(guide * values[..., None]) - colour * value[..., None]  # H W 3
     spread = mean(guide[..., :, None] * guide[..., None, :]) - colour[..., :, None] * colour[..., None, :]
-    slope = np.linalg.solve(spread + epsilon * np.eye(3, dtype=np.float32), together[..., None])[..., 0]
-    offset = value - (slope * colour).sum(-1)
-    return (mean(slope) * guide).sum(-1) + mean(offset)
+    slope = _solved(spread + epsilon * np.eye(3, dtype=np.float32), together)
+    offset = value - _products(slope, colour)
+    return _products(mean(slope), guide) + mean(offset)
+
+
+def _solved(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Solve ``matrices @ x = values`` for each pixel, ``H W 3 3`` and ``H W 3`` -> ``H W 3``.
+
+    By Cramer's rule, as LAPACK takes many times as long for so many systems of three equations.
+    """
+    first, second, third = np.moveaxis(matrices, -2, 0)  # rows
+    cofactors = np.stack([np.cross(second, third), np.cross(third, first), np.cross(first, second)], -2)
+    determinant = _products(first, cofactors[..., 0, :])
+    return np.einsum("hwi,hwic->hwc", values, cofactors) / determinant[..., None]
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Scalar products of the colours of two pictures, ``H W 3`` -> ``H W``; sums over short axes are slow."""
+    return np.einsum("hwc,hwc->hw", a, b)
 
 
 def photo_matte(photo: np.ndarray, parts: np.ndarray) -> np.ndarray:
