@@ -136,7 +136,12 @@ def same_noise(like: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def sample_latents(
-    scheduler: DDIMScheduler, noise: torch.Tensor, predict: Predict, *, steps: int = SAMPLING_STEPS
+    scheduler: DDIMScheduler,
+    noise: torch.Tensor,
+    predict: Predict,
+    *,
+    steps: int = SAMPLING_STEPS,
+    taken: int | None = None,
 ) -> torch.Tensor:
     """Sample latents by DDIM in a few steps, without guidance.
 
@@ -145,6 +150,7 @@ def sample_latents(
         noise: ``B C F h w``.
         predict: the networks.
         steps: sampling steps.
+        taken: how many of them are taken; all when ``None``.
 
     Returns:
         Latents, float32, of the shape of ``noise``.
@@ -152,7 +158,7 @@ def sample_latents(
     latents = noise
     scheduler = DDIMScheduler.from_config(scheduler.config)
     scheduler.set_timesteps(steps)  # on the CPU, where the scheduler looks them up without a wait
-    for timestep in scheduler.timesteps:
+    for timestep in scheduler.timesteps[:taken]:
         predicted = predict(latents, timestep.to(noise.device).expand(len(noise))).float()
         latents = scheduler.step(predicted, timestep, latents).prev_sample
     return latents

@@ -200,12 +200,14 @@ class Denoiser(nn.Module):
         sampling = DDIMScheduler.from_config(self.scheduler.config)
         sampling.set_timesteps(self.config.own_steps)
         chosen = generator(Stream.SAMPLING_STEP, self.config.seed, step).integers(self.config.own_steps)
-        each = [t.to(noise.device).expand(len(noise)) for t in sampling.timesteps]
-        latents = noise
-        for timestep in each[:chosen]:
-            predicted = self.predict(latents, timestep, encoder_input, control, visible=visible).float()
-            latents = sampling.step(predicted, int(timestep[0]), latents).prev_sample
-        return latents, each[chosen]
+        latents = sample_latents(
+            self.scheduler,
+            noise,
+            lambda noisy, t: self.predict(noisy, t, encoder_input, control, visible=visible),
+            steps=self.config.own_steps,
+            taken=chosen,
+        )
+        return latents, sampling.timesteps[chosen].to(noise.device).expand(len(noise))
 
     def _control(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The control images by name, float32 ``B F 3 H W`` in [0, 1]; labels are drawn as part maps."""

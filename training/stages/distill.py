@@ -28,7 +28,7 @@ from torch import nn
 from magicanimate.errors import InputError
 from training.config import StageConfig
 from training.data.draws import Stream, generator
-from training.diffusion import draw_noise, snr
+from training.diffusion import draw_noise, sample_latents, snr
 from training.stages.denoiser import Denoiser, choose_trained, softened
 from training.stages.sharpen import Sharpener
 
@@ -96,11 +96,15 @@ class Distiller(Sharpener):
         # All clips of a step of the optimizer are at the same step of the sampling.
         chosen = generator(Stream.SAMPLING_STEP, config.seed, places[0][0]).integers(self.sampling_steps)
         with torch.no_grad():
-            encoder_input, noisy = self._encoder_input(batch), torch.stack(noise).to(self.text.device)
+            encoder_input = self._encoder_input(batch)
             # From its own latents, not from noised images: those are what it will meet when it samples.
-            for timestep in steps.timesteps[:chosen]:
-                predicted = self._predict(self, noisy, timestep, encoder_input, control)
-                noisy = steps.step(predicted, timestep, noisy).prev_sample
+            noisy = sample_latents(
+                self.scheduler,
+                torch.stack(noise).to(self.text.device),
+                lambda noisy, t: self.predict(noisy, t, encoder_input, control),
+                steps=self.sampling_steps,
+                taken=chosen,
+            )
             timestep = steps.timesteps[chosen]
             wanted = self._teacher_target(noisy, timestep, encoder_input, control)
         predicted = self._predict(self, noisy, timestep, encoder_input, control)
