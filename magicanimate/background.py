@@ -41,6 +41,7 @@ from magicanimate.mask import (
     write_masks,
 )
 from magicanimate.palette import nearest_labels
+from magicanimate.photo_warp import filled_smoothly
 from magicanimate.request_checks import background_kind, inputs_of
 
 if TYPE_CHECKING:
@@ -145,34 +146,11 @@ def photo_backdrop(
     hidden = grown(people, 2 * band)
     shown_of_photo = cv2.GaussianBlur((~hidden).astype(np.float32), (0, 0), band / 2)
     shown_of_photo[grown(people, band)] = 0
-    around = _filled_smoothly(photo.astype(np.float32), hidden)
+    around = filled_smoothly(photo.astype(np.float32), hidden)
     plate = np.rint(around + shown_of_photo[..., None] * (photo - around)).clip(0, 255).astype(np.uint8)
     return Backdrop(
         request=request, masks=masks, plate=plate, reference=photo, moving=None, transparent=False
     )
-
-
-def _filled_smoothly(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """A picture, float32 ``H W 3``, whose ``hidden`` pixels, bool ``H W``, have the colours around them.
-
-    The farther they are from what is known, the more of it is averaged. Inpainting would prolong every edge
-    that ends at a person into a stripe as long as the person is wide.
-    """
-    import cv2
-
-    known = (~hidden).astype(np.float32)
-    filled, missing = picture * known[..., None], 1 - known
-    sigma, largest = 2.0, max(picture.shape[:2]) / 2
-    while True:
-        seen = cv2.GaussianBlur(known, (0, 0), sigma)
-        colours = (
-            cv2.GaussianBlur(picture * known[..., None], (0, 0), sigma) / np.maximum(seen, 1e-6)[..., None]
-        )
-        if sigma >= largest:
-            return filled + missing[..., None] * colours
-        share = missing * ((seen - 0.02) / 0.15).clip(0, 1)
-        filled, missing = filled + share[..., None] * colours, missing - share
-        sigma *= 1.6
 
 
 @dataclass(frozen=True)

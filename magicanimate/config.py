@@ -16,6 +16,7 @@ from magicanimate.errors import Cancelled
 Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
 Driving = Literal["densepose", "keypoints", "both"]
+FirstLatents = Literal["noise", "warped_photo"]
 Detail = Literal["off", "faces", "faces+hands"]
 Preset = Literal["exact", "balanced", "fast", "draft"]  # from slow to quick; see `acceleration.options`
 

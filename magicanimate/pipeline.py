@@ -36,6 +36,7 @@ from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_s
 from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
+from magicanimate.photo_warp import WarpedPhoto
 from magicanimate.sampling import Networks, denoise, paper_networks
 from magicanimate.windows import WindowPlan
 
@@ -81,6 +82,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             networks ("photo"), see `magicanimate.background`; this class itself always does the latter.
         noise_period: frames after which the initial noise repeats; 1 gives every frame the same noise.
         photo_map: whether the appearance encoder takes the photo's part map beside its latents.
+        first_latents: what sampling begins with, as the checkpoint was trained: "noise", or the latents of
+            the "warped_photo", see `magicanimate.photo_warp`.
         fusion: the blocks that read the reference, as the checkpoint was trained.
         driving: the control signals it was trained with; inferred from the ControlNets when ``None``.
 
@@ -110,6 +113,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         default_background: str = "photo",
         noise_period: int = NOISE_PERIOD,
         photo_map: bool = False,
+        first_latents: str = "noise",
         fusion: str = "midup",  # diffusers compares values with annotations, and knows no Literal
         driving: str | None = None,
     ) -> None:
@@ -142,6 +146,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             default_background=default_background,
             noise_period=noise_period,
             photo_map=photo_map,
+            first_latents=first_latents,
             fusion=fusion,
             driving=driving,
         )
@@ -185,8 +190,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
             control: DensePose frames of the same size; need not be in memory, see `Frames`.
             keypoints: control images of the same frames' keypoints, likewise, for a checkpoint that has a
                 ControlNet for them.
-            photo_labels: part ids of ``image``, uint8 ``H W``, for a checkpoint whose appearance encoder
-                takes them; the bundled part segmenter's when ``None``.
+            photo_labels: part ids of ``image``, uint8 ``H W``, for a checkpoint that needs them; the bundled
+                part segmenter's when ``None``.
             num_inference_steps, guidance_scale: the checkpoint's defaults when ``None``; guidance of 1 or
                 less runs the conditional branch only.
             video: frames to begin with, as many and as large as those of ``control``, uint8 ``H W 3`` each;
@@ -194,7 +199,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             strength: share of the steps that run, the last ones, above 0 and up to 1.
             seed: of the initial noise and of what a scheduler adds, drawn on the CPU: the same on every
                 device.
-            latents: initial latents ``1 C F h w`` instead of noise from ``seed``.
+            latents: initial latents ``1 C F h w`` instead of noise from ``seed`` or of the warped photo.
             prompt, negative_prompt: text, or its embedding ``1 L D``; the empty prompt and embeddings need no
                 text encoder.
             fusion: "midup" or "full"; what the checkpoint was trained with when ``None``.
@@ -241,6 +246,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
         # Encode the text, the photo and, for SDEdit, the video to begin with. With a guidance scale of 1 the
         # unconditional branch would cancel out, so it is not computed.
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
+        warps = self.config.first_latents == "warped_photo" and video is None and latents is None
+        if photo_labels is None and (warps or self.config.photo_map):
+            photo_labels = self._seen_labels(image)
         # Absent helpers are replaced by ones that do nothing, which saves a case at each use.
         fallback, group = fallback or OutOfMemoryFallback(), group or ProcessGroup()
 
@@ -257,6 +265,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
         timesteps = self.get_timesteps(steps, strength)
         # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
+        if warps and photo_labels is not None:
+            warped = WarpedPhoto(image, photo_labels, control)
+            latents = self.encode_video(warped, fallback, group, should_stop)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
         if clean is not None:
             # Schedulers disagree on the scale of their first latents; `add_noise` wants plain noise.
@@ -470,8 +481,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
         Args:
             image: uint8 ``H W 3``.
-            photo_labels: its part ids, uint8 ``H W``; the segmenter's when ``None``. Used only if the
-                checkpoint takes them.
+            photo_labels: its part ids, uint8 ``H W``, if the checkpoint takes them; the segmenter's when
+                ``None``.
 
         Returns:
             Scaled latents ``1 C h w``, and the part map if the checkpoint takes it.

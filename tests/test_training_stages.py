@@ -467,6 +467,32 @@ def test_own_steps_make_sampling_in_as_many_truer(name, begun, data_folder):
     assert error() < 0.9 * before
 
 
+def test_a_pipeline_begins_with_what_it_was_trained_to_begin_with(data_folder, tmp_path):
+    """The same latents of the warped photo, in training and in its pipeline."""
+    warps = {"first_latents": "warped_photo"}
+    train("vae", data_folder, tmp_path)
+    run = train("base", data_folder, tmp_path, **warps, own_steps=1)
+    pipe = MagicAnimatePipeline.from_pretrained(run / "pipeline")
+    assert pipe.config.first_latents == "warped_photo"
+    for name in ("base", "stage2", "sharpen"):
+        stage = build(name, data_folder, tmp_path, **warps)
+        batch = stage._labelled(first_batch(stage))
+        clean = stage.latents.target(batch)
+        first = stage.first_latents(batch, (), clean.shape[1:], share=())
+        assert first.shape == clean.shape
+        photo = ((batch["reference"][0] + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+        control = (stage._control(batch)["densepose"][0] * 255).round().byte().movedim(1, -1).numpy()
+        begun_with = []
+        hook = pipe.controlnet.register_forward_pre_hook(
+            lambda _, args, kept=begun_with: kept.append(args[0])
+        )
+        labels = stage._photo_labels(batch)[0].byte().numpy()
+        pipe(photo, control, photo_labels=labels, num_inference_steps=1, guidance_scale=1.0)
+        hook.remove()
+        torch.testing.assert_close(first[0].transpose(0, 1), begun_with[0].float(), atol=0.05, rtol=0.05)
+        assert torch.isfinite(stage(batch)).all()
+
+
 def test_a_pipeline_takes_the_steps_it_was_trained_for(begun, data_folder, tmp_path):
     """Also when its decoder is sharpened afterwards, for which it samples."""
     runs = linked(tmp_path, begun)

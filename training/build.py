@@ -210,6 +210,8 @@ def pipeline_settings(config: StageConfig, initial: InitialNetworks, runs: Path)
     own = [each.own_steps for stage, each in there.items() if stage != "distill"]
     if own and own[-1]:
         settings |= {"default_steps": own[-1]}
+    if there:
+        settings |= {"first_latents": list(there.values())[-1].first_latents}
     if "distill" in there:
         # A student has learned the guided result and must not be guided once more.
         settings |= {"default_steps": there["distill"].student_steps, "default_guidance_scale": 1.0}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from magicanimate.config import Driving, Fusion
+from magicanimate.config import Driving, FirstLatents, Fusion
 from magicanimate.errors import InputError
 from magicanimate.files import shortened
 
@@ -142,6 +142,9 @@ class StageConfig:
     own_steps: int = setting(
         0, "base to stage2: train at the timesteps of so many sampling steps, on own latents; 0: at all"
     )
+    first_latents: FirstLatents = setting(
+        "noise", "what sampling begins with: noise, or the photo's body segments moved into the pose"
+    )
     student_steps: int = setting(2, "distill: sampling steps of the student")
     teacher_steps: int = setting(24, "distill: sampling steps of the teacher")
     teacher_guidance: float = setting(
@@ -240,6 +243,10 @@ def check_config(config: StageConfig) -> None:
     # The thresholds are cumulative, see training.data.draws.joint_kind.
     if config.tau_2 < config.tau_1:
         raise InputError(f"--tau-2 is {config.tau_2}, less than --tau-1, {config.tau_1}; change one of them.")
+    if config.first_latents == "warped_photo" and "densepose" not in SIGNALS[config.driving]:
+        raise InputError(
+            "--first-latents warped_photo goes by part maps; choose --driving densepose or both."
+        )
 
 
 @dataclass(frozen=True)

@@ -295,7 +295,14 @@ class PipelineNetworks:
             )
 
     def pipeline_settings(self, config: StageConfig) -> dict[str, Any]:
-        kept = ("kind", "default_steps", "default_guidance_scale", "default_background", "noise_period")
+        kept = (
+            "kind",
+            "default_steps",
+            "default_guidance_scale",
+            "default_background",
+            "noise_period",
+            "first_latents",
+        )
         sides = {"default_width": config.size, "default_height": config.size}
         return sides | {name: self._index[name] for name in kept if name in self._index}
 

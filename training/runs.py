@@ -172,7 +172,8 @@ def build_stage(
     given = {"text": initial.empty_prompt().embedding, "scheduler": scheduler_of(config), "latents": latents}
     takes_map = "appearance_encoder" in networks and networks["appearance_encoder"].takes_photo_map
     # The segmenter's maps, not the exact ones of the renderer: see PhotoLabels.
-    photo_labels = PhotoLabels(device) if takes_map else None
+    wants_map = takes_map or config.first_latents == "warped_photo"
+    photo_labels = PhotoLabels(device) if wants_map else None
     # These two compute losses on decoded pictures, so they read the pictures themselves and not only latents.
     if config.stage in ("sharpen", "distill"):
         torch.manual_seed(config.seed)
@@ -184,7 +185,7 @@ def build_stage(
             return Distiller(config, networks, **given)
         steps = pipeline_settings(config, initial, runs)["default_steps"]
         return Sharpener(config, networks, sampling_steps=steps, **given)
-    computed = {"latents": latents.encode} | ({"photo_labels": photo_labels} if takes_map else {})
+    computed = {"latents": latents.encode} | ({"photo_labels": photo_labels} if wants_map else {})
     sets = sets.computed(config, computed, runs, on_gpu=device.type != "cpu")
     if config.cache_latents:
         digest = weights_digest(vae)

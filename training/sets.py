@@ -101,7 +101,9 @@ class Data:
             # activations stay in its caches (see compute_all).
             many = {"batch_size": 128, "threads": min(16, os.cpu_count() or 1)} if on_gpu else {}
             compute_all(self.dancers, files[name], network, **many)
-        train, _ = hold_out(ComputedVideos(self.dancers, files), config.holdout)
+        # A photo is warped in pixels.
+        pixels = config.first_latents == "warped_photo"
+        train, _ = hold_out(ComputedVideos(self.dancers, files, pixels=pixels), config.holdout)
         # Validation needs the pictures themselves, to compare results with.
         _, held_out = hold_out(ComputedVideos(self.dancers, files, pixels=True), config.holdout)
         return replace(

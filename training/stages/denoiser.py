@@ -41,10 +41,11 @@ from torch.utils.data import Dataset, default_collate
 from magicanimate.errors import InputError
 from magicanimate.models.appearance_encoder import with_photo_map
 from magicanimate.models.hybrid_attention import install_hybrid_attention, set_reference
+from magicanimate.photo_warp import PhotoWarp
 from training.attention_loss import attention_losses, point_losses, watch
 from training.config import SIGNALS, Stage, StageConfig
 from training.data.draws import Stream, generator
-from training.data.tensors import draw_labels, labels_of
+from training.data.tensors import draw_labels, labels_of, to_images
 from training.diffusion import (
     SAMPLING_STEPS,
     denoising_losses,
@@ -149,9 +150,7 @@ class Denoiser(nn.Module):
         # The unconditional case of classifier-free guidance is a sample without its reference.
         visible = [rng.random() >= config.drop_reference for rng in rngs]
         shared = [rng.random() < config.share_noise for rng in rngs]
-        noise = torch.stack(
-            [draw_noise(rng, tuple(clean.shape[1:]), share=s) for rng, s in zip(rngs, shared, strict=True)]
-        ).to(device)
+        noise = self.first_latents(batch, rngs, tuple(clean.shape[1:]), share=shared)
         if config.soften_control:
             control = {name: softened(maps, rngs) for name, maps in control.items()}
         encoder_input = self._encoder_input(batch)
@@ -209,6 +208,30 @@ class Denoiser(nn.Module):
         )
         return latents, sampling.timesteps[chosen].to(noise.device).expand(len(noise))
 
+    def first_latents(
+        self,
+        batch: Mapping[str, Any],
+        rngs: Sequence[np.random.Generator],
+        shape: tuple[int, ...],
+        *,
+        share: Sequence[bool],
+    ) -> torch.Tensor:
+        """What sampling begins with, ``B C F h w``: noise, or latents of the warped reference.
+
+        Args:
+            batch: as in `forward`.
+            rngs: of the noise, one for each sample.
+            shape: of a sample's latents, ``C F h w``.
+            share: for each sample whether its frames have the same noise.
+        """
+        if self.config.first_latents == "noise" or not self.has_reference:
+            noise = [draw_noise(rng, shape, share=s) for rng, s in zip(rngs, share, strict=True)]
+            return torch.stack(noise).to(self.text.device)
+        seen, poses = self._photo_labels(batch), self._labels(batch)[1]
+        clips = zip(batch["reference"], seen, poses, strict=True)
+        warped = torch.stack([_warped(*(part.cpu() for part in clip)) for clip in clips])
+        return self.latents.target({"target": warped})
+
     def _control(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The control images by name, float32 ``B F 3 H W`` in [0, 1]; labels are drawn as part maps."""
         control = dict(batch["control"])
@@ -223,10 +246,18 @@ class Denoiser(nn.Module):
         latents = self.latents.reference(batch)
         if not self.appearance_encoder.takes_photo_map:
             return latents
+        return with_photo_map(latents, self._photo_labels(batch))
+
+    def _labelled(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with all the part maps that are needed; those of this class come with the samples."""
+        return batch
+
+    def _photo_labels(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Part ids of the references, ``B H W`` of any size."""
         # What the segmenter sees in the reference, if it was
         # precomputed; else the exact map stands in for it.
         labels = batch.get("reference_photo_labels")
-        return with_photo_map(latents, self._labels(batch)[0] if labels is None else labels)
+        return self._labels(batch)[0] if labels is None else labels
 
     def _labels(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Part ids of the references, integers ``B H W``, and of the targets, ``B F H W``."""
@@ -310,11 +341,15 @@ class Denoiser(nn.Module):
         count = min(count, len(self.held_out))
         batch = default_collate([self.held_out[k] for k in range(count)])
         batch = {key: _moved(value, self.text.device) for key, value in batch.items()}
+        batch = self._labelled(batch)
         encoder_input, control = self._encoder_input(batch), self._control(batch)
+        # The same noise at every step of the training, so that sheets can be compared.
+        first = same_noise(self.latents.target(batch))
+        if self.config.first_latents != "noise":
+            first = self.first_latents(batch, (), tuple(first.shape[1:]), share=())
         latents = sample_latents(
             self.scheduler,
-            # The same noise at every step of the training, so that sheets can be compared.
-            same_noise(self.latents.target(batch)),
+            first,
             lambda noisy, t: self.predict(noisy, t, encoder_input, control),
             steps=self.sampling_steps,
         )
@@ -362,6 +397,13 @@ def choose_trained(denoiser: nn.Module, stage: Stage, *, everything: bool = Fals
         )
     for name, p in denoiser.named_parameters():
         p.requires_grad_(name.startswith(learning))
+
+
+def _warped(photo: torch.Tensor, labels: torch.Tensor, poses: torch.Tensor) -> torch.Tensor:
+    """A photo ``3 H W`` in [-1, 1] with its labels, moved into poses, ``F H W`` -> ``F 3 H W``."""
+    pixels = ((photo + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+    warp = PhotoWarp(pixels, labels.byte().numpy())
+    return to_images(np.stack([warp(pose) for pose in poses.byte().numpy()]))
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -28,7 +28,7 @@ from torch import nn
 from magicanimate.errors import InputError
 from training.config import StageConfig
 from training.data.draws import Stream, generator
-from training.diffusion import draw_noise, sample_latents, snr
+from training.diffusion import sample_latents, snr
 from training.stages.denoiser import Denoiser, choose_trained, softened
 from training.stages.sharpen import Sharpener
 
@@ -85,11 +85,13 @@ class Distiller(Sharpener):
 
     def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Losses ``B`` of a batch of `training.data.samples`, clips with their global ``index``."""
-        config, control = self.config, self._control(batch)
+        config, batch = self.config, self._labelled(batch)
+        control = self._control(batch)
         places = [self._place(index) for index in batch["index"].tolist()]
         rngs = [generator(Stream.NOISE, config.seed, *place) for place in places]
         shape = self._latents_shape(batch)
-        noise = [draw_noise(rng, shape, share=rng.random() < config.share_noise) for rng in rngs]
+        share = [rng.random() < config.share_noise for rng in rngs]
+        noise = self.first_latents(batch, rngs, shape, share=share)
         if config.soften_control:
             control = {name: softened(maps, rngs) for name, maps in control.items()}
         steps = self.student_schedule
@@ -100,7 +102,7 @@ class Distiller(Sharpener):
             # From its own latents, not from noised images: those are what it will meet when it samples.
             noisy = sample_latents(
                 self.scheduler,
-                torch.stack(noise).to(self.text.device),
+                noise,
                 lambda noisy, t: self.predict(noisy, t, encoder_input, control),
                 steps=self.sampling_steps,
                 taken=chosen,

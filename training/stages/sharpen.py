@@ -28,7 +28,7 @@ from magicanimate.models.autoencoder import decode_scaled, spatial_factor
 from training.config import StageConfig
 from training.data.computed import PhotoLabels
 from training.data.draws import Stream, generator
-from training.diffusion import draw_noise, sample_latents
+from training.diffusion import sample_latents
 from training.stages.denoiser import Denoiser, choose_trained, softened
 
 MARGIN = 1
@@ -92,7 +92,7 @@ class Sharpener(Denoiser):
 
     def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Losses ``B`` of a batch of `training.data.samples` with their global ``index``."""
-        control = self._control(batch)
+        batch, control = self._labelled(batch), self._control(batch)
         places = [self._place(index) for index in batch["index"].tolist()]
         # Compared by seeds, not by step, so that a resumed run samples again what it needs.
         if self._sampled is None or self._sampled[0] != places:
@@ -136,7 +136,7 @@ class Sharpener(Denoiser):
         """Sample latents ``B C F h w`` as the pipeline does, with one noise for all frames of a clip."""
         rngs = [generator(Stream.NOISE, self.config.seed, *place) for place in places]
         shape = self._latents_shape(batch)
-        noise = torch.stack([draw_noise(rng, shape, share=True) for rng in rngs]).to(self.text.device)
+        noise = self.first_latents(batch, rngs, shape, share=[True] * len(rngs))
         if self.config.soften_control:
             control = {name: softened(maps, rngs) for name, maps in control.items()}
         encoder_input = self._encoder_input(batch)
@@ -178,10 +178,10 @@ class Sharpener(Denoiser):
         )
         return made, truth, drawn
 
-    def _encoder_input(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        if self.photo_labels is not None:
-            batch = {**batch, "reference_photo_labels": self.photo_labels(batch["reference"])}
-        return super()._encoder_input(batch)
+    def _labelled(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.photo_labels is None:
+            return batch
+        return {**batch, "reference_photo_labels": self.photo_labels(batch["reference"])}
 
     def _adversarial_losses(
         self, made: torch.Tensor, truth: torch.Tensor, drawn: torch.Tensor

@@ -1,0 +1,236 @@
+"""A rough first guess of the frames: the photo, each segment of its body moved to where the pose has it.
+
+A small network that begins with noise has to draw every pixel of clothes and faces anew from the tokens that
+it attends to. Begun with the photo's own pixels, roughly in place, it only has to mend what is turned, bent,
+hidden or missing. That latents of a picture take the place of the noise is how one-step image translation
+begins: Parmar et al. 2024, "One-Step Image Translation with Text-to-Image Models". None of this is the
+paper's. A checkpoint has to be trained for it, as its ``first_latents`` say; the sampling loop does not know.
+
+Letters in shape comments: ``H W`` pixels, ``S`` segments and the background, which is number 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from magicanimate.palette import FLIP_PERMUTATION, MEETING_PARTS, nearest_labels
+
+if TYPE_CHECKING:
+    from magicanimate.pipeline import Frames
+
+# Parts that move as one: torso, hands, feet, thighs, shins, upper arms, forearms, head; front with back.
+_SEGMENTS: tuple[tuple[int, ...], ...] = (
+    *((1, 2), (3,), (4,), (5,), (6,), (7, 9), (8, 10), (11, 13), (12, 14)),
+    *((15, 17), (16, 18), (19, 21), (20, 22), (23, 24)),
+)
+_COUNT = len(_SEGMENTS) + 1
+_SEGMENT_OF = np.zeros(25, np.int64)
+for _number, _parts in enumerate(_SEGMENTS, 1):
+    _SEGMENT_OF[list(_parts)] = _number
+# The same segment on the other side of the body; torso and head are their own.
+_TWIN = np.array([0, *(_SEGMENT_OF[FLIP_PERMUTATION[parts[0]]] for parts in _SEGMENTS)])
+# Whether two segments meet at a joint. Thighs touch each other, but that is none.
+_JOINTS = np.zeros((_COUNT, _COUNT), bool)
+for _one, _other in (_SEGMENT_OF[list(pair)] for pair in MEETING_PARTS):
+    _JOINTS[_one, _other] = _JOINTS[_other, _one] = _one != _other and _TWIN[_one] != _other
+
+_FEWEST = 12  # pixels of a segment, or of where two meet, below which they say nothing
+_REACH = 0.012  # share of the longer side by which two segments may be apart and still meet
+_BAND = 0.02  # share of the longer side by which hair and clothes exceed the part map
+_STRETCH = 2.5  # a segment is not stretched by more than this beyond its change of scale
+
+
+@dataclass(frozen=True)
+class _Body:
+    """Where the segments of a part map are; points are (x, y) in pixels."""
+
+    segments: np.ndarray  # of each pixel, int64 ``H W``
+    count: np.ndarray  # pixels of each segment, ``S``
+    centre: np.ndarray  # ``S 2``
+    spread: np.ndarray  # covariance of its pixels, ``S 2 2``
+    joints: np.ndarray  # where two segments meet, ``S S 2``; NaN where they do not
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> _Body:
+        """The body in a part map, uint8 ``H W``."""
+        segments = _SEGMENT_OF[labels]
+        y, x = (axis.ravel().astype(float) for axis in np.indices(labels.shape))
+        count = _sums(segments, np.ones_like(x), _COUNT)
+        some = np.maximum(count, 1)
+        centre = np.stack([_sums(segments, axis, _COUNT) / some for axis in (x, y)], 1)
+        products = [_sums(segments, p, _COUNT) / some for p in (x * x, x * y, y * y)]
+        xx, xy, yy = (
+            p - centre[:, i] * centre[:, j]
+            for p, (i, j) in zip(products, ((0, 0), (0, 1), (1, 1)), strict=True)
+        )
+        # A pixel has a size, too; so that no segment is thinner than nothing.
+        spread = np.stack([xx + 0.5, xy, xy, yy + 0.5], 1).reshape(-1, 2, 2)
+        return cls(segments, count, centre, spread, _meetings(segments))
+
+
+def _sums(of: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """Sum of the values of each number in ``of``."""
+    return np.bincount(of.ravel(), values.ravel(), count)
+
+
+def _meetings(segments: np.ndarray) -> np.ndarray:
+    """Where two segments meet, ``S S 2``; NaN where they do not."""
+    total = np.zeros((_COUNT * _COUNT, 3))
+    reach = max(1, round(_REACH * max(segments.shape)))
+    for axis in (0, 1):
+        length = segments.shape[axis]
+        here = segments.take(range(length - reach), axis)
+        there = segments.take(range(reach, length), axis)
+        place = np.argwhere(_JOINTS[here, there])
+        code = here[tuple(place.T)] * _COUNT + there[tuple(place.T)]
+        middle = place[:, ::-1] + reach / 2 * np.eye(2)[1 - axis]
+        total += np.stack([np.bincount(code, w, _COUNT * _COUNT) for w in (*middle.T, np.ones(len(code)))], 1)
+    sums = total.reshape(_COUNT, _COUNT, 3)
+    sums = sums + sums.transpose(1, 0, 2)  # in whatever order they lie
+    return sums[..., :2] / np.where(sums[..., 2:] >= _FEWEST, sums[..., 2:], np.nan)
+
+
+class PhotoWarp:
+    """Moves the segments of one photo to the places of a pose.
+
+    Args:
+        photo: uint8 ``H W 3``.
+        labels: its part ids, uint8, of any size with the photo's shape; as a segmenter finds them.
+    """
+
+    def __init__(self, photo: np.ndarray, labels: np.ndarray):
+        import cv2
+
+        height, width = photo.shape[:2]
+        labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+        self._photo, self._body = photo, _Body.of(labels)
+        # What the people hide gets the colours around them; a margin goes with them, as hair and clothes do.
+        margin = 2 * round(_BAND * max(height, width)) + 1
+        people = (labels > 0).astype(np.uint8)
+        hidden = cv2.dilate(people, np.ones((margin, margin), np.uint8)) > 0
+        self._behind = filled_smoothly(photo.astype(np.float32), hidden).round().astype(np.uint8)
+        # The colour of what the photo does not show of anyone.
+        self._unseen = photo[labels > 0].mean(0).astype(np.uint8) if people.any() else None
+        self._nearest = {
+            s: _nearest_within(self._body.segments == s) for s in np.flatnonzero(self._seen(self._body)) if s
+        }
+
+    @staticmethod
+    def _seen(body: _Body) -> np.ndarray:
+        return body.count >= _FEWEST
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        """The photo's people in the pose of a part map, uint8 ``H W`` -> uint8 ``H W 3``."""
+        import cv2
+
+        pose, frame = _Body.of(labels), self._behind.copy()
+        for segment in np.flatnonzero(pose.count):
+            if segment == 0 or self._unseen is None:
+                continue
+            y, x = np.nonzero(pose.segments == segment)
+            source = next((s for s in (segment, _TWIN[segment]) if s in self._nearest), None)
+            if source is None:
+                frame[y, x] = self._unseen
+                continue
+            turn, shift = self._affine(pose, segment, source)
+            place = np.stack([x, y], 1) @ turn.T + shift
+            # Places outside of the segment take its nearest pixel, so that no background comes along.
+            at = place.round().astype(int).clip(0, [labels.shape[1] - 1, labels.shape[0] - 1])
+            inside = self._body.segments[at[:, 1], at[:, 0]] == source
+            place = np.where(inside[:, None], place, self._nearest[source][at[:, 1], at[:, 0]])
+            columns, rows = place.astype(np.float32).T[:, None]
+            frame[y, x] = cv2.remap(
+                self._photo, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )[0]
+        return frame
+
+    def _affine(self, pose: _Body, segment: Any, source: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Matrix ``2 2`` and shift ``2`` from a segment of the pose to its source in the photo.
+
+        The joints that both have say how it is turned, and the spread of its pixels how it is stretched: the
+        symmetric map that takes one normal distribution to the other is the optimal transport between them.
+        """
+        photo = self._body
+        arms = pose.joints[segment] - pose.centre[segment]
+        partners = np.arange(_COUNT) if source == segment else _TWIN
+        source_arms = photo.joints[source][partners] - photo.centre[source]
+        both = np.isfinite(arms[:, 0]) & np.isfinite(source_arms[:, 0])
+        one, other = (v[both] @ [1, 1j] for v in (arms, source_arms))
+        angle = np.angle(np.vdot(one, other)) if both.any() else 0.0
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.array([[cos, -sin], [sin, cos]])
+        turned = _root(turn @ pose.spread[segment] @ turn.T)
+        inverse = np.linalg.inv(turned)
+        stretch = inverse @ _root(turned @ photo.spread[source] @ turned) @ inverse
+        values, vectors = np.linalg.eigh(stretch)
+        scale = np.sqrt(values.prod())
+        matrix = vectors * values.clip(scale / _STRETCH, scale * _STRETCH) @ vectors.T @ turn
+        return matrix, photo.centre[source] - matrix @ pose.centre[segment]
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """Square root of a symmetric positive matrix, ``2 2``."""
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * np.sqrt(values.clip(1e-6)) @ vectors.T
+
+
+def _nearest_within(mask: np.ndarray) -> np.ndarray:
+    """The place (x, y) of each pixel's nearest pixel in a mask, bool ``H W`` -> float32 ``H W 2``."""
+    import cv2
+
+    # Not the outermost ones, which are half of what is behind.
+    core = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
+    core = core if core.any() else mask.astype(np.uint8)
+    _, cells = cv2.distanceTransformWithLabels(1 - core, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    y, x = np.nonzero(core)
+    places = np.zeros((cells.max() + 1, 2), np.float32)
+    places[cells[y, x]] = np.stack([x, y], 1)
+    return places[cells]
+
+
+def filled_smoothly(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """A picture, float32 ``H W 3``, whose ``hidden`` pixels, bool ``H W``, have the colours around them.
+
+    The farther they are from what is known, the more of it is averaged. Inpainting would prolong every edge
+    that ends at a person into a stripe as long as the person is wide.
+
+    Source: the pyramid of Gortler et al. 1996, "The Lumigraph", section 3.4.2 (pull-push).
+    """
+    return _pulled_and_pushed(picture, (~hidden).astype(np.float32))
+
+
+def _pulled_and_pushed(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """A picture ``H W 3`` filled where it is not ``known``, ``H W`` from 0 to 1, from its own halves."""
+    import cv2
+
+    height, width = known.shape
+    if min(height, width) < 2:
+        return np.broadcast_to(
+            (picture * known[..., None]).sum((0, 1)) / max(known.sum(), 1e-6), picture.shape
+        )
+    seen = cv2.pyrDown(known)
+    half = cv2.pyrDown(picture * known[..., None]) / np.maximum(seen, 1e-6)[..., None]
+    # A pixel of the half is trusted when a quarter of it is known.
+    coarse = _pulled_and_pushed(half, (4 * seen).clip(0, 1))
+    return known[..., None] * picture + (1 - known[..., None]) * cv2.pyrUp(coarse, dstsize=(width, height))
+
+
+class WarpedPhoto:
+    """The warped photo for each frame of a clip, uint8 ``H W 3``, made on access.
+
+    Args:
+        photo, labels: as in `PhotoWarp`.
+        control: DensePose frames of the photo's size.
+    """
+
+    def __init__(self, photo: np.ndarray, labels: np.ndarray, control: Frames):
+        self._warp, self._control = PhotoWarp(photo, labels), control
+
+    def __len__(self) -> int:
+        return len(self._control)
+
+    def __getitem__(self, number: Any) -> np.ndarray:
+        return self._warp(nearest_labels(self._control[number])[0])

@@ -1,0 +1,126 @@
+"""The photo, its body segments moved into a pose: what some checkpoints begin with instead of noise."""
+
+from __future__ import annotations
+
+from math import cos, radians, sin
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from magicanimate.palette import FLIP_PERMUTATION, PALETTE
+from magicanimate.photo_warp import PhotoWarp, WarpedPhoto, filled_smoothly
+from magicanimate.pipeline import MagicAnimatePipeline
+from tests.dancer_files import control_frames
+
+TORSO, UPPER_ARM, FOREARM, SIZE = 2, 16, 20, 128
+
+
+def body(*, shoulder: float, elbow: float = 0.0, moved: int = 0) -> np.ndarray:
+    """Labels of a torso and one arm; angles in degrees from hanging down."""
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    cv2.rectangle(labels, (50 + moved, 30), (80 + moved, 90), TORSO, -1)
+    place, angle = np.array([50 + moved, 36]), 0.0
+    for part, turn in ((UPPER_ARM, shoulder), (FOREARM, elbow)):
+        angle += turn
+        end = place + 24 * np.array([-sin(radians(angle)), cos(radians(angle))])
+        along, across = end - place, 5 * np.array([cos(radians(angle)), sin(radians(angle))])
+        corners = np.stack([place - across, place + across, place + across + along, place - across + along])
+        cv2.fillConvexPoly(labels, corners.round().astype(np.int32), part)
+        place = end
+    return labels
+
+
+def painted(labels: np.ndarray) -> np.ndarray:
+    """A photo of a body: red torso, an arm that goes from green to blue, on grey."""
+    photo = np.full((*labels.shape, 3), 128, np.uint8)
+    for part, colour in ((TORSO, (200, 40, 40)), (UPPER_ARM, (40, 200, 40)), (FOREARM, (40, 40, 200))):
+        photo[labels == part] = colour
+    return photo
+
+
+def test_in_its_own_pose_the_photo_stays_as_it_is():
+    labels = body(shoulder=30)
+    photo = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    photo = cv2.GaussianBlur(photo, (0, 0), 2)
+    assert np.abs(PhotoWarp(photo, labels)(labels).astype(int) - photo)[labels > 0].mean() < 2
+
+
+@pytest.mark.parametrize("shoulder", [0, 60, 120])
+def test_limbs_take_their_colours_along(shoulder):
+    before, after = body(shoulder=15), body(shoulder=shoulder, elbow=30, moved=8)
+    moved = PhotoWarp(painted(before), before)(after).astype(int)
+    assert np.abs(moved - painted(after))[after > 0].mean() < 4
+    assert np.abs(moved[after == 0] - 128).mean() < 2, "what the arm hid is as grey as what is around it"
+
+
+def test_a_turned_segment_keeps_its_ends_apart():
+    before, after = body(shoulder=0), body(shoulder=170)
+    photo = painted(before)
+    upper = np.argwhere(before == UPPER_ARM)
+    near = upper[upper[:, 0] < np.median(upper[:, 0])]  # at the shoulder
+    photo[tuple(near.T)] = (250, 250, 0)
+    moved = PhotoWarp(photo, before)(after)
+    y, x = np.nonzero(after == UPPER_ARM)
+    yellow = moved[y, x, 0] > 150
+    assert y[yellow].mean() > y[~yellow].mean() + 8, "the arm points up, so its shoulder's end is below"
+
+
+def test_what_the_photo_does_not_show_comes_from_the_other_side_of_the_body():
+    before = body(shoulder=40)
+    photo = painted(before)
+    other = FLIP_PERMUTATION[before[:, ::-1]]
+    moved = PhotoWarp(photo, before)(other).astype(int)
+    assert np.abs(moved - photo[:, ::-1])[other > 0].mean() < 4
+
+
+def test_a_photo_without_people_stays_as_it_is():
+    photo = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    assert np.array_equal(PhotoWarp(photo, np.zeros((SIZE, SIZE), np.uint8))(body(shoulder=10)), photo)
+
+
+def test_labels_may_be_smaller_than_the_photo():
+    labels = body(shoulder=30)
+    photo = painted(labels)
+    small = PhotoWarp(photo, labels[1::2, 1::2])(labels).astype(int)
+    assert np.abs(small - photo)[labels > 0].mean() < 6
+
+
+@pytest.mark.parametrize("shape", [(40, 56), (33, 17), (1, 9)])
+def test_filling_keeps_what_is_known_and_takes_the_rest_from_around(shape):
+    picture = np.full((*shape, 3), 90, np.float32)
+    hidden = np.zeros(shape, bool)
+    hidden[shape[0] // 4 : shape[0] // 2 + 1, shape[1] // 4 : shape[1] // 2] = True
+    picture[hidden] = 255
+    assert np.allclose(filled_smoothly(picture, hidden), 90, atol=1e-3)
+    assert np.isfinite(filled_smoothly(picture, np.ones(shape, bool))).all()
+
+
+@pytest.fixture(scope="module")
+def warping(tiny_model) -> MagicAnimatePipeline:
+    pipe = MagicAnimatePipeline.from_pretrained(tiny_model, first_latents="warped_photo")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_checkpoint_can_begin_with_the_warped_photo(warping, tiny_model, tmp_path):
+    plain = MagicAnimatePipeline.from_pretrained(tiny_model)
+    plain.set_progress_bar_config(disable=True)
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    control = control_frames(3, 32)
+    labels = np.full((32, 32), TORSO, np.uint8)
+    given = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"}
+    made = warping(photo, control, photo_labels=labels, **given).latents
+    warped = WarpedPhoto(photo, labels, control)
+    first = torch.cat([plain.encode_image(warped[i]) for i in range(3)]).transpose(0, 1)[None]
+    assert torch.allclose(made, plain(photo, control, latents=first, **given).latents, atol=1e-4)
+    assert not torch.allclose(made, plain(photo, control, **given).latents, atol=1e-2)
+    warping.save_pretrained(tmp_path / "saved")
+    assert MagicAnimatePipeline.from_pretrained(tmp_path / "saved").config.first_latents == "warped_photo"
+
+
+def test_frames_of_part_maps_are_warped_as_their_labels(warping):
+    labels = body(shoulder=15)
+    photo, pose = painted(labels), body(shoulder=70)
+    assert np.array_equal(WarpedPhoto(photo, labels, PALETTE[pose][None])[0], PhotoWarp(photo, labels)(pose))
