@@ -11,6 +11,7 @@ Letters in shape comments: ``H W`` pixels, ``S`` segments and the background, wh
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ for _one, _other in (_SEGMENT_OF[list(pair)] for pair in MEETING_PARTS):
 _FEWEST = 12  # pixels of a segment, or of where two meet, below which they say nothing
 _REACH = 0.012  # share of the longer side by which two segments may be apart and still meet
 _BAND = 0.02  # share of the longer side by which hair and clothes exceed the part map
+_FAR_LOOK = 4.0  # sigma of the blur in which frames are compared, pixels of a frame of 256
+_ALIKE = 40.0  # RGB distance up to which two blurred pixels look alike
 _STRETCH = 2.5  # a segment is not stretched by more than this beyond its change of scale
 
 
@@ -47,6 +50,7 @@ _STRETCH = 2.5  # a segment is not stretched by more than this beyond its change
 class _Body:
     """Where the segments of a part map are; points are (x, y) in pixels."""
 
+    labels: np.ndarray  # uint8 ``H W``
     segments: np.ndarray  # of each pixel, int64 ``H W``
     count: np.ndarray  # pixels of each segment, ``S``
     centre: np.ndarray  # ``S 2``
@@ -68,7 +72,7 @@ class _Body:
         )
         # A pixel has a size, too; so that no segment is thinner than nothing.
         spread = np.stack([xx + 0.5, xy, xy, yy + 0.5], 1).reshape(-1, 2, 2)
-        return cls(segments, count, centre, spread, _meetings(segments))
+        return cls(labels, segments, count, centre, spread, _meetings(segments))
 
 
 def _sums(of: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
@@ -93,6 +97,14 @@ def _meetings(segments: np.ndarray) -> np.ndarray:
     return sums[..., :2] / np.where(sums[..., 2:] >= _FEWEST, sums[..., 2:], np.nan)
 
 
+@dataclass(frozen=True)
+class Warped:
+    """A photo in another pose."""
+
+    frame: np.ndarray  # uint8 ``H W 3``
+    trust: np.ndarray  # whether the photo shows the very part that the pose has there, bool ``H W``
+
+
 class PhotoWarp:
     """Moves the segments of one photo to the places of a pose.
 
@@ -114,41 +126,54 @@ class PhotoWarp:
         self._behind = filled_smoothly(photo.astype(np.float32), hidden).round().astype(np.uint8)
         # The colour of what the photo does not show of anyone.
         self._unseen = photo[labels > 0].mean(0).astype(np.uint8) if people.any() else None
-        self._nearest = {
-            s: _nearest_within(self._body.segments == s) for s in np.flatnonzero(self._seen(self._body)) if s
-        }
+        seen = np.flatnonzero(self._body.count >= _FEWEST)
+        self._nearest = {s: _nearest_within(self._body.segments == s) for s in seen if s}
 
-    @staticmethod
-    def _seen(body: _Body) -> np.ndarray:
-        return body.count >= _FEWEST
-
-    def __call__(self, labels: np.ndarray) -> np.ndarray:
-        """The photo's people in the pose of a part map, uint8 ``H W`` -> uint8 ``H W 3``."""
+    def __call__(self, labels: np.ndarray) -> Warped:
+        """The photo's people in the pose of a part map, uint8 ``H W``."""
         import cv2
 
-        pose, frame = _Body.of(labels), self._behind.copy()
-        for segment in np.flatnonzero(pose.count):
-            if segment == 0 or self._unseen is None:
-                continue
-            y, x = np.nonzero(pose.segments == segment)
-            source = next((s for s in (segment, _TWIN[segment]) if s in self._nearest), None)
-            if source is None:
-                frame[y, x] = self._unseen
-                continue
-            turn, shift = self._affine(pose, segment, source)
-            place = np.stack([x, y], 1) @ turn.T + shift
-            # Places outside of the segment take its nearest pixel, so that no background comes along.
-            at = place.round().astype(int).clip(0, [labels.shape[1] - 1, labels.shape[0] - 1])
-            inside = self._body.segments[at[:, 1], at[:, 0]] == source
-            place = np.where(inside[:, None], place, self._nearest[source][at[:, 1], at[:, 0]])
-            columns, rows = place.astype(np.float32).T[:, None]
-            frame[y, x] = cv2.remap(
-                self._photo, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-            )[0]
-        return frame
+        pose, photo, frame = _Body.of(labels), self._body, self._behind.copy()
+        sources, matrices = self._moves(pose)
+        trust = np.zeros(frame.shape[:2], bool)
+        y, x = np.nonzero(pose.segments)
+        segment = pose.segments[y, x]
+        source = sources[segment]
+        if self._unseen is not None:
+            frame[y[source == 0], x[source == 0]] = self._unseen
+        y, x, segment, source = (each[source > 0] for each in (y, x, segment, source))
+        place = np.stack([x, y], 1) - pose.centre[segment]
+        place = np.einsum("nij,nj->ni", matrices[segment], place) + photo.centre[source]
+        # Places outside of the segment take its nearest pixel, so that no background comes along.
+        limit = np.array([frame.shape[1], frame.shape[0]]) - 1
+        column, row = place.round().astype(int).clip(0, limit).T
+        lost = photo.segments[row, column] != source
+        for each in np.unique(source[lost]):
+            those = lost & (source == each)
+            place[those] = self._nearest[each][row[those], column[those]]
+        column, row = place.round().astype(int).clip(0, limit).T
+        wanted = np.where(source == segment, labels[y, x], FLIP_PERMUTATION[labels[y, x]])
+        trust[y, x] = photo.labels[row, column] == wanted
+        places = np.zeros((2, *trust.shape), np.float32)
+        places[:, y, x] = place.T
+        drawn = cv2.remap(
+            self._photo, places[0], places[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        frame[y, x] = drawn[y, x]
+        return Warped(frame, trust)
 
-    def _affine(self, pose: _Body, segment: Any, source: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Matrix ``2 2`` and shift ``2`` from a segment of the pose to its source in the photo.
+    def _moves(self, pose: _Body) -> tuple[np.ndarray, np.ndarray]:
+        """Of each segment of a pose its source in the photo, 0 for none, ``S``, and its matrix, ``S 2 2``."""
+        sources, matrices = np.zeros(_COUNT, np.int64), np.zeros((_COUNT, 2, 2))
+        for segment in range(1, _COUNT):
+            found = [s for s in (segment, _TWIN[segment]) if s in self._nearest]
+            if pose.count[segment] and found:
+                sources[segment] = found[0]
+                matrices[segment] = self._matrix(pose, segment, found[0])
+        return sources, matrices
+
+    def _matrix(self, pose: _Body, segment: Any, source: Any) -> np.ndarray:
+        """How a segment of the pose is to be turned and stretched to lie on its source in the photo, ``2 2``.
 
         The joints that both have say how it is turned, and the spread of its pixels how it is stretched: the
         symmetric map that takes one normal distribution to the other is the optimal transport between them.
@@ -167,8 +192,7 @@ class PhotoWarp:
         stretch = inverse @ _root(turned @ photo.spread[source] @ turned) @ inverse
         values, vectors = np.linalg.eigh(stretch)
         scale = np.sqrt(values.prod())
-        matrix = vectors * values.clip(scale / _STRETCH, scale * _STRETCH) @ vectors.T @ turn
-        return matrix, photo.centre[source] - matrix @ pose.centre[segment]
+        return vectors * values.clip(scale / _STRETCH, scale * _STRETCH) @ vectors.T @ turn
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:
@@ -233,4 +257,29 @@ class WarpedPhoto:
         return len(self._control)
 
     def __getitem__(self, number: Any) -> np.ndarray:
+        return self.warped(number).frame
+
+    def warped(self, number: int) -> Warped:
+        """A frame, and where it can be trusted."""
         return self._warp(nearest_labels(self._control[number])[0])
+
+
+def with_photo_detail(frames: Iterable[np.ndarray], warped: WarpedPhoto) -> Generator[np.ndarray]:
+    """Yield generated frames, uint8 ``H W 3``, with the photo's own pixels where both agree.
+
+    The networks say what is where, but blur it; the warped photo is sharp, but wrong where the body has
+    turned. Where the two look alike from a little farther away, the photo's pixels are taken, and elsewhere
+    only their finest detail; nothing of parts that the photo does not show from this side.
+    """
+    import cv2
+
+    for number, frame in enumerate(frames):
+        made, photo = frame.astype(np.float32), warped.warped(number)
+        moved = photo.frame.astype(np.float32)
+        sigma = _FAR_LOOK * max(frame.shape) / 256
+        smooth = [cv2.GaussianBlur(each, (0, 0), sigma) for each in (made, moved)]
+        apart = np.square(smooth[0] - smooth[1]).sum(-1) / _ALIKE**2
+        trust = cv2.GaussianBlur(photo.trust.astype(np.float32), (0, 0), sigma / 3)[..., None]
+        alike = np.exp(-apart)[..., None]
+        detail = alike * (moved - made) + (1 - alike) * (moved - smooth[1])
+        yield (made + trust * detail).clip(0, 255).round().astype(np.uint8)

@@ -36,7 +36,7 @@ from magicanimate.models.autoencoder import Autoencoder, decode_scaled, encode_s
 from magicanimate.models.hybrid_attention import hybrid_attention
 from magicanimate.models.prompt import EmptyPrompt
 from magicanimate.models.unet import VideoUNet
-from magicanimate.photo_warp import WarpedPhoto
+from magicanimate.photo_warp import WarpedPhoto, with_photo_detail
 from magicanimate.sampling import Networks, denoise, paper_networks
 from magicanimate.windows import WindowPlan
 
@@ -84,6 +84,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         photo_map: whether the appearance encoder takes the photo's part map beside its latents.
         first_latents: what sampling begins with, as the checkpoint was trained: "noise", or the latents of
             the "warped_photo", see `magicanimate.photo_warp`.
+        photo_detail: whether such a checkpoint's frames get the photo's own pixels where both agree.
         fusion: the blocks that read the reference, as the checkpoint was trained.
         driving: the control signals it was trained with; inferred from the ControlNets when ``None``.
 
@@ -114,6 +115,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         noise_period: int = NOISE_PERIOD,
         photo_map: bool = False,
         first_latents: str = "noise",
+        photo_detail: bool = True,
         fusion: str = "midup",  # diffusers compares values with annotations, and knows no Literal
         driving: str | None = None,
     ) -> None:
@@ -147,6 +149,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
             noise_period=noise_period,
             photo_map=photo_map,
             first_latents=first_latents,
+            photo_detail=photo_detail,
             fusion=fusion,
             driving=driving,
         )
@@ -246,9 +249,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         # Encode the text, the photo and, for SDEdit, the video to begin with. With a guidance scale of 1 the
         # unconditional branch would cancel out, so it is not computed.
         text = self.encode_text(prompt, negative_prompt, guided=guidance > 1)
-        warps = self.config.first_latents == "warped_photo" and video is None and latents is None
+        warps = self.config.first_latents == "warped_photo"
         if photo_labels is None and (warps or self.config.photo_map):
             photo_labels = self._seen_labels(image)
+        warped = WarpedPhoto(image, photo_labels, control) if warps and photo_labels is not None else None
         # Absent helpers are replaced by ones that do nothing, which saves a case at each use.
         fallback, group = fallback or OutOfMemoryFallback(), group or ProcessGroup()
 
@@ -258,6 +262,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
 
         reference = fallback.run(encode)
         clean = None if video is None else self.encode_video(video, fallback, group, should_stop)
+
+        def detailed(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+            if warped is None or not self.config.photo_detail:
+                return frames
+            return with_photo_detail(frames, warped)
+
         # Checked here, where the cause is still known; later everything would be NaN.
         self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
 
@@ -265,9 +275,10 @@ class MagicAnimatePipeline(DiffusionPipeline):
         timesteps = self.get_timesteps(steps, strength)
         # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
-        if warps and photo_labels is not None:
-            warped = WarpedPhoto(image, photo_labels, control)
-            latents = self.encode_video(warped, fallback, group, should_stop)
+        if warped is not None and latents is None:
+            # A given video is nearer to the result than the photo, and takes its place.
+            latents = self.encode_video(warped, fallback, group, should_stop) if clean is None else clean
+            clean = None
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
         if clean is not None:
             # Schedulers disagree on the scale of their first latents; `add_noise` wants plain noise.
@@ -352,7 +363,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 )
                 # Started, since a generator that never ran would not close its stack when it is dropped.
                 next(frames)
-                return MagicAnimateOutput(frames, None)
+                return MagicAnimateOutput(detailed(frames), None)
             for i, (latents, expected) in enumerate(denoise(*inputs, **options, attempt=retried)):
                 progress.end_step()
                 after = f"the latents after step {i + 1} of {len(timesteps)}"
@@ -364,7 +375,7 @@ class MagicAnimatePipeline(DiffusionPipeline):
         fallback.leave_group()
         if output_type == "latent":
             return MagicAnimateOutput(frames=None, latents=latents)
-        frames = self.decode(latents, fallback=fallback, should_stop=should_stop)
+        frames = detailed(self.decode(latents, fallback=fallback, should_stop=should_stop))
         return MagicAnimateOutput(np.stack(list(frames)) if output_type == "np" else frames, latents)
 
     @torch.inference_mode()

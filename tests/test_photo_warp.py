@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from magicanimate.palette import FLIP_PERMUTATION, PALETTE
-from magicanimate.photo_warp import PhotoWarp, WarpedPhoto, filled_smoothly
+from magicanimate.photo_warp import PhotoWarp, WarpedPhoto, filled_smoothly, with_photo_detail
 from magicanimate.pipeline import MagicAnimatePipeline
 from tests.dancer_files import control_frames
 
@@ -44,13 +44,13 @@ def test_in_its_own_pose_the_photo_stays_as_it_is():
     labels = body(shoulder=30)
     photo = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     photo = cv2.GaussianBlur(photo, (0, 0), 2)
-    assert np.abs(PhotoWarp(photo, labels)(labels).astype(int) - photo)[labels > 0].mean() < 2
+    assert np.abs(PhotoWarp(photo, labels)(labels).frame.astype(int) - photo)[labels > 0].mean() < 2
 
 
 @pytest.mark.parametrize("shoulder", [0, 60, 120])
 def test_limbs_take_their_colours_along(shoulder):
     before, after = body(shoulder=15), body(shoulder=shoulder, elbow=30, moved=8)
-    moved = PhotoWarp(painted(before), before)(after).astype(int)
+    moved = PhotoWarp(painted(before), before)(after).frame.astype(int)
     assert np.abs(moved - painted(after))[after > 0].mean() < 4
     assert np.abs(moved[after == 0] - 128).mean() < 2, "what the arm hid is as grey as what is around it"
 
@@ -61,7 +61,7 @@ def test_a_turned_segment_keeps_its_ends_apart():
     upper = np.argwhere(before == UPPER_ARM)
     near = upper[upper[:, 0] < np.median(upper[:, 0])]  # at the shoulder
     photo[tuple(near.T)] = (250, 250, 0)
-    moved = PhotoWarp(photo, before)(after)
+    moved = PhotoWarp(photo, before)(after).frame
     y, x = np.nonzero(after == UPPER_ARM)
     yellow = moved[y, x, 0] > 150
     assert y[yellow].mean() > y[~yellow].mean() + 8, "the arm points up, so its shoulder's end is below"
@@ -71,19 +71,19 @@ def test_what_the_photo_does_not_show_comes_from_the_other_side_of_the_body():
     before = body(shoulder=40)
     photo = painted(before)
     other = FLIP_PERMUTATION[before[:, ::-1]]
-    moved = PhotoWarp(photo, before)(other).astype(int)
+    moved = PhotoWarp(photo, before)(other).frame.astype(int)
     assert np.abs(moved - photo[:, ::-1])[other > 0].mean() < 4
 
 
 def test_a_photo_without_people_stays_as_it_is():
     photo = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    assert np.array_equal(PhotoWarp(photo, np.zeros((SIZE, SIZE), np.uint8))(body(shoulder=10)), photo)
+    assert np.array_equal(PhotoWarp(photo, np.zeros((SIZE, SIZE), np.uint8))(body(shoulder=10)).frame, photo)
 
 
 def test_labels_may_be_smaller_than_the_photo():
     labels = body(shoulder=30)
     photo = painted(labels)
-    small = PhotoWarp(photo, labels[1::2, 1::2])(labels).astype(int)
+    small = PhotoWarp(photo, labels[1::2, 1::2])(labels).frame.astype(int)
     assert np.abs(small - photo)[labels > 0].mean() < 6
 
 
@@ -95,6 +95,30 @@ def test_filling_keeps_what_is_known_and_takes_the_rest_from_around(shape):
     picture[hidden] = 255
     assert np.allclose(filled_smoothly(picture, hidden), 90, atol=1e-3)
     assert np.isfinite(filled_smoothly(picture, np.ones(shape, bool))).all()
+
+
+def test_only_the_very_part_is_trusted():
+    before = body(shoulder=30)
+    back = np.where(before == TORSO, 1, before).astype(np.uint8)
+    trust = PhotoWarp(painted(before), before)(back).trust
+    assert trust[before == UPPER_ARM].mean() > 0.9 and not trust[before == TORSO].any()
+    assert not trust[before == 0].any(), "there is no part of the photo's people"
+
+
+def test_frames_get_the_photos_detail_where_both_agree():
+    labels = body(shoulder=30)
+    fine = np.random.default_rng(0).integers(-30, 30, (SIZE, SIZE, 1))
+    photo = (painted(labels) + np.where(labels[..., None] > 0, fine, 0)).clip(0, 255).astype(np.uint8)
+    blurred = cv2.GaussianBlur(photo, (0, 0), 4)
+    blurred[70:] = (0, 0, 255)  # the networks have quite another colour there
+    (frame,) = with_photo_detail([blurred], WarpedPhoto(photo, labels, PALETTE[labels][None]))
+    alike, other = (slice(35, 58), slice(52, 78)), (slice(78, 88), slice(52, 78))
+    error, before = (np.abs(each.astype(int) - photo)[alike].mean() for each in (frame, blurred))
+    assert error < before / 3
+    assert frame[other][..., 2].mean() > 180 > 90 > frame[other][..., 0].mean(), (
+        "what the networks say counts"
+    )
+    assert np.array_equal(frame[:20], blurred[:20]), "nobody is there"
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +140,12 @@ def test_a_checkpoint_can_begin_with_the_warped_photo(warping, tiny_model, tmp_p
     first = torch.cat([plain.encode_image(warped[i]) for i in range(3)]).transpose(0, 1)[None]
     assert torch.allclose(made, plain(photo, control, latents=first, **given).latents, atol=1e-4)
     assert not torch.allclose(made, plain(photo, control, **given).latents, atol=1e-2)
+    assert torch.equal(made, warping(photo, control, photo_labels=labels, seed=7, **given).latents)
+    videos = [np.stack([other] * 3) for other in (photo, photo[::-1])]
+    begun = [
+        warping(photo, control, video=v, strength=0.5, seed=3, **given).latents for v in (*videos, videos[0])
+    ]
+    assert torch.equal(begun[0], begun[2]) and not torch.allclose(begun[0], begun[1], atol=1e-2)
     warping.save_pretrained(tmp_path / "saved")
     assert MagicAnimatePipeline.from_pretrained(tmp_path / "saved").config.first_latents == "warped_photo"
 
@@ -123,4 +153,6 @@ def test_a_checkpoint_can_begin_with_the_warped_photo(warping, tiny_model, tmp_p
 def test_frames_of_part_maps_are_warped_as_their_labels(warping):
     labels = body(shoulder=15)
     photo, pose = painted(labels), body(shoulder=70)
-    assert np.array_equal(WarpedPhoto(photo, labels, PALETTE[pose][None])[0], PhotoWarp(photo, labels)(pose))
+    assert np.array_equal(
+        WarpedPhoto(photo, labels, PALETTE[pose][None])[0], PhotoWarp(photo, labels)(pose).frame
+    )

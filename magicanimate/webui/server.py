@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from magicanimate.webui.scratch import FOLDER_VARIABLE, Scratch
 
 if TYPE_CHECKING:
     import gradio as gr
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from magicanimate.webui.page import Page
     from magicanimate.webui.security import Access
@@ -241,6 +242,29 @@ def has_desktop(environment: Mapping[str, str], platform: str, terminal: bool) -
     return any(environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
+class AllStyles:
+    """ASGI middleware: serves all of Gradio's style sheets as one file, compressed.
+
+    Args:
+        app: Gradio's.
+        name: of the file, beside the others, so that addresses in them stay right.
+        sheets: the style sheets.
+    """
+
+    def __init__(self, app: ASGIApp, *, name: str, sheets: Sequence[Path]):
+        from starlette.middleware.gzip import GZipMiddleware
+        from starlette.responses import Response
+
+        styles = b"\n".join(sheet.read_bytes() for sheet in sheets)
+        headers = {"Cache-Control": "public, max-age=3600"}  # the name stays when Gradio changes
+        self.app, self.path = app, f"/assets/{name}"
+        self._styles = GZipMiddleware(Response(styles, media_type="text/css", headers=headers))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = scope["type"] == "http" and scope["path"] == self.path
+        await (self._styles if wanted else self.app)(scope, receive, send)
+
+
 def launch(
     page: Page,
     args: argparse.Namespace,
@@ -254,11 +278,12 @@ def launch(
     from starlette.middleware import Middleware
 
     from magicanimate.webui import views
-    from magicanimate.webui.gallery.result_panel import head
+    from magicanimate.webui.gallery.result_panel import ALL_STYLES, head, style_sheets
     from magicanimate.webui.page import theme
     from magicanimate.webui.security import Guard, Login
 
     guard = Middleware(Guard, access=access, scratch=scratch, open_folders=open_folders)
+    styles = Middleware(AllStyles, name=ALL_STYLES, sheets=style_sheets())
     page.blocks.launch(
         server_name=args.host,
         server_port=free_port(args.host, args.port),
@@ -273,7 +298,7 @@ def launch(
         allowed_paths=[str(page.service.output), str(EXAMPLES)],
         blocked_paths=[str(page.service.queue.folder)],
         max_file_size=MediaLimits().max_file_bytes,
-        app_kwargs={"middleware": [guard]},
+        app_kwargs={"middleware": [guard, styles]},
         enable_monitoring=False,
         footer_links=[],
         run_history=False,

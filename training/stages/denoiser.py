@@ -403,7 +403,7 @@ def _warped(photo: torch.Tensor, labels: torch.Tensor, poses: torch.Tensor) -> t
     """A photo ``3 H W`` in [-1, 1] with its labels, moved into poses, ``F H W`` -> ``F 3 H W``."""
     pixels = ((photo + 1) * 127.5).round().byte().movedim(0, -1).numpy()
     warp = PhotoWarp(pixels, labels.byte().numpy())
-    return to_images(np.stack([warp(pose) for pose in poses.byte().numpy()]))
+    return to_images(np.stack([warp(pose).frame for pose in poses.byte().numpy()]))
 
 
 def _moved(value: Any, device: torch.device) -> Any:

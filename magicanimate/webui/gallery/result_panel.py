@@ -55,6 +55,19 @@ _TEXTS = (
 """What the player and ``keys.js`` say."""
 
 
+ALL_STYLES = "all_styles.css"
+"""Beside Gradio's own style sheets, for a browser: all of them in one file, see ``head.js``."""
+
+
+def style_sheets() -> list[Path]:
+    """Gradio's style sheets but that of its first page, of which it fetches some forty, one by one."""
+    import gradio
+
+    frontend = Path(gradio.__file__).parent / "templates" / "frontend"
+    first = (frontend / "index.html").read_text(encoding="utf-8")
+    return [sheet for sheet in sorted(frontend.glob("assets/*.css")) if sheet.name not in first]
+
+
 def head(language: str) -> str:
     """What the page's head needs: the player, the page's language, and what Gradio must not fetch."""
     script, style, first = (
@@ -63,6 +76,7 @@ def head(language: str) -> str:
     said = json.dumps({text: tr(text) for text in _TEXTS})
     given = f"globalThis.maPlayerStyle = {json.dumps(style)}; globalThis.maTexts = {said};"
     given += f" globalThis.maLanguage = {language!r};"
+    given += f" globalThis.maStyleSheets = {json.dumps([sheet.name for sheet in style_sheets()])};"
     return f"<script>{given}\n{first}\n{script}</script>"
 
 

@@ -9,6 +9,16 @@ globalThis.fetch = (resource, ...options) =>
     ? new Promise(() => {})
     : fetchAnything(resource, ...options);
 
+// Gradio fetches the styles of each kind of widget by themselves, unless there is a link to them. Here all come in
+// one file, and the links are there but disabled, so that nothing is fetched for them.
+for (const name of ["all_styles.css", ...maStyleSheets]) {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = new URL(`assets/${name}`, document.baseURI).href;
+  if (name != "all_styles.css") link.setAttribute("disabled", "");
+  document.head.append(link);
+}
+
 // What somebody has changed since the page was opened, by the ids of the places in which that was done. What the
 // browser kept of the form comes a moment later (remember.js), and leaves these alone.
 globalThis.maTouched = new Set();
