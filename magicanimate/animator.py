@@ -549,10 +549,9 @@ class Animator:
                 group=networks.group,
                 reference_strength=request.reference_strength,
                 approximations=Approximations.of(request.settings()),
-                output_type="latent",
+                output_type="stream",
                 should_stop=should_stop,
             )
-            shown = {"output_type": "stream", "beginning_first": True} if request.stream else {}
             output = denoise(
                 media.photo,
                 media.control,
@@ -560,33 +559,22 @@ class Animator:
                 num_inference_steps=request.num_inference_steps,
                 on_window=on_window,
                 on_step=on_step,
-                **shown,
+                beginning_first=request.stream,
             )
             # All processes denoised; only the first one decodes and writes.
             if networks.group.rank:
                 return None
+            frames = output.frames
             if request.stream:
                 from magicanimate.results import previewed
 
-                kept.callback(output.frames.close)
-                frames = previewed(request, output.frames, meter, lambda: windows_done, media.fps)
-            else:
-                frames = pipe.decode(output.latents, fallback=fallback, should_stop=should_stop)
+                kept.callback(frames.close)
+                frames = previewed(request, frames, meter, lambda: windows_done, media.fps)
             if details is not None:
                 from magicanimate.detail import refine_details
 
-                # Refinement decodes its own latents, with the same fallback when memory runs out.
-                decode = partial(pipe.decode, fallback=fallback, should_stop=should_stop)
                 frames = refine_details(
-                    request,
-                    media,
-                    frames,
-                    details,
-                    denoise=denoise,
-                    decode=decode,
-                    steps=steps,
-                    meter=meter,
-                    kept=kept,
+                    request, media, frames, details, denoise=denoise, steps=steps, meter=meter, kept=kept
                 )
             if backdrop is not None:
                 frames = backdrop.composited(frames)

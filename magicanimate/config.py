@@ -9,9 +9,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from magicanimate.errors import Cancelled
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Fit = Literal["auto", "crop", "pad", "stretch"]
 Fusion = Literal["midup", "full"]
@@ -31,6 +34,14 @@ FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 DRIVINGS: tuple[Driving, ...] = get_args(Driving)
 DETAILS: tuple[Detail, ...] = get_args(Detail)
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+
+class Frames(Protocol):
+    """Frames of one size, uint8 ``H W 3`` each; a list of indices gives ``K H W 3``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

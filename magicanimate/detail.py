@@ -26,10 +26,9 @@ from magicanimate.palette import colourise, nearest_labels
 from magicanimate.progress import ProgressMeter
 
 if TYPE_CHECKING:
-    import torch
-
+    from magicanimate.config import Frames
     from magicanimate.media.prepare import PreparedMedia
-    from magicanimate.pipeline import Frames, MagicAnimateOutput
+    from magicanimate.pipeline import MagicAnimateOutput
 
 log = logging.getLogger(__name__)
 
@@ -298,7 +297,6 @@ def refine_details(
     plan: DetailPlan,
     *,
     denoise: Callable[..., MagicAnimateOutput],
-    decode: Callable[[torch.Tensor], Iterator[np.ndarray]],
     steps: int,
     meter: ProgressMeter,
     kept: ExitStack,
@@ -306,7 +304,7 @@ def refine_details(
     """The frames, uint8 ``H W 3`` each, with heads, and hands if wanted, denoised again.
 
     Args:
-        denoise, decode: the networks with the request's settings.
+        denoise: the pipeline with the request's settings; its frames come as they are taken.
         steps: of the first pass; as many run in the second.
         meter: gets the stage "detail".
         kept: closes what must stay until the frames are written.
@@ -337,7 +335,7 @@ def refine_details(
             on_window=on_window,
         )
         store = kept.enter_context(FrameStore(size, size))
-        for frame in decode(output.latents):
+        for frame in output.frames:
             store.append(frame)
         refined.append((track, store))
     return blend_all(first, media.control, refined)

@@ -28,9 +28,8 @@ from magicanimate.media.fit import same_shape
 from magicanimate.palette import nearest_labels
 
 if TYPE_CHECKING:
-    from magicanimate.config import AnimationRequest, MediaLimits
+    from magicanimate.config import AnimationRequest, Frames, MediaLimits
     from magicanimate.media.prepare import FrameStore, PreparedMedia
-    from magicanimate.pipeline import Frames
 
 PERSON, MAYBE, NOBODY = 255, 128, 0
 """Levels of a mask."""

@@ -20,7 +20,7 @@ import numpy as np
 from magicanimate.palette import FLIP_PERMUTATION, MEETING_PARTS, nearest_labels
 
 if TYPE_CHECKING:
-    from magicanimate.pipeline import Frames
+    from magicanimate.config import Frames
 
 # Parts that move as one: torso, hands, feet, thighs, shins, upper arms, forearms, head; front with back.
 _SEGMENTS: tuple[tuple[int, ...], ...] = (
@@ -40,6 +40,7 @@ for _one, _other in (_SEGMENT_OF[list(pair)] for pair in MEETING_PARTS):
 
 _FEWEST = 12  # pixels of a segment, or of where two meet, below which they say nothing
 _REACH = 0.012  # share of the longer side by which two segments may be apart and still meet
+_THREAD = 0.004  # half the width of a thread between two parts, as a share of the longer side
 _BAND = 0.02  # share of the longer side by which hair and clothes exceed the part map
 _FAR_LOOK = 4.0  # sigma of the blur in which frames are compared, pixels of a frame of 256
 _ALIKE = 40.0  # RGB distance up to which two blurred pixels look alike
@@ -60,6 +61,7 @@ class _Body:
     @classmethod
     def of(cls, labels: np.ndarray) -> _Body:
         """The body in a part map, uint8 ``H W``."""
+        labels = _cleaned(labels)
         segments = _SEGMENT_OF[labels]
         y, x = (axis.ravel().astype(float) for axis in np.indices(labels.shape))
         count = _sums(segments, np.ones_like(x), _COUNT)
@@ -73,6 +75,24 @@ class _Body:
         # A pixel has a size, too; so that no segment is thinner than nothing.
         spread = np.stack([xx + 0.5, xy, xy, yy + 0.5], 1).reshape(-1, 2, 2)
         return cls(labels, segments, count, centre, spread, _meetings(segments))
+
+
+def _cleaned(labels: np.ndarray) -> np.ndarray:
+    """A part map without threads between its parts.
+
+    Where the colours of two parts are mixed, in a video or a smaller picture, they are those of a third one.
+    """
+    import cv2
+
+    side = 2 * round(_THREAD * max(labels.shape)) + 1
+    kernel, kept = np.ones((side, side), np.uint8), np.zeros_like(labels)
+    for part in np.unique(labels[labels > 0]):
+        kept[cv2.morphologyEx((labels == part).astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0] = part
+    lost = (labels > 0) & (kept == 0)
+    if kept.any() and lost.any():
+        column, row = _nearest_within(kept > 0)[lost].astype(int).T
+        kept[lost] = kept[row, column]
+    return kept
 
 
 def _sums(of: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
@@ -127,7 +147,7 @@ class PhotoWarp:
         # The colour of what the photo does not show of anyone.
         self._unseen = photo[labels > 0].mean(0).astype(np.uint8) if people.any() else None
         seen = np.flatnonzero(self._body.count >= _FEWEST)
-        self._nearest = {s: _nearest_within(self._body.segments == s) for s in seen if s}
+        self._nearest = {s: _nearest_within(_core(self._body.segments == s)) for s in seen if s}
 
     def __call__(self, labels: np.ndarray) -> Warped:
         """The photo's people in the pose of a part map, uint8 ``H W``."""
@@ -154,6 +174,10 @@ class PhotoWarp:
         column, row = place.round().astype(int).clip(0, limit).T
         wanted = np.where(source == segment, labels[y, x], FLIP_PERMUTATION[labels[y, x]])
         trust[y, x] = photo.labels[row, column] == wanted
+        # Between two halves of a head, or where two parts meet, it is no matter by how much the line is off.
+        side = 2 * round(_REACH * max(trust.shape)) + 1
+        closed = cv2.morphologyEx(trust.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
+        trust = (closed > 0) & (sources[pose.segments] > 0)
         places = np.zeros((2, *trust.shape), np.float32)
         places[:, y, x] = place.T
         drawn = cv2.remap(
@@ -201,15 +225,21 @@ def _root(matrix: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(values.clip(1e-6)) @ vectors.T
 
 
+def _core(mask: np.ndarray) -> np.ndarray:
+    """A mask, bool ``H W``, without its outermost pixels, which are half of what is behind."""
+    import cv2
+
+    core = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return core if core.any() else mask
+
+
 def _nearest_within(mask: np.ndarray) -> np.ndarray:
     """The place (x, y) of each pixel's nearest pixel in a mask, bool ``H W`` -> float32 ``H W 2``."""
     import cv2
 
-    # Not the outermost ones, which are half of what is behind.
-    core = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
-    core = core if core.any() else mask.astype(np.uint8)
-    _, cells = cv2.distanceTransformWithLabels(1 - core, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    y, x = np.nonzero(core)
+    outside = (~mask).astype(np.uint8)
+    _, cells = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    y, x = np.nonzero(mask)
     places = np.zeros((cells.max() + 1, 2), np.float32)
     places[cells[y, x]] = np.stack([x, y], 1)
     return places[cells]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from magicanimate.acceleration.layers import (
 )
 from magicanimate.acceleration.options import Approximations, OptimizationConfig, ProcessGroup
 from magicanimate.acceleration.streaming import stream
-from magicanimate.config import FUSIONS, Fusion, ShouldStop, raise_if_stopped
+from magicanimate.config import FUSIONS, Frames, Fusion, ShouldStop, raise_if_stopped
 from magicanimate.device import to_device, to_host
 from magicanimate.errors import InputError
 from magicanimate.memory import DECODED_AT_ONCE, OutOfMemoryFallback, save_state
@@ -52,14 +52,6 @@ class MagicAnimateOutput(BaseOutput):
 
     frames: Any  # uint8 ``F H W 3`` ("np"), an iterator of uint8 ``H W 3`` ("stream") or ``None`` ("latent")
     latents: Any  # final latents, float32 ``1 C F h w``; ``None`` where they come with the frames
-
-
-class Frames(Protocol):
-    """Frames of one size, uint8 ``H W 3`` each; a list of indices gives ``K H W 3``."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: Any, /) -> np.ndarray: ...
 
 
 OnWindow = Callable[[int, int], None]
@@ -199,7 +191,9 @@ class MagicAnimatePipeline(DiffusionPipeline):
                 less runs the conditional branch only.
             video: frames to begin with, as many and as large as those of ``control``, uint8 ``H W 3`` each;
                 they get the noise of the first of the steps that run (SDEdit, Meng et al. 2021).
-            strength: share of the steps that run, the last ones, above 0 and up to 1.
+            strength: share of the steps that run, the last ones, above 0 and up to 1. A checkpoint that
+                begins with the warped photo takes the video in its place, without noise, and has no last
+                steps: for it a schedule of so many steps.
             seed: of the initial noise and of what a scheduler adds, drawn on the CPU: the same on every
                 device.
             latents: initial latents ``1 C F h w`` instead of noise from ``seed`` or of the warped photo.
@@ -272,6 +266,8 @@ class MagicAnimatePipeline(DiffusionPipeline):
         self._require_finite(torch.isfinite(reference).all(), "the latents of the photo")
 
         # Prepare the first latents: noise, or the video's latents with the noise of the first step that runs.
+        if warps:
+            steps, strength = max(1, int(steps * strength)), 1.0
         timesteps = self.get_timesteps(steps, strength)
         # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
