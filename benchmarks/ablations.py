@@ -64,6 +64,8 @@ def settings(stage: str, changes: dict[str, Any], *, steps: int):
 
     config, network = mini(stage)
     optimizer = replace(config.optimizer, decay_steps=steps // 3)
+    # From noise, as in the paper: the warped photo would show a network the reference that it does not see.
+    changes = {"first_latents": "noise", **changes}
     config = replace(config, size=SIZE, steps=steps, sample_every=steps, optimizer=optimizer, **changes)
     return config, replace(network, size=SIZE, unet_channels=CHANNELS)
 

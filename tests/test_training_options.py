@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from magicanimate.errors import InputError
 from tests.conftest import ROOT
 from training.__main__ import STAGES as COMMANDS
 from training.__main__ import main, parser
-from training.config import STAGES, fixed_settings, flat
+from training.config import STAGES, check_config, fixed_settings, flat
 from training.options import with_settings
 from training.presets import PRESETS, preset
 
@@ -91,3 +92,14 @@ def test_wrong_folder_is_one_sentence(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
     assert main(["base", "--data", str(tmp_path), "--preset", "paper_ted"]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_the_warped_photo_needs_part_maps_and_pictures():
+    config, _ = preset("mini", "stage2")
+    for change, words in (
+        ({"driving": "keypoints"}, "needs part maps"),
+        ({"cache_latents": True}, "no pictures"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_config(replace(config, **change))
+        check_config(replace(config, first_latents="noise", **change))

@@ -243,10 +243,17 @@ def check_config(config: StageConfig) -> None:
     # The thresholds are cumulative, see training.data.draws.joint_kind.
     if config.tau_2 < config.tau_1:
         raise InputError(f"--tau-2 is {config.tau_2}, less than --tau-1, {config.tau_1}; change one of them.")
-    if config.first_latents == "warped_photo" and "densepose" not in SIGNALS[config.driving]:
-        raise InputError(
-            "--first-latents warped_photo goes by part maps; choose --driving densepose or both."
-        )
+    if config.first_latents == "warped_photo":
+        if "densepose" not in SIGNALS[config.driving]:
+            raise InputError(
+                "--first-latents warped_photo needs part maps; choose --driving densepose or both, or "
+                "--first-latents noise."
+            )
+        if config.cache_latents:
+            raise InputError(
+                "--cache-latents keeps no pictures, and --first-latents warped_photo needs them; choose "
+                "--first-latents noise or --no-cache-latents."
+            )
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def mini(stage: Stage) -> Settings:
         "target_still_share": 1 / 3,
         "tau_0": 0.15,
         "share_noise": 0.7,
+        "first_latents": "warped_photo",
         "mixed_precision": "auto",
         "loss": _FROM_NOTHING,
     }
