@@ -62,7 +62,7 @@ def test_axe_finds_nothing_serious(browser, address, theme, size):
     for tab in TABS:
         turn_to(page, tab)
         if tab == "Animate":
-            unfold(page, "Advanced", "#steps")
+            unfold(page, "Advanced", "#guidance")
             unfold(page, "Expert", "#context_length")
             unfold(page, "Trim and edit the dance", "#strip .ma-strip")
             page.wait_for_selector("#check details")
@@ -80,25 +80,25 @@ def test_the_page_speaks_to_strangers(browser, address):
     page.set_default_timeout(MILLISECONDS)
     page.goto(address)
     page.wait_for_selector("#photo img")
-    unfold(page, "Advanced", "#steps")
+    unfold(page, "Advanced", "#guidance")
     unfold(page, "Expert", "#context_length")
     names = page.locator("#examples button").evaluate_all("all => all.map((each) => each.ariaLabel)")
     assert names and all(name.startswith("Example: ") for name in names)
-    for label in ("Steps", "Guidance", "Context length"):
+    for label in ("Guidance", "Context length"):
         slider = page.get_by_role("slider", name=label, exact=True)
         assert slider.count() == 1, label
     guidance = page.get_by_role("slider", name="Guidance")
     assert guidance.get_attribute("max") == "2"  # of the mini, whose pictures burn out beyond
-    page.locator("#steps input[type=number]").focus()
+    page.locator("#guidance input[type=number]").focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")  # past the button that resets it
     focused = "getComputedStyle(document.activeElement)"
     assert page.evaluate("document.activeElement.type") == "range"
     assert page.evaluate(f"[{focused}.outlineStyle, {focused}.outlineWidth]") == ["solid", "2px"]
 
-    page.fill("#steps input[type=number]", "500")  # more than there are
+    page.fill("#guidance input[type=number]", "500")  # more than it bears
     page.keyboard.press("Tab")
-    page.wait_for_function("document.querySelector('#steps input[type=number]').value === '100'")
+    page.wait_for_function("document.querySelector('#guidance input[type=number]').value === '2'")
     page.wait_for_selector("#check .ma-worst-error", state="detached")
 
     for tab in TABS:

@@ -28,7 +28,7 @@ from magicanimate.errors import Cancelled
 from magicanimate.media.writer import read_metadata
 from magicanimate.results import inspect
 from magicanimate.webui import server
-from magicanimate.webui.gallery.result_panel import file_url
+from magicanimate.webui.gallery.result_panel import ALL_STYLES, file_url, style_sheets
 from magicanimate.webui.jobs.animation_job import ANIMATE
 from magicanimate.webui.scratch import Scratch
 from magicanimate.webui.security import Login, LoginDelays, key_of
@@ -483,3 +483,12 @@ def test_guessing_passwords_takes_longer_with_every_guess(tiny_model, tmp_path, 
         assert tried("me", "secret", "10.0.0.4") == 200 and waited.pop() == 0.0
         now += 601
         assert tried("you", "guess", "10.0.0.1") == 400 and waited.pop() == 0.0
+
+
+def test_all_style_sheets_come_in_one(address):
+    """Time and again, compressed for who can unpack it."""
+    for encoding in ("gzip", "identity", "gzip"):
+        answer = httpx.get(f"{address}/assets/{ALL_STYLES}", headers={"Accept-Encoding": encoding})
+        assert answer.headers["content-type"].startswith("text/css")
+        assert answer.headers.get("content-encoding", "identity") == encoding
+        assert all(sheet.read_bytes() in answer.content for sheet in style_sheets())

@@ -257,8 +257,13 @@ class AllStyles:
 
         styles = b"\n".join(sheet.read_bytes() for sheet in sheets)
         headers = {"Cache-Control": "public, max-age=3600"}  # the name stays when Gradio changes
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            # A new one each time, since its headers are changed when it is compressed.
+            await Response(styles, media_type="text/css", headers=headers)(scope, receive, send)
+
         self.app, self.path = app, f"/assets/{name}"
-        self._styles = GZipMiddleware(Response(styles, media_type="text/css", headers=headers))
+        self._styles = GZipMiddleware(answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = scope["type"] == "http" and scope["path"] == self.path
