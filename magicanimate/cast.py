@@ -14,6 +14,7 @@ import numpy as np
 from magicanimate.config import AnimationRequest
 from magicanimate.detail import HEAD
 from magicanimate.errors import InputError
+from magicanimate.photo_warp import people_apart
 
 COLOURS: tuple[tuple[int, int, int], ...] = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
@@ -23,9 +24,6 @@ COLOURS: tuple[tuple[int, int, int], ...] = (
 Ito 2008, "Color Universal Design")."""
 
 _TORSO = (1, 2)
-_SMALLEST_PERSON = 0.15  # share of the largest person's pixels; smaller pieces of a part map are no dancers
-# Share of the longer side: a piece without a torso that is this close to a person belongs to them.
-_CLOSE = 0.08
 # Share of the frames with people that must show so many dancers apart; what passes for another dancer for a
 # moment is not counted.
 _OFTEN = 0.1
@@ -44,7 +42,7 @@ def find_dancers(maps: Iterable[np.ndarray]) -> Dancers:
     counts: Counter[int] = Counter()
     first: dict[int, Dancers] = {}
     for number, labels in enumerate(maps):
-        people = _apart(labels)
+        people = people_apart(labels)
         if people:
             counts[len(people)] += 1
             first.setdefault(len(people), Dancers(number, tuple(people)))
@@ -133,29 +131,6 @@ def moved(picture: np.ndarray, place: np.ndarray) -> np.ndarray:
 
     how = cv2.INTER_AREA if place[0, 0] < 1 else cv2.INTER_LINEAR
     return cv2.warpAffine(picture.astype(np.float32), place, picture.shape[1::-1], flags=how)
-
-
-def _apart(parts: np.ndarray) -> list[np.ndarray]:
-    """The part map of each person, from left to right, with heads and limbs that seem cut off close by."""
-    import cv2
-
-    # Closes the thin gaps that compression leaves between parts of one body.
-    body = cv2.dilate((parts > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
-    count, pieces, boxes, centres = cv2.connectedComponentsWithStats(body)
-    areas = boxes[:, cv2.CC_STAT_AREA]
-    # A hand or a head alone is no dancer, but a part of one whose rest is hidden.
-    with_torso = set(np.unique(pieces[np.isin(parts, _TORSO)]).tolist()) or set(range(1, count))
-    people = [
-        i for i in range(1, count) if i in with_torso and areas[i] >= _SMALLEST_PERSON * areas[1:].max()
-    ]
-    people.sort(key=lambda i: centres[i][0])
-    owner = np.arange(count)
-    far = {i: cv2.distanceTransform((pieces != i).astype(np.uint8), cv2.DIST_L2, 3) for i in people}
-    for piece in set(range(1, count)) - set(people):
-        near, nearest = min((far[i][pieces == piece].min(), i) for i in people)
-        owner[piece] = nearest if near <= _CLOSE * max(parts.shape) else 0
-    owners = owner[pieces]
-    return [np.where(owners == i, parts, 0).astype(parts.dtype) for i in people]
 
 
 def _measured(parts: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:

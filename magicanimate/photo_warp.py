@@ -43,7 +43,15 @@ _REACH = 0.012  # share of the longer side by which two segments may be apart an
 _THREAD = 0.004  # half the width of a thread between two parts, as a share of the longer side
 _BAND = 0.02  # share of the longer side by which hair and clothes exceed the part map
 _FAR_LOOK = 4.0  # sigma of the blur in which frames are compared, pixels of a frame of 256
-_ALIKE = 40.0  # RGB distance up to which two blurred pixels look alike
+_ALIKE = 50.0  # RGB distance up to which two blurred pixels look alike
+# Shares of a segment that the photo shows from the same side: up to the first it counts as turned away, and
+# from the second on as not turned.
+_TURNED = (0.35, 0.8)
+_BORDER = 0.008  # share of the longer side by which outlines of a photo's segments are off
+_LEAST_CORE = 0.3  # share of a segment that must be left without its border
+_SMALLEST_PERSON = 0.15  # share of the largest person's pixels; smaller pieces of a part map are nobody
+_CLOSE = 0.08  # share of the longer side: so close to a person, a piece without a torso belongs to them
+_TORSO = (1, 2)
 _STRETCH = 2.5  # a segment is not stretched by more than this beyond its change of scale
 
 
@@ -61,7 +69,6 @@ class _Body:
     @classmethod
     def of(cls, labels: np.ndarray) -> _Body:
         """The body in a part map, uint8 ``H W``."""
-        labels = _cleaned(labels)
         segments = _SEGMENT_OF[labels]
         y, x = (axis.ravel().astype(float) for axis in np.indices(labels.shape))
         count = _sums(segments, np.ones_like(x), _COUNT)
@@ -122,11 +129,57 @@ class Warped:
     """A photo in another pose."""
 
     frame: np.ndarray  # uint8 ``H W 3``
-    trust: np.ndarray  # whether the photo shows the very part that the pose has there, bool ``H W``
+    trust: np.ndarray  # how surely the photo shows what the pose has there, 0 to 1, ``H W``
+
+
+def people_apart(parts: np.ndarray) -> list[np.ndarray]:
+    """The part map of each person, from left to right, with heads and limbs that seem cut off close by."""
+    import cv2
+
+    # Closes the thin gaps that compression leaves between parts of one body.
+    body = cv2.dilate((parts > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
+    count, pieces, boxes, centres = cv2.connectedComponentsWithStats(body)
+    areas = boxes[:, cv2.CC_STAT_AREA]
+    # A hand or a head alone is no dancer, but a part of one whose rest is hidden.
+    with_torso = set(np.unique(pieces[np.isin(parts, _TORSO)]).tolist()) or set(range(1, count))
+    people = [
+        i for i in range(1, count) if i in with_torso and areas[i] >= _SMALLEST_PERSON * areas[1:].max()
+    ]
+    people.sort(key=lambda i: centres[i][0])
+    owner = np.arange(count)
+    far = {i: cv2.distanceTransform((pieces != i).astype(np.uint8), cv2.DIST_L2, 3) for i in people}
+    for piece in set(range(1, count)) - set(people):
+        near, nearest = min((far[i][pieces == piece].min(), i) for i in people)
+        owner[piece] = nearest if near <= _CLOSE * max(parts.shape) else 0
+    owners = owner[pieces]
+    return [np.where(owners == i, parts, 0).astype(parts.dtype) for i in people]
+
+
+def _people(labels: np.ndarray, count: int) -> list[np.ndarray]:
+    """The part map of each person in a pose, from left to right, if somebody is in the photo.
+
+    Where fewer than its ``count`` people are apart, since they touch, each torso takes the pixels around it.
+    """
+    import cv2
+
+    people = people_apart(labels) if count else []
+    if len(people) >= count:
+        return people
+    torsos = np.isin(labels, _TORSO)
+    _, pieces, boxes, centres = cv2.connectedComponentsWithStats(torsos.astype(np.uint8))
+    areas = boxes[:, cv2.CC_STAT_AREA]
+    large = [i for i in range(1, len(areas)) if areas[i] >= _SMALLEST_PERSON * areas[1:].max()]
+    if len(large) != count:
+        return people
+    large.sort(key=lambda i: centres[i][0])
+    column, row = np.moveaxis(_nearest_within(np.isin(pieces, large)).astype(int), -1, 0)
+    return [np.where(pieces[row, column] == i, labels, 0).astype(labels.dtype) for i in large]
 
 
 class PhotoWarp:
     """Moves the segments of one photo to the places of a pose.
+
+    With several people in both, they are paired from left to right.
 
     Args:
         photo: uint8 ``H W 3``.
@@ -137,54 +190,72 @@ class PhotoWarp:
         import cv2
 
         height, width = photo.shape[:2]
-        labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
-        self._photo, self._body = photo, _Body.of(labels)
+        labels = _cleaned(cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST))
+        self._photo = photo
+        self._people = [_Person(_Body.of(each)) for each in people_apart(labels)]
         # What the people hide gets the colours around them; a margin goes with them, as hair and clothes do.
         margin = 2 * round(_BAND * max(height, width)) + 1
-        people = (labels > 0).astype(np.uint8)
-        hidden = cv2.dilate(people, np.ones((margin, margin), np.uint8)) > 0
+        hidden = cv2.dilate((labels > 0).astype(np.uint8), np.ones((margin, margin), np.uint8)) > 0
         self._behind = filled_smoothly(photo.astype(np.float32), hidden).round().astype(np.uint8)
         # The colour of what the photo does not show of anyone.
-        self._unseen = photo[labels > 0].mean(0).astype(np.uint8) if people.any() else None
-        seen = np.flatnonzero(self._body.count >= _FEWEST)
-        self._nearest = {s: _nearest_within(_core(self._body.segments == s)) for s in seen if s}
+        self._unseen = photo[labels > 0].mean(0).astype(np.uint8) if self._people else photo[0, 0]
 
     def __call__(self, labels: np.ndarray) -> Warped:
         """The photo's people in the pose of a part map, uint8 ``H W``."""
         import cv2
 
-        pose, photo, frame = _Body.of(labels), self._body, self._behind.copy()
-        sources, matrices = self._moves(pose)
-        trust = np.zeros(frame.shape[:2], bool)
-        y, x = np.nonzero(pose.segments)
+        frame, trust = self._behind.copy(), np.zeros(labels.shape, np.float32)
+        poses = _people(_cleaned(labels), len(self._people))
+        # With as many people, or one for all, it is known who is who; else some are merged or hidden.
+        known = len(self._people) in (1, len(poses))
+        for number, each in enumerate(poses):
+            pose, person = _Body.of(each), self._people[number % len(self._people)]
+            y, x = np.nonzero(pose.segments)
+            places, found, same = person.places(pose, y, x)
+            maps = np.zeros((2, *labels.shape), np.float32)
+            maps[:, y, x] = places.T
+            drawn = cv2.remap(
+                self._photo, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
+            frame[y, x] = np.where(found[:, None], drawn[y, x], self._unseen)
+            if known:
+                trust += _trust(pose, y, x, same)
+        return Warped(frame, trust)
+
+
+class _Person:
+    """One of the photo's people, of whom pixels are taken."""
+
+    def __init__(self, body: _Body):
+        self.body = body
+        seen = [s for s in range(1, _COUNT) if body.count[s] >= _FEWEST]
+        cores = {s: _core(body.segments == s) for s in seen}
+        self._core = sum((s * core for s, core in cores.items()), np.zeros_like(body.segments))
+        self._nearest = {s: _nearest_within(core) for s, core in cores.items()}
+
+    def places(self, pose: _Body, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where the photo shows what a pose has at the pixels ``y``, ``x``, ``N`` each.
+
+        Returns:
+            Places (x, y) in the photo, ``N 2``; whether it shows that segment at all, bool ``N``; and whether
+            it shows the same part of it there, from the same side, bool ``N``.
+        """
+        photo, sources, matrices = self.body, *self._moves(pose)
         segment = pose.segments[y, x]
         source = sources[segment]
-        if self._unseen is not None:
-            frame[y[source == 0], x[source == 0]] = self._unseen
-        y, x, segment, source = (each[source > 0] for each in (y, x, segment, source))
         place = np.stack([x, y], 1) - pose.centre[segment]
         place = np.einsum("nij,nj->ni", matrices[segment], place) + photo.centre[source]
-        # Places outside of the segment take its nearest pixel, so that no background comes along.
-        limit = np.array([frame.shape[1], frame.shape[0]]) - 1
+        # Places outside of the segment take its nearest pixel, so that nothing else comes along.
+        limit = np.array(photo.labels.shape[::-1]) - 1
         column, row = place.round().astype(int).clip(0, limit).T
-        lost = photo.segments[row, column] != source
+        lost = (self._core[row, column] != source) & (source > 0)
         for each in np.unique(source[lost]):
             those = lost & (source == each)
             place[those] = self._nearest[each][row[those], column[those]]
         column, row = place.round().astype(int).clip(0, limit).T
-        wanted = np.where(source == segment, labels[y, x], FLIP_PERMUTATION[labels[y, x]])
-        trust[y, x] = photo.labels[row, column] == wanted
-        # Between two halves of a head, or where two parts meet, it is no matter by how much the line is off.
-        side = 2 * round(_REACH * max(trust.shape)) + 1
-        closed = cv2.morphologyEx(trust.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
-        trust = (closed > 0) & (sources[pose.segments] > 0)
-        places = np.zeros((2, *trust.shape), np.float32)
-        places[:, y, x] = place.T
-        drawn = cv2.remap(
-            self._photo, places[0], places[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        frame[y, x] = drawn[y, x]
-        return Warped(frame, trust)
+        labels = pose.labels[y, x]
+        wanted = np.where(source == segment, labels, FLIP_PERMUTATION[labels])
+        return place, source > 0, (source > 0) & (photo.labels[row, column] == wanted)
 
     def _moves(self, pose: _Body) -> tuple[np.ndarray, np.ndarray]:
         """Of each segment of a pose its source in the photo, 0 for none, ``S``, and its matrix, ``S 2 2``."""
@@ -202,7 +273,7 @@ class PhotoWarp:
         The joints that both have say how it is turned, and the spread of its pixels how it is stretched: the
         symmetric map that takes one normal distribution to the other is the optimal transport between them.
         """
-        photo = self._body
+        photo = self.body
         arms = pose.joints[segment] - pose.centre[segment]
         partners = np.arange(_COUNT) if source == segment else _TWIN
         source_arms = photo.joints[source][partners] - photo.centre[source]
@@ -225,12 +296,32 @@ def _root(matrix: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(values.clip(1e-6)) @ vectors.T
 
 
-def _core(mask: np.ndarray) -> np.ndarray:
-    """A mask, bool ``H W``, without its outermost pixels, which are half of what is behind."""
+def _trust(pose: _Body, y: np.ndarray, x: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """How surely the photo shows what the pose has, 0 to 1, ``H W``, from where it does, bool ``N``."""
     import cv2
 
-    core = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return core if core.any() else mask
+    there = np.zeros(pose.labels.shape, np.uint8)
+    there[y, x] = same
+    # A segment of which the photo hides much is turned, so that the rest of it is not right either.
+    share = _sums(pose.segments, there.astype(float), _COUNT) / np.maximum(pose.count, 1)
+    facing = ((share - _TURNED[0]) / (_TURNED[1] - _TURNED[0])).clip(0, 1)
+    facing[0] = 0
+    # Between two halves of a head, or where two parts meet, it is no matter by how much the line is off.
+    side = 2 * round(_REACH * max(there.shape)) + 1
+    closed = cv2.morphologyEx(there, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
+    return (closed * facing[pose.segments]).astype(np.float32)
+
+
+def _core(mask: np.ndarray) -> np.ndarray:
+    """A mask, bool ``H W``, without its border, where segmenters are wrong and colours are mixed."""
+    import cv2
+
+    for share in (_BORDER, _THREAD):
+        side = 2 * round(share * max(mask.shape)) + 1
+        core = cv2.erode(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+        if core.sum() > _LEAST_CORE * mask.sum():
+            return core
+    return mask
 
 
 def _nearest_within(mask: np.ndarray) -> np.ndarray:
@@ -298,8 +389,8 @@ def with_photo_detail(frames: Iterable[np.ndarray], warped: WarpedPhoto) -> Gene
     """Yield generated frames, uint8 ``H W 3``, with the photo's own pixels where both agree.
 
     The networks say what is where, but blur it; the warped photo is sharp, but wrong where the body has
-    turned. Where the two look alike from a little farther away, the photo's pixels are taken, and elsewhere
-    only their finest detail; nothing of parts that the photo does not show from this side.
+    turned. Where the two look alike from a little farther away, and the photo shows the part from this side,
+    its pixels are taken.
     """
     import cv2
 
@@ -310,6 +401,4 @@ def with_photo_detail(frames: Iterable[np.ndarray], warped: WarpedPhoto) -> Gene
         smooth = [cv2.GaussianBlur(each, (0, 0), sigma) for each in (made, moved)]
         apart = np.square(smooth[0] - smooth[1]).sum(-1) / _ALIKE**2
         trust = cv2.GaussianBlur(photo.trust.astype(np.float32), (0, 0), sigma / 3)[..., None]
-        alike = np.exp(-apart)[..., None]
-        detail = alike * (moved - made) + (1 - alike) * (moved - smooth[1])
-        yield (made + trust * detail).clip(0, 255).round().astype(np.uint8)
+        yield (made + trust * np.exp(-apart)[..., None] * (moved - made)).round().astype(np.uint8)

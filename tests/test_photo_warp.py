@@ -156,3 +156,30 @@ def test_frames_of_part_maps_are_warped_as_their_labels(warping):
     assert np.array_equal(
         WarpedPhoto(photo, labels, PALETTE[pose][None])[0], PhotoWarp(photo, labels)(pose).frame
     )
+
+
+def pair(*, between: int) -> np.ndarray:
+    """Labels of two people; what lies between them is an arm of the left one, so long."""
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    for left in (12, 84):
+        labels[40:100, left : left + 26] = TORSO
+    labels[48:56, 38 : 38 + between] = UPPER_ARM
+    return labels
+
+
+@pytest.mark.parametrize("between", [20, 46], ids=["apart", "touching"])
+def test_several_people_stay_who_they_are(between):
+    before, after = pair(between=12), pair(between=between)
+    photo = painted(before)
+    photo[before > 0] = (200, 40, 40)
+    photo[:, 80:][before[:, 80:] > 0] = (40, 40, 200)
+    warped = PhotoWarp(photo, before)(after)
+    assert np.abs(warped.frame[45:95, 14:36].astype(int) - (200, 40, 40)).mean() < 3
+    assert np.abs(warped.frame[45:95, 86:108].astype(int) - (40, 40, 200)).mean() < 3
+    assert warped.trust[after == TORSO].mean() > 0.9
+
+
+def test_who_is_who_is_not_guessed():
+    """Two people of a photo, and one in the pose: which of them that is nobody knows."""
+    before = pair(between=12)
+    assert not PhotoWarp(painted(before), before)(np.where(np.arange(SIZE) < 80, before, 0)).trust.any()
