@@ -24,6 +24,7 @@ from magicanimate.config import (
     AnimationRequest,
     AnimationResult,
     Driving,
+    FirstLatents,
     Fusion,
     OnProgress,
     ShouldStop,
@@ -88,6 +89,7 @@ class ModelDefaults:
     fusion: Fusion | None = None  # the blocks that read the photo; ``None`` if the checkpoint does not say so
     driving: Driving = "densepose"  # the signals that it was trained with
     background: str = PHOTO_BACKGROUND  # or "still", where the networks blur what lies behind the people
+    first_latents: FirstLatents = "noise"  # without noise, every seed gives the same result
 
     def size_warning(self, width: int | None, height: int | None) -> str | None:
         """A warning if the result's size is far from what the checkpoint was trained at, else ``None``."""
@@ -197,6 +199,7 @@ class Animator:
             fusion=index.get("fusion"),
             driving=index.get("driving") or ("both" if takes_both else "densepose"),
             background=index.get("default_background", PHOTO_BACKGROUND),
+            first_latents=index.get("first_latents", "noise"),
         )
 
     def load(self) -> None:

@@ -19,7 +19,7 @@ from magicanimate.config import OLD_NAMES, AnimationRequest
 from magicanimate.errors import InputError
 from magicanimate.media.outputs import names_only
 from magicanimate.request_checks import check_request
-from magicanimate.webui.animate.form import model_ranges
+from magicanimate.webui.animate.form import SEED_SETTINGS, model_ranges
 from magicanimate.webui.animate.form_values import (
     CUSTOM,
     LARGEST_SEED,
@@ -227,6 +227,12 @@ def test_quality_and_steps_are_offered_where_there_is_a_choice():
     for steps, offered in ((1, False), (2, True), (25, True)):
         ranges = model_ranges(replace(MINI, num_inference_steps=steps))
         assert ranges["preset"]["visible"] == ranges["num_inference_steps"]["visible"] == offered
+
+
+def test_seeds_are_offered_where_they_change_something():
+    for first, offered in (("noise", True), ("warped_photo", False)):
+        ranges = model_ranges(replace(MINI, first_latents=first))
+        assert all(ranges[name]["visible"] == offered for name in SEED_SETTINGS)
 
 
 def test_the_clip_of_the_background_is_the_one_that_was_uploaded():

@@ -223,7 +223,7 @@ FULL_BYTES = 11_000_000_000
 _WHAT = {
     "mini": (
         "Mini",
-        "256 × 256. Comes with the program: keeps colours and poses, faces and fine detail only roughly.",
+        "256 × 256. Comes with the program: sharp only where the photo shows it from the same side.",
     ),
     "full": ("Full", "512 × 512. The released MagicAnimate weights, for a graphics card with 8 GB or more."),
 }

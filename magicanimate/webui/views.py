@@ -109,7 +109,7 @@ def model_badge(
         name, text = tr("Your own model “{name}”", name=trial.name), size
         label = tr("Other models")
     elif defaults.kind == "mini":
-        name, text = tr("Mini model"), tr("{size}, keeps colours and poses, not faces", size=size)
+        name, text = tr("Mini model"), tr("{size}, sharp where the photo shows it", size=size)
         label = tr("Use the full model") if full_here else tr("Get the full model (11 GB)")
     else:
         name, text = tr("Full model") if defaults.kind == "full" else defaults.kind.capitalize(), size

@@ -90,11 +90,17 @@ def main_settings(defaults: ModelDefaults) -> tuple[Controls, gr.Button]:
         )
         with gr.Column(scale=3, min_width=200, elem_id="seed-box"):
             with gr.Row(elem_id="seed-row"):
-                controls["seed"] = _number("seed", settings, scale=3, min_width=90)
+                seeded = _has_seeds(defaults)
+                controls["seed"] = _number("seed", settings, scale=3, min_width=90, visible=seeded)
                 dice = gr.Button(
-                    tr("New seed"), scale=0, min_width=44, elem_id="dice", elem_classes="ma-dice"
+                    tr("New seed"),
+                    scale=0,
+                    min_width=44,
+                    elem_id="dice",
+                    elem_classes="ma-dice",
+                    visible=seeded,
                 )
-            controls["random_seed"] = _checkbox("random_seed", settings)
+            controls["random_seed"] = _checkbox("random_seed", settings, visible=seeded)
     return controls, dice
 
 
@@ -146,8 +152,8 @@ def advanced_settings(
         )
     controls |= _detail_settings(settings)
     with gr.Row():
-        for name in ("start_from_photo", "seeds"):
-            controls[name] = _slider(name, settings)
+        controls["start_from_photo"] = _slider("start_from_photo", settings)
+        controls["seeds"] = _slider("seeds", settings, visible=_has_seeds(defaults))
     controls["lora"] = gr.Dropdown(
         lora.choices(),
         value=settings["lora"].default,
@@ -274,6 +280,14 @@ def _has_steps(defaults: ModelDefaults) -> bool:
     return defaults.num_inference_steps > 1
 
 
+SEED_SETTINGS = ("seed", "random_seed", "seeds")
+
+
+def _has_seeds(defaults: ModelDefaults) -> bool:
+    """Whether a seed changes anything: not in a model that begins with the photo instead of noise."""
+    return defaults.first_latents == "noise"
+
+
 def own_settings(defaults: ModelDefaults) -> dict[str, Any]:
     """`MODEL_SETTINGS` as a model has them."""
     settings = form_settings(defaults)
@@ -281,11 +295,12 @@ def own_settings(defaults: ModelDefaults) -> dict[str, Any]:
 
 
 def model_ranges(defaults: ModelDefaults) -> dict[str, dict[str, Any]]:
-    """What `MODEL_SETTINGS` may be for a model, as Gradio's properties of their widgets."""
+    """What `MODEL_SETTINGS` may be for a model and whether there are seeds, as properties of the widgets."""
     sizes = [(choice.label, choice.name) for choice in size_choices(defaults)]
     most = form_settings(defaults)["guidance_scale"].high
     return {
         **dict.fromkeys(MODEL_SETTINGS, {}),
+        **dict.fromkeys(SEED_SETTINGS, {"visible": _has_seeds(defaults)}),
         "preset": {"visible": _has_steps(defaults)},
         "num_inference_steps": {"visible": _has_steps(defaults)},
         "size": {"choices": sizes},

@@ -114,7 +114,8 @@ class AnimateTab:
     @property
     def follows_model(self) -> list[gr.components.Component]:
         """What `switched` updates."""
-        return [self.badge, *(self.controls[name] for name in (*form.MODEL_SETTINGS, "keypoints"))]
+        names = (*form.MODEL_SETTINGS, *form.SEED_SETTINGS, "keypoints")
+        return [self.badge, self.dice, *(self.controls[name] for name in names)]
 
     def switched(self) -> Updates:
         """Updates after another model was chosen: its name, and its default settings."""
@@ -122,7 +123,11 @@ class AnimateTab:
         own, ranges = form.own_settings(defaults), form.model_ranges(defaults)
         return self._opened() | {
             self.controls["keypoints"]: gr.update(value=None, visible=defaults.takes_keypoints),
-            **{self.controls[name]: gr.update(value=own[name], **each) for name, each in ranges.items()},
+            self.dice: gr.update(**ranges["seed"]),
+            **{
+                self.controls[name]: gr.update(**each, **({"value": own[name]} if name in own else {}))
+                for name, each in ranges.items()
+            },
         }
 
     def _opened(self) -> Updates:
@@ -144,6 +149,7 @@ class AnimateTab:
         ranges = form.model_ranges(defaults) | {"keypoints": {"visible": defaults.takes_keypoints}}
         return {
             self.badge: badge,
+            self.dice: gr.update(**ranges["seed"]),
             **{self.controls[name]: gr.update(**each) for name, each in ranges.items()},
         }
 
