@@ -271,10 +271,12 @@ class MagicAnimatePipeline(DiffusionPipeline):
         timesteps = self.get_timesteps(steps, strength)
         # One generator for the first noise and for what schedulers add, on the CPU: the same on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
-        if warped is not None and latents is None:
+        begins_warped = warped is not None and latents is None
+        if begins_warped and clean is not None:
             # A given video is nearer to the result than the photo, and takes its place.
-            latents = self.encode_video(warped, fallback, group, should_stop) if clean is None else clean
-            clean = None
+            latents, clean, begins_warped = clean, None, False
+        elif warped is not None and begins_warped and not beginning_first:
+            latents = self.encode_video(warped, fallback, group, should_stop)
         latents = self.prepare_latents(len(control), image.shape[:2], generator=generator, latents=latents)
         if clean is not None:
             # Schedulers disagree on the scale of their first latents; `add_noise` wants plain noise.
@@ -354,8 +356,23 @@ class MagicAnimatePipeline(DiffusionPipeline):
                     progress.end_step()
                     return result
 
+                begun, first = 0, latents
+
+                def begin(window: range) -> None:
+                    # A frame is warped and encoded when it is needed, or the beginning would wait for all.
+                    nonlocal begun
+                    if warped is not None and begins_warped and window.stop > begun:
+                        new = [warped[i] for i in range(begun, window.stop)]
+                        first[:, :, begun : window.stop] = self.encode_video(
+                            new, fallback, group, should_stop
+                        )
+                        begun = window.stop
+
                 frames = self._finished(
-                    stream(*inputs, **options, attempt=counted), stack.pop_all(), fallback, should_stop
+                    stream(*inputs, **options, attempt=counted, begin=begin),
+                    stack.pop_all(),
+                    fallback,
+                    should_stop,
                 )
                 # Started, since a generator that never ran would not close its stack when it is dropped.
                 next(frames)

@@ -183,3 +183,19 @@ def test_who_is_who_is_not_guessed():
     """Two people of a photo, and one in the pose: which of them that is nobody knows."""
     before = pair(between=12)
     assert not PhotoWarp(painted(before), before)(np.where(np.arange(SIZE) < 80, before, 0)).trust.any()
+
+
+def test_the_beginning_does_not_wait_for_the_end_to_be_warped(warping, monkeypatch):
+    photo, labels = np.full((32, 32, 3), 120, np.uint8), np.full((32, 32), TORSO, np.uint8)
+    control = control_frames(40, 32)
+    given = {"num_inference_steps": 2, "guidance_scale": 1.0, "photo_labels": labels}
+    whole = warping(photo, control, **given).frames
+    asked = []
+    plain = WarpedPhoto.__getitem__
+    monkeypatch.setattr(WarpedPhoto, "__getitem__", lambda self, n: (asked.append(n), plain(self, n))[1])
+    frames = warping(photo, control, output_type="stream", beginning_first=True, **given).frames
+    first = next(frames)
+    assert max(asked) < 30
+    streamed = np.stack([first, *frames])
+    assert sorted(asked) == list(range(40))
+    assert np.abs(streamed.astype(int) - whole).max() <= 1

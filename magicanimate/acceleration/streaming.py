@@ -46,11 +46,13 @@ def stream(
     guidance_scale: float,
     generator: torch.Generator,
     attempt: Callable[[Callable[[], Any]], Any],
+    begin: Callable[[range], None] = lambda window: None,
 ) -> Iterator[torch.Tensor]:
     """Yield the final latents, float32 ``1 C k h w``, of a few frames at a time, from the first to the last.
 
-    The arguments are those of `magicanimate.sampling.denoise`; ``attempt`` runs a window's prediction. The
-    plan is no closed loop. Schedulers that add noise in their steps draw other numbers than in the ordinary
+    The arguments are those of `magicanimate.sampling.denoise`; ``attempt`` runs a window's prediction, and
+    ``begin`` is called before a window's first one and may still write its frames of ``latents``. The plan is
+    no closed loop. Schedulers that add noise in their steps draw other numbers than in the ordinary
     order.
     """
     steps = [_windows(plan, latents.shape[2], step=i) for i in range(len(timesteps))]
@@ -83,6 +85,8 @@ def stream(
         number = max(filter(ready, range(len(steps))))
         window, timestep = waiting[number].popleft(), timesteps[number]
         own = cells_of(window)
+        if number == 0:
+            begin(window)
         noisy = torch.cat([cell.scheduler.scale_model_input(cell.latents, timestep) for cell in own], dim=2)
         # Several cells share a window, and their noise is predicted together, as in the ordinary order.
         total, weight = attempt(partial(predict, noisy, timestep, alone(window)))  # B C K h w, K
