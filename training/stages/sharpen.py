@@ -92,7 +92,7 @@ class Sharpener(Denoiser):
 
     def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Losses ``B`` of a batch of `training.data.samples` with their global ``index``."""
-        batch, control = self._labelled(batch), self._control(batch)
+        control = self._control(batch)
         places = [self._place(index) for index in batch["index"].tolist()]
         # Compared by seeds, not by step, so that a resumed run samples again what it needs.
         if self._sampled is None or self._sampled[0] != places:
@@ -134,6 +134,8 @@ class Sharpener(Denoiser):
         places: Sequence[tuple[int, int]],
     ) -> torch.Tensor:
         """Sample latents ``B C F h w`` as the pipeline does, with one noise for all frames of a clip."""
+        # Segmented here, not in every step, most of which use latents again.
+        batch = self._labelled(batch)
         rngs = [generator(Stream.NOISE, self.config.seed, *place) for place in places]
         shape = self._latents_shape(batch)
         noise = self.first_latents(batch, rngs, shape, share=[True] * len(rngs))

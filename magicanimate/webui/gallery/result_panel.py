@@ -76,7 +76,7 @@ def head(language: str) -> str:
     said = json.dumps({text: tr(text) for text in _TEXTS})
     given = f"globalThis.maPlayerStyle = {json.dumps(style)}; globalThis.maTexts = {said};"
     given += f" globalThis.maLanguage = {language!r};"
-    given += f" globalThis.maStyleSheets = {json.dumps([sheet.name for sheet in style_sheets()])};"
+    given += f" globalThis.maStyleSheets = {json.dumps([ALL_STYLES, *(s.name for s in style_sheets())])};"
     return f"<script>{given}\n{first}\n{script}</script>"
 
 

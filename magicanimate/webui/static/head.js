@@ -10,12 +10,12 @@ globalThis.fetch = (resource, ...options) =>
     : fetchAnything(resource, ...options);
 
 // Gradio fetches the styles of each kind of widget by themselves, unless there is a link to them. Here all come in
-// one file, and the links are there but disabled, so that nothing is fetched for them.
-for (const name of ["all_styles.css", ...maStyleSheets]) {
+// one file, the first of the names, and the links to the others are there but disabled, so that nothing is fetched.
+for (const [number, name] of maStyleSheets.entries()) {
   const link = document.createElement("link");
   link.rel = "stylesheet";
   link.href = new URL(`assets/${name}`, document.baseURI).href;
-  if (name != "all_styles.css") link.setAttribute("disabled", "");
+  if (number > 0) link.setAttribute("disabled", "");
   document.head.append(link);
 }
 
